@@ -1,0 +1,19 @@
+//! The words of the project as pure values: ids, names, metadata, the commit record.
+//!
+//! No I/O happens here and nothing here reads the clock or the environment. Whatever holds one of these values may rely
+//! on its rules having been checked when it was made. Every other layer uses this one.
+
+mod commit;
+mod content;
+mod id;
+mod name;
+mod node;
+
+pub use commit::{COMMIT_SIZE_MAX, Commit, CommitError};
+pub use content::{BLOCK_SIZE, ContentHasher, LARGE_OBJECT};
+pub use id::{BlockId, CommitId, IdError, ImageId, ObjectId, SubtreeId};
+pub use name::{EntryName, ImagePath, NAME_MAX, NameError, PathError, RefName, RefNameError, SYMLINK_MAX};
+pub use node::{
+    Content, DeviceNumber, Extent, FileKind, Metadata, Node, NodeKind, Timestamp, XATTR_NAME_MAX, XATTR_VALUE_MAX,
+    XattrError, Xattrs,
+};

@@ -1,0 +1,286 @@
+//! Names that were checked once: of a directory entry, of a path inside an image, of a ref.
+//!
+//! An [`ImagePath`] is never a path of the host: joining the two needs an explicit step at the place that does it.
+
+use std::borrow::Cow;
+use std::ffi::OsStr;
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::str::FromStr;
+
+/// Longest name of a directory entry in bytes, as Linux has it.
+pub const NAME_MAX: usize = 255;
+
+/// Longest target of a symbolic link in bytes: `PATH_MAX` less the terminating NUL.
+pub const SYMLINK_MAX: usize = 4095;
+
+/// Why bytes cannot name a directory entry.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// The name has no bytes.
+    #[error("a name may not be empty")]
+    Empty,
+    /// The name is `.` or `..`.
+    #[error("'{0}' cannot be the name of an entry")]
+    Dots(&'static str),
+    /// The name contains `/` or NUL.
+    #[error("'{}' contains a slash or a NUL byte", .0.escape_ascii())]
+    Forbidden(Vec<u8>),
+    /// The name is longer than [`NAME_MAX`].
+    #[error("a name of {0} bytes is longer than {NAME_MAX}")]
+    TooLong(usize),
+}
+
+/// The name of an entry in a directory: 1 to 255 bytes, no `/`, no NUL, not `.` or `..`. Need not be UTF-8.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EntryName(Box<[u8]>);
+
+impl EntryName {
+    /// Checks `bytes` and keeps them.
+    ///
+    /// # Errors
+    /// [`NameError`] says which rule is broken.
+    pub fn new(bytes: impl Into<Box<[u8]>>) -> Result<Self, NameError> {
+        let bytes = bytes.into();
+        Self::check(&bytes)?;
+        Ok(Self(bytes))
+    }
+
+    /// Checks bytes that stay where they are, such as those of a mapped image.
+    ///
+    /// # Errors
+    /// [`NameError`] says which rule is broken.
+    pub fn check(bytes: &[u8]) -> Result<(), NameError> {
+        match bytes {
+            b"" => Err(NameError::Empty),
+            b"." => Err(NameError::Dots(".")),
+            b".." => Err(NameError::Dots("..")),
+            _ if bytes.len() > NAME_MAX => Err(NameError::TooLong(bytes.len())),
+            _ if bytes.iter().any(|byte| matches!(byte, b'/' | 0)) => Err(NameError::Forbidden(bytes.to_vec())),
+            _ => Ok(()),
+        }
+    }
+
+    /// The bytes of the name.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The name as the operating system takes it.
+    #[must_use]
+    pub fn as_os_str(&self) -> &OsStr {
+        OsStr::from_bytes(&self.0)
+    }
+}
+
+impl std::borrow::Borrow<[u8]> for EntryName {
+    fn borrow(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Display for EntryName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&printable(&self.0))
+    }
+}
+
+impl fmt::Debug for EntryName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{self}\"")
+    }
+}
+
+/// Why a text is not a path inside an image.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("bad path '{path}': {source}")]
+pub struct PathError {
+    path: String,
+    source: NameError,
+}
+
+/// A path inside an image: a list of names from the root. The root itself is the empty list.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct ImagePath(Vec<EntryName>);
+
+impl ImagePath {
+    /// The top of the image.
+    #[must_use]
+    pub const fn root() -> Self {
+        Self(Vec::new())
+    }
+
+    /// Reads a path as a person or a tar archive writes it: leading, trailing and doubled slashes and `.` do not count.
+    ///
+    /// # Errors
+    /// [`PathError`] when a component is not a legal name; `..` is not, so that no path can leave the image.
+    pub fn parse(text: &[u8]) -> Result<Self, PathError> {
+        text.split(|byte| *byte == b'/')
+            .filter(|part| !matches!(*part, b"" | b"."))
+            .map(EntryName::new)
+            .collect::<Result<_, _>>()
+            .map(Self)
+            .map_err(|source| PathError { path: printable(text).into_owned(), source })
+    }
+
+    /// The names from the root down.
+    #[must_use]
+    pub fn components(&self) -> &[EntryName] {
+        &self.0
+    }
+
+    /// Whether this is the top of the image.
+    #[must_use]
+    pub const fn is_root(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The last name, which the root has not.
+    #[must_use]
+    pub fn name(&self) -> Option<&EntryName> {
+        self.0.last()
+    }
+
+    /// The path of an entry of this directory.
+    #[must_use]
+    pub fn join(&self, name: EntryName) -> Self {
+        let mut names = self.0.clone();
+        names.push(name);
+        Self(names)
+    }
+
+    /// Steps down to an entry of this directory.
+    pub fn push(&mut self, name: EntryName) {
+        self.0.push(name);
+    }
+
+    /// Steps up to the directory that holds this entry.
+    pub fn pop(&mut self) -> Option<EntryName> {
+        self.0.pop()
+    }
+
+    /// The path as bytes with a leading slash; `/` for the root.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        if self.is_root() {
+            return b"/".to_vec();
+        }
+        self.0.iter().flat_map(|name| [b"/", name.as_bytes()]).flatten().copied().collect()
+    }
+}
+
+impl fmt::Display for ImagePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&printable(&self.to_bytes()))
+    }
+}
+
+impl fmt::Debug for ImagePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{self}\"")
+    }
+}
+
+/// Bytes for a terminal: UTF-8 without control characters as it is, anything else escaped as in C.
+fn printable(bytes: &[u8]) -> Cow<'_, str> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.chars().any(char::is_control) => Cow::Borrowed(text),
+        _ => Cow::Owned(bytes.escape_ascii().to_string()),
+    }
+}
+
+/// Why a text cannot name a ref.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "'{name}' is not a ref name: it is made of parts joined by '/', each of up to {NAME_MAX} letters, digits, '.', '_' \
+     or '-' and not starting with '.' or '-' (example: debian/12/x86_64/server)"
+)]
+pub struct RefNameError {
+    name: String,
+}
+
+/// A name for a commit, such as `debian/12/x86_64/server`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RefName(String);
+
+impl RefName {
+    /// The name as text; safe to use as a relative path.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for RefName {
+    type Err = RefNameError;
+
+    fn from_str(text: &str) -> Result<Self, RefNameError> {
+        let part_is_legal = |part: &str| {
+            let mut bytes = part.bytes();
+            let first = bytes.next().is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+            let rest = bytes.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
+            first && rest && part.len() <= NAME_MAX
+        };
+        if text.len() <= SYMLINK_MAX && text.split('/').all(part_is_legal) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(RefNameError { name: printable(text.as_bytes()).into_owned() })
+        }
+    }
+}
+
+impl TryFrom<String> for RefName {
+    type Error = RefNameError;
+
+    fn try_from(text: String) -> Result<Self, RefNameError> {
+        text.parse()
+    }
+}
+
+impl From<RefName> for String {
+    fn from(name: RefName) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for RefName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entry_names_follow_the_rules_of_linux() {
+        for good in [&b"a"[..], b"...", b"\xff\xfe", b" ", &[b'x'; NAME_MAX]] {
+            assert!(EntryName::new(good).is_ok(), "{good:?}");
+        }
+        for bad in [&b""[..], b".", b"..", b"a/b", b"a\0", &[b'x'; NAME_MAX + 1]] {
+            assert!(EntryName::new(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn paths_ignore_superfluous_slashes_and_cannot_climb() {
+        let path = ImagePath::parse(b"//usr/./bin/").expect("legal");
+        assert_eq!(path.to_string(), "/usr/bin");
+        assert_eq!(ImagePath::parse(b"").expect("legal"), ImagePath::root());
+        assert_eq!(ImagePath::root().to_string(), "/");
+        assert!(ImagePath::parse(b"usr/../etc").is_err());
+    }
+
+    #[test]
+    fn ref_names_are_safe_relative_paths() {
+        for good in ["main", "debian/12/x86_64/server", "a.b-c_d/1"] {
+            assert!(good.parse::<RefName>().is_ok(), "{good}");
+        }
+        for bad in ["", "/a", "a/", "a//b", "../a", "a/..", ".a", "-a", "a b", "a\0", "a^", "a~1", "a:b", "ä"] {
+            assert!(bad.parse::<RefName>().is_err(), "{bad}");
+        }
+    }
+}
