@@ -5,5 +5,6 @@
 //! [`sys`] and [`disk`] at the bottom. The journey of a read is `fuse` → `vfs` → `image` and `store`; the journey of a
 //! commit is `compose` → `store` → `image` → `disk`.
 
+pub mod image;
 pub mod model;
 pub mod sys;
