@@ -63,7 +63,8 @@ fn verify_digests(view: View<'_>) -> Result<(), ImageError> {
     let mut objects: Vec<_> = view.sections.objects.all(view.bytes)?.iter().collect();
     objects.sort_unstable();
     require(objects.windows(2).all(|pair| pair[0] != pair[1]), Section::Objects, SectionFault::Order)?;
-    for (number, digest) in subtree::digests(view)?.into_iter().enumerate() {
+    // From the end: a wrong digest makes those above it wrong, too, and the deepest says where.
+    for (number, digest) in subtree::digests(view)?.into_iter().enumerate().rev() {
         if view.sections.subtrees.get(view.bytes, number)? != *digest.as_bytes() {
             let entry = view.sections.directories.get(view.bytes, number)?;
             return Err(wrong(Section::Subtrees, entry, EntryFault::Subtree));
