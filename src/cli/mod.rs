@@ -11,9 +11,7 @@ use clap::{Parser, Subcommand};
 
 mod cat;
 mod commit;
-mod diff;
 mod error;
-mod export;
 mod fsck;
 mod gc;
 mod init;
@@ -28,7 +26,10 @@ mod source;
 
 /// Root filesystems as commits: store them, look into them, mount them.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100, after_help = "\
+#[command(
+    version,
+    max_term_width = 100,
+    after_help = "\
 Examples:
   sapwood init                               make a repository
   sapwood commit --ref debian/12 /srv/root   store a directory as a commit
@@ -39,7 +40,8 @@ SOURCE is a ref, a commit id or a unique start of one (at least 6 digits), with 
 where a path inside makes sense, :/path may follow. The repository is --repo, else $SAPWOOD_REPO, else
 /sapwood/repo if it exists, else $XDG_DATA_HOME/sapwood/repo.
 
-Exit status: 0 done, 1 failed (also: fsck found damage), 2 wrong usage.")]
+Exit status: 0 done, 1 failed (also: fsck found damage), 2 wrong usage."
+)]
 struct Cli {
     /// The repository
     #[arg(long, global = true, value_name = "DIR")]
@@ -62,8 +64,6 @@ enum Verb {
     Show(show::Args),
     Ls(ls::Args),
     Cat(cat::Args),
-    Diff(diff::Args),
-    Export(export::Args),
     Fsck(fsck::Args),
     Gc(gc::Args),
     Size(size::Args),
@@ -92,8 +92,6 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Show(args) => show::run(args, &context),
         Verb::Ls(args) => ls::run(args, &context),
         Verb::Cat(args) => cat::run(args, &context),
-        Verb::Diff(args) => diff::run(args, &context),
-        Verb::Export(args) => export::run(args, &context),
         Verb::Fsck(args) => fsck::run(args, &context),
         Verb::Gc(args) => gc::run(args, &context),
         Verb::Size(args) => size::run(args, &context),

@@ -57,7 +57,7 @@ pub fn table(headings: &[&str], right: &[usize], rows: &[Vec<String>]) -> io::Re
         cells.chain([headings[column].len()]).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..headings.len()).map(width).collect();
-    let mut print = |cells: &mut dyn Iterator<Item = &str>| {
+    let print = |cells: &mut dyn Iterator<Item = &str>| {
         let mut text = String::new();
         for (column, cell) in cells.enumerate() {
             let width = widths[column];
@@ -212,7 +212,9 @@ mod tests {
 
     #[test]
     fn modes_as_ls_prints_them() {
-        for (kind, permissions, text) in [('-', 0o4755, "-rwsr-xr-x"), ('d', 0o1777, "drwxrwxrwt"), ('-', 0o2640, "-rw-r-S---")] {
+        for (kind, permissions, text) in
+            [('-', 0o4755, "-rwsr-xr-x"), ('d', 0o1777, "drwxrwxrwt"), ('-', 0o2640, "-rw-r-S---")]
+        {
             assert_eq!(ModeText { kind, permissions }.to_string(), text);
         }
     }

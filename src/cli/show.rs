@@ -76,8 +76,10 @@ fn entry(image: &Image, ino: Ino, path: &ImagePath, as_json: bool) -> Result<()>
         crate::model::FileKind::Symlink => Some(image.symlink(ino)?.escape_ascii().to_string()),
         _ => None,
     };
-    let pairs: Vec<(String, String)> =
-        xattrs.iter().map(|(name, value)| (name.escape_ascii().to_string(), value.escape_ascii().to_string())).collect();
+    let pairs: Vec<(String, String)> = xattrs
+        .iter()
+        .map(|(name, value)| (name.escape_ascii().to_string(), value.escape_ascii().to_string()))
+        .collect();
     if as_json {
         let xattrs: serde_json::Map<String, serde_json::Value> =
             pairs.into_iter().map(|(name, value)| (name, value.into())).collect();
@@ -92,7 +94,12 @@ fn entry(image: &Image, ino: Ino, path: &ImagePath, as_json: bool) -> Result<()>
         }))?);
     }
     output::line(format_args!("Path:   {path}"))?;
-    output::line(format_args!("Kind:   {}, inode {}, {} link(s)", attributes.kind.word(), ino.get(), attributes.nlink))?;
+    output::line(format_args!(
+        "Kind:   {}, inode {}, {} link(s)",
+        attributes.kind.word(),
+        ino.get(),
+        attributes.nlink
+    ))?;
     let (mode, uid, gid) = (attributes.permissions, attributes.uid, attributes.gid);
     output::line(format_args!("Owner:  {uid}:{gid}, mode {mode:04o}"))?;
     let (time, nanoseconds) = (output::time(attributes.mtime.seconds), attributes.mtime.nanoseconds);

@@ -68,11 +68,7 @@ pub enum CommitTreeError {
 ///
 /// # Errors
 /// [`CommitTreeError`]; the ref is then as it was.
-pub fn commit_tree(
-    writer: &StoreWriter,
-    tree: &Tree,
-    request: &CommitRequest,
-) -> Result<Committed, CommitTreeError> {
+pub fn commit_tree(writer: &StoreWriter, tree: &Tree, request: &CommitRequest) -> Result<Committed, CommitTreeError> {
     let store = writer.store();
     let current = store.read_ref(&request.ref_name)?;
     let parent = match request.parent {

@@ -82,7 +82,8 @@ mod tests {
 
     #[test]
     fn newer_versions_features_and_unknown_keys_are_refused() {
-        for text in ["version = 2", "version = 1\nfeatures = [\"x\"]", "version = 1\npack-limits = 0", "", "version = "] {
+        for text in ["version = 2", "version = 1\nfeatures = [\"x\"]", "version = 1\npack-limits = 0", "", "version = "]
+        {
             assert!(Config::parse(text).is_err(), "{text}");
         }
     }

@@ -332,9 +332,8 @@ impl Gc {
     /// reachable or not.
     fn packs_with_damage(&self, bad: &HashSet<ObjectId>) -> Vec<(String, Vec<ObjectId>)> {
         let packs = self.writer.store().inner.packs.read();
-        let has_damage = |pack: &super::pack::Pack| {
-            !pack.index_is_intact() || bad.iter().any(|id| pack.find(id).is_some())
-        };
+        let has_damage =
+            |pack: &super::pack::Pack| !pack.index_is_intact() || bad.iter().any(|id| pack.find(id).is_some());
         let mut found = Vec::new();
         for pack in packs.iter().filter(|pack| has_damage(pack)) {
             let mut unreadable = Vec::new();

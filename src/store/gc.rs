@@ -125,11 +125,8 @@ impl Gc {
         needed.commits.extend(mounted.commits);
         needed.images.extend(mounted.images);
         needed.objects.extend(mounted.objects);
-        let mut plan = GcPlan {
-            kept_commits: needed.commits.len(),
-            kept_objects: needed.objects.len(),
-            ..GcPlan::default()
-        };
+        let mut plan =
+            GcPlan { kept_commits: needed.commits.len(), kept_objects: needed.objects.len(), ..GcPlan::default() };
         let layout = store.layout();
         for (id, size) in named_files(&layout.commits())? {
             if !needed.commits.contains_key(&id) {

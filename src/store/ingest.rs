@@ -132,8 +132,11 @@ struct LargeObject<'a> {
 impl<'a> LargeObject<'a> {
     fn create(writer: &'a StoreWriter, size: u64) -> Result<Self, WriteError> {
         let path = writer.store().layout().temporary();
-        let file = TemporaryFile::create(&path)
-            .map_err(|source| WriteError::Write { action: "create a file in", path, source })?;
+        let file = TemporaryFile::create(&path).map_err(|source| WriteError::Write {
+            action: "create a file in",
+            path,
+            source,
+        })?;
         Ok(Self { writer, file, hasher: ContentHasher::new(size), expected: size, position: 0 })
     }
 

@@ -105,7 +105,8 @@ impl Pack {
     pub(super) fn index_is_intact(&self) -> bool {
         let end = self.map.len() - 32;
         let digest = ObjectId::of(&self.map[self.index..end]);
-        digest.as_bytes() == &self.map[end..] && self.name.strip_suffix(Layout::PACK_SUFFIX) == Some(&digest.to_string())
+        digest.as_bytes() == &self.map[end..]
+            && self.name.strip_suffix(Layout::PACK_SUFFIX) == Some(&digest.to_string())
     }
 }
 
@@ -308,7 +309,9 @@ mod tests {
 
     #[test]
     fn interpolation_survives_ids_that_are_not_uniform() {
-        let ids: Vec<ObjectId> = (0..=255_u8).map(|i| ObjectId::from_bytes([[0; 31].as_slice(), &[i]].concat().try_into().expect("32 bytes"))).collect();
+        let ids: Vec<ObjectId> = (0..=255_u8)
+            .map(|i| ObjectId::from_bytes([[0; 31].as_slice(), &[i]].concat().try_into().expect("32 bytes")))
+            .collect();
         for (row, id) in ids.iter().enumerate() {
             assert_eq!(interpolate(ids.len(), id, |row| ids[row]), Some(row));
         }
@@ -319,7 +322,11 @@ mod tests {
     #[test]
     fn a_damaged_pack_is_left_out() {
         let repository = repository();
-        std::fs::write(repository.path().join("packs/x.pack"), b"SAPWPCK\0 rubbish that is long enough for a footer, or nearly").expect("written");
+        std::fs::write(
+            repository.path().join("packs/x.pack"),
+            b"SAPWPCK\0 rubbish that is long enough for a footer, or nearly",
+        )
+        .expect("written");
         let set = PackSet::load(&disk::open_directory(repository.path()).expect("opened")).expect("loaded");
         assert_eq!(set.iter().count(), 0);
     }

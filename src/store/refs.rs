@@ -160,8 +160,11 @@ impl StoreWriter {
         match edit.to {
             Some(id) => {
                 make_room(store, &edit.name)?;
-                disk::replace(&path, format!("{id}\n").as_bytes())
-                    .map_err(|source| RefError::Io { action: "write", path, source })
+                disk::replace(&path, format!("{id}\n").as_bytes()).map_err(|source| RefError::Io {
+                    action: "write",
+                    path,
+                    source,
+                })
             }
             None => match remove(&path, &store.layout().refs()) {
                 Err(error) if is_absence(&error) => Ok(()),

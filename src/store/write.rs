@@ -108,11 +108,12 @@ impl StoreWriter {
     /// A writer that holds these locks; whether the second is shared decides if it may remove things too.
     pub(super) fn new(store: &Store, writer: Lock, removal: Lock) -> Result<Self, WriteError> {
         let path = store.layout().temporary();
-        TemporaryFile::remove_leftovers(&path)
-            .map_err(|source| WriteError::Write { action: "clean", path, source })?;
-        store
-            .reload_packs()
-            .map_err(|source| WriteError::Write { action: "read", path: store.layout().packs(), source })?;
+        TemporaryFile::remove_leftovers(&path).map_err(|source| WriteError::Write { action: "clean", path, source })?;
+        store.reload_packs().map_err(|source| WriteError::Write {
+            action: "read",
+            path: store.layout().packs(),
+            source,
+        })?;
         Ok(Self {
             store: store.clone(),
             staged: Mutex::default(),
@@ -261,8 +262,11 @@ impl StoreWriter {
 
     fn sync_everything(&self) -> Result<(), WriteError> {
         let path = self.store.path();
-        disk::sync_filesystem(self.store.directory())
-            .map_err(|source| WriteError::Write { action: "sync", path: path.to_owned(), source })
+        disk::sync_filesystem(self.store.directory()).map_err(|source| WriteError::Write {
+            action: "sync",
+            path: path.to_owned(),
+            source,
+        })
     }
 
     /// Adds an image durably. Its objects must have been settled.
@@ -289,8 +293,11 @@ impl StoreWriter {
         if fs::read(path).is_ok_and(|found| found == bytes) {
             return Ok(());
         }
-        disk::replace(path, bytes)
-            .map_err(|source| WriteError::Write { action: "write", path: path.to_owned(), source })
+        disk::replace(path, bytes).map_err(|source| WriteError::Write {
+            action: "write",
+            path: path.to_owned(),
+            source,
+        })
     }
 }
 

@@ -151,7 +151,9 @@ pub fn read_directory(
     })
 }
 
-fn collect(done: Receiver<Result<(NodeId, FileRead), DirectoryError>>) -> Result<Vec<(NodeId, FileRead)>, DirectoryError> {
+fn collect(
+    done: Receiver<Result<(NodeId, FileRead), DirectoryError>>,
+) -> Result<Vec<(NodeId, FileRead)>, DirectoryError> {
     done.into_iter().collect()
 }
 
@@ -258,8 +260,11 @@ impl<'a> Walk<'a> {
     }
 
     fn list(&mut self, node: NodeId, directory: &Open) -> Result<(), DirectoryError> {
-        let entries = disk::list(&directory.fd)
-            .map_err(|source| DirectoryError::Io { action: "list", path: directory.place.path(), source })?;
+        let entries = disk::list(&directory.fd).map_err(|source| DirectoryError::Io {
+            action: "list",
+            path: directory.place.path(),
+            source,
+        })?;
         let first = self.pending.len();
         for entry in entries {
             self.add(node, directory, entry)?;
@@ -277,8 +282,8 @@ impl<'a> Walk<'a> {
             return Ok(());
         }
         let path = || directory.place.entry(&name);
-        let entry_name =
-            EntryName::new(name.clone()).map_err(|source| DirectoryError::Name { path: directory.place.path(), source })?;
+        let entry_name = EntryName::new(name.clone())
+            .map_err(|source| DirectoryError::Name { path: directory.place.path(), source })?;
         let tree_error = |source| DirectoryError::Tree { path: path(), source };
         let kind = FileKind::from_mode(stat.stx_mode.into())
             .ok_or_else(|| DirectoryError::Kind { path: path(), mode: stat.stx_mode })?;
@@ -411,11 +416,8 @@ fn read_file(job: &Job, writer: &StoreWriter, options: &DirectoryOptions) -> Res
         if identity_of(&stat_of(&file).map_err(io_error("stat"))?) != identity {
             continue;
         }
-        let newer_metadata = if identity == job.listed {
-            None
-        } else {
-            Some(metadata_of(&job.directory, &job.name, &before, options)?)
-        };
+        let newer_metadata =
+            if identity == job.listed { None } else { Some(metadata_of(&job.directory, &job.name, &before, options)?) };
         return Ok(FileRead { content, identity, newer_metadata });
     }
     Err(DirectoryError::Changing(path()))
@@ -464,8 +466,8 @@ fn metadata_of(
         path: directory.place.entry(name),
         source,
     })?;
-    let xattrs = Xattrs::new(pairs)
-        .map_err(|source| DirectoryError::Xattrs { path: directory.place.entry(name), source })?;
+    let xattrs =
+        Xattrs::new(pairs).map_err(|source| DirectoryError::Xattrs { path: directory.place.entry(name), source })?;
     let (uid, gid) = options.owner.unwrap_or((stat.stx_uid, stat.stx_gid));
     Ok(Metadata { permissions: stat.stx_mode & 0o7777, uid, gid, mtime: time_of(stat.stx_mtime), xattrs })
 }
