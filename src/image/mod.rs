@@ -26,6 +26,7 @@ mod subtree;
 mod tree;
 mod verify;
 mod view;
+mod walk;
 mod xattrs;
 
 pub use attributes::Attributes;
