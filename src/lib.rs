@@ -5,5 +5,9 @@
 //! [`sys`] and [`disk`] at the bottom. The journey of a read is `fuse` → `vfs` → `image` and `store`; the journey of a
 //! commit is `compose` → `store` → `image` → `disk`.
 
+pub mod fuse;
+pub mod image;
 pub mod model;
+pub mod store;
 pub mod sys;
+pub mod vfs;
