@@ -112,7 +112,8 @@ impl Builder {
 }
 
 fn image_of(tree: Tree) -> Image {
-    tree.into_image()
+    let bytes = sapwood::image::encode(&tree).expect("legal").bytes;
+    Image::open(sapwood::sys::Mapping::of_bytes(bytes)).expect("just written")
 }
 
 struct Mount {
