@@ -1,1 +1,2 @@
+//! The command (being written elsewhere).
 fn main() {}
