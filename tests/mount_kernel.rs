@@ -187,10 +187,27 @@ fn a_warm_tree_costs_no_message() {
     };
     work();
     work();
-    let before = mount.counters.figures();
+    // Programs that walk trees ask once a run how full the filesystem is, which the kernel never remembers.
+    let asked = || mount.counters.figures().by_opcode.into_iter().filter(|(opcode, _)| opcode != "statfs").collect::<Vec<_>>();
+    let before = asked();
     work();
-    let after = mount.counters.figures();
-    println!("cold and first warm: {before:?}");
-    assert_eq!(before, after);
+    assert_eq!(before, asked());
+    mount.end();
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn measure() {
+    let sandbox = Sandbox::new("kernel-measure");
+    let source = std::env::var("MEASURE_TREE").unwrap_or_else(|_| "/usr/share".to_owned());
+    let mut builder = Builder::new();
+    let root = builder.tree.root();
+    let share = builder.directory(root, "share");
+    builder.copy(share, Path::new(&source));
+    let options = std::env::var("MEASURE_OPTIONS").unwrap_or_default();
+    let mount = builder.mount(&sandbox.join("m"), &options);
+    let script = std::env::var("MEASURE_SCRIPT").expect("MEASURE_SCRIPT");
+    let status = Command::new("sh").arg("-c").arg(script).env("MNT", mount.join("share")).env("SRC", source).status();
+    println!("{status:?} {:?}", mount.counters.figures());
     mount.end();
 }

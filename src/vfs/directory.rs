@@ -42,6 +42,9 @@ impl Vfs {
         mut take: impl FnMut(Entry<'_>) -> Listing,
     ) -> Result<(), FsError> {
         let directory = self.ino(node)?;
+        // No directory has a child of the last number, so a position past 32 bits is past the end.
+        let from = u32::try_from(position.saturating_sub(FIRST_CHILD)).unwrap_or(u32::MAX);
+        let children = self.image.children(directory, from)?;
         let dots = [(&b"."[..], directory), (&b".."[..], self.parent(directory)?)];
         for (index, (name, ino)) in (0_u64..).zip(dots).skip_while(|(index, _)| *index < position) {
             let entry = Entry { node: self.node_of(ino), name, kind: FileKind::Directory, next: index + 1, ino };
@@ -49,14 +52,11 @@ impl Vfs {
                 return Ok(());
             }
         }
-        // A position past the 32 bits of any child's index is past the end of every directory.
-        let Ok(from) = u32::try_from(position.saturating_sub(FIRST_CHILD)) else { return Ok(()) };
-        for child in self.image.children(directory, from)? {
+        for child in children {
             let child = child?;
             let next = FIRST_CHILD + u64::from(child.index) + 1;
-            let entry =
-                Entry { node: self.node_of(child.ino), name: child.name, kind: child.kind, next, ino: child.ino };
-            if take(entry) == Listing::Full {
+            let node = self.node_of(child.ino);
+            if take(Entry { node, name: child.name, kind: child.kind, next, ino: child.ino }) == Listing::Full {
                 return Ok(());
             }
         }
