@@ -1,74 +1,64 @@
 //! `mount.sapwood`: what `mount -t sapwood SOURCE DIR -o repo=…` and lines of fstab run.
 //!
-//! mount(8) calls `mount.sapwood SOURCE DIR [-sfnv] [-o OPTIONS] [-t TYPE]`. Everything is done by the code of
-//! `sapwood mount`; only the arguments differ.
+//! mount(8) calls `mount.sapwood SOURCE DIR [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE]`. That is translated into
+//! `sapwood mount`; nothing is done here. The process behind the mount is this program once more, called by its own name.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use sapwood::cli::mount::{self, MountArgs};
+use sapwood::cli;
 
 /// Mount a Sapwood commit; called by mount(8)
 #[derive(Debug, Parser)]
 #[command(name = "mount.sapwood", version)]
 struct HelperArgs {
     /// A ref or commit id
-    source: String,
+    source: OsString,
     /// An existing directory
-    target: PathBuf,
+    target: OsString,
     /// Mount options
-    #[arg(short = 'o', value_name = "OPTIONS")]
-    options: Vec<String>,
-    /// Accepted: nothing is ever sloppy here
-    #[arg(short = 's')]
-    sloppy: bool,
+    #[arg(short = 'o', value_name = "OPTIONS", allow_hyphen_values = true)]
+    options: Vec<OsString>,
     /// Do everything but mount
     #[arg(short = 'f')]
     fake: bool,
-    /// Accepted: there is no mtab
+    /// Accepted and without effect, as are the following
+    #[arg(short = 's')]
+    sloppy: bool,
+    /// There is no mtab
     #[arg(short = 'n')]
     no_mtab: bool,
-    /// Say what is done
+    /// Nothing is said unless it went wrong
     #[arg(short = 'v')]
     verbose: bool,
-    /// Accepted: the type that mount(8) was asked for
+    /// The type that mount(8) was asked for
     #[arg(short = 't', value_name = "TYPE")]
-    kind: Option<String>,
+    kind: Option<OsString>,
+    /// mount(8) is in the namespace already
+    #[arg(short = 'N', value_name = "NAMESPACE")]
+    namespace: Option<OsString>,
 }
 
-/// The background process is this program too, called as `sapwood` would be.
-#[derive(Debug, Parser)]
-enum Daemon {
-    /// Serve a mount
-    Mount(MountArgs),
-}
-
-/// mount(8) shows this number as its own: 32 is "mount failed".
+/// How mount(8) knows that a mount failed, whatever the reason.
 const MOUNT_FAILED: u8 = 32;
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    let result = if mount::is_daemon(&arguments) {
-        let Daemon::Mount(args) = Daemon::parse_from(arguments);
-        mount::run(&args, &mount::default_repository)
-    } else {
-        helper(HelperArgs::parse_from(arguments))
-    };
-    mount::exit_code(result, "mount.sapwood", MOUNT_FAILED)
+    if cli::is_mount_daemon(&arguments) {
+        return cli::main(arguments);
+    }
+    let helper = HelperArgs::parse_from(arguments);
+    if helper.fake {
+        return ExitCode::SUCCESS;
+    }
+    if cli::main(translate(helper)) == ExitCode::SUCCESS { ExitCode::SUCCESS } else { ExitCode::from(MOUNT_FAILED) }
 }
 
-fn helper(args: HelperArgs) -> anyhow::Result<()> {
-    if args.fake {
-        return Ok(());
-    }
-    let mount_args = MountArgs {
-        options: args.options,
-        foreground: false,
-        source: args.source,
-        mountpoint: args.target,
-        daemon: None,
-    };
-    mount::run(&mount_args, &mount::default_repository)
+fn translate(helper: HelperArgs) -> Vec<OsString> {
+    let options = helper.options.into_iter().flat_map(|options| ["-o".into(), options]);
+    let mut arguments: Vec<OsString> = vec!["mount.sapwood".into(), "mount".into()];
+    arguments.extend(options);
+    arguments.extend(["--".into(), helper.source, helper.target]);
+    arguments
 }

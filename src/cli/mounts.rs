@@ -1,61 +1,57 @@
 //! `sapwood mounts`: the running mounts with what they have done so far.
 
-use std::io::{self, Write};
+use std::process::ExitCode;
+
+use anyhow::Result;
 
 use super::mount::registry;
+use super::output;
 use crate::fuse::Status;
 
-/// List running mounts
-#[derive(Debug, Clone, clap::Args)]
-pub struct MountsArgs {
-    /// Print JSON
+/// List the running mounts of this user
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sapwood mounts
+  sapwood mounts --json")]
+pub struct Args {
+    /// Print JSON, with the number of messages of each kind from the kernel
     #[arg(long)]
-    pub json: bool,
+    json: bool,
 }
 
-/// Prints the list.
+/// Runs the verb.
 ///
 /// # Errors
 /// When the list cannot be read or printed.
-pub fn run(args: &MountsArgs) -> anyhow::Result<()> {
+pub fn run(args: &Args) -> Result<ExitCode> {
     let registry = registry();
     let mounts: Vec<Status> = registry.list()?.iter().map(|mount| registry.status(mount)).collect();
-    let mut out = io::stdout().lock();
     if args.json {
-        serde_json::to_writer_pretty(&mut out, &mounts)?;
-        writeln!(out)?;
+        output::json(&mounts)?;
+    } else if mounts.is_empty() {
+        output::note("nothing is mounted");
     } else {
-        write!(out, "{}", table(&mounts))?;
+        let headings = ["MOUNTPOINT", "SOURCE", "COMMIT", "MODE", "PID", "SINCE", "MESSAGES", "READ", "ERRORS"];
+        let rows: Vec<Vec<String>> = mounts.iter().map(cells).collect();
+        output::table(&headings, &[4, 6, 7, 8], &rows)?;
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
-/// One line a mount below a line of headings, columns as wide as their widest cell.
-fn table(mounts: &[Status]) -> String {
-    let headings = ["MOUNTPOINT", "SOURCE", "COMMIT", "MODE", "PID", "SINCE", "MESSAGES", "READ", "ERRORS"];
-    let mut rows = vec![headings.map(str::to_owned)];
-    rows.extend(mounts.iter().map(cells));
-    let widths: Vec<usize> =
-        (0..headings.len()).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
-    let line = |row: &[String; 9]| {
-        let padded: String = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}  ")).collect();
-        format!("{}\n", padded.trim_end())
-    };
-    rows.iter().map(line).collect()
-}
-
-fn cells(status: &Status) -> [String; 9] {
+fn cells(status: &Status) -> Vec<String> {
     let mount = &status.mount;
-    let figure = |figure: Option<String>| figure.unwrap_or_else(|| "?".to_owned());
-    [
+    let silent = || "?".to_owned();
+    let figures = status.figures.as_ref();
+    vec![
         mount.mountpoint.clone(),
         mount.source.clone(),
         mount.commit.short(),
         mount.mode.word().to_owned(),
         mount.pid.to_string(),
         mount.since.clone(),
-        figure(status.figures.as_ref().map(|figures| figures.messages.to_string())),
-        figure(status.figures.as_ref().map(|figures| format!("{:.1} MiB", figures.bytes_read as f64 / 1_048_576.0))),
-        figure(status.figures.as_ref().map(|figures| figures.errors.to_string())),
+        figures.map_or_else(silent, |figures| output::count(figures.messages)),
+        figures.map_or_else(silent, |figures| output::size(figures.bytes_read)),
+        figures.map_or_else(silent, |figures| output::count(figures.errors)),
     ]
 }

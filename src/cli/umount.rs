@@ -2,9 +2,10 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context as _, Result, bail};
 
 use super::mount::registry;
 use crate::fuse::{FILESYSTEM_TYPE, MountPoint, MountTable, RunningMount, Unmount, UnmountError, unmount, users_of};
@@ -13,20 +14,24 @@ use crate::fuse::{FILESYSTEM_TYPE, MountPoint, MountTable, RunningMount, Unmount
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// End a mount
-#[derive(Debug, Clone, clap::Args)]
-pub struct UmountArgs {
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sapwood umount /mnt
+  sapwood umount --lazy /mnt")]
+pub struct Args {
     /// Take it out of sight now, even if in use; it ends when its last user is gone
-    #[arg(short = 'l', long)]
-    pub lazy: bool,
+    #[arg(short, long)]
+    lazy: bool,
     /// Where it is mounted
-    pub mountpoint: PathBuf,
+    mountpoint: PathBuf,
 }
 
-/// Unmounts.
+/// Runs the verb.
 ///
 /// # Errors
 /// When nothing of ours is mounted there, or it is in use; then the message names who uses it.
-pub fn run(args: &UmountArgs) -> anyhow::Result<()> {
+pub fn run(args: &Args) -> Result<ExitCode> {
     let table = MountTable::read().context("cannot read the list of mounts")?;
     let mount = find(&table, &args.mountpoint)?;
     let entry = registry().list()?.into_iter().find(|entry| entry.device == mount.device);
@@ -35,14 +40,14 @@ pub fn run(args: &UmountArgs) -> anyhow::Result<()> {
         Err(UnmountError::Busy { .. }) => bail!(describe_users(&table, &mount)),
         result => result?,
     }
-    match entry {
-        Some(entry) if how == Unmount::Now => wait_for_end(&mount, &entry),
-        Some(_) | None => Ok(()),
+    if let Some(entry) = entry.filter(|_| how == Unmount::Now) {
+        wait_for_end(&mount, &entry)?;
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The mount that the user means, found without touching it: its daemon may be the reason to unmount.
-fn find(table: &MountTable, given: &Path) -> anyhow::Result<MountPoint> {
+fn find(table: &MountTable, given: &Path) -> Result<MountPoint> {
     let path = match table.top(given) {
         Some(_) => given.to_owned(),
         None => without_links(given)?,
@@ -57,7 +62,7 @@ fn find(table: &MountTable, given: &Path) -> anyhow::Result<MountPoint> {
 }
 
 /// The path with its parent resolved; the last part stays unless it is a link.
-fn without_links(given: &Path) -> anyhow::Result<PathBuf> {
+fn without_links(given: &Path) -> Result<PathBuf> {
     let absolute = std::path::absolute(given)?;
     let resolved = match (absolute.parent(), absolute.file_name()) {
         (Some(parent), Some(name)) if name != OsStr::new("..") && !given.ends_with("..") => {
@@ -89,7 +94,7 @@ fn describe_users(table: &MountTable, mount: &MountPoint) -> String {
     text
 }
 
-fn wait_for_end(mount: &MountPoint, entry: &RunningMount) -> anyhow::Result<()> {
+fn wait_for_end(mount: &MountPoint, entry: &RunningMount) -> Result<()> {
     let table = MountTable::read().context("cannot read the list of mounts")?;
     // A bind mount of it elsewhere keeps the filesystem, which is as it should be.
     if table.mounts_of(&mount.device).next().is_some() || registry().wait_gone(entry, PATIENCE) {

@@ -23,6 +23,7 @@ mod reader;
 mod subtree;
 mod tree;
 mod view;
+mod walk;
 mod xattrs;
 
 pub use attributes::Attributes;
