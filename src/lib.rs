@@ -8,7 +8,9 @@
 pub mod cli;
 pub mod compose;
 pub mod disk;
+pub mod fuse;
 pub mod image;
 pub mod model;
 pub mod store;
 pub mod sys;
+pub mod vfs;
