@@ -18,26 +18,35 @@ use crate::model::{DeviceNumber, Extent, Timestamp};
 /// exabytes of zeros.
 const FILE_SIZE_MAX: u64 = 1 << 45;
 
-/// Why the stream of members cannot go on.
+/// Why an archive cannot be read further.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum StreamError {
+pub enum FormatError {
+    /// The system, or the decompression, gives an error.
     #[error(transparent)]
     Read(#[from] io::Error),
-    #[error("it ends early")]
+    /// It ends before its end mark.
+    #[error("the archive ends early; it was cut short")]
     Truncated,
+    /// A block that should be a header is none.
     #[error(transparent)]
     Header(#[from] HeaderError),
+    /// An extended header is bad.
     #[error(transparent)]
     Pax(#[from] PaxError),
+    /// The map of a sparse file is bad.
     #[error(transparent)]
     Sparse(#[from] SparseError),
+    /// The archive ends between an extended header and its entry.
     #[error("an extended header is followed by no entry")]
     Dangling,
-    #[error("a long name has over 1 MiB")]
+    /// A GNU long name is longer than any path.
+    #[error("a name has over 1 MiB")]
     LongName,
+    /// A size that only a damaged or hostile archive has.
     #[error("the size {0} is larger than any file system allows")]
     Size(u64),
-    #[error("the type '{}' is not known", .0.escape_ascii())]
+    /// An entry of a type that has no meaning here, such as a part of a multi-volume archive.
+    #[error("the entry type '{}' is not known", .0.escape_ascii())]
     UnknownType(u8),
 }
 
@@ -53,6 +62,17 @@ pub(super) enum MemberKind {
     CharDevice(DeviceNumber),
     BlockDevice(DeviceNumber),
     Fifo,
+}
+
+impl MemberKind {
+    /// The bytes of content, holes counted.
+    pub(super) const fn size(&self) -> u64 {
+        match self {
+            Self::Regular(FileShape::Dense { size }) => *size,
+            Self::Regular(FileShape::Sparse(map)) => map.size,
+            _ => 0,
+        }
+    }
 }
 
 /// How the data of a regular file fill it.
@@ -112,7 +132,7 @@ impl<R: BufRead> Archive<R> {
     }
 
     /// The next member, whose data [`Self::read`] then gives; `None` at the end mark.
-    pub(super) fn next(&mut self) -> Result<Option<Member>, StreamError> {
+    pub(super) fn next(&mut self) -> Result<Option<Member>, FormatError> {
         let mut announced = Announced::default();
         loop {
             self.skip_data()?;
@@ -121,7 +141,7 @@ impl<R: BufRead> Archive<R> {
             self.fill(&mut block)?;
             if block.iter().all(|byte| *byte == 0) {
                 let dangling = announced.records.is_some() || announced.path.is_some() || announced.link.is_some();
-                return if dangling { Err(StreamError::Dangling) } else { Ok(None) };
+                return if dangling { Err(FormatError::Dangling) } else { Ok(None) };
             }
             let header = Header::check(&block)?;
             match header.type_flag() {
@@ -153,7 +173,7 @@ impl<R: BufRead> Archive<R> {
         Ok(self.position)
     }
 
-    fn member(&mut self, header: &Header<'_>, announced: Announced) -> Result<Member, StreamError> {
+    fn member(&mut self, header: &Header<'_>, announced: Announced) -> Result<Member, FormatError> {
         let records = announced.records.unwrap_or_else(|| self.globals.clone());
         let path = records.sparse.name.clone().or_else(|| records.path.clone()).or(announced.path);
         let path = path.unwrap_or_else(|| header.path());
@@ -177,7 +197,7 @@ impl<R: BufRead> Archive<R> {
                 MemberKind::Directory
             }
             b'0' | b'\0' | b'7' | b'S' => MemberKind::Regular(self.file_shape(header, &records)?),
-            other => return Err(StreamError::UnknownType(other)),
+            other => return Err(FormatError::UnknownType(other)),
         };
         Ok(Member {
             kind,
@@ -192,7 +212,7 @@ impl<R: BufRead> Archive<R> {
         })
     }
 
-    fn file_shape(&mut self, header: &Header<'_>, records: &Records) -> Result<FileShape, StreamError> {
+    fn file_shape(&mut self, header: &Header<'_>, records: &Records) -> Result<FileShape, FormatError> {
         if header.type_flag() == b'S' {
             let map = self.old_gnu_map(header)?;
             self.begin_member_data(header, records)?;
@@ -209,8 +229,8 @@ impl<R: BufRead> Archive<R> {
                 let size = sparse.real_size.ok_or(SparseError::Malformed)?;
                 check_size(size)?;
                 let map = Map::read(size, &mut *self).map_err(|error| match error {
-                    MapReadError::Read(error) => StreamError::Read(error),
-                    MapReadError::Map(error) => StreamError::Sparse(error),
+                    MapReadError::Read(error) => FormatError::Read(error),
+                    MapReadError::Map(error) => FormatError::Sparse(error),
                 })?;
                 self.sparse(map)
             }
@@ -218,7 +238,7 @@ impl<R: BufRead> Archive<R> {
         }
     }
 
-    fn sparse(&self, map: Map) -> Result<FileShape, StreamError> {
+    fn sparse(&self, map: Map) -> Result<FileShape, FormatError> {
         check_size(map.size)?;
         if map.data_length() != self.data_left {
             return Err(SparseError::DataLength.into());
@@ -227,7 +247,7 @@ impl<R: BufRead> Archive<R> {
     }
 
     /// The map of an old GNU sparse file: in the header, then in blocks before the data.
-    fn old_gnu_map(&mut self, header: &Header<'_>) -> Result<Map, StreamError> {
+    fn old_gnu_map(&mut self, header: &Header<'_>) -> Result<Map, FormatError> {
         let (mut runs, mut more) = header.gnu_runs()?;
         while more {
             let mut block = [0; BLOCK];
@@ -241,10 +261,10 @@ impl<R: BufRead> Archive<R> {
         Ok(Map::new(header.gnu_real_size()?, runs)?)
     }
 
-    fn long_name(&mut self, header: &Header<'_>) -> Result<Vec<u8>, StreamError> {
+    fn long_name(&mut self, header: &Header<'_>) -> Result<Vec<u8>, FormatError> {
         let size = header.size()?;
         if size > TEXT_MAX as u64 {
-            return Err(StreamError::LongName);
+            return Err(FormatError::LongName);
         }
         self.begin_data(size)?;
         let mut name = Vec::new();
@@ -253,31 +273,31 @@ impl<R: BufRead> Archive<R> {
         Ok(name)
     }
 
-    fn begin_member_data(&mut self, header: &Header<'_>, records: &Records) -> Result<u64, StreamError> {
+    fn begin_member_data(&mut self, header: &Header<'_>, records: &Records) -> Result<u64, FormatError> {
         let size = records.size.map_or_else(|| header.size(), Ok)?;
         self.begin_data(size)?;
         Ok(size)
     }
 
-    fn begin_data(&mut self, size: u64) -> Result<(), StreamError> {
+    fn begin_data(&mut self, size: u64) -> Result<(), FormatError> {
         check_size(size)?;
         self.data_left = size;
         self.padding = size.next_multiple_of(BLOCK as u64) - size;
         Ok(())
     }
 
-    fn skip_data(&mut self) -> Result<(), StreamError> {
+    fn skip_data(&mut self) -> Result<(), FormatError> {
         let unread = self.data_left + std::mem::take(&mut self.padding);
         self.data_left = 0;
         let skipped = io::copy(&mut self.reader.by_ref().take(unread), &mut io::sink())?;
         self.position += skipped;
-        if skipped == unread { Ok(()) } else { Err(StreamError::Truncated) }
+        if skipped == unread { Ok(()) } else { Err(FormatError::Truncated) }
     }
 
-    fn fill(&mut self, block: &mut [u8; BLOCK]) -> Result<(), StreamError> {
+    fn fill(&mut self, block: &mut [u8; BLOCK]) -> Result<(), FormatError> {
         self.reader.read_exact(block).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => StreamError::Truncated,
-            _ => StreamError::Read(error),
+            io::ErrorKind::UnexpectedEof => FormatError::Truncated,
+            _ => FormatError::Read(error),
         })?;
         self.position += BLOCK as u64;
         Ok(())
@@ -301,8 +321,8 @@ impl<R: BufRead> Read for Archive<R> {
     }
 }
 
-const fn check_size(size: u64) -> Result<(), StreamError> {
-    if size > FILE_SIZE_MAX { Err(StreamError::Size(size)) } else { Ok(()) }
+const fn check_size(size: u64) -> Result<(), FormatError> {
+    if size > FILE_SIZE_MAX { Err(FormatError::Size(size)) } else { Ok(()) }
 }
 
 fn device(header: &Header<'_>, records: &Records) -> Result<DeviceNumber, HeaderError> {
