@@ -2,8 +2,13 @@
 //! read-only FUSE mount.
 //!
 //! The modules are layers: each uses only those below it (`tests/tidy.rs` checks this), from [`cli`] at the top to
-//! [`sys`] and [`disk`] at the bottom. The journey of a read is `fuse` → `vfs` → `image` and `store`; the journey of a
+//! [`disk`] and [`sys`] at the bottom. The journey of a read is `fuse` → `vfs` → `image` and `store`; the journey of a
 //! commit is `compose` → `store` → `image` → `disk`.
 
+pub mod cli;
+pub mod compose;
+pub mod disk;
+pub mod image;
 pub mod model;
+pub mod store;
 pub mod sys;

@@ -1,1 +1,7 @@
-fn main() {}
+//! The `sapwood` program: the command line of the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sapwood::cli::main(std::env::args_os())
+}

@@ -202,6 +202,11 @@ impl Xattrs {
         *self = Self::new(pairs)?;
         Ok(())
     }
+
+    /// Removes one attribute; one that is not there is fine.
+    pub fn remove(&mut self, name: &[u8]) {
+        self.0.retain(|(key, _)| **key != *name);
+    }
 }
 
 impl fmt::Debug for Xattrs {

@@ -1,0 +1,76 @@
+//! What an error means to a person: one line that says what, which and why, a hint with the next command, an exit status.
+
+use std::io;
+use std::process::ExitCode;
+
+use super::output;
+use crate::store::{OpenError, ReadError, RefError, ResolveError};
+
+/// Exit status of wrong usage.
+const USAGE: u8 = 2;
+
+/// Prints what clap has to say: help and version are results, everything else is wrong usage.
+pub fn usage(error: &clap::Error) -> ExitCode {
+    // Nothing can be done about an output that is closed.
+    let _ = error.print();
+    if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS }
+}
+
+/// Prints an error and its hint.
+pub fn report(error: &anyhow::Error) -> ExitCode {
+    if is_broken_pipe(error) {
+        // Whoever read our output has seen enough, as in `sapwood log | head`.
+        return ExitCode::SUCCESS;
+    }
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        // Transparent wrappers repeat their source.
+        if !text.ends_with(&cause) {
+            text = if text.is_empty() { cause } else { format!("{text}: {cause}") };
+        }
+    }
+    output::note(format_args!("sapwood: {text}"));
+    if let Some(hint) = error.chain().find_map(hint) {
+        output::note(format_args!("hint: {hint}"));
+    }
+    ExitCode::FAILURE
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// The next command for an error that has an obvious one.
+fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
+    if let Some(error) = cause.downcast_ref::<OpenError>() {
+        return match error {
+            OpenError::NotARepository(path) => Some(format!("make one with: sapwood --repo {} init", path.display())),
+            _ => None,
+        };
+    }
+    if let Some(ResolveError::Unknown { similar, .. }) = cause.downcast_ref::<ResolveError>() {
+        return Some(match &similar[..] {
+            [] => "'sapwood refs' lists what there is".to_owned(),
+            names => {
+                let names: Vec<&str> = names.iter().take(5).map(crate::model::RefName::as_str).collect();
+                format!("did you mean {}?", names.join(" or "))
+            }
+        });
+    }
+    if let Some(error) = cause.downcast_ref::<ReadError>() {
+        return match error {
+            ReadError::MissingCommit { .. } => Some("'sapwood refs' and 'sapwood log' list what there is".to_owned()),
+            _ => Some("'sapwood fsck' tells what else is affected".to_owned()),
+        };
+    }
+    if let Some(RefError::Changed { .. }) = cause.downcast_ref::<RefError>() {
+        return Some("look at it with 'sapwood log' and try again".to_owned());
+    }
+    match cause.downcast_ref::<io::Error>()?.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Some("nothing was lost; make room ('sapwood gc' removes what no ref needs) and try again".to_owned())
+        }
+        io::ErrorKind::ReadOnlyFilesystem => Some("choose a repository that can be written with --repo".to_owned()),
+        _ => None,
+    }
+}

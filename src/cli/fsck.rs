@@ -1,0 +1,87 @@
+//! `sapwood fsck`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use super::{Context, output, repository};
+use crate::store::{Fsck, FsckReport, Store};
+
+/// Check everything that refs lead to
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sapwood fsck             exit status 1 when something is damaged
+  sapwood fsck --repair    drop what is damaged; committing or pulling again brings it back")]
+pub struct Args {
+    /// Drop damaged objects, images and commits so that they can be fetched or committed again
+    #[arg(long)]
+    repair: bool,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// When the repository cannot be read at all.
+pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
+    let store = repository::open(context)?;
+    let report = if args.repair { repair(&store)? } else { check(&store)? };
+    if args.json {
+        output::json(&report)?;
+    } else {
+        print(&report)?;
+    }
+    Ok(if report.damage.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn check(store: &Store) -> Result<FsckReport> {
+    // A repository on a read-only medium has no lock to take.
+    let _hold = store.hold(repository::announced()).ok();
+    let bar = output::item_bar(0);
+    let report = Fsck::run(store, &|done, total| {
+        if done % 64 == 0 {
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+        }
+    });
+    bar.finish_and_clear();
+    Ok(report?)
+}
+
+fn repair(store: &Store) -> Result<FsckReport> {
+    let collector = store.collector(repository::announced)?;
+    let report = Fsck::run(store, &|_, _| {})?;
+    let dropped = collector.drop_damaged(&report)?;
+    if dropped > 0 {
+        output::note(format_args!("dropped {dropped} damaged thing(s); commit or pull again to bring them back"));
+    }
+    Ok(report)
+}
+
+fn print(report: &FsckReport) -> Result<()> {
+    for damage in &report.damage {
+        output::line(format_args!("damaged: {}: {}", damage.what, damage.problem))?;
+        for (commit, path) in &damage.paths {
+            output::line(format_args!("  {} {path}", commit.short()))?;
+        }
+        if damage.path_count > damage.paths.len() {
+            output::line(format_args!("  … and {} more paths", damage.path_count - damage.paths.len()))?;
+        }
+        if damage.paths.is_empty() && !damage.commits.is_empty() {
+            let commits: Vec<String> = damage.commits.iter().map(ToString::to_string).collect();
+            output::line(format_args!("  in commit {}", commits.join(", ")))?;
+        }
+    }
+    let (refs, commits, images) = (report.refs, report.commits, report.images);
+    let (objects, bytes) = (output::count(report.objects as u64), output::size(report.bytes));
+    let verdict = match report.damage.len() {
+        0 => "no damage".to_owned(),
+        number => format!("{number} damaged"),
+    };
+    let summary = format!("{refs} refs, {commits} commits, {images} images, {objects} objects ({bytes}): {verdict}");
+    Ok(output::line(summary)?)
+}

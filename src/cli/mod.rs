@@ -1,0 +1,103 @@
+//! Words in, words out: the command line.
+//!
+//! One file for each verb: its arguments and a `run` that calls the library and reports. Everything printed goes through
+//! [`output`]; what an error means to a person is in [`error`]. Nothing below this layer prints or exits.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod cat;
+mod commit;
+mod error;
+mod fsck;
+mod gc;
+mod init;
+mod log;
+mod ls;
+mod output;
+mod refs;
+mod repository;
+mod show;
+mod size;
+mod source;
+
+/// Root filesystems as commits: store them, look into them, mount them.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    max_term_width = 100,
+    after_help = "\
+Examples:
+  sapwood init                               make a repository
+  sapwood commit --ref debian/12 /srv/root   store a directory as a commit
+  sapwood mount debian/12 /mnt               mount it, read-only
+  sapwood diff debian/12^ debian/12          what the last commit changed
+
+SOURCE is a ref, a commit id or a unique start of one (at least 6 digits), with ^ or ~N for its ancestors;
+where a path inside makes sense, :/path may follow. The repository is --repo, else $SAPWOOD_REPO, else
+/sapwood/repo if it exists, else $XDG_DATA_HOME/sapwood/repo.
+
+Exit status: 0 done, 1 failed (also: fsck found damage), 2 wrong usage."
+)]
+struct Cli {
+    /// The repository
+    #[arg(long, global = true, value_name = "DIR")]
+    repo: Option<PathBuf>,
+
+    /// Say more about what happens (twice: everything)
+    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Init(init::Args),
+    Commit(commit::Args),
+    Refs(refs::Args),
+    Log(log::Args),
+    Show(show::Args),
+    Ls(ls::Args),
+    Cat(cat::Args),
+    Fsck(fsck::Args),
+    Gc(gc::Args),
+    Size(size::Args),
+}
+
+/// What every verb gets.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// `--repo`, if given.
+    pub repo: Option<PathBuf>,
+}
+
+/// Runs the command that `arguments` (the program's name first) describe and returns the exit status.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => return error::usage(&error),
+    };
+    output::start_log(cli.verbose);
+    let context = Context { repo: cli.repo };
+    let result = match &cli.verb {
+        Verb::Init(args) => init::run(args, &context),
+        Verb::Commit(args) => commit::run(args, &context),
+        Verb::Refs(args) => refs::run(args, &context),
+        Verb::Log(args) => log::run(args, &context),
+        Verb::Show(args) => show::run(args, &context),
+        Verb::Ls(args) => ls::run(args, &context),
+        Verb::Cat(args) => cat::run(args, &context),
+        Verb::Fsck(args) => fsck::run(args, &context),
+        Verb::Gc(args) => gc::run(args, &context),
+        Verb::Size(args) => size::run(args, &context),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => error::report(&error),
+    }
+}

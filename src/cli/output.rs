@@ -1,0 +1,221 @@
+//! Everything that is printed: results to standard output, everything else to standard error.
+
+use std::fmt::{self, Display};
+use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use tracing_subscriber::EnvFilter;
+
+use crate::compose::source::Progress;
+
+/// How often a progress bar is drawn.
+const REDRAW: Duration = Duration::from_millis(100);
+
+/// Prints a line of the result.
+pub fn line(text: impl Display) -> io::Result<()> {
+    writeln!(io::stdout().lock(), "{text}")
+}
+
+/// Prints bytes of the result as they are.
+pub fn bytes(bytes: &[u8]) -> io::Result<()> {
+    io::stdout().lock().write_all(bytes)
+}
+
+/// Prints a result for a program.
+pub fn json(value: &impl Serialize) -> io::Result<()> {
+    let text = serde_json::to_string_pretty(value).map_err(io::Error::other)?;
+    line(text)
+}
+
+/// Tells the person something that is not the result. That nobody can read it is no reason to stop.
+pub fn note(text: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Sends log records to standard error: warnings, or more as `verbose` counts, or as `$SAPWOOD_LOG` says.
+pub fn start_log(verbose: u8) {
+    let default = ["warn", "info", "trace"][usize::from(verbose.min(2))];
+    let filter = EnvFilter::try_from_env("SAPWOOD_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .without_time()
+        .with_target(false);
+    // A second call, as in tests, keeps the first log.
+    let _ = subscriber.try_init();
+}
+
+/// A table with a line of headings; columns listed in `right` are aligned to the right.
+pub fn table(headings: &[&str], right: &[usize], rows: &[Vec<String>]) -> io::Result<()> {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        cells.chain([headings[column].len()]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..headings.len()).map(width).collect();
+    let print = |cells: &mut dyn Iterator<Item = &str>| {
+        let mut text = String::new();
+        for (column, cell) in cells.enumerate() {
+            let width = widths[column];
+            if right.contains(&column) {
+                text.push_str(&format!("{cell:>width$}  "));
+            } else {
+                text.push_str(&format!("{cell:<width$}  "));
+            }
+        }
+        line(text.trim_end())
+    };
+    print(&mut headings.iter().copied())?;
+    rows.iter().try_for_each(|row| print(&mut row.iter().map(String::as_str)))
+}
+
+/// Bytes for people, in powers of 1000: `1.67 GB`.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
+    if bytes < 1000 {
+        return format!("{bytes} B");
+    }
+    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 999.5 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    let digits = if value < 9.995 { 2 } else { usize::from(value < 99.95) };
+    format!("{value:.digits$} {}", UNITS[unit])
+}
+
+/// A number with its thousands apart: `55,988`.
+pub fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A moment in seconds since 1970, in UTC; the bare number when it is outside the calendar.
+pub fn time(seconds: i64) -> String {
+    jiff::Timestamp::from_second(seconds)
+        .map_or_else(|_| seconds.to_string(), |time| time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string())
+}
+
+/// Seconds for people.
+pub fn duration(duration: Duration) -> String {
+    format!("{:.2} s", duration.as_secs_f64())
+}
+
+/// A bar on standard error that follows an import; nothing at all when standard error is no terminal.
+pub struct ImportBar {
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl ImportBar {
+    /// Draws until dropped.
+    pub fn follow(progress: &Arc<Progress>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        if !io::stderr().is_terminal() {
+            return Self { stop, thread: None };
+        }
+        let (progress, stopped) = (Arc::clone(progress), Arc::clone(&stop));
+        let thread = std::thread::spawn(move || {
+            let bar = byte_bar(0);
+            while !stopped.load(Ordering::Relaxed) {
+                bar.set_length(progress.bytes_found());
+                bar.set_position(progress.bytes_done());
+                bar.set_message(format!("{} entries", count(progress.entries())));
+                std::thread::sleep(REDRAW);
+            }
+            bar.finish_and_clear();
+        });
+        Self { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for ImportBar {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A bar that counts bytes; hidden when standard error is no terminal.
+pub fn byte_bar(total: u64) -> ProgressBar {
+    styled(total, "{bar:30} {bytes}/{total_bytes} {binary_bytes_per_sec} ETA {eta} {msg}")
+}
+
+/// A bar that counts things; hidden when standard error is no terminal.
+pub fn item_bar(total: u64) -> ProgressBar {
+    styled(total, "{bar:30} {human_pos}/{human_len} ETA {eta} {msg}")
+}
+
+fn styled(total: u64, template: &str) -> ProgressBar {
+    let bar = ProgressBar::new(total);
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// The permissions of an inode as `ls -l` prints them.
+pub struct ModeText {
+    /// The letter of the kind.
+    pub kind: char,
+    /// The lower 12 bits of the mode.
+    pub permissions: u16,
+}
+
+impl Display for ModeText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.kind)?;
+        for (shift, special, set, unset) in [(6, 0o4000, 's', 'S'), (3, 0o2000, 's', 'S'), (0, 0o1000, 't', 'T')] {
+            let bits = self.permissions >> shift;
+            let execute = match (bits & 1 != 0, self.permissions & special != 0) {
+                (true, true) => set,
+                (false, true) => unset,
+                (true, false) => 'x',
+                (false, false) => '-',
+            };
+            let letter = |bit, letter| if bits & bit != 0 { letter } else { '-' };
+            write!(f, "{}{}{execute}", letter(4, 'r'), letter(2, 'w'))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_for_people() {
+        for (bytes, text) in [(0, "0 B"), (999, "999 B"), (1000, "1.00 kB"), (1_673_000_000, "1.67 GB")] {
+            assert_eq!(size(bytes), text);
+        }
+        assert_eq!(size(99_960), "100 kB");
+        assert_eq!(size(999_999), "1.00 MB");
+        assert_eq!([count(5), count(999), count(55_988), count(1_000_000)], ["5", "999", "55,988", "1,000,000"]);
+        assert_eq!(time(0), "1970-01-01 00:00:00 UTC");
+    }
+
+    #[test]
+    fn modes_as_ls_prints_them() {
+        for (kind, permissions, text) in
+            [('-', 0o4755, "-rwsr-xr-x"), ('d', 0o1777, "drwxrwxrwt"), ('-', 0o2640, "-rw-r-S---")]
+        {
+            assert_eq!(ModeText { kind, permissions }.to_string(), text);
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! From a tree somewhere to a commit here.
+//!
+//! [`source`] reads a tree of one kind into objects and a [`crate::image::Tree`]; [`commit_tree`] makes the image and the
+//! commit of it and moves the ref. Called by `cli`.
+
+mod commit;
+pub mod selinux;
+pub mod source;
+
+pub use commit::{CommitRequest, CommitTreeError, Committed, Parent, commit_tree};

@@ -1,0 +1,160 @@
+//! What regular files contain: objects, blocks, holes.
+
+use super::column::Rows;
+use super::layout::NO_OBJECT;
+use super::view::{View, extents_are_legal, wrong};
+use super::{EntryFault, Image, ImageError, Ino, Section};
+use crate::model::{BlockId, Content, Extent, FileKind, Node, NodeKind, ObjectId};
+
+/// The ids of the blocks of one file, where they lie in the image.
+#[derive(Clone, Copy)]
+pub struct BlockIds<'a>(Rows<'a, [u8; 32]>);
+
+impl<'a> BlockIds<'a> {
+    /// Number of blocks; 0 for a file that is not large.
+    #[must_use]
+    pub const fn len(self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether the file has no block ids since it is not large.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+
+    /// The id of one block, counted from the file's start.
+    #[must_use]
+    pub fn get(self, index: usize) -> Option<BlockId> {
+        self.0.get(index).map(BlockId::from_bytes)
+    }
+
+    /// All of them, in order.
+    pub fn iter(self) -> impl ExactSizeIterator<Item = BlockId> + 'a {
+        self.0.iter().map(BlockId::from_bytes)
+    }
+}
+
+impl Image {
+    /// The object that holds the content of a regular file; `None` when the file is empty.
+    ///
+    /// # Errors
+    /// [`ImageError::WrongKind`] when the inode is no regular file; others when the image is damaged.
+    pub fn object(&self, ino: Ino) -> Result<Option<ObjectId>, ImageError> {
+        let view = self.view();
+        object(view, view.inode_of_kind(ino, FileKind::Regular)?)
+    }
+
+    /// The ids of the blocks of a regular file; none unless it is large.
+    ///
+    /// # Errors
+    /// As for [`Self::object`].
+    pub fn blocks(&self, ino: Ino) -> Result<BlockIds<'_>, ImageError> {
+        let view = self.view();
+        view.blocks(view.inode_of_kind(ino, FileKind::Regular)?).map(BlockIds)
+    }
+
+    /// Where the data of a sparse file is; `None` for a file without holes.
+    ///
+    /// # Errors
+    /// As for [`Self::object`].
+    pub fn extents(&self, ino: Ino) -> Result<Option<Vec<Extent>>, ImageError> {
+        let view = self.view();
+        extents(view, view.inode_of_kind(ino, FileKind::Regular)?)
+    }
+
+    /// All about the content of a regular file.
+    ///
+    /// # Errors
+    /// As for [`Self::object`].
+    pub fn content(&self, ino: Ino) -> Result<Content, ImageError> {
+        let view = self.view();
+        content(view, view.inode_of_kind(ino, FileKind::Regular)?)
+    }
+
+    /// Everything about an inode, as a value.
+    ///
+    /// # Errors
+    /// [`ImageError`] when the inode does not exist or the image is damaged.
+    pub fn node(&self, ino: Ino) -> Result<Node, ImageError> {
+        let view = self.view();
+        let entry = view.inode(ino)?;
+        let kind = match view.kind(entry)? {
+            FileKind::Directory => NodeKind::Directory,
+            FileKind::Regular => NodeKind::Regular(content(view, entry)?),
+            FileKind::Symlink => NodeKind::Symlink(view.target(entry)?.into()),
+            FileKind::CharDevice => NodeKind::CharDevice(super::attributes::device(view, entry)?),
+            FileKind::BlockDevice => NodeKind::BlockDevice(super::attributes::device(view, entry)?),
+            FileKind::Fifo => NodeKind::Fifo,
+            FileKind::Socket => NodeKind::Socket,
+        };
+        Ok(Node { metadata: self.metadata(ino)?, kind })
+    }
+
+    /// The distinct objects of the image, in the order in which a walk by inode number first meets them.
+    ///
+    /// # Errors
+    /// [`ImageError`] when the image is damaged.
+    pub fn objects(&self) -> Result<impl ExactSizeIterator<Item = ObjectId> + use<'_>, ImageError> {
+        let view = self.view();
+        Ok(view.sections.objects.all(view.bytes)?.iter().map(ObjectId::from_bytes))
+    }
+
+    /// Like [`Self::objects`], with the length of each in bytes. Reads the whole inode table once.
+    ///
+    /// # Errors
+    /// [`ImageError`] when the image is damaged, at once or from the iterator.
+    pub fn objects_with_sizes(
+        &self,
+    ) -> Result<impl Iterator<Item = Result<(ObjectId, u64), ImageError>> + use<'_>, ImageError> {
+        let view = self.view();
+        // Objects stand in order of first use: the next one is always where the count so far is used as an index.
+        let mut next = 0;
+        Ok((0..view.entries()).filter_map(move |entry| {
+            let found = first_use(view, entry, next).transpose()?;
+            next += u32::from(found.is_ok());
+            Some(found)
+        }))
+    }
+}
+
+/// The object with index `next` and its size, if `entry` is the first that uses it.
+fn first_use(view: View<'_>, entry: u32, next: u32) -> Result<Option<(ObjectId, u64)>, ImageError> {
+    if view.data(entry)? != u64::from(next) || view.kind(entry)? != FileKind::Regular {
+        return Ok(None);
+    }
+    let id = view.sections.objects.get(view.bytes, next as usize)?;
+    Ok(Some((ObjectId::from_bytes(id), view.size(entry)?)))
+}
+
+/// The object of the regular file `entry`.
+#[inline]
+pub(super) fn object(view: View<'_>, entry: u32) -> Result<Option<ObjectId>, ImageError> {
+    match view.object_index(entry)? {
+        None => Ok(None),
+        Some(index) => view.sections.objects.get(view.bytes, index as usize).map(ObjectId::from_bytes).map(Some),
+    }
+}
+
+/// The extents of the regular file `entry`, checked.
+fn extents(view: View<'_>, entry: u32) -> Result<Option<Vec<Extent>>, ImageError> {
+    let Some(extents) = view.extents(entry)? else { return Ok(None) };
+    if extents_are_legal(view.size(entry)?, extents.iter()) {
+        Ok(Some(extents.iter().collect()))
+    } else {
+        Err(wrong(Section::Extents, entry, EntryFault::Extents))
+    }
+}
+
+fn content(view: View<'_>, entry: u32) -> Result<Content, ImageError> {
+    let size = view.size(entry)?;
+    if (size == 0) != (view.data(entry)? == NO_OBJECT) {
+        return Err(wrong(Section::Size, entry, EntryFault::Size));
+    }
+    Ok(Content {
+        object: object(view, entry)?,
+        size,
+        blocks: BlockIds(view.blocks(entry)?).iter().collect(),
+        extents: extents(view, entry)?,
+    })
+}

@@ -1,0 +1,38 @@
+//! The image: the metadata of one whole filesystem tree as one immutable file.
+//!
+//! [`layout`] specifies the format. A [`Tree`] is built in memory and written by [`encode`]; an [`Image`] is read in place,
+//! mapped, by any number of threads. Contents of files are not here: an image names them by
+//! [`ObjectId`](crate::model::ObjectId) and the store has them. No I/O happens here either.
+//!
+//! Invariant: bytes are hostile until checked. No image makes a reader panic, loop for ever, or allocate more than the
+//! size of the image accounts for; see `view` for how.
+
+mod attributes;
+mod column;
+mod columns;
+mod contents;
+mod decode;
+mod directory;
+mod encode;
+mod error;
+mod header;
+mod ino;
+pub mod layout;
+mod order;
+mod reader;
+mod subtree;
+mod tree;
+mod view;
+mod walk;
+mod xattrs;
+
+pub use attributes::Attributes;
+pub use contents::BlockIds;
+pub use directory::DirEntry;
+pub use encode::{EncodedImage, encode};
+pub use error::{EncodeError, EntryFault, ImageError, SectionFault, TreeError};
+pub use ino::Ino;
+pub use layout::Section;
+pub use reader::Image;
+pub use tree::{NodeId, Tree};
+pub use xattrs::XattrSet;

@@ -1,0 +1,94 @@
+//! [`Image`]: opening one, and what is known of it as a whole.
+//!
+//! Opening reads the header and nothing else, in a few microseconds whatever the size. From then on the image answers
+//! any question from the mapped bytes alone, without a table, a lock or an allocation beside it: so any number of
+//! threads and processes may ask at once, and one that died is replaced by one that maps the same file. The questions
+//! themselves are in the sibling files: `directory`, `attributes`, `contents`.
+
+use sha2::{Digest as _, Sha256};
+
+use super::column::Sections;
+use super::header::{Header, usize_of};
+use super::view::View;
+use super::{ImageError, Ino};
+use crate::model::ImageId;
+use crate::sys::Mapping;
+
+/// The metadata of one filesystem tree, mapped. Cheap to clone.
+///
+/// The bytes need not be trusted: an answer is checked before it is given, as far as memory safety, termination and the
+/// rules of names go. That they are the bytes which an id names is what [`Image::id`] and [`Image::verify`] are for.
+#[derive(Clone)]
+pub struct Image {
+    pub(super) bytes: Mapping,
+    pub(super) sections: Sections,
+    pub(super) header: Header,
+    id: ImageId,
+}
+
+impl Image {
+    /// Checks the header and the section table.
+    ///
+    /// # Errors
+    /// [`ImageError`] when the bytes are no image, one of a newer format, or too short for what the header announces.
+    pub fn open(bytes: Mapping) -> Result<Self, ImageError> {
+        let header = Header::parse(&bytes)?;
+        let sections = Sections::resolve(&bytes, &header)?;
+        let hashed = bytes.get(..usize_of(header.header_length)).ok_or(ImageError::Header { field: "length" })?;
+        let id = ImageId::from_bytes(Sha256::digest(hashed).into());
+        Ok(Self { bytes, sections, header, id })
+    }
+
+    /// The id of these bytes, provided that the blocks have the digests which the header gives: see [`Self::verify`].
+    #[must_use]
+    pub const fn id(&self) -> ImageId {
+        self.id
+    }
+
+    /// Number of entries, the root and every name of a hard link counted.
+    #[must_use]
+    pub const fn entries(&self) -> u32 {
+        self.header.entries
+    }
+
+    /// Number of inodes: entries less further hard links.
+    #[must_use]
+    pub fn inodes(&self) -> u64 {
+        u64::from(self.entries()).saturating_sub(self.sections.hard_links.len() as u64)
+    }
+
+    /// Sum of the sizes of all regular files in bytes, each inode once, as the header states it.
+    #[must_use]
+    pub const fn content_bytes(&self) -> u64 {
+        self.header.content_bytes
+    }
+
+    /// Bytes of the image itself.
+    #[must_use]
+    pub fn file_length(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    /// The top of the tree.
+    #[must_use]
+    pub const fn root(&self) -> Ino {
+        Ino::ROOT
+    }
+
+    /// Whether any inode has extended attributes.
+    #[must_use]
+    pub const fn has_xattrs(&self) -> bool {
+        self.sections.xattrs.is_present()
+    }
+
+    #[inline]
+    pub(super) fn view(&self) -> View<'_> {
+        View { bytes: &self.bytes, sections: &self.sections }
+    }
+}
+
+impl std::fmt::Debug for Image {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Image({}, {} entries)", self.id.short(), self.entries())
+    }
+}

@@ -1,0 +1,136 @@
+//! The digests by which `diff` recognises equal subtrees. What goes in is specified in `layout`.
+//!
+//! One function serves the writer, which stores what it returns, and `verify`, which compares.
+
+use std::collections::HashMap;
+
+use sha2::{Digest as _, Sha256};
+
+use super::ImageError;
+use super::contents::object;
+use super::view::{View, lower, upper};
+use super::xattrs::XattrSet;
+use crate::model::{FileKind, SubtreeId};
+
+/// The digest of every directory, in the order of the `directories` section.
+pub(super) fn digests(view: View<'_>) -> Result<Vec<SubtreeId>, ImageError> {
+    let directories = view.sections.directories.all(view.bytes)?;
+    let mut digests = vec![SubtreeId::from_bytes([0; 32]); directories.len()];
+    let mut state = State { sets: HashMap::new(), paths: HashMap::from([(0, [0; 32])]), record: Vec::new() };
+    // Children have larger numbers: from the end, a directory's subdirectories are always done before it.
+    for number in (0..digests.len()).rev() {
+        let directory = view.sections.directories.get(view.bytes, number)?;
+        state.record.clear();
+        // The subdirectories of one directory are consecutive directories.
+        let children = view.children(directory)?;
+        let mut subdirectory = view.sections.directories.partition_point(view.bytes, |found| found < children.start)?;
+        for child in children {
+            state.common(view, child)?;
+            if view.kind(child)? == FileKind::Directory {
+                state.record.extend_from_slice(digests.get(subdirectory).map_or(&[0; 32], |digest| digest.as_bytes()));
+                subdirectory += 1;
+            } else {
+                state.payload(view, child)?;
+            }
+        }
+        digests[number] = SubtreeId::of(&state.record);
+    }
+    Ok(digests)
+}
+
+struct State {
+    /// Digests of sets of extended attributes, by number: a set may be large and shared by many.
+    sets: HashMap<u32, [u8; 32]>,
+    /// Path digests of the ancestors of hard links, by entry.
+    paths: HashMap<u32, [u8; 32]>,
+    /// The records of the children so far.
+    record: Vec<u8>,
+}
+
+impl State {
+    /// What is recorded of every kind.
+    fn common(&mut self, view: View<'_>, entry: u32) -> Result<(), ImageError> {
+        let name = view.raw_name(entry)?;
+        let name_length = u16::try_from(name.len()).unwrap_or(u16::MAX);
+        let mtime = view.mtime(entry)?;
+        self.record.extend_from_slice(&name_length.to_le_bytes());
+        self.record.extend_from_slice(name);
+        self.record.extend_from_slice(&view.mode(entry)?.to_le_bytes());
+        self.record.extend_from_slice(&view.uid(entry)?.to_le_bytes());
+        self.record.extend_from_slice(&view.gid(entry)?.to_le_bytes());
+        self.record.extend_from_slice(&mtime.seconds.to_le_bytes());
+        self.record.extend_from_slice(&mtime.nanoseconds.to_le_bytes());
+        let set = self.set(view, entry)?;
+        self.record.extend_from_slice(&set);
+        let links = if view.kind(entry)? == FileKind::Directory { 0 } else { view.links(entry)? };
+        self.record.extend_from_slice(&links.to_le_bytes());
+        if links > 1 {
+            let path = self.path(view, view.primary(entry)?)?;
+            self.record.extend_from_slice(&path);
+        }
+        Ok(())
+    }
+
+    /// What is recorded of an entry that is no directory, by kind.
+    fn payload(&mut self, view: View<'_>, entry: u32) -> Result<(), ImageError> {
+        match view.kind(entry)? {
+            FileKind::Regular => {
+                self.record.extend_from_slice(&view.size(entry)?.to_le_bytes());
+                let object = object(view, entry)?;
+                self.record.extend_from_slice(object.as_ref().map_or(&[0; 32], |object| object.as_bytes()));
+                let extents = view.extents(view.primary(entry)?)?;
+                let count = extents.map_or(0, |extents| extents.len() + 1);
+                self.record.extend_from_slice(&u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes());
+                for extent in extents.iter().flat_map(|extents| extents.iter()) {
+                    self.record.extend_from_slice(&extent.offset.to_le_bytes());
+                    self.record.extend_from_slice(&extent.length.to_le_bytes());
+                }
+            }
+            FileKind::Symlink => {
+                let target = view.target(entry)?;
+                self.record.extend_from_slice(&u16::try_from(target.len()).unwrap_or(u16::MAX).to_le_bytes());
+                self.record.extend_from_slice(target);
+            }
+            FileKind::CharDevice | FileKind::BlockDevice => {
+                let data = view.data(entry)?;
+                self.record.extend_from_slice(&lower(data).to_le_bytes());
+                self.record.extend_from_slice(&upper(data).to_le_bytes());
+            }
+            FileKind::Directory | FileKind::Fifo | FileKind::Socket => {}
+        }
+        Ok(())
+    }
+
+    /// The digest of the extended attributes of `entry`.
+    fn set(&mut self, view: View<'_>, entry: u32) -> Result<[u8; 32], ImageError> {
+        let number = view.sections.xattrs.get_or_zero(view.bytes, entry as usize)?;
+        if number == 0 {
+            return Ok([0; 32]);
+        }
+        if let Some(digest) = self.sets.get(&number) {
+            return Ok(*digest);
+        }
+        let digest = Sha256::digest(XattrSet::numbered(view, number, entry)?.as_bytes()).into();
+        self.sets.insert(number, digest);
+        Ok(digest)
+    }
+
+    /// The path digest of `entry`. Remembers those of its ancestors, so that many deep links cost no more than the
+    /// directories they are in.
+    fn path(&mut self, view: View<'_>, entry: u32) -> Result<[u8; 32], ImageError> {
+        let mut chain = Vec::new();
+        let mut at = entry;
+        let mut digest = loop {
+            if let Some(digest) = self.paths.get(&at) {
+                break *digest;
+            }
+            chain.push(at);
+            at = view.parent(at)?;
+        };
+        for entry in chain.into_iter().rev() {
+            digest = Sha256::new().chain_update(digest).chain_update(view.raw_name(entry)?).finalize().into();
+            self.paths.insert(entry, digest);
+        }
+        Ok(digest)
+    }
+}

@@ -1,0 +1,162 @@
+//! A filesystem tree in memory: what importers build and [`super::encode`] writes.
+//!
+//! Nodes are inodes: a hard link is a second name of the same node. There is no way to make a cycle by inserting and
+//! linking, and nothing here or in its users recurses, so that depth costs no stack.
+
+use std::collections::BTreeMap;
+
+use super::TreeError;
+use crate::model::{EntryName, ImagePath, Metadata, Node, NodeKind};
+
+/// Handle of one inode of a [`Tree`]. Means nothing to another tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(u32);
+
+impl NodeId {
+    /// Position among the tree's nodes, for tables beside it.
+    pub(super) const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// A filesystem tree in memory. Handles are those this tree gave; others cause a panic or name another inode.
+#[derive(Debug, Clone)]
+pub struct Tree {
+    slots: Vec<Slot>,
+}
+
+#[derive(Debug, Clone)]
+struct Slot {
+    node: Node,
+    /// Empty unless the node is a directory.
+    children: BTreeMap<EntryName, NodeId>,
+}
+
+impl Tree {
+    /// A tree of one empty directory.
+    #[must_use]
+    pub fn new(root: Metadata) -> Self {
+        let mut tree = Self { slots: Vec::new() };
+        tree.add(Node { metadata: root, kind: NodeKind::Directory });
+        tree
+    }
+
+    /// The top directory.
+    #[must_use]
+    pub const fn root(&self) -> NodeId {
+        NodeId(0)
+    }
+
+    /// Adds a new inode to a directory.
+    ///
+    /// # Errors
+    /// [`TreeError::NotADirectory`], or [`TreeError::Exists`] when the name is taken.
+    pub fn insert(&mut self, parent: NodeId, name: EntryName, node: Node) -> Result<NodeId, TreeError> {
+        self.check_free(parent, &name)?;
+        let id = self.add(node);
+        self.slots[parent.index()].children.insert(name, id);
+        Ok(id)
+    }
+
+    /// Adds another name of an inode that is not a directory.
+    ///
+    /// # Errors
+    /// [`TreeError::DirectoryLink`] for a directory; otherwise as for [`Self::insert`].
+    pub fn link(&mut self, parent: NodeId, name: EntryName, target: NodeId) -> Result<(), TreeError> {
+        self.check_free(parent, &name)?;
+        if self.node(target).kind == NodeKind::Directory {
+            return Err(TreeError::DirectoryLink(name));
+        }
+        self.slots[parent.index()].children.insert(name, target);
+        Ok(())
+    }
+
+    /// Removes a name, and with it what only it leads to. Returns the inode that had it; its handle stays valid.
+    pub fn remove(&mut self, parent: NodeId, name: &EntryName) -> Option<NodeId> {
+        self.slots[parent.index()].children.remove(name)
+    }
+
+    /// The inode that `name` in `parent` stands for.
+    #[must_use]
+    pub fn child(&self, parent: NodeId, name: &[u8]) -> Option<NodeId> {
+        self.slots[parent.index()].children.get(name).copied()
+    }
+
+    /// The names in a directory, in bytewise order; none for anything else.
+    pub fn children(&self, directory: NodeId) -> impl ExactSizeIterator<Item = (&EntryName, NodeId)> {
+        self.slots[directory.index()].children.iter().map(|(name, id)| (name, *id))
+    }
+
+    /// The inode at a path. Does not follow symbolic links.
+    #[must_use]
+    pub fn resolve(&self, path: &ImagePath) -> Option<NodeId> {
+        path.components().iter().try_fold(self.root(), |at, name| self.child(at, name.as_bytes()))
+    }
+
+    /// What an inode is.
+    #[must_use]
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.slots[id.index()].node
+    }
+
+    /// What an inode is, to be changed. A directory that has entries has to remain one, and nothing that has several
+    /// names may become one: [`super::encode`] refuses such a tree.
+    pub fn node_mut(&mut self, id: NodeId) -> &mut Node {
+        &mut self.slots[id.index()].node
+    }
+
+    /// Upper bound of the handles given so far.
+    pub(super) const fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    fn add(&mut self, node: Node) -> NodeId {
+        let id = u32::try_from(self.slots.len()).expect("2^32 nodes do not fit in memory: each takes over 100 bytes");
+        self.slots.push(Slot { node, children: BTreeMap::new() });
+        NodeId(id)
+    }
+
+    fn check_free(&self, parent: NodeId, name: &EntryName) -> Result<(), TreeError> {
+        if self.node(parent).kind != NodeKind::Directory {
+            Err(TreeError::NotADirectory(name.clone()))
+        } else if self.slots[parent.index()].children.contains_key(name) {
+            Err(TreeError::Exists(name.clone()))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> EntryName {
+        EntryName::new(text.as_bytes()).expect("legal")
+    }
+
+    fn node(kind: NodeKind) -> Node {
+        Node { metadata: Metadata::default(), kind }
+    }
+
+    #[test]
+    fn names_are_unique_sorted_and_only_in_directories() {
+        let mut tree = Tree::new(Metadata::default());
+        let pipe = tree.insert(tree.root(), name("b"), node(NodeKind::Fifo)).expect("free");
+        tree.insert(tree.root(), name("a"), node(NodeKind::Directory)).expect("free");
+        assert_eq!(tree.insert(tree.root(), name("a"), node(NodeKind::Fifo)), Err(TreeError::Exists(name("a"))));
+        assert_eq!(tree.insert(pipe, name("x"), node(NodeKind::Fifo)), Err(TreeError::NotADirectory(name("x"))));
+        assert_eq!(tree.children(tree.root()).map(|(name, _)| name.as_bytes()).collect::<Vec<_>>(), [b"a", b"b"]);
+    }
+
+    #[test]
+    fn a_link_is_the_same_node_and_outlives_the_first_name() {
+        let mut tree = Tree::new(Metadata::default());
+        let pipe = tree.insert(tree.root(), name("a"), node(NodeKind::Fifo)).expect("free");
+        tree.link(tree.root(), name("b"), pipe).expect("free");
+        assert_eq!(tree.link(tree.root(), name("c"), tree.root()), Err(TreeError::DirectoryLink(name("c"))));
+        assert_eq!(tree.remove(tree.root(), &name("a")), Some(pipe));
+        assert_eq!(tree.child(tree.root(), b"a"), None);
+        assert_eq!(tree.child(tree.root(), b"b"), Some(pipe));
+    }
+}

@@ -1,0 +1,159 @@
+//! Sets of extended attributes: their bytes, and reading them in place.
+//!
+//! A set is stored once however many inodes have it: on an SELinux system tens of thousands share a few hundred labels.
+
+use super::header::usize_of;
+use super::view::{View, wrong};
+use super::{EntryFault, ImageError, Section};
+use crate::model::{XATTR_NAME_MAX, XATTR_VALUE_MAX, Xattrs};
+
+/// The bytes of a set. The lengths fit because [`Xattrs`] bounds them.
+pub(super) fn encode_set(xattrs: &Xattrs) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (name, value) in xattrs.iter() {
+        let name_length = u16::try_from(name.len()).expect("Xattrs bounds names at 255 bytes");
+        let value_length = u32::try_from(value.len()).expect("Xattrs bounds values at 64 KiB");
+        bytes.extend_from_slice(&name_length.to_le_bytes());
+        bytes.extend_from_slice(&value_length.to_le_bytes());
+        bytes.extend_from_slice(name);
+        bytes.extend_from_slice(value);
+    }
+    bytes
+}
+
+/// The extended attributes of one inode, where they lie in the image.
+#[derive(Clone, Copy)]
+pub struct XattrSet<'a> {
+    bytes: &'a [u8],
+    /// An entry that has them, for messages.
+    entry: u32,
+}
+
+impl<'a> XattrSet<'a> {
+    /// The set of `entry`; an empty one when it has none.
+    #[inline]
+    pub(super) fn of(view: View<'a>, entry: u32) -> Result<Self, ImageError> {
+        match view.sections.xattrs.get_or_zero(view.bytes, entry as usize)? {
+            0 => Ok(Self { bytes: &[], entry }),
+            number => Self::numbered(view, number, entry),
+        }
+    }
+
+    /// The set with this number, which is not 0; `entry` is one that has it.
+    pub(super) fn numbered(view: View<'a>, number: u32, entry: u32) -> Result<Self, ImageError> {
+        let offset = |index: usize| view.sections.xattr_offsets.get(view.bytes, index).map(usize_of);
+        let (start, end) = (offset(number as usize - 1)?, offset(number as usize)?);
+        Ok(Self { bytes: view.sections.xattr_sets.slice(view.bytes, start, end)?.as_bytes(), entry })
+    }
+
+    /// The encoded set.
+    pub(super) const fn as_bytes(self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Whether there are no attributes.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Names and values in ascending order of names, without copying. Ends after the first error.
+    pub fn iter(self) -> impl Iterator<Item = Result<(&'a [u8], &'a [u8]), ImageError>> {
+        let mut rest = self.bytes;
+        let mut last: &[u8] = &[];
+        std::iter::from_fn(move || {
+            if rest.is_empty() {
+                return None;
+            }
+            match split_pair(rest).filter(|(name, ..)| *name > last) {
+                Some((name, value, after)) => {
+                    (rest, last) = (after, name);
+                    Some(Ok((name, value)))
+                }
+                None => {
+                    rest = &[];
+                    Some(Err(self.damaged()))
+                }
+            }
+        })
+    }
+
+    /// The value of one attribute.
+    ///
+    /// # Errors
+    /// [`ImageError`] when the image is damaged.
+    pub fn get(self, name: &[u8]) -> Result<Option<&'a [u8]>, ImageError> {
+        for pair in self.iter() {
+            let (found, value) = pair?;
+            if found >= name {
+                return Ok((found == name).then_some(value));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The attributes as a value.
+    ///
+    /// # Errors
+    /// [`ImageError`] when the image is damaged.
+    pub fn to_xattrs(self) -> Result<Xattrs, ImageError> {
+        if self.is_empty() {
+            return Ok(Xattrs::default());
+        }
+        let pairs = self.iter().map(|pair| pair.map(|(name, value)| (name.into(), value.into())));
+        Xattrs::new(pairs.collect::<Result<_, _>>()?).map_err(|_| self.damaged())
+    }
+
+    const fn damaged(self) -> ImageError {
+        wrong(Section::XattrSets, self.entry, EntryFault::Xattrs)
+    }
+}
+
+type Pair<'a> = (&'a [u8], &'a [u8], &'a [u8]);
+
+/// The first attribute of an encoded set and what follows it; `None` when it is not a legal one.
+fn split_pair(bytes: &[u8]) -> Option<Pair<'_>> {
+    let (head, rest) = bytes.split_at_checked(6)?;
+    let name_length = usize::from(u16::from_le_bytes([head[0], head[1]]));
+    let value_length = usize_of(u64::from(u32::from_le_bytes([head[2], head[3], head[4], head[5]])));
+    if !(1..=XATTR_NAME_MAX).contains(&name_length) || value_length > XATTR_VALUE_MAX {
+        return None;
+    }
+    let (name, rest) = rest.split_at_checked(name_length)?;
+    let (value, rest) = rest.split_at_checked(value_length)?;
+    (!name.contains(&0)).then_some((name, value, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(bytes: &[u8]) -> XattrSet<'_> {
+        XattrSet { bytes, entry: 0 }
+    }
+
+    #[test]
+    fn a_set_is_read_as_it_was_written() {
+        let mut xattrs = Xattrs::default();
+        xattrs.set(b"user.b", b"two").expect("legal");
+        xattrs.set(b"user.a", &[0; XATTR_VALUE_MAX]).expect("legal");
+        let bytes = encode_set(&xattrs);
+        assert_eq!(set(&bytes).to_xattrs().as_ref(), Ok(&xattrs));
+        assert_eq!(set(&bytes).get(b"user.b"), Ok(Some(&b"two"[..])));
+        assert_eq!(set(&bytes).get(b"user.aa"), Ok(None));
+        assert_eq!(set(&bytes).get(b"user.c"), Ok(None));
+    }
+
+    #[test]
+    fn damaged_sets_end_with_one_error() {
+        let mut xattrs = Xattrs::default();
+        xattrs.set(b"user.a", b"1").expect("legal");
+        let good = encode_set(&xattrs);
+        let twice = [good.clone(), good.clone()].concat();
+        let cut = &good[..good.len() - 1];
+        for bad in [&twice[..], cut, &[0; 6], &[1, 0, 0, 0, 0, 0, 0]] {
+            assert_eq!(set(bad).iter().filter(Result::is_err).count(), 1, "{bad:?}");
+            assert!(set(bad).to_xattrs().is_err());
+        }
+    }
+}

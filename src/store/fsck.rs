@@ -1,0 +1,364 @@
+//! Checking a repository, and dropping what is damaged so that it can be fetched or committed again.
+//!
+//! Every ref, commit, image and object that refs lead to is read and hashed, objects on all processors. A finding names
+//! the thing, what is wrong with it, and the paths and commits that suffer.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+
+use super::gc::{Gc, GcError, remove_files};
+use super::ingest::read_from;
+use super::open::Store;
+use super::read::{Place, ReadError};
+use super::refs::RefError;
+use crate::image::{Image, ImageError};
+use crate::model::{Commit, CommitId, FileKind, ImageId, ImagePath, ObjectId, RefName};
+
+/// A finding lists at most this many paths; more are counted.
+const PATHS_LISTED: usize = 20;
+
+/// Bytes read and hashed at a time.
+const CHUNK: usize = 256 << 10;
+
+/// What is damaged.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "kebab-case", tag = "kind", content = "id")]
+pub enum Damaged {
+    /// A ref holds no commit id or cannot be read.
+    Ref(RefName),
+    /// A commit record.
+    Commit(CommitId),
+    /// An image.
+    Image(ImageId),
+    /// The content of files.
+    Object(ObjectId),
+    /// The index of a pack.
+    Pack(String),
+}
+
+impl fmt::Display for Damaged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ref(name) => write!(f, "ref {name}"),
+            Self::Commit(id) => write!(f, "commit {id}"),
+            Self::Image(id) => write!(f, "image {id}"),
+            Self::Object(id) => write!(f, "object {id}"),
+            Self::Pack(name) => write!(f, "pack {name}"),
+        }
+    }
+}
+
+/// One finding.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Damage {
+    /// The thing.
+    pub what: Damaged,
+    /// What is wrong with it.
+    pub problem: String,
+    /// Some of the paths whose content it is, each with a commit that has it.
+    pub paths: Vec<(CommitId, String)>,
+    /// How many paths there are in all.
+    pub path_count: usize,
+    /// The commits that cannot be used wholly because of it.
+    pub commits: BTreeSet<CommitId>,
+}
+
+/// The result of a check.
+#[derive(Debug, Default, serde::Serialize)]
+pub struct FsckReport {
+    /// Refs looked at.
+    pub refs: usize,
+    /// Commits looked at.
+    pub commits: usize,
+    /// Images looked at.
+    pub images: usize,
+    /// Objects looked at.
+    pub objects: usize,
+    /// Bytes of objects hashed.
+    pub bytes: u64,
+    /// What is wrong; empty for a sound repository.
+    pub damage: Vec<Damage>,
+}
+
+/// Why a check could not be made or a repair not be finished.
+pub type FsckError = GcError;
+
+/// A check in progress.
+pub struct Fsck<'a> {
+    store: &'a Store,
+    report: FsckReport,
+    found: BTreeMap<Damaged, Damage>,
+    commits: BTreeMap<CommitId, Commit>,
+    images: BTreeMap<ImageId, Image>,
+}
+
+impl<'a> Fsck<'a> {
+    /// Checks everything the refs of `store` lead to. `progress` hears of every object done, from several threads: how
+    /// many are done, of how many.
+    ///
+    /// # Errors
+    /// [`FsckError`] when the repository cannot even be listed; damage is not an error but in the report.
+    pub fn run(store: &'a Store, progress: &(dyn Fn(usize, usize) + Sync)) -> Result<FsckReport, FsckError> {
+        let mut fsck = Self {
+            store,
+            report: FsckReport::default(),
+            found: BTreeMap::new(),
+            commits: BTreeMap::new(),
+            images: BTreeMap::new(),
+        };
+        fsck.check_packs();
+        fsck.check_refs()?;
+        fsck.check_images();
+        let bad = fsck.check_objects(progress);
+        fsck.name_paths(&bad);
+        fsck.report.damage = fsck.found.into_values().collect();
+        Ok(fsck.report)
+    }
+
+    fn add(&mut self, what: Damaged, problem: String) -> &mut Damage {
+        self.found.entry(what.clone()).or_insert(Damage {
+            what,
+            problem,
+            paths: Vec::new(),
+            path_count: 0,
+            commits: BTreeSet::new(),
+        })
+    }
+
+    fn check_packs(&mut self) {
+        let broken: Vec<String> = {
+            let packs = self.store.inner.packs.read();
+            packs.iter().filter(|pack| !pack.index_is_intact()).map(|pack| pack.name.clone()).collect()
+        };
+        for name in broken {
+            self.add(Damaged::Pack(name), "its index does not have the digest it is named by".into());
+        }
+    }
+
+    fn check_refs(&mut self) -> Result<(), FsckError> {
+        for name in self.store.ref_names()? {
+            self.report.refs += 1;
+            match self.store.read_ref(&name) {
+                Ok(Some(id)) => self.check_history(id),
+                // Deleted since it was listed.
+                Ok(None) => {}
+                Err(error @ RefError::Damaged { .. }) => {
+                    self.add(Damaged::Ref(name), error.to_string());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn check_history(&mut self, tip: CommitId) {
+        let mut next = Some(tip);
+        while let Some(id) = next {
+            if self.commits.contains_key(&id) {
+                return;
+            }
+            match self.store.commit(id) {
+                Ok(commit) => {
+                    next = commit.parent;
+                    self.commits.insert(id, commit);
+                }
+                // History may be cut off below a tip.
+                Err(ReadError::MissingCommit { .. }) if id != tip => return,
+                Err(error) => {
+                    self.add(Damaged::Commit(id), chain(&error)).commits.insert(id);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn check_images(&mut self) {
+        self.report.commits = self.commits.len();
+        let wanted: Vec<(CommitId, ImageId)> = self.commits.iter().map(|(id, commit)| (*id, commit.image)).collect();
+        for (commit, id) in wanted {
+            if self.images.contains_key(&id) {
+                continue;
+            }
+            self.report.images += 1;
+            let checked = self
+                .store
+                .image(id)
+                .and_then(|image| image.verify().map(|()| image).map_err(|source| ReadError::Image { id, source }));
+            match checked {
+                Ok(image) => {
+                    self.images.insert(id, image);
+                }
+                Err(error) => {
+                    self.add(Damaged::Image(id), chain(&error)).commits.insert(commit);
+                }
+            }
+        }
+    }
+
+    /// Hashes every object once and returns the bad ones.
+    fn check_objects(&mut self, progress: &(dyn Fn(usize, usize) + Sync)) -> HashSet<ObjectId> {
+        let mut objects = BTreeMap::new();
+        for image in self.images.values() {
+            // verify() has walked the same tables.
+            objects.extend(image.objects_with_sizes().into_iter().flatten().flatten());
+        }
+        let objects: Vec<(ObjectId, u64)> = objects.into_iter().collect();
+        self.report.objects = objects.len();
+        self.report.bytes = objects.iter().map(|(_, size)| size).sum();
+        let (next, done, bad) = (AtomicUsize::new(0), AtomicUsize::new(0), Mutex::new(HashMap::new()));
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    let mut buffer = vec![0; CHUNK];
+                    while let Some((id, size)) = objects.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        if let Some(problem) = self.store.problem_with(*id, *size, &mut buffer) {
+                            bad.lock().insert(*id, problem);
+                        }
+                        progress(done.fetch_add(1, Ordering::Relaxed) + 1, objects.len());
+                    }
+                });
+            }
+        });
+        let bad = bad.into_inner();
+        let ids = bad.keys().copied().collect();
+        for (id, problem) in bad {
+            self.add(Damaged::Object(id), problem);
+        }
+        ids
+    }
+
+    /// Finds the paths that have bad objects, commit by commit.
+    fn name_paths(&mut self, bad: &HashSet<ObjectId>) {
+        if bad.is_empty() {
+            return;
+        }
+        for (commit, record) in &self.commits {
+            let Some(image) = self.images.get(&record.image) else { continue };
+            let visit = &mut |path: &ImagePath, object: ObjectId| {
+                if let Some(damage) = self.found.get_mut(&Damaged::Object(object)) {
+                    damage.commits.insert(*commit);
+                    damage.path_count += 1;
+                    if damage.paths.len() < PATHS_LISTED {
+                        damage.paths.push((*commit, path.to_string()));
+                    }
+                }
+            };
+            let walked = image.walk(image.root(), &mut |path, ino, kind| {
+                if kind == FileKind::Regular
+                    && let Some(object) = image.object(ino)?.filter(|object| bad.contains(object))
+                {
+                    visit(path, object);
+                }
+                Ok::<(), ImageError>(())
+            });
+            // A verified image can be walked to its end.
+            if let Err(error) = walked {
+                tracing::error!(image = %record.image, %error, "a verified image could not be walked");
+            }
+        }
+    }
+}
+
+impl Store {
+    /// What is wrong with an object, if anything.
+    fn problem_with(&self, id: ObjectId, size: u64, buffer: &mut [u8]) -> Option<String> {
+        match self.digest_of(id, buffer) {
+            Ok((found, length)) if found == id && length == size => None,
+            Ok((found, length)) if found != id => Some(format!("its {length} bytes have the digest {found}")),
+            Ok((_, length)) => Some(format!("it has {length} bytes where an image says {size}")),
+            Err(error) => Some(chain(&error)),
+        }
+    }
+
+    fn digest_of(&self, id: ObjectId, buffer: &mut [u8]) -> Result<(ObjectId, u64), ReadError> {
+        let (file, start, limit) = match self.place(id)? {
+            Place::Packed(pack, slot) => (pack.file.clone(), slot.offset, u64::from(slot.length)),
+            Place::File(file) => (file, 0, u64::MAX),
+        };
+        let mut hasher = <sha2::Sha256 as sha2::Digest>::new();
+        let mut length = 0_u64;
+        while length < limit {
+            let room = usize::try_from(limit - length).map_or(buffer.len(), |room| room.min(buffer.len()));
+            let read = read_from(&file, start + length, &mut buffer[..room])
+                .map_err(|source| ReadError::Object { id, source })?;
+            if read == 0 {
+                break;
+            }
+            sha2::Digest::update(&mut hasher, &buffer[..read]);
+            length += read as u64;
+        }
+        Ok((ObjectId::from_bytes(sha2::Digest::finalize(hasher).into()), length))
+    }
+}
+
+impl Gc {
+    /// Drops what a check found damaged: damaged objects leave their packs, damaged files are removed. Refs stay, so
+    /// that it remains known what they named. Returns how many things were dropped.
+    ///
+    /// # Errors
+    /// [`FsckError`]; running it again goes on where it stopped.
+    pub fn drop_damaged(&self, report: &FsckReport) -> Result<usize, FsckError> {
+        let layout = self.writer.store().layout();
+        let bad: HashSet<ObjectId> = report
+            .damage
+            .iter()
+            .filter_map(|damage| match damage.what {
+                Damaged::Object(id) => Some(id),
+                _ => None,
+            })
+            .collect();
+        for damage in &report.damage {
+            let (path, directory) = match &damage.what {
+                Damaged::Commit(id) => (layout.commit(*id), layout.commits()),
+                Damaged::Image(id) => (layout.image(*id), layout.images()),
+                Damaged::Object(id) => (layout.object(*id), layout.objects()),
+                Damaged::Ref(_) | Damaged::Pack(_) => continue,
+            };
+            remove_files(std::iter::once(path), &directory)?;
+        }
+        self.writer.store().forget_open_files();
+        let holders = self.packs_with_damage(&bad);
+        let names: Vec<&str> = holders.iter().map(|(name, _)| name.as_str()).collect();
+        let unreadable: HashSet<ObjectId> = holders.iter().flat_map(|(_, ids)| ids).copied().collect();
+        self.rewrite_packs(&names, &|id| !bad.contains(id) && !unreadable.contains(id))?;
+        Ok(report.damage.iter().filter(|damage| !matches!(damage.what, Damaged::Ref(_))).count())
+    }
+
+    /// The packs that have a damaged object or index, each with all its objects that do not have their digest, be they
+    /// reachable or not.
+    fn packs_with_damage(&self, bad: &HashSet<ObjectId>) -> Vec<(String, Vec<ObjectId>)> {
+        let packs = self.writer.store().inner.packs.read();
+        let has_damage =
+            |pack: &super::pack::Pack| !pack.index_is_intact() || bad.iter().any(|id| pack.find(id).is_some());
+        let mut found = Vec::new();
+        for pack in packs.iter().filter(|pack| has_damage(pack)) {
+            let mut unreadable = Vec::new();
+            for (id, slot) in (0..pack.len()).map(|row| pack.row(row)) {
+                let intact = slot.is_some_and(|slot| {
+                    let mut bytes = vec![0; slot.length as usize];
+                    read_from(&pack.file, slot.offset, &mut bytes).is_ok() && ObjectId::of(&bytes) == id
+                });
+                if !intact {
+                    unreadable.push(id);
+                }
+            }
+            found.push((pack.name.clone(), unreadable));
+        }
+        found
+    }
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,270 @@
+//! Garbage collection: a plan first, then the removal.
+//!
+//! Roots are refs with their history and running mounts. If any root cannot be followed to its end, nothing is planned.
+//! Commits go before images and images before objects, so that a crash in between leaves garbage and never a name that
+//! leads nowhere.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use super::ingest::read_from;
+use super::layout::Layout;
+use super::open::Store;
+use super::pack::Pack;
+use super::reach::{Reachable, reachable};
+use super::read::ReadError;
+use super::refs::RefError;
+use super::write::{StoreWriter, WriteError};
+use crate::disk::{self, Lock, LockError, Wait};
+use crate::model::{CommitId, ImageId, ObjectId};
+
+/// Packs smaller than this are merged once there are more than [`SMALL_PACKS`]: each costs every look-up a step.
+const SMALL_PACK: u64 = 16 << 20;
+
+/// How many small packs are tolerated.
+const SMALL_PACKS: usize = 8;
+
+/// Why garbage was not collected.
+#[derive(Debug, thiserror::Error)]
+pub enum GcError {
+    /// A lock could not be used.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// A ref could not be read.
+    #[error("nothing was removed, since not every ref can be followed")]
+    Ref(#[from] RefError),
+    /// A commit or image that is needed could not be read.
+    #[error("nothing was removed, since not everything needed can be read")]
+    Read(#[from] ReadError),
+    /// A pack could not be rewritten.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The system refused.
+    #[error("cannot {action} {}", .path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Proof of being the only process that writes or relies on unreferenced objects; the only thing that removes.
+pub struct Gc {
+    pub(super) writer: StoreWriter,
+}
+
+/// What a collection would remove.
+#[derive(Debug, Default, serde::Serialize)]
+pub struct GcPlan {
+    /// Commits that no root leads to.
+    pub commits: Vec<CommitId>,
+    /// Images of no remaining commit.
+    pub images: Vec<ImageId>,
+    /// Object files of no remaining image, with their sizes.
+    pub objects: Vec<(ObjectId, u64)>,
+    /// Packs to remove or rewrite.
+    pub packs: Vec<PackPlan>,
+    /// Bytes that become free.
+    pub bytes: u64,
+    /// Commits that stay.
+    pub kept_commits: usize,
+    /// Objects that stay.
+    pub kept_objects: usize,
+    #[serde(skip)]
+    needed: HashSet<ObjectId>,
+}
+
+/// What is to become of one pack.
+#[derive(Debug, serde::Serialize)]
+pub struct PackPlan {
+    /// The pack.
+    pub name: String,
+    /// Objects in it that stay; they move to a new pack.
+    pub keep: usize,
+    /// Objects in it that go.
+    pub remove: usize,
+}
+
+/// What a collection removed.
+#[derive(Debug, Default, serde::Serialize)]
+pub struct GcReport {
+    /// Bytes that became free.
+    pub bytes: u64,
+    /// Files removed.
+    pub files: usize,
+}
+
+impl Store {
+    /// Becomes the collector, waiting for writers and long readers as `wait` says.
+    ///
+    /// # Errors
+    /// [`GcError::Lock`] or [`GcError::Write`].
+    pub fn collector(&self, wait: impl Fn() -> Wait<'static>) -> Result<Gc, GcError> {
+        let writer = Lock::exclusive(&self.layout().writer_lock(), wait())?;
+        let removal = Lock::exclusive(&self.layout().removal_lock(), wait())?;
+        Ok(Gc { writer: StoreWriter::new(self, writer, removal)? })
+    }
+}
+
+impl Gc {
+    /// Finds out what nothing needs. `depth` bounds how many ancestors of each ref stay; `None` keeps all.
+    ///
+    /// # Errors
+    /// [`GcError`]; also when any root cannot be followed.
+    pub fn plan(&self, depth: Option<u64>) -> Result<GcPlan, GcError> {
+        let store = self.writer.store();
+        let mut needed = reachable(store, store.refs()?.into_iter().map(|(_, id)| id), depth)?;
+        let mounted = reachable(store, store.mount_roots()?, Some(0))?;
+        needed.commits.extend(mounted.commits);
+        needed.images.extend(mounted.images);
+        needed.objects.extend(mounted.objects);
+        let mut plan =
+            GcPlan { kept_commits: needed.commits.len(), kept_objects: needed.objects.len(), ..GcPlan::default() };
+        let layout = store.layout();
+        for (id, size) in named_files(&layout.commits())? {
+            if !needed.commits.contains_key(&id) {
+                plan.commits.push(id);
+                plan.bytes += size;
+            }
+        }
+        for (id, size) in named_files(&layout.images())? {
+            if !needed.images.contains(&id) {
+                plan.images.push(id);
+                plan.bytes += size;
+            }
+        }
+        plan.objects = object_files(layout)?;
+        plan.objects.retain(|(id, _)| !needed.objects.contains(id));
+        plan.bytes += plan.objects.iter().map(|(_, size)| size).sum::<u64>();
+        self.plan_packs(&needed, &mut plan);
+        plan.needed = needed.objects;
+        Ok(plan)
+    }
+
+    fn plan_packs(&self, needed: &Reachable, plan: &mut GcPlan) {
+        let packs = self.writer.store().inner.packs.read();
+        let small = packs.iter().filter(|pack| pack.size() < SMALL_PACK).count();
+        for pack in packs.iter() {
+            let (mut keep, mut remove, mut garbage) = (0, 0, 0);
+            for (id, slot) in (0..pack.len()).map(|row| pack.row(row)) {
+                if needed.objects.contains(&id) {
+                    keep += 1;
+                } else {
+                    remove += 1;
+                    garbage += slot.map_or(0, |slot| u64::from(slot.length));
+                }
+            }
+            let mostly_garbage = keep == 0 || garbage * 2 > pack.size();
+            if mostly_garbage || (small > SMALL_PACKS && pack.size() < SMALL_PACK) {
+                plan.bytes += garbage;
+                plan.packs.push(PackPlan { name: pack.name.clone(), keep, remove });
+            }
+        }
+    }
+
+    /// Removes what the plan lists. The plan must have been made by this collector.
+    ///
+    /// # Errors
+    /// [`GcError`]; what was not removed by then is found again by the next plan.
+    pub fn apply(&self, plan: &GcPlan) -> Result<GcReport, GcError> {
+        let layout = self.writer.store().layout();
+        remove_files(plan.commits.iter().map(|id| layout.commit(*id)), &layout.commits())?;
+        remove_files(plan.images.iter().map(|id| layout.image(*id)), &layout.images())?;
+        remove_files(plan.objects.iter().map(|(id, _)| layout.object(*id)), &layout.objects())?;
+        let names: Vec<&str> = plan.packs.iter().map(|pack| pack.name.as_str()).collect();
+        self.rewrite_packs(&names, &|id| plan.needed.contains(id))?;
+        let files = plan.commits.len() + plan.images.len() + plan.objects.len() + plan.packs.len();
+        Ok(GcReport { bytes: plan.bytes, files })
+    }
+
+    /// Moves the objects that `keep` wants out of the named packs into new ones and removes the old. A running mount
+    /// reads on from the removed pack, which it has open.
+    pub(super) fn rewrite_packs(&self, names: &[&str], keep: &dyn Fn(&ObjectId) -> bool) -> Result<(), GcError> {
+        let store = self.writer.store();
+        let packs: Vec<Arc<Pack>> =
+            store.inner.packs.read().iter().filter(|pack| names.contains(&pack.name.as_str())).cloned().collect();
+        for pack in &packs {
+            for (id, slot) in (0..pack.len()).map(|row| pack.row(row)).filter(|(id, _)| keep(id)) {
+                let slot = slot.ok_or_else(|| damaged(pack))?;
+                let mut bytes = vec![0; usize::try_from(slot.length).map_err(|_| damaged(pack))?];
+                read_from(&pack.file, slot.offset, &mut bytes).map_err(|source| pack_error("read", pack, source))?;
+                if ObjectId::of(&bytes) != id {
+                    return Err(damaged(pack));
+                }
+                self.writer.append_to_pack(id, &bytes)?;
+            }
+        }
+        self.writer.settle()?;
+        // A pack rewritten to the very same objects in the same order has the same name again.
+        let kept: HashSet<String> = self.writer.settled_packs();
+        let directory = store.layout().packs();
+        let old = packs.iter().filter(|pack| !kept.contains(&pack.name)).map(|pack| directory.join(&pack.name));
+        remove_files(old, &directory)?;
+        store.reload_packs().map_err(|source| GcError::Io { action: "read", path: directory, source })
+    }
+}
+
+fn pack_error(action: &'static str, pack: &Pack, source: io::Error) -> GcError {
+    GcError::Io { action, path: Path::new(Layout::PACKS).join(&pack.name), source }
+}
+
+fn damaged(pack: &Pack) -> GcError {
+    let message = "an object in it is damaged; run 'sapwood fsck --repair' first";
+    pack_error("rewrite", pack, io::Error::new(io::ErrorKind::InvalidData, message))
+}
+
+/// Removes files and makes their absence durable. One that is gone already is fine.
+pub(super) fn remove_files(paths: impl Iterator<Item = PathBuf>, directory: &Path) -> Result<(), GcError> {
+    let mut removed = false;
+    for path in paths {
+        match fs::remove_file(&path) {
+            Ok(()) => removed = true,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(GcError::Io { action: "remove", path, source }),
+        }
+    }
+    if !removed {
+        return Ok(());
+    }
+    let io_error = |source| GcError::Io { action: "sync", path: directory.to_owned(), source };
+    disk::sync_directory(directory).map_err(io_error)
+}
+
+/// The files of a directory whose names are ids, with their sizes.
+fn named_files<T: FromStr>(directory: &Path) -> Result<Vec<(T, u64)>, GcError> {
+    let io_error = |source| GcError::Io { action: "list", path: directory.to_owned(), source };
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).map_err(io_error)? {
+        let entry = entry.map_err(io_error)?;
+        if let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
+            files.push((id, entry.metadata().map_err(io_error)?.len()));
+        }
+    }
+    Ok(files)
+}
+
+/// Every object that has a file of its own, with its size.
+pub(super) fn object_files(layout: &Layout) -> Result<Vec<(ObjectId, u64)>, GcError> {
+    let top = layout.objects();
+    let io_error = |source| GcError::Io { action: "list", path: top.clone(), source };
+    let mut objects = Vec::new();
+    for shard in fs::read_dir(&top).map_err(io_error)? {
+        let shard = shard.map_err(io_error)?;
+        let prefix = shard.file_name();
+        for entry in fs::read_dir(shard.path()).map_err(io_error)? {
+            let entry = entry.map_err(io_error)?;
+            let name = [prefix.as_encoded_bytes(), entry.file_name().as_encoded_bytes()].concat();
+            if let Some(id) = std::str::from_utf8(&name).ok().and_then(|name| name.parse().ok()) {
+                objects.push((id, entry.metadata().map_err(io_error)?.len()));
+            }
+        }
+    }
+    Ok(objects)
+}

@@ -1,0 +1,132 @@
+//! Where everything is in a repository. The only place that spells the names of its directories.
+
+use std::path::{Path, PathBuf};
+
+use crate::model::{CommitId, ImageId, ObjectId, RefName};
+
+/// The paths of one repository.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    /// The directories that make a repository.
+    pub const DIRECTORIES: [&'static str; 8] =
+        ["objects", "packs", "images", "commits", "refs", "state", "state/mounts", "tmp"];
+
+    /// The layout of the repository at `root`.
+    #[must_use]
+    pub const fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// The directory of the repository.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The configuration; its presence makes a directory a repository.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.root.join("config.toml")
+    }
+
+    /// Objects with a file of their own.
+    #[must_use]
+    pub fn objects(&self) -> PathBuf {
+        self.root.join("objects")
+    }
+
+    /// The file of one object.
+    #[must_use]
+    pub fn object(&self, id: ObjectId) -> PathBuf {
+        self.root.join(Self::object_relative(id))
+    }
+
+    /// The file of one object, relative to the repository.
+    #[must_use]
+    pub fn object_relative(id: ObjectId) -> PathBuf {
+        let hex = id.to_string();
+        PathBuf::from("objects").join(&hex[..2]).join(&hex[2..])
+    }
+
+    /// Packs of small objects.
+    #[must_use]
+    pub fn packs(&self) -> PathBuf {
+        self.root.join(Self::PACKS)
+    }
+
+    /// The directory of packs, relative to the repository.
+    pub const PACKS: &'static str = "packs";
+
+    /// What the name of a pack ends with.
+    pub const PACK_SUFFIX: &'static str = ".pack";
+
+    /// All images.
+    #[must_use]
+    pub fn images(&self) -> PathBuf {
+        self.root.join("images")
+    }
+
+    /// The file of one image.
+    #[must_use]
+    pub fn image(&self, id: ImageId) -> PathBuf {
+        self.images().join(id.to_string())
+    }
+
+    /// All commit records.
+    #[must_use]
+    pub fn commits(&self) -> PathBuf {
+        self.root.join("commits")
+    }
+
+    /// The file of one commit record.
+    #[must_use]
+    pub fn commit(&self, id: CommitId) -> PathBuf {
+        self.commits().join(id.to_string())
+    }
+
+    /// All refs.
+    #[must_use]
+    pub fn refs(&self) -> PathBuf {
+        self.root.join("refs")
+    }
+
+    /// The file of one ref. A ref name is a safe relative path by its own rules.
+    #[must_use]
+    pub fn reference(&self, name: &RefName) -> PathBuf {
+        self.refs().join(name.as_str())
+    }
+
+    /// Files without a name yet.
+    #[must_use]
+    pub fn temporary(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+
+    /// Held by whoever adds or removes anything.
+    #[must_use]
+    pub fn writer_lock(&self) -> PathBuf {
+        self.root.join("state/writer.lock")
+    }
+
+    /// Held shared by whoever relies on objects that no ref protects yet, and alone by whoever removes objects.
+    #[must_use]
+    pub fn removal_lock(&self) -> PathBuf {
+        self.root.join("state/removal.lock")
+    }
+
+    /// One locked file for each running mount.
+    #[must_use]
+    pub fn mounts(&self) -> PathBuf {
+        self.root.join("state/mounts")
+    }
+
+    /// The attribute caches of committed directories.
+    #[must_use]
+    pub fn stat_caches(&self) -> PathBuf {
+        self.root.join("state/stat-cache")
+    }
+}

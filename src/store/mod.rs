@@ -1,0 +1,50 @@
+//! The local repository: objects, images, commits and refs in one directory.
+//!
+//! ```text
+//! config.toml          format version, features, where small objects go
+//! objects/ab/cdef…     the content of one large object, plain bytes, named by its SHA-256
+//! packs/<id>.pack      many small objects with a sorted index at the end
+//! images/<id>          one image each
+//! commits/<id>         one commit record each
+//! refs/<name>          a commit id in hex and a newline
+//! state/               locks, running mounts, the cache of file attributes
+//! tmp/                 files that have no name yet
+//! ```
+//!
+//! Invariants. What has a name here is whole and durable: bytes are written under `tmp/`, synced, and only then
+//! renamed; a ref is replaced after all it leads to was synced. Objects, packs, images and commits never change. At most
+//! one [`StoreWriter`] exists, and it is the only thing that adds; [`Gc`] is the only thing that removes.
+//!
+//! Nothing above this module knows whether an object is a file or lives in a pack.
+
+mod config;
+mod fsck;
+mod gc;
+mod ingest;
+mod layout;
+mod open;
+mod pack;
+mod reach;
+mod read;
+mod refs;
+mod resolve;
+mod roots;
+mod source;
+mod stat_cache;
+mod usage;
+mod write;
+
+pub use config::Config;
+pub use fsck::{Damage, Fsck, FsckError, FsckReport};
+pub use gc::{Gc, GcError, GcPlan, GcReport};
+pub use layout::Layout;
+pub use open::{OpenError, Store};
+pub use reach::{Reachable, reachable};
+pub use read::{Hold, ReadError};
+pub use refs::{Expect, RefEdit, RefError};
+pub use resolve::ResolveError;
+pub use roots::MountRoot;
+pub use source::{MemoryObjects, ObjectSource};
+pub use stat_cache::{FileIdentity, StatCache};
+pub use usage::{RefUsage, usage};
+pub use write::{StoreWriter, WriteError, WriteStats};

@@ -1,0 +1,160 @@
+//! Making and opening a repository.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+
+use super::config::{Config, ConfigError};
+use super::layout::Layout;
+use super::pack::PackSet;
+use super::read::OpenFiles;
+use crate::disk;
+
+/// How many object files are kept open for the next read. A process has at least 1,024 descriptors.
+const OPEN_FILES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
+
+/// Why a repository cannot be made or opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// There is no repository.
+    #[error("{} is not a sapwood repository", .0.display())]
+    NotARepository(PathBuf),
+    /// There is something else already.
+    #[error("{} is not empty", .0.display())]
+    NotEmpty(PathBuf),
+    /// There is a repository already.
+    #[error("{} is a sapwood repository already", .0.display())]
+    Exists(PathBuf),
+    /// The configuration cannot be used.
+    #[error("cannot use {}", .path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: ConfigError,
+    },
+    /// The system refused.
+    #[error("cannot {action} {}", .path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// A repository, for reading. Cheap to clone and shared between threads.
+#[derive(Clone)]
+pub struct Store {
+    pub(super) inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub(super) layout: Layout,
+    pub(super) config: Config,
+    /// The repository's directory. Reads go through it and never through an absolute path, so that a daemon started in
+    /// an initramfs keeps working after the root directory has changed.
+    pub(super) directory: OwnedFd,
+    pub(super) packs: RwLock<PackSet>,
+    pub(super) open_files: Mutex<OpenFiles>,
+}
+
+impl Store {
+    /// Makes an empty repository at `path`, which must not exist or be an empty directory. Readable by its owner only:
+    /// it will hold the content of files whose own modes protect them.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn init(path: &Path, config: &Config) -> Result<Self, OpenError> {
+        let io_error = |action| move |source| OpenError::Io { action, path: path.to_owned(), source };
+        let layout = Layout::new(path.to_owned());
+        if layout.config().exists() {
+            return Err(OpenError::Exists(path.to_owned()));
+        }
+        match fs::read_dir(path) {
+            Ok(mut entries) => {
+                if entries.next().is_some() {
+                    return Err(OpenError::NotEmpty(path.to_owned()));
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error("create"))?;
+            }
+            Err(error) => return Err(io_error("list")(error)),
+        }
+        for directory in Layout::DIRECTORIES {
+            DirBuilder::new().mode(0o700).create(path.join(directory)).map_err(io_error("create a directory in"))?;
+        }
+        // Last, since it makes the directory a repository.
+        disk::replace(&layout.config(), config.render().as_bytes()).map_err(io_error("write to"))?;
+        Self::open(path)
+    }
+
+    /// Opens the repository at `path`.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let io_error = |action| move |source| OpenError::Io { action, path: path.to_owned(), source };
+        let path = match path.canonicalize() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(OpenError::NotARepository(path.to_owned()));
+            }
+            other => other.map_err(io_error("find"))?,
+        };
+        let layout = Layout::new(path.clone());
+        let text = match fs::read_to_string(layout.config()) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Err(OpenError::NotARepository(path));
+            }
+            other => other.map_err(|source| OpenError::Io { action: "read", path: layout.config(), source })?,
+        };
+        let config = Config::parse(&text).map_err(|source| OpenError::Config { path: layout.config(), source })?;
+        let io_error = |action| {
+            let path = path.clone();
+            move |source| OpenError::Io { action, path, source }
+        };
+        let directory = disk::open_directory(&path).map_err(io_error("open"))?;
+        let packs = PackSet::load(&directory).map_err(io_error("read the packs of"))?;
+        let open_files = Mutex::new(OpenFiles::new(OPEN_FILES));
+        Ok(Self { inner: Arc::new(Inner { layout, config, directory, packs: RwLock::new(packs), open_files }) })
+    }
+
+    /// The repository's directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.inner.layout.root()
+    }
+
+    /// Where everything is.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.inner.layout
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// The open directory of the repository, for `statvfs(3)`.
+    #[must_use]
+    pub fn directory(&self) -> &OwnedFd {
+        &self.inner.directory
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Store({})", self.path().display())
+    }
+}

@@ -1,0 +1,333 @@
+//! Many small objects in one file.
+//!
+//! ```text
+//! offset size
+//!      0    8  magic "SAPWPCK\0"
+//!      8    4  version = 1
+//!     12    4  zero
+//!     16       the objects' bytes, back to back
+//!      i   44  for each object, ascending:  id (32) · u64 offset · u32 length
+//!     -48    8  u64 i
+//!     -40    4  u32 number of objects
+//!     -36    4  zero
+//!     -32   32  SHA-256 of the rows and the 16 bytes behind them; also the name of the pack
+//! ```
+//!
+//! All integers are little-endian. Written once, under a temporary name; found only when whole. The index is mapped, and
+//! since ids are uniform, a look-up guesses its place by interpolation and touches one or two pages.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{Advice, Mode, OFlags};
+use sha2::{Digest as _, Sha256};
+
+use super::layout::Layout;
+use crate::disk::TemporaryFile;
+use crate::model::ObjectId;
+use crate::sys::Mapping;
+
+const MAGIC: [u8; 16] = *b"SAPWPCK\0\x01\0\0\0\0\0\0\0";
+const ROW: usize = 44;
+const FOOTER: usize = 48;
+
+/// A pack is closed and another begun at this many bytes: 256 MiB. It bounds what `gc` rewrites at a time.
+pub(super) const PACK_TARGET: u64 = 256 << 20;
+
+/// Writes to a pack are gathered to this size. 1 MiB: few calls, and each starts its own write-back.
+const WRITE_BUFFER: usize = 1 << 20;
+
+/// Where an object is in its pack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Slot {
+    pub(super) offset: u64,
+    pub(super) length: u32,
+}
+
+/// An open pack.
+pub(super) struct Pack {
+    pub(super) file: Arc<File>,
+    pub(super) name: String,
+    map: Mapping,
+    index: usize,
+    count: usize,
+}
+
+impl Pack {
+    fn open(directory: &OwnedFd, name: &str) -> io::Result<Self> {
+        let path = Path::new(Layout::PACKS).join(name);
+        let file = File::from(rustix::fs::openat(directory, &path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?);
+        let map = Mapping::of_file(&file)?;
+        let damaged = || io::Error::new(io::ErrorKind::InvalidData, format!("pack {name} is damaged"));
+        let footer = map.len().checked_sub(FOOTER).filter(|_| map.starts_with(&MAGIC)).ok_or_else(damaged)?;
+        let index = usize::try_from(number(&map[footer..footer + 8])).map_err(|_| damaged())?;
+        let count = usize::try_from(number(&map[footer + 8..footer + 12])).map_err(|_| damaged())?;
+        if index < MAGIC.len() || count.checked_mul(ROW).and_then(|rows| rows.checked_add(index)) != Some(footer) {
+            return Err(damaged());
+        }
+        Ok(Self { file: Arc::new(file), name: name.to_owned(), map, index, count })
+    }
+
+    /// Number of objects.
+    pub(super) const fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Bytes of the file.
+    pub(super) fn size(&self) -> u64 {
+        self.map.len() as u64
+    }
+
+    /// The object in row `row`, which must be below [`Self::len`], and its slot if that lies inside the pack.
+    pub(super) fn row(&self, row: usize) -> (ObjectId, Option<Slot>) {
+        let start = self.index + row * ROW;
+        let bytes = &self.map[start..start + ROW];
+        let id = ObjectId::from_slice(&bytes[..32]).expect("32 bytes were cut out");
+        let slot = Slot {
+            offset: number(&bytes[32..40]),
+            length: u32::try_from(number(&bytes[40..44])).expect("four bytes make at most 2^32 - 1"),
+        };
+        let end = slot.offset.checked_add(u64::from(slot.length));
+        (id, end.is_some_and(|end| end <= self.index as u64).then_some(slot))
+    }
+
+    /// Where `id` is, if it is here.
+    pub(super) fn find(&self, id: &ObjectId) -> Option<Slot> {
+        let row = interpolate(self.count, id, |row| self.row(row).0)?;
+        self.row(row).1
+    }
+
+    /// Whether the index still has the digest that names the pack.
+    pub(super) fn index_is_intact(&self) -> bool {
+        let end = self.map.len() - 32;
+        let digest = ObjectId::of(&self.map[self.index..end]);
+        digest.as_bytes() == &self.map[end..]
+            && self.name.strip_suffix(Layout::PACK_SUFFIX) == Some(&digest.to_string())
+    }
+}
+
+/// Finds `id` among `count` ascending ids that are uniform as digests are. Every step either halves the range or lands
+/// beside the goal, so even ids chosen by an enemy cost no more than twice a binary search.
+fn interpolate(count: usize, id: &ObjectId, row: impl Fn(usize) -> ObjectId) -> Option<usize> {
+    let key = |id: &ObjectId| u64::from_be_bytes(id.as_bytes()[..8].try_into().expect("eight of 32 bytes"));
+    let (mut low, mut high) = (0, count);
+    let (mut low_key, mut high_key) = (0, u64::MAX);
+    let mut guess = true;
+    while low < high {
+        let middle = if guess {
+            let share = u128::from(key(id).saturating_sub(low_key)) * (high - low) as u128;
+            let step = share / (u128::from(high_key - low_key) + 1);
+            low + usize::try_from(step).unwrap_or(0).min(high - low - 1)
+        } else {
+            low + (high - low) / 2
+        };
+        guess = !guess;
+        let found = row(middle);
+        match found.cmp(id) {
+            std::cmp::Ordering::Equal => return Some(middle),
+            std::cmp::Ordering::Less => (low, low_key) = (middle + 1, key(&found)),
+            std::cmp::Ordering::Greater => (high, high_key) = (middle, key(&found)),
+        }
+        if low_key > key(id) || high_key < key(id) || low_key > high_key {
+            // Not ascending: a damaged index.
+            return None;
+        }
+    }
+    None
+}
+
+/// All packs of a repository.
+#[derive(Default)]
+pub(super) struct PackSet {
+    packs: Vec<Arc<Pack>>,
+}
+
+impl PackSet {
+    /// Opens every pack below the repository `directory`. One that cannot be read is left out with a warning: its
+    /// objects then count as missing, and everything else still works.
+    pub(super) fn load(directory: &OwnedFd) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut stream = rustix::fs::Dir::new(rustix::fs::openat(directory, Layout::PACKS, flags, Mode::empty())?)?;
+        let mut packs = Vec::new();
+        while let Some(entry) = stream.read() {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            if !name.ends_with(Layout::PACK_SUFFIX) {
+                continue;
+            }
+            match Pack::open(directory, name) {
+                Ok(pack) => packs.push(Arc::new(pack)),
+                // Removed by a garbage collection between listing and opening.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => tracing::warn!(pack = name, %error, "a pack cannot be used; run 'sapwood fsck'"),
+            }
+        }
+        packs.sort_by(|a, b| b.size().cmp(&a.size()).then_with(|| a.name.cmp(&b.name)));
+        Ok(Self { packs })
+    }
+
+    /// The packs, largest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Pack>> {
+        self.packs.iter()
+    }
+
+    /// Where `id` is, if it is in any pack.
+    pub(super) fn find(&self, id: &ObjectId) -> Option<(&Arc<Pack>, Slot)> {
+        self.packs.iter().find_map(|pack| pack.find(id).map(|slot| (pack, slot)))
+    }
+}
+
+/// A pack that is being written.
+pub(super) struct PackWriter {
+    out: BufWriter<WriteBehind>,
+    position: u64,
+    rows: Vec<(ObjectId, Slot)>,
+    present: HashSet<ObjectId>,
+}
+
+/// Starts write-back of what was written, so that the sync at the end finds little left to do.
+struct WriteBehind {
+    file: TemporaryFile,
+    position: u64,
+}
+
+impl Write for WriteBehind {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let length = self.file.file().write(bytes)?;
+        start_write_back(self.file.file(), self.position);
+        self.position += length as u64;
+        Ok(length)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Asks the kernel to write out the dirty pages of `file` from `offset` on, without waiting. `POSIX_FADV_DONTNEED` does
+/// that as its first step, and drops only pages that are clean by then.
+pub(super) fn start_write_back(file: impl AsFd, offset: u64) {
+    if let Err(error) = rustix::fs::fadvise(file, offset, None, Advice::DontNeed) {
+        tracing::trace!(%error, "no early write-back");
+    }
+}
+
+impl PackWriter {
+    pub(super) fn create(temporary: &Path) -> io::Result<Self> {
+        let file = TemporaryFile::create(temporary)?;
+        let mut out = BufWriter::with_capacity(WRITE_BUFFER, WriteBehind { file, position: 0 });
+        out.write_all(&MAGIC)?;
+        Ok(Self { out, position: MAGIC.len() as u64, rows: Vec::new(), present: HashSet::new() })
+    }
+
+    /// Bytes written so far.
+    pub(super) const fn size(&self) -> u64 {
+        self.position
+    }
+
+    pub(super) fn contains(&self, id: &ObjectId) -> bool {
+        self.present.contains(id)
+    }
+
+    /// Adds an object that is not in the pack yet.
+    pub(super) fn add(&mut self, id: ObjectId, bytes: &[u8]) -> io::Result<()> {
+        let length = u32::try_from(bytes.len()).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
+        self.out.write_all(bytes)?;
+        self.rows.push((id, Slot { offset: self.position, length }));
+        self.present.insert(id);
+        self.position += u64::from(length);
+        Ok(())
+    }
+
+    /// Writes the index. Returns the pack, still under its temporary name and not synced, the name it is to have, and
+    /// its objects in ascending order.
+    pub(super) fn seal(mut self) -> io::Result<(TemporaryFile, String, Vec<ObjectId>)> {
+        self.rows.sort_unstable_by_key(|(id, _)| *id);
+        let mut tail = Vec::with_capacity(self.rows.len() * ROW + FOOTER);
+        for (id, slot) in &self.rows {
+            tail.extend_from_slice(id.as_bytes());
+            tail.extend_from_slice(&slot.offset.to_le_bytes());
+            tail.extend_from_slice(&slot.length.to_le_bytes());
+        }
+        let count = u32::try_from(self.rows.len()).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
+        tail.extend_from_slice(&self.position.to_le_bytes());
+        tail.extend_from_slice(&count.to_le_bytes());
+        tail.extend_from_slice(&[0; 4]);
+        let digest = ObjectId::from_bytes(Sha256::digest(&tail).into());
+        tail.extend_from_slice(digest.as_bytes());
+        self.out.write_all(&tail)?;
+        self.out.flush()?;
+        let behind = self.out.into_inner().map_err(io::IntoInnerError::into_error)?;
+        let ids = self.rows.into_iter().map(|(id, _)| id).collect();
+        Ok((behind.file, format!("{digest}{}", Layout::PACK_SUFFIX), ids))
+    }
+}
+
+fn number(bytes: &[u8]) -> u64 {
+    let mut wide = [0; 8];
+    wide[..bytes.len()].copy_from_slice(bytes);
+    u64::from_le_bytes(wide)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+    use crate::disk;
+
+    fn repository() -> tempfile::TempDir {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        std::fs::create_dir(directory.path().join(Layout::PACKS)).expect("created");
+        directory
+    }
+
+    #[test]
+    fn finds_what_was_added_and_nothing_else() {
+        let repository = repository();
+        let contents: Vec<Vec<u8>> = (0..5000_u32).map(|i| i.to_string().into_bytes()).collect();
+        let mut writer = PackWriter::create(repository.path()).expect("created");
+        for bytes in &contents {
+            writer.add(ObjectId::of(bytes), bytes).expect("added");
+        }
+        let (file, name, _) = writer.seal().expect("sealed");
+        file.persist(&repository.path().join(Layout::PACKS).join(&name)).expect("named");
+        let set = PackSet::load(&disk::open_directory(repository.path()).expect("opened")).expect("loaded");
+        for bytes in &contents {
+            let (pack, slot) = set.find(&ObjectId::of(bytes)).expect("present");
+            let mut read = vec![0; slot.length as usize];
+            pack.file.read_exact_at(&mut read, slot.offset).expect("readable");
+            assert_eq!(&read, bytes);
+        }
+        assert!((5000..9000_u32).all(|i| set.find(&ObjectId::of(i.to_string().as_bytes())).is_none()));
+        assert!(set.iter().all(|pack| pack.index_is_intact()));
+    }
+
+    #[test]
+    fn interpolation_survives_ids_that_are_not_uniform() {
+        let ids: Vec<ObjectId> = (0..=255_u8)
+            .map(|i| ObjectId::from_bytes([[0; 31].as_slice(), &[i]].concat().try_into().expect("32 bytes")))
+            .collect();
+        for (row, id) in ids.iter().enumerate() {
+            assert_eq!(interpolate(ids.len(), id, |row| ids[row]), Some(row));
+        }
+        assert_eq!(interpolate(ids.len(), &ObjectId::from_bytes([9; 32]), |row| ids[row]), None);
+        assert_eq!(interpolate(0, &ids[0], |row| ids[row]), None);
+    }
+
+    #[test]
+    fn a_damaged_pack_is_left_out() {
+        let repository = repository();
+        std::fs::write(
+            repository.path().join("packs/x.pack"),
+            b"SAPWPCK\0 rubbish that is long enough for a footer, or nearly",
+        )
+        .expect("written");
+        let set = PackSet::load(&disk::open_directory(repository.path()).expect("opened")).expect("loaded");
+        assert_eq!(set.iter().count(), 0);
+    }
+}

@@ -1,0 +1,242 @@
+//! Reading objects, images and commits out of the local repository.
+//!
+//! Every file is opened relative to the repository's open directory. Object bytes were verified when they entered;
+//! `fsck` verifies them again. What was read is dropped from the page cache of the store, since the reader keeps its own
+//! copy (the kernel's, behind a mount).
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+
+use lru::LruCache;
+use rustix::fs::{Advice, Mode, OFlags};
+
+use super::ingest::read_from;
+use super::layout::Layout;
+use super::open::Store;
+use super::pack::{Pack, PackSet, Slot};
+use super::source::ObjectSource;
+use crate::disk::{Lock, LockError, Wait};
+use crate::image::{Image, ImageError};
+use crate::model::{COMMIT_SIZE_MAX, Commit, CommitError, CommitId, ImageId, ObjectId};
+use crate::sys::Mapping;
+
+/// Why something could not be read from the repository.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The object is not here.
+    #[error("object {id} is not in the repository")]
+    MissingObject {
+        /// The object.
+        id: ObjectId,
+    },
+    /// The object's file cannot be read, or is shorter than it should be.
+    #[error("cannot read object {id}")]
+    Object {
+        /// The object.
+        id: ObjectId,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The image is not here.
+    #[error("image {id} is not in the repository")]
+    MissingImage {
+        /// The image.
+        id: ImageId,
+    },
+    /// The image's file cannot be read.
+    #[error("cannot read image {id}")]
+    ImageFile {
+        /// The image.
+        id: ImageId,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The image is damaged.
+    #[error("image {id} is damaged")]
+    Image {
+        /// The image.
+        id: ImageId,
+        /// What is wrong with it.
+        source: ImageError,
+    },
+    /// The file of the image holds another image.
+    #[error("the file of image {id} holds something else: {found}")]
+    WrongImage {
+        /// The image asked for.
+        id: ImageId,
+        /// The image found.
+        found: ImageId,
+    },
+    /// The commit is not here.
+    #[error("commit {id} is not in the repository")]
+    MissingCommit {
+        /// The commit.
+        id: CommitId,
+    },
+    /// The commit's file cannot be read.
+    #[error("cannot read commit {id}")]
+    CommitFile {
+        /// The commit.
+        id: CommitId,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The commit record is damaged.
+    #[error("commit {id} is damaged")]
+    Commit {
+        /// The commit.
+        id: CommitId,
+        /// What is wrong with it.
+        source: CommitError,
+    },
+}
+
+/// Keeps garbage collection away while held.
+#[derive(Debug)]
+pub struct Hold {
+    _lock: Lock,
+}
+
+/// Object files kept open for the next read.
+pub(super) struct OpenFiles(LruCache<ObjectId, Arc<File>>);
+
+impl OpenFiles {
+    pub(super) fn new(capacity: NonZeroUsize) -> Self {
+        Self(LruCache::new(capacity))
+    }
+}
+
+/// Where the bytes of an object are.
+pub(super) enum Place {
+    Packed(Arc<Pack>, Slot),
+    File(Arc<File>),
+}
+
+impl Store {
+    /// Keeps garbage collection away until the returned value is dropped. Whoever reads what no ref protects for
+    /// longer than a moment takes one.
+    ///
+    /// # Errors
+    /// [`LockError`] when the lock file cannot be used.
+    pub fn hold(&self, wait: Wait<'_>) -> Result<Hold, LockError> {
+        Ok(Hold { _lock: Lock::shared(&self.layout().removal_lock(), wait)? })
+    }
+
+    /// The image `id`. Its blocks were verified when it entered; every access checks bounds again.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn image(&self, id: ImageId) -> Result<Image, ReadError> {
+        let file_error = |source: io::Error| match source.kind() {
+            io::ErrorKind::NotFound => ReadError::MissingImage { id },
+            _ => ReadError::ImageFile { id, source },
+        };
+        let file = self.open_relative(&Path::new("images").join(id.to_string())).map_err(file_error)?;
+        let mapping = Mapping::of_file(&file).map_err(file_error)?;
+        let image = Image::open(mapping).map_err(|source| ReadError::Image { id, source })?;
+        if image.id() == id { Ok(image) } else { Err(ReadError::WrongImage { id, found: image.id() }) }
+    }
+
+    /// The commit `id`, its digest checked.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn commit(&self, id: CommitId) -> Result<Commit, ReadError> {
+        let file_error = |source: io::Error| match source.kind() {
+            io::ErrorKind::NotFound => ReadError::MissingCommit { id },
+            _ => ReadError::CommitFile { id, source },
+        };
+        let file = self.open_relative(&Path::new("commits").join(id.to_string())).map_err(file_error)?;
+        let mut bytes = Vec::new();
+        file.take(COMMIT_SIZE_MAX as u64 + 1).read_to_end(&mut bytes).map_err(file_error)?;
+        Commit::decode(&bytes, id).map_err(|source| ReadError::Commit { id, source })
+    }
+
+    /// Whether the object's bytes are here.
+    #[must_use]
+    pub fn has_object(&self, id: ObjectId) -> bool {
+        if self.inner.packs.read().find(&id).is_some() {
+            return true;
+        }
+        let path = Layout::object_relative(id);
+        rustix::fs::accessat(&self.inner.directory, path, rustix::fs::Access::EXISTS, rustix::fs::AtFlags::empty())
+            .is_ok()
+    }
+
+    pub(super) fn place(&self, id: ObjectId) -> Result<Place, ReadError> {
+        if let Some((pack, slot)) = self.inner.packs.read().find(&id) {
+            return Ok(Place::Packed(Arc::clone(pack), slot));
+        }
+        if let Some(file) = self.inner.open_files.lock().0.get(&id) {
+            return Ok(Place::File(Arc::clone(file)));
+        }
+        match self.open_relative(&Layout::object_relative(id)) {
+            Ok(file) => {
+                let file = Arc::new(file);
+                self.inner.open_files.lock().0.put(id, Arc::clone(&file));
+                Ok(Place::File(file))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.place_in_new_pack(id),
+            Err(source) => Err(ReadError::Object { id, source }),
+        }
+    }
+
+    /// Another process may have moved the object into a pack since ours were loaded.
+    fn place_in_new_pack(&self, id: ObjectId) -> Result<Place, ReadError> {
+        self.reload_packs().map_err(|source| ReadError::Object { id, source })?;
+        let packs = self.inner.packs.read();
+        let (pack, slot) = packs.find(&id).ok_or(ReadError::MissingObject { id })?;
+        Ok(Place::Packed(Arc::clone(pack), slot))
+    }
+
+    /// Looks at the packs there are now.
+    pub(super) fn reload_packs(&self) -> io::Result<()> {
+        let packs = PackSet::load(&self.inner.directory)?;
+        *self.inner.packs.write() = packs;
+        Ok(())
+    }
+
+    /// Closes the object files kept open, after some were removed.
+    pub(super) fn forget_open_files(&self) {
+        self.inner.open_files.lock().0.clear();
+    }
+
+    fn open_relative(&self, path: &Path) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        Ok(File::from(rustix::fs::openat(&self.inner.directory, path, flags, Mode::empty())?))
+    }
+}
+
+impl ObjectSource for Store {
+    fn read_at(&self, id: ObjectId, offset: u64, buffer: &mut [u8]) -> Result<usize, ReadError> {
+        let (file, start, length) = match self.place(id)? {
+            Place::Packed(pack, slot) => {
+                let rest = u64::from(slot.length).saturating_sub(offset);
+                let length = usize::try_from(rest).map_or(buffer.len(), |rest| rest.min(buffer.len()));
+                (Arc::clone(&pack.file), slot.offset + offset.min(u64::from(slot.length)), length)
+            }
+            Place::File(file) => (file, offset, buffer.len()),
+        };
+        let read = read_from(&file, start, &mut buffer[..length]).map_err(|source| ReadError::Object { id, source })?;
+        drop_from_page_cache(&file, start, read);
+        Ok(read)
+    }
+
+    fn backing_file(&self, id: ObjectId) -> Result<Option<Arc<File>>, ReadError> {
+        match self.place(id)? {
+            Place::Packed(..) => Ok(None),
+            Place::File(file) => Ok(Some(file)),
+        }
+    }
+}
+
+fn drop_from_page_cache(file: &File, start: u64, length: usize) {
+    if let Some(length) = std::num::NonZeroU64::new(length as u64)
+        && let Err(error) = rustix::fs::fadvise(file, start, Some(length), Advice::DontNeed)
+    {
+        tracing::trace!(%error, "the store's pages stay cached");
+    }
+}

@@ -1,0 +1,211 @@
+//! Refs: small files that name commits.
+//!
+//! A ref is read without a lock, since it is replaced as a whole. It is changed only by a [`super::StoreWriter`], and
+//! only if it still is what the caller last saw.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::open::Store;
+use super::write::StoreWriter;
+use crate::disk;
+use crate::model::{CommitId, RefName};
+
+/// What a ref must be for a change to go ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    /// Anything, or absent.
+    Any,
+    /// There must be no such ref.
+    Absent,
+    /// It must name this commit.
+    Is(CommitId),
+}
+
+/// A change of one ref.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefEdit {
+    /// Which.
+    pub name: RefName,
+    /// What it must be before.
+    pub expect: Expect,
+    /// What it is to name after; `None` deletes it.
+    pub to: Option<CommitId>,
+}
+
+/// Why refs could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum RefError {
+    /// The file of the ref holds no commit id.
+    #[error("ref {name} is damaged: it holds no commit id")]
+    Damaged {
+        /// The ref.
+        name: RefName,
+    },
+    /// Somebody else changed the ref meanwhile.
+    #[error("ref {name} has changed meanwhile: it is {} now", describe(*.found))]
+    Changed {
+        /// The ref.
+        name: RefName,
+        /// What it names now.
+        found: Option<CommitId>,
+    },
+    /// A ref `a` and a ref `a/b` cannot both exist.
+    #[error("ref {name} collides with {other}: a ref cannot be a directory of refs too")]
+    Collision {
+        /// The ref to be written.
+        name: RefName,
+        /// The one in its way.
+        other: String,
+    },
+    /// The system refused.
+    #[error("cannot {action} {}", .path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+fn describe(found: Option<CommitId>) -> String {
+    found.map_or_else(|| "absent".to_owned(), |id| id.short())
+}
+
+impl Store {
+    /// The commit a ref names; `None` when there is no such ref.
+    ///
+    /// # Errors
+    /// [`RefError::Damaged`] or [`RefError::Io`].
+    pub fn read_ref(&self, name: &RefName) -> Result<Option<CommitId>, RefError> {
+        let path = self.layout().reference(name);
+        match fs::read_to_string(&path) {
+            Ok(text) => match text.trim_end_matches('\n').parse() {
+                Ok(id) => Ok(Some(id)),
+                Err(_) => Err(RefError::Damaged { name: name.clone() }),
+            },
+            Err(error) if is_absence(&error) => Ok(None),
+            Err(source) => Err(RefError::Io { action: "read", path, source }),
+        }
+    }
+
+    /// All refs in ascending order of their names.
+    ///
+    /// # Errors
+    /// [`RefError::Io`] when a directory cannot be listed, [`RefError::Damaged`] for the first damaged ref.
+    pub fn refs(&self) -> Result<Vec<(RefName, CommitId)>, RefError> {
+        let mut refs = Vec::new();
+        for name in self.ref_names()? {
+            if let Some(id) = self.read_ref(&name)? {
+                refs.push((name, id));
+            }
+        }
+        Ok(refs)
+    }
+
+    /// The names of all refs in ascending order, damaged ones too.
+    ///
+    /// # Errors
+    /// [`RefError::Io`] when a directory cannot be listed.
+    pub fn ref_names(&self) -> Result<Vec<RefName>, RefError> {
+        let top = self.layout().refs();
+        let mut names = Vec::new();
+        let mut pending = vec![top.clone()];
+        while let Some(directory) = pending.pop() {
+            let io_error = |source| RefError::Io { action: "list", path: directory.clone(), source };
+            for entry in fs::read_dir(&directory).map_err(io_error)? {
+                let entry = entry.map_err(io_error)?;
+                if entry.file_type().map_err(io_error)?.is_dir() {
+                    pending.push(entry.path());
+                } else if let Some(name) = name_of(&top, &entry.path()) {
+                    names.push(name);
+                }
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+}
+
+/// A file that is not a legal ref, such as the temporary one of a killed process, is nobody's ref.
+fn name_of(top: &Path, path: &Path) -> Option<RefName> {
+    path.strip_prefix(top).ok()?.to_str()?.parse().ok()
+}
+
+fn is_absence(error: &io::Error) -> bool {
+    use io::ErrorKind::{IsADirectory, NotADirectory, NotFound};
+    matches!(error.kind(), NotFound | NotADirectory | IsADirectory)
+}
+
+impl StoreWriter {
+    /// Changes one ref durably. What it will name must be in the repository and durable already.
+    ///
+    /// # Errors
+    /// [`RefError`]; the ref is then as it was.
+    pub fn edit_ref(&self, edit: &RefEdit) -> Result<(), RefError> {
+        let store = self.store();
+        let found = store.read_ref(&edit.name)?;
+        let allowed = match edit.expect {
+            Expect::Any => true,
+            Expect::Absent => found.is_none(),
+            Expect::Is(id) => found == Some(id),
+        };
+        if !allowed {
+            return Err(RefError::Changed { name: edit.name.clone(), found });
+        }
+        let path = store.layout().reference(&edit.name);
+        match edit.to {
+            Some(id) => {
+                make_room(store, &edit.name)?;
+                disk::replace(&path, format!("{id}\n").as_bytes()).map_err(|source| RefError::Io {
+                    action: "write",
+                    path,
+                    source,
+                })
+            }
+            None => match remove(&path, &store.layout().refs()) {
+                Err(error) if is_absence(&error) => Ok(()),
+                other => other.map_err(|source| RefError::Io { action: "remove", path, source }),
+            },
+        }
+    }
+}
+
+/// Creates the directories above a ref, or says which other ref is in the way.
+fn make_room(store: &Store, name: &RefName) -> Result<(), RefError> {
+    let path = store.layout().reference(name);
+    let collision = |other: String| RefError::Collision { name: name.clone(), other };
+    if path.is_dir() {
+        // Left behind by refs that were deleted, or in use by others.
+        let io_error = |source| RefError::Io { action: "replace", path: path.clone(), source };
+        return match fs::remove_dir(&path) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Err(collision(format!("{name}/…"))),
+            other => other.map_err(io_error),
+        };
+    }
+    let Some(parent) = path.parent() else { return Ok(()) };
+    match fs::create_dir_all(parent) {
+        Ok(()) => Ok(()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory) => {
+            let top = store.layout().refs();
+            let other = parent.ancestors().find(|above| above.is_file()).and_then(|file| name_of(&top, file));
+            Err(collision(other.map_or_else(|| "a file".to_owned(), String::from)))
+        }
+        Err(source) => Err(RefError::Io { action: "create", path: parent.to_owned(), source }),
+    }
+}
+
+/// Removes the file of a ref and the directories that become empty by it.
+fn remove(path: &Path, top: &Path) -> io::Result<()> {
+    fs::remove_file(path)?;
+    for directory in path.ancestors().skip(1) {
+        disk::sync_directory(directory)?;
+        if directory == top || fs::remove_dir(directory).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,314 @@
+//! The one writer of a repository, and the barrier behind which things have names.
+//!
+//! Objects are gathered under temporary names. [`StoreWriter::settle`] syncs their bytes and only then names them, so
+//! that no crash can leave a name on bytes that did not reach the disk. Refs are edited last. Dropping the writer before
+//! that publishes nothing.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use super::open::Store;
+use super::pack::{PACK_TARGET, PackWriter};
+use super::refs::RefError;
+use crate::disk::{self, Lock, LockError, TemporaryFile, TemporaryPath, Wait};
+use crate::image::EncodedImage;
+use crate::model::{Commit, CommitId, ObjectId};
+
+/// Up to this many directories are synced one by one; more are cheaper by one sync of the whole filesystem.
+const SYNC_ONE_BY_ONE: usize = 8;
+
+/// Why something could not be written to the repository.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The content was not as long as announced.
+    #[error("the content has {found} bytes where {expected} were expected")]
+    Length {
+        /// Bytes announced.
+        expected: u64,
+        /// Bytes found, or one more than expected when there were more.
+        found: u64,
+    },
+    /// The content could not be read.
+    #[error("cannot read the content")]
+    Read(#[source] io::Error),
+    /// The repository could not be written.
+    #[error("cannot {action} {}", .path.display())]
+    Write {
+        /// What was tried.
+        action: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The lock could not be used.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// A ref could not be changed.
+    #[error(transparent)]
+    Ref(#[from] RefError),
+}
+
+/// What a writer added so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+pub struct WriteStats {
+    /// Objects that were not here before.
+    pub new_objects: u64,
+    /// Their bytes, holes counted.
+    pub new_bytes: u64,
+    /// Objects given that were here already.
+    pub known_objects: u64,
+}
+
+/// The proof of holding the writer lock; everything that adds to a repository is a method of it.
+pub struct StoreWriter {
+    store: Store,
+    pub(super) staged: Mutex<HashMap<ObjectId, TemporaryPath>>,
+    pub(super) pack: Mutex<OpenPack>,
+    pub(super) reflink_works: AtomicBool,
+    settled_packs: Mutex<HashSet<String>>,
+    counters: Counters,
+    _removal: Lock,
+    _writer: Lock,
+}
+
+/// The pack being filled, and full ones that wait for their names.
+#[derive(Default)]
+pub(super) struct OpenPack {
+    current: Option<PackWriter>,
+    sealed: Vec<(TemporaryPath, String, Vec<ObjectId>)>,
+}
+
+#[derive(Default)]
+struct Counters {
+    new_objects: AtomicU64,
+    new_bytes: AtomicU64,
+    known_objects: AtomicU64,
+}
+
+impl Store {
+    /// Becomes the writer of this repository, waiting for another one as `wait` says. Removes what a killed writer left.
+    ///
+    /// # Errors
+    /// [`WriteError::Lock`], or [`WriteError::Write`] when the leftovers cannot be removed.
+    pub fn writer(&self, wait: Wait<'_>) -> Result<StoreWriter, WriteError> {
+        let writer = Lock::exclusive(&self.layout().writer_lock(), wait)?;
+        // Cannot be held by a collector now: it needs the writer lock first.
+        let removal = Lock::shared(&self.layout().removal_lock(), Wait::Announced(&|_| {}))?;
+        StoreWriter::new(self, writer, removal)
+    }
+}
+
+impl StoreWriter {
+    /// A writer that holds these locks; whether the second is shared decides if it may remove things too.
+    pub(super) fn new(store: &Store, writer: Lock, removal: Lock) -> Result<Self, WriteError> {
+        let path = store.layout().temporary();
+        TemporaryFile::remove_leftovers(&path).map_err(|source| WriteError::Write { action: "clean", path, source })?;
+        store.reload_packs().map_err(|source| WriteError::Write {
+            action: "read",
+            path: store.layout().packs(),
+            source,
+        })?;
+        Ok(Self {
+            store: store.clone(),
+            staged: Mutex::default(),
+            pack: Mutex::default(),
+            reflink_works: AtomicBool::new(true),
+            settled_packs: Mutex::default(),
+            counters: Counters::default(),
+            _removal: removal,
+            _writer: writer,
+        })
+    }
+
+    /// The repository that is written.
+    #[must_use]
+    pub const fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// What was added so far.
+    #[must_use]
+    pub fn stats(&self) -> WriteStats {
+        WriteStats {
+            new_objects: self.counters.new_objects.load(Ordering::Relaxed),
+            new_bytes: self.counters.new_bytes.load(Ordering::Relaxed),
+            known_objects: self.counters.known_objects.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Whether the object is in the repository or among those added by this writer.
+    #[must_use]
+    pub fn has_object(&self, id: ObjectId) -> bool {
+        self.is_staged(id) || self.store.has_object(id)
+    }
+
+    fn is_staged(&self, id: ObjectId) -> bool {
+        if self.staged.lock().contains_key(&id) {
+            return true;
+        }
+        let pack = self.pack.lock();
+        pack.current.as_ref().is_some_and(|pack| pack.contains(&id))
+            || pack.sealed.iter().any(|(_, _, ids)| ids.binary_search(&id).is_ok())
+    }
+
+    /// Counts an object that whoever reads the tree knows to be here already.
+    pub fn count_known(&self) {
+        self.counters.known_objects.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn count_new(&self, bytes: u64) {
+        self.counters.new_objects.fetch_add(1, Ordering::Relaxed);
+        self.counters.new_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Adds a small object to the current pack unless it is here already.
+    pub(super) fn stage_packed(&self, id: ObjectId, bytes: &[u8]) -> Result<(), WriteError> {
+        if self.has_object(id) || !self.append_to_pack(id, bytes)? {
+            self.count_known();
+        } else {
+            self.count_new(bytes.len() as u64);
+        }
+        Ok(())
+    }
+
+    /// Adds an object to the current pack, wherever else it may be; `false` when that pack has it.
+    pub(super) fn append_to_pack(&self, id: ObjectId, bytes: &[u8]) -> Result<bool, WriteError> {
+        let path = self.store.layout().temporary();
+        let write_error = |source| WriteError::Write { action: "write a pack in", path: path.clone(), source };
+        let mut pack = self.pack.lock();
+        if pack.current.as_ref().is_some_and(|pack| pack.contains(&id)) {
+            return Ok(false);
+        }
+        let mut current = match pack.current.take() {
+            Some(current) => current,
+            None => PackWriter::create(&path).map_err(write_error)?,
+        };
+        current.add(id, bytes).map_err(write_error)?;
+        if current.size() >= PACK_TARGET {
+            pack.sealed.push(seal(current).map_err(write_error)?);
+        } else {
+            pack.current = Some(current);
+        }
+        Ok(true)
+    }
+
+    /// Keeps a large object that was written to a temporary file, unless it is here already.
+    pub(super) fn stage_file(&self, id: ObjectId, size: u64, file: TemporaryFile) {
+        let known = self.has_object(id) || self.staged.lock().insert(id, file.close()).is_some();
+        if known { self.count_known() } else { self.count_new(size) }
+    }
+
+    /// Makes every object added so far durable, and then gives each its name.
+    ///
+    /// # Errors
+    /// [`WriteError::Write`]. Objects that have their names by then are whole; the others are gone.
+    pub fn settle(&self) -> Result<(), WriteError> {
+        let layout = self.store.layout();
+        let error = |action: &'static str, path: &Path| {
+            let path = path.to_owned();
+            move |source| WriteError::Write { action, path, source }
+        };
+        let packs = self.seal_packs().map_err(error("write a pack in", &layout.temporary()))?;
+        let staged = std::mem::take(&mut *self.staged.lock());
+        if packs.is_empty() && staged.is_empty() {
+            return Ok(());
+        }
+        self.sync_everything()?;
+        let mut touched = BTreeSet::new();
+        for (temporary, name, _) in packs {
+            let path = layout.packs().join(&name);
+            self.settled_packs.lock().insert(name);
+            temporary.persist(&path).map_err(error("name", &path))?;
+            touched.insert(layout.packs());
+        }
+        for (id, temporary) in staged {
+            let path = layout.object(id);
+            let directory = path.parent().unwrap_or_else(|| layout.root()).to_owned();
+            if touched.insert(directory.clone()) {
+                create_directory(&directory).map_err(error("create", &directory))?;
+                touched.insert(layout.objects());
+            }
+            temporary.persist(&path).map_err(error("name", &path))?;
+        }
+        if touched.len() > SYNC_ONE_BY_ONE {
+            self.sync_everything()?;
+        } else {
+            for directory in &touched {
+                disk::sync_directory(directory).map_err(error("sync", directory))?;
+            }
+        }
+        self.store.reload_packs().map_err(error("read", &layout.packs()))
+    }
+
+    /// The names of the packs this writer made.
+    pub(super) fn settled_packs(&self) -> HashSet<String> {
+        self.settled_packs.lock().clone()
+    }
+
+    fn seal_packs(&self) -> io::Result<Vec<(TemporaryPath, String, Vec<ObjectId>)>> {
+        let mut pack = self.pack.lock();
+        let mut packs = std::mem::take(&mut pack.sealed);
+        if let Some(current) = pack.current.take() {
+            packs.push(seal(current)?);
+        }
+        Ok(packs)
+    }
+
+    fn sync_everything(&self) -> Result<(), WriteError> {
+        let path = self.store.path();
+        disk::sync_filesystem(self.store.directory()).map_err(|source| WriteError::Write {
+            action: "sync",
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    /// Adds an image durably. Its objects must have been settled.
+    ///
+    /// # Errors
+    /// [`WriteError::Write`].
+    pub fn put_image(&self, image: &EncodedImage) -> Result<(), WriteError> {
+        self.put_named(&self.store.layout().image(image.id), &image.bytes)
+    }
+
+    /// Adds a commit durably and returns its id. Its image must have been put.
+    ///
+    /// # Errors
+    /// [`WriteError::Write`].
+    pub fn put_commit(&self, commit: &Commit) -> Result<CommitId, WriteError> {
+        let bytes = commit.encode();
+        let id = CommitId::of(&bytes);
+        self.put_named(&self.store.layout().commit(id), &bytes)?;
+        Ok(id)
+    }
+
+    /// A file whose name tells its content needs no second writing, unless it is damaged.
+    fn put_named(&self, path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
+        if fs::read(path).is_ok_and(|found| found == bytes) {
+            return Ok(());
+        }
+        disk::replace(path, bytes).map_err(|source| WriteError::Write {
+            action: "write",
+            path: path.to_owned(),
+            source,
+        })
+    }
+}
+
+fn seal(pack: PackWriter) -> io::Result<(TemporaryPath, String, Vec<ObjectId>)> {
+    let (file, name, ids) = pack.seal()?;
+    Ok((file.close(), name, ids))
+}
+
+fn create_directory(path: &Path) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
