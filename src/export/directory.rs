@@ -177,9 +177,8 @@ pub fn export_directory(
 
 /// Opens the target for this process alone, and takes away what its entries would inherit.
 fn prepare(target: &Path, contents: TargetContents) -> Result<OwnedFd, ExportDirectoryError> {
-    let error = |action| {
-        move |source: io::Error| ExportDirectoryError::Target { action, path: target.to_owned(), source }
-    };
+    let error =
+        |action| move |source: io::Error| ExportDirectoryError::Target { action, path: target.to_owned(), source };
     match rustix::fs::mkdir(target, Mode::RWXU) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(error("create")(errno.into())),

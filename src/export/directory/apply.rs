@@ -52,10 +52,7 @@ pub(super) fn apply(
     }
     let times = Timestamps {
         last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-        last_modification: Timespec {
-            tv_sec: attributes.mtime.seconds,
-            tv_nsec: attributes.mtime.nanoseconds.into(),
-        },
+        last_modification: Timespec { tv_sec: attributes.mtime.seconds, tv_nsec: attributes.mtime.nanoseconds.into() },
     };
     entry.set_times(&times).map_err(|errno| io_cause("set the time of", path, errno))
 }

@@ -95,8 +95,7 @@ impl<'a> Filler<'a> {
         }
         while position < end {
             let room = usize::try_from(end - position).map_or(BUFFER, |room| room.min(BUFFER));
-            let length =
-                self.objects.read_at(object, position, &mut self.buffer[..room]).map_err(read_cause)?;
+            let length = self.objects.read_at(object, position, &mut self.buffer[..room]).map_err(read_cause)?;
             if length == 0 {
                 return Err(ExportCause::ShortObject { path: words(path) });
             }

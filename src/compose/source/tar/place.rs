@@ -100,7 +100,7 @@ impl Placer {
 
     /// Gives an entry one more name.
     pub(super) fn link(&mut self, path: &ImagePath, target: &ImagePath) -> Result<(), EntryError> {
-        let found = self.find(target).ok_or_else(|| EntryError::LinkTarget(target.clone()))?;
+        let found = self.tree.resolve(target).ok_or_else(|| EntryError::LinkTarget(target.clone()))?;
         let (parent, name) = self.parent(path)?;
         if self.tree.child(parent, name.as_bytes()) == Some(found) {
             return Ok(());
@@ -129,7 +129,7 @@ impl Placer {
             }
             Some(self.tree.root())
         } else {
-            self.find(path)
+            self.tree.resolve(path)
         };
         if let Some(existing) = existing
             && is_directory
@@ -152,10 +152,6 @@ impl Placer {
             self.tree.remove(parent, name);
         }
         Ok(())
-    }
-
-    fn find(&self, path: &ImagePath) -> Option<NodeId> {
-        path.components().iter().try_fold(self.tree.root(), |node, name| self.tree.child(node, name.as_bytes()))
     }
 
     /// The directory of an entry, made if need be, and the entry's name in it.
