@@ -15,9 +15,7 @@ use std::thread::JoinHandle;
 use common::sandbox::{Sandbox, run};
 use sapwood::fuse::{Counters, MountOptions, MountRequest, Session, Unmount, Unmounter};
 use sapwood::image::{Image, Tree};
-use sapwood::model::{
-    Content, EntryName, Extent, ImagePath, Metadata, Node, NodeKind, Timestamp, Xattrs,
-};
+use sapwood::model::{Content, EntryName, Extent, ImagePath, Metadata, Node, NodeKind, Timestamp, Xattrs};
 use sapwood::store::MemoryObjects;
 use sapwood::vfs::{Vfs, Volume};
 
@@ -97,7 +95,8 @@ impl Builder {
     }
 
     fn mount_subdir(self, at: &Path, options: &str, subdir: &str) -> anyhow::Result<Mount> {
-        let volume = Volume { content_bytes: self.content_bytes, store: Some(File::open("/").expect("readable").into()) };
+        let volume =
+            Volume { content_bytes: self.content_bytes, store: Some(File::open("/").expect("readable").into()) };
         let image: Image = image_of(self.tree);
         let subdir = ImagePath::parse(subdir.as_bytes())?;
         let vfs = Vfs::new(image, Arc::new(self.objects), &subdir, volume)?;
@@ -188,7 +187,8 @@ fn a_warm_tree_costs_no_message() {
     work();
     work();
     // Programs that walk trees ask once a run how full the filesystem is, which the kernel never remembers.
-    let asked = || mount.counters.figures().by_opcode.into_iter().filter(|(opcode, _)| opcode != "statfs").collect::<Vec<_>>();
+    let asked =
+        || mount.counters.figures().by_opcode.into_iter().filter(|(opcode, _)| opcode != "statfs").collect::<Vec<_>>();
     let before = asked();
     work();
     assert_eq!(before, asked());
