@@ -100,7 +100,10 @@ fn start_daemon(args: &Args, repository: &Path) -> Result<ExitCode> {
     let mark = if nix::unistd::geteuid().is_root() { "@" } else { "" };
     let mut command = Command::new("/proc/self/exe");
     command.arg0(format!("{mark}{DAEMON_NAME}")).arg("--repo").arg(&repository).args(["mount", "--daemon"]);
-    command.arg(format!("-o{}", without_repository(&args.options.join(","))));
+    let options = without_repository(&args.options.join(","));
+    if !options.is_empty() {
+        command.arg("-o").arg(options);
+    }
     command.arg("--").arg(&args.source).arg(absolute(&args.mountpoint)?);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = command.spawn().context("cannot start the process behind the mount")?;
