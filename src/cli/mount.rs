@@ -16,7 +16,8 @@ use anyhow::{Context as _, Result, bail};
 
 use super::{Context, output, repository, source};
 use crate::fuse::{
-    Action, MountOptions, MountRequest, Registry, RunningMount, Session, StopSignals, path_text, remount_read_only, serve,
+    Action, MountOptions, MountRequest, Registry, RunningMount, Session, StopSignals, path_text, remount_read_only,
+    serve,
 };
 use crate::model::{Commit, CommitId, ImagePath};
 use crate::store::Store;

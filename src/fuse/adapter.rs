@@ -240,8 +240,7 @@ impl Filesystem for Adapter {
     fn readdir(&self, _: &Request, node: INodeNo, _: FileHandle, position: u64, mut reply: ReplyDirectory) {
         self.count(Opcode::Readdir);
         let listed = self.vfs.list(node.0, position, |entry| {
-            let full =
-                reply.add(INodeNo(entry.node), entry.next, file_type(entry.kind), OsStr::from_bytes(entry.name));
+            let full = reply.add(INodeNo(entry.node), entry.next, file_type(entry.kind), OsStr::from_bytes(entry.name));
             if full { Listing::Full } else { Listing::Taken }
         });
         match listed {
@@ -280,16 +279,9 @@ impl Filesystem for Adapter {
         self.count(Opcode::Statfs);
         let name_max = u32::try_from(crate::model::NAME_MAX).expect("255");
         match self.vfs.figures() {
-            Ok(f) => reply.statfs(
-                f.blocks,
-                f.free,
-                f.available,
-                f.files,
-                f.files_free,
-                f.block_size,
-                name_max,
-                f.block_size,
-            ),
+            Ok(f) => {
+                reply.statfs(f.blocks, f.free, f.available, f.files, f.files_free, f.block_size, name_max, f.block_size)
+            }
             Err(error) => reply.error(self.fail(node, &error)),
         }
     }
@@ -455,16 +447,7 @@ impl Filesystem for Adapter {
         reply.error(self.refuse());
     }
 
-    fn create(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        _: &OsStr,
-        _mode: u32,
-        _umask: u32,
-        _flags: i32,
-        reply: ReplyCreate,
-    ) {
+    fn create(&self, _: &Request, _: INodeNo, _: &OsStr, _mode: u32, _umask: u32, _flags: i32, reply: ReplyCreate) {
         reply.error(self.refuse());
     }
 

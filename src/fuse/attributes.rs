@@ -97,6 +97,9 @@ mod tests {
         let time = system_time(Timestamp { seconds: -2, nanoseconds: 800_000_000 });
         let before = SystemTime::UNIX_EPOCH.duration_since(time).expect("before");
         assert_eq!(before, Duration::from_millis(1200));
-        assert_eq!(system_time(Timestamp { seconds: i64::MAX, nanoseconds: 0 }), SystemTime::UNIX_EPOCH + Duration::from_secs(i64::MAX as u64));
+        assert_eq!(
+            system_time(Timestamp { seconds: i64::MAX, nanoseconds: 0 }),
+            SystemTime::UNIX_EPOCH + Duration::from_secs(i64::MAX as u64)
+        );
     }
 }

@@ -95,7 +95,10 @@ impl Counters {
         let counts = || Opcode::ALL.iter().zip(&self.messages).map(|(op, n)| (*op, n.load(Ordering::Relaxed)));
         Figures {
             messages: counts().filter(|(opcode, _)| *opcode != Opcode::Forget).map(|(_, count)| count).sum(),
-            by_opcode: counts().filter(|(_, count)| *count > 0).map(|(op, count)| (op.word().to_owned(), count)).collect(),
+            by_opcode: counts()
+                .filter(|(_, count)| *count > 0)
+                .map(|(op, count)| (op.word().to_owned(), count))
+                .collect(),
             bytes_read: self.bytes_read.load(Ordering::Relaxed),
             errors: self.errors.load(Ordering::Relaxed),
         }

@@ -29,7 +29,7 @@ mod registry;
 mod session;
 mod users;
 
-pub use attach::{MountError, MountRequest, UnmountError, Unmount, remount_read_only, unmount};
+pub use attach::{MountError, MountRequest, Unmount, UnmountError, remount_read_only, unmount};
 pub use counters::{Counters, Figures, Opcode};
 pub use daemon::{DaemonError, StopSignals, serve};
 pub use mountinfo::{FILESYSTEM_TYPE, MountPoint, MountTable};

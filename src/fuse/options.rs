@@ -168,10 +168,37 @@ const FLAGS: &[&str] =
 /// Options that are true anyway, that only `mount(8)`, fstab and systemd read, or that `mount -o remount` copies from
 /// the kernel's list of mounts.
 const IGNORED: &[&str] = &[
-    "defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev", "atime", "noatime",
-    "relatime", "norelatime", "strictatime", "nodiratime", "diratime", "lazytime", "nolazytime", "async", "sync", "dirsync",
-    "default_permissions", "loud", "silent", "mand", "nomand",
-    "user_id", "group_id", "max_read", "subtype",
+    "defaults",
+    "auto",
+    "noauto",
+    "user",
+    "nouser",
+    "users",
+    "owner",
+    "group",
+    "nofail",
+    "_netdev",
+    "atime",
+    "noatime",
+    "relatime",
+    "norelatime",
+    "strictatime",
+    "nodiratime",
+    "diratime",
+    "lazytime",
+    "nolazytime",
+    "async",
+    "sync",
+    "dirsync",
+    "default_permissions",
+    "loud",
+    "silent",
+    "mand",
+    "nomand",
+    "user_id",
+    "group_id",
+    "max_read",
+    "subtype",
 ];
 
 impl MountOptions {
@@ -258,7 +285,8 @@ mod tests {
 
     #[test]
     fn a_line_of_fstab_is_understood() {
-        let text = "defaults,ro,_netdev,noauto,x-systemd.automount,nofail,repo=/sapwood/repo,subdir=/usr,suid,dev,threads=4";
+        let text =
+            "defaults,ro,_netdev,noauto,x-systemd.automount,nofail,repo=/sapwood/repo,subdir=/usr,suid,dev,threads=4";
         let options = MountOptions::parse(text).expect("legal");
         assert_eq!(options.repository, Some("/sapwood/repo".into()));
         assert_eq!(options.subdir.to_string(), "/usr");

@@ -35,12 +35,7 @@ impl Vfs {
     ///
     /// # Errors
     /// [`FsError::NotADirectory`], or damage, which may come after some entries were taken.
-    pub fn list(
-        &self,
-        node: u64,
-        position: u64,
-        mut take: impl FnMut(Entry<'_>) -> Listing,
-    ) -> Result<(), FsError> {
+    pub fn list(&self, node: u64, position: u64, mut take: impl FnMut(Entry<'_>) -> Listing) -> Result<(), FsError> {
         let directory = self.ino(node)?;
         // No directory has a child of the last number, so a position past 32 bits is past the end.
         let from = u32::try_from(position.saturating_sub(FIRST_CHILD)).unwrap_or(u32::MAX);

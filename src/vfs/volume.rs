@@ -43,7 +43,14 @@ impl Vfs {
         let entries = u64::from(self.image.entries());
         let block_size = u32::try_from(BLOCK).expect("4096");
         let Some(store) = &self.volume.store else {
-            return Ok(VolumeFigures { block_size, blocks: used, free: 0, available: 0, files: entries, files_free: 0 });
+            return Ok(VolumeFigures {
+                block_size,
+                blocks: used,
+                free: 0,
+                available: 0,
+                files: entries,
+                files_free: 0,
+            });
         };
         let below = rustix::fs::fstatvfs(store).map_err(|errno| FsError::Statfs(errno.into()))?;
         let in_blocks = |count: u64| count.saturating_mul(below.f_frsize) / BLOCK;
