@@ -8,6 +8,7 @@
 pub mod cli;
 pub mod compose;
 pub mod disk;
+pub mod export;
 pub mod fuse;
 pub mod image;
 pub mod model;

@@ -10,7 +10,6 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -627,22 +626,5 @@ fn the_mode_of_an_inode_lasts_until_its_last_release() {
     drop(held);
     assert_eq!(fs::read(mount.join("backed")).expect("reads"), vec![1; 10_000]);
     assert_eq!(mount.count("read"), 0);
-    mount.end();
-}
-
-#[test]
-#[ignore = "a measurement"]
-fn measure() {
-    let sandbox = Sandbox::new("kernel-measure");
-    let source = std::env::var("MEASURE_TREE").unwrap_or_else(|_| "/usr/share".to_owned());
-    let mut builder = Builder::new();
-    let root = builder.root();
-    let share = builder.directory(root, "share");
-    builder.copy(share, Path::new(&source));
-    let options = std::env::var("MEASURE_OPTIONS").unwrap_or_default();
-    let mount = builder.mount(&sandbox.join("m"), &options);
-    let script = std::env::var("MEASURE_SCRIPT").expect("MEASURE_SCRIPT");
-    let status = Command::new("sh").arg("-c").arg(script).env("MNT", mount.join("share")).env("SRC", source).status();
-    println!("{status:?} {:?}", mount.counters.figures());
     mount.end();
 }

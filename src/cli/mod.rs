@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 
 mod cat;
 mod commit;
+mod diff;
 mod error;
 mod fsck;
 mod gc;
@@ -67,6 +68,7 @@ enum Verb {
     Show(show::Args),
     Ls(ls::Args),
     Cat(cat::Args),
+    Diff(diff::Args),
     Fsck(fsck::Args),
     Gc(gc::Args),
     Size(size::Args),
@@ -101,6 +103,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Show(args) => show::run(args, &context),
         Verb::Ls(args) => ls::run(args, &context),
         Verb::Cat(args) => cat::run(args, &context),
+        Verb::Diff(args) => diff::run(args, &context),
         Verb::Fsck(args) => fsck::run(args, &context),
         Verb::Gc(args) => gc::run(args, &context),
         Verb::Size(args) => size::run(args, &context),
