@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::{Context, output, repository};
 use crate::compose::selinux::FileContexts;
-use crate::compose::source::{DirectoryOptions, Progress, read_directory};
+use crate::compose::source::{DirectoryOptions, Progress, TarOptions, read_directory, read_tar};
 use crate::compose::{CommitRequest, Committed, Parent, commit_tree};
 use crate::image::Tree;
 use crate::model::RefName;
@@ -148,8 +148,14 @@ fn from_directory(
     Ok((imported.tree, (root, imported.cache)))
 }
 
-fn from_tar(_: &Path, _: &StoreWriter, _: Option<(u32, u32)>, _: &Progress) -> Result<Tree> {
-    bail!("not here yet")
+fn from_tar(file: &Path, writer: &StoreWriter, owner: Option<(u32, u32)>, progress: &Progress) -> Result<Tree> {
+    let reader: Box<dyn Read> = if file == Path::new("-") {
+        Box::new(io::stdin().lock())
+    } else {
+        Box::new(File::open(file).with_context(|| format!("cannot open {}", file.display()))?)
+    };
+    let options = TarOptions { owner };
+    read_tar(reader, writer, options, progress).with_context(|| format!("cannot read the archive {}", file.display()))
 }
 
 fn report(args: &Args, committed: &Committed, writer: &StoreWriter, progress: &Progress, start: Instant) -> Result<()> {

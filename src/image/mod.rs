@@ -8,10 +8,12 @@
 //! size of the image accounts for; see `view` for how.
 
 mod attributes;
+mod change;
 mod column;
 mod columns;
 mod contents;
 mod decode;
+mod diff;
 mod directory;
 mod encode;
 mod error;
@@ -22,12 +24,15 @@ mod order;
 mod reader;
 mod subtree;
 mod tree;
+mod verify;
 mod view;
 mod walk;
 mod xattrs;
 
 pub use attributes::Attributes;
+pub use change::{Aspect, Aspects, Change, ChangeKind};
 pub use contents::BlockIds;
+pub use diff::diff;
 pub use directory::DirEntry;
 pub use encode::{EncodedImage, encode};
 pub use error::{EncodeError, EntryFault, ImageError, SectionFault, TreeError};

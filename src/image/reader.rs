@@ -63,6 +63,12 @@ impl Image {
         self.header.content_bytes
     }
 
+    /// Feature bits that this program does not know but may ignore, compatible and read-only ones together.
+    #[must_use]
+    pub const fn features(&self) -> u64 {
+        self.header.tolerated_features
+    }
+
     /// Bytes of the image itself.
     #[must_use]
     pub fn file_length(&self) -> u64 {

@@ -32,10 +32,3 @@ impl Image {
         Ok(())
     }
 }
-
-impl crate::image::Image {
-    /// x
-    pub fn verify(&self) -> Result<(), crate::image::ImageError> {
-        Ok(())
-    }
-}
