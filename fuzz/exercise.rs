@@ -5,7 +5,7 @@
 
 use std::io::Write as _;
 
-use sapwood::image::{Image, Ino, diff, encode};
+use sapwood::image::{Image, ImageError, Ino, diff, encode};
 use sapwood::model::{FileKind, ImagePath};
 use sapwood::sys::Mapping;
 
@@ -25,6 +25,7 @@ pub fn exercise(image: &Image) {
         }
     }
     walk(image);
+    let _ = image.walk::<ImageError>(image.root(), &mut |_, _, _| Ok(()));
     let objects = image.objects().map(|objects| objects.count());
     let sizes = image.objects_with_sizes().map(|objects| objects.take_while(Result::is_ok).count());
     if image.verify().is_ok() {

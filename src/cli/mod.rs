@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 
 mod cat;
 mod commit;
+mod demo;
 mod diff;
 mod error;
 mod fsck;
@@ -72,6 +73,7 @@ enum Verb {
     Fsck(fsck::Args),
     Gc(gc::Args),
     Size(size::Args),
+    Demo(demo::Args),
     Mount(mount::Args),
     Umount(umount::Args),
     Mounts(mounts::Args),
@@ -107,6 +109,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Fsck(args) => fsck::run(args, &context),
         Verb::Gc(args) => gc::run(args, &context),
         Verb::Size(args) => size::run(args, &context),
+        Verb::Demo(args) => demo::run(args),
         Verb::Mount(args) => mount::run(args, &context),
         Verb::Umount(args) => umount::run(args),
         Verb::Mounts(args) => mounts::run(args),

@@ -5,6 +5,8 @@
 
 mod directory;
 mod report;
+mod tar;
 
 pub use directory::{DirectoryOptions, ExportCause, ExportDirectoryError, Fidelity, TargetContents, export_directory};
 pub use report::{Loss, Progress, Report};
+pub use tar::{ExportTarError, export_tar};

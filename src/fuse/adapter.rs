@@ -121,7 +121,6 @@ fn ask_for(config: &mut KernelConfig, wanted: InitFlags) {
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "the signatures are fuser's")]
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
         ask_for(

@@ -14,20 +14,31 @@ impl Image {
         top: Ino,
         visit: &mut dyn FnMut(&ImagePath, Ino, FileKind) -> Result<(), E>,
     ) -> Result<(), E> {
-        let mut pending = vec![(top, ImagePath::root())];
-        while let Some((directory, path)) = pending.pop() {
+        // Each directory that waits, with its name and the depth at which its name stands: one path serves all.
+        let mut pending = Vec::new();
+        let mut path = ImagePath::root();
+        let mut next = Some((top, 0));
+        while let Some((directory, depth)) = next {
             let first = pending.len();
             for child in self.children(directory, 0)? {
                 let child = child?;
                 // The reader has checked the name.
                 let Ok(name) = EntryName::new(child.name) else { continue };
-                let below = path.join(name);
-                visit(&below, child.ino, child.kind)?;
+                path.push(name);
+                visit(&path, child.ino, child.kind)?;
+                let name = path.pop();
                 if child.kind == FileKind::Directory {
-                    pending.push((child.ino, below));
+                    pending.push((child.ino, depth, name));
                 }
             }
             pending[first..].reverse();
+            next = pending.pop().map(|(directory, depth, name)| {
+                while path.components().len() > depth {
+                    path.pop();
+                }
+                name.into_iter().for_each(|name| path.push(name));
+                (directory, depth + 1)
+            });
         }
         Ok(())
     }

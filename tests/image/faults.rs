@@ -26,12 +26,15 @@ fn with(section: Section, index: usize, value: &[u8]) -> Image {
     Image::open(Mapping::of_bytes(bytes)).expect("the header is as it was")
 }
 
+/// Where to write what, and what is then wrong where.
+type Lie<'a> = (Section, usize, &'a [u8], Section, u32, EntryFault);
+
 #[test]
 fn every_rule_of_entries_is_checked() {
     use EntryFault as Fault;
     // Entries: 0 / 1 bin 2 disk 3 null 4 pipe 5 socket 6 usr 7 usr/bin 8 usr/empty 9 usr/linked, then the files in usr/bin:
     // 10 large 11 nothing 12 small 13 sparse 14 twin.
-    let cases: &[(Section, usize, &[u8], Section, u32, Fault)] = &[
+    let cases: &[Lie<'_>] = &[
         (Section::Mode, 4, &[0, 0], Section::Mode, 4, Fault::Kind),
         (Section::Mode, 0, &[0xed, 0x81], Section::Mode, 0, Fault::Kind),
         (Section::MtimeNanoseconds, 4, &1_000_000_000_u32.to_le_bytes(), Section::MtimeNanoseconds, 4, Fault::Time),

@@ -1,9 +1,9 @@
 //! A tree as a flat list of paths: the independent opinion that images are compared with.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
-use sapwood::image::{Image, Tree};
+use sapwood::image::{Image, ImageError, Tree};
 use sapwood::model::{EntryName, FileKind, ImagePath, Node};
 
 /// What is at one path.
@@ -46,11 +46,27 @@ pub fn of_image(image: &Image) -> Listing {
         }
     }
     let listing = group(found);
+    check_walk(image, &listing);
     for (path, item) in &listing {
         let ino = image.resolve(&ImagePath::parse(path).expect("legal")).expect("good").expect("there");
         check_attributes(image, ino, item, &listing, path);
     }
     listing
+}
+
+/// `walk` meets the same paths, each after its parent.
+fn check_walk(image: &Image, listing: &Listing) {
+    let mut met = BTreeSet::from([b"/".to_vec()]);
+    let walked = image.walk::<ImageError>(image.root(), &mut |path, ino, kind| {
+        let mut parent = path.clone();
+        parent.pop();
+        assert!(met.contains(&parent.to_bytes()), "{path} comes before its parent");
+        assert!(met.insert(path.to_bytes()), "{path} comes twice");
+        assert_eq!((image.resolve(path)?, image.kind(ino)?), (Some(ino), kind));
+        Ok(())
+    });
+    assert_eq!(walked, Ok(()));
+    assert!(met.iter().eq(listing.keys()));
 }
 
 /// What `stat` says follows from the listing.

@@ -28,8 +28,6 @@ pub fn regions(bytes: &[u8]) -> Vec<(usize, usize)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
-
     #[test]
     fn damage_is_noticed((root, steps) in (metadata(), steps(30)), writes in writes()) {
         let encoded = encode(&build(&root, &steps)).expect("legal");

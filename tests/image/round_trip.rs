@@ -44,8 +44,6 @@ fn rebuild(listing: &Listing) -> Tree {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(192))]
-
     #[test]
     fn a_tree_is_read_back_as_it_was((root, steps) in (metadata(), steps(60))) {
         let tree = build(&root, &steps);
