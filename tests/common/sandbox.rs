@@ -251,7 +251,12 @@ impl Repository {
         repository
     }
 
-    /// The same, as a user other than root; the directory above `path` must be theirs.
+    /// One that is there already.
+    pub fn at(path: PathBuf) -> Self {
+        Self { path, user: None }
+    }
+
+    /// `init` as a user other than root; the directory above `path` must be theirs.
     #[track_caller]
     pub fn init_as(path: PathBuf, user: u32) -> Self {
         let repository = Self { path, user: Some(user) };
