@@ -8,7 +8,10 @@
 pub mod cli;
 pub mod compose;
 pub mod disk;
+pub mod export;
+pub mod fuse;
 pub mod image;
 pub mod model;
 pub mod store;
 pub mod sys;
+pub mod vfs;

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
@@ -12,7 +11,7 @@ use serde_json::json;
 
 use super::{Context, output, repository};
 use crate::compose::selinux::FileContexts;
-use crate::compose::source::{DirectoryOptions, Progress, read_directory};
+use crate::compose::source::{DirectoryOptions, Progress, TarOptions, read_directory, read_tar};
 use crate::compose::{CommitRequest, Committed, Parent, commit_tree};
 use crate::image::Tree;
 use crate::model::RefName;
@@ -96,22 +95,8 @@ pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
         "none" => Parent::None,
         spec => Parent::Is(store.resolve(spec)?),
     };
-    let progress = Arc::new(Progress::default());
-    let bar = output::ImportBar::follow(&progress);
-    let (mut tree, cache) = match (&args.tar, &args.directory) {
-        (Some(file), _) => (from_tar(file, &writer, owner, &progress)?, None),
-        (None, Some(directory)) => {
-            let options = DirectoryOptions {
-                owner,
-                one_filesystem: args.one_file_system,
-                threads: std::thread::available_parallelism().map_or(1, usize::from),
-                now,
-            };
-            let (tree, cache) = from_directory(directory, &writer, &options, &progress)?;
-            (tree, Some(cache))
-        }
-        (None, None) => bail!("give a directory or --tar"),
-    };
+    let progress = Progress::default();
+    let (mut tree, cache) = output::while_importing(&progress, || import(args, &writer, owner, now, &progress))?;
     if let Some(contexts) = contexts {
         contexts.apply(&mut tree)?;
     }
@@ -131,9 +116,32 @@ pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
             tracing::warn!(%error, "cannot remember what was read; the next commit reads everything again");
         }
     }
-    drop(bar);
     report(args, &committed, &writer, &progress, start)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Reads what is to be committed; for a directory also what to remember of it, and its full path.
+fn import(
+    args: &Args,
+    writer: &StoreWriter,
+    owner: Option<(u32, u32)>,
+    now: i64,
+    progress: &Progress,
+) -> Result<(Tree, Option<(PathBuf, StatCache)>)> {
+    match (&args.tar, &args.directory) {
+        (Some(file), _) => Ok((from_tar(file, writer, owner, progress)?, None)),
+        (None, Some(directory)) => {
+            let options = DirectoryOptions {
+                owner,
+                one_filesystem: args.one_file_system,
+                threads: std::thread::available_parallelism().map_or(1, usize::from),
+                now,
+            };
+            let (tree, cache) = from_directory(directory, writer, &options, progress)?;
+            Ok((tree, Some(cache)))
+        }
+        (None, None) => bail!("give a directory or --tar"),
+    }
 }
 
 fn from_directory(
@@ -148,8 +156,14 @@ fn from_directory(
     Ok((imported.tree, (root, imported.cache)))
 }
 
-fn from_tar(_: &Path, _: &StoreWriter, _: Option<(u32, u32)>, _: &Progress) -> Result<Tree> {
-    bail!("not here yet")
+fn from_tar(file: &Path, writer: &StoreWriter, owner: Option<(u32, u32)>, progress: &Progress) -> Result<Tree> {
+    let reader: Box<dyn Read> = if file == Path::new("-") {
+        Box::new(io::stdin().lock())
+    } else {
+        Box::new(File::open(file).with_context(|| format!("cannot open {}", file.display()))?)
+    };
+    let options = TarOptions { owner };
+    read_tar(reader, writer, options, progress).with_context(|| format!("cannot read the archive {}", file.display()))
 }
 
 fn report(args: &Args, committed: &Committed, writer: &StoreWriter, progress: &Progress, start: Instant) -> Result<()> {

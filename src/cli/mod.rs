@@ -11,18 +11,24 @@ use clap::{Parser, Subcommand};
 
 mod cat;
 mod commit;
+mod demo;
+mod diff;
 mod error;
+mod export;
 mod fsck;
 mod gc;
 mod init;
 mod log;
 mod ls;
+mod mount;
+mod mounts;
 mod output;
 mod refs;
 mod repository;
 mod show;
 mod size;
 mod source;
+mod umount;
 
 /// Root filesystems as commits: store them, look into them, mount them.
 #[derive(Debug, Parser)]
@@ -64,9 +70,15 @@ enum Verb {
     Show(show::Args),
     Ls(ls::Args),
     Cat(cat::Args),
+    Diff(diff::Args),
+    Export(export::Args),
     Fsck(fsck::Args),
     Gc(gc::Args),
     Size(size::Args),
+    Demo(demo::Args),
+    Mount(mount::Args),
+    Umount(umount::Args),
+    Mounts(mounts::Args),
 }
 
 /// What every verb gets.
@@ -82,7 +94,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return error::usage(&error),
     };
-    output::start_log(cli.verbose);
+    match &cli.verb {
+        Verb::Mount(args) if args.is_daemon() => mount::start_daemon_log(),
+        _ => output::start_log(cli.verbose),
+    }
     let context = Context { repo: cli.repo };
     let result = match &cli.verb {
         Verb::Init(args) => init::run(args, &context),
@@ -92,12 +107,26 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Show(args) => show::run(args, &context),
         Verb::Ls(args) => ls::run(args, &context),
         Verb::Cat(args) => cat::run(args, &context),
+        Verb::Diff(args) => diff::run(args, &context),
+        Verb::Export(args) => export::run(args, &context),
         Verb::Fsck(args) => fsck::run(args, &context),
         Verb::Gc(args) => gc::run(args, &context),
         Verb::Size(args) => size::run(args, &context),
+        Verb::Demo(args) => demo::run(args),
+        Verb::Mount(args) => mount::run(args, &context),
+        Verb::Umount(args) => umount::run(args),
+        Verb::Mounts(args) => mounts::run(args),
     };
     match result {
         Ok(code) => code,
         Err(error) => error::report(&error),
     }
+}
+
+/// Whether the arguments of a process (the program's name first) say that it is the one behind a mount, started by
+/// [`main`] for `mount`. A helper that offers `mount` under another name is then called with arguments for [`main`].
+#[must_use]
+pub fn is_mount_daemon(arguments: &[OsString]) -> bool {
+    let name = arguments.first().and_then(|name| name.to_str()).unwrap_or_default();
+    name.trim_start_matches('@') == mount::DAEMON_NAME
 }

@@ -3,12 +3,14 @@
 //! No I/O happens here and nothing here reads the clock or the environment. Whatever holds one of these values may rely
 //! on its rules having been checked when it was made. Every other layer uses this one.
 
+mod acl;
 mod commit;
 mod content;
 mod id;
 mod name;
 mod node;
 
+pub use acl::{ACL_ACCESS, ACL_DEFAULT, AclError, AclSubject, PosixAcl};
 pub use commit::{COMMIT_SIZE_MAX, Commit, CommitError};
 pub use content::{BLOCK_SIZE, ContentHasher, LARGE_OBJECT};
 pub use id::{BlockId, CommitId, IdError, ImageId, ObjectId, SubtreeId};

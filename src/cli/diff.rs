@@ -1,0 +1,127 @@
+//! `sapwood diff`.
+
+use std::collections::HashMap;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::{Context, output, repository, source};
+use crate::image::{Change, ChangeKind, Image, Ino, diff};
+use crate::model::FileKind;
+
+/// Show what differs between two commits
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sapwood diff debian/12^ debian/12           what the last commit changed
+  sapwood diff --stat debian/11 debian/12     only the sums
+
+Each line is A (added), D (removed) or M (changed, with what: content, mode, owner, mtime, xattrs, …) and a path.")]
+pub struct Args {
+    /// The older commit
+    a: String,
+
+    /// The newer commit
+    b: String,
+
+    /// Print only how many paths and bytes
+    #[arg(long)]
+    stat: bool,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Counted changes.
+#[derive(Debug, Default, serde::Serialize)]
+struct Summary {
+    added: u64,
+    removed: u64,
+    modified: u64,
+    /// Bytes of regular files, each path counted.
+    old_bytes: u64,
+    new_bytes: u64,
+    /// Bytes of contents that the older commit has nowhere.
+    new_content_bytes: u64,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// When one of the commits cannot be read.
+pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
+    let store = repository::open(context)?;
+    let (old, new) = (source::locate(&store, &args.a)?, source::locate(&store, &args.b)?);
+    let mut changes = Vec::new();
+    diff(&old.image, &new.image, &mut |change| changes.push(change))?;
+    if args.stat {
+        let summary = summarise(&old.image, &new.image, &changes)?;
+        return stat(&summary, args.json);
+    }
+    if args.json {
+        let values: Vec<_> = changes.iter().map(value).collect();
+        output::json(&values)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    for change in &changes {
+        let what = match change.kind {
+            ChangeKind::Modified(aspects) => format!("  ({aspects})"),
+            ChangeKind::Added | ChangeKind::Removed => String::new(),
+        };
+        output::line(format_args!("{} {}{what}", change.kind.letter(), change.path))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn value(change: &Change) -> serde_json::Value {
+    let aspects: Vec<&str> = match change.kind {
+        ChangeKind::Modified(aspects) => aspects.iter().map(crate::image::Aspect::word).collect(),
+        ChangeKind::Added | ChangeKind::Removed => Vec::new(),
+    };
+    json!({ "path": change.path.to_string(), "change": change.kind.word(), "aspects": aspects })
+}
+
+fn summarise(old: &Image, new: &Image, changes: &[Change]) -> Result<Summary> {
+    let mut summary = Summary::default();
+    let mut known = HashMap::new();
+    for object in old.objects_with_sizes()? {
+        let (id, size) = object?;
+        known.insert(id, size);
+    }
+    for change in changes {
+        match change.kind {
+            ChangeKind::Added => summary.added += 1,
+            ChangeKind::Removed => summary.removed += 1,
+            ChangeKind::Modified(_) => summary.modified += 1,
+        }
+        summary.old_bytes += file_size(old, change.old)?;
+        summary.new_bytes += file_size(new, change.new)?;
+    }
+    for object in new.objects_with_sizes()? {
+        let (id, size) = object?;
+        if !known.contains_key(&id) {
+            summary.new_content_bytes += size;
+        }
+    }
+    Ok(summary)
+}
+
+fn file_size(image: &Image, ino: Option<Ino>) -> Result<u64> {
+    let Some(ino) = ino else { return Ok(0) };
+    let attributes = image.attributes(ino)?;
+    Ok(if attributes.kind == FileKind::Regular { attributes.size } else { 0 })
+}
+
+fn stat(summary: &Summary, as_json: bool) -> Result<ExitCode> {
+    if as_json {
+        output::json(summary)?;
+    } else {
+        let [added, removed, modified] = [summary.added, summary.removed, summary.modified].map(output::count);
+        output::line(format_args!("{added} added, {removed} removed, {modified} changed"))?;
+        let [old, new, content] = [summary.old_bytes, summary.new_bytes, summary.new_content_bytes].map(output::size);
+        output::line(format_args!("{old} before, {new} after; {content} of new content"))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,108 @@
+//! Recognises a compressed archive by its first bytes and decompresses it on the way in.
+
+use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
+
+/// Bytes asked of the archive at once.
+const READ_SIZE: usize = 256 << 10;
+
+/// Most memory an xz stream may ask for, in KiB. `xz -9` makes do with 65 MiB.
+const XZ_MEMORY: u32 = 256 << 10;
+
+/// Longest of the magic numbers below.
+const MAGIC_MAX: usize = 6;
+
+/// An archive in a compression that is not built in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the archive is compressed with {0}, which is not supported; pipe it through `{0} -dc`")]
+pub struct UnknownCompression(&'static str);
+
+/// The plain bytes of an archive that may be compressed with zstd, gzip or xz, each in one or several frames.
+///
+/// # Errors
+/// [`io::Error`], in its inside an [`UnknownCompression`] where that is the cause.
+pub(super) fn plain<'a>(mut archive: impl Read + 'a) -> io::Result<Box<dyn BufRead + 'a>> {
+    let mut magic = Vec::with_capacity(MAGIC_MAX);
+    archive.by_ref().take(MAGIC_MAX as u64).read_to_end(&mut magic)?;
+    let compression = Compression::of(&magic);
+    let whole: Chain<Cursor<Vec<u8>>, _> = Cursor::new(magic).chain(archive);
+    let whole = BufReader::with_capacity(READ_SIZE, whole);
+    Ok(match compression {
+        Compression::None => Box::new(whole),
+        // The window stays limited to 128 MiB, the most that `zstd` without `--long` uses.
+        Compression::Zstd => buffered(zstd::Decoder::with_buffer(whole)?),
+        Compression::Gzip => buffered(flate2::bufread::MultiGzDecoder::new(whole)),
+        Compression::Xz => buffered(lzma_rust2::XzReader::new_mem_limit(whole, true, XZ_MEMORY)),
+        Compression::Unknown(name) => return Err(io::Error::other(UnknownCompression(name))),
+    })
+}
+
+fn buffered<'a>(reader: impl Read + 'a) -> Box<dyn BufRead + 'a> {
+    Box::new(BufReader::with_capacity(READ_SIZE, reader))
+}
+
+enum Compression {
+    None,
+    Zstd,
+    Gzip,
+    Xz,
+    Unknown(&'static str),
+}
+
+impl Compression {
+    const fn of(magic: &[u8]) -> Self {
+        match magic {
+            // A frame, or a skippable one as `pzstd` and seekable writers put first.
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
+            [0x1f, 0x8b, ..] => Self::Gzip,
+            [0xfd, b'7', b'z', b'X', b'Z', 0] => Self::Xz,
+            [b'B', b'Z', b'h', b'1'..=b'9', b'1', b'A'] => Self::Unknown("bzip2"),
+            [0x04, 0x22, 0x4d, 0x18, ..] => Self::Unknown("lz4"),
+            [b'L', b'Z', b'I', b'P', ..] => Self::Unknown("lzip"),
+            _ => Self::None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    fn piped(program: &str, bytes: &[u8]) -> Vec<u8> {
+        let mut child = Command::new(program)
+            .arg("-c")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{program} is needed: {error}"));
+        child.stdin.take().expect("piped").write_all(bytes).expect("the program reads");
+        child.wait_with_output().expect("the program ends").stdout
+    }
+
+    #[test]
+    fn every_compression_is_recognised() {
+        let bytes: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
+        for program in ["cat", "zstd", "gzip", "xz"] {
+            let packed = if program == "cat" { bytes.clone() } else { piped(program, &bytes) };
+            for repeat in [1, 2] {
+                let mut unpacked = Vec::new();
+                let packed = packed.repeat(repeat);
+                plain(&packed[..]).expect("recognised").read_to_end(&mut unpacked).expect("whole");
+                assert!(unpacked == bytes.repeat(repeat), "{program} {repeat}");
+            }
+            if program != "cat" {
+                let mut cut = plain(&packed[..packed.len() - 9]).expect("recognised");
+                assert!(io::copy(&mut cut, &mut io::sink()).is_err(), "{program}");
+            }
+        }
+    }
+
+    #[test]
+    fn other_compressions_are_named() {
+        let error = plain(&b"BZh91AY&SY"[..]).err().expect("not supported");
+        assert!(error.to_string().contains("bzip2 -dc"), "{error}");
+        assert!(plain(&b""[..]).is_ok());
+    }
+}

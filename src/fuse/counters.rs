@@ -1,0 +1,123 @@
+//! How many messages the kernel sent, by kind: what proves that a warm tree costs none.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! opcodes {
+    ($($name:ident => $word:literal),+ $(,)?) => {
+        /// A kind of message from the kernel.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Opcode {
+            $(#[doc = concat!("`", $word, "`")] $name),+
+        }
+
+        impl Opcode {
+            /// All kinds, in the order of the counters.
+            pub const ALL: &[Self] = &[$(Self::$name),+];
+
+            /// The kind as one word.
+            #[must_use]
+            pub const fn word(self) -> &'static str {
+                match self {
+                    $(Self::$name => $word),+
+                }
+            }
+        }
+    };
+}
+
+opcodes! {
+    Lookup => "lookup",
+    Forget => "forget",
+    Getattr => "getattr",
+    Readlink => "readlink",
+    Open => "open",
+    Read => "read",
+    Release => "release",
+    Flush => "flush",
+    Fsync => "fsync",
+    Opendir => "opendir",
+    Readdir => "readdir",
+    Readdirplus => "readdirplus",
+    Releasedir => "releasedir",
+    Statfs => "statfs",
+    Getxattr => "getxattr",
+    Listxattr => "listxattr",
+    Access => "access",
+    Lseek => "lseek",
+    Ioctl => "ioctl",
+    Poll => "poll",
+    Bmap => "bmap",
+    Lock => "lock",
+    Change => "change",
+}
+
+/// Counts since the mount began. Relaxed: the figures need not agree with one another to the message.
+#[derive(Debug, Default)]
+pub struct Counters {
+    messages: [AtomicU64; Opcode::ALL.len()],
+    bytes_read: AtomicU64,
+    errors: AtomicU64,
+}
+
+/// The counts at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct Figures {
+    /// Messages that somebody waited for: all but `forget`.
+    pub messages: u64,
+    /// Messages by kind, those that came at least once.
+    pub by_opcode: BTreeMap<String, u64>,
+    /// Bytes of content handed to the kernel.
+    pub bytes_read: u64,
+    /// Requests answered with EIO.
+    pub errors: u64,
+}
+
+impl Counters {
+    /// One message came.
+    pub fn count(&self, opcode: Opcode) {
+        self.messages[opcode as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Content was handed out.
+    pub fn count_bytes(&self, bytes: usize) {
+        self.bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// A request failed through damage or absence.
+    pub fn count_error(&self) {
+        self.errors.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The counts now.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        let counts = || Opcode::ALL.iter().zip(&self.messages).map(|(op, n)| (*op, n.load(Ordering::Relaxed)));
+        Figures {
+            messages: counts().filter(|(opcode, _)| *opcode != Opcode::Forget).map(|(_, count)| count).sum(),
+            by_opcode: counts()
+                .filter(|(_, count)| *count > 0)
+                .map(|(op, count)| (op.word().to_owned(), count))
+                .collect(),
+            bytes_read: self.bytes_read.load(Ordering::Relaxed),
+            errors: self.errors.load(Ordering::Relaxed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_name_what_came_and_leave_forgets_out_of_the_sum() {
+        let counters = Counters::default();
+        counters.count(Opcode::Lookup);
+        counters.count(Opcode::Forget);
+        counters.count_bytes(7);
+        let figures = counters.figures();
+        assert_eq!(figures.messages, 1);
+        assert_eq!(figures.by_opcode, [("forget".to_owned(), 1), ("lookup".to_owned(), 1)].into());
+        assert_eq!(figures.bytes_read, 7);
+    }
+}

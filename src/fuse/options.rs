@@ -1,0 +1,323 @@
+//! What may stand behind `-o`: parsed once, refused by name when unknown.
+//!
+//! Options that only mean something to `mount(8)`, fstab or systemd are accepted and ignored, so that a line of fstab can
+//! be passed on as it is.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use crate::model::{ImagePath, PathError};
+
+/// Threads that answer the kernel unless `threads=` says otherwise. On two CPUs neither one nor four measured better.
+const DEFAULT_THREADS: usize = 2;
+
+/// More threads than this are a typing error.
+const MAX_THREADS: usize = 64;
+
+/// Who reads the content of files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// The kernel asks once and keeps pages, names and attributes; opening costs no message.
+    #[default]
+    Cached,
+    /// The kernel reads plain objects from their files itself; opening costs two messages.
+    Passthrough,
+}
+
+impl Mode {
+    /// The mode as one word.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Cached => "cached",
+            Self::Passthrough => "passthrough",
+        }
+    }
+}
+
+/// Whether setuid bits and file capabilities have an effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SetUid {
+    /// `nosuid`.
+    #[default]
+    Ignored,
+    /// `suid`.
+    Honoured,
+}
+
+/// Whether device nodes open devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Devices {
+    /// `nodev`.
+    #[default]
+    Ignored,
+    /// `dev`.
+    Honoured,
+}
+
+/// Whether programs can be run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Programs {
+    /// `exec`.
+    #[default]
+    Run,
+    /// `noexec`.
+    Refused,
+}
+
+/// What is asked of the helper: a mount, or a change of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Action {
+    /// A new mount.
+    #[default]
+    Mount,
+    /// `remount`: new flags for an existing one.
+    Remount,
+}
+
+/// Who may look into the mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Audience {
+    /// The user who mounted it.
+    #[default]
+    Mounter,
+    /// `allow_other`: everybody, by the usual permissions.
+    Everybody,
+}
+
+/// The options of a mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountOptions {
+    /// `repo=`: the repository.
+    pub repository: Option<PathBuf>,
+    /// `subdir=`: the directory of the commit that becomes the root of the mount.
+    pub subdir: ImagePath,
+    /// `passthrough` or not.
+    pub mode: Mode,
+    /// `threads=`.
+    pub threads: NonZeroUsize,
+    /// `allow_other`.
+    pub audience: Audience,
+    /// `suid`, `nosuid`; `None` when neither was given, which a remount takes as "leave it".
+    pub set_uid: Option<SetUid>,
+    /// `dev`, `nodev`; `None` as above.
+    pub devices: Option<Devices>,
+    /// `exec`, `noexec`; `None` as above.
+    pub programs: Option<Programs>,
+    /// `remount`.
+    pub action: Action,
+    /// `context=` and its kin, for the security module, as given.
+    pub security: Vec<String>,
+}
+
+impl Default for MountOptions {
+    fn default() -> Self {
+        Self {
+            repository: None,
+            subdir: ImagePath::root(),
+            mode: Mode::default(),
+            threads: NonZeroUsize::new(DEFAULT_THREADS).expect("not zero"),
+            audience: Audience::default(),
+            set_uid: None,
+            devices: None,
+            programs: None,
+            action: Action::default(),
+            security: Vec::new(),
+        }
+    }
+}
+
+/// Why the text behind `-o` is not acceptable.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OptionError {
+    /// No such option.
+    #[error("unknown mount option '{option}'; did you mean '{nearest}'?")]
+    Unknown {
+        /// As given.
+        option: String,
+        /// The most similar one.
+        nearest: &'static str,
+    },
+    /// A commit cannot be written to.
+    #[error("mount option 'rw' is not possible: a commit never changes")]
+    ReadWrite,
+    /// `name` without the `=value` it needs, or with one it cannot have.
+    #[error("mount option '{name}' {}", if *.wants_value { "needs a value: NAME=VALUE" } else { "takes no value" })]
+    Value {
+        /// The option.
+        name: String,
+        /// Which of the two is wrong.
+        wants_value: bool,
+    },
+    /// Not a number of threads.
+    #[error("mount option 'threads={0}': a number from 1 to {MAX_THREADS} is needed")]
+    Threads(String),
+    /// Not a path inside an image.
+    #[error("mount option 'subdir': {0}")]
+    Subdir(#[from] PathError),
+}
+
+/// Options with a value.
+const VALUED: &[&str] = &["repo", "subdir", "threads", "context", "fscontext", "defcontext", "rootcontext"];
+
+/// Options without a value that mean something here.
+const FLAGS: &[&str] =
+    &["ro", "passthrough", "allow_other", "suid", "nosuid", "dev", "nodev", "exec", "noexec", "remount"];
+
+/// Options that are true anyway, that only `mount(8)`, fstab and systemd read, or that `mount -o remount` copies from
+/// the kernel's list of mounts.
+const IGNORED: &[&str] = &[
+    "defaults",
+    "auto",
+    "noauto",
+    "user",
+    "nouser",
+    "users",
+    "owner",
+    "group",
+    "nofail",
+    "_netdev",
+    "atime",
+    "noatime",
+    "relatime",
+    "norelatime",
+    "strictatime",
+    "nodiratime",
+    "diratime",
+    "lazytime",
+    "nolazytime",
+    "async",
+    "sync",
+    "dirsync",
+    "default_permissions",
+    "loud",
+    "silent",
+    "mand",
+    "nomand",
+    "user_id",
+    "group_id",
+    "max_read",
+    "subtype",
+];
+
+impl MountOptions {
+    /// Reads the comma-separated text behind `-o`. A value in double quotes may contain commas, as security contexts do.
+    ///
+    /// # Errors
+    /// [`OptionError`] names the option.
+    pub fn parse(text: &str) -> Result<Self, OptionError> {
+        let mut options = Self::default();
+        split(text).into_iter().try_for_each(|option| options.apply(option))?;
+        Ok(options)
+    }
+
+    fn apply(&mut self, option: &str) -> Result<(), OptionError> {
+        if option.is_empty() || option.starts_with("x-") || option.starts_with("X-") || option.starts_with("comment=") {
+            return Ok(());
+        }
+        let (name, value) = option.split_once('=').map_or((option, None), |(name, value)| (name, Some(value)));
+        let wants_value = VALUED.contains(&name);
+        if (wants_value || FLAGS.contains(&name)) && wants_value != value.is_some_and(|value| !value.is_empty()) {
+            return Err(OptionError::Value { name: name.to_owned(), wants_value });
+        }
+        match (name, value) {
+            ("repo", Some(value)) => self.repository = Some(value.into()),
+            ("subdir", Some(value)) => self.subdir = ImagePath::parse(value.as_bytes())?,
+            ("threads", Some(value)) => self.threads = threads(value)?,
+            ("context" | "fscontext" | "defcontext" | "rootcontext", Some(_)) => self.security.push(option.to_owned()),
+            ("passthrough", _) => self.mode = Mode::Passthrough,
+            ("allow_other", _) => self.audience = Audience::Everybody,
+            ("suid", _) => self.set_uid = Some(SetUid::Honoured),
+            ("nosuid", _) => self.set_uid = Some(SetUid::Ignored),
+            ("dev", _) => self.devices = Some(Devices::Honoured),
+            ("nodev", _) => self.devices = Some(Devices::Ignored),
+            ("exec", _) => self.programs = Some(Programs::Run),
+            ("noexec", _) => self.programs = Some(Programs::Refused),
+            ("remount", _) => self.action = Action::Remount,
+            ("rw", _) => return Err(OptionError::ReadWrite),
+            ("ro", _) => {}
+            _ if IGNORED.contains(&name) => {}
+            _ => return Err(OptionError::Unknown { option: option.to_owned(), nearest: nearest(name) }),
+        }
+        Ok(())
+    }
+}
+
+/// Cuts at commas outside double quotes.
+fn split(text: &str) -> Vec<&str> {
+    let mut quoted = false;
+    text.split(move |character| {
+        quoted ^= character == '"';
+        character == ',' && !quoted
+    })
+    .collect()
+}
+
+fn threads(value: &str) -> Result<NonZeroUsize, OptionError> {
+    let number = value.parse::<NonZeroUsize>().ok().filter(|number| number.get() <= MAX_THREADS);
+    number.ok_or_else(|| OptionError::Threads(value.to_owned()))
+}
+
+/// The known option that takes the fewest changed letters to reach.
+fn nearest(name: &str) -> &'static str {
+    let known = VALUED.iter().chain(FLAGS).chain(IGNORED);
+    known.min_by_key(|candidate| edit_distance(name.as_bytes(), candidate.as_bytes())).expect("the lists are not empty")
+}
+
+fn edit_distance(from: &[u8], to: &[u8]) -> usize {
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (line, letter) in from.iter().enumerate() {
+        let mut diagonal = line;
+        row[0] = line + 1;
+        for (column, other) in to.iter().enumerate() {
+            let replaced = diagonal + usize::from(letter != other);
+            diagonal = row[column + 1];
+            row[column + 1] = replaced.min(row[column] + 1).min(diagonal + 1);
+        }
+    }
+    row[to.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_fstab_is_understood() {
+        let text =
+            "defaults,ro,_netdev,noauto,x-systemd.automount,nofail,repo=/sapwood/repo,subdir=/usr,suid,dev,threads=4";
+        let options = MountOptions::parse(text).expect("legal");
+        assert_eq!(options.repository, Some("/sapwood/repo".into()));
+        assert_eq!(options.subdir.to_string(), "/usr");
+        assert_eq!((options.set_uid, options.devices), (Some(SetUid::Honoured), Some(Devices::Honoured)));
+        assert_eq!(options.threads.get(), 4);
+        assert_eq!(MountOptions::parse(""), Ok(MountOptions::default()));
+    }
+
+    #[test]
+    fn the_last_of_two_opposites_wins() {
+        let options = MountOptions::parse("suid,nosuid,noexec").expect("legal");
+        assert_eq!((options.set_uid, options.programs), (Some(SetUid::Ignored), Some(Programs::Refused)));
+    }
+
+    #[test]
+    fn a_quoted_context_keeps_its_commas() {
+        let context = "context=\"system_u:object_r:usr_t:s0:c1,c2\"";
+        let options = MountOptions::parse(&format!("ro,{context},passthrough")).expect("legal");
+        assert_eq!(options.security, [context]);
+        assert_eq!(options.mode, Mode::Passthrough);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let message = |text| MountOptions::parse(text).expect_err("illegal").to_string();
+        assert_eq!(message("passtrough"), "unknown mount option 'passtrough'; did you mean 'passthrough'?");
+        assert_eq!(message("subdirs=/usr"), "unknown mount option 'subdirs=/usr'; did you mean 'subdir'?");
+        assert_eq!(message("rw"), "mount option 'rw' is not possible: a commit never changes");
+        assert_eq!(message("repo"), "mount option 'repo' needs a value: NAME=VALUE");
+        assert_eq!(message("suid=1"), "mount option 'suid' takes no value");
+        assert_eq!(message("threads=0"), "mount option 'threads=0': a number from 1 to 64 is needed");
+        assert!(message("subdir=../x").starts_with("mount option 'subdir': bad path"));
+    }
+}

@@ -1,0 +1,121 @@
+//! The bytes of files, holes included, and where the holes are.
+
+use super::{FsError, Vfs};
+use crate::image::Ino;
+use crate::model::{Extent, ObjectId};
+
+/// What `lseek` looks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whence {
+    /// `SEEK_DATA`.
+    Data,
+    /// `SEEK_HOLE`.
+    Hole,
+}
+
+impl Whence {
+    /// Reads the argument of `lseek(2)`; the kernel handles the other values itself.
+    ///
+    /// # Errors
+    /// [`FsError::BadSeek`].
+    pub const fn from_raw(whence: i32) -> Result<Self, FsError> {
+        match whence {
+            libc::SEEK_DATA => Ok(Self::Data),
+            libc::SEEK_HOLE => Ok(Self::Hole),
+            _ => Err(FsError::BadSeek),
+        }
+    }
+}
+
+impl Vfs {
+    /// Fills `buffer` with the bytes at `offset`; returns how many, which is fewer only at the end of the file.
+    ///
+    /// # Errors
+    /// [`FsError::Object`] when the content is missing or damaged, [`FsError::ShortObject`] when it is too short.
+    pub fn read(&self, node: u64, offset: u64, buffer: &mut [u8]) -> Result<usize, FsError> {
+        let ino = self.ino(node)?;
+        let size = self.regular(ino)?.size;
+        let wanted = size.saturating_sub(offset).min(buffer.len() as u64);
+        let wanted = usize::try_from(wanted).expect("at most the length of the buffer");
+        let Some(object) = self.image.object(ino)?.filter(|_| wanted > 0) else { return Ok(0) };
+        let buffer = &mut buffer[..wanted];
+        match self.image.extents(ino)? {
+            None => self.read_data(object, size, offset, buffer)?,
+            Some(extents) => self.read_sparse(object, size, &extents, offset, buffer)?,
+        }
+        Ok(wanted)
+    }
+
+    /// Reads what is data and zeroes what is a hole.
+    fn read_sparse(
+        &self,
+        object: ObjectId,
+        size: u64,
+        extents: &[Extent],
+        offset: u64,
+        buffer: &mut [u8],
+    ) -> Result<(), FsError> {
+        let end = offset + buffer.len() as u64;
+        let mut at = offset;
+        let first = extents.partition_point(|extent| extent_end(extent) <= offset);
+        for extent in extents[first..].iter().take_while(|extent| extent.offset < end) {
+            let data_start = extent.offset.max(at);
+            let data_end = extent_end(extent).min(end);
+            span(buffer, offset, at, data_start).fill(0);
+            self.read_data(object, size, data_start, span(buffer, offset, data_start, data_end))?;
+            at = data_end;
+        }
+        span(buffer, offset, at, end).fill(0);
+        Ok(())
+    }
+
+    fn read_data(&self, object: ObjectId, size: u64, offset: u64, buffer: &mut [u8]) -> Result<(), FsError> {
+        let read = self.objects.read_at(object, offset, buffer)?;
+        if read < buffer.len() {
+            return Err(FsError::ShortObject { object, end: offset + read as u64, size });
+        }
+        Ok(())
+    }
+
+    /// Where the next data or the next hole at or after `offset` begins. The end of the file counts as a hole.
+    ///
+    /// # Errors
+    /// [`FsError::NoSuchPosition`] at or after the end, or when only a hole follows and data is wanted;
+    /// [`FsError::Unsupported`] when no file of the image has holes: the kernel knows what to answer then.
+    pub fn seek(&self, node: u64, offset: i64, whence: Whence) -> Result<i64, FsError> {
+        if !self.image.has_holes() {
+            return Err(FsError::Unsupported);
+        }
+        let ino = self.ino(node)?;
+        let size = self.regular(ino)?.size;
+        let offset = u64::try_from(offset).map_err(|_| FsError::NoSuchPosition)?;
+        if offset >= size {
+            return Err(FsError::NoSuchPosition);
+        }
+        let found = self.seek_within(ino, offset, size, whence)?;
+        i64::try_from(found).map_err(|_| FsError::BadSeek)
+    }
+
+    fn seek_within(&self, ino: Ino, offset: u64, size: u64, whence: Whence) -> Result<u64, FsError> {
+        let Some(extents) = self.image.extents(ino)? else {
+            return Ok(if whence == Whence::Data { offset } else { size });
+        };
+        let next = extents[extents.partition_point(|extent| extent_end(extent) <= offset)..].first();
+        match (whence, next) {
+            (Whence::Data, Some(extent)) => Ok(extent.offset.max(offset)),
+            (Whence::Data, None) => Err(FsError::NoSuchPosition),
+            (Whence::Hole, Some(extent)) if extent.offset <= offset => Ok(extent_end(extent).min(size)),
+            (Whence::Hole, Some(_) | None) => Ok(offset),
+        }
+    }
+}
+
+const fn extent_end(extent: &Extent) -> u64 {
+    extent.offset.saturating_add(extent.length)
+}
+
+/// The part of `buffer`, whose first byte is the file's `base`, that holds the file's bytes `from..to`.
+fn span(buffer: &mut [u8], base: u64, from: u64, to: u64) -> &mut [u8] {
+    let index = |at: u64| usize::try_from(at - base).expect("positions inside the buffer");
+    &mut buffer[index(from)..index(to.max(from))]
+}

@@ -1,0 +1,380 @@
+//! A place where a test may mount, leave daemons behind and make a mess.
+//!
+//! Each sandbox is a directory and a mount namespace of its own. Whatever a test mounts is invisible outside, and when
+//! the sandbox is dropped, also by a failing test, every process still in the namespace is killed and the directory is
+//! removed. The namespace belongs to the test's thread; what the thread starts inherits it.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
+
+/// No single command of a test takes longer unless it hangs: reading all of a Debian root takes some ten seconds.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// A directory and a mount namespace, both gone when this is dropped.
+pub struct Sandbox {
+    directory: PathBuf,
+    namespace: PathBuf,
+}
+
+impl Sandbox {
+    /// Enters a new mount namespace with this thread and makes an empty directory in the build's temporary folder.
+    pub fn new(name: &str) -> Self {
+        assert!(geteuid().is_root(), "this test mounts and makes device nodes: run it as root, or run tests/run");
+        assert!(Path::new("/dev/fuse").exists(), "/dev/fuse is missing: this test cannot run (modprobe fuse?)");
+        unshare(CloneFlags::CLONE_NEWNS).expect("root may unshare its mounts (a container needs CAP_SYS_ADMIN)");
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).expect("private");
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.{}", std::process::id()));
+        remove_tree(&directory);
+        fs::create_dir_all(&directory).expect("the build's temporary folder is writable");
+        Self { directory, namespace: fs::read_link("/proc/thread-self/ns/mnt").expect("proc is mounted") }
+    }
+
+    /// The sandbox's directory.
+    pub fn path(&self) -> &Path {
+        &self.directory
+    }
+
+    /// A path in the sandbox; nothing is made there.
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// Makes a directory in the sandbox.
+    pub fn directory(&self, name: &str) -> PathBuf {
+        let path = self.join(name);
+        fs::create_dir_all(&path).expect("the sandbox is writable");
+        path
+    }
+
+    /// Makes a directory with a file system of `bytes` on it, from a sparse image: `kind` is what `mkfs` calls it.
+    pub fn loop_mount(&self, name: &str, kind: &str, bytes: u64) -> PathBuf {
+        let image = self.join(&format!("{name}.image"));
+        File::create(&image).and_then(|file| file.set_len(bytes)).expect("the sandbox is writable");
+        run(&format!("mkfs.{kind}"), [image.as_os_str()]).success();
+        let target = self.directory(name);
+        let arguments: [&OsStr; 5] = ["-t", kind, "-oloop"]
+            .map(OsStr::new)
+            .into_iter()
+            .chain([image.as_os_str(), target.as_os_str()])
+            .collect::<Vec<_>>()
+            .try_into()
+            .expect("five");
+        run("mount", arguments).success();
+        target
+    }
+
+    /// Makes a directory with a tmpfs of `bytes` on it.
+    pub fn tmpfs(&self, name: &str, bytes: u64) -> PathBuf {
+        let target = self.directory(name);
+        let options = format!("size={bytes}");
+        mount(Some("tmpfs"), &target, Some("tmpfs"), MsFlags::empty(), Some(options.as_str())).expect("tmpfs mounts");
+        target
+    }
+
+    /// An initialised repository in the sandbox.
+    pub fn repository(&self, name: &str) -> Repository {
+        Repository::init(self.join(name))
+    }
+
+    /// Kills what still runs in the namespace, other than this test itself.
+    fn end_processes(&self) {
+        let own = std::process::id();
+        for entry in fs::read_dir("/proc").expect("proc is mounted").flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+            let namespace = fs::read_link(entry.path().join("ns/mnt"));
+            if pid != own && namespace.is_ok_and(|namespace| namespace == self.namespace) {
+                // It may have ended by itself since; that is as good.
+                let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+            }
+        }
+    }
+
+    fn unmount_everything(&self) {
+        let table = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
+        let targets = table.lines().filter_map(|line| line.split(' ').nth(4));
+        let inside: Vec<PathBuf> = targets.map(unescape).filter(|path| path.starts_with(&self.directory)).collect();
+        for target in inside.iter().rev() {
+            let _ = umount2(target, MntFlags::MNT_DETACH);
+        }
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        self.end_processes();
+        self.unmount_everything();
+        if std::env::var_os("SAPWOOD_KEEP_SANDBOX").is_none() {
+            remove_tree(&self.directory);
+        }
+    }
+}
+
+/// The mount table writes blanks and backslashes as `\ooo`.
+fn unescape(field: &str) -> PathBuf {
+    PathBuf::from(field.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\"))
+}
+
+/// By `rm`, which copes with a depth of 1,000 and modes of 0000, and never crosses into a mount.
+pub fn remove_tree(path: &Path) {
+    let _ = Command::new("rm").arg("-rf").arg("--one-file-system").arg(path).status();
+}
+
+/// How a command ended and what it said.
+#[derive(Debug)]
+pub struct Run {
+    /// The command line, for messages.
+    pub command: String,
+    /// How it ended.
+    pub status: ExitStatus,
+    /// What it wrote to stdout.
+    pub stdout: Vec<u8>,
+    /// What it wrote to stderr, as text.
+    pub stderr: String,
+    /// How long it took.
+    pub time: Duration,
+}
+
+impl Run {
+    /// Fails the test unless the command exited 0; gives stdout as text without the last newline.
+    #[track_caller]
+    pub fn success(self) -> String {
+        assert!(self.status.success(), "{} ended with {}:\n{}", self.command, self.status, self.stderr);
+        self.text()
+    }
+
+    /// Fails the test unless the command exited with `code` and said something on stderr; gives that.
+    #[track_caller]
+    pub fn failure(self, code: i32) -> String {
+        let text = self.text();
+        assert_eq!(self.status.code(), Some(code), "{}:\n{text}\n{}", self.command, self.stderr);
+        assert!(!self.stderr.trim().is_empty(), "{} failed without a word", self.command);
+        assert!(!self.stderr.contains("panicked at"), "{} panicked:\n{}", self.command, self.stderr);
+        self.stderr
+    }
+
+    /// Fails the test unless the command failed, with any code but not by a signal or a panic.
+    #[track_caller]
+    pub fn any_failure(self) -> String {
+        let code = self.status.code();
+        assert!(code.is_some_and(|code| code != 0), "{} ended with {}", self.command, self.status);
+        self.failure(code.unwrap_or_default())
+    }
+
+    /// Stdout as text, without the newline at the end.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).trim_end_matches('\n').to_owned()
+    }
+}
+
+/// Runs a program of the distribution.
+pub fn run<A: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = A>) -> Run {
+    let mut command = Command::new(program);
+    command.args(arguments);
+    finish(command)
+}
+
+/// Runs a command to its end, with its output in files.
+///
+/// Not in pipes: a daemon that holds on to the pipe would make the test wait for ever instead of failing.
+pub fn finish(mut command: Command) -> Run {
+    let line = format!("{command:?}");
+    let (stdout, stderr) = (temporary(), temporary());
+    let begin = Instant::now();
+    command.stdin(Stdio::null()).stdout(clone(&stdout)).stderr(clone(&stderr)).env("LC_ALL", "C");
+    let child = command.spawn().unwrap_or_else(|error| panic!("{line}: {error} (tests/install installs it)"));
+    let status = wait(child, &line);
+    let time = begin.elapsed();
+    Run { command: line, status, stdout: content(stdout), stderr: lossy(content(stderr)), time }
+}
+
+fn wait(mut child: Child, line: &str) -> ExitStatus {
+    let begin = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().expect("a child can be waited for") {
+            return status;
+        }
+        if begin.elapsed() > PATIENCE {
+            let _ = child.kill();
+            panic!("{line} still runs after {} s", PATIENCE.as_secs());
+        }
+        // Short at first: many commands take a few milliseconds.
+        sleep(if begin.elapsed() < Duration::from_millis(100) {
+            Duration::from_millis(1)
+        } else {
+            Duration::from_millis(20)
+        });
+    }
+}
+
+fn temporary() -> File {
+    tempfile::tempfile().expect("temporary files can be made")
+}
+
+fn clone(file: &File) -> File {
+    file.try_clone().expect("descriptors are not exhausted")
+}
+
+fn lossy(bytes: Vec<u8>) -> String {
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn content(mut file: File) -> Vec<u8> {
+    use std::io::{Read as _, Seek as _};
+    let mut bytes = Vec::new();
+    file.rewind().and_then(|()| file.read_to_end(&mut bytes)).expect("temporary files can be read");
+    bytes
+}
+
+/// A repository and the program that works on it.
+#[derive(Clone)]
+pub struct Repository {
+    path: PathBuf,
+    user: Option<u32>,
+}
+
+impl Repository {
+    /// Runs `init` at `path`.
+    #[track_caller]
+    pub fn init(path: PathBuf) -> Self {
+        let repository = Self { path, user: None };
+        repository.run(["init"]).success();
+        repository
+    }
+
+    /// One that is there already.
+    pub fn at(path: PathBuf) -> Self {
+        Self { path, user: None }
+    }
+
+    /// `init` as a user other than root; the directory above `path` must be theirs.
+    #[track_caller]
+    pub fn init_as(path: PathBuf, user: u32) -> Self {
+        let repository = Self { path, user: Some(user) };
+        repository.run(["init"]).success();
+        repository
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// `sapwood --repo PATH ARGUMENTS…`, not yet started.
+    pub fn command<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
+        let program = env!("CARGO_BIN_EXE_sapwood");
+        let mut command = match self.user {
+            None => Command::new(program),
+            Some(user) => {
+                let mut command = Command::new("setpriv");
+                command
+                    .args([format!("--reuid={user}"), format!("--regid={user}"), "--clear-groups".into()])
+                    .arg(program);
+                command.env("HOME", "/nonexistent").env_remove("XDG_RUNTIME_DIR");
+                command
+            }
+        };
+        command.arg("--repo").arg(&self.path).args(arguments).env_remove("SAPWOOD_REPO");
+        command
+    }
+
+    /// Runs `sapwood --repo PATH ARGUMENTS…`.
+    pub fn run<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Run {
+        finish(self.command(arguments))
+    }
+
+    /// Commits a directory; gives the commit's id.
+    #[track_caller]
+    pub fn commit(&self, name: &str, directory: &Path) -> String {
+        let id =
+            self.run([OsStr::new("commit"), OsStr::new("--ref"), OsStr::new(name), directory.as_os_str()]).success();
+        assert_is_id(&id);
+        id
+    }
+
+    /// Commits a tar file; gives the commit's id.
+    #[track_caller]
+    pub fn commit_tar(&self, name: &str, tar: &Path) -> String {
+        let id =
+            self.run(["commit", "--ref", name, "--tar"].map(OsString::from).into_iter().chain([tar.into()])).success();
+        assert_is_id(&id);
+        id
+    }
+
+    /// Runs `fsck` and expects it to find nothing.
+    #[track_caller]
+    pub fn assert_clean(&self) {
+        self.run(["fsck"]).success();
+    }
+
+    /// Mounts `source` at a new directory `at`.
+    #[track_caller]
+    pub fn mount(&self, source: &str, at: &Path, options: &[&str]) -> Mounted {
+        fs::create_dir_all(at).expect("the sandbox is writable");
+        if let Some(user) = self.user {
+            std::os::unix::fs::chown(at, Some(user), Some(user)).expect("root may give away");
+        }
+        let mut arguments = vec![OsString::from("mount")];
+        if !options.is_empty() {
+            arguments.extend(["-o".into(), options.join(",").into()]);
+        }
+        arguments.extend([source.into(), at.into()]);
+        self.run(arguments).success();
+        assert!(is_mounted(at), "`sapwood mount` returned before {} was mounted", at.display());
+        Mounted { repository: self.clone(), at: at.to_owned() }
+    }
+}
+
+/// Whether something is mounted exactly at `path`.
+pub fn is_mounted(path: &Path) -> bool {
+    let table = fs::read_to_string("/proc/thread-self/mountinfo").expect("proc is mounted");
+    table.lines().filter_map(|line| line.split(' ').nth(4)).any(|target| unescape(target) == path)
+}
+
+#[track_caller]
+fn assert_is_id(text: &str) {
+    let is_hex = text.bytes().all(|b| b.is_ascii_hexdigit());
+    assert!(text.len() == 64 && is_hex, "commit should print its id and nothing else on stdout, printed {text:?}");
+}
+
+/// A mounted commit, unmounted when dropped.
+pub struct Mounted {
+    repository: Repository,
+    at: PathBuf,
+}
+
+impl Mounted {
+    /// The mount point.
+    pub fn path(&self) -> &Path {
+        &self.at
+    }
+
+    /// Unmounts and expects that to work.
+    #[track_caller]
+    pub fn unmount(self) {
+        self.repository.run([OsStr::new("umount"), self.at.as_os_str()]).success();
+        assert!(!is_mounted(&self.at), "`sapwood umount` returned before {} was gone", self.at.display());
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if is_mounted(&self.at) {
+            let _ = umount2(&self.at, MntFlags::MNT_DETACH);
+        }
+    }
+}
+
+/// Whether a run was ended by `signal`.
+pub fn ended_by(run: &Run, signal: Signal) -> bool {
+    run.status.signal() == Some(signal as i32)
+}
