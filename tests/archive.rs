@@ -7,7 +7,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -17,7 +17,7 @@ use sapwood::compose::source::{
 use sapwood::disk::Wait;
 use sapwood::export::{DirectoryOptions, Fidelity, Progress, Report, TargetContents, export_directory, export_tar};
 use sapwood::image::{Image, Ino, NodeId, Tree, encode};
-use sapwood::model::{Content, EntryName, Extent, Metadata, Node, NodeKind, Timestamp, Xattrs};
+use sapwood::model::{Content, DeviceNumber, EntryName, Extent, Metadata, Node, NodeKind, Timestamp, Xattrs};
 use sapwood::store::{Config, StatCache, Store, StoreWriter};
 use sapwood::sys::Mapping;
 
@@ -387,9 +387,15 @@ fn a_target_with_files_is_refused_or_merged() {
     assert_eq!(differences(&source, &target), "");
 }
 
+/// Metadata that anybody may set.
+fn mine() -> Metadata {
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    Metadata { permissions: 0o755, uid, gid, ..Metadata::default() }
+}
+
 /// A thousand directories in one another, each with a file that has a second name one level down.
 fn deep_tree(bench: &Bench, name_length: usize) -> Tree {
-    let metadata = Metadata { permissions: 0o755, ..Metadata::default() };
+    let metadata = mine();
     let mut tree = Tree::new(metadata.clone());
     let mut parent = tree.root();
     for depth in 0..1000_u64 {
@@ -659,10 +665,10 @@ fn unaligned_holes_survive() {
     bytes[1000..1010].fill(1);
     let content = bench.writer.put(3000, &mut &bytes[..]).expect("room on disk");
     let extents = Some(vec![Extent { offset: 1000, length: 10 }]);
-    let mut tree = Tree::new(Metadata { permissions: 0o755, ..Metadata::default() });
+    let mut tree = Tree::new(mine());
     let kind = NodeKind::Regular(Content { extents, ..content });
     let name = EntryName::new(&b"file"[..]).expect("legal");
-    tree.insert(tree.root(), name, Node { metadata: Metadata::default(), kind }).expect("free name");
+    tree.insert(tree.root(), name, Node { metadata: mine(), kind }).expect("free name");
     let (archive, _) = bench.export_tar(&tree);
     let mut child = Command::new("tar")
         .args(["-xOf", "-"])
@@ -704,4 +710,47 @@ fn failures_of_the_output_are_reported() {
         export_directory(&image, Ino::ROOT, &nothing, &target, DirectoryOptions::default(), &Progress::default());
     let text = chain(&result.expect_err("no object"));
     assert!(text.contains("incomplete") && text.contains("'/file'"), "{text}");
+}
+
+/// Somebody without privileges gets what is possible and is told the rest.
+#[test]
+fn what_needs_privileges_is_counted_or_refused() {
+    let bench = Bench::new();
+    let content = bench.writer.put(1, &mut &b"x"[..]).expect("room on disk");
+    let mut tree = Tree::new(mine());
+    let device = NodeKind::BlockDevice(DeviceNumber { major: 8, minor: 1 });
+    let metadata = Metadata { permissions: 0o4755, uid: 12, gid: 34, ..Metadata::default() };
+    for (name, kind) in [("file", NodeKind::Regular(content)), ("device", device), ("fifo", NodeKind::Fifo)] {
+        let name = EntryName::new(name.as_bytes()).expect("legal");
+        let node = tree.insert(tree.root(), name.clone(), Node { metadata: metadata.clone(), kind }).expect("free");
+        let again = EntryName::new([name.as_bytes(), b"-again"].concat()).expect("legal");
+        tree.link(tree.root(), again, node).expect("free name");
+    }
+    let image = bench.image(&tree);
+    let target = bench.path("target");
+    fs::set_permissions(bench.directory.path(), fs::Permissions::from_mode(0o777)).expect("ours");
+    let export = |fidelity, target: &Path| {
+        let options = DirectoryOptions { fidelity, ..DirectoryOptions::default() };
+        export_directory(&image, Ino::ROOT, bench.writer.store(), target, options, &Progress::default())
+    };
+    let (report, refused) = std::thread::scope(|scope| {
+        let somebody = scope.spawn(|| {
+            // Of this thread and those it starts; takes the privileges over files away with it.
+            nix::unistd::setfsgid(65_534.into());
+            nix::unistd::setfsuid(65_534.into());
+            (export(Fidelity::BestEffort, &target), export(Fidelity::Required, &bench.path("strict")))
+        });
+        somebody.join().expect("no panic")
+    });
+    let report = report.unwrap_or_else(|error| panic!("{}", chain(&error)));
+    // The owner of the top, too, when this is root, whose tree it is.
+    let owners = 2 + u64::from(is_root());
+    let expected =
+        Report { owners_lost: owners, devices_lost: 1, special_bits_lost: 1, entries: 5, ..Report::default() };
+    assert_eq!(Report { examples: Vec::new(), content_bytes: 0, ..report.clone() }, expected, "{report:?}");
+    assert!(report.examples.iter().any(|example| example.contains("'/device'")), "{report:?}");
+    assert_eq!(fs::metadata(target.join("file")).expect("made").permissions().mode() & 0o7777, 0o755);
+    assert_eq!(fs::metadata(target.join("file-again")).expect("made").nlink(), 2);
+    let text = chain(&refused.expect_err("nothing may be lost"));
+    assert!(text.contains("not permitted"), "{text}");
 }
