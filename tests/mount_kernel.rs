@@ -628,3 +628,77 @@ fn the_mode_of_an_inode_lasts_until_its_last_release() {
     assert_eq!(mount.count("read"), 0);
     mount.end();
 }
+
+#[test]
+fn access_control_lists_are_obeyed() {
+    let sandbox = Sandbox::new("kernel-acl");
+    let mut builder = small();
+    let root = builder.root();
+    let mut metadata = metadata(0o640);
+    // user::rw-, user:65534:r--, group::---, mask::r--, other::---
+    let list: Vec<u8> = [(1, 6, u32::MAX), (2, 4, 65_534), (4, 0, u32::MAX), (0x10, 4, u32::MAX), (0x20, 0, u32::MAX)]
+        .into_iter()
+        .flat_map(|(tag, permissions, id): (u16, u16, u32)| {
+            [&tag.to_le_bytes()[..], &permissions.to_le_bytes(), &id.to_le_bytes()].concat()
+        })
+        .collect();
+    metadata.xattrs.set(b"system.posix_acl_access", &[&2_u32.to_le_bytes()[..], &list].concat()).expect("legal");
+    let content = builder.content(b"secret".to_vec());
+    let node = Node { metadata, kind: NodeKind::Regular(content) };
+    builder.tree.insert(root, name("listed"), node).expect("new");
+    let mount = builder.mount(&sandbox.join("m"), "allow_other");
+    let listed = mount.join("listed").display().to_string();
+    let as_user =
+        |user: &str| run("setpriv", [&format!("--reuid={user}"), "--regid=65533", "--clear-groups", "cat", &listed]);
+    assert_eq!(as_user("65534").success(), "secret");
+    assert!(as_user("65533").any_failure().contains("Permission denied"));
+    let text = run("getfacl", ["-cn", "--absolute-names", &listed]).success();
+    assert!(text.contains("user:65534:r--") && text.contains("mask::r--"), "{text}");
+    mount.end();
+}
+
+#[test]
+fn large_files_are_read_in_large_pieces() {
+    let sandbox = Sandbox::new("kernel-large");
+    let mut builder = Builder::new();
+    let root = builder.root();
+    builder.file(root, "large", vec![1; 64 << 20]);
+    let mount = builder.mount(&sandbox.join("m"), "");
+    assert_eq!(fs::read(mount.join("large")).expect("reads").len(), 64 << 20);
+    let reads = mount.count("read");
+    assert!(reads <= 80, "{reads} messages for 64 MiB");
+    mount.end();
+}
+
+/// What an NFS server does: it keeps handles while the filesystem is mounted anew.
+#[test]
+fn handles_outlive_the_mount() {
+    let sandbox = Sandbox::new("kernel-handles");
+    let script = "
+import ctypes,os,sys
+libc=ctypes.CDLL(None,use_errno=True)
+class Handle(ctypes.Structure):
+    _fields_=[('bytes',ctypes.c_uint),('type',ctypes.c_int),('data',ctypes.c_char*128)]
+where=sys.argv[2]
+if sys.argv[1]=='get':
+    h=Handle(); h.bytes=128; m=ctypes.c_int()
+    if libc.name_to_handle_at(-100,where.encode(),ctypes.byref(h),ctypes.byref(m),0): sys.exit(os.strerror(ctypes.get_errno()))
+    print(bytes(h).hex())
+else:
+    h=Handle.from_buffer_copy(bytes.fromhex(sys.argv[3]))
+    at=os.open(where,os.O_RDONLY)
+    f=libc.open_by_handle_at(at,ctypes.byref(h),os.O_RDONLY)
+    if f<0: sys.exit(os.strerror(ctypes.get_errno()))
+    print(os.read(f,100).decode(errors='replace'),end='')
+";
+    let python = |arguments: &[&str]| run("python3", [&["-c", script], arguments].concat());
+    let mount = small().mount(&sandbox.join("m"), "");
+    let at = mount.at.display().to_string();
+    let handle = python(&["get", &format!("{at}/hello")]).success();
+    let deep = python(&["get", &format!("{at}/usr/bin/true")]).success();
+    mount.end();
+    let mount = small().mount(&sandbox.join("m"), "");
+    assert_eq!(python(&["open", &at, &handle]).success(), "hello world");
+    assert!(python(&["open", &at, &deep]).success().contains("ELF"));
+    mount.end();
+}

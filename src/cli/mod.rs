@@ -14,6 +14,7 @@ mod commit;
 mod demo;
 mod diff;
 mod error;
+mod export;
 mod fsck;
 mod gc;
 mod init;
@@ -70,6 +71,7 @@ enum Verb {
     Ls(ls::Args),
     Cat(cat::Args),
     Diff(diff::Args),
+    Export(export::Args),
     Fsck(fsck::Args),
     Gc(gc::Args),
     Size(size::Args),
@@ -106,6 +108,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Ls(args) => ls::run(args, &context),
         Verb::Cat(args) => cat::run(args, &context),
         Verb::Diff(args) => diff::run(args, &context),
+        Verb::Export(args) => export::run(args, &context),
         Verb::Fsck(args) => fsck::run(args, &context),
         Verb::Gc(args) => gc::run(args, &context),
         Verb::Size(args) => size::run(args, &context),
