@@ -16,4 +16,4 @@ pub use extents::data_extents;
 pub use lock::{Lock, LockError, Wait};
 pub use replace::{remove_directory, replace, sync_directory, sync_filesystem};
 pub use temporary::{TemporaryFile, TemporaryPath};
-pub use xattr::{read_xattrs, write_xattr};
+pub use xattr::{XattrPair, read_xattrs, write_xattr};

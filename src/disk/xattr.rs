@@ -13,14 +13,14 @@ use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 /// Name and value of one attribute.
-pub type Pair = (Box<[u8]>, Box<[u8]>);
+pub type XattrPair = (Box<[u8]>, Box<[u8]>);
 
 /// All extended attributes of the entry `name` of `directory`, or of the directory itself when `name` is empty. Those
 /// the kernel hides from this process are not among them. None where the filesystem has no such thing.
 ///
 /// # Errors
 /// Those of `llistxattr(2)` and `lgetxattr(2)`.
-pub fn read_xattrs(directory: impl AsFd, name: &[u8]) -> io::Result<Vec<Pair>> {
+pub fn read_xattrs(directory: impl AsFd, name: &[u8]) -> io::Result<Vec<XattrPair>> {
     let path = proc_path(directory, name);
     let mut names = vec![0; 256];
     let length = loop {

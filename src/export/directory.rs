@@ -11,47 +11,30 @@
 
 mod apply;
 mod fill;
+mod ledger;
 mod walk;
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::Mutex;
 use rustix::fs::Mode;
 use rustix::io::Errno;
 
+pub use self::ledger::{ExportCause, Fidelity};
+pub use self::walk::TargetContents;
+
 use self::fill::Filler;
+use self::ledger::Ledger;
 use self::walk::Walk;
-use super::report::{Loss, Progress, Report, words};
+use super::report::{Progress, Report};
 use crate::disk;
 use crate::image::{Image, ImageError, Ino};
 use crate::model::{ACL_ACCESS, ACL_DEFAULT, FileKind};
-use crate::store::{ObjectSource, ReadError};
+use crate::store::ObjectSource;
 
 /// Batches of files that wait to be filled, each of up to [`walk::BATCH_FILES`] open files.
 const QUEUE: usize = 3;
-
-/// What to do about things the target cannot take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Fidelity {
-    /// Leave them out and say so in the report.
-    #[default]
-    BestEffort,
-    /// Fail at the first one.
-    Required,
-}
-
-/// What may be in the target before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum TargetContents {
-    /// Nothing: another export, or somebody's files, are not written over.
-    #[default]
-    Empty,
-    /// Anything: entries of the image replace those of the same name, directories are merged, the rest stays.
-    Any,
-}
 
 /// Choices for [`export_directory`].
 #[derive(Debug, Clone, Copy)]
@@ -100,44 +83,7 @@ pub enum ExportDirectoryError {
         /// Entries made before.
         entries: u64,
         /// What failed.
-        source: ExportCause,
-    },
-}
-
-/// What failed on the way.
-#[derive(Debug, thiserror::Error)]
-pub enum ExportCause {
-    /// The system refused.
-    #[error("cannot {action} '{path}'")]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On which path of the image.
-        path: String,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The content cannot be read.
-    #[error("cannot read the content of '{path}'")]
-    Content {
-        /// The path of the image.
-        path: String,
-        /// Why not.
-        source: ReadError,
-    },
-    /// The object is shorter than the image says.
-    #[error("the object of '{path}' has fewer bytes than the file")]
-    ShortObject {
-        /// The path of the image.
-        path: String,
-    },
-    /// The image is damaged.
-    #[error("the image is damaged at '{path}'")]
-    Image {
-        /// The path of the image.
-        path: String,
-        /// What is wrong.
-        source: ImageError,
+        source: Box<ExportCause>,
     },
 }
 
@@ -171,7 +117,7 @@ pub fn export_directory(
     ledger.finish(walked).map_err(|source| ExportDirectoryError::Incomplete {
         target: target.to_owned(),
         entries: progress.entries(),
-        source,
+        source: Box::new(source),
     })
 }
 
@@ -199,83 +145,4 @@ fn prepare(target: &Path, contents: TargetContents) -> Result<OwnedFd, ExportDir
         }
     }
     Ok(directory)
-}
-
-/// The account that all threads of an export share: losses, and the first failure.
-struct Ledger {
-    fidelity: Fidelity,
-    report: Mutex<Report>,
-    failure: Mutex<Option<ExportCause>>,
-    failed: AtomicBool,
-}
-
-impl Ledger {
-    fn new(fidelity: Fidelity) -> Self {
-        Self { fidelity, report: Mutex::default(), failure: Mutex::default(), failed: AtomicBool::new(false) }
-    }
-
-    /// Whether some thread gave up, so that the others should too.
-    fn has_failed(&self) -> bool {
-        self.failed.load(Ordering::Relaxed)
-    }
-
-    fn fail(&self, cause: ExportCause) {
-        self.failure.lock().get_or_insert(cause);
-        self.failed.store(true, Ordering::Relaxed);
-    }
-
-    fn count(&self, entries: u64, bytes: u64) {
-        let mut report = self.report.lock();
-        report.entries += entries;
-        report.content_bytes += bytes;
-    }
-
-    /// Takes the result of something the target may be unable to do; returns whether it was done.
-    fn allow(
-        &self,
-        loss: Loss,
-        action: &'static str,
-        path: &[u8],
-        result: Result<(), Errno>,
-    ) -> Result<bool, ExportCause> {
-        let Err(errno) = result else { return Ok(true) };
-        let unable = match errno {
-            // No privilege; an id outside the user namespace; a filesystem that has no such thing.
-            Errno::PERM | Errno::ACCESS | Errno::INVAL | Errno::OVERFLOW | Errno::OPNOTSUPP | Errno::NOSYS => true,
-            // ext4 says "no space" of an attribute that does not fit the inode's one block.
-            Errno::NOSPC | Errno::TOOBIG | Errno::RANGE => loss == Loss::Xattr,
-            _ => false,
-        };
-        if !unable || self.fidelity == Fidelity::Required {
-            return Err(io_cause(action, path, errno));
-        }
-        self.lose(loss, || format!("cannot {action} '{}': {errno}", words(path)));
-        Ok(false)
-    }
-
-    fn lose(&self, loss: Loss, words: impl FnOnce() -> String) {
-        self.report.lock().lose(loss, words);
-    }
-
-    fn finish(self, walked: Result<(), ExportCause>) -> Result<Report, ExportCause> {
-        // A filler's failure comes first: the walk may only have stopped because of it.
-        match self.failure.into_inner() {
-            Some(cause) => Err(cause),
-            None => walked.map(|()| self.report.into_inner()),
-        }
-    }
-}
-
-fn io_cause(action: &'static str, path: &[u8], source: impl Into<io::Error>) -> ExportCause {
-    ExportCause::Io { action, path: words(path), source: source.into() }
-}
-
-fn image_cause(path: &[u8]) -> impl FnOnce(ImageError) -> ExportCause {
-    |source| ExportCause::Image { path: words(path), source }
-}
-
-/// The device and number by which a directory is recognised.
-fn identity(directory: impl AsFd) -> Result<(u64, u64), Errno> {
-    let stat = rustix::fs::fstat(directory)?;
-    Ok((stat.st_dev, stat.st_ino))
 }

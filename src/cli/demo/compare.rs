@@ -65,7 +65,7 @@ pub fn compare(left: &Path, right: &Path) -> Result<Comparison> {
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| -> Result<()> {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(&work)).collect();
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         workers
             .into_iter()
             .try_for_each(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
@@ -136,7 +136,7 @@ fn compare_entry(left: &Path, right: &Path, buffers: &mut [Vec<u8>; 2]) -> Resul
     }
 }
 
-fn xattrs(path: &Path) -> Result<Vec<(Box<[u8]>, Box<[u8]>)>> {
+fn xattrs(path: &Path) -> Result<Vec<disk::XattrPair>> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(Vec::new()) };
     let mut pairs = disk::read_xattrs(disk::open_directory(parent)?, name.as_encoded_bytes())?;
     pairs.sort();

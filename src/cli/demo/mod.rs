@@ -151,10 +151,13 @@ fn run_program(mountpoint: &Path) -> Option<String> {
     None
 }
 
+/// Something to do with a whole tree, which returns how much it saw.
+type Work = fn(&Path) -> Result<u64>;
+
 /// Times both trees in turn, each once to warm up and then three times; the least counts.
 fn measure(tree: &Path, mountpoint: &Path) -> Result<Vec<(&'static str, Duration, Duration)>> {
     let mut rows = Vec::new();
-    let works: [(&str, fn(&Path) -> Result<u64>); 2] =
+    let works: [(&str, Work); 2] =
         [("walk with stat, warm", walk), ("read every file, warm", read_everything)];
     for (name, work) in works {
         let mut best = [Duration::MAX; 2];

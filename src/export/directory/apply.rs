@@ -5,9 +5,10 @@ use std::os::fd::BorrowedFd;
 use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags};
 use rustix::io::Errno;
 
-use super::{ExportCause, Ledger, io_cause, words};
+use super::ledger::{ExportCause, Ledger, io_cause};
 use crate::disk;
 use crate::export::report::Loss;
+use crate::export::report::words;
 use crate::image::Attributes;
 use crate::model::{FileKind, Xattrs};
 

@@ -10,8 +10,9 @@ use std::os::unix::fs::FileExt;
 use crossbeam_channel::Receiver;
 
 use super::apply::{Entry, apply};
-use super::{ExportCause, Ledger, image_cause, io_cause, words};
+use super::ledger::{ExportCause, Ledger, image_cause, io_cause};
 use crate::export::report::Progress;
+use crate::export::report::words;
 use crate::image::{Attributes, Image};
 use crate::model::{Extent, ObjectId};
 use crate::store::{ObjectSource, ReadError};
@@ -88,10 +89,11 @@ impl<'a> Filler<'a> {
         let read_cause = |source: ReadError| ExportCause::Content { path: words(path), source };
         let end = run.offset + run.length;
         let mut position = run.offset;
-        if self.kernel_copies && run.length >= KERNEL_COPY_MIN {
-            if let Some(source) = self.objects.backing_file(object).map_err(read_cause)? {
-                position = self.copy_in_kernel(&source, file, position, end);
-            }
+        if self.kernel_copies
+            && run.length >= KERNEL_COPY_MIN
+            && let Some(source) = self.objects.backing_file(object).map_err(read_cause)?
+        {
+            position = self.copy_in_kernel(&source, file, position, end);
         }
         while position < end {
             let room = usize::try_from(end - position).map_or(BUFFER, |room| room.min(BUFFER));

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::apply::{Entry, apply};
 use super::fill::Job;
-use super::{ExportCause, Ledger, TargetContents, identity, image_cause, io_cause};
+use super::ledger::{ExportCause, Ledger, image_cause, io_cause};
 use crate::export::report::{Loss, Progress};
 use crate::image::{Attributes, Image, Ino};
 use crate::model::FileKind;
@@ -27,6 +27,16 @@ pub(super) const BATCH_FILES: usize = 16;
 
 /// A batch is handed over early at this many bytes.
 const BATCH_BYTES: u64 = 4 << 20;
+
+/// What may be in the target before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TargetContents {
+    /// Nothing: another export, or somebody's files, are not written over.
+    #[default]
+    Empty,
+    /// Anything: entries of the image replace those of the same name, directories are merged, the rest stays.
+    Any,
+}
 
 /// A directory on the way down.
 struct Frame {
@@ -331,4 +341,10 @@ fn descend(top: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
         directory = open_directory(directory.as_fd(), name)?;
     }
     Ok(directory)
+}
+
+/// The device and number by which a directory is recognised.
+fn identity(directory: impl AsFd) -> Result<(u64, u64), Errno> {
+    let stat = rustix::fs::fstat(directory)?;
+    Ok((stat.st_dev, stat.st_ino))
 }
