@@ -1,5 +1,8 @@
 //! `mount.sapwood`: what `mount -t sapwood SOURCE DIR -o repo=…` and lines of fstab run.
 //!
+//! To be installed as `/usr/sbin/mount.sapwood`, with a link `mount.fuse.sapwood`: that is the type in the kernel's list,
+//! so it is what `mount -o remount DIR` looks for.
+//!
 //! mount(8) calls `mount.sapwood SOURCE DIR [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE]`. That is translated into
 //! `sapwood mount`; nothing is done here. The process behind the mount is this program once more, called by its own name.
 
