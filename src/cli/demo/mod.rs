@@ -157,8 +157,7 @@ type Work = fn(&Path) -> Result<u64>;
 /// Times both trees in turn, each once to warm up and then three times; the least counts.
 fn measure(tree: &Path, mountpoint: &Path) -> Result<Vec<(&'static str, Duration, Duration)>> {
     let mut rows = Vec::new();
-    let works: [(&str, Work); 2] =
-        [("walk with stat, warm", walk), ("read every file, warm", read_everything)];
+    let works: [(&str, Work); 2] = [("walk with stat, warm", walk), ("read every file, warm", read_everything)];
     for (name, work) in works {
         let mut best = [Duration::MAX; 2];
         for round in 0..4 {
