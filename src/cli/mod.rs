@@ -1,7 +1,7 @@
 //! Words in, words out: the command line.
 //!
 //! One file for each verb: its arguments and a `run` that calls the library and reports. Everything printed goes through
-//! [`output`]; what an error means to a person is in [`error`]. Nothing below this layer prints or exits.
+//! `output`; what an error means to a person is in `error`. Nothing below this layer prints or exits.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
