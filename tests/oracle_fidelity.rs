@@ -22,10 +22,12 @@ fn assert_comes_back_every_way(sandbox: &Sandbox, tree: &Path) {
     let id = repository.commit("tree", tree);
     expected.assert_same(&Facts::of(tree, Scope::All), "committing changed the tree it read");
 
-    let mounted = repository.mount("tree", &sandbox.join("mounted"), &["suid", "dev"]);
-    expected.assert_same(&Facts::of(mounted.path(), Scope::All), "the mount differs");
-    assert_rsync_sees_no_difference(tree, mounted.path(), Scope::All);
-    mounted.unmount();
+    for options in [&["suid", "dev"][..], &["suid", "dev", "passthrough"]] {
+        let mounted = repository.mount("tree", &sandbox.join("mounted"), options);
+        expected.assert_same(&Facts::of(mounted.path(), Scope::All), &format!("the mount ({options:?}) differs"));
+        assert_rsync_sees_no_difference(tree, mounted.path(), Scope::All);
+        mounted.unmount();
+    }
 
     let exported = sandbox.join("exported");
     repository.run([OsStr::new("export"), OsStr::new(&id), exported.as_os_str()]).success();

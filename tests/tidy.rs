@@ -25,6 +25,10 @@ const LAYERS: &[&[&str]] = &[
 /// Lines of a file before its tests: over this nobody reads it in one sitting.
 const FILE_LINES_MAX: usize = 600;
 
+/// Packages in the lock file, tests' own included. Each is code that somebody has to trust and wait for; raise this
+/// only together with the reason in the commit's message.
+const PACKAGES_MAX: usize = 160;
+
 #[test]
 fn the_source_tree_is_tidy() {
     let sources = Sources::read(Path::new(env!("CARGO_MANIFEST_DIR")));
@@ -35,6 +39,17 @@ fn the_source_tree_is_tidy() {
     );
     let findings = sources.check();
     assert!(findings.is_empty(), "{} findings:\n{}", findings.len(), findings.join("\n"));
+}
+
+#[test]
+fn dependencies_stay_few() {
+    let lock = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.lock")).expect("it is committed");
+    let packages = lock.lines().filter(|line| *line == "[[package]]").count();
+    assert!(packages > 20, "found only {packages} packages: has the lock file changed its format?");
+    assert!(
+        packages <= PACKAGES_MAX,
+        "{packages} packages in Cargo.lock, over {PACKAGES_MAX}: is the new one worth it?"
+    );
 }
 
 /// One file: where it is, what its module is called, its text, and its tokens without tests.

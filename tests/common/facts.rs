@@ -38,16 +38,26 @@ pub struct Facts {
 
 impl Facts {
     /// Asks every tool about `tree`. The tree must not change meanwhile.
-    pub fn of(tree: &Path, scope: Scope) -> Self {
-        let tools = vec![
-            ("find", inodes(tree, scope)),
-            ("stat (devices)", devices(tree)),
-            ("find (hard links)", hard_links(tree)),
-            ("getfattr", attributes(tree)),
-            ("lseek (holes)", holes(tree)),
-            ("sha256sum", sums(tree)),
-            ("tar", archive(tree)),
+    pub fn of(tree: &Path, scope_of_tree: Scope) -> Self {
+        type Ask = fn(&Path, Scope) -> ByPath;
+        let questions: [(&'static str, Ask); 7] = [
+            ("find", inodes),
+            ("stat (devices)", devices),
+            ("find (hard links)", hard_links),
+            ("getfattr", attributes),
+            ("lseek (holes)", holes),
+            ("sha256sum", sums),
+            ("tar", archive),
         ];
+        // All at once: they are separate processes, and a mount has to stand several readers anyway.
+        let tools = std::thread::scope(|scope| {
+            let threads = questions.map(|(name, ask)| (name, scope.spawn(move || ask(tree, scope_of_tree))));
+            let join = |(name, thread): (_, std::thread::ScopedJoinHandle<'_, ByPath>)| match thread.join() {
+                Ok(found) => (name, found),
+                Err(panic) => std::panic::resume_unwind(panic),
+            };
+            threads.into_iter().map(join).collect()
+        });
         Self { tools }
     }
 
@@ -169,12 +179,12 @@ fn inodes(tree: &Path, scope: Scope) -> ByPath {
     pairs(tree, &line)
 }
 
-fn devices(tree: &Path) -> ByPath {
+fn devices(tree: &Path, _: Scope) -> ByPath {
     pairs(tree, r"find . \( -type b -o -type c \) -exec stat --printf '%n\0%t:%T\0' {} +")
 }
 
 /// Each path with more than one name, and the first of its names: equal when the same names are the same file.
-fn hard_links(tree: &Path) -> ByPath {
+fn hard_links(tree: &Path, _: Scope) -> ByPath {
     let numbers = pairs(tree, r"find . ! -type d -links +1 -printf '%P\0%i\0'");
     let mut first = BTreeMap::<&String, &Vec<u8>>::new();
     for (path, number) in &numbers {
@@ -185,7 +195,7 @@ fn hard_links(tree: &Path) -> ByPath {
 
 /// All extended attributes in all namespaces, of all kinds of inodes. The order of attributes is the file system's
 /// own business, so they are sorted.
-fn attributes(tree: &Path) -> ByPath {
+fn attributes(tree: &Path, _: Scope) -> ByPath {
     let mut command = Command::new("getfattr");
     command.args(["-d", "-m", "-", "-R", "-P", "-h", "-e", "hex", "--absolute-names", "."]).current_dir(tree);
     let run = finish(command);
@@ -201,7 +211,7 @@ fn attributes(tree: &Path) -> ByPath {
     found
 }
 
-fn sums(tree: &Path) -> ByPath {
+fn sums(tree: &Path, _: Scope) -> ByPath {
     // `sha256sum -z` writes "digest, two blanks, path, NUL".
     let mut command = Command::new("bash");
     command
@@ -214,7 +224,7 @@ fn sums(tree: &Path) -> ByPath {
 }
 
 /// Where data lies in each file that has holes: `SEEK_DATA` and `SEEK_HOLE` from end to end.
-fn holes(tree: &Path) -> ByPath {
+fn holes(tree: &Path, _: Scope) -> ByPath {
     let mut found = ByPath::new();
     for path in pairs(tree, r"find . -type f -size +0 -printf '%p\0\0'").into_keys() {
         use std::os::unix::ffi::OsStrExt as _;
@@ -248,7 +258,7 @@ const BLOCK: usize = 512;
 
 /// The stream that GNU tar makes of the tree, entry by entry: the header's fields, the extended header's records in
 /// sorted order, and a digest of the content.
-fn archive(tree: &Path) -> ByPath {
+fn archive(tree: &Path, _: Scope) -> ByPath {
     let mut command = Command::new("tar");
     command.args([
         "--create",
