@@ -5,8 +5,8 @@
 
 use std::io::Write as _;
 
-use sapwood::image::{Image, ImageError, Ino, diff, encode};
-use sapwood::model::{FileKind, ImagePath};
+use sapwood::image::{Image, ImageError, Ino, Tree, diff, encode};
+use sapwood::model::{FileKind, ImagePath, Metadata};
 use sapwood::sys::Mapping;
 
 /// Inodes asked one by one; the mutated images of the tests are smaller.
@@ -34,6 +34,7 @@ pub fn exercise(image: &Image) {
     }
     let _ = image.tree().map(|tree| encode(&tree).map(|encoded| encoded.id));
     let _ = diff(image, image, &mut |_| {});
+    compare_with_nothing(image);
 }
 
 /// Opens bytes and, when they are an image, asks it every question.
@@ -101,6 +102,17 @@ fn walk(image: &Image) {
             }
         }
         let _ = image.resolve(&path);
+    }
+}
+
+/// Against an empty tree everything is added or removed, and that once.
+fn compare_with_nothing(image: &Image) {
+    let nothing = encode(&Tree::new(Metadata::default())).expect("an empty tree is legal");
+    let nothing = Image::open(Mapping::of_bytes(nothing.bytes)).expect("just written");
+    for (old, new) in [(image, &nothing), (&nothing, image)] {
+        let mut met = 0;
+        let _ = diff(old, new, &mut |_| met += 1);
+        assert!(met <= image.entries(), "diff reported more than there is");
     }
 }
 

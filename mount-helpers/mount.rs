@@ -1,5 +1,8 @@
 //! `mount.sapwood`: what `mount -t sapwood SOURCE DIR -o repo=…` and lines of fstab run.
 //!
+//! To be installed as `/usr/sbin/mount.sapwood`, with a link `mount.fuse.sapwood`: that is the type in the kernel's list,
+//! so it is what `mount -o remount DIR` looks for.
+//!
 //! mount(8) calls `mount.sapwood SOURCE DIR [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE]`. That is translated into
 //! `sapwood mount`; nothing is done here. The process behind the mount is this program once more, called by its own name.
 
@@ -19,7 +22,7 @@ struct HelperArgs {
     target: OsString,
     /// Mount options
     #[arg(short = 'o', value_name = "OPTIONS", allow_hyphen_values = true)]
-    options: Vec<OsString>,
+    options: Vec<String>,
     /// Do everything but mount
     #[arg(short = 'f')]
     fake: bool,
@@ -56,9 +59,17 @@ fn main() -> ExitCode {
 }
 
 fn translate(helper: HelperArgs) -> Vec<OsString> {
-    let options = helper.options.into_iter().flat_map(|options| ["-o".into(), options]);
-    let mut arguments: Vec<OsString> = vec!["mount.sapwood".into(), "mount".into()];
-    arguments.extend(options);
+    let mut arguments: Vec<OsString> = ["mount.sapwood", "mount", "-o"].map(OsString::from).into();
+    arguments.push(complete(&helper.options.join(",")).into());
     arguments.extend(["--".into(), helper.source, helper.target]);
     arguments
+}
+
+/// The options with what mount(8) leaves unsaid. It never passes `suid` and `dev` on, since they are the default of every
+/// filesystem it knows; and it says `rw` for a new mount whose user did not say `ro`, so only for a remount is that a wish.
+fn complete(options: &str) -> String {
+    let all = || options.split(',');
+    let is_remount = all().any(|option| option == "remount");
+    let kept = all().filter(|option| *option != "rw" || is_remount);
+    ["ro", "suid", "dev"].into_iter().chain(kept).collect::<Vec<_>>().join(",")
 }

@@ -13,7 +13,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use common::facts::assert_same_tree;
-use common::sandbox::{Repository, Sandbox};
+use common::sandbox::{Repository, Sandbox, remove_tree, run};
 use common::trees;
 
 const KILLS: u32 = 30;
@@ -29,14 +29,19 @@ fn killing_a_commit_at_any_moment_leaves_the_old_refs_and_a_clean_repository() {
     sandbox.repository("measured").commit("r", &new);
     let whole = begin.elapsed();
 
-    let repository = sandbox.repository("repository");
-    let first = repository.commit("r", &old);
+    let base = sandbox.repository("base");
+    let first = base.commit("r", &old);
+    let copy = || {
+        let path = sandbox.join("repository");
+        remove_tree(&path);
+        run("cp", [OsStr::new("-a"), base.path().as_os_str(), path.as_os_str()]).success();
+        Repository::at(path)
+    };
+    let mut repository = copy();
     let (mut killed, mut finished) = (0, 0);
     for round in 0..KILLS {
-        // Evenly over the whole and a little after; each round has other content, or all would be there already.
-        fs::write(new.join("round"), format!("{round}")).expect("the sandbox is writable");
-        let number = round * 7 % KILLS;
-        let moment = whole.mul_f64(f64::from(number) / f64::from(KILLS) * 1.15);
+        // Evenly over the whole and a little after, in mixed order.
+        let moment = whole.mul_f64(f64::from(round * 7 % KILLS) / f64::from(KILLS) * 1.1);
         let mut command =
             repository.command([OsStr::new("commit"), OsStr::new("--ref"), OsStr::new("r"), new.as_os_str()]);
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts");
@@ -44,18 +49,20 @@ fn killing_a_commit_at_any_moment_leaves_the_old_refs_and_a_clean_repository() {
         // SIGKILL, to this child only.
         let _ = child.kill();
         let ended = child.wait().expect("a child can be waited for").success();
-        let now = repository.run(["log", "r"]).success();
-        if ended {
-            finished += 1;
-        } else {
-            killed += 1;
-        }
-        assert!(now.contains(&first[..8]), "round {round}: the ref lost its history:\n{now}");
+        let log = repository.run(["log", "r"]).success();
+        assert!(log.contains(&first[..8]), "round {round}: the ref lost its history:\n{log}");
         repository.assert_clean();
-        // What was killed must not stand in the way of what comes next, nor stay for ever.
-        if round % 10 == 9 {
-            repository.run(["gc"]).success();
-            repository.assert_clean();
+        if ended {
+            // All is there now, and the next commit would have nothing to do that could be interrupted.
+            finished += 1;
+            repository = copy();
+        } else {
+            // What was left behind must not stand in the way of what comes next, nor stay for ever.
+            killed += 1;
+            if killed % 4 == 0 {
+                repository.run(["gc"]).success();
+                repository.assert_clean();
+            }
         }
     }
     println!("{killed} commits killed, {finished} finished before");

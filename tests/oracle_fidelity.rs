@@ -271,6 +271,7 @@ fn the_mount_is_a_good_citizen() {
     .success();
     let file = File::options().write(true).open(merged.join("sizes/noise-4097")).expect("overlays are writable");
     file.write_all_at(b"changed", 0).expect("copied up");
+    drop(file);
     assert_ne!(
         fs::read(merged.join("sizes/noise-4097")).expect("read"),
         fs::read(at("sizes/noise-4097")).expect("read")

@@ -180,6 +180,7 @@ const NOBODY: u32 = 65_534;
 #[test]
 fn everything_works_without_root() {
     let sandbox = Sandbox::new("user");
+    sandbox.open_fuse_to_everybody();
     let home = sandbox.tmpfs("home", 1 << 30);
     fs::set_permissions(&home, fs::Permissions::from_mode(0o755)).expect("root may change modes");
     std::os::unix::fs::chown(&home, Some(NOBODY), Some(NOBODY)).expect("root may give away");

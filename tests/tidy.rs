@@ -207,9 +207,13 @@ impl<'a> Imports<'a> {
         let mut edges: BTreeMap<&[String], BTreeMap<&[String], String>> = BTreeMap::new();
         for import in self.all.iter().filter(|import| !import.reexport) {
             let target = self.defining_module(&import.path);
-            if target != import.file.module.as_slice() && !target.is_empty() && !import.file.module.is_empty() {
+            let from = import.file.module.as_slice();
+            // A module and what is inside it are one thing seen from outside: a folder's `mod.rs` may hold what its
+            // files share, and they what it hands out. Between folders and between files of one folder it counts.
+            let is_inside = target.starts_with(from) || from.starts_with(target);
+            if !is_inside {
                 let why = format!("{}:{} names {}", import.file.path, import.line, import.path.join("::"));
-                edges.entry(&import.file.module).or_default().entry(target).or_insert(why);
+                edges.entry(from).or_default().entry(target).or_insert(why);
             }
         }
         let mut findings = Vec::new();

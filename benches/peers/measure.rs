@@ -120,7 +120,11 @@ fn program(
     machine::run("chroot", ["/", "/bin/true"])?;
     let once = || -> anyhow::Result<Duration> {
         let mut command = Command::new("chroot");
-        command.arg(&setup.chroot).args(["/bin/sh", "-c", line]).env("PATH", "/usr/bin").env("LC_ALL", "C.UTF-8");
+        command
+            .arg(&setup.chroot)
+            .args(["/bin/sh", "-c", line])
+            .env("PATH", "/usr/bin:/usr/sbin")
+            .env("LC_ALL", "C.UTF-8");
         time(command)
     };
     let cold = once()?.as_secs_f64();

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
@@ -96,22 +95,8 @@ pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
         "none" => Parent::None,
         spec => Parent::Is(store.resolve(spec)?),
     };
-    let progress = Arc::new(Progress::default());
-    let bar = output::ImportBar::follow(&progress);
-    let (mut tree, cache) = match (&args.tar, &args.directory) {
-        (Some(file), _) => (from_tar(file, &writer, owner, &progress)?, None),
-        (None, Some(directory)) => {
-            let options = DirectoryOptions {
-                owner,
-                one_filesystem: args.one_file_system,
-                threads: std::thread::available_parallelism().map_or(1, usize::from),
-                now,
-            };
-            let (tree, cache) = from_directory(directory, &writer, &options, &progress)?;
-            (tree, Some(cache))
-        }
-        (None, None) => bail!("give a directory or --tar"),
-    };
+    let progress = Progress::default();
+    let (mut tree, cache) = output::while_importing(&progress, || import(args, &writer, owner, now, &progress))?;
     if let Some(contexts) = contexts {
         contexts.apply(&mut tree)?;
     }
@@ -131,9 +116,32 @@ pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
             tracing::warn!(%error, "cannot remember what was read; the next commit reads everything again");
         }
     }
-    drop(bar);
     report(args, &committed, &writer, &progress, start)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Reads what is to be committed; for a directory also what to remember of it, and its full path.
+fn import(
+    args: &Args,
+    writer: &StoreWriter,
+    owner: Option<(u32, u32)>,
+    now: i64,
+    progress: &Progress,
+) -> Result<(Tree, Option<(PathBuf, StatCache)>)> {
+    match (&args.tar, &args.directory) {
+        (Some(file), _) => Ok((from_tar(file, writer, owner, progress)?, None)),
+        (None, Some(directory)) => {
+            let options = DirectoryOptions {
+                owner,
+                one_filesystem: args.one_file_system,
+                threads: std::thread::available_parallelism().map_or(1, usize::from),
+                now,
+            };
+            let (tree, cache) = from_directory(directory, writer, &options, progress)?;
+            Ok((tree, Some(cache)))
+        }
+        (None, None) => bail!("give a directory or --tar"),
+    }
 }
 
 fn from_directory(

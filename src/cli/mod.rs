@@ -1,7 +1,7 @@
 //! Words in, words out: the command line.
 //!
 //! One file for each verb: its arguments and a `run` that calls the library and reports. Everything printed goes through
-//! [`output`]; what an error means to a person is in [`error`]. Nothing below this layer prints or exits.
+//! `output`; what an error means to a person is in `error`. Nothing below this layer prints or exits.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -11,8 +11,10 @@ use clap::{Parser, Subcommand};
 
 mod cat;
 mod commit;
+mod demo;
 mod diff;
 mod error;
+mod export;
 mod fsck;
 mod gc;
 mod init;
@@ -69,9 +71,11 @@ enum Verb {
     Ls(ls::Args),
     Cat(cat::Args),
     Diff(diff::Args),
+    Export(export::Args),
     Fsck(fsck::Args),
     Gc(gc::Args),
     Size(size::Args),
+    Demo(demo::Args),
     Mount(mount::Args),
     Umount(umount::Args),
     Mounts(mounts::Args),
@@ -104,9 +108,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Ls(args) => ls::run(args, &context),
         Verb::Cat(args) => cat::run(args, &context),
         Verb::Diff(args) => diff::run(args, &context),
+        Verb::Export(args) => export::run(args, &context),
         Verb::Fsck(args) => fsck::run(args, &context),
         Verb::Gc(args) => gc::run(args, &context),
         Verb::Size(args) => size::run(args, &context),
+        Verb::Demo(args) => demo::run(args),
         Verb::Mount(args) => mount::run(args, &context),
         Verb::Umount(args) => umount::run(args),
         Verb::Mounts(args) => mounts::run(args),

@@ -100,7 +100,7 @@ fn start_daemon(args: &Args, repository: &Path) -> Result<ExitCode> {
     let mark = if nix::unistd::geteuid().is_root() { "@" } else { "" };
     let mut command = Command::new("/proc/self/exe");
     command.arg0(format!("{mark}{DAEMON_NAME}")).arg("--repo").arg(&repository).args(["mount", "--daemon"]);
-    command.arg(format!("-o{}", without_repository(&args.options.join(","))));
+    command.args(args.options.iter().flat_map(|options| ["-o".to_owned(), without_repository(options)]));
     command.arg("--").arg(&args.source).arg(absolute(&args.mountpoint)?);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = command.spawn().context("cannot start the process behind the mount")?;
@@ -119,9 +119,10 @@ fn start_daemon(args: &Args, repository: &Path) -> Result<ExitCode> {
     }
 }
 
-/// The options without `repo=`, whose place `--repo` takes with an absolute path.
+/// The options without `repo=`, whose place `--repo` takes with an absolute path. Something is left in any case.
 fn without_repository(options: &str) -> String {
-    options.split(',').filter(|option| !option.starts_with("repo=")).collect::<Vec<_>>().join(",")
+    let others = options.split(',').filter(|option| !option.starts_with("repo="));
+    ["ro"].into_iter().chain(others).collect::<Vec<_>>().join(",")
 }
 
 fn leave_session() -> Result<()> {

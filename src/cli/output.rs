@@ -2,7 +2,6 @@
 
 use std::fmt::{self, Display};
 use std::io::{self, IsTerminal, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -95,7 +94,7 @@ pub fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -114,41 +113,46 @@ pub fn duration(duration: Duration) -> String {
     format!("{:.2} s", duration.as_secs_f64())
 }
 
-/// A bar on standard error that follows an import; nothing at all when standard error is no terminal.
-pub struct ImportBar {
-    stop: Arc<AtomicBool>,
-    thread: Option<std::thread::JoinHandle<()>>,
+/// Runs `work` while a bar on standard error follows `done` of `total` bytes; without a bar when that is no terminal.
+pub fn while_showing<T>(total: u64, done: impl Fn() -> u64 + Sync, work: impl FnOnce() -> T) -> T {
+    follow(
+        |bar| {
+            bar.set_length(total);
+            bar.set_position(done());
+        },
+        work,
+    )
 }
 
-impl ImportBar {
-    /// Draws until dropped.
-    pub fn follow(progress: &Arc<Progress>) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        if !io::stderr().is_terminal() {
-            return Self { stop, thread: None };
-        }
-        let (progress, stopped) = (Arc::clone(progress), Arc::clone(&stop));
-        let thread = std::thread::spawn(move || {
+/// Runs `work` while a bar on standard error follows an import, whose total grows as the tree is walked.
+pub fn while_importing<T>(progress: &Progress, work: impl FnOnce() -> T) -> T {
+    let update = |bar: &ProgressBar| {
+        bar.set_length(progress.bytes_found());
+        bar.set_position(progress.bytes_done());
+        bar.set_message(format!("{} entries", count(progress.entries())));
+    };
+    follow(update, work)
+}
+
+fn follow<T>(update: impl Fn(&ProgressBar) + Sync, work: impl FnOnce() -> T) -> T {
+    if !io::stderr().is_terminal() {
+        return work();
+    }
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let drawing = scope.spawn(|| {
             let bar = byte_bar(0);
-            while !stopped.load(Ordering::Relaxed) {
-                bar.set_length(progress.bytes_found());
-                bar.set_position(progress.bytes_done());
-                bar.set_message(format!("{} entries", count(progress.entries())));
-                std::thread::sleep(REDRAW);
+            while !stop.load(Ordering::Relaxed) {
+                update(&bar);
+                std::thread::park_timeout(REDRAW);
             }
             bar.finish_and_clear();
         });
-        Self { stop, thread: Some(thread) }
-    }
-}
-
-impl Drop for ImportBar {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
+        let result = work();
+        stop.store(true, Ordering::Relaxed);
+        drawing.thread().unpark();
+        result
+    })
 }
 
 /// A bar that counts bytes; hidden when standard error is no terminal.

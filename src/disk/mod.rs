@@ -7,6 +7,7 @@
 mod directory;
 mod extents;
 mod lock;
+mod positioned;
 mod replace;
 mod temporary;
 mod xattr;
@@ -14,6 +15,7 @@ mod xattr;
 pub use directory::{DirectoryEntry, list, open_directory, open_file_at};
 pub use extents::data_extents;
 pub use lock::{Lock, LockError, Wait};
+pub use positioned::read_from;
 pub use replace::{remove_directory, replace, sync_directory, sync_filesystem};
 pub use temporary::{TemporaryFile, TemporaryPath};
-pub use xattr::{read_xattrs, write_xattr};
+pub use xattr::{XattrPair, read_xattrs, write_xattr};

@@ -13,15 +13,15 @@ use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 /// Name and value of one attribute.
-pub type Pair = (Box<[u8]>, Box<[u8]>);
+pub type XattrPair = (Box<[u8]>, Box<[u8]>);
 
 /// All extended attributes of the entry `name` of `directory`, or of the directory itself when `name` is empty. Those
 /// the kernel hides from this process are not among them. None where the filesystem has no such thing.
 ///
 /// # Errors
 /// Those of `llistxattr(2)` and `lgetxattr(2)`.
-pub fn read_xattrs(directory: impl AsFd, name: &[u8]) -> io::Result<Vec<Pair>> {
-    let path = proc_path(directory, name);
+pub fn read_xattrs(directory: impl AsFd, name: &[u8]) -> io::Result<Vec<XattrPair>> {
+    let path = proc_path(&directory, name);
     let mut names = vec![0; 256];
     let length = loop {
         match rustix::fs::llistxattr(&path, &mut names[..]) {
@@ -45,7 +45,7 @@ pub fn read_xattrs(directory: impl AsFd, name: &[u8]) -> io::Result<Vec<Pair>> {
 /// # Errors
 /// Those of `lsetxattr(2)`.
 pub fn write_xattr(directory: impl AsFd, name: &[u8], attribute: &[u8], value: &[u8]) -> io::Result<()> {
-    Ok(rustix::fs::lsetxattr(proc_path(directory, name), attribute, value, XattrFlags::empty())?)
+    Ok(rustix::fs::lsetxattr(proc_path(&directory, name), attribute, value, XattrFlags::empty())?)
 }
 
 fn read_value(path: &PathBuf, name: &[u8]) -> io::Result<Option<Box<[u8]>>> {

@@ -15,15 +15,16 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{
     AccessFlags, BackingId, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
-    RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
-    ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
-    TimeOrNow, WriteFlags,
+    INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
+    ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
 };
 
 use super::attributes::{file_attr, file_type, nothing};
 use super::complaints::Complaints;
 use super::counters::{Counters, Opcode};
+use super::negotiate::{Permissions, negotiate};
 use super::options::Mode;
 use super::passthrough::{OpenInodes, Reader};
 use crate::vfs::{FsError, Listing, Vfs, Whence};
@@ -33,15 +34,6 @@ const FOREVER: Duration = Duration::from_secs(1 << 32);
 
 /// Node numbers are positions in the image and never reused within it.
 const GENERATION: Generation = Generation(0);
-
-/// The largest READ the kernel sends: 256 pages, its default limit.
-const MAX_REQUEST: u32 = 1 << 20;
-
-/// Requests of readahead that may be under way. The kernel's default of 12 keeps two reading threads idle.
-const MAX_BACKGROUND: u16 = 64;
-
-/// From here on the kernel holds readahead back.
-const CONGESTION: u16 = 48;
 
 thread_local! {
     /// Where a thread puts the bytes it hands to the kernel; grows to the largest request and stays.
@@ -112,42 +104,11 @@ impl Adapter {
     }
 }
 
-/// Asks for what the kernel offers of `wanted`, one by one: an older kernel lacks some, and works without.
-fn ask_for(config: &mut KernelConfig, wanted: InitFlags) {
-    for flag in wanted.iter() {
-        if config.add_capabilities(flag).is_err() {
-            tracing::debug!(?flag, "the kernel does not offer this");
-        }
-    }
-}
-
-#[expect(clippy::too_many_arguments, reason = "the signatures are fuser's")]
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        ask_for(
-            config,
-            InitFlags::FUSE_PARALLEL_DIROPS
-                | InitFlags::FUSE_DO_READDIRPLUS
-                | InitFlags::FUSE_READDIRPLUS_AUTO
-                | InitFlags::FUSE_CACHE_SYMLINKS
-                | InitFlags::FUSE_NO_OPENDIR_SUPPORT
-                | InitFlags::FUSE_EXPLICIT_INVAL_DATA
-                | InitFlags::FUSE_EXPORT_SUPPORT,
-        );
-        match self.mode {
-            Mode::Cached => ask_for(config, InitFlags::FUSE_NO_OPEN_SUPPORT),
-            Mode::Passthrough => {
-                let missing = || io::Error::other("the kernel offers no passthrough: Linux 6.9 or newer is needed");
-                config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).map_err(|_| missing())?;
-                config.set_max_stack_depth(1).map_err(|_| missing())?;
-            }
-        }
-        // The setters fail only outside limits that these constants respect.
-        let agreed = config.set_max_write(MAX_REQUEST).is_ok()
-            && config.set_max_background(MAX_BACKGROUND).is_ok()
-            && config.set_congestion_threshold(CONGESTION).is_ok();
-        debug_assert!(agreed);
-        Ok(())
+        let acls = self.vfs.has_acls().map_err(io::Error::other)?;
+        let permissions = if acls { Permissions::WithAcls } else { Permissions::ModeBits };
+        negotiate(config, self.mode, permissions)
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {

@@ -45,6 +45,9 @@ pub enum MountError {
     /// `/dev/fuse` cannot be opened.
     #[error("cannot open {DEVICE}")]
     Device(#[source] io::Error),
+    /// `/dev/fuse` is root's alone.
+    #[error("{DEVICE} may not be opened by this user; distributions give it mode 0666 (as root: chmod 666 {DEVICE})")]
+    DeviceDenied,
     /// Not root, and no helper.
     #[error("{HELPER} is not installed, and only root can mount without it: apt install fuse3")]
     NoHelper,
@@ -219,7 +222,7 @@ fn mount_flags(options: &MountOptions) -> MsFlags {
 fn attach_as_user(request: &MountRequest, path: &Path) -> Result<OwnedFd, MountError> {
     let (ours, theirs) = UnixStream::pair().map_err(MountError::Handshake)?;
     let mut command = Command::new(HELPER);
-    command.arg("-o").arg(helper_options(request)).arg("--").arg(path).env("_FUSE_COMMFD", "0");
+    command.arg("-o").arg(helper_options(request)).arg("--").arg(path).env("_FUSE_COMMFD", "0").env("LC_ALL", "C");
     command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::piped());
     let child = command.spawn().map_err(helper_missing)?;
     // The command keeps our copy of their end open; without it a helper that fails is seen as end of file.
@@ -260,6 +263,9 @@ fn helper_failed(output: &Output) -> MountError {
     }
     if words.contains("fuse device not found") {
         return MountError::NoDevice;
+    }
+    if words.contains("failed to open /dev/fuse: Permission denied") {
+        return MountError::DeviceDenied;
     }
     MountError::Helper(if words.is_empty() { format!("{HELPER} failed: {}", output.status) } else { words })
 }

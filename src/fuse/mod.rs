@@ -6,7 +6,8 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `adapter` | one method an operation: translate, ask, answer |
-//! | `session` | a mounted filesystem from `mount(2)` to its end; what is agreed with the kernel at the start |
+//! | `negotiate` | what is agreed with the kernel at the start |
+//! | `session` | a mounted filesystem from `mount(2)` to its end |
 //! | `passthrough` | which inodes the kernel reads from their object files itself |
 //! | `attach` | `mount(2)`, `fusermount3`, unmounting, and what their errors mean |
 //! | `options` | what may stand behind `-o` |
@@ -23,6 +24,7 @@ mod complaints;
 mod counters;
 mod daemon;
 mod mountinfo;
+mod negotiate;
 mod options;
 mod passthrough;
 mod registry;

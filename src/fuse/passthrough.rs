@@ -142,7 +142,7 @@ mod tests {
                     for round in 0..2000_u64 {
                         let node = round % 3;
                         let mixed = registered.fetch_add(1, Ordering::Relaxed);
-                        let reader = inodes.open(node, || (mixed % 2 == 0).then(|| AtomicU64::new(mixed)));
+                        let reader = inodes.open(node, || mixed.is_multiple_of(2).then(|| AtomicU64::new(mixed)));
                         let again = inodes.open(node, || Some(AtomicU64::new(u64::MAX)));
                         match (&reader, &again) {
                             (Reader::Kernel(one), Reader::Kernel(two)) => assert!(Arc::ptr_eq(one, two)),

@@ -102,6 +102,22 @@ impl Image {
         self.xattr_set(ino)?.get(name)
     }
 
+    /// Whether any inode has the extended attribute `name`. Looks at each distinct set once.
+    ///
+    /// # Errors
+    /// [`ImageError`] when the image is damaged.
+    pub fn any_has_xattr(&self, name: &[u8]) -> Result<bool, ImageError> {
+        let view = self.view();
+        let sets = view.sections.xattr_offsets.len().saturating_sub(1);
+        for number in 1..=u32::try_from(sets).unwrap_or(u32::MAX) {
+            // Whose set it is matters to messages only.
+            if XattrSet::numbered(view, number, 0)?.get(name)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// All extended attributes, as a value.
     ///
     /// # Errors

@@ -20,6 +20,8 @@ pub(super) struct Columns {
 #[derive(Default)]
 struct Interned<'t> {
     xattrs: HashMap<&'t Xattrs, u32>,
+    /// What the entry before had: on an SELinux system most neighbours share their label.
+    last_xattrs: Option<(&'t Xattrs, u32)>,
     objects: HashMap<ObjectId, (u32, &'t Content)>,
 }
 
@@ -151,7 +153,11 @@ impl Columns {
         if xattrs.is_empty() {
             return Ok(0);
         }
+        if let Some((_, number)) = interned.last_xattrs.filter(|(last, _)| *last == xattrs) {
+            return Ok(number);
+        }
         if let Some(number) = interned.xattrs.get(xattrs) {
+            interned.last_xattrs = Some((xattrs, *number));
             return Ok(*number);
         }
         if interned.xattrs.is_empty() {

@@ -87,6 +87,12 @@ impl Image {
         self.sections.xattrs.is_present()
     }
 
+    /// Whether any regular file has holes.
+    #[must_use]
+    pub const fn has_holes(&self) -> bool {
+        self.sections.sparse.is_present()
+    }
+
     #[inline]
     pub(super) fn view(&self) -> View<'_> {
         View { bytes: &self.bytes, sections: &self.sections }

@@ -10,10 +10,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use parking_lot::Mutex;
 
 use super::gc::{Gc, GcError, remove_files};
-use super::ingest::read_from;
 use super::open::Store;
-use super::read::{Place, ReadError};
+use super::read::Place;
 use super::refs::RefError;
+use super::source::ReadError;
+use crate::disk::read_from;
 use crate::image::{Image, ImageError};
 use crate::model::{Commit, CommitId, FileKind, ImageId, ImagePath, ObjectId, RefName};
 

@@ -11,15 +11,14 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use super::ingest::read_from;
 use super::layout::Layout;
 use super::open::Store;
 use super::pack::Pack;
 use super::reach::{Reachable, reachable};
-use super::read::ReadError;
 use super::refs::RefError;
+use super::source::ReadError;
 use super::write::{StoreWriter, WriteError};
-use crate::disk::{self, Lock, LockError, Wait};
+use crate::disk::{self, Lock, LockError, Wait, read_from};
 use crate::model::{CommitId, ImageId, ObjectId};
 
 /// Packs smaller than this are merged once there are more than [`SMALL_PACKS`]: each costs every look-up a step.

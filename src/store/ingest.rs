@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 
 use super::pack::start_write_back;
 use super::write::{StoreWriter, WriteError};
-use crate::disk::TemporaryFile;
+use crate::disk::{self, TemporaryFile};
 use crate::model::{Content, ContentHasher, Extent, LARGE_OBJECT, ObjectId};
 
 /// Bytes read, hashed and written at a time. 256 KiB stays in the second-level cache between the three.
@@ -49,7 +49,7 @@ impl StoreWriter {
     pub fn put_file(&self, file: &File, size: u64, extents: Option<Vec<Extent>>) -> Result<Content, WriteError> {
         let mut content = if self.is_small(size) {
             let mut bytes = vec![0; usize::try_from(size).unwrap_or(0) + 1];
-            let length = read_from(file, 0, &mut bytes).map_err(WriteError::Read)?;
+            let length = disk::read_from(file, 0, &mut bytes).map_err(WriteError::Read)?;
             self.put_small(size, &bytes[..length])?
         } else if extents.is_none() && self.reflink_works.load(Ordering::Relaxed) {
             self.clone_or_copy(file, size)?
@@ -88,7 +88,7 @@ impl StoreWriter {
         // Hash the clone, not the original: what is hashed can no longer change.
         let mut chunk = vec![0; CHUNK];
         loop {
-            let length = read_from(object.file.file(), object.position, &mut chunk).map_err(WriteError::Read)?;
+            let length = disk::read_from(object.file.file(), object.position, &mut chunk).map_err(WriteError::Read)?;
             if length == 0 {
                 return object.finish();
             }
@@ -105,7 +105,7 @@ impl StoreWriter {
             let end = extent.offset + extent.length;
             while object.position < end {
                 let room = usize::try_from(end - object.position).map_or(CHUNK, |room| room.min(CHUNK));
-                let length = read_from(file, object.position, &mut chunk[..room]).map_err(WriteError::Read)?;
+                let length = disk::read_from(file, object.position, &mut chunk[..room]).map_err(WriteError::Read)?;
                 if length == 0 {
                     return Err(WriteError::Length { expected: size, found: object.position });
                 }
@@ -113,7 +113,7 @@ impl StoreWriter {
             }
         }
         object.hole(size.saturating_sub(object.position));
-        if read_from(file, size, &mut chunk[..1]).map_err(WriteError::Read)? != 0 {
+        if disk::read_from(file, size, &mut chunk[..1]).map_err(WriteError::Read)? != 0 {
             return Err(WriteError::Length { expected: size, found: size + 1 });
         }
         object.finish()
@@ -186,20 +186,6 @@ fn read_chunk(reader: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut done = 0;
     while done < buffer.len() {
         match reader.read(&mut buffer[done..]) {
-            Ok(0) => break,
-            Ok(length) => done += length,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(done)
-}
-
-/// Fills as much of `buffer` as the file has from `offset` on.
-pub(super) fn read_from(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut done = 0;
-    while done < buffer.len() {
-        match file.read_at(&mut buffer[done..], offset + done as u64) {
             Ok(0) => break,
             Ok(length) => done += length,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -2,22 +2,18 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 
 use super::config::{Config, ConfigError};
 use super::layout::Layout;
+use super::open_files::OpenFiles;
 use super::pack::PackSet;
-use super::read::OpenFiles;
 use crate::disk;
-
-/// How many object files are kept open for the next read. A process has at least 1,024 descriptors.
-const OPEN_FILES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 
 /// Why a repository cannot be made or opened.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +60,7 @@ pub(super) struct Inner {
     /// an initramfs keeps working after the root directory has changed.
     pub(super) directory: OwnedFd,
     pub(super) packs: RwLock<PackSet>,
-    pub(super) open_files: Mutex<OpenFiles>,
+    pub(super) open_files: OpenFiles,
 }
 
 impl Store {
@@ -124,7 +120,7 @@ impl Store {
         };
         let directory = disk::open_directory(&path).map_err(io_error("open"))?;
         let packs = PackSet::load(&directory).map_err(io_error("read the packs of"))?;
-        let open_files = Mutex::new(OpenFiles::new(OPEN_FILES));
+        let open_files = OpenFiles::new();
         Ok(Self { inner: Arc::new(Inner { layout, config, directory, packs: RwLock::new(packs), open_files }) })
     }
 

@@ -274,6 +274,7 @@ fn number(bytes: &[u8]) -> u64 {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "damage is not made durably")]
 mod tests {
     use std::os::unix::fs::FileExt;
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::open::Store;
-use super::read::ReadError;
+use super::source::ReadError;
 use crate::image::ImageError;
 use crate::model::{Commit, CommitId, ImageId, ObjectId};
 

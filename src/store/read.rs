@@ -6,107 +6,24 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 
-use lru::LruCache;
 use rustix::fs::{Advice, Mode, OFlags};
 
-use super::ingest::read_from;
 use super::layout::Layout;
 use super::open::Store;
 use super::pack::{Pack, PackSet, Slot};
-use super::source::ObjectSource;
-use crate::disk::{Lock, LockError, Wait};
-use crate::image::{Image, ImageError};
-use crate::model::{COMMIT_SIZE_MAX, Commit, CommitError, CommitId, ImageId, ObjectId};
+use super::source::{ObjectSource, ReadError};
+use crate::disk::{Lock, LockError, Wait, read_from};
+use crate::image::Image;
+use crate::model::{COMMIT_SIZE_MAX, Commit, CommitId, ImageId, ObjectId};
 use crate::sys::Mapping;
-
-/// Why something could not be read from the repository.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    /// The object is not here.
-    #[error("object {id} is not in the repository")]
-    MissingObject {
-        /// The object.
-        id: ObjectId,
-    },
-    /// The object's file cannot be read, or is shorter than it should be.
-    #[error("cannot read object {id}")]
-    Object {
-        /// The object.
-        id: ObjectId,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The image is not here.
-    #[error("image {id} is not in the repository")]
-    MissingImage {
-        /// The image.
-        id: ImageId,
-    },
-    /// The image's file cannot be read.
-    #[error("cannot read image {id}")]
-    ImageFile {
-        /// The image.
-        id: ImageId,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The image is damaged.
-    #[error("image {id} is damaged")]
-    Image {
-        /// The image.
-        id: ImageId,
-        /// What is wrong with it.
-        source: ImageError,
-    },
-    /// The file of the image holds another image.
-    #[error("the file of image {id} holds something else: {found}")]
-    WrongImage {
-        /// The image asked for.
-        id: ImageId,
-        /// The image found.
-        found: ImageId,
-    },
-    /// The commit is not here.
-    #[error("commit {id} is not in the repository")]
-    MissingCommit {
-        /// The commit.
-        id: CommitId,
-    },
-    /// The commit's file cannot be read.
-    #[error("cannot read commit {id}")]
-    CommitFile {
-        /// The commit.
-        id: CommitId,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The commit record is damaged.
-    #[error("commit {id} is damaged")]
-    Commit {
-        /// The commit.
-        id: CommitId,
-        /// What is wrong with it.
-        source: CommitError,
-    },
-}
 
 /// Keeps garbage collection away while held.
 #[derive(Debug)]
 pub struct Hold {
     _lock: Lock,
-}
-
-/// Object files kept open for the next read.
-pub(super) struct OpenFiles(LruCache<ObjectId, Arc<File>>);
-
-impl OpenFiles {
-    pub(super) fn new(capacity: NonZeroUsize) -> Self {
-        Self(LruCache::new(capacity))
-    }
 }
 
 /// Where the bytes of an object are.
@@ -170,13 +87,13 @@ impl Store {
         if let Some((pack, slot)) = self.inner.packs.read().find(&id) {
             return Ok(Place::Packed(Arc::clone(pack), slot));
         }
-        if let Some(file) = self.inner.open_files.lock().0.get(&id) {
-            return Ok(Place::File(Arc::clone(file)));
+        if let Some(file) = self.inner.open_files.get(id) {
+            return Ok(Place::File(file));
         }
         match self.open_relative(&Layout::object_relative(id)) {
             Ok(file) => {
                 let file = Arc::new(file);
-                self.inner.open_files.lock().0.put(id, Arc::clone(&file));
+                self.inner.open_files.put(id, Arc::clone(&file));
                 Ok(Place::File(file))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.place_in_new_pack(id),
@@ -201,7 +118,7 @@ impl Store {
 
     /// Closes the object files kept open, after some were removed.
     pub(super) fn forget_open_files(&self) {
-        self.inner.open_files.lock().0.clear();
+        self.inner.open_files.clear();
     }
 
     fn open_relative(&self, path: &Path) -> io::Result<File> {

@@ -4,8 +4,8 @@ use std::fs;
 use std::io;
 
 use super::open::Store;
-use super::read::ReadError;
 use super::refs::RefError;
+use super::source::ReadError;
 use crate::model::{CommitId, RefName};
 
 /// Shortest accepted start of a commit id in hex digits.

@@ -1,11 +1,83 @@
-//! Where the bytes of objects come from, for whoever does not care.
+//! Where the bytes of objects come from, for whoever does not care, and why they may not come.
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::io;
 use std::sync::Arc;
 
-use super::read::ReadError;
-use crate::model::ObjectId;
+use crate::image::ImageError;
+use crate::model::{CommitError, CommitId, ImageId, ObjectId};
+
+/// Why something could not be read from the repository.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The object is not here.
+    #[error("object {id} is not in the repository")]
+    MissingObject {
+        /// The object.
+        id: ObjectId,
+    },
+    /// The object's file cannot be read, or is shorter than it should be.
+    #[error("cannot read object {id}")]
+    Object {
+        /// The object.
+        id: ObjectId,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The image is not here.
+    #[error("image {id} is not in the repository")]
+    MissingImage {
+        /// The image.
+        id: ImageId,
+    },
+    /// The image's file cannot be read.
+    #[error("cannot read image {id}")]
+    ImageFile {
+        /// The image.
+        id: ImageId,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The image is damaged.
+    #[error("image {id} is damaged")]
+    Image {
+        /// The image.
+        id: ImageId,
+        /// What is wrong with it.
+        source: ImageError,
+    },
+    /// The file of the image holds another image.
+    #[error("the file of image {id} holds something else: {found}")]
+    WrongImage {
+        /// The image asked for.
+        id: ImageId,
+        /// The image found.
+        found: ImageId,
+    },
+    /// The commit is not here.
+    #[error("commit {id} is not in the repository")]
+    MissingCommit {
+        /// The commit.
+        id: CommitId,
+    },
+    /// The commit's file cannot be read.
+    #[error("cannot read commit {id}")]
+    CommitFile {
+        /// The commit.
+        id: CommitId,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The commit record is damaged.
+    #[error("commit {id} is damaged")]
+    Commit {
+        /// The commit.
+        id: CommitId,
+        /// What is wrong with it.
+        source: CommitError,
+    },
+}
 
 /// Something that has the contents of objects: the local repository, or memory in tests.
 pub trait ObjectSource: Send + Sync {

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use super::open::Store;
 use super::reach::reachable;
-use super::read::ReadError;
 use super::refs::RefError;
+use super::source::ReadError;
 use crate::image::ImageError;
 use crate::model::{CommitId, ObjectId, RefName};
 

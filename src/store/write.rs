@@ -14,7 +14,6 @@ use parking_lot::Mutex;
 
 use super::open::Store;
 use super::pack::{PACK_TARGET, PackWriter};
-use super::refs::RefError;
 use crate::disk::{self, Lock, LockError, TemporaryFile, TemporaryPath, Wait};
 use crate::image::EncodedImage;
 use crate::model::{Commit, CommitId, ObjectId};
@@ -49,9 +48,6 @@ pub enum WriteError {
     /// The lock could not be used.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// A ref could not be changed.
-    #[error(transparent)]
-    Ref(#[from] RefError),
 }
 
 /// What a writer added so far.

@@ -10,6 +10,9 @@ pub enum FsError {
     /// No entry of that name.
     #[error("no such entry")]
     NotFound,
+    /// A name longer than any that an image can have.
+    #[error("a name of {0} bytes is too long")]
+    NameTooLong(usize),
     /// The number is none of this image, as after a mount of another commit on an exported path.
     #[error("inode number {0} is not of this image")]
     Stale(u64),
@@ -83,6 +86,7 @@ impl FsError {
     pub const fn errno(&self) -> i32 {
         match self {
             Self::NotFound => libc::ENOENT,
+            Self::NameTooLong(_) => libc::ENAMETOOLONG,
             Self::Stale(_) => libc::ESTALE,
             Self::NotADirectory => libc::ENOTDIR,
             Self::IsADirectory => libc::EISDIR,

@@ -26,7 +26,7 @@ pub use read::Whence;
 pub use volume::{Volume, VolumeFigures};
 
 use crate::image::{Attributes, Image, ImageError, Ino};
-use crate::model::{FileKind, ImagePath, ObjectId};
+use crate::model::{FileKind, ImagePath, NAME_MAX, ObjectId};
 use crate::store::ObjectSource;
 
 /// The number of the mounted directory, whichever directory of the image that is.
@@ -91,8 +91,11 @@ impl Vfs {
     /// The entry `name` of the directory `node`; `.` and `..` are understood, as NFS servers ask for them.
     ///
     /// # Errors
-    /// [`FsError::NotFound`], [`FsError::NotADirectory`], or damage.
+    /// [`FsError::NotFound`], [`FsError::NotADirectory`], [`FsError::NameTooLong`], or damage.
     pub fn lookup(&self, node: u64, name: &[u8]) -> Result<Attributes, FsError> {
+        if name.len() > NAME_MAX {
+            return Err(FsError::NameTooLong(name.len()));
+        }
         let directory = self.ino(node)?;
         let found = match name {
             b"." => Some(directory),
@@ -102,7 +105,7 @@ impl Vfs {
         self.attributes_of(found.ok_or(FsError::NotFound)?)
     }
 
-    /// What `stat` answers; `ino` is the number for the kernel is given by [`Self::node_of`].
+    /// What `stat` answers. The number in it is the image's; [`Self::node_of`] gives the kernel's.
     ///
     /// # Errors
     /// [`FsError::Stale`] or damage.
@@ -139,6 +142,14 @@ impl Vfs {
         }
         let xattrs = self.image.xattrs(self.ino(node)?)?;
         Ok(xattrs.iter().flat_map(|(name, _)| [name, b"\0"]).flatten().copied().collect())
+    }
+
+    /// Whether some inode has an access control list, which the kernel then has to be told to obey.
+    ///
+    /// # Errors
+    /// Damage.
+    pub fn has_acls(&self) -> Result<bool, FsError> {
+        Ok(self.image.any_has_xattr(b"system.posix_acl_access")?)
     }
 
     /// The object with the content of a file; none for an empty one.

@@ -80,8 +80,12 @@ impl Vfs {
     /// Where the next data or the next hole at or after `offset` begins. The end of the file counts as a hole.
     ///
     /// # Errors
-    /// [`FsError::NoSuchPosition`] at or after the end, or when only a hole follows and data is wanted.
+    /// [`FsError::NoSuchPosition`] at or after the end, or when only a hole follows and data is wanted;
+    /// [`FsError::Unsupported`] when no file of the image has holes: the kernel knows what to answer then.
     pub fn seek(&self, node: u64, offset: i64, whence: Whence) -> Result<i64, FsError> {
+        if !self.image.has_holes() {
+            return Err(FsError::Unsupported);
+        }
         let ino = self.ino(node)?;
         let size = self.regular(ino)?.size;
         let offset = u64::try_from(offset).map_err(|_| FsError::NoSuchPosition)?;

@@ -124,6 +124,8 @@ fn names_lead_to_nodes_and_back() {
     assert_eq!(fixture.find("usr/again"), fixture.find("usr/bin/file"));
     assert_eq!(fixture.vfs.attributes(fixture.find("usr/again")).expect("is there").nlink, 2);
     assert!(matches!(fixture.vfs.lookup(bin, b"nothing"), Err(FsError::NotFound)));
+    assert!(matches!(fixture.vfs.lookup(bin, &[b'x'; 255]), Err(FsError::NotFound)));
+    assert!(matches!(fixture.vfs.lookup(bin, &[b'x'; 256]), Err(FsError::NameTooLong(256))));
     assert!(matches!(fixture.vfs.lookup(fixture.find("link"), b"x"), Err(FsError::NotADirectory)));
     assert!(matches!(fixture.vfs.attributes(1_000_000), Err(FsError::Stale(1_000_000))));
     assert!(matches!(fixture.vfs.attributes(u64::MAX), Err(FsError::Stale(_))));
@@ -247,6 +249,9 @@ fn attributes_are_refused_wholesale_when_there_are_none() {
     assert!(matches!(fixture.vfs.xattr(ROOT_NODE, b"user.a"), Err(FsError::NoXattr)));
     assert_eq!(fixture.vfs.xattr_names(file).expect("is there"), b"user.a\0user.b\0");
     assert_eq!(fixture.vfs.xattr_names(ROOT_NODE).expect("is there"), b"");
+    assert!(!fixture.vfs.has_acls().expect("is sound"));
+    // This image has no hole anywhere either.
+    assert!(matches!(fixture.vfs.seek(file, 0, Whence::Data), Err(FsError::Unsupported)));
 }
 
 #[test]
@@ -261,5 +266,5 @@ fn df_sees_the_commit_as_used_and_the_disk_below_as_free() {
     let used = figures.blocks - figures.free;
     assert_eq!(used * u64::from(figures.block_size), 1 << 30);
     assert!(figures.available <= figures.free);
-    assert!(figures.files >= figures.files_free + u64::from(vfs.image().entries()));
+    assert!(figures.files >= figures.files_free + vfs.image().inodes());
 }

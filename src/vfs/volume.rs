@@ -27,7 +27,7 @@ pub struct VolumeFigures {
     pub free: u64,
     /// Free there for anyone but root.
     pub available: u64,
-    /// Entries of the image and the inodes that are free.
+    /// Inodes of the image and those that are free.
     pub files: u64,
     /// Inodes that are free there.
     pub files_free: u64,
@@ -40,7 +40,7 @@ impl Vfs {
     /// [`FsError::Statfs`].
     pub fn figures(&self) -> Result<VolumeFigures, FsError> {
         let used = self.volume.content_bytes.div_ceil(BLOCK).max(1);
-        let entries = u64::from(self.image.entries());
+        let entries = self.image.inodes();
         let block_size = u32::try_from(BLOCK).expect("4096");
         let Some(store) = &self.volume.store else {
             return Ok(VolumeFigures {

@@ -81,6 +81,21 @@ impl Sandbox {
         target
     }
 
+    /// Gives `/dev/fuse` the mode 0666 that udev gives it, for this sandbox only: a machine without udev has not.
+    pub fn open_fuse_to_everybody(&self) {
+        let node = self.tmpfs("dev", 4096).join("fuse");
+        run(
+            "mknod",
+            ["-m", "666"]
+                .map(OsStr::new)
+                .into_iter()
+                .chain([node.as_os_str()])
+                .chain(["c", "10", "229"].map(OsStr::new)),
+        )
+        .success();
+        mount(Some(&node), "/dev/fuse", None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("a bind mount");
+    }
+
     /// An initialised repository in the sandbox.
     pub fn repository(&self, name: &str) -> Repository {
         Repository::init(self.join(name))
@@ -251,7 +266,12 @@ impl Repository {
         repository
     }
 
-    /// The same, as a user other than root; the directory above `path` must be theirs.
+    /// One that is there already.
+    pub fn at(path: PathBuf) -> Self {
+        Self { path, user: None }
+    }
+
+    /// `init` as a user other than root; the directory above `path` must be theirs.
     #[track_caller]
     pub fn init_as(path: PathBuf, user: u32) -> Self {
         let repository = Self { path, user: Some(user) };

@@ -1,7 +1,7 @@
 //! Pins the format: a change of these bytes makes every existing image another one.
 //!
-//! `tests/golden/small.image` has one of everything. Set `SAPWOOD_GOLDEN=write` to write it anew after a deliberate
-//! change of the format, which needs a new version or a feature bit.
+//! `tests/golden/small.image` has one of everything. Set `SAPWOOD_GOLDEN=write` to write it and the fuzzer's seeds anew
+//! after a deliberate change of the format, which needs a new version or a feature bit.
 
 use std::path::Path;
 
@@ -55,11 +55,13 @@ pub fn tree() -> Tree {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "files of the sources need not survive a power cut")]
 fn the_bytes_of_the_small_image_never_change() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/small.image");
     let encoded = encode(&tree()).expect("legal");
     if std::env::var_os("SAPWOOD_GOLDEN").is_some() {
         std::fs::write(&path, &encoded.bytes).expect("the golden file can be written");
+        write_seeds(&encoded.bytes);
     }
     let golden = std::fs::read(&path).expect("the golden file is part of the sources");
     assert_eq!(encoded.id.to_string(), ID);
@@ -67,4 +69,29 @@ fn the_bytes_of_the_small_image_never_change() {
     let image = open(&tree());
     assert_eq!(image.verify(), Ok(()));
     assert_eq!(listing::of_image(&image), listing::of_tree(&tree()));
+}
+
+/// The fuzzer's seeds: a byte that says how to use the rest, see `fuzz/fuzz_targets/image.rs`, and the rest.
+#[expect(clippy::disallowed_methods, reason = "files of the sources need not survive a power cut")]
+fn write_seeds(everything: &[u8]) {
+    let empty = encode(&Tree::new(Metadata::default())).expect("legal").bytes;
+    let changes = [80, 0, 0, 0, 1, 0, 17, 0, 0, 9];
+    let seeds = [("empty", 0, &empty[..]), ("everything", 1, everything), ("changes", 3, &changes)];
+    for (name, mode, bytes) in seeds {
+        let seed = [&[mode], bytes].concat();
+        std::fs::write(seeds_directory().join(name), seed).expect("the seeds can be written");
+    }
+}
+
+fn seeds_directory() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/image")
+}
+
+#[test]
+fn the_seeds_of_the_fuzzer_are_images() {
+    let seeds = [("empty", encode(&Tree::new(Metadata::default()))), ("everything", encode(&tree()))];
+    for (name, encoded) in seeds {
+        let seed = std::fs::read(seeds_directory().join(name)).expect("the seeds are part of the sources");
+        assert!(seed[1..] == encoded.expect("legal").bytes, "{name}: set SAPWOOD_GOLDEN=write");
+    }
 }

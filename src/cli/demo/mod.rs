@@ -1,0 +1,217 @@
+//! `sapwood demo`: the whole path on this machine's own files, with nothing set up before and nothing left behind.
+
+mod compare;
+mod ground;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use self::compare::{Comparison, compare, read_everything, walk};
+use self::ground::{Ground, candidates};
+use super::output;
+
+/// The ref that the demonstration commits to.
+const REF: &str = "demo";
+
+/// Commit this machine's /usr, mount it, prove it equal, run a program from it, clean up
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sapwood demo
+  sapwood demo --tree /etc
+
+Uses a temporary repository in the directory with the most room among $TMPDIR, /tmp and /var/tmp. Needs no root; then
+fusermount3 (Debian: package fuse3) must be there, and is installed through sudo if that asks no password.")]
+pub struct Args {
+    /// The tree to commit (default: /usr, or a part of it when there is too little room)
+    #[arg(long, value_name = "DIR")]
+    tree: Option<PathBuf>,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was measured.
+struct Figures {
+    tree: PathBuf,
+    entries: u64,
+    bytes: u64,
+    commit: Duration,
+    recommit: Duration,
+    mount: Duration,
+    comparison: Comparison,
+    compared_in: Duration,
+    program: Option<String>,
+    rows: Vec<(&'static str, Duration, Duration)>,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// When any step fails or the mount differs from the tree. What was made is removed in any case.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let ground = Ground::prepare()?;
+    let trees = args.tree.clone().map_or_else(|| candidates(&ground), |tree| Ok(vec![tree]))?;
+    let mut last = None;
+    for tree in trees {
+        match demonstrate(&ground, &tree, args.json) {
+            Ok(figures) => return report(&figures, args.json),
+            // Without root some trees hold files that cannot be read: the next is smaller.
+            Err(error) if args.tree.is_none() && is_permission(&error) => {
+                output::note(format_args!("{}: {error:#}; taking a smaller tree", tree.display()));
+                last = Some(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(last.unwrap_or_else(|| anyhow::anyhow!("there is no tree that fits")))
+}
+
+fn is_permission(error: &anyhow::Error) -> bool {
+    format!("{error:#}").contains("Permission denied")
+}
+
+fn demonstrate(ground: &Ground, tree: &Path, quiet: bool) -> Result<Figures> {
+    let say = |text: std::fmt::Arguments<'_>| {
+        if !quiet {
+            output::note(text);
+        }
+    };
+    ground.clear()?;
+    say(format_args!("$ sapwood init\n$ sapwood commit --ref {REF} {}", tree.display()));
+    ground.sapwood(&["init"])?;
+    let (commit, committed) = timed(|| commit(ground, tree))?;
+    let (recommit, _) = timed(|| commit_again(ground, tree))?;
+    let mountpoint = ground.mountpoint();
+    say(format_args!("$ sapwood mount {REF} {}", mountpoint.display()));
+    let (mount, _) = timed(|| ground.mount(REF))?;
+    say(format_args!("reading every file of the mount and of {} and comparing them…", tree.display()));
+    let (compared_in, comparison) = timed(|| compare(tree, &mountpoint))?;
+    if let Some(difference) = comparison.differences.first() {
+        bail!("the mount differs from {}: {difference} ({} in all)", tree.display(), comparison.differences.len());
+    }
+    let program = run_program(&mountpoint);
+    if let Some(program) = &program {
+        say(format_args!("{program}"));
+    }
+    let rows = measure(tree, &mountpoint)?;
+    ground.unmount()?;
+    Ok(Figures {
+        tree: tree.to_owned(),
+        entries: committed["commit"]["entries"].as_u64().unwrap_or(0),
+        bytes: committed["commit"]["content_bytes"].as_u64().unwrap_or(0),
+        commit,
+        recommit,
+        mount,
+        comparison,
+        compared_in,
+        program,
+        rows,
+    })
+}
+
+fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<(Duration, T)> {
+    let start = Instant::now();
+    let value = work()?;
+    Ok((start.elapsed(), value))
+}
+
+fn commit(ground: &Ground, tree: &Path) -> Result<Value> {
+    let tree = tree.to_str().context("the path of the tree is not UTF-8")?;
+    let text = ground.sapwood(&["commit", "--json", "--ref", REF, tree])?;
+    serde_json::from_str(&text).context("cannot understand what 'sapwood commit --json' printed")
+}
+
+fn commit_again(ground: &Ground, tree: &Path) -> Result<()> {
+    let tree = tree.to_str().context("the path of the tree is not UTF-8")?;
+    ground.sapwood(&["commit", "--skip-if-unchanged", "--ref", REF, tree]).map(drop)
+}
+
+/// Runs the first of some programs that the mount has, and returns its command line and what it printed.
+fn run_program(mountpoint: &Path) -> Option<String> {
+    let programs: [(&str, &[&str]); 3] = [
+        ("bin/python3", &["-c", "import json, ssl, sys; print('hello from', sys.executable)"]),
+        ("bin/bash", &["-c", "echo hello from $BASH"]),
+        ("bin/uname", &["-a"]),
+    ];
+    for (program, arguments) in programs {
+        let path = mountpoint.join(program);
+        let Ok(result) = Command::new(&path).args(arguments).stderr(Stdio::null()).output() else { continue };
+        if result.status.success() {
+            let shown: Vec<String> = arguments.iter().map(|argument| format!("'{argument}'")).collect();
+            let printed = String::from_utf8_lossy(&result.stdout).trim().to_owned();
+            return Some(format!("$ {} {}\n{printed}", path.display(), shown.join(" ")));
+        }
+    }
+    None
+}
+
+/// Something to do with a whole tree, which returns how much it saw.
+type Work = fn(&Path) -> Result<u64>;
+
+/// Times both trees in turn, each once to warm up and then three times; the least counts.
+fn measure(tree: &Path, mountpoint: &Path) -> Result<Vec<(&'static str, Duration, Duration)>> {
+    let mut rows = Vec::new();
+    let works: [(&str, Work); 2] = [("walk with stat, warm", walk), ("read every file, warm", read_everything)];
+    for (name, work) in works {
+        let mut best = [Duration::MAX; 2];
+        for round in 0..4 {
+            for (index, place) in [tree, mountpoint].into_iter().enumerate() {
+                let (time, _) = timed(|| work(place))?;
+                if round > 0 {
+                    best[index] = best[index].min(time);
+                }
+            }
+        }
+        rows.push((name, best[0], best[1]));
+    }
+    Ok(rows)
+}
+
+fn report(figures: &Figures, as_json: bool) -> Result<ExitCode> {
+    ensure!(figures.comparison.differences.is_empty(), "the mount differs from the tree");
+    if as_json {
+        let rows: Vec<Value> = figures
+            .rows
+            .iter()
+            .map(|(name, plain, mount)| {
+                json!({ "what": name, "plain_seconds": plain.as_secs_f64(), "mount_seconds": mount.as_secs_f64() })
+            })
+            .collect();
+        output::json(&json!({
+            "tree": figures.tree, "entries": figures.entries, "bytes": figures.bytes,
+            "commit_seconds": figures.commit.as_secs_f64(), "recommit_seconds": figures.recommit.as_secs_f64(),
+            "mount_seconds": figures.mount.as_secs_f64(), "files_compared": figures.comparison.files,
+            "bytes_compared": figures.comparison.bytes, "differences": figures.comparison.differences.len(),
+            "program": figures.program, "timings": rows,
+        }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (files, bytes) = (output::count(figures.comparison.files), output::size(figures.comparison.bytes));
+    let compared = output::duration(figures.compared_in);
+    output::line(format_args!(
+        "\n{files} files ({bytes}) are equal, byte for byte, with their metadata ({compared})\n"
+    ))?;
+    let (entries, size) = (output::count(figures.entries), output::size(figures.bytes));
+    let tree = figures.tree.display().to_string();
+    let mut rows = vec![
+        row(&format!("commit {tree}: {entries} entries, {size}"), None, figures.commit),
+        row("commit again, unchanged", None, figures.recommit),
+        row("mount", None, figures.mount),
+    ];
+    rows.extend(figures.rows.iter().map(|(name, plain, mount)| row(name, Some(*plain), *mount)));
+    output::table(&["", "PLAIN", "SAPWOOD", "RATIO"], &[1, 2, 3], &rows)?;
+    output::line("\neverything was removed again")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn row(name: &str, plain: Option<Duration>, sapwood: Duration) -> Vec<String> {
+    let seconds = |time: Duration| format!("{:.3} s", time.as_secs_f64());
+    let ratio = plain.map(|plain| format!("{:.2}", sapwood.as_secs_f64() / plain.as_secs_f64().max(1e-9)));
+    vec![name.to_owned(), plain.map(seconds).unwrap_or_default(), seconds(sapwood), ratio.unwrap_or_default()]
+}

@@ -1,0 +1,34 @@
+//! Object files kept open for the next read, the least recently used one closed first.
+
+use std::fs::File;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use lru::LruCache;
+use parking_lot::Mutex;
+
+use crate::model::ObjectId;
+
+/// How many files are kept open. A process has at least 1,024 descriptors.
+const CAPACITY: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
+
+/// The open files, shared between threads. The lock is never held during I/O: files leave it by reference count.
+pub(super) struct OpenFiles(Mutex<LruCache<ObjectId, Arc<File>>>);
+
+impl OpenFiles {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(LruCache::new(CAPACITY)))
+    }
+
+    pub(super) fn get(&self, id: ObjectId) -> Option<Arc<File>> {
+        self.0.lock().get(&id).cloned()
+    }
+
+    pub(super) fn put(&self, id: ObjectId, file: Arc<File>) {
+        self.0.lock().put(id, file);
+    }
+
+    pub(super) fn clear(&self) {
+        self.0.lock().clear();
+    }
+}
