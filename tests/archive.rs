@@ -368,7 +368,7 @@ fn a_target_with_files_is_refused_or_merged() {
     let outside = bench.path("outside");
     shell(
         bench.directory.path(),
-        "mkdir outside; echo safe > outside/file; cd target; mkdir dir; echo old > dir/file; echo kept > dir/other; \
+        "mkdir outside; echo safe > outside/file; cd target; mkdir dir; echo old > dir/file; echo kept > dir/other; setfacl -d -m u:5:rwx . dir; \
          ln -s ../outside/file soft; ln -s ../outside kind; echo > pipe; echo > link; echo > hard",
     );
     let image = bench.image(&tree);

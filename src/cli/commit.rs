@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::json;
 
 use super::{Context, output, repository};
@@ -84,6 +85,7 @@ pub struct Args {
 /// When the tree cannot be read or stored; the ref is then as it was.
 pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
     let start = Instant::now();
+    raise_descriptor_limit();
     let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())?;
     let timestamp = timestamp(args.timestamp.as_deref(), now)?;
     let owner = args.owner.as_deref().map(owner).transpose()?;
@@ -118,6 +120,16 @@ pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
     }
     report(args, &committed, &writer, &progress, start)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The walk of a directory holds a descriptor for each level of depth. Where the limit stays low, a tree deeper than it
+/// gives a clear error.
+fn raise_descriptor_limit() {
+    let raised =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(errno) = raised {
+        tracing::debug!("cannot raise the limit of open files: {errno}");
+    }
 }
 
 /// Reads what is to be committed; for a directory also what to remember of it, and its full path.

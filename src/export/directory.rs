@@ -30,7 +30,7 @@ use self::walk::Walk;
 use super::report::{Progress, Report};
 use crate::disk;
 use crate::image::{Image, ImageError, Ino};
-use crate::model::{ACL_ACCESS, ACL_DEFAULT, FileKind};
+use crate::model::FileKind;
 use crate::store::ObjectSource;
 
 /// Batches of files that wait to be filled, each of up to [`walk::BATCH_FILES`] open files.
@@ -133,16 +133,6 @@ fn prepare(target: &Path, contents: TargetContents) -> Result<OwnedFd, ExportDir
     if contents == TargetContents::Empty && !disk::list(&directory).map_err(error("list"))?.is_empty() {
         return Err(ExportDirectoryError::NotEmpty(target.to_owned()));
     }
-    match rustix::fs::fchmod(&directory, Mode::RWXU) {
-        // A directory of somebody else that this user may write to.
-        Ok(()) | Err(Errno::PERM) => {}
-        Err(errno) => return Err(error("change the mode of")(errno.into())),
-    }
-    for attribute in [ACL_ACCESS, ACL_DEFAULT] {
-        match rustix::fs::fremovexattr(&directory, attribute) {
-            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) => {}
-            Err(errno) => return Err(error("remove the ACL of")(errno.into())),
-        }
-    }
+    walk::take_over(&directory).map_err(|errno| error("take over")(errno.into()))?;
     Ok(directory)
 }

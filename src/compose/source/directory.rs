@@ -204,6 +204,8 @@ struct Walk<'a> {
     links: HashMap<(u64, u64), NodeId>,
     batch: Vec<Job>,
     batch_bytes: u64,
+    /// Set when no reader is left to take files.
+    abandoned: bool,
     new_cache: StatCache,
     device: u64,
     repository: Option<(u64, u64)>,
@@ -239,6 +241,7 @@ impl<'a> Walk<'a> {
             links: HashMap::new(),
             batch: Vec::new(),
             batch_bytes: 0,
+            abandoned: false,
             new_cache: StatCache::default(),
             device: device_of(&stat),
             repository,
@@ -251,7 +254,9 @@ impl<'a> Walk<'a> {
     }
 
     fn run(mut self) -> Result<(Tree, StatCache), DirectoryError> {
-        while let Some((node, parent, name)) = self.pending.pop() {
+        while !self.abandoned
+            && let Some((node, parent, name)) = self.pending.pop()
+        {
             let directory = descend(parent, &name)?;
             self.list(node, &directory)?;
         }
@@ -358,7 +363,7 @@ impl<'a> Walk<'a> {
         self.batch_bytes = 0;
         let batch = std::mem::take(&mut self.batch);
         if !batch.is_empty() && self.jobs.send(batch).is_err() {
-            self.pending.clear();
+            self.abandoned = true;
         }
     }
 }

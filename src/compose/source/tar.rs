@@ -41,6 +41,9 @@ use crate::store::{StoreWriter, WriteError};
 /// Largest `etc/passwd` or `etc/group` whose names are learnt.
 const NAMES_FILE_MAX: u64 = 1 << 20;
 
+/// Most bytes of a path that a message shows.
+const ENTRY_WORDS_MAX: usize = 1000;
+
 /// Why an archive did not become a tree.
 #[derive(Debug, thiserror::Error)]
 pub enum TarError {
@@ -196,10 +199,14 @@ fn read_error(error: io::Error) -> FormatError {
     }
 }
 
-/// A path as the archive has it, for messages.
+/// A path as the archive has it, for messages; of a very long one the end, which tells it from others.
 fn words(path: &[u8]) -> String {
-    match std::str::from_utf8(path) {
-        Ok(text) if !text.chars().any(char::is_control) => text.to_owned(),
-        _ => path.escape_ascii().to_string(),
+    let (dots, end) = match path.len().checked_sub(ENTRY_WORDS_MAX) {
+        Some(start) if start > 0 => ("…", &path[start..]),
+        _ => ("", path),
+    };
+    match std::str::from_utf8(end) {
+        Ok(text) if !text.chars().any(char::is_control) => format!("{dots}{text}"),
+        _ => format!("{dots}{}", end.escape_ascii()),
     }
 }

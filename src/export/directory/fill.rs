@@ -23,6 +23,9 @@ const BUFFER: usize = 256 << 10;
 /// Contents from this size on are worth opening the object's own file for.
 const KERNEL_COPY_MIN: u64 = 64 << 10;
 
+/// Bytes the kernel copies at a time, so that progress is seen.
+const KERNEL_COPY_STEP: usize = 64 << 20;
+
 /// A regular file to fill and finish.
 pub(super) struct Job {
     pub(super) file: File,
@@ -114,7 +117,7 @@ impl<'a> Filler<'a> {
         let mut position = start;
         while position < end {
             let (mut from, mut to) = (position, position);
-            let room = usize::try_from(end - position).unwrap_or(usize::MAX);
+            let room = usize::try_from(end - position).map_or(KERNEL_COPY_STEP, |room| room.min(KERNEL_COPY_STEP));
             match rustix::fs::copy_file_range(source, Some(&mut from), target, Some(&mut to), room) {
                 Ok(length) if length > 0 => {
                     position += length as u64;

@@ -17,7 +17,7 @@ use super::fill::Job;
 use super::ledger::{ExportCause, Ledger, image_cause, io_cause};
 use crate::export::report::{Loss, Progress};
 use crate::image::{Attributes, Image, Ino};
-use crate::model::FileKind;
+use crate::model::{ACL_ACCESS, ACL_DEFAULT, FileKind};
 
 /// Directories on the way down that stay open.
 const OPEN_DIRECTORIES: usize = 32;
@@ -165,7 +165,8 @@ impl<'a> Walk<'a> {
         if let Some(above) = self.frames.last_mut()
             && above.fd.is_none()
         {
-            let reopened = open_directory(fd.as_fd(), b"..").map_err(|errno| io_cause("reopen", &self.path, errno))?;
+            let reopened = open_directory(fd.as_fd(), b"..", OFlags::RDONLY)
+                .map_err(|errno| io_cause("reopen", &self.path, errno))?;
             if identity(&reopened) != Ok(above.identity) {
                 return Err(io_cause("find the directory above", &self.path, Errno::STALE));
             }
@@ -188,17 +189,19 @@ impl<'a> Walk<'a> {
     fn make_directory(&self, name: &[u8]) -> Result<OwnedFd, ExportCause> {
         let here = self.here()?;
         let made = match rustix::fs::mkdirat(here, name, Mode::RWXU) {
-            Err(Errno::EXIST) if self.contents == TargetContents::Any => match open_directory(here, name) {
-                Ok(fd) => {
-                    // Like the top: closed to others until it is finished.
-                    rustix::fs::fchmod(&fd, Mode::RWXU).map_err(|errno| io_cause("take over", &self.path, errno))?;
-                    return Ok(fd);
+            Err(Errno::EXIST) if self.contents == TargetContents::Any => {
+                match open_directory(here, name, OFlags::RDONLY) {
+                    Ok(fd) => {
+                        take_over(&fd).map_err(|errno| io_cause("take over", &self.path, errno))?;
+                        return Ok(fd);
+                    }
+                    Err(_) => self.replace(name, || rustix::fs::mkdirat(here, name, Mode::RWXU)),
                 }
-                Err(_) => self.replace(name, || rustix::fs::mkdirat(here, name, Mode::RWXU)),
-            },
+            }
             other => other,
         };
-        made.and_then(|()| open_directory(here, name)).map_err(|errno| io_cause("create", &self.path, errno))
+        made.and_then(|()| open_directory(here, name, OFlags::RDONLY))
+            .map_err(|errno| io_cause("create", &self.path, errno))
     }
 
     /// Makes anything but a directory.
@@ -329,8 +332,25 @@ impl<'a> Walk<'a> {
     }
 }
 
-fn open_directory(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+/// Makes a directory that was there before like one just made: nobody else can reach in until it is finished, and its
+/// entries inherit no ACL.
+pub(super) fn take_over(directory: &OwnedFd) -> Result<(), Errno> {
+    match rustix::fs::fchmod(directory, Mode::RWXU) {
+        // Somebody else's, that this user may write to.
+        Ok(()) | Err(Errno::PERM) => {}
+        Err(errno) => return Err(errno),
+    }
+    for attribute in [ACL_ACCESS, ACL_DEFAULT] {
+        match rustix::fs::fremovexattr(directory, attribute) {
+            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+fn open_directory(parent: BorrowedFd<'_>, name: &[u8], access: OFlags) -> Result<OwnedFd, Errno> {
+    let flags = access | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(parent, name, flags, Mode::empty())
 }
 
@@ -338,7 +358,8 @@ fn open_directory(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno>
 fn descend(top: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
     let mut directory = rustix::io::fcntl_dupfd_cloexec(top, 0)?;
     for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
-        directory = open_directory(directory.as_fd(), name)?;
+        // Finished directories may refuse to be read, but not to be passed through.
+        directory = open_directory(directory.as_fd(), name, OFlags::PATH)?;
     }
     Ok(directory)
 }
