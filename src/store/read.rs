@@ -1,11 +1,12 @@
 //! Reading objects, images and commits out of the local repository.
 //!
 //! Every file is opened relative to the repository's open directory. Object bytes were verified when they entered;
-//! `fsck` verifies them again. What was read is dropped from the page cache of the store, since the reader keeps its own
-//! copy (the kernel's, behind a mount).
+//! `fsck` verifies them again. What was read in bulk is dropped from the page cache of the store, since the reader keeps its
+//! own copy (the kernel's, behind a mount).
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -127,19 +128,35 @@ impl Store {
     }
 }
 
+/// Reads of a large object below this many bytes count as random. The kernel asks for 128 KiB and more as soon as it
+/// sees a sequence, and for less only where it was told or found out that there is none.
+const BULK_READ: usize = 128 << 10;
+
+/// What is fetched around a random read, since the next one is often near: as much as the kernel itself reads ahead.
+const SURROUNDINGS: u64 = 128 << 10;
+
 impl ObjectSource for Store {
     fn read_at(&self, id: ObjectId, offset: u64, buffer: &mut [u8]) -> Result<usize, ReadError> {
-        let (file, start, length) = match self.place(id)? {
+        let object_error = |source| ReadError::Object { id, source };
+        match self.place(id)? {
             Place::Packed(pack, slot) => {
                 let rest = u64::from(slot.length).saturating_sub(offset);
                 let length = usize::try_from(rest).map_or(buffer.len(), |rest| rest.min(buffer.len()));
-                (Arc::clone(&pack.file), slot.offset + offset.min(u64::from(slot.length)), length)
+                let start = slot.offset + offset.min(u64::from(slot.length));
+                let read = read_from(&pack.file, start, &mut buffer[..length]).map_err(object_error)?;
+                advise(&pack.file, start, read as u64, Advice::DontNeed);
+                Ok(read)
             }
-            Place::File(file) => (file, offset, buffer.len()),
-        };
-        let read = read_from(&file, start, &mut buffer[..length]).map_err(|source| ReadError::Object { id, source })?;
-        drop_from_page_cache(&file, start, read);
-        Ok(read)
+            Place::File(file) if buffer.len() < BULK_READ => {
+                advise(&file, offset / SURROUNDINGS * SURROUNDINGS, SURROUNDINGS, Advice::WillNeed);
+                read_from(&file, offset, buffer).map_err(object_error)
+            }
+            Place::File(file) => {
+                let read = read_from(&file, offset, buffer).map_err(object_error)?;
+                advise(&file, offset, read as u64, Advice::DontNeed);
+                Ok(read)
+            }
+        }
     }
 
     fn backing_file(&self, id: ObjectId) -> Result<Option<Arc<File>>, ReadError> {
@@ -150,10 +167,11 @@ impl ObjectSource for Store {
     }
 }
 
-fn drop_from_page_cache(file: &File, start: u64, length: usize) {
-    if let Some(length) = std::num::NonZeroU64::new(length as u64)
-        && let Err(error) = rustix::fs::fadvise(file, start, Some(length), Advice::DontNeed)
+/// Best effort: a filesystem that takes no advice is only slower or keeps pages twice.
+fn advise(file: &File, start: u64, length: u64, advice: Advice) {
+    if let Some(length) = NonZeroU64::new(length)
+        && let Err(error) = rustix::fs::fadvise(file, start, Some(length), advice)
     {
-        tracing::trace!(%error, "the store's pages stay cached");
+        tracing::trace!(%error, "advice refused");
     }
 }
