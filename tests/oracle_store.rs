@@ -161,6 +161,29 @@ fn repositories_work_on_every_file_system_that_this_kernel_mounts() {
     }
 }
 
+/// A gigabyte of room, a file of 600 MB: the commit fits only if it takes no room for the content of its own.
+#[test]
+fn large_contents_share_their_extents_where_the_file_system_can() {
+    let known = fs::read_to_string("/proc/filesystems").expect("proc is mounted");
+    for kind in ["btrfs", "xfs"] {
+        if !known.lines().any(|line| line.trim() == kind) {
+            println!("NOT TESTED: this kernel has no {kind}");
+            continue;
+        }
+        let sandbox = Sandbox::new(&format!("reflink-{kind}"));
+        let place = sandbox.loop_mount(kind, kind, 1 << 30);
+        let tree = place.join("tree");
+        fs::create_dir(&tree).expect("a new file system is empty");
+        fs::write(tree.join("large"), trees::noise(7, 600 << 20)).expect("there is room for one");
+        let repository = Repository::init(place.join("repository"));
+        repository.commit("r", &tree);
+        repository.assert_clean();
+        let mounted = repository.mount("r", &sandbox.join("mounted"), &[]);
+        assert_same_tree(&tree, mounted.path());
+        mounted.unmount();
+    }
+}
+
 fn overlay(sandbox: &Sandbox) -> PathBuf {
     // The upper directory of an overlay cannot lie on an overlay, which the sandbox itself may be on.
     let disk = sandbox.tmpfs("overlay-disk", 1 << 30);
