@@ -13,7 +13,8 @@ const LAYERS: &[&[&str]] = &[
     &["cli"],
     &["fuse"],
     &["vfs", "deploy"],
-    &["compose", "export", "remote", "cache"],
+    &["compose", "export", "cache"],
+    &["remote"],
     &["trust"],
     &["store"],
     &["image"],
@@ -27,7 +28,7 @@ const FILE_LINES_MAX: usize = 600;
 
 /// Packages in the lock file, tests' own included. Each is code that somebody has to trust and wait for; raise this
 /// only together with the reason in the commit's message.
-const PACKAGES_MAX: usize = 160;
+const PACKAGES_MAX: usize = 350;
 
 #[test]
 fn the_source_tree_is_tidy() {
