@@ -12,6 +12,8 @@ pub mod export;
 pub mod fuse;
 pub mod image;
 pub mod model;
+pub mod remote;
 pub mod store;
 pub mod sys;
+pub mod trust;
 pub mod vfs;

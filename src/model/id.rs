@@ -108,6 +108,22 @@ define_id!(
     CommitId
 );
 define_id!(
+    /// Names a pack of a published repository: the SHA-256 of the file.
+    PackId
+);
+define_id!(
+    /// Names a locator of a published repository: the SHA-256 of the file.
+    LocatorId
+);
+define_id!(
+    /// Names a delta of a published repository: the SHA-256 of the file.
+    DeltaId
+);
+define_id!(
+    /// Names a boot profile of a published repository: the SHA-256 of the file.
+    ProfileId
+);
+define_id!(
     /// Names everything below one directory of an image, so that two equal subtrees are recognised at their tops.
     SubtreeId
 );

@@ -13,7 +13,7 @@ mod node;
 pub use acl::{ACL_ACCESS, ACL_DEFAULT, AclError, AclSubject, PosixAcl};
 pub use commit::{COMMIT_SIZE_MAX, Commit, CommitError};
 pub use content::{BLOCK_SIZE, ContentHasher, LARGE_OBJECT};
-pub use id::{BlockId, CommitId, IdError, ImageId, ObjectId, SubtreeId};
+pub use id::{BlockId, CommitId, DeltaId, IdError, ImageId, LocatorId, ObjectId, PackId, ProfileId, SubtreeId};
 pub use name::{EntryName, ImagePath, NAME_MAX, NameError, PathError, RefName, RefNameError, SYMLINK_MAX};
 pub use node::{
     Content, DeviceNumber, Extent, FileKind, Metadata, Node, NodeKind, Timestamp, XATTR_NAME_MAX, XATTR_VALUE_MAX,

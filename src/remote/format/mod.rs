@@ -1,0 +1,8 @@
+//! The formats of a published repository, as values and bytes. No I/O happens here.
+//!
+//! Whatever is parsed here comes from a stranger: counts and lengths are checked before anything is allocated for them,
+//! and nothing parsed is believed about content, only about where to look for it.
+
+mod placement;
+
+pub use placement::{DeltaRef, FileRef, ImageRef, PLACEMENT_SIZE_MAX, Placement, PlacementError};

@@ -1,0 +1,9 @@
+//! What is on the other side of a URL: a published repository, how it is laid out, written, planned and fetched.
+//!
+//! `transport` moves bytes and knows neither formats nor trust; `layout` says what is where; `format` turns bytes into
+//! values and back without I/O. Everything that arrives is hostile until its digest or signature was checked. Async
+//! code lives inside `transport` and nowhere else.
+
+pub mod format;
+pub mod layout;
+pub mod transport;

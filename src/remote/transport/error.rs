@@ -1,0 +1,76 @@
+//! Why bytes did not move.
+
+use std::io;
+use std::path::PathBuf;
+
+/// What went wrong with a request, after all attempts.
+#[derive(Debug, thiserror::Error)]
+pub enum TransportError {
+    /// The URL cannot be used.
+    #[error("cannot use {url}: {reason}")]
+    Url {
+        /// The URL.
+        url: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The runtime that drives requests did not start.
+    #[error("cannot start the network's runtime")]
+    Runtime(#[source] io::Error),
+    /// There is no such file.
+    #[error("{path} is not there")]
+    Missing {
+        /// Relative to the URL.
+        path: String,
+    },
+    /// There is a file where none should be.
+    #[error("{path} is there already")]
+    Exists {
+        /// Relative to the URL.
+        path: String,
+    },
+    /// The file is not the version that was expected.
+    #[error("{path} was changed by somebody else")]
+    Changed {
+        /// Relative to the URL.
+        path: String,
+    },
+    /// The file has more bytes than can be right.
+    #[error("{path} has more than {limit} bytes")]
+    TooLarge {
+        /// Relative to the URL.
+        path: String,
+        /// Bytes that were allowed.
+        limit: u64,
+    },
+    /// The file ends before the bytes that were asked for.
+    #[error("{path} ends too early")]
+    Short {
+        /// Relative to the URL.
+        path: String,
+    },
+    /// A plain web server has no listing.
+    #[error("{url} cannot be listed")]
+    CannotList {
+        /// The URL.
+        url: String,
+    },
+    /// A local file that was to be sent.
+    #[error("cannot read {}", .path.display())]
+    Local {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The other side, or the way there.
+    #[error("cannot {action} {path}")]
+    Failed {
+        /// What was tried.
+        action: &'static str,
+        /// Relative to the URL.
+        path: String,
+        /// What it said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}

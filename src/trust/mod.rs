@@ -1,0 +1,1 @@
+//! Keys and signatures: who may say what a ref or a commit is.
