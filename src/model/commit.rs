@@ -4,25 +4,21 @@
 //! offset size
 //!      0    8  magic "SAPWCMT\0"
 //!      8    4  version = 1
-//!     12    8  compatible features       unknown bits are ignored
-//!     20    8  read-only features        unknown bits forbid writing successors
-//!     28    8  incompatible features     unknown bits forbid reading
-//!     36       fields, each:  u16 tag · u32 length · that many bytes
+//!     12       as `record` says: features, fields
 //! ```
 //!
-//! All integers are little-endian. Tags ascend strictly except for [`tag::EXTRA`], which repeats with ascending keys, so
-//! that one commit has exactly one encoding and its id, the SHA-256 of these bytes, is reproducible. A field with an
-//! unknown tag is skipped: what must not be skipped announces itself by an incompatible feature.
+//! [`tag::EXTRA`] repeats with ascending keys; one commit thus has exactly one encoding, and its id, the SHA-256 of these
+//! bytes, is reproducible.
 //!
 //! Time comes in as a field; nothing here reads a clock. Signatures stand beside the record, not in it.
 
 use std::collections::BTreeMap;
 
+use super::record::{Record, RecordError, RecordKind, RecordWriter};
 use super::{CommitId, ImageId, RefName};
 
-const MAGIC: [u8; 8] = *b"SAPWCMT\0";
-const VERSION: u32 = 1;
-const HEADER_SIZE: usize = 36;
+const KIND: RecordKind =
+    RecordKind { magic: *b"SAPWCMT\0", version: 1, what: "commit record", repeats: Some(tag::EXTRA) };
 
 /// Largest record that is read, in bytes. A package list of 10,000 packages with checksums is about 2 MiB.
 pub const COMMIT_SIZE_MAX: usize = 16 << 20;
@@ -73,59 +69,33 @@ pub enum CommitError {
     /// The bytes are not the ones the id names.
     #[error("the record does not have the digest it is named by")]
     WrongId,
-    /// The bytes do not start like a commit record.
-    #[error("not a commit record")]
-    Magic,
-    /// Written by a newer Sapwood in a way this one cannot read.
-    #[error("commit format {version} with features {features:#x} is newer than this program; upgrade sapwood")]
-    TooNew {
-        /// Format version found.
-        version: u32,
-        /// Incompatible feature bits found.
-        features: u64,
-    },
-    /// The record ends in the middle of a field, or is larger than [`COMMIT_SIZE_MAX`].
-    #[error("the record has a bad length")]
-    Length,
-    /// Fields out of order or repeated.
-    #[error("the fields are not in canonical order")]
-    Order,
-    /// A field is missing or its value is illegal.
-    #[error("field '{0}' is missing or illegal")]
-    Field(&'static str),
+    /// The bytes are no record of this kind.
+    #[error(transparent)]
+    Record(#[from] RecordError),
 }
 
 impl Commit {
     /// The one encoding of this commit.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(512);
-        bytes.extend_from_slice(&MAGIC);
-        bytes.extend_from_slice(&VERSION.to_le_bytes());
-        bytes.resize(HEADER_SIZE, 0);
-        let mut field = |tag: u16, value: &[u8]| {
-            let length = u32::try_from(value.len()).expect("a field is far below 4 GiB: it was typed or parsed by us");
-            bytes.extend_from_slice(&tag.to_le_bytes());
-            bytes.extend_from_slice(&length.to_le_bytes());
-            bytes.extend_from_slice(value);
-        };
-        field(tag::IMAGE, self.image.as_bytes());
+        let mut record = RecordWriter::new(KIND);
+        record.field(tag::IMAGE, self.image.as_bytes());
         if let Some(parent) = &self.parent {
-            field(tag::PARENT, parent.as_bytes());
+            record.field(tag::PARENT, parent.as_bytes());
         }
-        field(tag::REF, self.ref_name.as_str().as_bytes());
-        field(tag::SEQUENCE, &self.sequence.to_le_bytes());
-        field(tag::TIMESTAMP, &self.timestamp.to_le_bytes());
-        field(tag::SUBJECT, self.subject.as_bytes());
+        record.field(tag::REF, self.ref_name.as_str().as_bytes());
+        record.field(tag::SEQUENCE, &self.sequence.to_le_bytes());
+        record.field(tag::TIMESTAMP, &self.timestamp.to_le_bytes());
+        record.field(tag::SUBJECT, self.subject.as_bytes());
         if let Some(version) = &self.version {
-            field(tag::VERSION, version.as_bytes());
+            record.field(tag::VERSION, version.as_bytes());
         }
-        field(tag::ENTRIES, &self.entries.to_le_bytes());
-        field(tag::CONTENT_BYTES, &self.content_bytes.to_le_bytes());
+        record.field(tag::ENTRIES, &self.entries.to_le_bytes());
+        record.field(tag::CONTENT_BYTES, &self.content_bytes.to_le_bytes());
         for (key, value) in &self.extra {
-            field(tag::EXTRA, format!("{key}\0{value}").as_bytes());
+            record.field(tag::EXTRA, format!("{key}\0{value}").as_bytes());
         }
-        bytes
+        record.finish()
     }
 
     /// The id of this commit.
@@ -151,91 +121,42 @@ impl Commit {
     /// [`CommitError`] for any deviation from the canonical form.
     pub fn parse(bytes: &[u8]) -> Result<Self, CommitError> {
         if bytes.len() > COMMIT_SIZE_MAX {
-            return Err(CommitError::Length);
+            return Err(RecordError::Length.into());
         }
-        check_header(bytes)?;
-        let mut fields = Fields { rest: &bytes[HEADER_SIZE..], last_tag: 0 };
-        let mut single = BTreeMap::new();
-        let mut extra = BTreeMap::new();
-        while let Some((tag, value)) = fields.next()? {
-            if tag != tag::EXTRA {
-                single.insert(tag, value);
-                continue;
-            }
-            let (key, value) = text(value, "extra")?.split_once('\0').ok_or(CommitError::Field("extra"))?;
-            if extra.last_key_value().is_some_and(|(last, _): (&String, _)| last.as_str() >= key) {
-                return Err(CommitError::Order);
-            }
-            extra.insert(key.to_owned(), value.to_owned());
-        }
-        let take = |tag, name| single.get(&tag).copied().ok_or(CommitError::Field(name));
+        let record = Record::parse(KIND, bytes)?;
         Ok(Self {
-            image: ImageId::from_slice(take(tag::IMAGE, "image")?).ok_or(CommitError::Field("image"))?,
-            parent: match single.get(&tag::PARENT) {
-                Some(value) => Some(CommitId::from_slice(value).ok_or(CommitError::Field("parent"))?),
+            image: ImageId::from_slice(record.require(tag::IMAGE, "image")?).ok_or(RecordError::Field("image"))?,
+            parent: match record.get(tag::PARENT) {
+                Some(value) => Some(CommitId::from_slice(value).ok_or(RecordError::Field("parent"))?),
                 None => None,
             },
-            ref_name: text(take(tag::REF, "ref")?, "ref")?.parse().map_err(|_| CommitError::Field("ref"))?,
-            sequence: number(take(tag::SEQUENCE, "sequence")?, "sequence")?,
-            timestamp: i64::from_le_bytes(number(take(tag::TIMESTAMP, "timestamp")?, "timestamp")?.to_le_bytes()),
-            subject: text(take(tag::SUBJECT, "subject")?, "subject")?.to_owned(),
-            version: match single.get(&tag::VERSION) {
-                Some(value) => Some(text(value, "version")?.to_owned()),
+            ref_name: record.text(tag::REF, "ref")?.parse().map_err(|_| RecordError::Field("ref"))?,
+            sequence: record.number(tag::SEQUENCE, "sequence")?,
+            timestamp: record.time(tag::TIMESTAMP, "timestamp")?,
+            subject: record.text(tag::SUBJECT, "subject")?.to_owned(),
+            version: match record.get(tag::VERSION) {
+                Some(_) => Some(record.text(tag::VERSION, "version")?.to_owned()),
                 None => None,
             },
-            entries: number(take(tag::ENTRIES, "entries")?, "entries")?,
-            content_bytes: number(take(tag::CONTENT_BYTES, "content bytes")?, "content bytes")?,
-            extra,
+            entries: record.number(tag::ENTRIES, "entries")?,
+            content_bytes: record.number(tag::CONTENT_BYTES, "content bytes")?,
+            extra: extra(&record.repeated)?,
         })
     }
 }
 
-fn check_header(bytes: &[u8]) -> Result<(), CommitError> {
-    if bytes.get(..8) != Some(&MAGIC[..]) || bytes.len() < HEADER_SIZE {
-        return Err(CommitError::Magic);
-    }
-    let mut version = [0; 4];
-    version.copy_from_slice(&bytes[8..12]);
-    let mut features = [0; 8];
-    features.copy_from_slice(&bytes[28..36]);
-    let (version, features) = (u32::from_le_bytes(version), u64::from_le_bytes(features));
-    if version != VERSION || features != 0 {
-        return Err(CommitError::TooNew { version, features });
-    }
-    Ok(())
-}
-
-fn text<'a>(value: &'a [u8], name: &'static str) -> Result<&'a str, CommitError> {
-    std::str::from_utf8(value).map_err(|_| CommitError::Field(name))
-}
-
-fn number(value: &[u8], name: &'static str) -> Result<u64, CommitError> {
-    value.try_into().map(u64::from_le_bytes).map_err(|_| CommitError::Field(name))
-}
-
-struct Fields<'a> {
-    rest: &'a [u8],
-    last_tag: u16,
-}
-
-impl<'a> Fields<'a> {
-    fn next(&mut self) -> Result<Option<(u16, &'a [u8])>, CommitError> {
-        if self.rest.is_empty() {
-            return Ok(None);
+/// The further facts, whose keys ascend.
+fn extra(values: &[&[u8]]) -> Result<BTreeMap<String, String>, RecordError> {
+    let mut extra: BTreeMap<String, String> = BTreeMap::new();
+    for value in values {
+        let text = std::str::from_utf8(value).map_err(|_| RecordError::Field("extra"))?;
+        let (key, value) = text.split_once('\0').ok_or(RecordError::Field("extra"))?;
+        if extra.last_key_value().is_some_and(|(last, _)| last.as_str() >= key) {
+            return Err(RecordError::Order);
         }
-        let (head, rest) = self.rest.split_at_checked(6).ok_or(CommitError::Length)?;
-        let tag = u16::from_le_bytes([head[0], head[1]]);
-        let length = u32::from_le_bytes([head[2], head[3], head[4], head[5]]);
-        let length = usize::try_from(length).map_err(|_| CommitError::Length)?;
-        let (value, rest) = rest.split_at_checked(length).ok_or(CommitError::Length)?;
-        let repeats = tag == tag::EXTRA && self.last_tag == tag::EXTRA;
-        if tag <= self.last_tag && !repeats {
-            return Err(CommitError::Order);
-        }
-        self.last_tag = tag;
-        self.rest = rest;
-        Ok(Some((tag, value)))
+        extra.insert(key.to_owned(), value.to_owned());
     }
+    Ok(extra)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod content;
 mod id;
 mod name;
 mod node;
+mod record;
 
 pub use acl::{ACL_ACCESS, ACL_DEFAULT, AclError, AclSubject, PosixAcl};
 pub use commit::{COMMIT_SIZE_MAX, Commit, CommitError};
@@ -19,3 +20,4 @@ pub use node::{
     Content, DeviceNumber, Extent, FileKind, Metadata, Node, NodeKind, Timestamp, XATTR_NAME_MAX, XATTR_VALUE_MAX,
     XattrError, Xattrs,
 };
+pub use record::{Record, RecordError, RecordKind, RecordWriter};
