@@ -1,0 +1,77 @@
+//! The ref record: what a ref names, said by somebody who can be held to it.
+//!
+//! A commit's own signature says that the commit is genuine; the ref's says that it is the one to use now. Without the
+//! second, a server could serve an old commit with known holes for ever. The record has the form of
+//! [`crate::model::Record`].
+
+use crate::model::{Commit, CommitId, Record, RecordError, RecordKind, RecordWriter, RefName};
+
+const KIND: RecordKind = RecordKind { magic: *b"SAPWREF\0", version: 1, what: "ref record", repeats: None };
+
+mod tag {
+    pub const NAME: u16 = 1;
+    pub const COMMIT: u16 = 2;
+    pub const SEQUENCE: u16 = 3;
+    pub const TIMESTAMP: u16 = 4;
+}
+
+/// What a ref names.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct RefRecord {
+    /// The ref.
+    pub name: RefName,
+    /// Its newest commit.
+    pub commit: CommitId,
+    /// The sequence of that commit.
+    pub sequence: u64,
+    /// When the record was signed, in seconds since 1970.
+    pub timestamp: i64,
+}
+
+/// The newest a client has seen of a ref.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Seen {
+    /// The sequence of the commit.
+    pub sequence: u64,
+    /// The commit.
+    pub commit: CommitId,
+}
+
+impl RefRecord {
+    /// The record that publishes `commit` under its own ref.
+    #[must_use]
+    pub fn of(commit: &Commit, timestamp: i64) -> Self {
+        Self { name: commit.ref_name.clone(), commit: commit.id(), sequence: commit.sequence, timestamp }
+    }
+
+    /// What to remember of it.
+    #[must_use]
+    pub const fn seen(&self) -> Seen {
+        Seen { sequence: self.sequence, commit: self.commit }
+    }
+
+    /// The bytes that [`Self::parse`] reads.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut record = RecordWriter::new(KIND);
+        record.field(tag::NAME, self.name.as_str().as_bytes());
+        record.field(tag::COMMIT, self.commit.as_bytes());
+        record.field(tag::SEQUENCE, &self.sequence.to_le_bytes());
+        record.field(tag::TIMESTAMP, &self.timestamp.to_le_bytes());
+        record.finish()
+    }
+
+    /// Reads a record.
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    pub fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
+        let record = Record::parse(KIND, bytes)?;
+        Ok(Self {
+            name: record.text(tag::NAME, "name")?.parse().map_err(|_| RecordError::Field("name"))?,
+            commit: CommitId::from_slice(record.require(tag::COMMIT, "commit")?).ok_or(RecordError::Field("commit"))?,
+            sequence: record.number(tag::SEQUENCE, "sequence")?,
+            timestamp: record.time(tag::TIMESTAMP, "timestamp")?,
+        })
+    }
+}

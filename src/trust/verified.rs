@@ -1,0 +1,245 @@
+//! Values that only a check can make.
+
+use std::ops::Deref;
+
+use super::envelope::{Envelope, EnvelopeError, Purpose};
+use super::key::PublicKey;
+use super::keyring::{Keyring, SignatureError};
+use super::reference::{RefRecord, Seen};
+use crate::model::{Commit, CommitError, CommitId, RecordError, RefName};
+
+/// Why a ref or a commit is refused. Each reason has a word of its own, since what to do about it differs.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TrustError {
+    /// Not a signed record at all.
+    #[error(transparent)]
+    Envelope(#[from] EnvelopeError),
+    /// Signed by nobody, or by nobody who counts.
+    #[error(transparent)]
+    Signature(#[from] SignatureError),
+    /// No ref record inside.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// Not the commit asked for.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// A record of another ref was served in its place.
+    #[error("it is for ref {found}, not for {expected}")]
+    OtherRef {
+        /// The ref asked for.
+        expected: RefName,
+        /// The ref it is for.
+        found: RefName,
+    },
+    /// The server, or somebody on the way, serves an old state.
+    #[error("its sequence {found} is older than {}, which was seen before", .seen.sequence)]
+    Older {
+        /// What was seen before.
+        seen: Seen,
+        /// The sequence now.
+        found: u64,
+    },
+    /// Another commit with the same place in history.
+    #[error("it names commit {} with the sequence of {}, which was seen before: history was rewritten",
+            .found.short(), .seen.commit.short())]
+    Rewritten {
+        /// What was seen before.
+        seen: Seen,
+        /// The commit now.
+        found: CommitId,
+    },
+    /// The ref record and the commit disagree.
+    #[error("the ref says sequence {record}, the commit {commit}")]
+    Sequence {
+        /// In the ref record.
+        record: u64,
+        /// In the commit.
+        commit: u64,
+    },
+}
+
+/// A value that passed its check: by signature or, where the user said so, without.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified<T> {
+    value: T,
+    signer: Option<PublicKey>,
+}
+
+impl<T> Verified<T> {
+    /// Who vouches for it; nobody when the remote is insecure.
+    #[must_use]
+    pub const fn signer(&self) -> Option<PublicKey> {
+        self.signer
+    }
+
+    /// The value alone.
+    #[must_use]
+    pub fn into_inner(self) -> T {
+        self.value
+    }
+}
+
+impl<T> Deref for Verified<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl Verified<Commit> {
+    /// The parent of a verified commit: its id is in the child, so whoever vouches for the child vouches for it.
+    ///
+    /// # Errors
+    /// [`TrustError::Commit`] when `bytes` are not the parent.
+    pub fn parent(&self, bytes: &[u8]) -> Result<Option<Self>, TrustError> {
+        let Some(id) = self.parent else { return Ok(None) };
+        let (envelope, _) = Envelope::parse(bytes)?;
+        let value = Commit::decode(envelope.payload(), id)?;
+        Ok(Some(Self { value, signer: self.signer }))
+    }
+}
+
+/// Whom to believe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trust {
+    /// Any of these keys.
+    Keys(Keyring),
+    /// Anybody, since the user said so.
+    InsecureUnsigned,
+}
+
+impl Trust {
+    fn check(&self, purpose: Purpose, envelope: &Envelope) -> Result<Option<PublicKey>, SignatureError> {
+        match self {
+            Self::Keys(ring) => ring.check(purpose, envelope).map(Some),
+            Self::InsecureUnsigned => Ok(None),
+        }
+    }
+
+    /// Checks a ref record for `name` that must not be older than `seen`. Returns what follows the envelope, too.
+    ///
+    /// # Errors
+    /// [`TrustError`].
+    pub fn accept_ref<'a>(
+        &self,
+        bytes: &'a [u8],
+        name: &RefName,
+        seen: Option<Seen>,
+    ) -> Result<(Verified<RefRecord>, &'a [u8]), TrustError> {
+        let (envelope, rest) = Envelope::parse(bytes)?;
+        let signer = self.check(Purpose::Ref, &envelope)?;
+        let value = RefRecord::parse(envelope.payload())?;
+        if value.name != *name {
+            return Err(TrustError::OtherRef { expected: name.clone(), found: value.name });
+        }
+        match seen {
+            Some(seen) if value.sequence < seen.sequence => Err(TrustError::Older { seen, found: value.sequence }),
+            Some(seen) if value.sequence == seen.sequence && value.commit != seen.commit => {
+                Err(TrustError::Rewritten { seen, found: value.commit })
+            }
+            _ => Ok((Verified { value, signer }, rest)),
+        }
+    }
+
+    /// Checks the commit that a ref record names.
+    ///
+    /// # Errors
+    /// [`TrustError`].
+    pub fn accept_commit(&self, bytes: &[u8], record: &RefRecord) -> Result<Verified<Commit>, TrustError> {
+        let (envelope, _) = Envelope::parse(bytes)?;
+        let signer = self.check(Purpose::Commit, &envelope)?;
+        let value = Commit::decode(envelope.payload(), record.commit)?;
+        if value.ref_name != record.name {
+            return Err(TrustError::OtherRef { expected: record.name.clone(), found: value.ref_name });
+        }
+        if value.sequence != record.sequence {
+            return Err(TrustError::Sequence { record: record.sequence, commit: value.sequence });
+        }
+        Ok(Verified { value, signer })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::{Announcement, SecretKey};
+    use super::*;
+    use crate::model::ImageId;
+
+    fn key(number: u8) -> SecretKey {
+        SecretKey::from_seed(&[number; 32])
+    }
+
+    fn trust(number: u8) -> Trust {
+        Trust::Keys(Keyring::new([key(number).public()]))
+    }
+
+    fn commit(sequence: u64) -> Commit {
+        Commit {
+            image: ImageId::of(b"image"),
+            parent: None,
+            ref_name: "main".parse().expect("legal"),
+            sequence,
+            timestamp: 0,
+            subject: String::new(),
+            version: None,
+            entries: 1,
+            content_bytes: 0,
+            extra: BTreeMap::new(),
+        }
+    }
+
+    fn signed_ref(sequence: u64, by: u8) -> Vec<u8> {
+        let record = RefRecord::of(&commit(sequence), 5).encode();
+        Envelope::unsigned(record).signed(Purpose::Ref, &key(by)).encode()
+    }
+
+    #[test]
+    fn each_reason_for_refusing_a_ref_has_a_word_of_its_own() {
+        let main: RefName = "main".parse().expect("legal");
+        let seen = |sequence| Some(Seen { sequence, commit: commit(sequence).id() });
+        let accept = |bytes: &[u8], name: &RefName, seen| trust(1).accept_ref(bytes, name, seen).map(|_| ());
+        assert_eq!(accept(&signed_ref(3, 1), &main, seen(3)), Ok(()));
+        assert_eq!(accept(&signed_ref(3, 1), &main, seen(2)), Ok(()));
+        let unsigned = Envelope::unsigned(RefRecord::of(&commit(3), 5).encode()).encode();
+        assert_eq!(accept(&unsigned, &main, None), Err(SignatureError::Unsigned.into()));
+        let stranger = SignatureError::UnknownKey { keys: vec![key(2).public()] };
+        assert_eq!(accept(&signed_ref(3, 2), &main, None), Err(stranger.into()));
+        let mut forged = signed_ref(3, 1);
+        *forged.last_mut().expect("not empty") ^= 1;
+        assert_eq!(accept(&forged, &main, None), Err(SignatureError::Forged { key: key(1).public() }.into()));
+        let other: RefName = "other".parse().expect("legal");
+        let refusal = TrustError::OtherRef { expected: other.clone(), found: main.clone() };
+        assert_eq!(accept(&signed_ref(3, 1), &other, None), Err(refusal));
+        let older = TrustError::Older { seen: seen(4).expect("some"), found: 3 };
+        assert_eq!(accept(&signed_ref(3, 1), &main, seen(4)), Err(older));
+        let rewritten = Seen { sequence: 3, commit: CommitId::of(b"another") };
+        let refusal = TrustError::Rewritten { seen: rewritten, found: commit(3).id() };
+        assert_eq!(accept(&signed_ref(3, 1), &main, Some(rewritten)), Err(refusal));
+    }
+
+    #[test]
+    fn a_commit_must_be_signed_as_a_commit_and_be_the_one_its_ref_names() {
+        let record = RefRecord::of(&commit(3), 5);
+        let good = Envelope::unsigned(commit(3).encode()).signed(Purpose::Commit, &key(1)).encode();
+        assert_eq!(trust(1).accept_commit(&good, &record).expect("good").signer(), Some(key(1).public()));
+        let as_ref = Envelope::unsigned(commit(3).encode()).signed(Purpose::Ref, &key(1)).encode();
+        assert!(matches!(trust(1).accept_commit(&as_ref, &record), Err(TrustError::Signature(_))));
+        let another = Envelope::unsigned(commit(4).encode()).signed(Purpose::Commit, &key(1)).encode();
+        assert_eq!(trust(1).accept_commit(&another, &record), Err(CommitError::WrongId.into()));
+        assert_eq!(Trust::InsecureUnsigned.accept_commit(&as_ref, &record).expect("anything").signer(), None);
+    }
+
+    #[test]
+    fn a_new_key_is_announced_by_an_old_one() {
+        let announcement = Announcement { key: key(2).public(), timestamp: 0 };
+        let ring = Keyring::new([key(1).public()]);
+        let good = announcement.sign(&key(1));
+        assert_eq!(Announcement::check(&good, key(2).public(), &ring), Ok(key(1).public()));
+        assert!(Announcement::check(&good, key(3).public(), &ring).is_err(), "announces another key");
+        let own = announcement.sign(&key(2));
+        assert!(Announcement::check(&own, key(2).public(), &ring).is_err(), "nobody announces himself");
+    }
+}
