@@ -7,3 +7,9 @@
 pub mod format;
 pub mod layout;
 pub mod transport;
+
+mod client;
+mod remotes;
+
+pub use client::{Remote, RemoteError, Tip};
+pub use remotes::{RemoteConfig, RemoteName, RemoteNameError, Remotes, RemotesError};

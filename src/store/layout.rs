@@ -100,6 +100,24 @@ impl Layout {
         self.refs().join(name.as_str())
     }
 
+    /// The signatures of commits: an envelope each, where there are any. Made when first needed.
+    #[must_use]
+    pub fn signatures(&self) -> PathBuf {
+        self.root.join("signatures")
+    }
+
+    /// The envelope around one commit record, as it was published.
+    #[must_use]
+    pub fn commit_signatures(&self, id: CommitId) -> PathBuf {
+        self.signatures().join(id.to_string())
+    }
+
+    /// What is known of remotes. Made when first needed.
+    #[must_use]
+    pub fn remotes(&self) -> PathBuf {
+        self.root.join("remotes")
+    }
+
     /// Files without a name yet.
     #[must_use]
     pub fn temporary(&self) -> PathBuf {

@@ -7,6 +7,8 @@
 //! images/<id>          one image each
 //! commits/<id>         one commit record each
 //! refs/<name>          a commit id in hex and a newline
+//! signatures/<id>      the envelope around a commit record, from whoever published it
+//! remotes/             where others are, whom to believe there, and what was seen last
 //! state/               locks, running mounts, the cache of file attributes
 //! tmp/                 files that have no name yet
 //! ```

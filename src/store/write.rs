@@ -284,6 +284,20 @@ impl StoreWriter {
         Ok(id)
     }
 
+    /// Keeps the envelope around a commit record durably, so that others can check who signed it.
+    ///
+    /// # Errors
+    /// [`WriteError::Write`].
+    pub fn put_signatures(&self, id: CommitId, envelope: &[u8]) -> Result<(), WriteError> {
+        let directory = self.store.layout().signatures();
+        create_directory(&directory).map_err(|source| WriteError::Write {
+            action: "create",
+            path: directory,
+            source,
+        })?;
+        self.put_named(&self.store.layout().commit_signatures(id), envelope)
+    }
+
     /// A file whose name tells its content needs no second writing, unless it is damaged.
     fn put_named(&self, path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
         if fs::read(path).is_ok_and(|found| found == bytes) {

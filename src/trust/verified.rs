@@ -41,10 +41,10 @@ pub enum TrustError {
     },
     /// Another commit with the same place in history.
     #[error("it names commit {} with the sequence of {}, which was seen before: history was rewritten",
-            .found.short(), .seen.commit.short())]
+            .found.short(), .seen.short())]
     Rewritten {
-        /// What was seen before.
-        seen: Seen,
+        /// The commit seen before.
+        seen: CommitId,
         /// The commit now.
         found: CommitId,
     },
@@ -136,7 +136,7 @@ impl Trust {
         match seen {
             Some(seen) if value.sequence < seen.sequence => Err(TrustError::Older { seen, found: value.sequence }),
             Some(seen) if value.sequence == seen.sequence && value.commit != seen.commit => {
-                Err(TrustError::Rewritten { seen, found: value.commit })
+                Err(TrustError::Rewritten { seen: seen.commit, found: value.commit })
             }
             _ => Ok((Verified { value, signer }, rest)),
         }
@@ -216,7 +216,7 @@ mod tests {
         let older = TrustError::Older { seen: seen(4).expect("some"), found: 3 };
         assert_eq!(accept(&signed_ref(3, 1), &main, seen(4)), Err(older));
         let rewritten = Seen { sequence: 3, commit: CommitId::of(b"another") };
-        let refusal = TrustError::Rewritten { seen: rewritten, found: commit(3).id() };
+        let refusal = TrustError::Rewritten { seen: rewritten.commit, found: commit(3).id() };
         assert_eq!(accept(&signed_ref(3, 1), &main, Some(rewritten)), Err(refusal));
     }
 

@@ -1,0 +1,287 @@
+//! The trusted way from a ref's name to its commit.
+//!
+//! Knows which files of a published repository hold what, and lets nothing out that was not checked: a [`Tip`] exists only
+//! after the ref record and the commit passed [`Trust`]. The placement beside them is advice. Used by `pull`, by lazy
+//! mounts and by the publisher, who must know what is there.
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::format::{PLACEMENT_SIZE_MAX, Placement, PlacementError};
+use super::layout;
+use super::remotes::{RemoteConfig, RemoteName, Remotes, RemotesError};
+use super::transport::{Transport, TransportError};
+use crate::model::{Commit, CommitId, RefName};
+use crate::store::Store;
+use crate::trust::{
+    Announcement, ENVELOPE_SIZE_MAX, Keyring, PublicKey, RefRecord, SignatureError, Trust, TrustError, Verified,
+};
+
+/// Largest ref file in bytes: a record, its signatures, and a placement.
+const REF_SIZE_MAX: u64 = PLACEMENT_SIZE_MAX as u64 + (64 << 10);
+
+/// Largest announcement of a key in bytes.
+const ANNOUNCEMENT_SIZE_MAX: u64 = 64 << 10;
+
+/// So many changes of keys are followed back at most.
+const ANNOUNCEMENTS_MAX: usize = 8;
+
+/// Why a remote gave no commit.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoteError {
+    /// The remote's configuration.
+    #[error(transparent)]
+    Config(#[from] RemotesError),
+    /// No answer.
+    #[error("{url}")]
+    Transport {
+        /// The remote.
+        url: Box<str>,
+        /// What went wrong.
+        source: TransportError,
+    },
+    /// The remote has no such ref.
+    #[error("{url} has no ref '{name}'")]
+    NoSuchRef {
+        /// The remote.
+        url: Box<str>,
+        /// The ref.
+        name: RefName,
+    },
+    /// The remote says that a commit is its newest and does not have it.
+    #[error("{url} does not have commit {id}")]
+    NoSuchCommit {
+        /// The remote.
+        url: Box<str>,
+        /// The commit.
+        id: CommitId,
+    },
+    /// The ref is refused.
+    #[error("ref '{name}' of {url} is refused")]
+    Ref {
+        /// The remote.
+        url: Box<str>,
+        /// The ref.
+        name: RefName,
+        /// The reason.
+        source: TrustError,
+    },
+    /// The commit is refused.
+    #[error("commit {id} of {url} is refused")]
+    Commit {
+        /// The remote.
+        url: Box<str>,
+        /// The commit.
+        id: CommitId,
+        /// The reason.
+        source: TrustError,
+    },
+    /// The placement cannot be used.
+    #[error("{url} does not say where commit {id} is")]
+    Placement {
+        /// The remote.
+        url: Box<str>,
+        /// The commit.
+        id: CommitId,
+        /// The reason.
+        source: PlacementError,
+    },
+}
+
+/// The newest commit of a ref, checked.
+#[derive(Debug, Clone)]
+pub struct Tip {
+    /// What the ref says.
+    pub record: Verified<RefRecord>,
+    /// The commit it names.
+    pub commit: Verified<Commit>,
+    /// The commit as it was published, with its signatures.
+    pub envelope: Bytes,
+    /// Where its parts are.
+    pub placement: Placement,
+}
+
+/// A published repository and whom to believe there.
+pub struct Remote {
+    name: RemoteName,
+    transport: Transport,
+    remotes: Remotes,
+    store: Store,
+    trust: Mutex<Trust>,
+    learned: Mutex<Vec<PublicKey>>,
+}
+
+impl Remote {
+    /// The remote of `config`, as `store` knows it. Sends nothing yet.
+    ///
+    /// # Errors
+    /// [`RemoteError`] when nobody is trusted or the URL cannot be used.
+    pub fn open(store: &Store, name: RemoteName, config: &RemoteConfig) -> Result<Self, RemoteError> {
+        let trust = config.trust()?;
+        let transport = Transport::open(&config.url, &config.transport)
+            .map_err(|source| RemoteError::Transport { url: config.url.as_str().into(), source })?;
+        let (remotes, store) = (Remotes::of(store), store.clone());
+        Ok(Self { name, transport, remotes, store, trust: Mutex::new(trust), learned: Mutex::default() })
+    }
+
+    /// Its name, for refs and messages.
+    #[must_use]
+    pub const fn name(&self) -> &RemoteName {
+        &self.name
+    }
+
+    /// The way there.
+    #[must_use]
+    pub const fn transport(&self) -> &Transport {
+        &self.transport
+    }
+
+    /// Asks what a ref names now: two requests, one if the commit is known.
+    ///
+    /// # Errors
+    /// [`RemoteError`]; nothing was believed then.
+    pub fn tip(&self, name: &RefName) -> Result<Tip, RemoteError> {
+        let bytes = self.get(&layout::reference(name), REF_SIZE_MAX)?;
+        let bytes = bytes.ok_or_else(|| RemoteError::NoSuchRef { url: self.url(), name: name.clone() })?;
+        let seen = self.remotes.seen(&self.name, name)?;
+        let accepted = self.learning(|trust| trust.accept_ref(&bytes, name, seen))?;
+        let refused = |source| RemoteError::Ref { url: self.url(), name: name.clone(), source };
+        let (record, rest) = accepted.map_err(refused)?;
+        let placement = self.placement_from(record.commit, rest)?;
+        let (commit, envelope) = self.commit(&record)?;
+        Ok(Tip { record, commit, envelope, placement })
+    }
+
+    fn commit(&self, record: &RefRecord) -> Result<(Verified<Commit>, Bytes), RemoteError> {
+        let id = record.commit;
+        // A signature kept from an earlier visit may be by a key that is no longer trusted: then the remote is asked.
+        if let Ok(bytes) = std::fs::read(self.store.layout().commit_signatures(id))
+            && let Ok(commit) = self.trust.lock().accept_commit(&bytes, record)
+        {
+            return Ok((commit, bytes.into()));
+        }
+        let bytes = self.commit_bytes(id)?;
+        let accepted = self.learning(|trust| trust.accept_commit(&bytes, record))?;
+        let commit = accepted.map_err(|source| RemoteError::Commit { url: self.url(), id, source })?;
+        Ok((commit, bytes))
+    }
+
+    /// The parent of a commit that was checked, as it was published. `None` when it has none.
+    ///
+    /// # Errors
+    /// [`RemoteError::NoSuchCommit`] when the remote no longer has it.
+    pub fn parent(&self, child: &Verified<Commit>) -> Result<Option<(Verified<Commit>, Bytes)>, RemoteError> {
+        let Some(id) = child.parent else { return Ok(None) };
+        let bytes = self.commit_bytes(id)?;
+        let parent = child.parent(&bytes).map_err(|source| RemoteError::Commit { url: self.url(), id, source })?;
+        Ok(parent.map(|parent| (parent, bytes)))
+    }
+
+    /// Where the parts of a commit are. For a tip it came with the ref.
+    ///
+    /// # Errors
+    /// [`RemoteError::NoSuchCommit`] when the remote does not have the commit any more.
+    pub fn placement(&self, id: CommitId) -> Result<Placement, RemoteError> {
+        let bytes = self.get(&layout::placement(id), PLACEMENT_SIZE_MAX as u64)?;
+        self.placement_from(id, &bytes.ok_or_else(|| RemoteError::NoSuchCommit { url: self.url(), id })?)
+    }
+
+    /// Remembers the tip, so that nothing older is accepted from now on, and the keys that were learned on the way.
+    ///
+    /// # Errors
+    /// [`RemotesError`] when the repository cannot be written.
+    pub fn remember(&self, tip: &Tip) -> Result<(), RemotesError> {
+        self.remotes.remember(&self.name, &tip.record.name, tip.record.seen())?;
+        let learned = std::mem::take(&mut *self.learned.lock());
+        if learned.is_empty() {
+            return Ok(());
+        }
+        match self.remotes.read(&self.name) {
+            Ok(mut config) => {
+                config.keys.extend(learned);
+                self.remotes.write(&self.name, &config)
+            }
+            // A bare URL: the keys were given with it, and will be again.
+            Err(RemotesError::Unknown(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Runs a check; if only strangers signed, looks whether one of them was announced by a trusted key, and runs it
+    /// again.
+    fn learning<T>(
+        &self,
+        check: impl Fn(&Trust) -> Result<T, TrustError>,
+    ) -> Result<Result<T, TrustError>, RemoteError> {
+        let first = check(&self.trust.lock());
+        let Err(TrustError::Signature(SignatureError::UnknownKey { keys })) = &first else { return Ok(first) };
+        let Trust::Keys(mut ring) = self.trust.lock().clone() else { return Ok(first) };
+        for key in keys {
+            if self.follow_announcements(*key, &mut ring)? {
+                *self.trust.lock() = Trust::Keys(ring);
+                return Ok(check(&self.trust.lock()));
+            }
+        }
+        Ok(first)
+    }
+
+    /// Goes from `unknown` back to the key that announced it and so on. If that ends at a trusted one, all on the way are
+    /// trusted from then on.
+    fn follow_announcements(&self, unknown: PublicKey, ring: &mut Keyring) -> Result<bool, RemoteError> {
+        let mut chain: Vec<(PublicKey, Bytes)> = Vec::new();
+        let mut key = unknown;
+        while chain.len() < ANNOUNCEMENTS_MAX && !chain.iter().any(|(seen, _)| *seen == key) {
+            let Some(bytes) = self.get(&layout::key(&key.to_string()), ANNOUNCEMENT_SIZE_MAX)? else {
+                return Ok(false);
+            };
+            let Ok(signers) = Announcement::claimed_signers(&bytes, key) else { return Ok(false) };
+            chain.push((key, bytes));
+            if signers.iter().any(|signer| ring.contains(*signer)) {
+                return Ok(self.trust_chain(&chain, ring));
+            }
+            let Some(next) = signers.first() else { return Ok(false) };
+            key = *next;
+        }
+        Ok(false)
+    }
+
+    fn trust_chain(&self, chain: &[(PublicKey, Bytes)], ring: &mut Keyring) -> bool {
+        let mut grown = ring.clone();
+        for (key, bytes) in chain.iter().rev() {
+            if let Err(error) = Announcement::check(bytes, *key, &grown) {
+                tracing::warn!("the announcement of key {} is refused: {error}", key.short());
+                return false;
+            }
+            tracing::info!("key {} of {} is trusted from now on: an older one announces it", key.short(), self.url());
+            grown.add(*key);
+        }
+        self.learned.lock().extend(chain.iter().map(|(key, _)| *key));
+        *ring = grown;
+        true
+    }
+
+    fn placement_from(&self, id: CommitId, bytes: &[u8]) -> Result<Placement, RemoteError> {
+        Placement::parse(bytes).map_err(|source| RemoteError::Placement { url: self.url(), id, source })
+    }
+
+    fn commit_bytes(&self, id: CommitId) -> Result<Bytes, RemoteError> {
+        let bytes = self.get(&layout::commit(id), ENVELOPE_SIZE_MAX as u64)?;
+        bytes.ok_or_else(|| RemoteError::NoSuchCommit { url: self.url(), id })
+    }
+
+    fn get(&self, path: &str, limit: u64) -> Result<Option<Bytes>, RemoteError> {
+        let found = self.transport.get(path, limit);
+        let found = found.map_err(|source| RemoteError::Transport { url: self.url(), source })?;
+        Ok(found.map(|(bytes, _)| bytes))
+    }
+
+    fn url(&self) -> Box<str> {
+        self.transport.url().into()
+    }
+}
+
+impl std::fmt::Debug for Remote {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Remote({} at {})", self.name, self.transport.url())
+    }
+}
