@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use super::output;
 use crate::store::{OpenError, ReadError, RefError, ResolveError};
+use crate::trust::{SignatureError, TrustError};
 
 /// Exit status of wrong usage.
 const USAGE: u8 = 2;
@@ -61,6 +62,20 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         return match error {
             ReadError::MissingCommit { .. } => Some("'sapwood refs' and 'sapwood log' list what there is".to_owned()),
             _ => Some("'sapwood fsck' tells what else is affected".to_owned()),
+        };
+    }
+    if let Some(error) = cause.downcast_ref::<TrustError>() {
+        return match error {
+            TrustError::Signature(SignatureError::Unsigned) => Some(
+                "the publisher signs with 'sapwood publish --sign KEY'; --insecure-unsigned takes it as it is".into(),
+            ),
+            TrustError::Signature(SignatureError::UnknownKey { .. }) => Some(
+                "if the publisher confirms that key, add it with 'sapwood remote add --replace … --key KEY'".into(),
+            ),
+            TrustError::Older { .. } | TrustError::Rewritten { .. } => {
+                Some("if the publisher confirms that this is meant: --allow-older".to_owned())
+            }
+            _ => None,
         };
     }
     if let Some(RefError::Changed { .. }) = cause.downcast_ref::<RefError>() {

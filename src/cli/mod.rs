@@ -18,12 +18,16 @@ mod export;
 mod fsck;
 mod gc;
 mod init;
+mod key;
+mod keys;
 mod log;
 mod ls;
 mod mount;
 mod mounts;
 mod output;
 mod refs;
+mod remote;
+mod remote_source;
 mod repository;
 mod show;
 mod size;
@@ -77,6 +81,8 @@ enum Verb {
     Fsck(fsck::Args),
     Gc(gc::Args),
     Size(size::Args),
+    Key(key::Args),
+    Remote(remote::Args),
     Demo(demo::Args),
     Mount(mount::Args),
     Umount(umount::Args),
@@ -114,6 +120,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Fsck(args) => fsck::run(args, &context),
         Verb::Gc(args) => gc::run(args, &context),
         Verb::Size(args) => size::run(args, &context),
+        Verb::Key(args) => key::run(args),
+        Verb::Remote(args) => remote::run(args, &context),
         Verb::Demo(args) => demo::run(args),
         Verb::Mount(args) => mount::run(args, &context),
         Verb::Umount(args) => umount::run(args),

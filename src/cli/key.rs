@@ -1,0 +1,158 @@
+//! `sapwood key`.
+
+use std::fs::{self, DirBuilder};
+use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Subcommand;
+use serde_json::json;
+
+use super::{keys, output};
+use crate::disk;
+use crate::trust::{Announcement, PublicKey, SecretKey};
+
+/// Make and show the keys that sign what is published
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sapwood key generate release                  makes release.key and release.pub
+  sapwood publish --sign release s3://bucket/os debian/12
+  sapwood key export release > release.pub      what clients need: sapwood remote add --key release.pub …
+
+  sapwood key generate release-2 --announced-by release
+      the new key is announced by the old one: clients that trust the old come to trust the new
+
+Keys are in $SAPWOOD_KEYS, else /etc/sapwood/keys for root, else $XDG_CONFIG_HOME/sapwood/keys.")]
+pub struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Make a new key
+    Generate {
+        /// Its name, also the name of its files
+        name: String,
+        /// Whose it is; written beside the key
+        #[arg(long, default_value = "")]
+        comment: String,
+        /// An older key that is to announce this one to those who trust it
+        #[arg(long, value_name = "KEY")]
+        announced_by: Option<String>,
+    },
+    /// List the keys there are
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the public half of a key
+    Export {
+        /// Its name or file
+        key: String,
+    },
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// When a key exists already, cannot be read, or cannot be written.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    match &args.action {
+        Action::Generate { name, comment, announced_by } => generate(name, comment, announced_by.as_deref())?,
+        Action::List { json } => list(*json)?,
+        Action::Export { key } => output::line(public_line(key)?.trim_end())?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn generate(name: &str, comment: &str, announced_by: Option<&str>) -> Result<()> {
+    if name.contains(['/', '.']) || name.is_empty() {
+        bail!("'{name}' cannot name a key: it may contain neither '/' nor '.'");
+    }
+    let old = announced_by.map(keys::secret).transpose()?;
+    let directory = keys::directory()?;
+    let mut maker = DirBuilder::new();
+    maker
+        .recursive(true)
+        .mode(0o700)
+        .create(&directory)
+        .with_context(|| format!("cannot create {}", directory.display()))?;
+    let path = directory.join(name).with_extension(keys::SECRET_SUFFIX);
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).context("the system gives no random numbers")?;
+    let key = SecretKey::from_seed(&seed);
+    let comment = if comment.is_empty() { name } else { comment };
+    write_new(&path, &key.to_line(comment))?;
+    let public = path.with_extension(keys::PUBLIC_SUFFIX);
+    write(&public, key.public().to_line(comment).as_bytes())?;
+    if let Some(old) = old {
+        let announcement = Announcement { key: key.public(), timestamp: jiff::Timestamp::now().as_second() };
+        write(&path.with_extension(keys::ANNOUNCEMENT_SUFFIX), &announcement.sign(&old))?;
+    }
+    output::note(format_args!("wrote {} (keep it secret) and {}", path.display(), public.display()));
+    Ok(output::line(key.public())?)
+}
+
+/// A secret is never written over another.
+fn write_new(path: &Path, text: &str) -> Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let opened = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let mut file = match opened {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            bail!("there is a key {} already: choose another name", path.display())
+        }
+        other => other.with_context(|| format!("cannot create {}", path.display()))?,
+    };
+    file.write_all(text.as_bytes())
+        .and_then(|()| file.sync_all())
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    disk::replace(path, bytes).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn public_line(key: &str) -> Result<String> {
+    match keys::secret(key) {
+        Ok(secret) => Ok(secret.public().to_line(key.rsplit('/').next().unwrap_or(key))),
+        Err(_) => Ok(keys::public(key)?.to_line("")),
+    }
+}
+
+fn list(as_json: bool) -> Result<()> {
+    let directory = keys::directory()?;
+    let mut found: Vec<(String, PublicKey, &str)> = Vec::new();
+    let entries = match fs::read_dir(&directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        other => other.and_then(Iterator::collect).with_context(|| format!("cannot list {}", directory.display()))?,
+    };
+    for entry in entries {
+        let path = entry.path();
+        if path.extension().is_none_or(|suffix| suffix != keys::PUBLIC_SUFFIX) {
+            continue;
+        }
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let key = text.parse().with_context(|| format!("{}", path.display()))?;
+        let can_sign = path.with_extension(keys::SECRET_SUFFIX).exists();
+        found.push((name, key, if can_sign { "signs" } else { "verifies" }));
+    }
+    found.sort();
+    if as_json {
+        let values: Vec<_> =
+            found.iter().map(|(name, key, use_)| json!({ "name": name, "key": key, "use": use_ })).collect();
+        return Ok(output::json(&values)?);
+    }
+    if found.is_empty() {
+        output::note(format_args!("no keys in {}; 'sapwood key generate NAME' makes one", directory.display()));
+        return Ok(());
+    }
+    let rows: Vec<_> =
+        found.into_iter().map(|(name, key, use_)| vec![name, key.to_string(), use_.to_owned()]).collect();
+    Ok(output::table(&["NAME", "KEY", "USE"], &[], &rows)?)
+}
