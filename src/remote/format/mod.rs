@@ -4,5 +4,9 @@
 //! and nothing parsed is believed about content, only about where to look for it.
 
 mod placement;
+mod profile;
+mod profile_text;
 
 pub use placement::{DeltaRef, FileRef, ImageRef, PLACEMENT_SIZE_MAX, Placement, PlacementError};
+pub use profile::{PROFILE_SIZE_MAX, Profile, ProfileEntry, ProfileError};
+pub use profile_text::{ProfileLine, ProfileText, ProfileTextError};
