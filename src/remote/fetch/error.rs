@@ -25,7 +25,7 @@ pub enum FetchError {
         /// The pack.
         pack: PackId,
         /// Where the frame begins.
-        offset: u64,
+        offset: u32,
         /// What is wrong.
         source: FrameError,
     },
@@ -37,7 +37,7 @@ pub enum FetchError {
         /// The pack.
         pack: PackId,
         /// Where the frame begins.
-        offset: u64,
+        offset: u32,
         /// What it holds.
         source: ReceiveError,
     },

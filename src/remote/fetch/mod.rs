@@ -138,12 +138,11 @@ fn download(
 
 /// One decoder: works on what was downloaded until no downloader is left. After a failure it only lets go of memory.
 fn decode(desk: &Desk<'_>, work: &Receiver<Work>, done: &Sender<u64>) {
-    let mut raw = Vec::new();
     for part in work {
         if desk.has_failed() {
             continue;
         }
-        if let Err(error) = desk.receive(&part, &mut raw) {
+        if let Err(error) = desk.receive(&part) {
             desk.fail(error);
         }
         // Nobody listens any more only if settling failed.

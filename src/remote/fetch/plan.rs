@@ -31,6 +31,12 @@ pub enum PlanError {
     },
 }
 
+/// What zstd may add to bytes that it cannot make shorter. A frame that takes more room than that is refused: its length
+/// would decide how much is downloaded and held in memory.
+const fn longest_frame(raw_length: u32) -> u64 {
+    raw_length as u64 + (raw_length as u64 >> 7) + 1024
+}
+
 /// Which frames to fetch, by which requests, and which objects are in them.
 #[derive(Debug, Default)]
 pub struct FetchPlan {
@@ -58,6 +64,14 @@ pub(super) enum Piece {
     },
 }
 
+impl Piece {
+    const fn object(self) -> u32 {
+        match self {
+            Self::Whole { object, .. } | Self::Block { object, .. } => object,
+        }
+    }
+}
+
 impl FetchPlan {
     /// The way to `missing` objects of an image of `count` objects in all.
     ///
@@ -71,6 +85,10 @@ impl FetchPlan {
         for (number, object) in (0..).zip(&missing) {
             place(locator, object, number, &mut placed)
                 .ok_or(PlanError::Place { id: object.id, size: object.size })?;
+        }
+        if let Some((_, piece)) = placed.iter().find(|(frame, _)| u64::from(frame.length) > longest_frame(frame.raw_length)) {
+            let object = missing[piece.object() as usize];
+            return Err(PlanError::Place { id: object.id, size: object.size });
         }
         placed.sort_unstable_by_key(|(frame, piece)| (frame.pack, frame.offset, frame.length, *piece));
         let mut plan = Self { objects: missing, ..Self::default() };

@@ -36,13 +36,13 @@ pub(super) fn requests(frames: &[Frame]) -> Vec<Request> {
     let largest_gap = affordable_gap(frames);
     let mut runs: Vec<Request> = Vec::new();
     for (index, frame) in frames.iter().enumerate() {
-        let end = frame.offset.saturating_add(u64::from(frame.length));
+        let (start, end) = (u64::from(frame.offset), frame.end());
         match runs.last_mut() {
-            Some(run) if run.pack == frame.pack && frame.offset <= run.range.end.saturating_add(largest_gap) => {
+            Some(run) if run.pack == frame.pack && start <= run.range.end.saturating_add(largest_gap) => {
                 run.range.end = run.range.end.max(end);
                 run.frames.end = index + 1;
             }
-            _ => runs.push(Request { pack: frame.pack, range: frame.offset..end, frames: index..index + 1 }),
+            _ => runs.push(Request { pack: frame.pack, range: start..end, frames: index..index + 1 }),
         }
     }
     runs.iter().flat_map(|run| split(run, frames)).collect()
@@ -54,7 +54,7 @@ fn affordable_gap(frames: &[Frame]) -> u64 {
     let mut gaps: Vec<u64> = frames
         .windows(2)
         .filter(|pair| pair[0].pack == pair[1].pack)
-        .map(|pair| pair[1].offset.saturating_sub(pair[0].offset.saturating_add(u64::from(pair[0].length))))
+        .map(|pair| u64::from(pair[1].offset).saturating_sub(pair[0].end()))
         .filter(|gap| (GAP..=GAP_MAX).contains(gap))
         .collect();
     gaps.sort_unstable();
@@ -78,13 +78,13 @@ fn split(run: &Request, frames: &[Frame]) -> Vec<Request> {
     let mut requests: Vec<Request> = Vec::new();
     for index in run.frames.clone() {
         let frame = &frames[index];
-        let end = frame.offset.saturating_add(u64::from(frame.length));
+        let (start, end) = (u64::from(frame.offset), frame.end());
         match requests.last_mut() {
             Some(last) if end <= last.range.start.saturating_add(target) || end <= last.range.end => {
                 last.range.end = last.range.end.max(end);
                 last.frames.end = index + 1;
             }
-            _ => requests.push(Request { pack: run.pack, range: frame.offset..end, frames: index..index + 1 }),
+            _ => requests.push(Request { pack: run.pack, range: start..end, frames: index..index + 1 }),
         }
     }
     requests
@@ -95,6 +95,7 @@ mod tests {
     use super::*;
 
     fn frame(pack: u32, offset: u64, length: u32) -> Frame {
+        let offset = u32::try_from(offset).expect("packs of tests are small");
         Frame { pack, offset, length, raw_length: length }
     }
 
@@ -133,8 +134,7 @@ mod tests {
             let length = request.range.end - request.range.start;
             assert!((16_000_000..18_000_000).contains(&length), "{length}");
             for frame in &frames[request.frames.clone()] {
-                assert!(request.range.start <= frame.offset);
-                assert!(frame.offset + u64::from(frame.length) <= request.range.end);
+                assert!(request.range.start <= u64::from(frame.offset) && frame.end() <= request.range.end);
             }
         }
     }

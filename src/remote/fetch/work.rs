@@ -106,22 +106,22 @@ impl<'a> Desk<'a> {
         }
     }
 
-    /// Decodes the frames of a part and keeps what is in them. `raw` is scratch space.
-    pub(super) fn receive(&self, part: &Work, raw: &mut Vec<u8>) -> Result<(), FetchError> {
+    /// Decodes the frames of a part and keeps what is in them.
+    pub(super) fn receive(&self, part: &Work) -> Result<(), FetchError> {
         for index in part.frames.clone() {
             let frame = self.plan.frames[index];
-            let start = usize::try_from(frame.offset - part.start).unwrap_or(usize::MAX);
+            let start = usize::try_from(u64::from(frame.offset).saturating_sub(part.start)).unwrap_or(usize::MAX);
             let end = start.saturating_add(frame.length as usize);
             // The transport gave exactly the bytes of the request, which cover its frames.
             let compressed = part.bytes.get(start..end).unwrap_or_default();
-            decode_frame(compressed, frame.raw_length, raw).map_err(|source| FetchError::Frame {
+            let raw = decode_frame(compressed, frame.raw_length).map_err(|source| FetchError::Frame {
                 url: self.url.into(),
                 pack: part.pack,
                 offset: frame.offset,
                 source,
             })?;
             for piece in &self.plan.pieces[self.plan.contents[index].clone()] {
-                self.keep(*piece, raw).map_err(|error| self.blame(error, part.pack, frame))?;
+                self.keep(*piece, &raw).map_err(|error| self.blame(error, part.pack, frame))?;
             }
         }
         Ok(())
