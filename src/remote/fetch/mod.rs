@@ -29,10 +29,8 @@ use crate::store::StoreWriter;
 pub use error::FetchError;
 pub use plan::{FetchPlan, PlanError};
 
-/// What was received is settled after this many downloaded bytes: 64 MiB are some seconds of a fast line.
-const SETTLE: u64 = 64 << 20;
-
-/// On a slow line it is settled every [`SETTLE_INTERVAL`], but not for less than this: each time makes a pack.
+/// On a slow line what was received is settled every [`SETTLE_INTERVAL`], but not for less than this: each time makes a
+/// pack.
 const SETTLE_MIN: u64 = 8 << 20;
 
 /// How often a slow line is looked at.
@@ -47,11 +45,15 @@ pub struct FetchOptions {
     pub decoders: usize,
     /// Bytes that may be downloaded and not yet decoded.
     pub memory: u64,
+    /// What was received is settled after this many downloaded bytes, and after some seconds on a slow line.
+    pub settle: u64,
 }
 
 impl Default for FetchOptions {
     fn default() -> Self {
-        Self { requests: 4, decoders: std::thread::available_parallelism().map_or(2, usize::from), memory: 64 << 20 }
+        let decoders = std::thread::available_parallelism().map_or(2, usize::from);
+        // 64 MiB to settle: some seconds of a fast line.
+        Self { requests: 4, decoders, memory: 64 << 20, settle: 64 << 20 }
     }
 }
 
@@ -95,7 +97,7 @@ pub fn fetch(
             scope.spawn(move || decode(desk, &work_out, &done_in));
         }
         drop((work_in, work_out, done_in));
-        settle_now_and_then(&desk, writer, &done_out);
+        settle_now_and_then(&desk, writer, &done_out, options.settle);
     });
     let settled = writer.settle();
     match (desk.into_failure(), settled) {
@@ -151,7 +153,7 @@ fn decode(desk: &Desk<'_>, work: &Receiver<Work>, done: &Sender<u64>) {
 }
 
 /// Settles while the others work, until all have left.
-fn settle_now_and_then(desk: &Desk<'_>, writer: &StoreWriter, done: &Receiver<u64>) {
+fn settle_now_and_then(desk: &Desk<'_>, writer: &StoreWriter, done: &Receiver<u64>, enough: u64) {
     let ticks = tick(SETTLE_INTERVAL);
     let mut waiting = 0;
     loop {
@@ -159,11 +161,11 @@ fn settle_now_and_then(desk: &Desk<'_>, writer: &StoreWriter, done: &Receiver<u6
             recv(done) -> bytes => match bytes {
                 Ok(bytes) => {
                     waiting += bytes;
-                    SETTLE
+                    enough
                 }
                 Err(_) => return,
             },
-            recv(ticks) -> _ => SETTLE_MIN,
+            recv(ticks) -> _ => SETTLE_MIN.min(enough),
         };
         if waiting >= limit && !desk.has_failed() {
             waiting = 0;

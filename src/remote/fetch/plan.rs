@@ -53,15 +53,9 @@ pub struct FetchPlan {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Piece {
     /// A whole object of the plan, from this offset of the frame.
-    Whole {
-        object: u32,
-        offset: u32,
-    },
+    Whole { object: u32, offset: u32 },
     /// The frame is one block of a large object.
-    Block {
-        object: u32,
-        block: u32,
-    },
+    Block { object: u32, block: u32 },
 }
 
 impl Piece {
@@ -83,10 +77,11 @@ impl FetchPlan {
         }
         let mut placed = Vec::with_capacity(missing.len());
         for (number, object) in (0..).zip(&missing) {
-            place(locator, object, number, &mut placed)
-                .ok_or(PlanError::Place { id: object.id, size: object.size })?;
+            place(locator, object, number, &mut placed).ok_or(PlanError::Place { id: object.id, size: object.size })?;
         }
-        if let Some((_, piece)) = placed.iter().find(|(frame, _)| u64::from(frame.length) > longest_frame(frame.raw_length)) {
+        if let Some((_, piece)) =
+            placed.iter().find(|(frame, _)| u64::from(frame.length) > longest_frame(frame.raw_length))
+        {
             let object = missing[piece.object() as usize];
             return Err(PlanError::Place { id: object.id, size: object.size });
         }

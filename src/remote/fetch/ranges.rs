@@ -129,7 +129,10 @@ mod tests {
         let frames: Vec<Frame> = (0..680_u32).map(|index| frame(0, 16 + u64::from(index * size), size)).collect();
         let found = requests(&frames);
         assert_eq!(found.len(), 4);
-        assert_eq!(found.iter().flat_map(|request| request.frames.clone()).collect::<Vec<_>>(), (0..680).collect::<Vec<_>>());
+        assert_eq!(
+            found.iter().flat_map(|request| request.frames.clone()).collect::<Vec<_>>(),
+            (0..680).collect::<Vec<_>>()
+        );
         for request in &found {
             let length = request.range.end - request.range.start;
             assert!((16_000_000..18_000_000).contains(&length), "{length}");

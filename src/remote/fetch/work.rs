@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::FetchProgress;
 use super::budget::Permit;
 use super::error::FetchError;
 use super::plan::{FetchPlan, Piece};
 use super::ranges::Request;
-use super::FetchProgress;
 use crate::image::{Image, ObjectUse};
 use crate::model::PackId;
 use crate::remote::format::{Frame, decode_frame};
@@ -130,7 +130,9 @@ impl<'a> Desk<'a> {
     fn blame(&self, error: KeepError, pack: PackId, frame: Frame) -> FetchError {
         match error {
             KeepError::Receive(ReceiveError::Write(error)) => error.into(),
-            KeepError::Receive(source) => FetchError::Object { url: self.url.into(), pack, offset: frame.offset, source },
+            KeepError::Receive(source) => {
+                FetchError::Object { url: self.url.into(), pack, offset: frame.offset, source }
+            }
             KeepError::Fetch(error) => error,
         }
     }

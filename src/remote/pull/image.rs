@@ -2,18 +2,34 @@
 //!
 //! Whatever way it comes, it leaves here only after its id, its blocks and the rules of its format were checked.
 
+use std::ops::Range;
+
 use super::error::PullError;
 use super::report::ImageSource;
 use crate::image::Image;
 use crate::model::ImageId;
 use crate::remote::client::Remote;
-use crate::remote::format::{ImageRef, decode_image};
+use crate::remote::format::ImageRef;
+use crate::remote::format::wire::{Prelude, WireError, decode_image};
 use crate::remote::layout;
 use crate::store::{ReadError, Store};
 use crate::sys::Mapping;
 
-/// Largest published image that is read. One of a million entries has about 40 MiB.
-const PUBLISHED_MAX: u64 = 1 << 30;
+/// A published image of up to this many bytes is fetched by one request, on the word of a placement that is not signed.
+/// 16 MiB: one of 400,000 entries. Of a larger one the start comes first, which proves how large the image is.
+const ONE_REQUEST: u64 = 16 << 20;
+
+/// How long a published image is by its own start: not much longer than the image, whose length its id proves.
+fn believable_length(start: &[u8], id: ImageId) -> Result<u64, WireError> {
+    let prelude = Prelude::parse(start, id)?;
+    let end = prelude.frames().last().map_or(prelude.length(), |frame| frame.range.end);
+    let raw = prelude.outline().file_length();
+    if end >= start.len() as u64 && end <= raw.saturating_add(raw / 4).saturating_add(ONE_REQUEST) {
+        Ok(end)
+    } else {
+        Err(WireError::Length)
+    }
+}
 
 /// An image and how it came.
 pub(super) struct Obtained {
@@ -29,6 +45,11 @@ impl Obtained {
         match store.image(id) {
             Ok(image) => Ok(Some(Self { image, bytes: None, source: ImageSource::Here })),
             Err(ReadError::MissingImage { .. }) => Ok(None),
+            // It is written again.
+            Err(error @ (ReadError::Image { .. } | ReadError::WrongImage { .. })) => {
+                tracing::warn!("{error}; it is fetched again");
+                Ok(None)
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -36,12 +57,19 @@ impl Obtained {
     /// The whole image from the remote.
     pub(super) fn whole(remote: &Remote, id: ImageId, place: ImageRef) -> Result<Self, PullError> {
         let url = || remote.transport().url().into();
-        let length = place.length.min(PUBLISHED_MAX);
-        let published = remote
-            .transport()
-            .get_range(&layout::image(id), 0..length)
-            .map_err(|source| PullError::Transport { url: url(), source })?;
-        let bytes = decode_image(&published, id).map_err(|source| PullError::Wire { url: url(), id, source })?;
+        let get = |range: Range<u64>| {
+            let got = remote.transport().get_range(&layout::image(id), range);
+            got.map_err(|source| PullError::Transport { url: url(), source })
+        };
+        let refused = |source| PullError::Wire { url: url(), id, source };
+        let published = if place.length <= ONE_REQUEST {
+            get(0..place.length)?
+        } else {
+            let start = get(0..place.prefix.min(ONE_REQUEST))?;
+            let end = believable_length(&start, id).map_err(refused)?;
+            [start.clone(), get(start.len() as u64..end)?].concat().into()
+        };
+        let bytes = decode_image(&published, id).map_err(refused)?;
         Self::checked(remote, id, bytes, ImageSource::Whole)
     }
 

@@ -18,7 +18,6 @@ mod selection;
 
 use std::collections::HashSet;
 
-use self::history::Target;
 use self::plan::CommitPlan;
 use super::client::Remote;
 use super::fetch::{FetchOptions, FetchProgress};

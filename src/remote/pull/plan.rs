@@ -91,7 +91,8 @@ fn frames(
         return Err(PullError::LocatorDigest { url: url(), id });
     }
     let locator = Locator::parse(&bytes).map_err(|source| PullError::Locator { url: url(), id, source })?;
-    let count = image.image.objects().map_err(|source| PullError::Image { url: url(), id: image.image.id(), source })?;
+    let count =
+        image.image.objects().map_err(|source| PullError::Image { url: url(), id: image.image.id(), source })?;
     let count = u32::try_from(count.len()).unwrap_or(u32::MAX);
     FetchPlan::new(&locator, count, missing).map_err(|source| PullError::Plan { url: url(), commit, source })
 }
