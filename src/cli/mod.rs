@@ -25,6 +25,7 @@ mod ls;
 mod mount;
 mod mounts;
 mod output;
+mod publish;
 mod refs;
 mod remote;
 mod remote_source;
@@ -82,6 +83,7 @@ enum Verb {
     Gc(gc::Args),
     Size(size::Args),
     Key(key::Args),
+    Publish(publish::Args),
     Remote(remote::Args),
     Demo(demo::Args),
     Mount(mount::Args),
@@ -121,6 +123,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Gc(args) => gc::run(args, &context),
         Verb::Size(args) => size::run(args, &context),
         Verb::Key(args) => key::run(args),
+        Verb::Publish(args) => publish::run(args, &context),
         Verb::Remote(args) => remote::run(args, &context),
         Verb::Demo(args) => demo::run(args),
         Verb::Mount(args) => mount::run(args, &context),

@@ -6,6 +6,7 @@
 
 pub mod format;
 pub mod layout;
+pub mod publish;
 pub mod transport;
 
 mod client;
