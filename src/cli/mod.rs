@@ -25,6 +25,7 @@ mod ls;
 mod mount;
 mod mounts;
 mod output;
+mod publish;
 mod pull;
 mod refs;
 mod remote;
@@ -83,6 +84,7 @@ enum Verb {
     Gc(gc::Args),
     Size(size::Args),
     Key(key::Args),
+    Publish(publish::Args),
     Remote(remote::Args),
     Pull(pull::Args),
     Demo(demo::Args),
@@ -123,6 +125,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Gc(args) => gc::run(args, &context),
         Verb::Size(args) => size::run(args, &context),
         Verb::Key(args) => key::run(args),
+        Verb::Publish(args) => publish::run(args, &context),
         Verb::Remote(args) => remote::run(args, &context),
         Verb::Pull(args) => pull::run(args, &context),
         Verb::Demo(args) => demo::run(args),

@@ -39,6 +39,12 @@ impl Image {
         Ok(Self { bytes, sections, header, id })
     }
 
+    /// The whole file.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// The id of these bytes, provided that the blocks have the digests which the header gives: see [`Self::verify`].
     #[must_use]
     pub const fn id(&self) -> ImageId {

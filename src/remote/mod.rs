@@ -7,6 +7,7 @@
 pub mod fetch;
 pub mod format;
 pub mod layout;
+pub mod publish;
 pub mod pull;
 pub mod transport;
 

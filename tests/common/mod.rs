@@ -8,6 +8,5 @@
 
 pub mod facts;
 pub mod link;
-pub mod published;
 pub mod sandbox;
 pub mod trees;
