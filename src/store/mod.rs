@@ -47,7 +47,7 @@ pub use read::Hold;
 pub use refs::{Expect, RefEdit, RefError};
 pub use resolve::ResolveError;
 pub use roots::MountRoot;
-pub use source::{MemoryObjects, ObjectSource, ReadError};
+pub use source::{Absent, Fetch, MemoryObjects, ObjectSource, ReadError};
 pub use stat_cache::{FileIdentity, StatCache};
 pub use usage::{RefUsage, UsageError, usage};
 pub use write::{StoreWriter, WriteError, WriteStats};

@@ -27,7 +27,7 @@ pub use volume::{Volume, VolumeFigures};
 
 use crate::image::{Attributes, Image, ImageError, Ino};
 use crate::model::{FileKind, ImagePath, NAME_MAX, ObjectId};
-use crate::store::ObjectSource;
+use crate::store::{Fetch, ObjectSource};
 
 /// The number of the mounted directory, whichever directory of the image that is.
 pub const ROOT_NODE: u64 = 1;
@@ -71,6 +71,7 @@ pub struct Vfs {
     objects: Arc<dyn ObjectSource>,
     root: Ino,
     volume: Volume,
+    fetcher: Option<Arc<dyn Fetch>>,
 }
 
 impl Vfs {
@@ -85,7 +86,20 @@ impl Vfs {
         volume: Volume,
     ) -> Result<Self, RootError> {
         let root = find_root(&image, subdir)?;
-        Ok(Self { image, objects, root, volume })
+        Ok(Self { image, objects, root, volume, fetcher: None })
+    }
+
+    /// The same filesystem, where what is absent can be fetched.
+    #[must_use]
+    pub fn with_fetcher(mut self, fetcher: Arc<dyn Fetch>) -> Self {
+        self.fetcher = Some(fetcher);
+        self
+    }
+
+    /// What brings that which is absent; none when everything is here.
+    #[must_use]
+    pub const fn fetcher(&self) -> Option<&Arc<dyn Fetch>> {
+        self.fetcher.as_ref()
     }
 
     /// The entry `name` of the directory `node`; `.` and `..` are understood, as NFS servers ask for them.
