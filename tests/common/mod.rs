@@ -7,5 +7,6 @@
 #![allow(clippy::disallowed_methods, reason = "fixtures need neither atomic nor durable writes")]
 
 pub mod facts;
+pub mod link;
 pub mod sandbox;
 pub mod trees;
