@@ -108,6 +108,15 @@ impl Image {
         object(view, view.inode_of_kind(ino, FileKind::Regular)?)
     }
 
+    /// Which of the image's objects holds the content of a regular file; `None` when the file is empty.
+    ///
+    /// # Errors
+    /// As for [`Self::object`].
+    pub fn object_index(&self, ino: Ino) -> Result<Option<u32>, ImageError> {
+        let view = self.view();
+        view.object_index(view.inode_of_kind(ino, FileKind::Regular)?)
+    }
+
     /// The ids of the blocks of a regular file; none unless it is large.
     ///
     /// # Errors

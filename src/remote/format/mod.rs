@@ -3,6 +3,14 @@
 //! Whatever is parsed here comes from a stranger: counts and lengths are checked before anything is allocated for them,
 //! and nothing parsed is believed about content, only about where to look for it.
 
+mod locator;
+mod pack;
 mod placement;
+mod profile;
+mod profile_text;
 
+pub use locator::{Frame, LOCATOR_SIZE_MAX, Locator, LocatorBuilder, LocatorError, PackRef, Spot};
+pub use pack::{FRAME_RAW_MAX, FrameError, PACK_HEADER_SIZE, PackWriter, compress_frames, decode_frame};
 pub use placement::{DeltaRef, FileRef, ImageRef, PLACEMENT_SIZE_MAX, Placement, PlacementError};
+pub use profile::{PROFILE_SIZE_MAX, Profile, ProfileEntry, ProfileError};
+pub use profile_text::{ProfileLine, ProfileText, ProfileTextError};

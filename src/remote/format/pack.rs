@@ -1,0 +1,230 @@
+//! Packs: zstd frames one after the other, and the machinery that makes many of them.
+//!
+//! ```text
+//! offset size
+//!      0    8  magic "SAPWPCK\0"
+//!      8    4  version = 1
+//!     12    4  0
+//!     16       zstd frames
+//! ```
+//!
+//! A frame holds contents one after the other and nothing else. What lies where is in the locators: a pack read by itself
+//! is a list of frames. Frames are compressed by several threads and written in the order in which they were given, so
+//! that equal input makes equal packs.
+
+use std::io::{self, Write};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::model::PackId;
+
+const MAGIC: [u8; 8] = *b"SAPWPCK\0";
+const VERSION: u32 = 1;
+
+/// Bytes before the first frame.
+pub const PACK_HEADER_SIZE: u32 = 16;
+
+/// Most bytes of an unpacked frame: an object that is not large is never cut.
+pub const FRAME_RAW_MAX: usize = 1 << 20;
+
+/// Frames waiting for each thread: enough that none waits, few enough to keep memory small.
+const QUEUE: usize = 4;
+
+/// Why a frame cannot be unpacked.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    /// Not what the compressor made.
+    #[error("a frame cannot be unpacked")]
+    Compression(#[source] io::Error),
+    /// It unpacks to another length than announced.
+    #[error("a frame unpacks to {found} bytes where {expected} were announced")]
+    Length {
+        /// Bytes announced.
+        expected: u32,
+        /// Bytes found.
+        found: usize,
+    },
+}
+
+/// Unpacks a frame to exactly `raw_length` bytes, which are at most [`FRAME_RAW_MAX`].
+///
+/// # Errors
+/// [`FrameError`].
+pub fn decode_frame(packed: &[u8], raw_length: u32) -> Result<Vec<u8>, FrameError> {
+    let expected = (raw_length as usize).min(FRAME_RAW_MAX);
+    let raw = zstd::bulk::decompress(packed, expected).map_err(FrameError::Compression)?;
+    if raw.len() == raw_length as usize {
+        Ok(raw)
+    } else {
+        Err(FrameError::Length { expected: raw_length, found: raw.len() })
+    }
+}
+
+/// Compresses what `next` gives, in `threads` threads, and gives the results to `done` in the same order, each with the
+/// value that came with it. At most a few frames a thread are in memory.
+///
+/// # Errors
+/// The first error of `next`, of `done`, or of the compressor.
+pub fn compress_frames<T: Send, E: From<io::Error> + Send>(
+    level: i32,
+    threads: usize,
+    mut next: impl FnMut() -> Result<Option<(T, Vec<u8>)>, E> + Send,
+    mut done: impl FnMut(T, &[u8], Vec<u8>) -> Result<(), E>,
+) -> Result<(), E> {
+    type Packed = io::Result<(Vec<u8>, Vec<u8>)>;
+    let threads = threads.max(1);
+    thread::scope(|scope| {
+        // Frame n goes to thread n modulo their number, and results are taken in the same turn: order without sorting.
+        let (mut inputs, mut outputs): (Vec<SyncSender<Vec<u8>>>, Vec<Receiver<Packed>>) = (Vec::new(), Vec::new());
+        for _ in 0..threads {
+            let (input, jobs) = sync_channel(QUEUE);
+            let (results, output) = sync_channel(QUEUE);
+            scope.spawn(move || compress_all(level, &jobs, &results));
+            inputs.push(input);
+            outputs.push(output);
+        }
+        let (values, waiting) = sync_channel::<Result<T, E>>(threads * QUEUE);
+        scope.spawn(move || {
+            let mut turn = 0;
+            loop {
+                match next() {
+                    Ok(None) => return,
+                    Err(error) => {
+                        let _ = values.send(Err(error));
+                        return;
+                    }
+                    Ok(Some((value, raw))) => {
+                        // Nobody listens any more after an error further down.
+                        if inputs[turn % threads].send(raw).is_err() || values.send(Ok(value)).is_err() {
+                            return;
+                        }
+                    }
+                }
+                turn += 1;
+            }
+        });
+        let stopped = || io::Error::other("a thread that compresses has stopped");
+        for (turn, value) in waiting.into_iter().enumerate() {
+            let value = value?;
+            let (raw, packed) = outputs[turn % threads].recv().map_err(|_| stopped())??;
+            done(value, &raw, packed)?;
+        }
+        Ok(())
+    })
+}
+
+fn compress_all(level: i32, jobs: &Receiver<Vec<u8>>, results: &SyncSender<io::Result<(Vec<u8>, Vec<u8>)>>) {
+    let mut compressor = match zstd::bulk::Compressor::new(level) {
+        Ok(compressor) => compressor,
+        Err(error) => {
+            let _ = results.send(Err(error));
+            return;
+        }
+    };
+    for raw in jobs {
+        let packed = compressor.compress(&raw).map(|packed| (raw, packed));
+        if results.send(packed).is_err() {
+            return;
+        }
+    }
+}
+
+/// Writes one pack and learns its name.
+pub struct PackWriter<W: Write> {
+    out: W,
+    digest: Sha256,
+    length: u64,
+}
+
+impl<W: Write> PackWriter<W> {
+    /// Begins a pack.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn new(out: W) -> io::Result<Self> {
+        let mut pack = Self { out, digest: Sha256::new(), length: 0 };
+        let mut header = MAGIC.to_vec();
+        header.extend_from_slice(&VERSION.to_le_bytes());
+        header.extend_from_slice(&[0; 4]);
+        pack.write(&header)?;
+        Ok(pack)
+    }
+
+    /// Bytes so far.
+    #[must_use]
+    pub const fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Adds a frame and returns where it begins.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn add(&mut self, frame: &[u8]) -> io::Result<u64> {
+        let offset = self.length;
+        self.write(frame)?;
+        Ok(offset)
+    }
+
+    /// The writer, the pack's name and its length in bytes.
+    pub fn finish(self) -> (W, PackId, u64) {
+        (self.out, PackId::from_bytes(self.digest.finalize().into()), self.length)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.out.write_all(bytes)?;
+        self.digest.update(bytes);
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frames(count: u32) -> impl FnMut() -> Result<Option<(u32, Vec<u8>)>, io::Error> + Send {
+        let mut number = 0;
+        move || {
+            number += 1;
+            Ok((number <= count).then(|| (number, format!("{number} ").repeat(number as usize * 37).into_bytes())))
+        }
+    }
+
+    #[test]
+    fn frames_come_out_in_order_whatever_the_threads_and_unpack_to_what_went_in() {
+        let made = |threads| {
+            let mut made = Vec::new();
+            let done = |number, raw: &[u8], packed: Vec<u8>| {
+                let again = decode_frame(&packed, u32::try_from(raw.len()).expect("small")).expect("own frame");
+                assert_eq!(again, raw);
+                made.push((number, packed));
+                Ok::<_, io::Error>(())
+            };
+            compress_frames(3, threads, frames(100), done).expect("memory");
+            made
+        };
+        let one = made(1);
+        assert_eq!(one.iter().map(|(number, _)| *number).collect::<Vec<_>>(), (1..=100).collect::<Vec<_>>());
+        assert_eq!(one, made(3));
+    }
+
+    #[test]
+    fn errors_end_the_work() {
+        let broken = || io::Error::other("broken");
+        let result = compress_frames(3, 2, || Err::<Option<((), Vec<u8>)>, _>(broken()), |(), _, _| Ok(()));
+        assert_eq!(result.expect_err("next fails").to_string(), "broken");
+        let result = compress_frames(3, 2, frames(1000), |_, _, _| Err(broken()));
+        assert_eq!(result.expect_err("done fails").to_string(), "broken");
+    }
+
+    #[test]
+    fn a_frame_of_another_length_is_refused() {
+        let packed = zstd::bulk::compress(&[1; 1000], 3).expect("memory");
+        assert!(decode_frame(&packed, 999).is_err());
+        assert!(matches!(decode_frame(&packed, 1001), Err(FrameError::Length { found: 1000, .. })));
+        assert!(decode_frame(&packed[1..], 1000).is_err());
+    }
+}
