@@ -27,7 +27,7 @@ pub(super) fn plan(mut wanted: Vec<(u32, Frame)>) -> Vec<Run> {
     wanted.sort_by_key(|(_, frame)| (frame.pack, frame.offset));
     let mut runs: Vec<Run> = Vec::new();
     for (number, frame) in wanted {
-        let (start, end) = (frame.offset, frame.offset.saturating_add(u64::from(frame.length)));
+        let (start, end) = (u64::from(frame.offset), frame.end());
         match runs.last_mut() {
             Some(run)
                 if run.pack == frame.pack
@@ -48,7 +48,7 @@ pub(super) fn plan(mut wanted: Vec<(u32, Frame)>) -> Vec<Run> {
 mod tests {
     use super::*;
 
-    fn frame(pack: u32, offset: u64, length: u32) -> Frame {
+    fn frame(pack: u32, offset: u32, length: u32) -> Frame {
         Frame { pack, offset, length, raw_length: length }
     }
 
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn long_runs_become_several_requests_that_hold_everything() {
-        let wanted: Vec<_> = (0..100_u32).map(|n| (n, frame(0, u64::from(n) * 100_000, 100_000))).collect();
+        let wanted: Vec<_> = (0..100_u32).map(|n| (n, frame(0, n * 100_000, 100_000))).collect();
         let runs = plan(wanted);
         assert!(runs.iter().all(|run| run.range.end - run.range.start <= RUN_MAX));
         assert_eq!(runs.len(), 5);
