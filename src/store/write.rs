@@ -316,7 +316,7 @@ fn seal(pack: PackWriter) -> io::Result<(TemporaryPath, String, Vec<ObjectId>)> 
     Ok((file.close(), name, ids))
 }
 
-fn create_directory(path: &Path) -> io::Result<()> {
+pub(super) fn create_directory(path: &Path) -> io::Result<()> {
     match fs::create_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => other,
