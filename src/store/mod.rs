@@ -20,6 +20,7 @@
 //!
 //! Nothing above this module knows whether an object is a file or lives in a pack.
 
+mod adopt;
 mod config;
 mod fsck;
 mod gc;
@@ -40,6 +41,7 @@ mod stat_cache;
 mod usage;
 mod write;
 
+pub use adopt::Adoption;
 pub use config::{Config, ConfigError};
 pub use fsck::{Damage, Damaged, Fsck, FsckError, FsckReport};
 pub use gc::{Gc, GcError, GcPlan, GcReport, PackPlan};
