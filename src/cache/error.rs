@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use crate::image::ImageError;
-use crate::remote::format::{LocatorError, WireError};
+use crate::remote::format::LocatorError;
+use crate::remote::format::wire::WireError;
 use crate::remote::transport::TransportError;
 
 /// Why something could not be fetched. Cheap to clone: one failure is told to everybody who waited.
@@ -39,6 +40,9 @@ pub enum FetchError {
     /// The image contradicts itself.
     #[error("the image is damaged")]
     Image(#[from] ImageError),
+    /// There is no room for it.
+    #[error("cannot keep what came")]
+    NoRoom(#[source] Arc<std::io::Error>),
     /// Nothing is known of the other side: the commit was mounted from what is here alone.
     #[error("there is no remote to ask")]
     NoRemote,
@@ -52,7 +56,7 @@ impl FetchError {
             Self::Transport(error) => {
                 !matches!(**error, TransportError::Missing { .. } | TransportError::TooLarge { .. })
             }
-            Self::GivenUp => true,
+            Self::GivenUp | Self::NoRoom(_) => true,
             Self::TooLate
             | Self::Corrupt { .. }
             | Self::Locator(_)

@@ -28,6 +28,13 @@ use crate::remote::layout;
 use crate::store::{Absent, ObjectSource, ReadError, Store};
 use crate::{disk, model::LocatorId};
 
+/// What is here whole.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Local {
+    pub objects: u64,
+    pub bytes: u64,
+}
+
 /// The contents of one commit.
 pub(super) struct Frames {
     pub origin: Arc<Origin>,
@@ -89,7 +96,13 @@ impl Frames {
     }
 
     /// Fetches the bytes `offset..offset + length` of an object.
-    pub fn fetch(&self, object: &ObjectRef, offset: u64, length: u64, deadline: Instant) -> Result<(), FetchError> {
+    pub fn fetch(
+        self: &Arc<Self>,
+        object: &ObjectRef,
+        offset: u64,
+        length: u64,
+        deadline: Instant,
+    ) -> Result<(), FetchError> {
         let catalogue = self.catalogue(deadline)?;
         let no_place = FetchError::NoPlace { index: object.index };
         let range = catalogue.frames_of(object.index, offset, length).ok_or(no_place)?;
@@ -180,6 +193,24 @@ impl Frames {
         Ok(true)
     }
 
+    /// Like [`Self::has_frame`], without fetching anything.
+    pub fn has_frame_now(&self, catalogue: &Catalogue, frame: u32) -> bool {
+        self.has_frame(catalogue, frame, Instant::now()).unwrap_or(false)
+    }
+
+    /// What is here of all objects; `None` while that cannot be known.
+    pub fn local(&self) -> Option<Local> {
+        let catalogue = self.catalogue.get()?;
+        let mut local = Local::default();
+        for (index, size) in (0_u32..).zip(catalogue.sizes()) {
+            if self.has_small(self.image.image().object_by_index(index).ok()?) {
+                local.objects += 1;
+                local.bytes += size;
+            }
+        }
+        Some(local)
+    }
+
     fn has_small(&self, id: ObjectId) -> bool {
         self.shelf.get(Key::Object(id)).is_some() || self.store.has_object(id)
     }
@@ -194,7 +225,7 @@ impl Frames {
     }
 
     /// Fetches frames that somebody waits for.
-    fn need(&self, catalogue: &Catalogue, frames: &[u32], deadline: Instant) -> Result<(), FetchError> {
+    fn need(self: &Arc<Self>, catalogue: &Catalogue, frames: &[u32], deadline: Instant) -> Result<(), FetchError> {
         let (mut seats, mut pilots): (Vec<Seat>, HashMap<u32, Pilot<u32>>) = Default::default();
         for &frame in frames {
             let (seat, pilot) = self.flights.board(frame);
@@ -212,8 +243,8 @@ impl Frames {
         seats.iter().try_for_each(|seat| seat.wait(deadline))
     }
 
-    fn depart(&self, run: Run, pilots: Vec<Pilot<u32>>) {
-        let Some(own) = self.image.owner() else { return };
+    fn depart(self: &Arc<Self>, run: Run, pilots: Vec<Pilot<u32>>) {
+        let own = Arc::clone(self);
         self.crew.urgent(move || {
             if let Some(catalogue) = own.catalogue.get() {
                 own.fly(catalogue, &run, pilots);

@@ -50,6 +50,16 @@ impl Header {
 
     /// Reads and checks the header; `bytes` is the whole image.
     pub fn parse(bytes: &[u8]) -> Result<Self, ImageError> {
+        let header = Self::parse_start(bytes)?;
+        if header.file_length == bytes.len() as u64 {
+            Ok(header)
+        } else {
+            Err(ImageError::Header { field: "file length" })
+        }
+    }
+
+    /// Reads and checks the header; `bytes` is the start of an image.
+    pub fn parse_start(bytes: &[u8]) -> Result<Self, ImageError> {
         if bytes.get(..8) != Some(&MAGIC[..]) || (bytes.len() as u64) < HEADER_SIZE {
             return Err(ImageError::NotAnImage);
         }
@@ -71,7 +81,6 @@ impl Header {
             (header.sections <= SECTIONS_MAX, "number of sections"),
             ((1..=ENTRIES_MAX).contains(&header.entries), "number of entries"),
             (header.header_length == header_length(header.sections, header.blocks), "length"),
-            (header.file_length == bytes.len() as u64, "file length"),
             (header.body() <= header.file_length, "file length"),
         ];
         if let Some((_, field)) = rules.into_iter().find(|(holds, _)| !holds) {

@@ -8,6 +8,7 @@ mod pack;
 mod placement;
 mod profile;
 mod profile_text;
+pub mod wire;
 
 pub use locator::{Frame, LOCATOR_SIZE_MAX, Locator, LocatorBuilder, LocatorError, PackRef, Spot};
 pub use pack::{FRAME_RAW_MAX, FrameError, PACK_HEADER_SIZE, PackWriter, compress_frames, decode_frame};

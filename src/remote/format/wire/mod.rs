@@ -1,0 +1,199 @@
+//! The published image: an image in frames, so that a listing needs its start and any block can be had alone.
+//!
+//! ```text
+//! ┌─────────────────────────────────────────────┬──────┬─────────────────┬────────┬────────┬───
+//! │ prelude                                     │ head │ hot             │ digest │ digest │ …
+//! └─────────────────────────────────────────────┴──────┴─────────────────┴────────┴────────┴───
+//!  offset size                                        └ prefix ends here
+//!       0    8  magic "SAPWWIM\0"
+//!       8    4  version = 1
+//!      12    4  length H of the image's header with its tables
+//!      16    4  number F of frames
+//!      20    H  the image's header with its tables: the bytes its id covers
+//!    20+H 16 F  frames: u32 kind · u32 first block · u32 blocks · u32 length in bytes
+//! ```
+//!
+//! Frames follow one after the other. Each is one zstd frame and unpacks to blocks of the image (64 KiB, see
+//! [`crate::image::layout`]), which are then checked against the header, so nothing here need be believed.
+//!
+//! - **head** (kind 1): the first block of every hot section, in ascending order. With it the top directories can be listed.
+//! - **hot** (kind 2): the blocks from the first to the end of section 19, filtered (see `filter`): names and all that
+//!   `stat` tells. Frames of kind 2 stand together, so that one request brings them.
+//! - **digest** (kind 3): one block of sections 20 to 23 each: what nothing compresses and only readers of content need.
+//!
+//! When everything hot is small, there is no head and the prefix ends after the hot frame.
+
+mod delta;
+mod encode;
+mod filter;
+mod prelude;
+
+pub use delta::{apply_image_delta, image_delta};
+pub use encode::{WireImage, encode_image};
+pub use prelude::{FrameKind, Prelude, WireFrame, decode_image};
+
+use crate::image::{ImageError, Outline, Section};
+
+const MAGIC: [u8; 8] = *b"SAPWWIM\0";
+const VERSION: u32 = 1;
+const HEADER_SIZE: usize = 20;
+const ROW_SIZE: usize = 16;
+
+/// Largest image that is published or fetched, in bytes: some 15 million entries.
+pub const IMAGE_SIZE_MAX: u64 = 1 << 30;
+
+/// The decoder's window in bits: no frame needs a larger one to unpack [`IMAGE_SIZE_MAX`] bytes.
+const WINDOW_LOG_MAX: u32 = 27;
+
+/// The last section that listings need.
+const LAST_HOT: Section = Section::Extents;
+
+/// Why a published image, or a delta of one, cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    /// The bytes do not start like a published image.
+    #[error("not a published image")]
+    Magic,
+    /// Written by a newer Sapwood.
+    #[error("published image version {0} is newer than this program; upgrade sapwood")]
+    TooNew(u32),
+    /// Lengths that cannot be, or fewer bytes than they need.
+    #[error("the published image has a bad length")]
+    Length,
+    /// It is another image.
+    #[error("it is image {found}, not {expected}")]
+    OtherImage {
+        /// The image asked for.
+        expected: crate::model::ImageId,
+        /// The image found.
+        found: crate::model::ImageId,
+    },
+    /// Not what the compressor made.
+    #[error("the published image cannot be unpacked")]
+    Compression(#[from] std::io::Error),
+    /// What came out is no image, or not this one.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+}
+
+/// The end of what listings need: whole blocks, at the end of the last hot section.
+fn hot_blocks(outline: &Outline) -> u32 {
+    let hot = outline.sections().iter().filter(|place| place.section.is_some_and(|section| section <= LAST_HOT));
+    let end = hot.map(|place| place.range.end).max().unwrap_or(outline.body());
+    if end == outline.body() { 0 } else { outline.block_at(end - 1) + 1 }
+}
+
+/// The first block of every hot section.
+fn head_blocks(outline: &Outline) -> Vec<u32> {
+    let hot = outline.sections().iter().filter(|place| place.section.is_some_and(|section| section <= LAST_HOT));
+    let mut blocks: Vec<u32> = hot.map(|place| outline.block_at(place.range.start)).collect();
+    blocks.dedup();
+    blocks
+}
+
+/// Unpacks at most `limit` bytes; memory grows with what comes out, not with what is announced.
+fn unpack(packed: &[u8], limit: u64) -> Result<Vec<u8>, WireError> {
+    use std::io::Read as _;
+    let mut decoder = zstd::stream::read::Decoder::with_buffer(packed)?;
+    decoder.window_log_max(WINDOW_LOG_MAX)?;
+    let mut raw = Vec::new();
+    decoder.take(limit + 1).read_to_end(&mut raw)?;
+    if raw.len() as u64 > limit { Err(WireError::Length) } else { Ok(raw) }
+}
+
+/// A position in a slice; beyond the address space it saturates, so that the slice says no.
+fn index(position: u64) -> usize {
+    usize::try_from(position).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::{Tree, encode};
+    use crate::model::{Content, EntryName, Metadata, Node, NodeKind, ObjectId, Timestamp, Xattrs};
+
+    fn metadata(number: u32) -> Metadata {
+        Metadata {
+            permissions: 0o644,
+            uid: number % 3,
+            gid: 0,
+            mtime: Timestamp { seconds: 1_700_000_000 + i64::from(number / 50), nanoseconds: 0 },
+            xattrs: Xattrs::default(),
+        }
+    }
+
+    /// A tree of directories of 50 files, links among them; `skip` leaves one file out.
+    fn image(directories: u32, skip: Option<u32>) -> Vec<u8> {
+        let name = |text: String| EntryName::new(text.into_bytes()).expect("legal");
+        let mut tree = Tree::new(metadata(0));
+        for directory in 0..directories {
+            let node = Node { metadata: metadata(directory), kind: NodeKind::Directory };
+            let parent = tree.insert(tree.root(), name(format!("directory-{directory}")), node).expect("new");
+            for file in (0..50).map(|file| directory * 50 + file).filter(|file| Some(*file) != skip) {
+                let kind = if file % 10 == 9 {
+                    NodeKind::Symlink(format!("../target-of-{file}").into_bytes().into())
+                } else {
+                    let object = ObjectId::of(&(file % 400).to_le_bytes());
+                    NodeKind::Regular(Content { object: Some(object), size: 4, blocks: Vec::new(), extents: None })
+                };
+                let node = Node { metadata: metadata(file), kind };
+                tree.insert(parent, name(format!("file-{file:06}")), node).expect("new");
+            }
+        }
+        encode(&tree).expect("legal").bytes
+    }
+
+    #[test]
+    fn images_come_back_whole_and_in_parts() {
+        let golden = include_bytes!("../../../../tests/golden/small.image").to_vec();
+        for (image, has_head) in [(golden, false), (image(3, None), false), (image(1600, None), true)] {
+            let id = Outline::parse(&image).expect("own").id();
+            let wire = encode_image(&image, 3).expect("encodes");
+            assert!(decode_image(&wire.bytes, id).expect("own") == image);
+            let prelude = Prelude::parse(&wire.bytes[..index(wire.prefix)], id).expect("the prefix holds it");
+            assert_eq!(prelude.frames()[0].kind == FrameKind::Head, has_head);
+            let first = &prelude.frames()[0];
+            assert_eq!(first.range.end, wire.prefix);
+            for frame in prelude.frames() {
+                let packed = &wire.bytes[index(frame.range.start)..index(frame.range.end)];
+                for (block, bytes) in prelude.decode(frame, packed).expect("own frame") {
+                    let range = prelude.outline().block(block);
+                    assert_eq!(bytes, &image[index(range.start)..index(range.end)]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn ruins_are_errors_or_the_image() {
+        let image = image(3, None);
+        let id = Outline::parse(&image).expect("own").id();
+        let wire = encode_image(&image, 3).expect("encodes");
+        for length in (0..wire.bytes.len()).step_by(7) {
+            assert!(decode_image(&wire.bytes[..length], id).is_err(), "{length} bytes");
+        }
+        for at in 0..wire.bytes.len() {
+            let mut damaged = wire.bytes.clone();
+            damaged[at] ^= 0x55;
+            if let Ok(found) = decode_image(&damaged, id) {
+                assert!(found == image, "byte {at}");
+            }
+        }
+        assert!(matches!(decode_image(&wire.bytes, crate::model::ImageId::of(b"")), Err(WireError::OtherImage { .. })));
+    }
+
+    #[test]
+    fn a_delta_leads_from_one_image_to_the_next_and_is_small() {
+        let (old, new) = (image(400, None), image(400, Some(777)));
+        let id = Outline::parse(&new).expect("own").id();
+        let delta = image_delta(&old, &new, 19).expect("encodes");
+        assert!(apply_image_delta(&old, &delta, id).expect("own") == new);
+        let header = index(Outline::parse(&new).expect("own").header_length());
+        assert!(delta.len() < header + 1000, "{} bytes, {header} of header", delta.len());
+        for length in (0..delta.len()).step_by(3) {
+            assert!(apply_image_delta(&old, &delta[..length], id).is_err(), "{length} bytes");
+        }
+        let another = image(399, None);
+        assert!(apply_image_delta(&another, &delta, id).is_err(), "made for another image");
+    }
+}
