@@ -16,6 +16,7 @@
 //!
 //! | file | holds |
 //! | --- | --- |
+//! | `visit` | from a ref of a remote to a commit |
 //! | `tree` | one commit: reading, fetching, patience |
 //! | `image`, `frames`, `large` | the parts of it that are here, and how the others come |
 //! | `shelf` | what has arrived, in memory until it is in the repository |
@@ -37,8 +38,10 @@ mod origin;
 mod ranges;
 mod shelf;
 mod tree;
+mod visit;
 
 pub use counters::LazyFigures;
 pub use error::FetchError;
 pub use image::LazyImageError;
 pub use tree::{Fill, LazyError, LazyTree, Patience};
+pub use visit::{Visit, VisitError};

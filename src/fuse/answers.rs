@@ -72,7 +72,11 @@ impl Desk {
     pub(super) fn fail(&self, node: INodeNo, error: &FsError) -> Errno {
         if error.is_damage() {
             self.counters.count_error();
-            self.complaints.log(node.0, error);
+            if error.is_out_of_reach() {
+                tracing::debug!(inode = node.0, "{error}");
+            } else {
+                self.complaints.log(node.0, error);
+            }
         }
         Errno::from_i32(error.errno())
     }

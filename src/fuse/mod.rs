@@ -39,7 +39,7 @@ pub use attach::{MountError, MountRequest, Unmount, UnmountError, remount_read_o
 pub use counters::{Counters, Figures, Opcode};
 pub use daemon::{DaemonError, StopSignals, serve};
 pub use mountinfo::{FILESYSTEM_TYPE, MountPoint, MountTable};
-pub use options::{Action, Audience, Devices, Mode, MountOptions, OptionError, Programs, SetUid};
-pub use registry::{Registration, Registry, RegistryError, RunningMount, Status, path_text};
+pub use options::{Action, Audience, Devices, Mode, MountOptions, OptionError, Profile, Programs, SetUid};
+pub use registry::{Registration, Registry, RegistryError, RunningMount, Status, Told, path_text};
 pub use session::{Session, Unmounter};
 pub use users::{User, users_of};

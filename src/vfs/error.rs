@@ -116,6 +116,12 @@ impl FsError {
         }
     }
 
+    /// Whether something is somewhere else and did not come: whoever fetches says why, once for all who miss it.
+    #[must_use]
+    pub const fn is_out_of_reach(&self) -> bool {
+        matches!(self, Self::Absent(_) | Self::Object(ReadError::Fetch { .. }))
+    }
+
     /// Whether something is broken or out of reach, as opposed to a question whose answer is no.
     #[must_use]
     pub const fn is_damage(&self) -> bool {
