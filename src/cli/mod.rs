@@ -26,6 +26,7 @@ mod ls;
 mod mount;
 mod mounts;
 mod output;
+mod pull;
 mod refs;
 mod remote;
 mod remote_source;
@@ -84,6 +85,7 @@ enum Verb {
     Size(size::Args),
     Key(key::Args),
     Remote(remote::Args),
+    Pull(pull::Args),
     Demo(demo::Args),
     Mount(mount::Args),
     Umount(umount::Args),
@@ -123,6 +125,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Size(args) => size::run(args, &context),
         Verb::Key(args) => key::run(args),
         Verb::Remote(args) => remote::run(args, &context),
+        Verb::Pull(args) => pull::run(args, &context),
         Verb::Demo(args) => demo::run(args),
         Verb::Mount(args) => mount::run(args, &context),
         Verb::Umount(args) => umount::run(args),
