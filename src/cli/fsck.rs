@@ -78,6 +78,13 @@ fn print(report: &FsckReport) -> Result<()> {
     }
     let (refs, commits, images) = (report.refs, report.commits, report.images);
     let (objects, bytes) = (output::count(report.objects as u64), output::size(report.bytes));
+    if report.lazy_commits > 0 {
+        let (lazy, images) = (report.lazy_commits, report.absent_images);
+        let (objects, bytes) = (output::count(report.absent_objects as u64), output::size(report.absent_bytes));
+        output::line(format_args!(
+            "{lazy} lazy commits; not here yet: {images} images, {objects} objects ({bytes}) of the others"
+        ))?;
+    }
     let verdict = match report.damage.len() {
         0 => "no damage".to_owned(),
         number => format!("{number} damaged"),

@@ -45,6 +45,13 @@ pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
         let (kept, kept_objects) = (plan.kept_commits, output::count(plan.kept_objects as u64));
         output::line(format_args!("keeping {kept} commits, {kept_objects} objects"))?;
     }
+    if plan.unread_commits > 0 {
+        output::note(format_args!(
+            "{} lazy commits do not have their whole image here, so every object is kept; 'sapwood pull --metadata-only' \
+             completes the image",
+            plan.unread_commits
+        ));
+    }
     if !args.dry_run {
         collector.apply(&plan)?;
     }

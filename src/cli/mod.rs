@@ -20,12 +20,14 @@ mod gc;
 mod init;
 mod key;
 mod keys;
+mod lazy;
 mod log;
 mod ls;
 mod mount;
 mod mounts;
 mod output;
 mod publish;
+mod pull;
 mod refs;
 mod remote;
 mod remote_source;
@@ -85,6 +87,7 @@ enum Verb {
     Key(key::Args),
     Publish(publish::Args),
     Remote(remote::Args),
+    Pull(pull::Args),
     Demo(demo::Args),
     Mount(mount::Args),
     Umount(umount::Args),
@@ -125,6 +128,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Key(args) => key::run(args),
         Verb::Publish(args) => publish::run(args, &context),
         Verb::Remote(args) => remote::run(args, &context),
+        Verb::Pull(args) => pull::run(args, &context),
         Verb::Demo(args) => demo::run(args),
         Verb::Mount(args) => mount::run(args, &context),
         Verb::Umount(args) => umount::run(args),

@@ -10,6 +10,7 @@ use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
 use crate::compose::source::Progress;
+use crate::remote::fetch::FetchProgress;
 
 /// How often a progress bar is drawn.
 const REDRAW: Duration = Duration::from_millis(100);
@@ -130,6 +131,16 @@ pub fn while_importing<T>(progress: &Progress, work: impl FnOnce() -> T) -> T {
         bar.set_length(progress.bytes_found());
         bar.set_position(progress.bytes_done());
         bar.set_message(format!("{} entries", count(progress.entries())));
+    };
+    follow(update, work)
+}
+
+/// Runs `work` while a bar on standard error follows what is downloaded, whose total grows with each commit planned.
+pub fn while_fetching<T>(progress: &FetchProgress, work: impl FnOnce() -> T) -> T {
+    let update = |bar: &ProgressBar| {
+        bar.set_length(progress.total.load(Ordering::Relaxed));
+        bar.set_position(progress.downloaded.load(Ordering::Relaxed));
+        bar.set_message(format!("{} objects", count(progress.objects.load(Ordering::Relaxed))));
     };
     follow(update, work)
 }

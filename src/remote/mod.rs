@@ -4,9 +4,11 @@
 //! values and back without I/O. Everything that arrives is hostile until its digest or signature was checked. Async
 //! code lives inside `transport` and nowhere else.
 
+pub mod fetch;
 pub mod format;
 pub mod layout;
 pub mod publish;
+pub mod pull;
 pub mod transport;
 
 mod client;

@@ -80,6 +80,14 @@ pub struct FsckReport {
     pub objects: usize,
     /// Bytes of objects hashed.
     pub bytes: u64,
+    /// Commits that are here lazily.
+    pub lazy_commits: usize,
+    /// Images of lazy commits that are not here as a whole yet.
+    pub absent_images: usize,
+    /// Objects of lazy commits that are not here yet.
+    pub absent_objects: usize,
+    /// Bytes of those.
+    pub absent_bytes: u64,
     /// What is wrong; empty for a sound repository.
     pub damage: Vec<Damage>,
 }
@@ -94,6 +102,15 @@ pub struct Fsck<'a> {
     found: BTreeMap<Damaged, Damage>,
     commits: BTreeMap<CommitId, Commit>,
     images: BTreeMap<ImageId, Image>,
+    /// Images of commits that must be here as a whole.
+    needed_whole: BTreeSet<ImageId>,
+}
+
+/// An object to look at.
+struct Candidate {
+    id: ObjectId,
+    size: u64,
+    may_be_absent: bool,
 }
 
 impl<'a> Fsck<'a> {
@@ -109,6 +126,7 @@ impl<'a> Fsck<'a> {
             found: BTreeMap::new(),
             commits: BTreeMap::new(),
             images: BTreeMap::new(),
+            needed_whole: BTreeSet::new(),
         };
         fsck.check_packs();
         fsck.check_refs()?;
@@ -179,11 +197,14 @@ impl<'a> Fsck<'a> {
     fn check_images(&mut self) {
         self.report.commits = self.commits.len();
         let wanted: Vec<(CommitId, ImageId)> = self.commits.iter().map(|(id, commit)| (*id, commit.image)).collect();
+        let whole = wanted.iter().filter(|(id, _)| !self.store.is_lazy(*id));
+        self.needed_whole = whole.map(|(_, image)| *image).collect();
+        self.report.lazy_commits = wanted.iter().filter(|(id, _)| self.store.is_lazy(*id)).count();
+        let mut absent = BTreeSet::new();
         for (commit, id) in wanted {
-            if self.images.contains_key(&id) {
+            if self.images.contains_key(&id) || absent.contains(&id) {
                 continue;
             }
-            self.report.images += 1;
             let checked = self
                 .store
                 .image(id)
@@ -192,30 +213,53 @@ impl<'a> Fsck<'a> {
                 Ok(image) => {
                     self.images.insert(id, image);
                 }
+                Err(ReadError::MissingImage { .. }) if !self.needed_whole.contains(&id) => {
+                    absent.insert(id);
+                }
                 Err(error) => {
                     self.add(Damaged::Image(id), chain(&error)).commits.insert(commit);
                 }
             }
         }
+        let damaged = self.found.keys().filter(|what| matches!(what, Damaged::Image(_))).count();
+        self.report.images = self.images.len() + damaged;
+        self.report.absent_images = absent.len();
+    }
+
+    /// Every object of every image once, those of lazy commits alone as such that may be absent.
+    fn candidates(&self) -> Vec<Candidate> {
+        let mut objects = BTreeMap::new();
+        for (id, image) in &self.images {
+            let is_lazy = !self.needed_whole.contains(id);
+            // verify() has walked the same tables.
+            for (object, size) in image.objects_with_sizes().into_iter().flatten().flatten() {
+                let (_, may_be_absent) = objects.entry(object).or_insert((size, is_lazy));
+                *may_be_absent &= is_lazy;
+            }
+        }
+        objects.into_iter().map(|(id, (size, may_be_absent))| Candidate { id, size, may_be_absent }).collect()
     }
 
     /// Hashes every object once and returns the bad ones.
     fn check_objects(&mut self, progress: &(dyn Fn(usize, usize) + Sync)) -> HashSet<ObjectId> {
-        let mut objects = BTreeMap::new();
-        for image in self.images.values() {
-            // verify() has walked the same tables.
-            objects.extend(image.objects_with_sizes().into_iter().flatten().flatten());
-        }
-        let objects: Vec<(ObjectId, u64)> = objects.into_iter().collect();
+        let mut objects = self.candidates();
+        objects.retain(|object| {
+            let is_absent = object.may_be_absent && !self.store.has_object(object.id);
+            if is_absent {
+                self.report.absent_objects += 1;
+                self.report.absent_bytes += object.size;
+            }
+            !is_absent
+        });
         self.report.objects = objects.len();
-        self.report.bytes = objects.iter().map(|(_, size)| size).sum();
+        self.report.bytes = objects.iter().map(|object| object.size).sum();
         let (next, done, bad) = (AtomicUsize::new(0), AtomicUsize::new(0), Mutex::new(HashMap::new()));
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         std::thread::scope(|scope| {
             for _ in 0..threads {
                 scope.spawn(|| {
                     let mut buffer = vec![0; CHUNK];
-                    while let Some((id, size)) = objects.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    while let Some(Candidate { id, size, .. }) = objects.get(next.fetch_add(1, Ordering::Relaxed)) {
                         if let Some(problem) = self.store.problem_with(*id, *size, &mut buffer) {
                             bad.lock().insert(*id, problem);
                         }

@@ -19,10 +19,13 @@ use super::refs::RefError;
 use super::source::ReadError;
 use super::write::{StoreWriter, WriteError};
 use crate::disk::{self, Lock, LockError, Wait, read_from};
-use crate::model::{CommitId, ImageId, ObjectId};
+use crate::model::{Commit, CommitId, ImageId, ObjectId};
 
 /// Packs smaller than this are merged once there are more than [`SMALL_PACKS`]: each costs every look-up a step.
 const SMALL_PACK: u64 = 16 << 20;
+
+/// Hex digits of an id.
+const ID_DIGITS: usize = 2 * ObjectId::LEN;
 
 /// How many small packs are tolerated.
 const SMALL_PACKS: usize = 8;
@@ -70,12 +73,16 @@ pub struct GcPlan {
     pub objects: Vec<(ObjectId, u64)>,
     /// Packs to remove or rewrite.
     pub packs: Vec<PackPlan>,
+    /// Files that belong to commits, images and objects which go, relative to the repository: signatures, markers, parts.
+    pub companions: Vec<PathBuf>,
     /// Bytes that become free.
     pub bytes: u64,
     /// Commits that stay.
     pub kept_commits: usize,
     /// Objects that stay.
     pub kept_objects: usize,
+    /// Commits of which too little is here to know their objects. As long as there are any, no object goes.
+    pub unread_commits: usize,
     #[serde(skip)]
     needed: HashSet<ObjectId>,
 }
@@ -120,12 +127,14 @@ impl Gc {
     pub fn plan(&self, depth: Option<u64>) -> Result<GcPlan, GcError> {
         let store = self.writer.store();
         let mut needed = reachable(store, store.refs()?.into_iter().map(|(_, id)| id), depth)?;
-        let mounted = reachable(store, store.mount_roots()?, Some(0))?;
-        needed.commits.extend(mounted.commits);
-        needed.images.extend(mounted.images);
-        needed.objects.extend(mounted.objects);
-        let mut plan =
-            GcPlan { kept_commits: needed.commits.len(), kept_objects: needed.objects.len(), ..GcPlan::default() };
+        needed.extend(reachable(store, store.mount_roots()?, Some(0))?);
+        let unread = |commit: &&Commit| needed.unread_images.contains(&commit.image);
+        let mut plan = GcPlan {
+            kept_commits: needed.commits.len(),
+            kept_objects: needed.objects.len(),
+            unread_commits: needed.commits.values().filter(unread).count(),
+            ..GcPlan::default()
+        };
         let layout = store.layout();
         for (id, size) in named_files(&layout.commits())? {
             if !needed.commits.contains_key(&id) {
@@ -139,10 +148,13 @@ impl Gc {
                 plan.bytes += size;
             }
         }
-        plan.objects = object_files(layout)?;
-        plan.objects.retain(|(id, _)| !needed.objects.contains(id));
-        plan.bytes += plan.objects.iter().map(|(_, size)| size).sum::<u64>();
-        self.plan_packs(&needed, &mut plan);
+        if needed.unread_images.is_empty() {
+            plan.objects = object_files(layout)?;
+            plan.objects.retain(|(id, _)| !needed.objects.contains(id));
+            plan.bytes += plan.objects.iter().map(|(_, size)| size).sum::<u64>();
+            self.plan_packs(&needed, &mut plan);
+        }
+        plan_companions(layout, &needed, &mut plan)?;
         plan.needed = needed.objects;
         Ok(plan)
     }
@@ -176,10 +188,16 @@ impl Gc {
         let layout = self.writer.store().layout();
         remove_files(plan.commits.iter().map(|id| layout.commit(*id)), &layout.commits())?;
         remove_files(plan.images.iter().map(|id| layout.image(*id)), &layout.images())?;
+        for path in &plan.companions {
+            let path = layout.root().join(path);
+            let directory = path.parent().unwrap_or_else(|| layout.root()).to_owned();
+            remove_files(std::iter::once(path), &directory)?;
+        }
         remove_files(plan.objects.iter().map(|(id, _)| layout.object(*id)), &layout.objects())?;
         let names: Vec<&str> = plan.packs.iter().map(|pack| pack.name.as_str()).collect();
         self.rewrite_packs(&names, &|id| plan.needed.contains(id))?;
         let files = plan.commits.len() + plan.images.len() + plan.objects.len() + plan.packs.len();
+        let files = files + plan.companions.len();
         Ok(GcReport { bytes: plan.bytes, files })
     }
 
@@ -210,6 +228,34 @@ impl Gc {
     }
 }
 
+/// Finds what stands beside commits, images and objects that go, also what an interrupted removal left.
+fn plan_companions(layout: &Layout, needed: &Reachable, plan: &mut GcPlan) -> Result<(), GcError> {
+    for directory in [layout.signatures(), layout.lazy()] {
+        for (id, size) in named_files::<CommitId>(&directory)? {
+            if !needed.commits.contains_key(&id) {
+                plan.companions.push(relative(layout, &directory).join(id.to_string()));
+                plan.bytes += size;
+            }
+        }
+    }
+    let directory = layout.partial();
+    for (name, size) in files(&directory)? {
+        // A part of an image or of an object, or what describes one: `<id>` or `<id>.something`.
+        let Some(id) = name.get(..ID_DIGITS) else { continue };
+        let (Ok(image), Ok(object)) = (id.parse::<ImageId>(), id.parse::<ObjectId>()) else { continue };
+        let is_needed = needed.images.contains(&image) || needed.objects.contains(&object);
+        if !is_needed && needed.unread_images.is_empty() {
+            plan.companions.push(relative(layout, &directory).join(name));
+            plan.bytes += size;
+        }
+    }
+    Ok(())
+}
+
+fn relative(layout: &Layout, path: &Path) -> PathBuf {
+    path.strip_prefix(layout.root()).unwrap_or(path).to_owned()
+}
+
 fn pack_error(action: &'static str, pack: &Pack, source: io::Error) -> GcError {
     GcError::Io { action, path: Path::new(Layout::PACKS).join(&pack.name), source }
 }
@@ -238,12 +284,21 @@ pub(super) fn remove_files(paths: impl Iterator<Item = PathBuf>, directory: &Pat
 
 /// The files of a directory whose names are ids, with their sizes.
 fn named_files<T: FromStr>(directory: &Path) -> Result<Vec<(T, u64)>, GcError> {
+    Ok(files(directory)?.into_iter().filter_map(|(name, size)| Some((name.parse().ok()?, size))).collect())
+}
+
+/// The files of a directory with their sizes; none when there is no such directory, as some are made when needed.
+fn files(directory: &Path) -> Result<Vec<(String, u64)>, GcError> {
     let io_error = |source| GcError::Io { action: "list", path: directory.to_owned(), source };
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(io_error)?,
+    };
     let mut files = Vec::new();
-    for entry in fs::read_dir(directory).map_err(io_error)? {
+    for entry in entries {
         let entry = entry.map_err(io_error)?;
-        if let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
-            files.push((id, entry.metadata().map_err(io_error)?.len()));
+        if let Ok(name) = entry.file_name().into_string() {
+            files.push((name, entry.metadata().map_err(io_error)?.len()));
         }
     }
     Ok(files)

@@ -7,28 +7,32 @@
 //! images/<id>          one image each
 //! commits/<id>         one commit record each
 //! refs/<name>          a commit id in hex and a newline
+//! partial/<id>         what is here of an image or a large object that is fetched as it is read
 //! signatures/<id>      the envelope around a commit record, from whoever published it
 //! remotes/             where others are, whom to believe there, and what was seen last
-//! state/               locks, running mounts, the cache of file attributes
+//! state/               locks, running mounts, the cache of file attributes, which commits are here lazily
 //! tmp/                 files that have no name yet
 //! ```
 //!
-//! Invariants. What has a name here is whole and durable: bytes are written under `tmp/`, synced, and only then
+//! Invariants. What has a name here, outside `partial/`, is whole and durable: bytes are written under `tmp/`, synced, and only then
 //! renamed; a ref is replaced after all it leads to was synced. Objects, packs, images and commits never change. At most
 //! one [`StoreWriter`] exists, and it is the only thing that adds; [`Gc`] is the only thing that removes.
 //!
 //! Nothing above this module knows whether an object is a file or lives in a pack.
 
+mod adopt;
 mod config;
 mod fsck;
 mod gc;
 mod ingest;
 mod layout;
+mod lazy;
 mod open;
 mod open_files;
 mod pack;
 mod reach;
 mod read;
+mod receive;
 mod refs;
 mod resolve;
 mod roots;
@@ -37,6 +41,7 @@ mod stat_cache;
 mod usage;
 mod write;
 
+pub use adopt::Adoption;
 pub use config::{Config, ConfigError};
 pub use fsck::{Damage, Damaged, Fsck, FsckError, FsckReport};
 pub use gc::{Gc, GcError, GcPlan, GcReport, PackPlan};
@@ -44,10 +49,11 @@ pub use layout::Layout;
 pub use open::{OpenError, Store};
 pub use reach::{Reachable, reachable};
 pub use read::Hold;
+pub use receive::{Incoming, ReceiveError};
 pub use refs::{Expect, RefEdit, RefError};
 pub use resolve::ResolveError;
 pub use roots::MountRoot;
-pub use source::{MemoryObjects, ObjectSource, ReadError};
+pub use source::{Absent, Fetch, MemoryObjects, ObjectSource, ReadError};
 pub use stat_cache::{FileIdentity, StatCache};
 pub use usage::{RefUsage, UsageError, usage};
 pub use write::{StoreWriter, WriteError, WriteStats};

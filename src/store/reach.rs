@@ -14,12 +14,30 @@ pub struct Reachable {
     pub commits: BTreeMap<CommitId, Commit>,
     /// Their images.
     pub images: BTreeSet<ImageId>,
-    /// The objects of those.
+    /// The objects of those, whether they are here or not.
     pub objects: HashSet<ObjectId>,
+    /// Those of the images that are not here as a whole, since all their commits are here lazily. Their objects are not
+    /// among [`Self::objects`].
+    pub unread_images: BTreeSet<ImageId>,
+    /// Whether any of the commits is here lazily, so that objects may be missing.
+    pub has_lazy: bool,
 }
 
-/// Follows `tips` to all they need. History may end where a parent is not here; anything else that is missing or damaged
-/// is an error, so that nobody deletes by an incomplete list. `depth` bounds how many ancestors of each tip count.
+impl Reachable {
+    /// Adds what other commits need.
+    pub fn extend(&mut self, other: Self) {
+        self.commits.extend(other.commits);
+        self.images.extend(other.images);
+        self.objects.extend(other.objects);
+        // What the one could not read, the other may not have read either: it is the same file.
+        self.unread_images.extend(other.unread_images);
+        self.has_lazy |= other.has_lazy;
+    }
+}
+
+/// Follows `tips` to all they need. History may end where a parent is not here, and the image of a lazy commit may be
+/// absent; anything else that is missing or damaged is an error, so that nobody deletes by an incomplete list. `depth`
+/// bounds how many ancestors of each tip count.
 ///
 /// # Errors
 /// [`ReadError`] for the first thing that cannot be read.
@@ -33,9 +51,19 @@ pub fn reachable(
         follow_history(store, tip, depth, &mut found.commits)?;
     }
     found.images = found.commits.values().map(|commit| commit.image).collect();
+    let (lazy, whole): (Vec<_>, Vec<_>) = found.commits.iter().partition(|(id, _)| store.is_lazy(**id));
+    let needed_whole: BTreeSet<ImageId> = whole.into_iter().map(|(_, commit)| commit.image).collect();
+    found.has_lazy = !lazy.is_empty();
     for &id in &found.images {
         let damaged = |source: ImageError| ReadError::Image { id, source };
-        for object in store.image(id)?.objects().map_err(damaged)? {
+        let image = match store.image(id) {
+            Err(ReadError::MissingImage { .. }) if !needed_whole.contains(&id) => {
+                found.unread_images.insert(id);
+                continue;
+            }
+            other => other?,
+        };
+        for object in image.objects().map_err(damaged)? {
             found.objects.insert(object);
         }
     }

@@ -1,5 +1,6 @@
 //! From what a person types to a commit: a ref, an id or the start of one, then `^` and `~N` for ancestors.
 
+use std::borrow::Cow;
 use std::fs;
 use std::io;
 
@@ -60,8 +61,9 @@ fn list(ids: &[CommitId]) -> String {
 }
 
 impl Store {
-    /// The commit that `spec` names: a ref, a full commit id or a unique start of at least 6 digits, followed by any
-    /// number of `^` (parent) and `~N` (N-th ancestor). A ref wins over an id that looks the same.
+    /// The commit that `spec` names: a ref, a remote's ref as `REMOTE:REF` as it was pulled last, a full commit id or a
+    /// unique start of at least 6 digits, followed by any number of `^` (parent) and `~N` (N-th ancestor). A ref wins
+    /// over an id that looks the same.
     ///
     /// # Errors
     /// [`ResolveError`].
@@ -75,7 +77,7 @@ impl Store {
     }
 
     fn resolve_base(&self, base: &str) -> Result<CommitId, ResolveError> {
-        if let Ok(name) = base.parse::<RefName>()
+        if let Ok(name) = local_name(base).parse::<RefName>()
             && let Some(id) = self.read_ref(&name)?
         {
             return Ok(id);
@@ -103,7 +105,8 @@ impl Store {
 
     fn unknown(&self, base: &str) -> Result<CommitId, ResolveError> {
         let mut similar = self.ref_names()?;
-        similar.retain(|name| !base.is_empty() && (name.as_str().contains(base) || base.contains(name.as_str())));
+        let wanted = local_name(base);
+        similar.retain(|name| !base.is_empty() && (name.as_str().contains(&*wanted) || wanted.contains(name.as_str())));
         Err(ResolveError::Unknown { spec: base.to_owned(), similar })
     }
 
@@ -127,6 +130,14 @@ impl Store {
     }
 }
 
+/// What a remote's ref is called here: `debian:12` is `remotes/debian/12`.
+fn local_name(base: &str) -> Cow<'_, str> {
+    match base.split_once(':') {
+        Some((remote, name)) => format!("remotes/{remote}/{name}").into(),
+        None => base.into(),
+    }
+}
+
 /// How many steps back `^^~3` goes.
 fn generations(mut suffix: &str) -> Option<u64> {
     let mut total = 0_u64;
@@ -146,6 +157,12 @@ fn generations(mut suffix: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn refs_of_remotes_have_a_local_name() {
+        assert_eq!(local_name("debian:12/server"), "remotes/debian/12/server");
+        assert_eq!(local_name("main"), "main");
+    }
 
     #[test]
     fn suffixes_count_generations() {

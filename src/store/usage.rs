@@ -30,7 +30,7 @@ pub struct RefUsage {
     pub commit: CommitId,
     /// Commits of its history that are here.
     pub commits: usize,
-    /// Number of objects.
+    /// Number of objects, of lazy commits those that are here.
     pub objects: usize,
     /// Their bytes, each object once.
     pub bytes: u64,
@@ -50,8 +50,11 @@ pub fn usage(store: &Store) -> Result<Vec<RefUsage>, UsageError> {
     let mut users: HashMap<ObjectId, u32> = HashMap::new();
     let mut needs = Vec::with_capacity(refs.len());
     for (_, commit) in &refs {
-        let reachable = reachable(store, [*commit], None)?;
-        for &id in &reachable.images {
+        let mut reachable = reachable(store, [*commit], None)?;
+        if reachable.has_lazy {
+            reachable.objects.retain(|id| store.has_object(*id));
+        }
+        for &id in reachable.images.difference(&reachable.unread_images) {
             let damaged = |source: ImageError| ReadError::Image { id, source };
             for object in store.image(id)?.objects_with_sizes().map_err(damaged)? {
                 let (object, size) = object.map_err(damaged)?;

@@ -16,7 +16,7 @@ use super::open::Store;
 use super::pack::{PACK_TARGET, PackWriter};
 use crate::disk::{self, Lock, LockError, TemporaryFile, TemporaryPath, Wait};
 use crate::image::EncodedImage;
-use crate::model::{Commit, CommitId, ObjectId};
+use crate::model::{Commit, CommitId, ImageId, ObjectId};
 
 /// Up to this many directories are synced one by one; more are cheaper by one sync of the whole filesystem.
 const SYNC_ONE_BY_ONE: usize = 8;
@@ -270,7 +270,15 @@ impl StoreWriter {
     /// # Errors
     /// [`WriteError::Write`].
     pub fn put_image(&self, image: &EncodedImage) -> Result<(), WriteError> {
-        self.put_named(&self.store.layout().image(image.id), &image.bytes)
+        self.put_image_bytes(image.id, &image.bytes)
+    }
+
+    /// Adds an image that came from elsewhere durably. Its bytes must have been verified.
+    ///
+    /// # Errors
+    /// [`WriteError::Write`].
+    pub fn put_image_bytes(&self, id: ImageId, bytes: &[u8]) -> Result<(), WriteError> {
+        self.put_named(&self.store.layout().image(id), bytes)
     }
 
     /// Adds a commit durably and returns its id. Its image must have been put.
@@ -316,7 +324,7 @@ fn seal(pack: PackWriter) -> io::Result<(TemporaryPath, String, Vec<ObjectId>)> 
     Ok((file.close(), name, ids))
 }
 
-fn create_directory(path: &Path) -> io::Result<()> {
+pub(super) fn create_directory(path: &Path) -> io::Result<()> {
     match fs::create_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => other,

@@ -1,0 +1,201 @@
+//! What is done with the bytes of one request: cut into frames, decoded, verified, given to the store.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::FetchProgress;
+use super::budget::Permit;
+use super::error::FetchError;
+use super::plan::{FetchPlan, Piece};
+use super::ranges::Request;
+use crate::image::{Image, ObjectUse};
+use crate::model::PackId;
+use crate::remote::format::{Frame, decode_frame};
+use crate::store::{Incoming, ReceiveError, StoreWriter};
+
+/// Frames are given to decoders in parts of at least this many decoded bytes, so that handing over costs nothing.
+const PART: u64 = 1 << 20;
+
+/// Frames of one request for one decoder. The last of a request lets go of its memory.
+pub(super) struct Work {
+    frames: Range<usize>,
+    bytes: Bytes,
+    /// Where in the pack `bytes` begins.
+    start: u64,
+    pack: PackId,
+    length: u64,
+    _permit: Arc<Permit>,
+}
+
+impl Work {
+    /// Downloaded bytes that this accounts for.
+    pub(super) const fn length(&self) -> u64 {
+        self.length
+    }
+}
+
+/// What all threads of one fetch share.
+pub(super) struct Desk<'a> {
+    plan: &'a FetchPlan,
+    image: &'a Image,
+    url: &'a str,
+    writer: &'a StoreWriter,
+    pub(super) progress: &'a FetchProgress,
+    /// Large objects of which blocks have arrived, by their number in the plan.
+    arriving: Mutex<HashMap<u32, Arc<Incoming>>>,
+    failure: Mutex<Option<FetchError>>,
+    failed: AtomicBool,
+}
+
+impl<'a> Desk<'a> {
+    pub(super) fn new(
+        plan: &'a FetchPlan,
+        image: &'a Image,
+        url: &'a str,
+        writer: &'a StoreWriter,
+        progress: &'a FetchProgress,
+    ) -> Self {
+        let (arriving, failure, failed) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
+        Self { plan, image, url, writer, progress, arriving, failure, failed }
+    }
+
+    /// Ends the fetch. The first reason counts.
+    pub(super) fn fail(&self, error: FetchError) {
+        self.failure.lock().get_or_insert(error);
+        self.failed.store(true, Ordering::Release);
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    pub(super) fn into_failure(self) -> Option<FetchError> {
+        self.failure.into_inner()
+    }
+
+    /// Cuts what a request brought into parts. The blocks of one large object stay together: in order they are hashed as
+    /// they pass.
+    pub(super) fn split(&self, request: &Request, bytes: &Bytes, permit: Permit) -> Vec<Work> {
+        let permit = Arc::new(permit);
+        let Some(&pack) = self.plan.packs.get(request.pack as usize) else { return Vec::new() };
+        let mut parts = Vec::new();
+        let (mut first, mut raw, mut length) = (request.frames.start, 0, 0);
+        for index in request.frames.clone() {
+            raw += u64::from(self.plan.frames[index].raw_length);
+            length += u64::from(self.plan.frames[index].length);
+            let is_last = index + 1 == request.frames.end;
+            if is_last || (raw >= PART && self.object_of_block(index + 1) != self.object_of_block(index)) {
+                let (bytes, _permit) = (bytes.clone(), Arc::clone(&permit));
+                parts.push(Work { frames: first..index + 1, bytes, start: request.range.start, pack, length, _permit });
+                (first, raw, length) = (index + 1, 0, 0);
+            }
+        }
+        parts
+    }
+
+    /// The large object that a frame is a block of. Any two frames that are none count as different.
+    fn object_of_block(&self, frame: usize) -> (u32, usize) {
+        match self.plan.pieces.get(self.plan.contents[frame].start) {
+            Some(Piece::Block { object, .. }) => (*object, 0),
+            _ => (u32::MAX, frame),
+        }
+    }
+
+    /// Decodes the frames of a part and keeps what is in them.
+    pub(super) fn receive(&self, part: &Work) -> Result<(), FetchError> {
+        for index in part.frames.clone() {
+            let frame = self.plan.frames[index];
+            let start = usize::try_from(u64::from(frame.offset).saturating_sub(part.start)).unwrap_or(usize::MAX);
+            let end = start.saturating_add(frame.length as usize);
+            // The transport gave exactly the bytes of the request, which cover its frames.
+            let compressed = part.bytes.get(start..end).unwrap_or_default();
+            let raw = decode_frame(compressed, frame.raw_length).map_err(|source| FetchError::Frame {
+                url: self.url.into(),
+                pack: part.pack,
+                offset: frame.offset,
+                source,
+            })?;
+            for piece in &self.plan.pieces[self.plan.contents[index].clone()] {
+                self.keep(*piece, &raw).map_err(|error| self.blame(error, part.pack, frame))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn blame(&self, error: KeepError, pack: PackId, frame: Frame) -> FetchError {
+        match error {
+            KeepError::Receive(ReceiveError::Write(error)) => error.into(),
+            KeepError::Receive(source) => {
+                FetchError::Object { url: self.url.into(), pack, offset: frame.offset, source }
+            }
+            KeepError::Fetch(error) => error,
+        }
+    }
+
+    fn keep(&self, piece: Piece, raw: &[u8]) -> Result<(), KeepError> {
+        match piece {
+            Piece::Whole { object, offset } => {
+                let object = self.plan.objects[object as usize];
+                let start = offset as usize;
+                let end = start.saturating_add(usize::try_from(object.size).unwrap_or(usize::MAX));
+                // A frame that decodes to less than it announced has no such part; then the object is a wrong one.
+                self.writer.put_object(object.id, raw.get(start..end).unwrap_or_default())?;
+                self.count(object);
+            }
+            Piece::Block { object: number, block } => {
+                let object = self.plan.objects[number as usize];
+                let incoming = self.arriving(number, object)?;
+                if incoming.put_block(self.writer, block as usize, raw)? == 0 {
+                    self.arriving.lock().remove(&number);
+                }
+                // Some thread is the last to let go of a complete object.
+                if let Some(complete) = Arc::into_inner(incoming) {
+                    self.writer.keep(complete)?;
+                    self.count(object);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The large object with this number in the plan, of which more or fewer blocks are here.
+    fn arriving(&self, number: u32, object: ObjectUse) -> Result<Arc<Incoming>, KeepError> {
+        let mut arriving = self.arriving.lock();
+        if let Some(incoming) = arriving.get(&number) {
+            return Ok(Arc::clone(incoming));
+        }
+        let blocks = self.image.blocks(object.ino).map_err(FetchError::from)?.iter().collect();
+        let incoming = self.writer.receive(object.id, object.size, blocks).map_err(FetchError::from)?;
+        let incoming = Arc::new(incoming);
+        arriving.insert(number, Arc::clone(&incoming));
+        Ok(incoming)
+    }
+
+    fn count(&self, object: ObjectUse) {
+        self.progress.objects.fetch_add(1, Ordering::Relaxed);
+        self.progress.object_bytes.fetch_add(object.size, Ordering::Relaxed);
+    }
+}
+
+/// Why a piece was not kept, before it is known whose fault that is.
+enum KeepError {
+    Receive(ReceiveError),
+    Fetch(FetchError),
+}
+
+impl From<ReceiveError> for KeepError {
+    fn from(error: ReceiveError) -> Self {
+        Self::Receive(error)
+    }
+}
+
+impl From<FetchError> for KeepError {
+    fn from(error: FetchError) -> Self {
+        Self::Fetch(error)
+    }
+}

@@ -1,0 +1,115 @@
+//! What one commit needs that is not here, and how to get it. Reads what describes the commit from the remote, writes
+//! nothing.
+
+use std::collections::HashSet;
+
+use super::PullOptions;
+use super::error::PullError;
+use super::history::Target;
+use super::image::Obtained;
+use super::report::CommitReport;
+use super::selection;
+use crate::image::ObjectUse;
+use crate::model::{CommitId, LocatorId, ObjectId};
+use crate::remote::client::Remote;
+use crate::remote::fetch::FetchPlan;
+use crate::remote::format::{FileRef, LOCATOR_SIZE_MAX, Locator, Placement};
+use crate::remote::layout;
+use crate::store::Store;
+
+/// The way to one commit.
+pub(super) struct CommitPlan {
+    pub image: Obtained,
+    pub objects: Vec<ObjectId>,
+    pub frames: FetchPlan,
+    report: CommitReport,
+}
+
+impl CommitPlan {
+    /// Plans `target`. Objects that are `planned` already count as being here.
+    pub(super) fn new(
+        store: &Store,
+        remote: &Remote,
+        target: &Target,
+        options: &PullOptions,
+        planned: &HashSet<ObjectId>,
+    ) -> Result<Self, PullError> {
+        let mut placement = LazyPlacement { remote, id: target.id, known: target.placement.clone() };
+        let image = match Obtained::from_store(store, target.commit.image)? {
+            Some(image) => image,
+            None => Obtained::whole(remote, target.commit.image, placement.get()?.image)?,
+        };
+        let missing = selection::missing(store, target.id, &image.image, options, planned)?;
+        let objects = missing.iter().map(|object| object.id).collect();
+        let disk_bytes = selection::disk_bytes(&image.image, &missing)?;
+        let frames = if missing.is_empty() {
+            FetchPlan::default()
+        } else {
+            frames(remote, target.id, &image, placement.get()?.locator, missing)?
+        };
+        let new_image = image.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
+        let report = CommitReport {
+            commit: target.id,
+            image: image.source,
+            objects: frames.objects(),
+            delta_objects: 0,
+            requests: frames.requests(),
+            download_bytes: frames.download_bytes(),
+            disk_bytes: disk_bytes + new_image,
+            lazy: !options.wants_everything(),
+        };
+        Ok(Self { image, objects, frames, report })
+    }
+
+    /// The objects that this is going to bring.
+    pub(super) fn objects(&self) -> impl Iterator<Item = ObjectId> + '_ {
+        self.objects.iter().copied()
+    }
+
+    /// The plan in numbers.
+    pub(super) fn report(&self) -> CommitReport {
+        self.report.clone()
+    }
+}
+
+/// Asks the remote where `missing` objects are.
+fn frames(
+    remote: &Remote,
+    commit: CommitId,
+    image: &Obtained,
+    file: FileRef<LocatorId>,
+    missing: Vec<ObjectUse>,
+) -> Result<FetchPlan, PullError> {
+    let url = || remote.transport().url().into();
+    let id = file.id;
+    let length = file.length.min(LOCATOR_SIZE_MAX);
+    let bytes = remote
+        .transport()
+        .get_range(&layout::locator(id), 0..length)
+        .map_err(|source| PullError::Transport { url: url(), source })?;
+    if LocatorId::of(&bytes) != id {
+        return Err(PullError::LocatorDigest { url: url(), id });
+    }
+    let locator = Locator::parse(&bytes).map_err(|source| PullError::Locator { url: url(), id, source })?;
+    let count =
+        image.image.objects().map_err(|source| PullError::Image { url: url(), id: image.image.id(), source })?;
+    let count = u32::try_from(count.len()).unwrap_or(u32::MAX);
+    FetchPlan::new(&locator, count, missing).map_err(|source| PullError::Plan { url: url(), commit, source })
+}
+
+/// The placement of a commit, asked for when it is needed first.
+struct LazyPlacement<'a> {
+    remote: &'a Remote,
+    id: CommitId,
+    known: Option<Placement>,
+}
+
+impl LazyPlacement<'_> {
+    fn get(&mut self) -> Result<&Placement, PullError> {
+        let placement = match self.known.take() {
+            Some(placement) => placement,
+            None => self.remote.placement(self.id)?,
+        };
+        Ok(self.known.insert(placement))
+    }
+}

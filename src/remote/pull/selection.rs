@@ -1,0 +1,79 @@
+//! Which objects of an image are wanted and not here, and how much room they take.
+
+use std::collections::HashSet;
+
+use super::PullOptions;
+use super::error::PullError;
+use crate::image::{Image, ImageError, ObjectUse};
+use crate::model::{CommitId, FileKind, ImageId, ObjectId};
+use crate::store::{ReadError, Store};
+
+/// The objects to get, in the order of the image.
+pub(super) fn missing(
+    store: &Store,
+    commit: CommitId,
+    image: &Image,
+    options: &PullOptions,
+    planned: &HashSet<ObjectId>,
+) -> Result<Vec<ObjectUse>, PullError> {
+    if options.metadata_only {
+        return Ok(Vec::new());
+    }
+    let damaged = |source| ReadError::Image { id: image.id(), source };
+    let selected = if options.paths.is_empty() { None } else { Some(below(commit, image, options)?) };
+    let mut missing = Vec::new();
+    for object in image.object_uses() {
+        let object = object.map_err(damaged)?;
+        let is_wanted = selected.as_ref().is_none_or(|selected| selected.contains(&object.id));
+        if is_wanted && !planned.contains(&object.id) && !store.has_object(object.id) {
+            missing.push(object);
+        }
+    }
+    Ok(missing)
+}
+
+/// Whether any object of the image is not here.
+pub(super) fn is_incomplete(store: &Store, image: &Image) -> Result<bool, PullError> {
+    let id = image.id();
+    let mut objects = image.objects().map_err(|source| ReadError::Image { id, source })?;
+    Ok(objects.any(|object| !store.has_object(object)))
+}
+
+/// The objects at and below the wanted paths.
+fn below(commit: CommitId, image: &Image, options: &PullOptions) -> Result<HashSet<ObjectId>, PullError> {
+    let id: ImageId = image.id();
+    let damaged = |source: ImageError| ReadError::Image { id, source };
+    let mut found = HashSet::new();
+    for path in &options.paths {
+        let top = image.resolve(path).map_err(damaged)?;
+        let top = top.ok_or_else(|| PullError::NoPath { path: path.clone(), commit })?;
+        let visit = |ino, kind, found: &mut HashSet<ObjectId>| {
+            if kind == FileKind::Regular {
+                found.extend(image.object(ino)?);
+            }
+            Ok::<(), ImageError>(())
+        };
+        let kind = image.kind(top).map_err(damaged)?;
+        if kind == FileKind::Directory {
+            image.walk(top, &mut |_, ino, kind| visit(ino, kind, &mut found)).map_err(damaged)?;
+        } else {
+            visit(top, kind, &mut found).map_err(damaged)?;
+        }
+    }
+    Ok(found)
+}
+
+/// Bytes that objects take on the disk, as far as the image tells: holes take none.
+pub(super) fn disk_bytes(image: &Image, objects: &[ObjectUse]) -> Result<u64, PullError> {
+    let mut sum = 0_u64;
+    for object in objects {
+        let extents = if image.has_holes() {
+            image.extents(object.ino).map_err(|source| ReadError::Image { id: image.id(), source })?
+        } else {
+            None
+        };
+        let data = extents.map(|extents| extents.iter().map(|extent| extent.length).sum());
+        sum = sum.saturating_add(data.unwrap_or(object.size));
+    }
+    Ok(sum)
+}
