@@ -20,6 +20,7 @@ mod gc;
 mod init;
 mod key;
 mod keys;
+mod lazy;
 mod log;
 mod ls;
 mod mount;

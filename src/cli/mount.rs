@@ -10,16 +10,18 @@ use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{Context, output, repository, source};
+use super::remote_source::{RemoteSource, TrustArgs};
+use super::{Context, lazy, output, repository, source};
+use crate::cache::{Fill, LazyTree, Visit};
 use crate::fuse::{
-    Action, MountOptions, MountRequest, Registry, RunningMount, Session, StopSignals, path_text, remount_read_only,
-    serve,
+    Action, MountOptions, MountRequest, Registry, RunningMount, Session, StopSignals, Told, path_text,
+    remount_read_only, serve,
 };
-use crate::model::{Commit, CommitId, ImagePath};
+use crate::model::{CommitId, ImagePath};
 use crate::store::Store;
 use crate::vfs::{Vfs, Volume};
 
@@ -37,9 +39,11 @@ Examples:
   sapwood mount debian/12 /mnt
   sapwood mount debian/12^:/usr /mnt              the /usr of the commit before
   sapwood mount -o allow_other,suid debian/12 /mnt
+  sapwood mount --key deb.pub https://host/repo#debian/12 /mnt    fetched as it is read
 
 Options: subdir=/DIR, allow_other, suid, dev, noexec (nosuid and nodev unless asked), passthrough (the kernel
-reads large files itself; root, Linux 6.9), threads=N, context=CONTEXT, repo=DIR.")]
+reads large files itself; root, Linux 6.9), threads=N, context=CONTEXT, repo=DIR; of what is fetched
+as it is read: fetch-timeout=SECONDS (30: how long a reader waits before it gets an error), nowait.")]
 pub struct Args {
     /// Mount options, separated by commas
     #[arg(short = 'o', long = "options", value_name = "OPTIONS")]
@@ -47,7 +51,12 @@ pub struct Args {
     /// Stay in the foreground, log to the terminal, unmount on Ctrl-C
     #[arg(long)]
     foreground: bool,
-    /// What to mount; SOURCE:/DIR shows only that directory of it
+    /// Fetch everything while nothing urgent is to be done, not only what is read
+    #[arg(long)]
+    background_fill: bool,
+    #[command(flatten)]
+    trust: TrustArgs,
+    /// What to mount, also REMOTE:REF or URL#REF; SOURCE:/DIR shows only that directory of it
     source: String,
     /// An existing directory
     mountpoint: PathBuf,
@@ -74,9 +83,11 @@ pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
         remount_read_only(&path, &options)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let repository = match &options.repository {
-        Some(named) => named.clone(),
-        None => repository::path(context)?,
+    let remote = RemoteSource::parse(&args.source)?;
+    let repository = match (&options.repository, &remote) {
+        (Some(named), _) => named.clone(),
+        (None, Some(remote)) => lazy::repository(remote, context)?,
+        (None, None) => repository::path(context)?,
     };
     if args.daemon {
         leave_session()?;
@@ -101,6 +112,7 @@ fn start_daemon(args: &Args, repository: &Path) -> Result<ExitCode> {
     let mut command = Command::new("/proc/self/exe");
     command.arg0(format!("{mark}{DAEMON_NAME}")).arg("--repo").arg(&repository).args(["mount", "--daemon"]);
     command.args(args.options.iter().flat_map(|options| ["-o".to_owned(), without_repository(options)]));
+    command.args(args.background_fill.then_some("--background-fill")).args(args.trust.to_arguments());
     command.arg("--").arg(&args.source).arg(absolute(&args.mountpoint)?);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = command.spawn().context("cannot start the process behind the mount")?;
@@ -152,25 +164,63 @@ fn leave_terminal() {
 
 /// Opens, mounts, enters into the list, serves until unmounted.
 fn serve_mount(args: &Args, options: MountOptions, repository: &Path, ready: impl FnOnce()) -> Result<ExitCode> {
-    let (spec, subdir) = split_source(&args.source, &options)?;
-    let store = Store::open(repository)?;
-    let id = store.resolve(spec)?;
+    let found = find(args, &options, repository)?;
+    let store = &found.store;
     // Held until the end, so that no collection takes the objects away.
-    let _root = store.register_mount(id).inspect_err(|error| not_rooted(error)).ok();
-    let vfs = filesystem(&store, &store.commit(id)?, &subdir)?;
+    let _root = store.register_mount(found.visit.id).inspect_err(|error| not_rooted(error)).ok();
+    let tree = found.open(args, &options)?;
+    let vfs = filesystem(&found, tree.as_ref())?;
     let request = MountRequest { source: args.source.clone(), mountpoint: args.mountpoint.clone(), options };
     let stop = StopSignals::block()?;
     let session = Session::mount(Arc::new(vfs), &request)?;
-    let entry = entry(&session, &request, &store, id);
-    tracing::info!("{} ({}) mounted on {}", entry.source, id.short(), entry.mountpoint);
+    let entry = entry(&session, &request, store, found.visit.id);
+    tracing::info!("{} ({}) mounted on {}", entry.source, found.visit.id.short(), entry.mountpoint);
     // A mount that is on no list is still a mount: /run may be read-only.
-    let registration = registry().register(entry, Arc::clone(session.counters()));
+    let told =
+        Told { counters: Arc::clone(session.counters()), lazy: tree.as_ref().map_or_else(Weak::new, Arc::downgrade) };
+    let registration = registry().register(entry, told);
     let registration =
         registration.inspect_err(|error| tracing::warn!("'sapwood mounts' will not show this mount: {error}")).ok();
     survive_memory_shortage();
     serve(session, stop, registration, ready)?;
+    if let Some(tree) = tree {
+        tree.flush();
+    }
     tracing::info!("{} unmounted", args.mountpoint.display());
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is mounted, and from where.
+struct Found {
+    store: Store,
+    visit: Visit,
+    subdir: ImagePath,
+}
+
+fn find(args: &Args, options: &MountOptions, repository: &Path) -> Result<Found> {
+    let Some(remote) = RemoteSource::parse(&args.source)? else {
+        let (spec, path) = source::split(&args.source)?;
+        let subdir = subdirectory(args, options, path)?;
+        let store = Store::open(repository)?;
+        let visit = Visit::local(&store, store.resolve(spec)?)?;
+        return Ok(Found { store, visit, subdir });
+    };
+    let subdir = subdirectory(args, options, remote.path.clone())?;
+    let store = lazy::open_or_make(repository)?;
+    let visit = lazy::visit(&store, &remote, &args.trust)?;
+    Ok(Found { store, visit, subdir })
+}
+
+impl Found {
+    /// The commit as it is fetched; none when all of it is here.
+    fn open(&self, args: &Args, options: &MountOptions) -> Result<Option<Arc<LazyTree>>> {
+        if self.store.commit(self.visit.id).is_ok() && !self.store.is_lazy(self.visit.id) {
+            return Ok(None);
+        }
+        let tree = lazy::open(&self.store, &self.visit, options.fetch_timeout)?;
+        tree.fill(if args.background_fill { Fill::Everything } else { Fill::Metadata });
+        Ok(Some(tree))
+    }
 }
 
 fn not_rooted(error: &dyn std::fmt::Display) {
@@ -191,20 +241,24 @@ fn entry(session: &Session, request: &MountRequest, store: &Store, commit: Commi
     }
 }
 
-fn filesystem(store: &Store, commit: &Commit, subdir: &ImagePath) -> Result<Vfs> {
-    let image = store.image(commit.image)?;
+fn filesystem(found: &Found, tree: Option<&Arc<LazyTree>>) -> Result<Vfs> {
+    let (store, commit) = (&found.store, &found.visit.commit);
     let directory = store.directory().try_clone().context("cannot keep the repository open")?;
     let volume = Volume { content_bytes: commit.content_bytes, store: Some(directory) };
-    Ok(Vfs::new(image, Arc::new(store.clone()), subdir, volume)?)
+    match tree {
+        None => Ok(Vfs::new(store.image(commit.image)?, Arc::new(store.clone()), &found.subdir, volume)?),
+        Some(tree) => Ok(Vfs::lazy(tree.image().clone(), Arc::clone(tree), &found.subdir, volume)?),
+    }
 }
 
 /// `main:/usr` is `main` with `subdir=/usr`.
-fn split_source<'a>(source: &'a str, options: &MountOptions) -> Result<(&'a str, ImagePath)> {
-    let (spec, path) = source::split(source)?;
+fn subdirectory(args: &Args, options: &MountOptions, path: ImagePath) -> Result<ImagePath> {
     match (path.is_root(), options.subdir.is_root()) {
-        (true, _) => Ok((spec, options.subdir.clone())),
-        (false, true) => Ok((spec, path)),
-        (false, false) => bail!("'{source}' and the mount option 'subdir' both name a directory: give one of them"),
+        (true, _) => Ok(options.subdir.clone()),
+        (false, true) => Ok(path),
+        (false, false) => {
+            bail!("'{}' and the mount option 'subdir' both name a directory: give one of them", args.source)
+        }
     }
 }
 

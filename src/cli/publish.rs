@@ -80,7 +80,7 @@ pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
         signers: signers.iter().map(SecretKey::public).collect(),
         profile: profile.clone(),
     };
-    let survey = survey(&store, &transport, &request.names)?;
+    let survey = survey(&store, &transport, &request.names, args.depth)?;
     let plan = plan(&store, &survey, &request).map_err(explain)?;
     if args.dry_run {
         show_plan(&plan, args)?;

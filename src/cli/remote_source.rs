@@ -1,5 +1,7 @@
 //! `REMOTE:REF` and `URL#REF` as people write them, and the remote they mean.
 
+use std::ffi::OsString;
+
 use anyhow::{Context as _, Result, bail};
 
 use super::keys;
@@ -19,6 +21,19 @@ pub struct TrustArgs {
     /// Accept a state older than one seen before, this once
     #[arg(long)]
     allow_older: bool,
+}
+
+impl TrustArgs {
+    /// The same, for a process that is started elsewhere: files are named by absolute paths.
+    pub fn to_arguments(&self) -> Vec<OsString> {
+        let absolute =
+            |key: &String| std::path::Path::new(key).canonicalize().map_or_else(|_| key.into(), OsString::from);
+        let mut arguments: Vec<OsString> =
+            self.keys.iter().flat_map(|key| [OsString::from("--key"), absolute(key)]).collect();
+        arguments.extend(self.insecure_unsigned.then(|| "--insecure-unsigned".into()));
+        arguments.extend(self.allow_older.then(|| "--allow-older".into()));
+        arguments
+    }
 }
 
 /// Where a ref is.

@@ -25,6 +25,18 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_directory(&parent)
 }
 
+/// Gives `file`, which is at `from`, the name `to`, durably: its bytes are synced first, then it is renamed over whatever
+/// is there, then the directories are synced.
+///
+/// # Errors
+/// Those of the system calls.
+pub fn promote(file: &File, from: &Path, to: &Path) -> io::Result<()> {
+    file.sync_all()?;
+    fs::rename(from, to)?;
+    sync_directory(&parent_of(to)?)?;
+    sync_directory(&parent_of(from)?)
+}
+
 /// Makes the names in a directory durable.
 ///
 /// # Errors

@@ -1,4 +1,5 @@
-//! One method an operation: count, ask [`Vfs`], answer. What the answers say is decided there.
+//! One method an operation: count it and have it carried out, by `answers` here or, when something is absent, by
+//! `waiting` elsewhere. What the answers say is decided by [`Vfs`].
 //!
 //! Two answers here are about the protocol alone: ENOSYS tells the kernel to do without an operation from now on (that is
 //! how opening becomes free of messages), and every answer may be kept for ever, since a commit never changes.
@@ -6,65 +7,57 @@
 //! Methods that would change something exist although the kernel already refuses on a read-only mount: a mount flag can
 //! be taken off by root, the commit cannot.
 
-use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fuser::{
-    AccessFlags, BackingId, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation,
-    INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
-    ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
-    WriteFlags,
+    AccessFlags, BackingId, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr,
+    ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
+    ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::attributes::{file_attr, file_type, nothing};
-use super::complaints::Complaints;
+use super::answers::{Desk, Outcome, Refuse};
 use super::counters::{Counters, Opcode};
 use super::negotiate::{Permissions, negotiate};
 use super::options::Mode;
 use super::passthrough::{OpenInodes, Reader};
-use crate::vfs::{FsError, Listing, Vfs, Whence};
-
-/// How long the kernel may keep an answer: for ever. Larger values overflow its arithmetic on 32-bit machines.
-const FOREVER: Duration = Duration::from_secs(1 << 32);
-
-/// Node numbers are positions in the image and never reused within it.
-const GENERATION: Generation = Generation(0);
-
-thread_local! {
-    /// Where a thread puts the bytes it hands to the kernel; grows to the largest request and stays.
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
+use super::waiting::{self, Waiting};
+use crate::vfs::{FsError, Vfs};
 
 /// The filesystem as `fuser` calls it.
 pub(super) struct Adapter {
-    vfs: Arc<Vfs>,
-    counters: Arc<Counters>,
+    desk: Arc<Desk>,
     mode: Mode,
     open_inodes: OpenInodes<BackingId>,
-    complaints: Complaints,
+    /// Where operations wait for what is absent; none when nothing can be.
+    waiting: Option<Waiting>,
 }
 
 impl Adapter {
-    pub(super) fn new(vfs: Arc<Vfs>, counters: Arc<Counters>, mode: Mode) -> Self {
-        Self { vfs, counters, mode, open_inodes: OpenInodes::default(), complaints: Complaints::default() }
+    pub(super) fn new(vfs: Arc<Vfs>, counters: Arc<Counters>, mode: Mode) -> io::Result<Self> {
+        let desk = Arc::new(Desk::new(vfs, counters));
+        let waiting = desk.vfs.fetcher().map(|fetcher| Waiting::start(&desk, fetcher)).transpose()?;
+        Ok(Self { desk, mode, open_inodes: OpenInodes::default(), waiting })
     }
 
     fn count(&self, opcode: Opcode) {
-        self.counters.count(opcode);
+        self.desk.counters.count(opcode);
     }
 
-    /// The errno of a failure, which is logged and counted when something is broken.
-    fn fail(&self, node: INodeNo, error: &FsError) -> Errno {
-        if error.is_damage() {
-            self.counters.count_error();
-            self.complaints.log(node.0, error);
+    /// Carries out an operation, which answers or gives the reply back with the reason why not. What needs something that
+    /// is absent is carried out again elsewhere: this thread never waits.
+    fn serve<R: Refuse>(&self, node: INodeNo, reply: R, operation: impl Fn(&Desk, R) -> Outcome<R> + Send + 'static) {
+        match (operation(&self.desk, reply), &self.waiting) {
+            (Outcome::Answered, _) => {}
+            (Outcome::Unanswered(reply, FsError::Absent(absent)), Some(waiting)) => {
+                waiting.add(node, absent, reply, operation);
+            }
+            (Outcome::Unanswered(reply, error), _) => reply.refuse(self.desk.fail(node, &error)),
         }
-        Errno::from_i32(error.errno())
     }
 
     fn refuse(&self) -> Errno {
@@ -77,48 +70,33 @@ impl Adapter {
         Errno::from_i32(FsError::Unsupported.errno())
     }
 
-    /// Registers the object file of `node` with the kernel. Whatever stands in the way, a pack, an empty file, a
-    /// repository on a stacked filesystem, the file can still be read through us.
+    /// Registers the object file of `node` with the kernel. Whatever stands in the way, a pack, an empty file, an absent
+    /// one, a repository on a stacked filesystem, the file can still be read through us.
     fn register(&self, node: INodeNo, reply: &ReplyOpen) -> Option<BackingId> {
-        let object = self.vfs.object(node.0).ok()??;
-        let file = self.vfs.objects().backing_file(object).ok()??;
+        let object = self.desk.vfs.object(node.0).ok()??;
+        let file = self.desk.vfs.objects().backing_file(object).ok()??;
         match reply.open_backing(&*file) {
             Ok(id) => Some(id),
             Err(error) => {
-                self.complaints.log_once("passthrough", &error);
+                self.desk.complaints.log_once("passthrough", &error);
                 None
             }
-        }
-    }
-
-    fn answer_xattr(&self, node: INodeNo, size: u32, value: Result<&[u8], FsError>, reply: ReplyXattr) {
-        let fits = value.and_then(|value| match u32::try_from(value.len()) {
-            Ok(length) if size == 0 || length <= size => Ok((value, length)),
-            _ => Err(FsError::BufferTooSmall(value.len())),
-        });
-        match fits {
-            Ok((_, length)) if size == 0 => reply.size(length),
-            Ok((value, _)) => reply.data(value),
-            Err(error) => reply.error(self.fail(node, &error)),
         }
     }
 }
 
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let acls = self.vfs.has_acls().map_err(io::Error::other)?;
+        // Nobody waits for an answer yet, so this may wait.
+        let acls = waiting::patiently(&self.desk.vfs, Vfs::has_acls).map_err(io::Error::other)?;
         let permissions = if acls { Permissions::WithAcls } else { Permissions::ModeBits };
         negotiate(config, self.mode, permissions)
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.count(Opcode::Lookup);
-        match self.vfs.lookup(parent.0, name.as_bytes()) {
-            Ok(found) => reply.entry(&FOREVER, &file_attr(self.vfs.node_of(found.ino), &found), GENERATION),
-            // Node 0 says "not there, and you may remember it", which ENOENT does not.
-            Err(FsError::NotFound) => reply.entry(&FOREVER, &nothing(), GENERATION),
-            Err(error) => reply.error(self.fail(parent, &error)),
-        }
+        let name: Box<[u8]> = name.as_bytes().into();
+        self.serve(parent, reply, move |desk, reply| desk.lookup(parent, &name, reply));
     }
 
     fn forget(&self, _request: &Request, _node: INodeNo, _lookups: u64) {
@@ -127,18 +105,12 @@ impl Filesystem for Adapter {
 
     fn getattr(&self, _request: &Request, node: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
         self.count(Opcode::Getattr);
-        match self.vfs.attributes(node.0) {
-            Ok(attributes) => reply.attr(&FOREVER, &file_attr(node.0, &attributes)),
-            Err(error) => reply.error(self.fail(node, &error)),
-        }
+        self.serve(node, reply, move |desk, reply| desk.getattr(node, reply));
     }
 
     fn readlink(&self, _request: &Request, node: INodeNo, reply: ReplyData) {
         self.count(Opcode::Readlink);
-        match self.vfs.readlink(node.0) {
-            Ok(target) => reply.data(target),
-            Err(error) => reply.error(self.fail(node, &error)),
-        }
+        self.serve(node, reply, move |desk, reply| desk.readlink(node, reply));
     }
 
     fn open(&self, _request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -164,19 +136,7 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         self.count(Opcode::Read);
-        BUFFER.with_borrow_mut(|buffer| {
-            let size = usize::try_from(size).expect("a u32 fits");
-            if buffer.len() < size {
-                buffer.resize(size, 0);
-            }
-            match self.vfs.read(node.0, offset, &mut buffer[..size]) {
-                Ok(length) => {
-                    self.counters.count_bytes(length);
-                    reply.data(&buffer[..length]);
-                }
-                Err(error) => reply.error(self.fail(node, &error)),
-            }
-        });
+        self.serve(node, reply, move |desk, reply| desk.read(node, offset, size, reply));
     }
 
     fn release(
@@ -198,37 +158,14 @@ impl Filesystem for Adapter {
         reply.error(self.unsupported(Opcode::Opendir));
     }
 
-    fn readdir(&self, _: &Request, node: INodeNo, _: FileHandle, position: u64, mut reply: ReplyDirectory) {
+    fn readdir(&self, _: &Request, node: INodeNo, _: FileHandle, position: u64, reply: ReplyDirectory) {
         self.count(Opcode::Readdir);
-        let listed = self.vfs.list(node.0, position, |entry| {
-            let full = reply.add(INodeNo(entry.node), entry.next, file_type(entry.kind), OsStr::from_bytes(entry.name));
-            if full { Listing::Full } else { Listing::Taken }
-        });
-        match listed {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(self.fail(node, &error)),
-        }
+        self.serve(node, reply, move |desk, reply| desk.readdir(node, position, reply));
     }
 
-    fn readdirplus(&self, _: &Request, node: INodeNo, _: FileHandle, position: u64, mut reply: ReplyDirectoryPlus) {
+    fn readdirplus(&self, _: &Request, node: INodeNo, _: FileHandle, position: u64, reply: ReplyDirectoryPlus) {
         self.count(Opcode::Readdirplus);
-        let mut damage = None;
-        let listed = self.vfs.list(node.0, position, |entry| {
-            let attributes = match self.vfs.attributes_of_entry(&entry) {
-                Ok(attributes) => file_attr(entry.node, &attributes),
-                Err(error) => {
-                    damage = Some(error);
-                    return Listing::Full;
-                }
-            };
-            let name = OsStr::from_bytes(entry.name);
-            let full = reply.add(INodeNo(entry.node), entry.next, name, &FOREVER, &attributes, GENERATION);
-            if full { Listing::Full } else { Listing::Taken }
-        });
-        match listed.and_then(|()| damage.map_or(Ok(()), Err)) {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(self.fail(node, &error)),
-        }
+        self.serve(node, reply, move |desk, reply| desk.readdirplus(node, position, reply));
     }
 
     fn releasedir(&self, _: &Request, _: INodeNo, _: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
@@ -238,34 +175,23 @@ impl Filesystem for Adapter {
 
     fn statfs(&self, _request: &Request, node: INodeNo, reply: ReplyStatfs) {
         self.count(Opcode::Statfs);
-        let name_max = u32::try_from(crate::model::NAME_MAX).expect("255");
-        match self.vfs.figures() {
-            Ok(f) => {
-                reply.statfs(f.blocks, f.free, f.available, f.files, f.files_free, f.block_size, name_max, f.block_size)
-            }
-            Err(error) => reply.error(self.fail(node, &error)),
-        }
+        self.serve(node, reply, Desk::statfs);
     }
 
     fn getxattr(&self, _request: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         self.count(Opcode::Getxattr);
-        self.answer_xattr(node, size, self.vfs.xattr(node.0, name.as_bytes()), reply);
+        let name: Box<[u8]> = name.as_bytes().into();
+        self.serve(node, reply, move |desk, reply| desk.getxattr(node, &name, size, reply));
     }
 
     fn listxattr(&self, _request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
         self.count(Opcode::Listxattr);
-        match self.vfs.xattr_names(node.0) {
-            Ok(names) => self.answer_xattr(node, size, Ok(&names), reply),
-            Err(error) => reply.error(self.fail(node, &error)),
-        }
+        self.serve(node, reply, move |desk, reply| desk.listxattr(node, size, reply));
     }
 
     fn lseek(&self, _: &Request, node: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
         self.count(Opcode::Lseek);
-        match Whence::from_raw(whence).and_then(|whence| self.vfs.seek(node.0, offset, whence)) {
-            Ok(found) => reply.offset(found),
-            Err(error) => reply.error(self.fail(node, &error)),
-        }
+        self.serve(node, reply, move |desk, reply| desk.lseek(node, offset, whence, reply));
     }
 
     // Not offered: after ENOSYS the kernel answers these by itself.

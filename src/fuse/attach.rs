@@ -99,6 +99,9 @@ pub enum MountError {
     /// The kernel and we did not agree on how to talk.
     #[error("cannot come to terms with the kernel")]
     Handshake(#[source] io::Error),
+    /// Threads that wait for what is absent.
+    #[error("cannot start threads")]
+    Threads(#[source] io::Error),
     /// The list of mounts cannot be read.
     #[error("cannot read the list of mounts")]
     Table(#[source] io::Error),

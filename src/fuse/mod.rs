@@ -5,7 +5,9 @@
 //!
 //! | file | holds |
 //! | --- | --- |
-//! | `adapter` | one method an operation: translate, ask, answer |
+//! | `adapter` | one method an operation, as the kernel calls it |
+//! | `answers` | the operations themselves: ask, answer |
+//! | `waiting` | where operations wait for what is absent |
 //! | `negotiate` | what is agreed with the kernel at the start |
 //! | `session` | a mounted filesystem from `mount(2)` to its end |
 //! | `passthrough` | which inodes the kernel reads from their object files itself |
@@ -18,6 +20,7 @@
 //! Used by `cli`.
 
 mod adapter;
+mod answers;
 mod attach;
 mod attributes;
 mod complaints;
@@ -30,12 +33,13 @@ mod passthrough;
 mod registry;
 mod session;
 mod users;
+mod waiting;
 
 pub use attach::{MountError, MountRequest, Unmount, UnmountError, remount_read_only, unmount};
 pub use counters::{Counters, Figures, Opcode};
 pub use daemon::{DaemonError, StopSignals, serve};
 pub use mountinfo::{FILESYSTEM_TYPE, MountPoint, MountTable};
-pub use options::{Action, Audience, Devices, Mode, MountOptions, OptionError, Programs, SetUid};
-pub use registry::{Registration, Registry, RegistryError, RunningMount, Status, path_text};
+pub use options::{Action, Audience, Devices, Mode, MountOptions, OptionError, Profile, Programs, SetUid};
+pub use registry::{Registration, Registry, RegistryError, RunningMount, Status, Told, path_text};
 pub use session::{Session, Unmounter};
 pub use users::{User, users_of};

@@ -5,11 +5,15 @@
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::model::{ImagePath, PathError};
 
 /// Threads that answer the kernel unless `threads=` says otherwise. On two CPUs neither one nor four measured better.
 const DEFAULT_THREADS: usize = 2;
+
+/// How long readers wait for what does not come, unless `fetch-timeout=` says otherwise.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// More threads than this are a typing error.
 const MAX_THREADS: usize = 64;
@@ -76,6 +80,16 @@ pub enum Action {
     Remount,
 }
 
+/// What is fetched before it is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Profile {
+    /// Nothing.
+    #[default]
+    None,
+    /// `auto`: what the publisher says that a boot reads.
+    Auto,
+}
+
 /// Who may look into the mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Audience {
@@ -107,6 +121,12 @@ pub struct MountOptions {
     pub programs: Option<Programs>,
     /// `remount`.
     pub action: Action,
+    /// `fetch-timeout=`, `nowait`: how long readers wait for what does not come; `None` as long as one attempt takes.
+    pub fetch_timeout: Option<Duration>,
+    /// `cache-size=`: bytes of fetched objects that are kept at most.
+    pub cache_size: Option<u64>,
+    /// `profile=`: what is fetched first.
+    pub profile: Profile,
     /// `context=` and its kin, for the security module, as given.
     pub security: Vec<String>,
 }
@@ -123,6 +143,9 @@ impl Default for MountOptions {
             devices: None,
             programs: None,
             action: Action::default(),
+            fetch_timeout: Some(FETCH_TIMEOUT),
+            cache_size: None,
+            profile: Profile::default(),
             security: Vec::new(),
         }
     }
@@ -153,17 +176,37 @@ pub enum OptionError {
     /// Not a number of threads.
     #[error("mount option 'threads={0}': a number from 1 to {MAX_THREADS} is needed")]
     Threads(String),
+    /// Not a number of seconds.
+    #[error("mount option 'fetch-timeout={0}': a number of seconds is needed")]
+    Timeout(String),
+    /// Not a number of bytes.
+    #[error("mount option 'cache-size={0}': a number of bytes is needed, with K, M or G after it if you like")]
+    Size(String),
+    /// Not a profile.
+    #[error("mount option 'profile={0}': only 'auto' and 'none' are possible")]
+    Profile(String),
     /// Not a path inside an image.
     #[error("mount option 'subdir': {0}")]
     Subdir(#[from] PathError),
 }
 
 /// Options with a value.
-const VALUED: &[&str] = &["repo", "subdir", "threads", "context", "fscontext", "defcontext", "rootcontext"];
+const VALUED: &[&str] = &[
+    "repo",
+    "subdir",
+    "threads",
+    "fetch-timeout",
+    "cache-size",
+    "profile",
+    "context",
+    "fscontext",
+    "defcontext",
+    "rootcontext",
+];
 
 /// Options without a value that mean something here.
 const FLAGS: &[&str] =
-    &["ro", "passthrough", "allow_other", "suid", "nosuid", "dev", "nodev", "exec", "noexec", "remount"];
+    &["ro", "passthrough", "nowait", "allow_other", "suid", "nosuid", "dev", "nodev", "exec", "noexec", "remount"];
 
 /// Options that are true anyway, that only `mount(8)`, fstab and systemd read, or that `mount -o remount` copies from
 /// the kernel's list of mounts.
@@ -226,6 +269,12 @@ impl MountOptions {
             ("subdir", Some(value)) => self.subdir = ImagePath::parse(value.as_bytes())?,
             ("threads", Some(value)) => self.threads = threads(value)?,
             ("context" | "fscontext" | "defcontext" | "rootcontext", Some(_)) => self.security.push(option.to_owned()),
+            ("fetch-timeout", Some(value)) => self.fetch_timeout = Some(seconds(value)?),
+            ("cache-size", Some(value)) => self.cache_size = Some(bytes(value)?),
+            ("profile", Some("auto")) => self.profile = Profile::Auto,
+            ("profile", Some("none")) => self.profile = Profile::None,
+            ("profile", Some(value)) => return Err(OptionError::Profile(value.to_owned())),
+            ("nowait", _) => self.fetch_timeout = None,
             ("passthrough", _) => self.mode = Mode::Passthrough,
             ("allow_other", _) => self.audience = Audience::Everybody,
             ("suid", _) => self.set_uid = Some(SetUid::Honoured),
@@ -257,6 +306,22 @@ fn split(text: &str) -> Vec<&str> {
 fn threads(value: &str) -> Result<NonZeroUsize, OptionError> {
     let number = value.parse::<NonZeroUsize>().ok().filter(|number| number.get() <= MAX_THREADS);
     number.ok_or_else(|| OptionError::Threads(value.to_owned()))
+}
+
+fn seconds(value: &str) -> Result<Duration, OptionError> {
+    value.parse().map(Duration::from_secs).map_err(|_| OptionError::Timeout(value.to_owned()))
+}
+
+/// `512M` and the like.
+fn bytes(value: &str) -> Result<u64, OptionError> {
+    let (digits, shift) = match value.as_bytes().last() {
+        Some(b'K' | b'k') => (&value[..value.len() - 1], 10),
+        Some(b'M' | b'm') => (&value[..value.len() - 1], 20),
+        Some(b'G' | b'g') => (&value[..value.len() - 1], 30),
+        _ => (value, 0),
+    };
+    let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    bytes.ok_or_else(|| OptionError::Size(value.to_owned()))
 }
 
 /// The known option that takes the fewest changed letters to reach.
@@ -317,6 +382,11 @@ mod tests {
         assert_eq!(message("rw"), "mount option 'rw' is not possible: a commit never changes");
         assert_eq!(message("repo"), "mount option 'repo' needs a value: NAME=VALUE");
         assert_eq!(message("suid=1"), "mount option 'suid' takes no value");
+        assert_eq!(
+            message("cache-size=much"),
+            "mount option 'cache-size=much': a number of bytes is needed, with K, M or G after it if you like"
+        );
+        assert!(message("profile=mine").starts_with("mount option 'profile=mine'"));
         assert_eq!(message("threads=0"), "mount option 'threads=0': a number from 1 to 64 is needed");
         assert!(message("subdir=../x").starts_with("mount option 'subdir': bad path"));
     }

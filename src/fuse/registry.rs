@@ -16,7 +16,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,7 @@ use rustix::fs::{AtFlags, FlockOperation, flock, renameat, unlinkat};
 
 use super::counters::{Counters, Figures};
 use super::options::Mode;
+use crate::cache::{LazyFigures, LazyTree};
 use crate::model::CommitId;
 
 /// A daemon that does not answer within this is asked no further.
@@ -90,6 +91,17 @@ pub struct Status {
     pub mount: RunningMount,
     /// What its daemon has done so far; absent when it does not answer.
     pub figures: Option<Figures>,
+    /// How much of the commit is here, when parts of it may not be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lazy: Option<LazyFigures>,
+}
+
+/// What the daemon of a mount tells whoever asks.
+pub struct Told {
+    /// What the kernel asked.
+    pub counters: Arc<Counters>,
+    /// What is fetched as it is read; of no mount when everything is here. Does not keep it alive.
+    pub lazy: Weak<LazyTree>,
 }
 
 /// How a path is written into the list.
@@ -121,7 +133,7 @@ impl Registry {
     ///
     /// # Errors
     /// [`RegistryError`].
-    pub fn register(&self, mount: RunningMount, counters: Arc<Counters>) -> Result<Registration, RegistryError> {
+    pub fn register(&self, mount: RunningMount, told: Told) -> Result<Registration, RegistryError> {
         let at = |source: io::Error| RegistryError::Io { path: self.directory.clone(), source };
         self.prepare_directory()?;
         let stem = format!("{}-{}", mount.pid, mount.device.replace(':', "-"));
@@ -132,7 +144,7 @@ impl Registry {
         let entry = self.write_entry(&directory, &stem, &mount).map_err(at)?;
         thread::Builder::new()
             .name("control".to_owned())
-            .spawn(move || answer_all(&listener, &mount, &counters))
+            .spawn(move || answer_all(&listener, &mount, &told))
             .map_err(at)?;
         Ok(Registration { directory, stem, _lock: entry })
     }
@@ -183,8 +195,9 @@ impl Registry {
     /// A mount with its figures, which its daemon is asked for.
     #[must_use]
     pub fn status(&self, mount: &RunningMount) -> Status {
-        let figures = ask(&self.file_of(mount, "sock"));
-        Status { mount: mount.clone(), figures: figures.ok() }
+        let answer = ask(&self.file_of(mount, "sock")).ok();
+        let (figures, lazy) = answer.map_or((None, None), |status| (status.figures, status.lazy));
+        Status { mount: mount.clone(), figures, lazy }
     }
 
     /// Waits until the daemon of `mount` has gone; says whether it has.
@@ -237,18 +250,18 @@ fn remove_if_there(directory: &OwnedFd, name: &str) -> io::Result<()> {
     }
 }
 
-fn ask(socket: &Path) -> io::Result<Figures> {
+fn ask(socket: &Path) -> io::Result<Status> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     let mut text = Vec::new();
     stream.read_to_end(&mut text)?;
-    let status: Status = serde_json::from_slice(&text)?;
-    status.figures.ok_or_else(|| io::Error::other("no figures"))
+    Ok(serde_json::from_slice(&text)?)
 }
 
-fn answer_all(listener: &UnixListener, mount: &RunningMount, counters: &Counters) {
+fn answer_all(listener: &UnixListener, mount: &RunningMount, told: &Told) {
     for stream in listener.incoming() {
-        let status = Status { mount: mount.clone(), figures: Some(counters.figures()) };
+        let lazy = told.lazy.upgrade().map(|tree| tree.figures());
+        let status = Status { mount: mount.clone(), figures: Some(told.counters.figures()), lazy };
         let answered = stream.and_then(|mut stream| {
             stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
             stream.write_all(&serde_json::to_vec(&status)?)
@@ -301,7 +314,8 @@ mod tests {
         let registry = Registry::new(directory.path().join("mounts"));
         assert_eq!(registry.list().expect("empty"), []);
         let counters = Arc::new(Counters::default());
-        let registration = registry.register(example("0:41"), Arc::clone(&counters)).expect("registers");
+        let told = Told { counters: Arc::clone(&counters), lazy: Weak::new() };
+        let registration = registry.register(example("0:41"), told).expect("registers");
         counters.count(Opcode::Read);
         assert_eq!(registry.list().expect("lists"), [example("0:41")]);
         assert_eq!(registry.status(&example("0:41")).figures, Some(counters.figures()));

@@ -52,7 +52,7 @@ impl Session {
         device: std::os::fd::OwnedFd,
     ) -> Result<Self, MountError> {
         let counters = Arc::new(Counters::default());
-        let adapter = Adapter::new(vfs, Arc::clone(&counters), request.options.mode);
+        let adapter = Adapter::new(vfs, Arc::clone(&counters), request.options.mode).map_err(MountError::Threads)?;
         let mut config = fuser::Config::default();
         config.n_threads = Some(request.options.threads.get());
         // Who may look in is the kernel's decision (allow_other); asking twice would cost time on every message.

@@ -6,6 +6,7 @@
 use std::marker::PhantomData;
 
 use super::header::{Header, usize_of};
+use super::presence::Bytes;
 use super::{ImageError, Section, SectionFault};
 use crate::model::Extent;
 
@@ -100,11 +101,11 @@ impl<T: Element> Column<T> {
 
     /// The element at `index`.
     #[inline]
-    pub fn get(self, bytes: &[u8], index: usize) -> Result<T, ImageError> {
+    pub fn get(self, bytes: Bytes<'_>, index: usize) -> Result<T, ImageError> {
         if index < self.count {
             // Cannot overflow: resolve() found the section's end inside the file.
             let at = self.start + index * T::SIZE;
-            if let Some(value) = bytes.get(at..at + T::SIZE).and_then(T::read) {
+            if let Some(value) = bytes.range(at, at + T::SIZE)?.and_then(T::read) {
                 return Ok(value);
             }
         }
@@ -113,30 +114,31 @@ impl<T: Element> Column<T> {
 
     /// The element at `index` of a zero-optional column.
     #[inline]
-    pub fn get_or_zero(self, bytes: &[u8], index: usize) -> Result<T, ImageError> {
+    pub fn get_or_zero(self, bytes: Bytes<'_>, index: usize) -> Result<T, ImageError> {
         if self.is_present() { self.get(bytes, index) } else { Ok(T::ZERO) }
     }
 
     /// The elements from `from` up to but without `to`.
     #[inline]
-    pub fn slice(self, bytes: &[u8], from: usize, to: usize) -> Result<Rows<'_, T>, ImageError> {
-        let range = from <= to && to <= self.count;
-        let range = range.then(|| self.start + from * T::SIZE..self.start + to * T::SIZE);
-        match range.and_then(|range| bytes.get(range)) {
-            Some(bytes) => Ok(Rows { bytes, element: PhantomData }),
-            None => Err(self.out_of_range(to)),
+    pub fn slice(self, bytes: Bytes<'_>, from: usize, to: usize) -> Result<Rows<'_, T>, ImageError> {
+        if from <= to && to <= self.count {
+            let bytes = bytes.range(self.start + from * T::SIZE, self.start + to * T::SIZE)?;
+            if let Some(bytes) = bytes {
+                return Ok(Rows { bytes, element: PhantomData });
+            }
         }
+        Err(self.out_of_range(to))
     }
 
     /// All elements.
-    pub fn all(self, bytes: &[u8]) -> Result<Rows<'_, T>, ImageError> {
+    pub fn all(self, bytes: Bytes<'_>) -> Result<Rows<'_, T>, ImageError> {
         self.slice(bytes, 0, self.count)
     }
 
     /// The number of leading elements that are `before`, in a section whose elements are in order. In one whose elements
     /// are not, some number up to the count.
     #[inline]
-    pub fn partition_point(self, bytes: &[u8], before: impl Fn(T) -> bool) -> Result<usize, ImageError> {
+    pub fn partition_point(self, bytes: Bytes<'_>, before: impl Fn(T) -> bool) -> Result<usize, ImageError> {
         let (mut low, mut high) = (0, self.count);
         while low < high {
             let middle = low + (high - low) / 2;
@@ -158,7 +160,7 @@ impl<T: Element> Column<T> {
 impl Column<(u32, u32)> {
     /// The position of the row with this key and the value beside it.
     #[inline]
-    pub fn find(self, bytes: &[u8], key: u32) -> Result<Option<(usize, u32)>, ImageError> {
+    pub fn find(self, bytes: Bytes<'_>, key: u32) -> Result<Option<(usize, u32)>, ImageError> {
         if !self.is_present() {
             return Ok(None);
         }

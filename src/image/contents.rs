@@ -35,7 +35,86 @@ impl<'a> BlockIds<'a> {
     }
 }
 
+/// An object as an image names it, with what is needed to find it elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ObjectRef {
+    /// Its name.
+    pub id: ObjectId,
+    /// Its number among the objects of the image.
+    pub index: u32,
+    /// Its length in bytes, as the image states it.
+    pub size: u64,
+}
+
 impl Image {
+    /// The object that holds the content of a regular file, with its place in the image; `None` when the file is empty.
+    ///
+    /// # Errors
+    /// As for [`Self::object`].
+    pub fn object_ref(&self, ino: Ino) -> Result<Option<ObjectRef>, ImageError> {
+        let view = self.view();
+        let entry = view.inode_of_kind(ino, FileKind::Regular)?;
+        let Some(index) = view.object_index(entry)? else { return Ok(None) };
+        let id = ObjectId::from_bytes(view.sections.objects.get(view.bytes, index as usize)?);
+        Ok(Some(ObjectRef { id, index, size: view.size(entry)? }))
+    }
+
+    /// The name of the object with this number.
+    ///
+    /// # Errors
+    /// [`ImageError`] when there is none, or the image is damaged.
+    pub fn object_by_index(&self, index: u32) -> Result<ObjectId, ImageError> {
+        let view = self.view();
+        view.sections.objects.get(view.bytes, index as usize).map(ObjectId::from_bytes)
+    }
+
+    /// The sizes of all objects in bytes, by number. Needs none of their names.
+    ///
+    /// # Errors
+    /// [`ImageError`] when the image is damaged.
+    pub fn object_sizes(&self) -> Result<Vec<u64>, ImageError> {
+        let view = self.view();
+        let mut sizes = Vec::new();
+        for entry in 0..view.entries() {
+            // In order of first use: a new one is always where the count so far is used as a number.
+            if view.data(entry)? == sizes.len() as u64 && view.kind(entry)? == FileKind::Regular {
+                sizes.push(view.size(entry)?);
+            }
+        }
+        Ok(sizes)
+    }
+
+    /// Number of distinct objects.
+    #[must_use]
+    pub fn object_count(&self) -> u32 {
+        u32::try_from(self.sections.objects.len()).unwrap_or(u32::MAX)
+    }
+
+    /// The id of block `block` of the large object with this number; `None` when there is no such block.
+    ///
+    /// # Errors
+    /// [`ImageError`] when the image is damaged.
+    pub fn block_of_object(&self, index: u32, block: u32) -> Result<Option<BlockId>, ImageError> {
+        let view = self.view();
+        let Some((row, first)) = view.sections.large_objects.find(view.bytes, index)? else { return Ok(None) };
+        let last = row + 1 == view.sections.large_objects.len();
+        let end = if last {
+            view.sections.blocks.len()
+        } else {
+            view.sections.large_objects.get(view.bytes, row + 1)?.1 as usize
+        };
+        let at = (first as usize).saturating_add(block as usize);
+        if at >= end {
+            return Ok(None);
+        }
+        view.sections.blocks.get(view.bytes, at).map(|bytes| Some(BlockId::from_bytes(bytes)))
+    }
+
+    /// The objects whose names are here, in order: all of a complete image.
+    pub fn present_objects(&self) -> impl Iterator<Item = ObjectId> + use<'_> {
+        (0..self.object_count()).filter_map(|index| self.object_by_index(index).ok())
+    }
+
     /// The object that holds the content of a regular file; `None` when the file is empty.
     ///
     /// # Errors

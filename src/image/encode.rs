@@ -10,6 +10,7 @@ use super::columns::Columns;
 use super::header::{Header, Row, usize_of};
 use super::layout::{HASH_SIZE, IMAGE_BLOCK, SECTION_ALIGNMENT};
 use super::order::Order;
+use super::presence::Bytes;
 use super::view::View;
 use super::{EncodeError, Section, Tree, subtree};
 use crate::model::ImageId;
@@ -72,7 +73,8 @@ fn assemble(columns: Columns, entries: u32) -> Result<(Header, Vec<u8>), EncodeE
 /// Fills the last section, which is computed from all others by the same code that checks it.
 fn write_subtrees(header: &Header, bytes: &mut [u8]) {
     let sections = Sections::resolve(bytes, header).expect("assemble() wrote the table that resolve() reads");
-    let digests = subtree::digests(View { bytes, sections: &sections }).expect("the columns were just filled in order");
+    let digests = subtree::digests(View { bytes: Bytes::complete(bytes), sections: &sections })
+        .expect("the columns were just filled in order");
     let row = header.rows(bytes).find(|row| row.number == Section::Subtrees.number());
     let start = usize_of(row.expect("every image has subtree digests").offset);
     for (digest, place) in digests.iter().zip(bytes[start..].chunks_exact_mut(digests[0].as_bytes().len())) {

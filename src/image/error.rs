@@ -5,7 +5,7 @@ use crate::model::{FileKind, ImagePath};
 
 /// Why an image cannot be opened, or cannot answer.
 ///
-/// Except for [`Self::NoSuchInode`] and [`Self::WrongKind`], which a caller's question causes, each of these means that
+/// Except for [`Self::NoSuchInode`] and [`Self::WrongKind`], which a caller's question causes, and [`Self::Absent`], each of these means that
 /// the bytes are damaged or were made to deceive: to a user of a mount it is an input/output error.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ImageError {
@@ -61,6 +61,12 @@ pub enum ImageError {
     /// A block of the body does not have the digest that the header gives.
     #[error("block {block} is damaged")]
     Block {
+        /// Which block, of 64 KiB, counted from the body's start.
+        block: u32,
+    },
+    /// The image is not complete here, and the answer is in this block of it. Not damage: see [`super::Presence`].
+    #[error("block {block} is not here")]
+    Absent {
         /// Which block, of 64 KiB, counted from the body's start.
         block: u32,
     },

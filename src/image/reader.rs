@@ -5,10 +5,13 @@
 //! threads and processes may ask at once, and one that died is replaced by one that maps the same file. The questions
 //! themselves are in the sibling files: `directory`, `attributes`, `contents`.
 
+use std::sync::Arc;
+
 use sha2::{Digest as _, Sha256};
 
 use super::column::Sections;
 use super::header::{Header, usize_of};
+use super::presence::{Bytes, Presence};
 use super::view::View;
 use super::{ImageError, Ino};
 use crate::model::ImageId;
@@ -23,6 +26,8 @@ pub struct Image {
     pub(super) bytes: Mapping,
     pub(super) sections: Sections,
     pub(super) header: Header,
+    /// Which blocks are here, when not all are.
+    presence: Option<Arc<Presence>>,
     id: ImageId,
 }
 
@@ -32,11 +37,30 @@ impl Image {
     /// # Errors
     /// [`ImageError`] when the bytes are no image, one of a newer format, or too short for what the header announces.
     pub fn open(bytes: Mapping) -> Result<Self, ImageError> {
+        Self::with_presence(bytes, None)
+    }
+
+    /// An image of which only the header with its tables needs to be here, and the blocks that `presence` names. Whoever
+    /// asks for what is elsewhere gets [`ImageError::Absent`] and may ask again later.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub fn open_partial(bytes: Mapping, presence: Arc<Presence>) -> Result<Self, ImageError> {
+        Self::with_presence(bytes, Some(presence))
+    }
+
+    fn with_presence(bytes: Mapping, presence: Option<Arc<Presence>>) -> Result<Self, ImageError> {
         let header = Header::parse(&bytes)?;
         let sections = Sections::resolve(&bytes, &header)?;
         let hashed = bytes.get(..usize_of(header.header_length)).ok_or(ImageError::Header { field: "length" })?;
         let id = ImageId::from_bytes(Sha256::digest(hashed).into());
-        Ok(Self { bytes, sections, header, id })
+        Ok(Self { bytes, sections, header, presence, id })
+    }
+
+    /// Whether the block is here; all of a complete image are.
+    #[must_use]
+    pub fn has_block(&self, block: u32) -> bool {
+        self.presence.as_ref().is_none_or(|presence| presence.has(block))
     }
 
     /// The whole file.
@@ -101,7 +125,7 @@ impl Image {
 
     #[inline]
     pub(super) fn view(&self) -> View<'_> {
-        View { bytes: &self.bytes, sections: &self.sections }
+        View { bytes: Bytes::partial(&self.bytes, self.presence.as_deref()), sections: &self.sections }
     }
 }
 

@@ -10,13 +10,14 @@ use std::ops::Range;
 use super::column::{Rows, Sections};
 use super::header::usize_of;
 use super::layout::NO_OBJECT;
+use super::presence::Bytes;
 use super::{EntryFault, ImageError, Ino, Section};
 use crate::model::{BLOCK_SIZE, EntryName, Extent, FileKind, LARGE_OBJECT, SYMLINK_MAX, Timestamp};
 
 /// An image's bytes with the places of its sections.
 #[derive(Clone, Copy)]
 pub(super) struct View<'a> {
-    pub bytes: &'a [u8],
+    pub bytes: Bytes<'a>,
     pub sections: &'a Sections,
 }
 

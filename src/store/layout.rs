@@ -130,6 +130,24 @@ impl Layout {
         self.partial().join(id.to_string())
     }
 
+    /// The part of a large object that is here.
+    #[must_use]
+    pub fn partial_object(&self, id: ObjectId) -> PathBuf {
+        self.partial().join(id.to_string())
+    }
+
+    /// The beginning of the published form of an image, which says where its parts are.
+    #[must_use]
+    pub fn image_head(&self, id: ImageId) -> PathBuf {
+        self.partial().join(format!("{id}.head"))
+    }
+
+    /// The locator of an image, as it was fetched last.
+    #[must_use]
+    pub fn image_locator(&self, id: ImageId) -> PathBuf {
+        self.partial().join(format!("{id}.locator"))
+    }
+
     /// A marker for each commit that is here lazily. Made when first needed.
     #[must_use]
     pub fn lazy(&self) -> PathBuf {

@@ -20,6 +20,7 @@
 //!
 //! Nothing above this module knows whether an object is a file or lives in a pack.
 
+mod adopt;
 mod config;
 mod fsck;
 mod gc;
@@ -40,6 +41,7 @@ mod stat_cache;
 mod usage;
 mod write;
 
+pub use adopt::Adoption;
 pub use config::{Config, ConfigError};
 pub use fsck::{Damage, Damaged, Fsck, FsckError, FsckReport};
 pub use gc::{Gc, GcError, GcPlan, GcReport, PackPlan};
@@ -51,7 +53,7 @@ pub use receive::{Incoming, ReceiveError};
 pub use refs::{Expect, RefEdit, RefError};
 pub use resolve::ResolveError;
 pub use roots::MountRoot;
-pub use source::{MemoryObjects, ObjectSource, ReadError};
+pub use source::{Absent, Fetch, MemoryObjects, ObjectSource, ReadError};
 pub use stat_cache::{FileIdentity, StatCache};
 pub use usage::{RefUsage, UsageError, usage};
 pub use write::{StoreWriter, WriteError, WriteStats};

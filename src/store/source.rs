@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
-use crate::image::ImageError;
+use crate::image::{ImageError, ObjectRef};
 use crate::model::{CommitError, CommitId, ImageId, ObjectId};
 
 /// Why something could not be read from the repository.
@@ -24,6 +25,17 @@ pub enum ReadError {
         id: ObjectId,
         /// What the system said.
         source: io::Error,
+    },
+    /// Not here, but it may be fetched.
+    #[error("{0}")]
+    Absent(Absent),
+    /// What is absent could not be fetched. Shared, since one failure is everybody's who waited for it.
+    #[error("{absent}")]
+    Fetch {
+        /// What was wanted.
+        absent: Absent,
+        /// Why it did not come.
+        source: Arc<dyn std::error::Error + Send + Sync>,
     },
     /// The image is not here.
     #[error("image {id} is not in the repository")]
@@ -79,6 +91,43 @@ pub enum ReadError {
     },
 }
 
+/// Something that is not here but can be fetched: not an error of anything, unless nobody can fetch it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Absent {
+    /// A block of 64 KiB of the image.
+    ImageBlock(u32),
+    /// Some bytes of an object.
+    Object {
+        /// The object.
+        object: ObjectRef,
+        /// The first byte that is needed.
+        offset: u64,
+        /// How many are needed.
+        length: u64,
+    },
+}
+
+impl std::fmt::Display for Absent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::ImageBlock(block) => write!(f, "block {block} of the image is not here"),
+            Self::Object { object, offset, .. } => write!(f, "object {} is not here from byte {offset} on", object.id),
+        }
+    }
+}
+
+/// Brings what is absent from where it is. Blocks its caller, and so is called by nobody who must not wait.
+pub trait Fetch: Send + Sync {
+    /// Fetches `absent`, checked, so that a repeated read finds it. Gives up at `deadline`.
+    ///
+    /// # Errors
+    /// [`ReadError::Fetch`] with what kept it from coming.
+    fn fetch(&self, absent: &Absent, deadline: Instant) -> Result<(), ReadError>;
+
+    /// How long a reader waits for what is absent before it is told that there is an error.
+    fn patience(&self) -> std::time::Duration;
+}
+
 /// Something that has the contents of objects: the local repository, or memory in tests.
 pub trait ObjectSource: Send + Sync {
     /// Reads into `buffer` from `offset` of an object; returns how many bytes, short only at the object's end.
@@ -86,6 +135,15 @@ pub trait ObjectSource: Send + Sync {
     /// # Errors
     /// [`ReadError`], with the object.
     fn read_at(&self, id: ObjectId, offset: u64, buffer: &mut [u8]) -> Result<usize, ReadError>;
+
+    /// Like [`Self::read_at`] for an object of which the image is known; sources that must look for it elsewhere need
+    /// that. Never waits for a network: what would have to be fetched is [`ReadError::Absent`].
+    ///
+    /// # Errors
+    /// [`ReadError`], with the object.
+    fn read_object(&self, object: &ObjectRef, offset: u64, buffer: &mut [u8]) -> Result<usize, ReadError> {
+        self.read_at(object.id, offset, buffer)
+    }
 
     /// The file whose whole content is the object, for the kernel to read by itself; `None` when the object has no
     /// file of its own.

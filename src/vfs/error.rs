@@ -2,7 +2,7 @@
 
 use crate::image::ImageError;
 use crate::model::{FileKind, ObjectId};
-use crate::store::ReadError;
+use crate::store::{Absent, ReadError};
 
 /// Why an operation of the filesystem failed.
 #[derive(Debug, thiserror::Error)]
@@ -49,9 +49,12 @@ pub enum FsError {
     /// The image is damaged.
     #[error("the image is damaged")]
     Image(#[source] ImageError),
+    /// The answer is not here yet; whoever may wait fetches it and asks again.
+    #[error("{0}")]
+    Absent(Absent),
     /// The content of a file could not be read.
     #[error(transparent)]
-    Object(#[from] ReadError),
+    Object(ReadError),
     /// The content is shorter than the image says.
     #[error("object {object} ends at {end}, before the end of its file at {size}")]
     ShortObject {
@@ -75,7 +78,17 @@ impl From<ImageError> for FsError {
             ImageError::WrongKind { expected: FileKind::Directory, .. } => Self::NotADirectory,
             ImageError::WrongKind { expected: FileKind::Regular, found: FileKind::Directory, .. } => Self::IsADirectory,
             ImageError::WrongKind { .. } => Self::WrongKind,
+            ImageError::Absent { block } => Self::Absent(Absent::ImageBlock(block)),
             damage => Self::Image(damage),
+        }
+    }
+}
+
+impl From<ReadError> for FsError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Absent(absent) => Self::Absent(absent),
+            other => Self::Object(other),
         }
     }
 }
@@ -96,11 +109,20 @@ impl FsError {
             Self::NoXattrsAnywhere | Self::Unsupported => libc::ENOSYS,
             Self::NoSuchPosition => libc::ENXIO,
             Self::ReadOnly => libc::EROFS,
-            Self::Image(_) | Self::Object(_) | Self::ShortObject { .. } | Self::Statfs(_) => libc::EIO,
+            // Only who could not wait, or waited in vain, is told of what is absent.
+            Self::Absent(_) | Self::Image(_) | Self::Object(_) | Self::ShortObject { .. } | Self::Statfs(_) => {
+                libc::EIO
+            }
         }
     }
 
-    /// Whether something is broken, as opposed to a question whose answer is no.
+    /// Whether something is somewhere else and did not come: whoever fetches says why, once for all who miss it.
+    #[must_use]
+    pub const fn is_out_of_reach(&self) -> bool {
+        matches!(self, Self::Absent(_) | Self::Object(ReadError::Fetch { .. }))
+    }
+
+    /// Whether something is broken or out of reach, as opposed to a question whose answer is no.
     #[must_use]
     pub const fn is_damage(&self) -> bool {
         self.errno() == libc::EIO

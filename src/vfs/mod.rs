@@ -19,6 +19,7 @@ mod tests;
 mod volume;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 pub use directory::{Entry, Listing};
 pub use error::FsError;
@@ -27,7 +28,7 @@ pub use volume::{Volume, VolumeFigures};
 
 use crate::image::{Attributes, Image, ImageError, Ino};
 use crate::model::{FileKind, ImagePath, NAME_MAX, ObjectId};
-use crate::store::ObjectSource;
+use crate::store::{Absent, Fetch, ObjectSource};
 
 /// The number of the mounted directory, whichever directory of the image that is.
 pub const ROOT_NODE: u64 = 1;
@@ -51,6 +52,14 @@ pub enum RootError {
         /// Where it points, if it is a symbolic link.
         target: Option<String>,
     },
+    /// What is needed to find it does not come.
+    #[error("cannot fetch what is needed to look up {path}")]
+    Fetch {
+        /// The path.
+        path: ImagePath,
+        /// Why.
+        source: crate::store::ReadError,
+    },
     /// The image cannot be read.
     #[error("cannot look up {path}")]
     Image {
@@ -71,6 +80,7 @@ pub struct Vfs {
     objects: Arc<dyn ObjectSource>,
     root: Ino,
     volume: Volume,
+    fetcher: Option<Arc<dyn Fetch>>,
 }
 
 impl Vfs {
@@ -85,7 +95,38 @@ impl Vfs {
         volume: Volume,
     ) -> Result<Self, RootError> {
         let root = find_root(&image, subdir)?;
-        Ok(Self { image, objects, root, volume })
+        Ok(Self { image, objects, root, volume, fetcher: None })
+    }
+
+    /// The same over an image and contents of which parts are absent and can be fetched. Waits for what finding the
+    /// directory needs.
+    ///
+    /// # Errors
+    /// [`RootError`] when `subdir` is not a directory of the image, or cannot be found for want of it.
+    pub fn lazy<S: ObjectSource + Fetch + 'static>(
+        image: Image,
+        source: Arc<S>,
+        subdir: &ImagePath,
+        volume: Volume,
+    ) -> Result<Self, RootError> {
+        let root = loop {
+            match find_root(&image, subdir) {
+                Err(RootError::Image { path, source: ImageError::Absent { block } }) => {
+                    let deadline = Instant::now() + source.patience();
+                    let fetched = source.fetch(&Absent::ImageBlock(block), deadline);
+                    fetched.map_err(|source| RootError::Fetch { path, source })?;
+                }
+                found => break found?,
+            }
+        };
+        let fetcher: Arc<dyn Fetch> = Arc::<S>::clone(&source);
+        Ok(Self { image, objects: source, root, volume, fetcher: Some(fetcher) })
+    }
+
+    /// What brings that which is absent; none when everything is here.
+    #[must_use]
+    pub const fn fetcher(&self) -> Option<&Arc<dyn Fetch>> {
+        self.fetcher.as_ref()
     }
 
     /// The entry `name` of the directory `node`; `.` and `..` are understood, as NFS servers ask for them.

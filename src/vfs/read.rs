@@ -1,8 +1,8 @@
 //! The bytes of files, holes included, and where the holes are.
 
 use super::{FsError, Vfs};
-use crate::image::Ino;
-use crate::model::{Extent, ObjectId};
+use crate::image::{Ino, ObjectRef};
+use crate::model::Extent;
 
 /// What `lseek` looks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,11 +37,11 @@ impl Vfs {
         let size = self.regular(ino)?.size;
         let wanted = size.saturating_sub(offset).min(buffer.len() as u64);
         let wanted = usize::try_from(wanted).expect("at most the length of the buffer");
-        let Some(object) = self.image.object(ino)?.filter(|_| wanted > 0) else { return Ok(0) };
+        let Some(object) = self.image.object_ref(ino)?.filter(|_| wanted > 0) else { return Ok(0) };
         let buffer = &mut buffer[..wanted];
         match self.image.extents(ino)? {
-            None => self.read_data(object, size, offset, buffer)?,
-            Some(extents) => self.read_sparse(object, size, &extents, offset, buffer)?,
+            None => self.read_data(&object, offset, buffer)?,
+            Some(extents) => self.read_sparse(&object, &extents, offset, buffer)?,
         }
         Ok(wanted)
     }
@@ -49,8 +49,7 @@ impl Vfs {
     /// Reads what is data and zeroes what is a hole.
     fn read_sparse(
         &self,
-        object: ObjectId,
-        size: u64,
+        object: &ObjectRef,
         extents: &[Extent],
         offset: u64,
         buffer: &mut [u8],
@@ -62,17 +61,17 @@ impl Vfs {
             let data_start = extent.offset.max(at);
             let data_end = extent_end(extent).min(end);
             span(buffer, offset, at, data_start).fill(0);
-            self.read_data(object, size, data_start, span(buffer, offset, data_start, data_end))?;
+            self.read_data(object, data_start, span(buffer, offset, data_start, data_end))?;
             at = data_end;
         }
         span(buffer, offset, at, end).fill(0);
         Ok(())
     }
 
-    fn read_data(&self, object: ObjectId, size: u64, offset: u64, buffer: &mut [u8]) -> Result<(), FsError> {
-        let read = self.objects.read_at(object, offset, buffer)?;
+    fn read_data(&self, object: &ObjectRef, offset: u64, buffer: &mut [u8]) -> Result<(), FsError> {
+        let read = self.objects.read_object(object, offset, buffer)?;
         if read < buffer.len() {
-            return Err(FsError::ShortObject { object, end: offset + read as u64, size });
+            return Err(FsError::ShortObject { object: object.id, end: offset + read as u64, size: object.size });
         }
         Ok(())
     }

@@ -21,6 +21,9 @@ impl Image {
     /// [`ImageError`] naming the first block, section or entry found to be wrong.
     pub fn verify(&self) -> Result<(), ImageError> {
         for block in 0..self.blocks_of_image() {
+            if !self.has_block(block) {
+                return Err(ImageError::Absent { block });
+            }
             self.verify_block(block)?;
         }
         self.verify_layout()?;

@@ -5,7 +5,6 @@ use std::io;
 use crate::image::ImageError;
 use crate::model::{CommitId, ImageId, ObjectId, RefName};
 use crate::remote::format::wire::WireError;
-use crate::remote::format::{LocatorError, PlacementError};
 use crate::remote::transport::TransportError;
 use crate::store::{ReadError, RefError};
 
@@ -95,13 +94,5 @@ impl PublishError {
     /// A published file that cannot be understood.
     pub(super) fn damaged(path: String, reason: impl std::fmt::Display) -> Self {
         Self::Damaged { path, reason: reason.to_string() }
-    }
-
-    pub(super) fn placement(path: String) -> impl FnOnce(PlacementError) -> Self {
-        move |error| Self::damaged(path, error)
-    }
-
-    pub(super) fn locator(path: String) -> impl FnOnce(LocatorError) -> Self {
-        move |error| Self::damaged(path, error)
     }
 }

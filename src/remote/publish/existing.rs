@@ -75,12 +75,13 @@ impl Survey {
     }
 }
 
-/// Reads what is published: the refs `names`, and all others if the destination can be listed.
+/// Reads what is published: the refs `names` with `depth` ancestors as they are known here, and all others if the
+/// destination can be listed.
 ///
 /// # Errors
 /// [`PublishError::Transport`] when the destination does not answer, [`PublishError::Damaged`] for a ref of `names` that
 /// cannot be understood.
-pub fn survey(store: &Store, transport: &Transport, names: &[RefName]) -> Result<Survey, PublishError> {
+pub fn survey(store: &Store, transport: &Transport, names: &[RefName], depth: u64) -> Result<Survey, PublishError> {
     let mut survey = Survey::default();
     let others = match transport.list(layout::REFS) {
         Ok(listed) => listed,
@@ -104,10 +105,31 @@ pub fn survey(store: &Store, transport: &Transport, names: &[RefName]) -> Result
             survey.refs.insert(name, found);
         }
     }
-    for published in survey.refs.values().cloned().collect::<Vec<_>>() {
-        survey.add_objects(store, transport, published.record.commit, &published.placement)?;
+    for name in names {
+        for id in ancestors(store, name, depth)? {
+            survey.read_placement(transport, id)?;
+        }
+    }
+    let all: Vec<(CommitId, Placement)> = survey.placements.iter().map(|(id, it)| (*id, it.clone())).collect();
+    for (id, placement) in all {
+        survey.add_objects(store, transport, id, &placement)?;
     }
     Ok(survey)
+}
+
+/// The commits that may be published, as far as they are here.
+fn ancestors(store: &Store, name: &RefName, depth: u64) -> Result<Vec<CommitId>, PublishError> {
+    let mut ids = Vec::new();
+    let mut next = store.read_ref(name)?;
+    while let Some(id) = next.filter(|_| ids.len() as u64 <= depth) {
+        ids.push(id);
+        next = match store.commit(id) {
+            Ok(commit) => commit.parent,
+            Err(ReadError::MissingCommit { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
+    }
+    Ok(ids)
 }
 
 fn read_ref(transport: &Transport, name: &RefName) -> Result<Option<PublishedRef>, PublishError> {
@@ -121,16 +143,17 @@ fn read_ref(transport: &Transport, name: &RefName) -> Result<Option<PublishedRef
 }
 
 impl Survey {
-    /// The placement of a published commit, if there is one.
-    pub(super) fn placement(&mut self, transport: &Transport, id: CommitId) -> Result<Option<Placement>, PublishError> {
-        if let Some(placement) = self.placements.get(&id) {
-            return Ok(Some(placement.clone()));
+    /// Learns the placement of a commit, if it is published.
+    fn read_placement(&mut self, transport: &Transport, id: CommitId) -> Result<(), PublishError> {
+        if self.placements.contains_key(&id) {
+            return Ok(());
         }
         let path = layout::placement(id);
-        let Some((bytes, _)) = transport.get(&path, PLACEMENT_SIZE_MAX as u64)? else { return Ok(None) };
-        let placement = Placement::parse(&bytes).map_err(PublishError::placement(path))?;
-        self.placements.insert(id, placement.clone());
-        Ok(Some(placement))
+        if let Some((bytes, _)) = transport.get(&path, PLACEMENT_SIZE_MAX as u64)? {
+            let placement = Placement::parse(&bytes).map_err(|error| PublishError::damaged(path, error))?;
+            self.placements.insert(id, placement);
+        }
+        Ok(())
     }
 
     /// Learns where the objects of a published commit are. A commit whose image is neither here nor there teaches
@@ -147,7 +170,7 @@ impl Survey {
         let Some((bytes, _)) = transport.get(&path, placement.locator.length.min(LOCATOR_SIZE_MAX))? else {
             return Ok(());
         };
-        let locator = Locator::parse(&bytes).map_err(PublishError::locator(path))?;
+        let locator = Locator::parse(&bytes).map_err(|error| PublishError::damaged(path, error))?;
         let number = u32::try_from(self.locators.len()).expect("one a ref");
         let damaged = |source| PublishError::Image { id: image.id(), source };
         for (index, id) in image.objects().map_err(damaged)?.enumerate() {

@@ -28,8 +28,6 @@ pub(super) struct NewPacks {
     pub frames: Vec<Frame>,
     /// First frame and the offset in it of each object.
     pub objects: HashMap<ObjectId, (u32, u32)>,
-    /// Bytes that had to be sent, the others being there already.
-    pub sent: u64,
 }
 
 /// Packs `objects` in their order and uploads the packs that are not there. `progress` counts bytes of content.
@@ -68,24 +66,22 @@ pub(super) fn pack_and_upload(
             let _ = sender.send(pack);
         }
         drop(sender);
-        let sent = uploader.join().expect("uploading does not panic")?;
+        uploader.join().expect("uploading does not panic")?;
         packed?;
-        Ok(NewPacks { sent, ..filling.done })
+        Ok(filling.done)
     })
 }
 
-fn upload_all(transport: &Transport, packs: &Receiver<(File, PackRef)>) -> Result<u64, PublishError> {
-    let mut sent = 0;
+fn upload_all(transport: &Transport, packs: &Receiver<(File, PackRef)>) -> Result<(), PublishError> {
     for (file, pack) in packs {
         let path = layout::pack(pack.id);
         if transport.length(&path)? != Some(pack.length) {
             // The file has no name any more; this is its name while it is open.
             let name = format!("/proc/self/fd/{}", file.as_raw_fd());
             transport.put_file(&path, Path::new(&name), &|_| {})?;
-            sent += pack.length;
         }
     }
-    Ok(sent)
+    Ok(())
 }
 
 /// The pack that is being filled.

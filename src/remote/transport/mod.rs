@@ -69,6 +69,7 @@ impl Transport {
     pub fn open(url: &str, _options: &TransportOptions) -> Result<Self, TransportError> {
         let bad = |reason: &str| TransportError::Url { url: url.to_owned(), reason: reason.to_owned() };
         let directory = url.strip_prefix("file://").ok_or_else(|| bad("only file:// yet"))?;
+        std::fs::create_dir_all(directory).map_err(|error| bad(&error.to_string()))?;
         let store = LocalFileSystem::new_with_prefix(Path::new(directory)).map_err(|error| bad(&error.to_string()))?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.map_err(TransportError::Runtime)?;

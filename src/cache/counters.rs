@@ -1,0 +1,59 @@
+//! What a lazy mount has done so far and how much of it is here.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Counts since the mount began. Relaxed: the figures need not agree with one another.
+#[derive(Debug, Default)]
+pub struct LazyCounters {
+    /// Reads answered from what was here.
+    pub hits: AtomicU64,
+    /// Reads that had to wait.
+    pub misses: AtomicU64,
+    /// Fetches that were wanted while they were under way.
+    pub joined: AtomicU64,
+    /// Objects and blocks that were fetched and kept, neighbours included.
+    pub kept: AtomicU64,
+    /// Fetches that failed.
+    pub failures: AtomicU64,
+    /// Bytes of frames that were fetched ahead of reading.
+    pub ahead: AtomicU64,
+}
+
+impl LazyCounters {
+    pub(super) fn add(counter: &AtomicU64, count: u64) {
+        counter.fetch_add(count, Ordering::Relaxed);
+    }
+}
+
+/// How a lazy mount stands.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct LazyFigures {
+    /// Requests sent to the remote.
+    pub requests: u64,
+    /// Bytes that came from there.
+    pub bytes_fetched: u64,
+    /// Reads answered from what was here.
+    pub hits: u64,
+    /// Reads that had to wait for the remote.
+    pub misses: u64,
+    /// Reads that waited for a fetch which was under way already.
+    pub flights_joined: u64,
+    /// Fetches that failed.
+    pub failures: u64,
+    /// Bytes fetched ahead of reading.
+    pub bytes_ahead: u64,
+    /// Blocks of 64 KiB of the image that are not here.
+    pub image_blocks_missing: u32,
+    /// Objects of the commit.
+    pub objects: u64,
+    /// Objects that are here whole; absent until that is known.
+    pub objects_local: Option<u64>,
+    /// Bytes of content of the commit, each object counted once.
+    pub bytes: u64,
+    /// Bytes of the objects that are here whole.
+    pub bytes_local: u64,
+    /// Whether everything is here, so that the remote is not needed any more.
+    pub offline_safe: bool,
+    /// Whether the last request was answered.
+    pub online: bool,
+}

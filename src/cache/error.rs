@@ -1,0 +1,75 @@
+//! Why something did not come.
+
+use std::sync::Arc;
+
+use crate::image::ImageError;
+use crate::remote::format::LocatorError;
+use crate::remote::format::wire::WireError;
+use crate::remote::transport::TransportError;
+
+/// Why something could not be fetched. Cheap to clone: one failure is told to everybody who waited.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum FetchError {
+    /// The other side, or the way there.
+    #[error(transparent)]
+    Transport(Arc<TransportError>),
+    /// It did not come in time.
+    #[error("no answer within the time that readers are to wait")]
+    TooLate,
+    /// Whoever fetched it gave up without a result.
+    #[error("the fetch was given up")]
+    GivenUp,
+    /// What came is not what it should be.
+    #[error("what came from {path} is not what it should be")]
+    Corrupt {
+        /// The file on the other side.
+        path: String,
+    },
+    /// The locator cannot be used.
+    #[error("cannot use the locator")]
+    Locator(#[from] Arc<LocatorError>),
+    /// The published image cannot be used.
+    #[error("cannot use the published image")]
+    Wire(#[from] Arc<WireError>),
+    /// The other side does not say where it is.
+    #[error("the remote does not say where object number {index} is")]
+    NoPlace {
+        /// Its number in the image.
+        index: u32,
+    },
+    /// The image contradicts itself.
+    #[error("the image is damaged")]
+    Image(#[from] ImageError),
+    /// There is no room for it.
+    #[error("cannot keep what came")]
+    NoRoom(#[source] Arc<std::io::Error>),
+    /// Nothing is known of the other side: the commit was mounted from what is here alone.
+    #[error("there is no remote to ask")]
+    NoRemote,
+}
+
+impl FetchError {
+    /// Whether the same question may be answered in a while.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Transport(error) => {
+                !matches!(**error, TransportError::Missing { .. } | TransportError::TooLarge { .. })
+            }
+            Self::GivenUp | Self::NoRoom(_) => true,
+            Self::TooLate
+            | Self::Corrupt { .. }
+            | Self::Locator(_)
+            | Self::Wire(_)
+            | Self::NoPlace { .. }
+            | Self::Image(_)
+            | Self::NoRemote => false,
+        }
+    }
+}
+
+impl From<TransportError> for FetchError {
+    fn from(error: TransportError) -> Self {
+        Self::Transport(Arc::new(error))
+    }
+}

@@ -1,0 +1,65 @@
+//! What is fetched while nothing urgent is to be done: digests, then, if wanted, all contents.
+
+use std::time::{Duration, Instant};
+
+use super::crew::Crew;
+use super::frames::Frames;
+use super::image::LazyImage;
+use super::shelf::chain;
+use super::tree::Fill;
+
+/// How long a fill that got nowhere waits.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// Digests are left alone this long, so that they do not compete with what starts first.
+const FIRST: Duration = Duration::from_secs(2);
+
+/// Frames looked at in one step.
+const STEP: usize = 64;
+
+/// Runs until everything wanted is here or the mount ends.
+pub(super) fn run(image: &std::sync::Arc<LazyImage>, frames: &Frames, crew: &Crew, fill: Fill) {
+    if fill == Fill::Metadata {
+        std::thread::sleep(FIRST);
+    }
+    while crew.give_way() {
+        match image.fetch_more() {
+            Ok(true) => {}
+            Ok(false) if image.missing() == 0 => break,
+            Ok(false) => std::thread::sleep(PAUSE / 10),
+            Err(error) => {
+                tracing::debug!("in the background: {}", chain(&error));
+                std::thread::sleep(PAUSE);
+            }
+        }
+    }
+    if fill == Fill::Everything {
+        everything(frames, crew);
+    }
+}
+
+fn everything(frames: &Frames, crew: &Crew) {
+    loop {
+        if !crew.give_way() {
+            return;
+        }
+        let deadline = Instant::now() + PAUSE;
+        let Ok(catalogue) = frames.catalogue(deadline) else {
+            std::thread::sleep(PAUSE);
+            continue;
+        };
+        let all: Vec<u32> = (0..catalogue.frames()).collect();
+        let mut missing = 0_usize;
+        for step in all.chunks(STEP) {
+            if !crew.give_way() {
+                return;
+            }
+            frames.fetch_quietly(step, deadline);
+            missing += step.iter().filter(|frame| !frames.has_frame_now(catalogue, **frame)).count();
+        }
+        if missing == 0 {
+            return;
+        }
+        std::thread::sleep(PAUSE);
+    }
+}

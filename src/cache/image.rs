@@ -1,0 +1,307 @@
+//! An image that is here in part: a file of its full length, mapped, whose blocks come as they are needed.
+//!
+//! The file is its own record of what is here: when it is opened every block is compared with its digest, which for a
+//! whole image takes less time than a request. What is asked for first is the beginning of the published form, which tells
+//! where everything is; then all that `stat` tells comes by one request, and digests block by block.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustix::fs::{FallocateFlags, MemfdFlags};
+
+use super::crew::Crew;
+use super::error::FetchError;
+use super::flight::{Flights, Pilot};
+use super::origin::Origin;
+use super::shelf::chain;
+use crate::disk;
+use crate::image::{Image, ImageError, Presence};
+use crate::model::ImageId;
+use crate::remote::format::wire::{FrameKind, Prelude, WireFrame};
+use crate::remote::layout;
+use crate::store::{ReadError, Store};
+use crate::sys::Mapping;
+
+/// The beginning of a published image that is believed at most, in bytes.
+const PREFIX_MAX: u64 = 64 << 20;
+
+/// Bytes of digests fetched by one request when nobody waits for them.
+const DIGESTS_AT_ONCE: u64 = 1 << 20;
+
+/// An image and where its missing blocks are.
+pub(super) struct LazyImage {
+    image: Image,
+    origin: Arc<Origin>,
+    crew: Arc<Crew>,
+    parts: Option<Parts>,
+}
+
+/// Of an image that is not here as a whole.
+struct Parts {
+    id: ImageId,
+    file: File,
+    presence: Arc<Presence>,
+    prelude: Option<Prelude>,
+    flights: Flights<usize>,
+}
+
+/// Why an image that is to be fetched as it is read cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum LazyImageError {
+    /// The local one.
+    #[error(transparent)]
+    Local(#[from] ReadError),
+    /// It did not come.
+    #[error("cannot fetch the beginning of image {id}")]
+    Fetch {
+        /// The image.
+        id: ImageId,
+        /// Why.
+        source: FetchError,
+    },
+    /// Neither disk nor memory has room for it.
+    #[error("there is no room for image {id}")]
+    Room {
+        /// The image.
+        id: ImageId,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// What came is no image.
+    #[error("image {id} cannot be used")]
+    Image {
+        /// The image.
+        id: ImageId,
+        /// Why.
+        source: ImageError,
+    },
+}
+
+impl LazyImage {
+    /// The image `id`, from the store if it is there whole, else as far as it is here.
+    pub fn open(store: &Store, id: ImageId, origin: &Arc<Origin>, crew: &Arc<Crew>) -> Result<Self, LazyImageError> {
+        let (origin, crew) = (Arc::clone(origin), Arc::clone(crew));
+        match store.image(id) {
+            Ok(image) => return Ok(Self { image, origin, crew, parts: None }),
+            Err(ReadError::MissingImage { .. }) => {}
+            Err(other) => return Err(other.into()),
+        }
+        let failed = |source| LazyImageError::Fetch { id, source };
+        let layout = store.layout();
+        let (prelude, prefix) = match read_head(&layout.image_head(id), id) {
+            Some((prelude, prefix)) => (prelude, prefix),
+            None => fetch_head(&origin, id, &layout.image_head(id)).map_err(failed)?,
+        };
+        let length = prelude.outline().file_length();
+        let no_room = |source| LazyImageError::Room { id, source };
+        let file = make_file(&layout.partial_image(id), length).map_err(no_room)?;
+        file.write_all_at(prelude.header(), 0).map_err(no_room)?;
+        let damaged = |source| LazyImageError::Image { id, source };
+        let mapping = Mapping::of_file(&file).map_err(no_room)?;
+        let presence = Arc::new(Presence::none_of(&mapping).map_err(damaged)?);
+        let image = Image::open_partial(mapping, Arc::clone(&presence)).map_err(damaged)?;
+        (0..presence.blocks())
+            .filter(|block| image.verify_block(*block).is_ok())
+            .for_each(|block| presence.mark(block));
+        let parts = Parts { id, file, presence, prelude: Some(prelude), flights: Flights::default() };
+        parts.keep_prefix(&prefix).map_err(failed)?;
+        Ok(Self { image, origin, crew, parts: Some(parts) })
+    }
+
+    /// The image: answers what is here, and says what is not.
+    pub const fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// Blocks that are not here.
+    pub fn missing(&self) -> u32 {
+        self.parts.as_ref().map_or(0, |parts| parts.presence.missing())
+    }
+
+    /// Asks `question`, fetching the blocks that the answer needs.
+    pub fn with_blocks<T>(
+        self: &Arc<Self>,
+        deadline: Instant,
+        question: impl Fn(&Image) -> Result<T, ImageError>,
+    ) -> Result<T, FetchError> {
+        loop {
+            match question(&self.image) {
+                Err(ImageError::Absent { block }) => self.fetch_block(block, deadline)?,
+                other => return Ok(other?),
+            }
+        }
+    }
+
+    /// Fetches a block, and whatever comes with it.
+    pub fn fetch_block(self: &Arc<Self>, block: u32, deadline: Instant) -> Result<(), FetchError> {
+        let Some(parts) = &self.parts else { return Ok(()) };
+        if parts.presence.has(block) {
+            return Ok(());
+        }
+        let frame = parts.frame_with(block).ok_or(FetchError::NoRemote)?;
+        let (seat, pilot) = parts.flights.board(frame);
+        if let Some(pilot) = pilot {
+            let own = Arc::clone(self);
+            self.crew.urgent(move || own.fly(vec![pilot]));
+        }
+        seat.wait(deadline)
+    }
+
+    /// Fetches all that names and attributes need.
+    pub fn fetch_hot(self: &Arc<Self>, deadline: Instant) -> Result<(), FetchError> {
+        let Some(parts) = &self.parts else { return Ok(()) };
+        let hot = parts.frames().iter().find(|frame| frame.kind == FrameKind::Hot);
+        match hot.and_then(|frame| frame.blocks.iter().find(|block| !parts.presence.has(**block))) {
+            Some(block) => self.fetch_block(*block, deadline),
+            None => Ok(()),
+        }
+    }
+
+    /// Fetches, in this thread, some of the digests that are not here; returns whether any were missing.
+    pub fn fetch_more(&self) -> Result<bool, FetchError> {
+        let Some(parts) = &self.parts else { return Ok(false) };
+        let (mut pilots, mut end, mut bytes) = (Vec::new(), None, 0);
+        for (number, frame) in parts.frames().iter().enumerate() {
+            let is_here = frame.kind == FrameKind::Head || frame.blocks.iter().all(|block| parts.presence.has(*block));
+            if is_here || parts.flights.is_under_way(number) {
+                continue;
+            }
+            if end.is_some_and(|end| end != frame.range.start) || bytes >= DIGESTS_AT_ONCE {
+                break;
+            }
+            if let (_, Some(pilot)) = parts.flights.board(number) {
+                (end, bytes) = (Some(frame.range.end), bytes + frame.range.end - frame.range.start);
+                pilots.push(pilot);
+            }
+        }
+        if pilots.is_empty() {
+            return Ok(false);
+        }
+        let seats: Vec<_> = pilots.iter().map(|pilot| parts.flights.board(pilot.key()).0).collect();
+        self.fly(pilots);
+        seats.iter().try_for_each(|seat| seat.wait(Instant::now()))?;
+        Ok(true)
+    }
+
+    /// Carries out one request for frames that follow each other, and tells everybody.
+    fn fly(&self, pilots: Vec<Pilot<usize>>) {
+        let Some(parts) = &self.parts else { return };
+        let frame = |pilot: &Pilot<usize>| parts.frames().get(pilot.key());
+        let (Some(first), Some(last)) = (pilots.first().and_then(frame), pilots.last().and_then(frame)) else { return };
+        let range = first.range.start..last.range.end;
+        let path = layout::image(parts.id);
+        match self.origin.range(&path, range.clone()) {
+            Err(error) => pilots.into_iter().for_each(|pilot| pilot.land(Err(error.clone()))),
+            Ok(bytes) => {
+                for pilot in pilots {
+                    let Some(frame) = frame(&pilot) else { continue };
+                    let place = index(frame.range.start - range.start)..index(frame.range.end - range.start);
+                    let kept = bytes.get(place).map_or(Ok(()), |packed| parts.keep(frame, packed));
+                    if let Err(error) = &kept {
+                        self.origin.complain(error);
+                    }
+                    pilot.land(kept);
+                }
+            }
+        }
+    }
+}
+
+impl Parts {
+    fn frames(&self) -> &[WireFrame] {
+        self.prelude.as_ref().map_or(&[], Prelude::frames)
+    }
+
+    /// The frame that brings a block and the most with it; what the head frame brings, the hot one brings too.
+    fn frame_with(&self, block: u32) -> Option<usize> {
+        let frames = self.frames().iter().enumerate();
+        let mut with = frames.filter(|(_, frame)| frame.kind != FrameKind::Head && frame.blocks.contains(&block));
+        with.next().map(|(number, _)| number)
+    }
+
+    /// Keeps the blocks of a frame, which were checked when it was unpacked.
+    fn keep(&self, frame: &WireFrame, packed: &[u8]) -> Result<(), FetchError> {
+        let Some(prelude) = &self.prelude else { return Err(FetchError::NoRemote) };
+        for (block, bytes) in prelude.decode(frame, packed).map_err(Arc::new)? {
+            if self.presence.has(block) {
+                continue;
+            }
+            let start = prelude.outline().block(block).start;
+            self.file.write_all_at(&bytes, start).map_err(|error| FetchError::NoRoom(Arc::new(error)))?;
+            self.presence.mark(block);
+        }
+        Ok(())
+    }
+
+    fn keep_prefix(&self, prefix: &[u8]) -> Result<(), FetchError> {
+        for frame in self.frames() {
+            let all_here = frame.blocks.iter().all(|block| self.presence.has(*block));
+            match prefix.get(index(frame.range.start)..index(frame.range.end)) {
+                Some(packed) if !all_here => self.keep(frame, packed)?,
+                Some(_) => {}
+                None => break,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read_head(path: &Path, id: ImageId) -> Option<(Prelude, Vec<u8>)> {
+    let bytes = std::fs::read(path).ok()?;
+    match Prelude::parse(&bytes, id) {
+        Ok(prelude) => Some((prelude, bytes)),
+        Err(error) => {
+            tracing::warn!("{} is fetched again: {}", path.display(), chain(&error));
+            None
+        }
+    }
+}
+
+fn fetch_head(origin: &Origin, id: ImageId, keep: &Path) -> Result<(Prelude, Vec<u8>), FetchError> {
+    let place = origin.placement()?.image;
+    let name = layout::image(id);
+    if place.prefix > PREFIX_MAX || place.prefix > place.length {
+        return Err(FetchError::Corrupt { path: name });
+    }
+    let bytes = origin.range(&name, 0..place.prefix)?.to_vec();
+    let prelude = Prelude::parse(&bytes, id).map_err(Arc::new)?;
+    // It can be fetched again.
+    if let Err(error) = disk::replace(keep, &bytes) {
+        tracing::debug!(%error, "the beginning of the image is not kept");
+    }
+    Ok((prelude, bytes))
+}
+
+/// A file of `length` bytes that has room for all of them: on disk, or in memory when the disk refuses.
+fn make_file(path: &Path, length: u64) -> io::Result<File> {
+    let make = || {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        reserve(&file, length)?;
+        Ok::<_, io::Error>(file)
+    };
+    make().or_else(|error| {
+        tracing::warn!("{}: {error}: the image is held in memory", path.display());
+        let file = File::from(rustix::fs::memfd_create(c"sapwood-image", MemfdFlags::CLOEXEC)?);
+        reserve(&file, length)?;
+        Ok(file)
+    })
+}
+
+fn reserve(file: &File, length: u64) -> io::Result<()> {
+    if file.metadata()?.len() > length {
+        file.set_len(length)?;
+    }
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, length) {
+        // Some filesystems cannot promise room; then a write may fail later.
+        Err(rustix::io::Errno::OPNOTSUPP) => file.set_len(length),
+        other => Ok(other?),
+    }
+}
+
+fn index(position: u64) -> usize {
+    usize::try_from(position).unwrap_or(usize::MAX)
+}

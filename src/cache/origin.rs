@@ -1,0 +1,102 @@
+//! The other side of a lazy mount: where the parts of one commit are, and whether anybody answers.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::error::FetchError;
+use super::shelf::chain;
+use crate::remote::format::Placement;
+use crate::remote::transport::{Traffic, Transport, TransportError};
+
+/// Failures of different kinds that are logged; more of them say nothing new.
+const COMPLAINTS_MAX: u64 = 64;
+
+/// How long who must not wait is refused without another attempt after one failed.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// A published repository, as far as one commit of it is concerned.
+#[derive(Debug)]
+pub(super) struct Origin {
+    remote: Option<(Transport, Placement)>,
+    online: AtomicBool,
+    complaints: AtomicU64,
+    failed: Mutex<Option<Instant>>,
+    before: Traffic,
+}
+
+impl Origin {
+    /// Of a commit with this placement; of one that is here and nowhere else when there is none.
+    pub fn new(remote: Option<(Transport, Placement)>) -> Self {
+        Self {
+            remote,
+            online: AtomicBool::new(true),
+            complaints: AtomicU64::new(0),
+            failed: Mutex::new(None),
+            before: Traffic::default(),
+        }
+    }
+
+    /// Where the parts of the commit are.
+    pub fn placement(&self) -> Result<&Placement, FetchError> {
+        self.remote.as_ref().map(|(_, placement)| placement).ok_or(FetchError::NoRemote)
+    }
+
+    /// Exactly these bytes of a file.
+    pub fn range(&self, path: &str, range: Range<u64>) -> Result<Bytes, FetchError> {
+        let (transport, _) = self.remote.as_ref().ok_or(FetchError::NoRemote)?;
+        self.noted(transport.get_range(path, range))
+    }
+
+    /// What was moved since the mount began.
+    pub fn traffic(&self) -> Traffic {
+        let now = self.remote.as_ref().map(|(transport, _)| transport.counters().traffic()).unwrap_or_default();
+        Traffic { requests: now.requests - self.before.requests, ..now }
+    }
+
+    /// Whether the last request was answered.
+    pub fn is_online(&self) -> bool {
+        self.online.load(Ordering::Relaxed)
+    }
+
+    /// Whether a request failed so short a time ago that another one is not worth trying.
+    pub fn just_failed(&self) -> bool {
+        self.failed.lock().is_some_and(|at| at.elapsed() < SILENCE)
+    }
+
+    /// Logs that something that came is not what it should be.
+    pub fn complain(&self, error: &FetchError) {
+        let number = self.complaints.fetch_add(1, Ordering::Relaxed);
+        if number < COMPLAINTS_MAX {
+            tracing::error!("{}: {}", self.url(), chain(error));
+        }
+    }
+
+    fn noted(&self, result: Result<Bytes, TransportError>) -> Result<Bytes, FetchError> {
+        match result {
+            Ok(bytes) => {
+                if !self.online.swap(true, Ordering::Relaxed) {
+                    tracing::info!("{} answers again", self.url());
+                }
+                *self.failed.lock() = None;
+                Ok(bytes)
+            }
+            Err(error) => {
+                let error = FetchError::from(error);
+                *self.failed.lock() = Some(Instant::now());
+                // Once for each time that it goes away, not for each read that finds it gone.
+                if self.online.swap(false, Ordering::Relaxed) {
+                    tracing::error!("{}: {}; what is here goes on working", self.url(), chain(&error));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn url(&self) -> &str {
+        self.remote.as_ref().map_or("", |(transport, _)| transport.url())
+    }
+}

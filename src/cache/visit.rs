@@ -1,0 +1,144 @@
+//! From a ref of a remote to a commit that can be opened: asked for, or as it was last seen when nobody answers.
+//!
+//! What is learned is written down at once, so that the same can be mounted again without a network: the commit, its
+//! signatures, where its parts are, and the local ref that names it.
+
+use std::time::{Duration, Instant};
+
+use super::shelf::chain;
+use super::tree::{LazyError, LazyTree, Patience};
+use crate::disk::{self, LockError, Wait};
+use crate::model::{Commit, CommitId, RefName};
+use crate::remote::format::Placement;
+use crate::remote::transport::Transport;
+use crate::remote::{Remote, RemoteError, RemotesError, Tip};
+use crate::store::{Expect, ReadError, RefEdit, RefError, Store, StoreWriter, WriteError};
+
+/// How long a repository that another process writes is waited for. The mount works without, and remembers less.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Why there is no commit to open.
+#[derive(Debug, thiserror::Error)]
+pub enum VisitError {
+    /// The remote refuses, or is refused.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    /// Nobody answers, and nothing of it is here.
+    #[error("cannot reach the remote, and '{name}' was never here")]
+    NeverSeen {
+        /// The ref.
+        name: RefName,
+        /// Why nobody answers.
+        source: RemoteError,
+    },
+    /// The local ref.
+    #[error(transparent)]
+    Ref(#[from] RefError),
+    /// The local commit.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+/// Why what was learned is not remembered.
+#[derive(Debug, thiserror::Error)]
+enum RememberError {
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    #[error(transparent)]
+    Ref(#[from] RefError),
+    #[error(transparent)]
+    Remotes(#[from] RemotesError),
+    #[error("write what is known of a commit")]
+    Marker(#[source] std::io::Error),
+}
+
+/// A commit, and where its missing parts are.
+pub struct Visit {
+    /// Its id.
+    pub id: CommitId,
+    /// The commit.
+    pub commit: Commit,
+    remote: Option<(Transport, Placement)>,
+}
+
+impl Visit {
+    /// Asks `remote` for the newest commit of `name`. When nobody answers, it is the one that was seen last.
+    ///
+    /// # Errors
+    /// [`VisitError`]. A remote that answers with something that is refused is an error even if something is here.
+    pub fn remote(store: &Store, remote: &Remote, name: &RefName) -> Result<Self, VisitError> {
+        match remote.tip(name) {
+            Ok(tip) => {
+                if let Err(error) = remember(store, remote, &tip) {
+                    tracing::warn!("'{name}' cannot be mounted without a network later: {}", chain(&error));
+                }
+                let transport = remote.transport().clone();
+                let remote = Some((transport, tip.placement));
+                Ok(Self { id: tip.record.commit, commit: tip.commit.into_inner(), remote })
+            }
+            Err(error @ RemoteError::Transport { .. }) => {
+                let local = store.read_ref(&remote.name().local_ref(name))?;
+                let Some(id) = local else { return Err(VisitError::NeverSeen { name: name.clone(), source: error }) };
+                tracing::warn!("{}: '{name}' is mounted as it was seen last", chain(&error));
+                let placement = read_placement(store, id);
+                let remote = placement.map(|placement| (remote.transport().clone(), placement));
+                Ok(Self { id, commit: store.commit(id)?, remote })
+            }
+            Err(other) => Err(other.into()),
+        }
+    }
+
+    /// A commit of which parts are here, and nothing is known of where the others are.
+    ///
+    /// # Errors
+    /// [`VisitError::Read`].
+    pub fn local(store: &Store, id: CommitId) -> Result<Self, VisitError> {
+        Ok(Self { id, commit: store.commit(id)?, remote: None })
+    }
+
+    /// Opens the commit.
+    ///
+    /// # Errors
+    /// [`LazyError`].
+    pub fn open(&self, store: &Store, patience: Patience) -> Result<std::sync::Arc<LazyTree>, LazyError> {
+        LazyTree::open(store, (self.id, &self.commit), self.remote.clone(), patience)
+    }
+}
+
+fn remember(store: &Store, remote: &Remote, tip: &Tip) -> Result<(), RememberError> {
+    let id = tip.record.commit;
+    let is_whole = store.commit(id).is_ok() && !store.is_lazy(id);
+    let name = remote.name().local_ref(&tip.record.name);
+    let is_known = store.read_ref(&name)? == Some(id) && (is_whole || read_placement(store, id).is_some());
+    if !is_known {
+        let writer = writer(store)?;
+        if !is_whole {
+            // Also the marker: before the commit, so that nobody takes it for whole.
+            writer.mark_lazy(id)?;
+            disk::replace(&store.layout().lazy_commit(id), &tip.placement.render()).map_err(RememberError::Marker)?;
+        }
+        writer.put_signatures(id, &tip.envelope)?;
+        writer.put_commit(&tip.commit)?;
+        writer.edit_ref(&RefEdit { name, expect: Expect::Any, to: Some(id) })?;
+    } else if !is_whole && read_placement(store, id).as_ref() != Some(&tip.placement) {
+        disk::replace(&store.layout().lazy_commit(id), &tip.placement.render()).map_err(RememberError::Marker)?;
+    }
+    Ok(remote.remember(tip)?)
+}
+
+/// The marker of a lazy commit holds where its parts are.
+fn read_placement(store: &Store, id: CommitId) -> Option<Placement> {
+    Placement::parse(&std::fs::read(store.layout().lazy_commit(id)).ok()?).ok()
+}
+
+fn writer(store: &Store) -> Result<StoreWriter, WriteError> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match store.writer(Wait::No) {
+            Err(WriteError::Lock(LockError::Held { .. })) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            done => return done,
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! The operations themselves: ask [`Vfs`], answer the kernel.
+//!
+//! Each is written once and may be carried out by any thread, and more than once: one that fails gives the reply back
+//! unused together with the reason, so that whoever called may wait for what is absent and try again.
+
+use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fuser::{
+    Errno, Generation, INodeNo, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEntry, ReplyLseek,
+    ReplyStatfs, ReplyXattr,
+};
+
+use super::attributes::{file_attr, file_type, nothing};
+use super::complaints::Complaints;
+use super::counters::Counters;
+use crate::vfs::{FsError, Listing, Vfs, Whence};
+
+/// How long the kernel may keep an answer: for ever. Larger values overflow its arithmetic on 32-bit machines.
+const FOREVER: Duration = Duration::from_secs(1 << 32);
+
+/// Node numbers are positions in the image and never reused within it.
+const GENERATION: Generation = Generation(0);
+
+thread_local! {
+    /// Where a thread puts the bytes it hands to the kernel; grows to the largest request and stays.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A reply that can be an error.
+pub(super) trait Refuse: Send + 'static {
+    /// Answers with an error.
+    fn refuse(self, errno: Errno);
+}
+
+macro_rules! refusable {
+    ($($reply:ty),* $(,)?) => {$(
+        impl Refuse for $reply {
+            fn refuse(self, errno: Errno) {
+                self.error(errno);
+            }
+        }
+    )*};
+}
+
+refusable!(ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEntry, ReplyLseek, ReplyStatfs, ReplyXattr);
+
+/// What an operation comes to.
+pub(super) enum Outcome<R> {
+    /// The kernel has its answer.
+    Answered,
+    /// It has none yet: the reply, unused, and why.
+    Unanswered(R, FsError),
+}
+
+/// What every thread that answers needs.
+pub(super) struct Desk {
+    pub vfs: Arc<Vfs>,
+    pub counters: Arc<Counters>,
+    pub complaints: Complaints,
+}
+
+impl Desk {
+    pub(super) fn new(vfs: Arc<Vfs>, counters: Arc<Counters>) -> Self {
+        Self { vfs, counters, complaints: Complaints::default() }
+    }
+
+    /// The errno of a failure, which is logged and counted when something is broken.
+    pub(super) fn fail(&self, node: INodeNo, error: &FsError) -> Errno {
+        if error.is_damage() {
+            self.counters.count_error();
+            if error.is_out_of_reach() {
+                tracing::debug!(inode = node.0, "{error}");
+            } else {
+                self.complaints.log(node.0, error);
+            }
+        }
+        Errno::from_i32(error.errno())
+    }
+
+    pub(super) fn lookup(&self, parent: INodeNo, name: &[u8], reply: ReplyEntry) -> Outcome<ReplyEntry> {
+        match self.vfs.lookup(parent.0, name) {
+            Ok(found) => reply.entry(&FOREVER, &file_attr(self.vfs.node_of(found.ino), &found), GENERATION),
+            // Node 0 says "not there, and you may remember it", which ENOENT does not.
+            Err(FsError::NotFound) => reply.entry(&FOREVER, &nothing(), GENERATION),
+            Err(error) => return Outcome::Unanswered(reply, error),
+        }
+        Outcome::Answered
+    }
+
+    pub(super) fn getattr(&self, node: INodeNo, reply: ReplyAttr) -> Outcome<ReplyAttr> {
+        match self.vfs.attributes(node.0) {
+            Ok(attributes) => reply.attr(&FOREVER, &file_attr(node.0, &attributes)),
+            Err(error) => return Outcome::Unanswered(reply, error),
+        }
+        Outcome::Answered
+    }
+
+    pub(super) fn readlink(&self, node: INodeNo, reply: ReplyData) -> Outcome<ReplyData> {
+        match self.vfs.readlink(node.0) {
+            Ok(target) => reply.data(target),
+            Err(error) => return Outcome::Unanswered(reply, error),
+        }
+        Outcome::Answered
+    }
+
+    pub(super) fn read(&self, node: INodeNo, offset: u64, size: u32, reply: ReplyData) -> Outcome<ReplyData> {
+        BUFFER.with_borrow_mut(|buffer| {
+            let size = usize::try_from(size).expect("a u32 fits");
+            if buffer.len() < size {
+                buffer.resize(size, 0);
+            }
+            match self.vfs.read(node.0, offset, &mut buffer[..size]) {
+                Ok(length) => {
+                    self.counters.count_bytes(length);
+                    reply.data(&buffer[..length]);
+                    Outcome::Answered
+                }
+                Err(error) => Outcome::Unanswered(reply, error),
+            }
+        })
+    }
+
+    pub(super) fn readdir(&self, node: INodeNo, position: u64, mut reply: ReplyDirectory) -> Outcome<ReplyDirectory> {
+        let mut taken = Taken::Nothing;
+        let listed = self.vfs.list(node.0, position, |entry| {
+            let name = OsStr::from_bytes(entry.name);
+            let full = reply.add(INodeNo(entry.node), entry.next, file_type(entry.kind), name);
+            taken.note(full)
+        });
+        match taken.judge(listed) {
+            Ok(()) => reply.ok(),
+            Err(error) => return Outcome::Unanswered(reply, error),
+        }
+        Outcome::Answered
+    }
+
+    pub(super) fn readdirplus(
+        &self,
+        node: INodeNo,
+        position: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) -> Outcome<ReplyDirectoryPlus> {
+        let (mut taken, mut failure) = (Taken::Nothing, None);
+        let listed = self.vfs.list(node.0, position, |entry| {
+            let attributes = match self.vfs.attributes_of_entry(&entry) {
+                Ok(attributes) => file_attr(entry.node, &attributes),
+                Err(error) => {
+                    failure = Some(error);
+                    return Listing::Full;
+                }
+            };
+            let name = OsStr::from_bytes(entry.name);
+            let full = reply.add(INodeNo(entry.node), entry.next, name, &FOREVER, &attributes, GENERATION);
+            taken.note(full)
+        });
+        match taken.judge(listed.and_then(|()| failure.map_or(Ok(()), Err))) {
+            Ok(()) => reply.ok(),
+            Err(error) => return Outcome::Unanswered(reply, error),
+        }
+        Outcome::Answered
+    }
+
+    pub(super) fn statfs(&self, reply: ReplyStatfs) -> Outcome<ReplyStatfs> {
+        let name_max = u32::try_from(crate::model::NAME_MAX).expect("255");
+        match self.vfs.figures() {
+            Ok(f) => {
+                reply.statfs(f.blocks, f.free, f.available, f.files, f.files_free, f.block_size, name_max, f.block_size)
+            }
+            Err(error) => return Outcome::Unanswered(reply, error),
+        }
+        Outcome::Answered
+    }
+
+    pub(super) fn getxattr(&self, node: INodeNo, name: &[u8], size: u32, reply: ReplyXattr) -> Outcome<ReplyXattr> {
+        answer_xattr(size, self.vfs.xattr(node.0, name), reply)
+    }
+
+    pub(super) fn listxattr(&self, node: INodeNo, size: u32, reply: ReplyXattr) -> Outcome<ReplyXattr> {
+        match self.vfs.xattr_names(node.0) {
+            Ok(names) => answer_xattr(size, Ok(&names), reply),
+            Err(error) => Outcome::Unanswered(reply, error),
+        }
+    }
+
+    pub(super) fn lseek(&self, node: INodeNo, offset: i64, whence: i32, reply: ReplyLseek) -> Outcome<ReplyLseek> {
+        match Whence::from_raw(whence).and_then(|whence| self.vfs.seek(node.0, offset, whence)) {
+            Ok(found) => reply.offset(found),
+            Err(error) => return Outcome::Unanswered(reply, error),
+        }
+        Outcome::Answered
+    }
+}
+
+/// Whether a listing has given the kernel something already.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    Nothing,
+    Something,
+}
+
+impl Taken {
+    fn note(&mut self, full: bool) -> Listing {
+        if full {
+            return Listing::Full;
+        }
+        *self = Self::Something;
+        Listing::Taken
+    }
+
+    /// A listing may end early: the kernel asks for the rest, and waits for what is absent there.
+    fn judge(self, listed: Result<(), FsError>) -> Result<(), FsError> {
+        match (self, listed) {
+            (Self::Something, Err(FsError::Absent(_))) => Ok(()),
+            (_, other) => other,
+        }
+    }
+}
+
+fn answer_xattr(size: u32, value: Result<&[u8], FsError>, reply: ReplyXattr) -> Outcome<ReplyXattr> {
+    let fits = value.and_then(|value| match u32::try_from(value.len()) {
+        Ok(length) if size == 0 || length <= size => Ok((value, length)),
+        _ => Err(FsError::BufferTooSmall(value.len())),
+    });
+    match fits {
+        Ok((_, length)) if size == 0 => reply.size(length),
+        Ok((value, _)) => reply.data(value),
+        Err(error) => return Outcome::Unanswered(reply, error),
+    }
+    Outcome::Answered
+}
