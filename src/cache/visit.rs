@@ -22,14 +22,14 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 pub enum VisitError {
     /// The remote refuses, or is refused.
     #[error(transparent)]
-    Remote(#[from] RemoteError),
+    Remote(Box<RemoteError>),
     /// Nobody answers, and nothing of it is here.
     #[error("cannot reach the remote, and '{name}' was never here")]
     NeverSeen {
         /// The ref.
         name: RefName,
         /// Why nobody answers.
-        source: RemoteError,
+        source: Box<RemoteError>,
     },
     /// The local ref.
     #[error(transparent)]
@@ -82,7 +82,7 @@ impl Visit {
                 visit.remote = placement.map(|placement| (remote.transport().clone(), placement));
                 Ok(visit)
             }
-            Err(other) => Err(other.into()),
+            Err(other) => Err(VisitError::Remote(Box::new(other))),
         }
     }
 
@@ -92,7 +92,7 @@ impl Visit {
     /// [`VisitError::NeverSeen`] when nothing of it is here.
     pub fn seen_last(store: &Store, name: &RefName, error: RemoteError) -> Result<Self, VisitError> {
         let Some(id) = store.read_ref(name)? else {
-            return Err(VisitError::NeverSeen { name: name.clone(), source: error });
+            return Err(VisitError::NeverSeen { name: name.clone(), source: Box::new(error) });
         };
         tracing::warn!("{}: '{name}' is mounted as it was seen last", chain(&error));
         Self::local(store, id)
