@@ -1,12 +1,12 @@
 //! What is fetched while nothing urgent is to be done: digests, then, if wanted, all contents.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::crew::Crew;
 use super::frames::Frames;
 use super::image::LazyImage;
 use super::shelf::chain;
-use super::tree::Fill;
 
 /// How long a fill that got nowhere waits.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -17,8 +17,18 @@ const FIRST: Duration = Duration::from_secs(2);
 /// Frames looked at in one step.
 const STEP: usize = 64;
 
+/// What is fetched that nobody asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Fill {
+    /// Names, attributes and digests.
+    #[default]
+    Metadata,
+    /// Everything.
+    Everything,
+}
+
 /// Runs until everything wanted is here or the mount ends.
-pub(super) fn run(image: &std::sync::Arc<LazyImage>, frames: &Frames, crew: &Crew, fill: Fill) {
+pub(super) fn run(image: &Arc<LazyImage>, frames: &Frames, crew: &Crew, fill: Fill) {
     if fill == Fill::Metadata {
         std::thread::sleep(FIRST);
     }

@@ -42,6 +42,7 @@ mod visit;
 
 pub use counters::LazyFigures;
 pub use error::FetchError;
+pub use fill::Fill;
 pub use image::LazyImageError;
-pub use tree::{Fill, LazyError, LazyTree, Patience};
+pub use tree::{LazyError, LazyTree, Patience};
 pub use visit::{Visit, VisitError};

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::counters::{LazyCounters, LazyFigures};
 use super::crew::Crew;
 use super::error::FetchError;
+use super::fill::{self, Fill};
 use super::frames::Frames;
 use super::image::{LazyImage, LazyImageError};
 use super::origin::Origin;
@@ -38,16 +39,6 @@ impl Default for Patience {
     fn default() -> Self {
         Self::UpTo(Duration::from_secs(30))
     }
-}
-
-/// What is fetched that nobody asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Fill {
-    /// Names, attributes and digests.
-    #[default]
-    Metadata,
-    /// Everything.
-    Everything,
 }
 
 /// Why a commit cannot be opened lazily.
@@ -115,7 +106,7 @@ impl LazyTree {
     }
 
     /// Begins to fetch what is going to be needed, and, if wanted, all the rest.
-    pub fn fill(self: &Arc<Self>, fill: Fill) {
+    pub fn fill(self: &Arc<Self>, wanted: Fill) {
         let own = Arc::downgrade(self);
         let run = move || {
             let Some(tree) = own.upgrade() else { return };
@@ -126,7 +117,7 @@ impl LazyTree {
             if let Err(error) = image.fetch_hot(deadline()).and_then(|()| frames.catalogue(deadline()).map(drop)) {
                 tracing::debug!("in the background: {}", chain(&error));
             }
-            super::fill::run(&image, &frames, &crew, fill);
+            fill::run(&image, &frames, &crew, wanted);
         };
         if let Err(error) = thread::Builder::new().name("fill".to_owned()).spawn(run) {
             tracing::warn!("nothing is fetched in the background: {error}");

@@ -22,14 +22,14 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 pub enum VisitError {
     /// The remote refuses, or is refused.
     #[error(transparent)]
-    Remote(#[from] RemoteError),
+    Remote(Box<RemoteError>),
     /// Nobody answers, and nothing of it is here.
     #[error("cannot reach the remote, and '{name}' was never here")]
     NeverSeen {
         /// The ref.
         name: RefName,
         /// Why nobody answers.
-        source: RemoteError,
+        source: Box<RemoteError>,
     },
     /// The local ref.
     #[error(transparent)]
@@ -77,15 +77,25 @@ impl Visit {
                 Ok(Self { id: tip.record.commit, commit: tip.commit.into_inner(), remote })
             }
             Err(error @ RemoteError::Transport { .. }) => {
-                let local = store.read_ref(&remote.name().local_ref(name))?;
-                let Some(id) = local else { return Err(VisitError::NeverSeen { name: name.clone(), source: error }) };
-                tracing::warn!("{}: '{name}' is mounted as it was seen last", chain(&error));
-                let placement = read_placement(store, id);
-                let remote = placement.map(|placement| (remote.transport().clone(), placement));
-                Ok(Self { id, commit: store.commit(id)?, remote })
+                let mut visit = Self::seen_last(store, &remote.name().local_ref(name), error)?;
+                let placement = read_placement(store, visit.id);
+                visit.remote = placement.map(|placement| (remote.transport().clone(), placement));
+                Ok(visit)
             }
-            Err(other) => Err(other.into()),
+            Err(other) => Err(VisitError::Remote(Box::new(other))),
         }
+    }
+
+    /// The commit that a remote's ref named when it was seen last, under its local name; `error` says why nobody answers.
+    ///
+    /// # Errors
+    /// [`VisitError::NeverSeen`] when nothing of it is here.
+    pub fn seen_last(store: &Store, name: &RefName, error: RemoteError) -> Result<Self, VisitError> {
+        let Some(id) = store.read_ref(name)? else {
+            return Err(VisitError::NeverSeen { name: name.clone(), source: Box::new(error) });
+        };
+        tracing::warn!("{}: '{name}' is mounted as it was seen last", chain(&error));
+        Self::local(store, id)
     }
 
     /// A commit of which parts are here, and nothing is known of where the others are.

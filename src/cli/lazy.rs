@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use super::remote_source::{Origin, RemoteSource, TrustArgs};
 use super::{Context, repository};
 use crate::cache::{LazyTree, Patience, Visit};
+use crate::remote::RemoteError;
 use crate::store::{Config, OpenError, Store};
 
 /// Where what comes from bare URLs is kept on behalf of the system.
@@ -54,8 +55,14 @@ pub fn open_or_make(path: &std::path::Path) -> Result<Store> {
 /// # Errors
 /// When nobody is trusted, the remote is refused, or nobody answers and nothing is here.
 pub fn visit(store: &Store, source: &RemoteSource, trust: &TrustArgs) -> Result<Visit> {
-    let remote = source.open(store, trust)?;
-    Ok(Visit::remote(store, &remote, &source.name)?)
+    match source.open(store, trust) {
+        Ok(remote) => Ok(Visit::remote(store, &remote, &source.name)?),
+        Err(error) => match error.downcast::<RemoteError>() {
+            Ok(error @ RemoteError::Transport { .. }) => Ok(Visit::seen_last(store, &source.local_ref(), error)?),
+            Ok(other) => Err(other.into()),
+            Err(other) => Err(other),
+        },
+    }
 }
 
 /// The same commit opened, with the patience that mount options give.

@@ -32,6 +32,7 @@ mod refs;
 mod remote;
 mod remote_source;
 mod repository;
+mod serve;
 mod show;
 mod size;
 mod source;
@@ -86,6 +87,7 @@ enum Verb {
     Size(size::Args),
     Key(key::Args),
     Publish(publish::Args),
+    Serve(serve::Args),
     Remote(remote::Args),
     Pull(pull::Args),
     Demo(demo::Args),
@@ -128,6 +130,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Size(args) => size::run(args, &context),
         Verb::Key(args) => key::run(args),
         Verb::Publish(args) => publish::run(args, &context),
+        Verb::Serve(args) => serve::run(args),
         Verb::Remote(args) => remote::run(args, &context),
         Verb::Pull(args) => pull::run(args, &context),
         Verb::Demo(args) => demo::run(args),

@@ -9,6 +9,7 @@ pub mod format;
 pub mod layout;
 pub mod publish;
 pub mod pull;
+pub mod serve;
 pub mod transport;
 
 mod client;
