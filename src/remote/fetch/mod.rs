@@ -14,13 +14,15 @@ mod plan;
 mod ranges;
 mod work;
 
+use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, select, tick, unbounded};
 
 use self::budget::Budget;
-use self::work::{Desk, Work};
+use self::work::{Desk, Intake, Work};
 use super::layout;
 use super::transport::Transport;
 use crate::image::Image;
@@ -43,7 +45,7 @@ pub struct FetchOptions {
     pub requests: usize,
     /// Threads that decode and verify.
     pub decoders: usize,
-    /// Bytes that may be downloaded and not yet decoded.
+    /// Bytes that may wait to be decoded.
     pub memory: u64,
     /// What was received is settled after this many downloaded bytes, and after some seconds on a slow line.
     pub settle: u64,
@@ -52,8 +54,8 @@ pub struct FetchOptions {
 impl Default for FetchOptions {
     fn default() -> Self {
         let decoders = std::thread::available_parallelism().map_or(2, usize::from);
-        // 64 MiB to settle: some seconds of a fast line.
-        Self { requests: 4, decoders, memory: 64 << 20, settle: 64 << 20 }
+        // 24 MiB keep the decoders busy while the store syncs. 64 MiB to settle: some seconds of a fast line.
+        Self { requests: 4, decoders, memory: 24 << 20, settle: 64 << 20 }
     }
 }
 
@@ -115,25 +117,20 @@ fn download(
     plan: &FetchPlan,
     transport: &Transport,
     desk: &Desk<'_>,
-    budget: &std::sync::Arc<Budget>,
+    budget: &Arc<Budget>,
     next: &AtomicUsize,
     work: &Sender<Work>,
 ) {
     while let Some(request) = plan.requests.get(next.fetch_add(1, Ordering::Relaxed)) {
-        let permit = budget.take(request.range.end - request.range.start);
-        if desk.has_failed() {
-            return;
-        }
-        let Some(pack) = plan.packs.get(request.pack as usize) else { return };
-        match transport.get_range(&layout::pack(*pack), request.range.clone()) {
-            Ok(bytes) => {
-                desk.progress.downloaded.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                for part in desk.split(request, &bytes, permit) {
-                    // The decoders leave only after all downloaders.
-                    let _ = work.send(part);
-                }
-            }
-            Err(source) => desk.fail(FetchError::Transport { url: transport.url().into(), source }),
+        let Some(pack) = plan.packs.get(request.pack as usize).filter(|_| !desk.has_failed()) else { return };
+        let mut intake = Intake::new(desk, request, *pack);
+        let streamed = transport.stream_range(&layout::pack(*pack), request.range.clone(), &mut |piece| {
+            desk.progress.downloaded.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            intake.take(&piece, budget, work);
+            if desk.has_failed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        if let Err(source) = streamed {
+            desk.fail(FetchError::Transport { url: transport.url().into(), source });
         }
     }
 }

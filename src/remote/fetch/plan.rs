@@ -125,6 +125,11 @@ impl FetchPlan {
         let mut plan = Self { objects: missing, ..Self::default() };
         for (frame, piece) in placed {
             if plan.frames.last() != Some(&frame) {
+                let overlaps = |last: &Frame| last.pack == frame.pack && last.end() > u64::from(frame.offset);
+                if plan.frames.last().is_some_and(overlaps) {
+                    let object = plan.objects[piece.object() as usize];
+                    return Err(PlanError::Place { id: object.id, size: object.size });
+                }
                 plan.frames.push(frame);
                 plan.contents.push(plan.pieces.len()..plan.pieces.len());
             }
@@ -226,10 +231,15 @@ mod tests {
     fn a_locator_that_contradicts_the_image_is_refused() {
         let large = u64::from(BLOCK) * 4 + 7;
         type Case = (&'static [(u32, u32, u32)], u64, &'static str);
-        let cases: [Case; 5] = [
+        let cases: [Case; 6] = [
             (&[(16, 100, 199)], 200, "a frame shorter than its object"),
             (&[(16, 1 << 29, 200)], 200, "a frame that is half a gigabyte to decode 200 bytes"),
             (&[(16, 50, BLOCK)], large, "fewer frames than blocks"),
+            (
+                &[(16, 50, BLOCK), (66, 50, BLOCK), (116, 50, BLOCK), (160, 50, BLOCK), (216, 50, 7)],
+                large,
+                "frames that overlap",
+            ),
             (&[(16, 50, BLOCK); 5], large, "a last block that is too long"),
             (&[(16, 50, BLOCK - 1); 5], large, "blocks that are too short"),
         ];

@@ -1,15 +1,16 @@
-//! What is done with the bytes of one request: cut into frames, decoded, verified, given to the store.
+//! What is done with the bytes of one request as they arrive: cut into frames, decoded, verified, given to the store.
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes, BytesMut};
+use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 
 use super::FetchProgress;
-use super::budget::Permit;
+use super::budget::{Budget, Permit};
 use super::error::FetchError;
 use super::plan::{FetchPlan, Piece};
 use super::ranges::Request;
@@ -21,21 +22,79 @@ use crate::store::{Incoming, ReceiveError, StoreWriter};
 /// Frames are given to decoders in parts of at least this many decoded bytes, so that handing over costs nothing.
 const PART: u64 = 1 << 20;
 
-/// Frames of one request for one decoder. The last of a request lets go of its memory.
+/// The blocks of one large object stay together, since in order they are hashed as they pass, up to this many bytes as
+/// they arrive.
+const PART_MAX: u64 = 4 << 20;
+
+/// Some frames for one decoder.
 pub(super) struct Work {
     frames: Range<usize>,
     bytes: Bytes,
     /// Where in the pack `bytes` begins.
     start: u64,
     pack: PackId,
-    length: u64,
-    _permit: Arc<Permit>,
+    _permit: Permit,
 }
 
 impl Work {
-    /// Downloaded bytes that this accounts for.
+    /// Downloaded bytes of it.
     pub(super) const fn length(&self) -> u64 {
-        self.length
+        self.bytes.len() as u64
+    }
+}
+
+/// The bytes of one request on their way in: cut into parts as soon as there are enough.
+pub(super) struct Intake<'a> {
+    desk: &'a Desk<'a>,
+    pack: PackId,
+    /// Frames that have not been handed over.
+    frames: Range<usize>,
+    buffer: BytesMut,
+    /// Where in the pack the buffer begins.
+    start: u64,
+}
+
+impl<'a> Intake<'a> {
+    pub(super) fn new(desk: &'a Desk<'a>, request: &Request, pack: PackId) -> Self {
+        let (frames, start) = (request.frames.clone(), request.range.start);
+        Self { desk, pack, frames, buffer: BytesMut::new(), start }
+    }
+
+    /// Takes what arrived and hands over what is complete. Waits while too much is in memory.
+    pub(super) fn take(&mut self, piece: &[u8], budget: &Arc<Budget>, work: &Sender<Work>) {
+        self.buffer.extend_from_slice(piece);
+        while let Some(end) = self.complete_part() {
+            let length = self.desk.plan.frames[end - 1].end() - self.start;
+            let permit = budget.take(length);
+            let bytes = self.buffer.split_to(usize::try_from(length).unwrap_or(usize::MAX)).freeze();
+            let frames = self.frames.start..end;
+            // The decoders leave only after all who receive.
+            let _ = work.send(Work { frames, bytes, start: self.start, pack: self.pack, _permit: permit });
+            (self.start, self.frames.start) = (self.start + length, end);
+        }
+    }
+
+    /// The frame behind the last of a part that has arrived and is worth handing over.
+    fn complete_part(&mut self) -> Option<usize> {
+        let frames = &self.desk.plan.frames;
+        // What nobody wants between the frames goes no further.
+        let gap = u64::from(frames[self.frames.clone()].first()?.offset).saturating_sub(self.start);
+        let gap = gap.min(self.buffer.len() as u64);
+        self.buffer.advance(usize::try_from(gap).unwrap_or(usize::MAX));
+        self.start += gap;
+        let arrived = self.start + self.buffer.len() as u64;
+        let mut raw = 0;
+        for index in self.frames.clone() {
+            let frame = &frames[index];
+            if frame.end() > arrived {
+                return None;
+            }
+            raw += u64::from(frame.raw_length);
+            if index + 1 == self.frames.end || self.desk.is_enough(index, raw, frame.end() - self.start) {
+                return Some(index + 1);
+            }
+        }
+        None
     }
 }
 
@@ -78,24 +137,13 @@ impl<'a> Desk<'a> {
         self.failure.into_inner()
     }
 
-    /// Cuts what a request brought into parts. The blocks of one large object stay together: in order they are hashed as
-    /// they pass.
-    pub(super) fn split(&self, request: &Request, bytes: &Bytes, permit: Permit) -> Vec<Work> {
-        let permit = Arc::new(permit);
-        let Some(&pack) = self.plan.packs.get(request.pack as usize) else { return Vec::new() };
-        let mut parts = Vec::new();
-        let (mut first, mut raw, mut length) = (request.frames.start, 0, 0);
-        for index in request.frames.clone() {
-            raw += u64::from(self.plan.frames[index].raw_length);
-            length += u64::from(self.plan.frames[index].length);
-            let is_last = index + 1 == request.frames.end;
-            if is_last || (raw >= PART && self.object_of_block(index + 1) != self.object_of_block(index)) {
-                let (bytes, _permit) = (bytes.clone(), Arc::clone(&permit));
-                parts.push(Work { frames: first..index + 1, bytes, start: request.range.start, pack, length, _permit });
-                (first, raw, length) = (index + 1, 0, 0);
-            }
-        }
-        parts
+    /// Whether a part that ends with the frame `index` is long enough, having so many bytes.
+    fn is_enough(&self, index: usize, raw: u64, length: u64) -> bool {
+        let goes_on = || {
+            let next = self.plan.contents.get(index + 1).is_some();
+            next && self.object_of_block(index + 1) == self.object_of_block(index)
+        };
+        length >= PART_MAX || (raw >= PART && !goes_on())
     }
 
     /// The large object that a frame is a block of. Any two frames that are none count as different.

@@ -1,6 +1,7 @@
 //! Receiving.
 
-use std::ops::Range;
+use std::cell::RefCell;
+use std::ops::{ControlFlow, Range};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -56,6 +57,55 @@ impl Transport {
                 let found = found.map_err(|source| failed("read", path, source))?;
                 self.count_local(endpoint);
                 self.receive(found, wanted, path).await
+            })
+        })
+    }
+
+    /// Like [`Self::get_range`], but gives every piece to `take` as it arrives, in order, so that nothing large is held in
+    /// memory and what came before a failure was not in vain. Ends early, without an error, when `take` breaks.
+    ///
+    /// # Errors
+    /// As for [`Self::get_range`].
+    pub fn stream_range(
+        &self,
+        path: &str,
+        range: Range<u64>,
+        take: &mut dyn FnMut(Bytes) -> ControlFlow<()>,
+    ) -> Result<(), TransportError> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        // A mirror goes on where the one before it stopped.
+        let state = RefCell::new((range.start, take));
+        self.from_any(|endpoint| {
+            self.inner.runtime.block_on(async {
+                use object_store::ObjectStore as _;
+                let rest = state.borrow().0..range.end;
+                let wanted = rest.end - rest.start;
+                let options = GetOptions { range: Some(rest.into()), ..GetOptions::default() };
+                let found = endpoint.store.get_opts(&endpoint.path(path), options).await;
+                let found = found.map_err(|source| failed("read", path, source))?;
+                self.count_local(endpoint);
+                let mut stream = found.into_stream();
+                let mut left = wanted;
+                while let Some(piece) = stream.try_next().await.map_err(|source| failed("read", path, source))? {
+                    let length = piece.len() as u64;
+                    let too_large = || TransportError::TooLarge { path: path.to_owned(), limit: wanted };
+                    left = left.checked_sub(length).ok_or_else(too_large)?;
+                    self.inner.counters.received(length);
+                    let flow = {
+                        let (position, take) = &mut *state.borrow_mut();
+                        *position += length;
+                        take(piece)
+                    };
+                    if flow.is_break() {
+                        return Ok(());
+                    }
+                    if let Some(limit) = &self.inner.limit {
+                        tokio::time::sleep(limit.after(length, Instant::now())).await;
+                    }
+                }
+                if left == 0 { Ok(()) } else { Err(TransportError::Short { path: path.to_owned() }) }
             })
         })
     }
