@@ -8,10 +8,14 @@ mod common;
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use common::facts::assert_same_tree;
+use common::link::{Link, Shape};
 use common::sandbox::{Repository, Run, Sandbox};
 use common::trees;
 
@@ -65,6 +69,90 @@ impl Scene {
         let mounted = self.client.mount(source, &self.sandbox.join("mounted"), &["suid", "dev"]);
         assert_same_tree(tree, mounted.path());
         mounted.unmount();
+    }
+}
+
+/// `sapwood serve` on a port of its own, ended when dropped.
+struct Server {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Server {
+    fn of(scene: &Scene) -> Self {
+        let mut command = scene.publisher.command(["serve", "--listen", "127.0.0.1:0"]);
+        let mut child = command.arg(scene.directory()).stdout(Stdio::piped()).spawn().expect("it can be started");
+        let mut url = String::new();
+        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut url).expect("it says where it is");
+        let address = url.trim().trim_start_matches("http://").trim_end_matches('/').parse();
+        Self { child, address: address.unwrap_or_else(|error| panic!("{error}: {url}")) }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Points the client's remote to a link, with little patience when that fails.
+fn go_through(link: &Link, client: &Repository) {
+    let url = format!("http://{}/", link.address());
+    client.run(["remote", "add", "--replace", "os", &url, "--insecure-unsigned"]).success();
+    let file = client.path().join("remotes/os.toml");
+    let text = fs::read_to_string(&file).expect("just written");
+    let impatient = text.replace("patience = 120", "patience = 1").replace("stall-timeout = 20", "stall-timeout = 2");
+    assert_ne!(text, impatient, "{text}");
+    fs::write(&file, impatient).expect("writable");
+}
+
+#[test]
+fn over_http_as_many_requests_and_bytes_pass_as_are_reported() {
+    let scene = Scene::new("pull-http");
+    let tree = scene.sandbox.join("tree");
+    trees::nasty(&tree);
+    trees::medium(&tree.join("medium"), 600);
+    scene.publish(&tree);
+    let server = Server::of(&scene);
+    let link = Link::to(server.address, Shape { round_trip: Duration::from_millis(4), bits_per_second: 1_000_000_000 });
+    go_through(&link, &scene.client);
+    let plan = scene.pull_json(&["--dry-run"]);
+    let before = link.passed();
+    let done = scene.pull_json(&[]);
+    let passed = link.passed();
+    assert_eq!(number(&plan, "requests"), number(&done, "requests"));
+    assert_eq!(number(&plan, "download_bytes"), number(&done, "download_bytes"));
+    assert_eq!(passed.requests - before.requests, number(&done, "requests"));
+    let (bytes, told) = (passed.received - before.received, number(&done, "download_bytes"));
+    assert!(bytes >= told && bytes < told + 1000 * number(&done, "requests"), "{bytes} passed, {told} told");
+    scene.assert_client_has("os:main", &tree);
+}
+
+#[test]
+fn a_link_cut_at_each_tenth_is_said_and_what_came_before_is_kept() {
+    let scene = Scene::new("pull-cut");
+    let tree = scene.sandbox.join("tree");
+    trees::medium(&tree, 600);
+    scene.publish(&tree);
+    let server = Server::of(&scene);
+    let link = Link::to(server.address, Shape { round_trip: Duration::from_millis(1), bits_per_second: 1_000_000_000 });
+    go_through(&link, &scene.client);
+    let whole = number(&scene.pull_json(&["--dry-run"]), "download_bytes");
+    for tenth in 0..10 {
+        let client = scene.sandbox.repository(&format!("client-{tenth}"));
+        go_through(&link, &client);
+        link.cut_after(whole * tenth / 10 + 1);
+        let said = client.run(["pull", "os:main"]).failure(1);
+        assert!(said.contains("http://127.0.0.1"), "{said}");
+        assert!(client.run(["refs"]).success().is_empty(), "a ref was named");
+        client.assert_clean();
+        link.mend();
+        let rest = json(&client.run(["pull", "--json", "os:main"]).success());
+        let (rest, came) = (number(&rest, "download_bytes"), whole * tenth / 10);
+        // What was under way when the link was cut is lost: a large object and a frame for each request.
+        assert!(rest <= whole + (10 << 20) - came, "{rest} of {whole} bytes came again after {came}");
+        client.assert_clean();
     }
 }
 
