@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::facts::assert_same_tree;
-use common::published::Published;
 use common::sandbox::{Repository, Run, Sandbox};
 use common::trees;
 
@@ -20,7 +19,6 @@ use common::trees;
 struct Scene {
     sandbox: Sandbox,
     publisher: Repository,
-    published: Published,
     client: Repository,
 }
 
@@ -29,7 +27,7 @@ impl Scene {
         let sandbox = Sandbox::new(name);
         let publisher = sandbox.repository("publisher");
         let client = sandbox.repository("client");
-        let scene = Self { sandbox, publisher, published: Published::default(), client };
+        let scene = Self { sandbox, publisher, client };
         scene.directory();
         scene.add_remote(&scene.client);
         scene
@@ -45,9 +43,10 @@ impl Scene {
     }
 
     /// Commits a tree and publishes it.
-    fn publish(&mut self, tree: &Path) -> String {
+    fn publish(&self, tree: &Path) -> String {
         let id = self.publisher.commit("main", tree);
-        self.published.add(self.publisher.path(), "main", &self.sandbox.directory("published"));
+        let url = format!("file://{}", self.directory().display());
+        self.publisher.run(["publish", &url, "main"]).success();
         id
     }
 
@@ -81,7 +80,7 @@ fn number(value: &serde_json::Value, field: &str) -> u64 {
 
 #[test]
 fn what_was_pulled_is_what_was_committed() {
-    let mut scene = Scene::new("pull-fidelity");
+    let scene = Scene::new("pull-fidelity");
     let tree = scene.sandbox.join("tree");
     trees::nasty(&tree);
     trees::medium(&tree.join("medium"), 300);
@@ -97,7 +96,7 @@ fn what_was_pulled_is_what_was_committed() {
 
 #[test]
 fn only_what_is_missing_is_fetched_and_a_dry_run_tells_it_before() {
-    let mut scene = Scene::new("pull-again");
+    let scene = Scene::new("pull-again");
     let tree = scene.sandbox.join("tree");
     trees::medium(&tree, 400);
     scene.publish(&tree);
@@ -127,7 +126,7 @@ fn only_what_is_missing_is_fetched_and_a_dry_run_tells_it_before() {
 
 #[test]
 fn history_comes_as_far_as_wanted() {
-    let mut scene = Scene::new("pull-depth");
+    let scene = Scene::new("pull-depth");
     let tree = scene.sandbox.join("tree");
     trees::medium(&tree, 50);
     let mut ids = Vec::new();
@@ -150,7 +149,7 @@ fn history_comes_as_far_as_wanted() {
 
 #[test]
 fn a_part_is_pulled_and_completed_later() {
-    let mut scene = Scene::new("pull-part");
+    let scene = Scene::new("pull-part");
     let tree = scene.sandbox.join("tree");
     trees::medium(&tree, 400);
     let id = scene.publish(&tree);
@@ -200,7 +199,7 @@ fn damage(directory: &Path) -> PathBuf {
 
 #[test]
 fn damaged_files_are_refused_by_name_and_nothing_is_named() {
-    let mut scene = Scene::new("pull-damage");
+    let scene = Scene::new("pull-damage");
     let tree = scene.sandbox.join("tree");
     trees::medium(&tree, 300);
     scene.publish(&tree);
@@ -228,7 +227,7 @@ fn damaged_files_are_refused_by_name_and_nothing_is_named() {
 
 #[test]
 fn what_was_killed_goes_on_where_it_was() {
-    let mut scene = Scene::new("pull-kill");
+    let scene = Scene::new("pull-kill");
     let tree = scene.sandbox.join("tree");
     trees::medium(&tree, 3000);
     scene.publish(&tree);
@@ -264,7 +263,7 @@ fn what_was_killed_goes_on_where_it_was() {
 
 #[test]
 fn a_full_disk_is_said_before_and_during_and_loses_nothing() {
-    let mut scene = Scene::new("pull-full");
+    let scene = Scene::new("pull-full");
     let tree = scene.sandbox.join("tree");
     trees::medium(&tree, 600);
     scene.publish(&tree);
@@ -288,7 +287,7 @@ fn a_full_disk_is_said_before_and_during_and_loses_nothing() {
 
 #[test]
 fn two_at_once_do_not_disturb_each_other() {
-    let mut scene = Scene::new("pull-two");
+    let scene = Scene::new("pull-two");
     let tree = scene.sandbox.join("tree");
     trees::medium(&tree, 1500);
     scene.publish(&tree);

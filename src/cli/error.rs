@@ -17,6 +17,16 @@ pub fn usage(error: &clap::Error) -> ExitCode {
     if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS }
 }
 
+/// A context that is no part of the message but says what to do next.
+#[derive(Debug, Clone, Copy)]
+pub struct Hint(pub &'static str);
+
+impl std::fmt::Display for Hint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
 /// Prints an error and its hint.
 pub fn report(error: &anyhow::Error) -> ExitCode {
     if is_broken_pipe(error) {
@@ -24,14 +34,15 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let mut text = String::new();
-    for cause in error.chain().map(ToString::to_string) {
+    let given = error.downcast_ref::<Hint>().map(|hint| hint.0);
+    for cause in error.chain().map(ToString::to_string).filter(|cause| given != Some(cause)) {
         // Transparent wrappers repeat their source.
         if !text.ends_with(&cause) {
             text = if text.is_empty() { cause } else { format!("{text}: {cause}") };
         }
     }
     output::note(format_args!("sapwood: {text}"));
-    if let Some(hint) = error.chain().find_map(hint) {
+    if let Some(hint) = given.map(str::to_owned).or_else(|| error.chain().find_map(hint)) {
         output::note(format_args!("hint: {hint}"));
     }
     ExitCode::FAILURE

@@ -26,11 +26,13 @@ mod ls;
 mod mount;
 mod mounts;
 mod output;
+mod publish;
 mod pull;
 mod refs;
 mod remote;
 mod remote_source;
 mod repository;
+mod serve;
 mod show;
 mod size;
 mod source;
@@ -84,6 +86,8 @@ enum Verb {
     Gc(gc::Args),
     Size(size::Args),
     Key(key::Args),
+    Publish(publish::Args),
+    Serve(serve::Args),
     Remote(remote::Args),
     Pull(pull::Args),
     Demo(demo::Args),
@@ -124,6 +128,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Gc(args) => gc::run(args, &context),
         Verb::Size(args) => size::run(args, &context),
         Verb::Key(args) => key::run(args),
+        Verb::Publish(args) => publish::run(args, &context),
+        Verb::Serve(args) => serve::run(args),
         Verb::Remote(args) => remote::run(args, &context),
         Verb::Pull(args) => pull::run(args, &context),
         Verb::Demo(args) => demo::run(args),

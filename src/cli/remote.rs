@@ -7,6 +7,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::{Context, keys, output, repository};
+use crate::remote::transport::TransportOptions;
 use crate::remote::{RemoteConfig, RemoteName, Remotes, RemotesError};
 use crate::store::Store;
 
@@ -144,4 +145,10 @@ fn show(store: &Store, remotes: &Remotes, name: &RemoteName, as_json: bool) -> R
         output::line(format_args!("ref     {name} {}", commit.short()))?;
     }
     Ok(())
+}
+
+/// How to talk to a URL that is no configured remote.
+#[must_use]
+pub fn transport_options() -> TransportOptions {
+    TransportOptions::default()
 }

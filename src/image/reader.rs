@@ -63,6 +63,12 @@ impl Image {
         self.presence.as_ref().is_none_or(|presence| presence.has(block))
     }
 
+    /// The whole file.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// The id of these bytes, provided that the blocks have the digests which the header gives: see [`Self::verify`].
     #[must_use]
     pub const fn id(&self) -> ImageId {

@@ -13,12 +13,20 @@
 //! ```
 //!
 //! Paths are relative to the repository's URL and have no leading slash. Everything but refs, placements and keys is
-//! immutable and may be cached for ever: its name tells its content.
+//! immutable and may be cached for ever: its name tells its content. (A commit's record never changes, but it may gain
+//! signatures.)
 
 use crate::model::{CommitId, DeltaId, ImageId, LocatorId, PackId, ProfileId, RefName};
 
 /// The directory of refs, for listing.
 pub const REFS: &str = "refs";
+
+/// Whether a file may be replaced by another of the same name.
+#[must_use]
+pub fn may_change(path: &str) -> bool {
+    // A commit's signatures grow when another key signs it.
+    ["refs/", "placements/", "commits/", "keys/"].iter().any(|directory| path.starts_with(directory))
+}
 
 /// The file that holds a ref record.
 #[must_use]

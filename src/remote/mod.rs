@@ -7,7 +7,9 @@
 pub mod fetch;
 pub mod format;
 pub mod layout;
+pub mod publish;
 pub mod pull;
+pub mod serve;
 pub mod transport;
 
 mod client;

@@ -8,7 +8,6 @@
 
 pub mod facts;
 pub mod link;
-pub mod published;
 pub mod sandbox;
 pub mod trees;
 pub mod web;

@@ -39,7 +39,7 @@ pub enum FetchError {
         /// Where the frame begins.
         offset: u32,
         /// What it holds.
-        source: ReceiveError,
+        source: Box<ReceiveError>,
     },
     /// The repository could not be written.
     #[error(transparent)]

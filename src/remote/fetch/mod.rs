@@ -27,7 +27,7 @@ use crate::image::Image;
 use crate::store::StoreWriter;
 
 pub use error::FetchError;
-pub use plan::{FetchPlan, PlanError};
+pub use plan::{FetchPlan, PlanError, check_announced};
 
 /// On a slow line what was received is settled every [`SETTLE_INTERVAL`], but not for less than this: each time makes a
 /// pack.

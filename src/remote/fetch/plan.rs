@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::ranges::{self, Request};
 use crate::image::ObjectUse;
 use crate::model::{BLOCK_SIZE, LARGE_OBJECT, ObjectId, PackId};
-use crate::remote::format::{Frame, Locator};
+use crate::remote::format::{Announced, Frame, Locator};
 
 /// Why objects cannot be found by a locator.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -21,6 +21,16 @@ pub enum PlanError {
         /// Objects of the locator.
         found: u32,
     },
+    /// The locator announces more than the image can need.
+    #[error("the locator announces {frames} frames in {packs} packs, the image needs at most {expected} frames")]
+    TooMuch {
+        /// Frames that the image can need.
+        expected: u64,
+        /// Frames announced.
+        frames: u32,
+        /// Packs announced.
+        packs: u32,
+    },
     /// The locator contradicts the image.
     #[error("the locator has no place for object {id} of {size} bytes")]
     Place {
@@ -29,6 +39,32 @@ pub enum PlanError {
         /// Its length in bytes.
         size: u64,
     },
+}
+
+/// A locator may list so many times as many frames and packs as its image can need: some publisher may find that simpler.
+const SUPERFLUOUS: u64 = 4;
+
+/// Refuses a locator that would unpack to more than `image` can need, before it is unpacked. Returns the number of the
+/// image's objects.
+///
+/// # Errors
+/// [`PlanError::Count`] or [`PlanError::TooMuch`].
+pub fn check_announced(bytes: &[u8], objects: impl Iterator<Item = ObjectUse>) -> Result<u32, PlanError> {
+    let (mut count, mut needed) = (0_u32, 0_u64);
+    for object in objects {
+        count += 1;
+        needed += if object.size > LARGE_OBJECT { object.size.div_ceil(BLOCK_SIZE) } else { 1 };
+    }
+    // Bytes too short to announce anything are refused when they are parsed.
+    if let Some(Announced { packs, frames, objects }) = Locator::announced(bytes) {
+        if objects != count {
+            return Err(PlanError::Count { expected: count, found: objects });
+        }
+        if u64::from(frames.max(packs)) > needed.saturating_mul(SUPERFLUOUS).saturating_add(1024) {
+            return Err(PlanError::TooMuch { expected: needed, frames, packs });
+        }
+    }
+    Ok(count)
 }
 
 /// What zstd may add to bytes that it cannot make shorter. A frame that takes more room than that is refused: its length
@@ -148,4 +184,60 @@ fn place(locator: &Locator, object: &ObjectUse, number: u32, placed: &mut Vec<(F
         placed.push((frame, Piece::Block { object: number, block }));
     }
     Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::Ino;
+    use crate::remote::format::{LocatorBuilder, Spot};
+
+    const BLOCK: u32 = BLOCK_SIZE as u32;
+
+    fn object(index: u32, size: u64) -> ObjectUse {
+        ObjectUse { index, id: ObjectId::of(&index.to_le_bytes()), size, ino: Ino::ROOT }
+    }
+
+    fn locator(frames: &[(u32, u32, u32)], spots: &[(u32, u32)]) -> Locator {
+        let mut builder = LocatorBuilder::new();
+        let pack = builder.pack(PackId::of(b"pack"), 1 << 30);
+        for &(offset, length, raw_length) in frames {
+            builder.frame(Frame { pack, offset, length, raw_length });
+        }
+        spots.iter().for_each(|&(frame, offset)| builder.object(Spot { frame, offset }));
+        Locator::parse(&builder.finish().expect("memory")).expect("consistent")
+    }
+
+    #[test]
+    fn objects_in_one_frame_are_one_frame_and_blocks_are_one_each() {
+        let blocks = [(500, 50, BLOCK), (550, 50, BLOCK), (600, 50, BLOCK), (650, 50, BLOCK), (700, 9, 7)];
+        let frames = [&[(16, 100, 300)][..], &blocks].concat();
+        let locator = locator(&frames, &[(0, 0), (0, 200), (1, 0)]);
+        let missing = vec![object(0, 200), object(1, 100), object(2, u64::from(BLOCK) * 4 + 7)];
+        let plan = FetchPlan::new(&locator, 3, missing).expect("consistent");
+        assert_eq!((plan.frames.len(), plan.pieces.len(), plan.objects(), plan.requests()), (6, 7, 3, 1));
+        assert_eq!(plan.contents[0], 0..2);
+        assert_eq!(plan.pieces[6], Piece::Block { object: 2, block: 4 });
+        assert_eq!(plan.download_bytes(), 709 - 16);
+        assert_eq!(FetchPlan::new(&locator, 3, vec![object(1, 100)]).expect("consistent").pieces.len(), 1);
+    }
+
+    #[test]
+    fn a_locator_that_contradicts_the_image_is_refused() {
+        let large = u64::from(BLOCK) * 4 + 7;
+        type Case = (&'static [(u32, u32, u32)], u64, &'static str);
+        let cases: [Case; 5] = [
+            (&[(16, 100, 199)], 200, "a frame shorter than its object"),
+            (&[(16, 1 << 29, 200)], 200, "a frame that is half a gigabyte to decode 200 bytes"),
+            (&[(16, 50, BLOCK)], large, "fewer frames than blocks"),
+            (&[(16, 50, BLOCK); 5], large, "a last block that is too long"),
+            (&[(16, 50, BLOCK - 1); 5], large, "blocks that are too short"),
+        ];
+        for (frames, size, why) in cases {
+            let refused = FetchPlan::new(&locator(frames, &[(0, 0)]), 1, vec![object(0, size)]);
+            assert!(matches!(refused, Err(PlanError::Place { .. })), "{why}: {refused:?}");
+        }
+        let other = FetchPlan::new(&locator(&[(16, 100, 199)], &[(0, 0)]), 2, vec![object(0, 10)]);
+        assert!(matches!(other, Err(PlanError::Count { expected: 2, found: 1 })));
+    }
 }

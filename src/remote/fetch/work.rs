@@ -131,7 +131,7 @@ impl<'a> Desk<'a> {
         match error {
             KeepError::Receive(ReceiveError::Write(error)) => error.into(),
             KeepError::Receive(source) => {
-                FetchError::Object { url: self.url.into(), pack, offset: frame.offset, source }
+                FetchError::Object { url: self.url.into(), pack, offset: frame.offset, source: source.into() }
             }
             KeepError::Fetch(error) => error,
         }

@@ -164,7 +164,26 @@ pub struct Locator {
     spots: Vec<Spot>,
 }
 
+/// How much a locator says it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Announced {
+    /// Packs.
+    pub packs: u32,
+    /// Frames.
+    pub frames: u32,
+    /// Objects.
+    pub objects: u32,
+}
+
 impl Locator {
+    /// What a locator announces, before anything is unpacked: whoever knows the image knows how much that can be. `None`
+    /// when the bytes are too short for one.
+    #[must_use]
+    pub fn announced(bytes: &[u8]) -> Option<Announced> {
+        let header = bytes.get(..HEADER_SIZE)?;
+        Some(Announced { packs: u32_at(header, 12), frames: u32_at(header, 16), objects: u32_at(header, 20) })
+    }
+
     /// Reads a locator and checks all its numbers.
     ///
     /// # Errors

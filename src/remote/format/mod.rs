@@ -10,7 +10,7 @@ mod profile;
 mod profile_text;
 pub mod wire;
 
-pub use locator::{Frame, LOCATOR_SIZE_MAX, Locator, LocatorBuilder, LocatorError, PackRef, Spot};
+pub use locator::{Announced, Frame, LOCATOR_SIZE_MAX, Locator, LocatorBuilder, LocatorError, PackRef, Spot};
 pub use pack::{FRAME_RAW_MAX, FrameError, PACK_HEADER_SIZE, PackWriter, compress_frames, decode_frame};
 pub use placement::{DeltaRef, FileRef, ImageRef, PLACEMENT_SIZE_MAX, Placement, PlacementError};
 pub use profile::{PROFILE_SIZE_MAX, Profile, ProfileEntry, ProfileError};

@@ -12,7 +12,7 @@ use super::selection;
 use crate::image::ObjectUse;
 use crate::model::{CommitId, LocatorId, ObjectId};
 use crate::remote::client::Remote;
-use crate::remote::fetch::FetchPlan;
+use crate::remote::fetch::{FetchPlan, check_announced};
 use crate::remote::format::{FileRef, LOCATOR_SIZE_MAX, Locator, Placement};
 use crate::remote::layout;
 use crate::store::Store;
@@ -90,11 +90,11 @@ fn frames(
     if LocatorId::of(&bytes) != id {
         return Err(PullError::LocatorDigest { url: url(), id });
     }
+    let refused = |source| PullError::Plan { url: url(), commit, source };
+    // verify() has walked the same tables.
+    let count = check_announced(&bytes, image.image.object_uses().flatten()).map_err(refused)?;
     let locator = Locator::parse(&bytes).map_err(|source| PullError::Locator { url: url(), id, source })?;
-    let count =
-        image.image.objects().map_err(|source| PullError::Image { url: url(), id: image.image.id(), source })?;
-    let count = u32::try_from(count.len()).unwrap_or(u32::MAX);
-    FetchPlan::new(&locator, count, missing).map_err(|source| PullError::Plan { url: url(), commit, source })
+    FetchPlan::new(&locator, count, missing).map_err(refused)
 }
 
 /// The placement of a commit, asked for when it is needed first.

@@ -22,13 +22,15 @@ pub struct Traffic {
 }
 
 impl Counters {
-    pub(super) fn received(&self, bytes: u64) {
+    pub(super) fn requested(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn received(&self, bytes: u64) {
         self.received.fetch_add(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn sent(&self, bytes: u64) {
-        self.requests.fetch_add(1, Ordering::Relaxed);
         self.sent.fetch_add(bytes, Ordering::Relaxed);
     }
 

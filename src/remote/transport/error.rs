@@ -49,6 +49,28 @@ pub enum TransportError {
         /// Relative to the URL.
         path: String,
     },
+    /// Certificates, keys or proxies that cannot be used.
+    #[error("cannot use {what}: {reason}")]
+    Tls {
+        /// Which.
+        what: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The server wants to know who is asking, or does not allow it.
+    #[error("{path}: the server does not allow it")]
+    Denied {
+        /// Relative to the URL.
+        path: String,
+        /// What it said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A plain web server takes no uploads.
+    #[error("{url} is a web server and takes no uploads: publish to its directory (file://…) or to a bucket (s3://…)")]
+    CannotWrite {
+        /// The URL.
+        url: String,
+    },
     /// A plain web server has no listing.
     #[error("{url} cannot be listed")]
     CannotList {

@@ -1,6 +1,74 @@
 //! How to talk to a remote.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
 /// Choices for a connection. All have defaults that suit a public web server.
-#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct TransportOptions {}
+pub struct TransportOptions {
+    /// A file with a token that is sent as `Authorization: Bearer …`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bearer_file: Option<PathBuf>,
+    /// A PEM file with a certificate and its key, to show who is asking.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_certificate: Option<PathBuf>,
+    /// A PEM file with the authorities to believe, instead of the system's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// Other URLs with the same content, tried in order when the first fails.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mirrors: Vec<String>,
+    /// Most bytes a second to receive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<u64>,
+    /// The proxy to use, instead of what the environment says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<String>,
+    /// Seconds for a connection to come about.
+    pub connect_timeout: u64,
+    /// Seconds without a byte after which a request is tried again.
+    pub stall_timeout: u64,
+    /// Seconds after which a request that keeps failing is given up.
+    pub patience: u64,
+    /// Settings by the names that the environment has for them: `AWS_…`, `GOOGLE_…`, `AZURE_…`, `SSL_CERT_FILE`, `https_proxy`.
+    #[serde(skip)]
+    pub settings: BTreeMap<String, String>,
+}
+
+impl Default for TransportOptions {
+    fn default() -> Self {
+        Self {
+            bearer_file: None,
+            client_certificate: None,
+            ca_file: None,
+            mirrors: Vec::new(),
+            rate_limit: None,
+            proxy: None,
+            connect_timeout: 10,
+            stall_timeout: 20,
+            patience: 120,
+            settings: BTreeMap::new(),
+        }
+    }
+}
+
+impl TransportOptions {
+    pub(super) const fn connect_limit(&self) -> Duration {
+        Duration::from_secs(self.connect_timeout)
+    }
+
+    pub(super) const fn stall_limit(&self) -> Duration {
+        Duration::from_secs(self.stall_timeout)
+    }
+
+    pub(super) const fn retry_limit(&self) -> Duration {
+        Duration::from_secs(self.patience)
+    }
+
+    /// The first of these settings that is there and not empty.
+    pub(super) fn setting(&self, names: &[&str]) -> Option<&str> {
+        names.iter().filter_map(|name| self.settings.get(*name)).map(String::as_str).find(|value| !value.is_empty())
+    }
+}

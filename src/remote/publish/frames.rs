@@ -1,0 +1,87 @@
+//! Cutting contents into frames.
+//!
+//! Below 64 KiB the number of requests rules, so small contents share frames of about 128 KiB; up to 1 MiB each has its own;
+//! of a large one each block of 256 KiB is a frame, since that is what can be checked alone.
+
+use super::error::PublishError;
+use crate::model::{BLOCK_SIZE, LARGE_OBJECT, ObjectId};
+use crate::store::{ObjectSource, Store};
+
+/// Contents of at least this many bytes have a frame of their own.
+const OWN_FRAME: u64 = 64 << 10;
+
+/// Shared frames are closed before they get larger than this, in bytes of content.
+const SHARED_FRAME: usize = 128 << 10;
+
+/// What a frame holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum FrameContents {
+    /// Whole contents, one after the other, each with where it begins.
+    Whole(Vec<(ObjectId, u32)>),
+    /// A block of a large one, counted from 0.
+    Block(ObjectId, u32),
+}
+
+/// Reads objects in order and cuts them into frames.
+pub(super) struct FrameCutter<'a> {
+    store: &'a Store,
+    objects: std::slice::Iter<'a, (ObjectId, u64)>,
+    shared: (Vec<(ObjectId, u32)>, Vec<u8>),
+    large: Option<(ObjectId, u64, u32)>,
+}
+
+impl<'a> FrameCutter<'a> {
+    pub(super) fn new(store: &'a Store, objects: &'a [(ObjectId, u64)]) -> Self {
+        Self { store, objects: objects.iter(), shared: Default::default(), large: None }
+    }
+
+    /// The next frame and its bytes.
+    pub(super) fn next(&mut self) -> Result<Option<(FrameContents, Vec<u8>)>, PublishError> {
+        if let Some((id, size, block)) = self.large {
+            return self.block(id, size, block).map(Some);
+        }
+        while let Some(&(id, size)) = self.objects.next() {
+            if size > LARGE_OBJECT {
+                self.large = Some((id, size, 0));
+                return self.block(id, size, 0).map(Some);
+            }
+            let bytes = self.read(id, size, 0, size)?;
+            if size >= OWN_FRAME {
+                return Ok(Some((FrameContents::Whole(vec![(id, 0)]), bytes)));
+            }
+            let full = self.shared.1.len() + bytes.len() > SHARED_FRAME;
+            let closed = if full { self.close_shared() } else { None };
+            let offset = u32::try_from(self.shared.1.len()).expect("at most SHARED_FRAME");
+            self.shared.0.push((id, offset));
+            self.shared.1.extend_from_slice(&bytes);
+            if closed.is_some() {
+                return Ok(closed);
+            }
+        }
+        Ok(self.close_shared())
+    }
+
+    fn close_shared(&mut self) -> Option<(FrameContents, Vec<u8>)> {
+        let (contents, bytes) = std::mem::take(&mut self.shared);
+        (!contents.is_empty()).then_some((FrameContents::Whole(contents), bytes))
+    }
+
+    fn block(&mut self, id: ObjectId, size: u64, block: u32) -> Result<(FrameContents, Vec<u8>), PublishError> {
+        let start = u64::from(block) * BLOCK_SIZE;
+        let end = (start + BLOCK_SIZE).min(size);
+        let bytes = self.read(id, size, start, end)?;
+        self.large = (end < size).then_some((id, size, block + 1));
+        Ok((FrameContents::Block(id, block), bytes))
+    }
+
+    fn read(&self, id: ObjectId, expected: u64, start: u64, end: u64) -> Result<Vec<u8>, PublishError> {
+        let length = usize::try_from(end - start).expect("a frame is at most 1 MiB");
+        let mut bytes = vec![0; length];
+        let read = self.store.read_at(id, start, &mut bytes)?;
+        if read == length {
+            Ok(bytes)
+        } else {
+            Err(PublishError::ObjectLength { id, expected, found: start + read as u64 })
+        }
+    }
+}

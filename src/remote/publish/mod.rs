@@ -1,0 +1,22 @@
+//! Publishing: a repository's commits as plain files that any web server or bucket can serve.
+//!
+//! Three steps. [`survey`] reads what is published already. [`plan`] says, as pure data, which commits go up and which objects
+//! of them are new. [`apply`] packs, uploads and names: leaves first, refs last, each file that a name depends on before
+//! the name, so that a reader at any moment finds either the old state or the new one whole. Immutable files are named by
+//! their content and never sent twice; a publisher that was killed is simply started again.
+//!
+//! Two publishers at once do not harm each other: a ref is replaced only if it still is what the plan has seen, and
+//! nothing is ever removed here (`prune` does that).
+
+mod apply;
+mod error;
+mod existing;
+mod frames;
+mod packs;
+mod plan;
+mod refs;
+
+pub use apply::{PublishOptions, PublishReport, Published, apply};
+pub use error::PublishError;
+pub use existing::{Survey, survey};
+pub use plan::{CommitPlan, PublishPlan, PublishRequest, RefPlan, plan};

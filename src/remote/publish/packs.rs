@@ -1,0 +1,138 @@
+//! Frames into packs, packs to the destination, while the next one is being filled.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread;
+
+use super::error::PublishError;
+use super::frames::{FrameContents, FrameCutter};
+use crate::disk::TemporaryFile;
+use crate::model::{ObjectId, PackId};
+use crate::remote::format::{Frame, PackRef, PackWriter, compress_frames};
+use crate::remote::layout;
+use crate::remote::transport::Transport;
+use crate::store::Store;
+
+/// A pack is closed when it has at least this many bytes: large enough that a whole system is a dozen, small enough that
+/// each is one upload.
+const PACK_TARGET: u64 = 64 << 20;
+
+/// What was packed in this run.
+#[derive(Debug, Default)]
+pub(super) struct NewPacks {
+    pub packs: Vec<PackRef>,
+    pub frames: Vec<Frame>,
+    /// First frame and the offset in it of each object.
+    pub objects: HashMap<ObjectId, (u32, u32)>,
+}
+
+/// Packs `objects` in their order and uploads the packs that are not there. `progress` counts bytes of content.
+pub(super) fn pack_and_upload(
+    store: &Store,
+    transport: &Transport,
+    objects: &[(ObjectId, u64)],
+    level: i32,
+    threads: usize,
+    progress: &AtomicU64,
+) -> Result<NewPacks, PublishError> {
+    if objects.is_empty() {
+        return Ok(NewPacks::default());
+    }
+    let mut cutter = FrameCutter::new(store, objects);
+    thread::scope(|scope| {
+        // One pack waits while another is sent: disk and memory stay bounded.
+        let (sender, receiver) = sync_channel::<(File, PackRef)>(1);
+        let uploader = scope.spawn(move || upload_all(transport, &receiver));
+        let mut filling = Filling::new(store.layout().temporary());
+        let packed = compress_frames(
+            level,
+            threads,
+            || cutter.next(),
+            |contents, raw, frame| {
+                filling.add(contents, raw.len(), &frame)?;
+                progress.fetch_add(raw.len() as u64, Ordering::Relaxed);
+                let Some(pack) = filling.close_if(PACK_TARGET) else { return Ok(()) };
+                // The uploader is gone only after an error, which is reported below.
+                sender.send(pack).map_err(|_| PublishError::Pack(std::io::Error::other("the upload has stopped")))
+            },
+        );
+        if packed.is_ok()
+            && let Some(pack) = filling.close_if(1)
+        {
+            let _ = sender.send(pack);
+        }
+        drop(sender);
+        uploader.join().expect("uploading does not panic")?;
+        packed?;
+        Ok(filling.done)
+    })
+}
+
+fn upload_all(transport: &Transport, packs: &Receiver<(File, PackRef)>) -> Result<(), PublishError> {
+    for (file, pack) in packs {
+        let path = layout::pack(pack.id);
+        if transport.length(&path)? != Some(pack.length) {
+            // The file has no name any more; this is its name while it is open.
+            let name = format!("/proc/self/fd/{}", file.as_raw_fd());
+            transport.put_file(&path, Path::new(&name), &|_| {})?;
+        }
+    }
+    Ok(())
+}
+
+/// The pack that is being filled.
+struct Filling {
+    directory: PathBuf,
+    current: Option<PackWriter<File>>,
+    done: NewPacks,
+}
+
+impl Filling {
+    fn new(directory: PathBuf) -> Self {
+        Self { directory, current: None, done: NewPacks::default() }
+    }
+
+    fn add(&mut self, contents: FrameContents, raw_length: usize, frame: &[u8]) -> Result<(), PublishError> {
+        let pack = match &mut self.current {
+            Some(pack) => pack,
+            None => self.current.insert(PackWriter::new(unnamed(&self.directory)?)?),
+        };
+        let offset = pack.add(frame)?;
+        let narrow = |length: u64| u32::try_from(length).map_err(|_| std::io::Error::other("a pack of 4 GiB"));
+        let number = u32::try_from(self.done.frames.len()).expect("fewer frames than objects and blocks");
+        self.done.frames.push(Frame {
+            pack: u32::try_from(self.done.packs.len()).expect("fewer packs than frames"),
+            offset: narrow(offset)?,
+            length: narrow(frame.len() as u64)?,
+            raw_length: narrow(raw_length as u64)?,
+        });
+        match contents {
+            FrameContents::Whole(objects) => {
+                self.done.objects.extend(objects.into_iter().map(|(id, offset)| (id, (number, offset))));
+            }
+            FrameContents::Block(id, 0) => {
+                self.done.objects.insert(id, (number, 0));
+            }
+            FrameContents::Block(..) => {}
+        }
+        Ok(())
+    }
+
+    /// Closes the pack if it has at least `length` bytes.
+    fn close_if(&mut self, length: u64) -> Option<(File, PackRef)> {
+        let pack = self.current.take_if(|pack| pack.length() >= length)?;
+        let (file, id, length): (File, PackId, u64) = pack.finish();
+        let pack = PackRef { id, length };
+        self.done.packs.push(pack);
+        Some((file, pack))
+    }
+}
+
+/// A file without a name, so that nothing of it stays when this process dies.
+fn unnamed(directory: &Path) -> std::io::Result<File> {
+    TemporaryFile::create(directory)?.file().try_clone()
+}
