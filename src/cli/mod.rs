@@ -105,6 +105,7 @@ pub struct Context {
 
 /// Runs the command that `arguments` (the program's name first) describe and returns the exit status.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    crate::sys::give_back_large_buffers();
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => return error::usage(&error),

@@ -74,18 +74,22 @@ fn affordable_gap(frames: &[Frame]) -> u64 {
 fn split(run: &Request, frames: &[Frame]) -> Vec<Request> {
     let length = run.range.end - run.range.start;
     let parts = ((length + REQUEST / 2) / REQUEST).max(1);
-    let target = length.div_ceil(parts);
+    let target = length.div_ceil(parts).max(1);
     let mut requests: Vec<Request> = Vec::new();
+    let mut part = 0;
     for index in run.frames.clone() {
         let frame = &frames[index];
         let (start, end) = (u64::from(frame.offset), frame.end());
+        // A frame belongs to the part in which it begins, so there are never more parts than that.
+        let its_part = (start - run.range.start) / target;
         match requests.last_mut() {
-            Some(last) if end <= last.range.start.saturating_add(target) || end <= last.range.end => {
+            Some(last) if its_part == part || end <= last.range.end => {
                 last.range.end = last.range.end.max(end);
                 last.frames.end = index + 1;
             }
             _ => requests.push(Request { pack: run.pack, range: start..end, frames: index..index + 1 }),
         }
+        part = its_part;
     }
     requests
 }
@@ -125,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_whole_pack_takes_four_requests_of_the_same_length_and_every_frame_is_in_one() {
-        let size = 100_000;
+        let size = 99_777;
         let frames: Vec<Frame> = (0..680_u32).map(|index| frame(0, 16 + u64::from(index * size), size)).collect();
         let found = requests(&frames);
         assert_eq!(found.len(), 4);
