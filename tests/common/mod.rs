@@ -10,3 +10,4 @@ pub mod facts;
 pub mod link;
 pub mod sandbox;
 pub mod trees;
+pub mod web;
