@@ -42,6 +42,8 @@ pub struct LazyFigures {
     pub failures: u64,
     /// Bytes fetched ahead of reading.
     pub bytes_ahead: u64,
+    /// Those of them that nobody has read yet.
+    pub bytes_ahead_unread: u64,
     /// Blocks of 64 KiB of the image that are not here.
     pub image_blocks_missing: u32,
     /// Objects of the commit.

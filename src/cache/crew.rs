@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::{Condvar, Mutex};
@@ -29,6 +30,8 @@ struct Lights {
     urgent: Mutex<usize>,
     green: Condvar,
     closed: AtomicBool,
+    /// When the last urgent fetch ended.
+    ended: Mutex<Option<Instant>>,
 }
 
 impl Crew {
@@ -69,6 +72,18 @@ impl Crew {
         self.traffic.wait_for_green()
     }
 
+    /// Waits until nothing urgent was wanted for a while; returns whether to go on at all.
+    pub fn wait_for_quiet(&self, quiet: Duration) -> bool {
+        while self.traffic.wait_for_green() {
+            let since = self.traffic.ended.lock().map_or(quiet, |at| at.elapsed());
+            match quiet.checked_sub(since) {
+                None | Some(Duration::ZERO) => return true,
+                Some(rest) => thread::sleep(rest.min(Duration::from_millis(200))),
+            }
+        }
+        false
+    }
+
     /// Drops what has not begun.
     pub fn close(&self) {
         self.traffic.closed.store(true, Ordering::Relaxed);
@@ -97,6 +112,7 @@ impl Lights {
     }
 
     fn finished(&self) {
+        *self.ended.lock() = Some(Instant::now());
         let mut urgent = self.urgent.lock();
         *urgent = urgent.saturating_sub(1);
         if *urgent == 0 {
@@ -107,7 +123,7 @@ impl Lights {
     fn wait_for_green(&self) -> bool {
         let mut urgent = self.urgent.lock();
         while *urgent > 0 && !self.closed.load(Ordering::Relaxed) {
-            self.green.wait_for(&mut urgent, std::time::Duration::from_secs(1));
+            self.green.wait_for(&mut urgent, Duration::from_secs(1));
         }
         !self.closed.load(Ordering::Relaxed)
     }

@@ -11,8 +11,8 @@ use super::shelf::chain;
 /// How long a fill that got nowhere waits.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// Digests are left alone this long, so that they do not compete with what starts first.
-const FIRST: Duration = Duration::from_secs(2);
+/// Digests are fetched after nothing else was wanted for so long: they would compete with what starts first.
+const QUIET: Duration = Duration::from_secs(2);
 
 /// Frames looked at in one step.
 const STEP: usize = 64;
@@ -30,9 +30,10 @@ pub enum Fill {
 /// Runs until everything wanted is here or the mount ends.
 pub(super) fn run(image: &Arc<LazyImage>, frames: &Frames, crew: &Crew, fill: Fill) {
     if fill == Fill::Metadata {
-        std::thread::sleep(FIRST);
+        std::thread::sleep(QUIET);
     }
-    while crew.give_way() {
+    let quiet = if fill == Fill::Metadata { QUIET } else { Duration::ZERO };
+    while crew.wait_for_quiet(quiet) {
         match image.fetch_more() {
             Ok(true) => {}
             Ok(false) if image.missing() == 0 => break,

@@ -129,16 +129,16 @@ impl Frames {
         let Some(catalogue) = self.catalogue.get() else { return };
         let Some(range) = catalogue.frames_of(object.index, offset, length) else { return };
         let frames = catalogue.locator().frames();
-        for frame in range {
-            let more = self.ahead.lock().touch(frame, missed, frames);
-            if !more.is_empty() {
-                let all = more.filter_map(|frame| Some((frame, catalogue.frame(frame)?))).collect();
-                for run in plan(all) {
-                    let own = Arc::clone(self);
-                    self.crew.later(move || own.fetch_ahead(&run.frames));
-                }
-            }
+        let more = self.ahead.lock().touch(range, missed, frames);
+        for run in plan(more.filter_map(|frame| Some((frame, catalogue.frame(frame)?))).collect()) {
+            let own = Arc::clone(self);
+            self.crew.later(move || own.fetch_ahead(&run.frames));
         }
+    }
+
+    /// Bytes that were fetched ahead and not read yet.
+    pub fn unread_bytes(&self) -> u64 {
+        self.ahead.lock().unread_bytes()
     }
 
     fn fetch_ahead(&self, frames: &[u32]) {

@@ -139,6 +139,7 @@ impl LazyTree {
             flights_joined: counters.joined.load(Ordering::Relaxed),
             failures: counters.failures.load(Ordering::Relaxed),
             bytes_ahead: counters.ahead.load(Ordering::Relaxed),
+            bytes_ahead_unread: self.frames.unread_bytes(),
             image_blocks_missing: self.image.missing(),
             objects: u64::from(self.image().object_count()),
             objects_local: local.map(|local| local.objects),

@@ -14,6 +14,10 @@ use crate::vfs::Vfs;
 /// KiB that the kernel reads ahead. At its default of 128 a file of 146 MB takes eight times as many messages.
 const READ_AHEAD_KIB: u32 = 1024;
 
+/// The same where content is fetched as it is read: around each page of a program that is touched, the kernel reads so
+/// much, and over a network that is dear. What is read in sequence is fetched ahead by us.
+const READ_AHEAD_LAZY_KIB: u32 = 256;
+
 /// A filesystem that is mounted and whose kernel side is waiting for [`Session::run`].
 pub struct Session {
     inner: fuser::Session<Adapter>,
@@ -52,6 +56,7 @@ impl Session {
         device: std::os::fd::OwnedFd,
     ) -> Result<Self, MountError> {
         let counters = Arc::new(Counters::default());
+        let read_ahead = if vfs.fetcher().is_some() { READ_AHEAD_LAZY_KIB } else { READ_AHEAD_KIB };
         let adapter = Adapter::new(vfs, Arc::clone(&counters), request.options.mode).map_err(MountError::Threads)?;
         let mut config = fuser::Config::default();
         config.n_threads = Some(request.options.threads.get());
@@ -59,7 +64,7 @@ impl Session {
         let everybody = fuser::SessionACL::All;
         let inner = fuser::Session::from_fd(adapter, device, everybody, config).map_err(MountError::Handshake)?;
         let unmounter = Unmounter { mountpoint: mountpoint.to_owned(), device: device_number(mountpoint)? };
-        raise_read_ahead(&unmounter.device);
+        set_read_ahead(&unmounter.device, read_ahead);
         Ok(Self { inner, unmounter, counters })
     }
 
@@ -120,12 +125,12 @@ fn device_number(mountpoint: &Path) -> Result<String, MountError> {
 }
 
 /// Best effort: `/sys` may be read-only or we may not be root; reading is only slower then.
-fn raise_read_ahead(device: &str) {
+fn set_read_ahead(device: &str, kib: u32) {
     let path = format!("/sys/class/bdi/{device}/read_ahead_kb");
     let raised = fs::OpenOptions::new()
         .write(true)
         .open(&path)
-        .and_then(|mut file| io::Write::write_all(&mut file, READ_AHEAD_KIB.to_string().as_bytes()));
+        .and_then(|mut file| io::Write::write_all(&mut file, kib.to_string().as_bytes()));
     if let Err(error) = raised {
         tracing::debug!("{path}: {error}");
     }

@@ -4,6 +4,7 @@
 //! values and back without I/O. Everything that arrives is hostile until its digest or signature was checked. Async
 //! code lives inside `transport` and nowhere else.
 
+pub mod delta;
 pub mod fetch;
 pub mod format;
 pub mod layout;

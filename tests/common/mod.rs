@@ -11,3 +11,4 @@ pub mod link;
 pub mod published;
 pub mod sandbox;
 pub mod trees;
+pub mod web;

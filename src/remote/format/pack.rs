@@ -70,65 +70,72 @@ pub fn decode_frame(packed: &[u8], raw_length: u32) -> Result<Vec<u8>, FrameErro
 pub fn compress_frames<T: Send, E: From<io::Error> + Send>(
     level: i32,
     threads: usize,
-    mut next: impl FnMut() -> Result<Option<(T, Vec<u8>)>, E> + Send,
+    next: impl FnMut() -> Result<Option<(T, Vec<u8>)>, E> + Send,
     mut done: impl FnMut(T, &[u8], Vec<u8>) -> Result<(), E>,
 ) -> Result<(), E> {
-    type Packed = io::Result<(Vec<u8>, Vec<u8>)>;
+    let worker = || {
+        let mut compressor = zstd::bulk::Compressor::new(level);
+        move |raw: Vec<u8>| match &mut compressor {
+            Ok(compressor) => compressor.compress(&raw).map(|packed| (raw, packed)),
+            Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+        }
+    };
+    in_order(threads, QUEUE, worker, next, |value, (raw, packed)| done(value, &raw, packed))
+}
+
+/// Hands what `next` gives to one of `threads` workers, and their results to `done` in the order of `next`, each with the
+/// value that came with it. At most `2 × queue` inputs and results a thread wait.
+///
+/// # Errors
+/// The first error of `next`, of `done`, or of a worker.
+pub fn in_order<T: Send, In: Send, Out: Send, Worker: FnMut(In) -> io::Result<Out>, E: From<io::Error> + Send>(
+    threads: usize,
+    queue: usize,
+    worker: impl Fn() -> Worker + Sync,
+    mut next: impl FnMut() -> Result<Option<(T, In)>, E> + Send,
+    mut done: impl FnMut(T, Out) -> Result<(), E>,
+) -> Result<(), E> {
     let threads = threads.max(1);
+    let worker = &worker;
     thread::scope(|scope| {
-        // Frame n goes to thread n modulo their number, and results are taken in the same turn: order without sorting.
-        let (mut inputs, mut outputs): (Vec<SyncSender<Vec<u8>>>, Vec<Receiver<Packed>>) = (Vec::new(), Vec::new());
+        // Input n goes to thread n modulo their number, and results are taken in the same turn: order without sorting.
+        let (mut inputs, mut outputs): (Vec<SyncSender<In>>, Vec<Receiver<io::Result<Out>>>) = (Vec::new(), Vec::new());
         for _ in 0..threads {
-            let (input, jobs) = sync_channel(QUEUE);
-            let (results, output) = sync_channel(QUEUE);
-            scope.spawn(move || compress_all(level, &jobs, &results));
+            let (input, jobs) = sync_channel::<In>(queue);
+            let (results, output) = sync_channel(queue);
+            scope.spawn(move || {
+                let mut work = worker();
+                jobs.into_iter().map(&mut work).all(|result| results.send(result).is_ok())
+            });
             inputs.push(input);
             outputs.push(output);
         }
-        let (values, waiting) = sync_channel::<Result<T, E>>(threads * QUEUE);
+        let (values, waiting) = sync_channel::<Result<T, E>>(threads * queue);
         scope.spawn(move || {
-            let mut turn = 0;
-            loop {
-                match next() {
+            for turn in 0.. {
+                let value = match next() {
                     Ok(None) => return,
-                    Err(error) => {
-                        let _ = values.send(Err(error));
-                        return;
-                    }
-                    Ok(Some((value, raw))) => {
-                        // Nobody listens any more after an error further down.
-                        if inputs[turn % threads].send(raw).is_err() || values.send(Ok(value)).is_err() {
-                            return;
-                        }
-                    }
+                    Err(error) => Err(error),
+                    // Nobody listens any more after an error further down.
+                    Ok(Some((value, input))) => match inputs[turn % threads].send(input) {
+                        Ok(()) => Ok(value),
+                        Err(_) => return,
+                    },
+                };
+                let is_last = value.is_err();
+                if values.send(value).is_err() || is_last {
+                    return;
                 }
-                turn += 1;
             }
         });
-        let stopped = || io::Error::other("a thread that compresses has stopped");
+        let stopped = || io::Error::other("a worker has stopped");
         for (turn, value) in waiting.into_iter().enumerate() {
             let value = value?;
-            let (raw, packed) = outputs[turn % threads].recv().map_err(|_| stopped())??;
-            done(value, &raw, packed)?;
+            let result = outputs[turn % threads].recv().map_err(|_| stopped())??;
+            done(value, result)?;
         }
         Ok(())
     })
-}
-
-fn compress_all(level: i32, jobs: &Receiver<Vec<u8>>, results: &SyncSender<io::Result<(Vec<u8>, Vec<u8>)>>) {
-    let mut compressor = match zstd::bulk::Compressor::new(level) {
-        Ok(compressor) => compressor,
-        Err(error) => {
-            let _ = results.send(Err(error));
-            return;
-        }
-    };
-    for raw in jobs {
-        let packed = compressor.compress(&raw).map(|packed| (raw, packed));
-        if results.send(packed).is_err() {
-            return;
-        }
-    }
 }
 
 /// Writes one pack and learns its name.
