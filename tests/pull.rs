@@ -8,7 +8,7 @@ mod common;
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Seek as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -18,6 +18,12 @@ use common::facts::assert_same_tree;
 use common::link::{Link, Shape};
 use common::sandbox::{Repository, Run, Sandbox};
 use common::trees;
+use sapwood::remote::delta::{DeltaOptions, Side, write_delta};
+use sapwood::remote::format::wire::image_delta;
+use sapwood::remote::format::{DeltaRef, Placement};
+use sapwood::remote::layout;
+use sapwood::store::Store;
+use sapwood::trust::Envelope;
 
 /// A publisher's repository, what it published, and a client.
 struct Scene {
@@ -389,4 +395,97 @@ fn two_at_once_do_not_disturb_each_other() {
         assert!(child.wait().expect("a child").success());
     }
     scene.assert_client_has("os:main", &tree);
+}
+
+/// Makes the delta between the two newest commits of the publisher and adds it to what the ref's file says, as a
+/// publisher does. Gives its file.
+fn publish_delta(scene: &Scene) -> PathBuf {
+    let store = Store::open(scene.publisher.path()).expect("a repository");
+    let [old, new] = ["main^", "main"].map(|spec| store.resolve(spec).expect("two commits"));
+    let images = [old, new].map(|id| store.image(store.commit(id).expect("here").image).expect("here"));
+    let bytes = [&images[0], &images[1]].map(|image| fs::read(store.layout().image(image.id())).expect("here"));
+    let image_delta = image_delta(&bytes[0], &bytes[1], 19).expect("memory");
+    let [old_side, new_side] = [&images[0], &images[1]].map(|image| Side { image, objects: &store });
+    let (mut file, summary) =
+        write_delta(old_side, new_side, &image_delta, DeltaOptions { threads: 2 }, scene.sandbox.path(), &|_| {})
+            .expect("both are here");
+    let path = scene.directory().join(layout::delta(summary.id));
+    fs::create_dir_all(path.parent().expect("it has one")).expect("writable");
+    let mut content = Vec::new();
+    file.rewind().and_then(|()| file.read_to_end(&mut content)).expect("readable");
+    fs::write(&path, content).expect("writable");
+    let reference = scene.directory().join("refs/main");
+    let published = fs::read(&reference).expect("published");
+    let (envelope, placement) = Envelope::parse(&published).expect("a ref");
+    let mut placement = Placement::parse(placement).expect("a placement");
+    placement.deltas = vec![DeltaRef { from: old, id: summary.id, length: summary.length, head: summary.head }];
+    fs::write(&reference, [envelope.encode(), placement.render()].concat()).expect("writable");
+    path
+}
+
+#[test]
+fn an_update_comes_as_a_delta_and_a_bad_delta_costs_only_bytes() {
+    let scene = Scene::new("pull-delta");
+    let tree = scene.sandbox.join("tree");
+    trees::medium(&tree, 500);
+    let mut large = trees::noise(7, 9 << 20);
+    fs::write(tree.join("large"), &large).expect("writable");
+    scene.publish(&tree);
+    let clients: Vec<Repository> = (0..5).map(|number| scene.sandbox.repository(&format!("client-{number}"))).collect();
+    for client in &clients {
+        scene.add_remote(client);
+        client.run(["pull", "os:main"]).success();
+    }
+    // Some contents change a little, one is new, one large one changes in places.
+    large[5 << 20] ^= 1;
+    large.truncate((8 << 20) + 1234);
+    fs::write(tree.join("large"), &large).expect("writable");
+    for number in [1, 100, 200, 342] {
+        let path = tree.join(format!("{:02}/file-{number}", number % 40));
+        let mut content = fs::read(&path).expect("made");
+        let middle = content.len() / 2;
+        content[middle] ^= 1;
+        fs::write(&path, content).expect("writable");
+    }
+    fs::write(tree.join("new"), trees::noise(99, 100_000)).expect("writable");
+    scene.publish(&tree);
+    let delta = publish_delta(&scene);
+    let pull = |client: &Repository, arguments: &[&str]| {
+        json(&client.run(["pull", "--json", "os:main"].iter().chain(arguments)).success())
+    };
+    let plan = pull(&clients[0], &["--dry-run"]);
+    let done = pull(&clients[0], &[]);
+    for field in ["requests", "download_bytes", "objects", "disk_bytes"] {
+        assert_eq!(number(&plan, field), number(&done, field), "{field}: planned {plan}, done {done}");
+    }
+    let commit = &done["commits"][0];
+    assert_eq!(commit["image"], "delta", "{done}");
+    assert_eq!((number(commit, "objects"), number(commit, "delta_objects")), (6, 5));
+    let whole = pull(&clients[1], &["--no-delta"]);
+    assert!(number(&done, "download_bytes") * 20 < number(&whole, "download_bytes"), "{done} {whole}");
+
+    // Damaged in its head, damaged in its patches, gone: the same tree, with a word.
+    let sound = fs::read(&delta).expect("written");
+    let mut damaged = sound.clone();
+    damaged[30] ^= 1;
+    let mut cases: Vec<Option<Vec<u8>>> = vec![Some(damaged), None];
+    let mut damaged = sound.clone();
+    let last = damaged.len() - 100;
+    damaged[last] ^= 1;
+    cases.push(Some(damaged));
+    for (client, content) in clients[2..].iter().zip(cases) {
+        match &content {
+            Some(content) => fs::write(&delta, content).expect("writable"),
+            None => fs::remove_file(&delta).expect("it is there"),
+        }
+        let run = client.run(["pull", "os:main"]);
+        assert!(run.stderr.contains("delta"), "no word about it: {}", run.stderr);
+        run.success();
+    }
+    for client in &clients {
+        client.assert_clean();
+        let mounted = client.mount("os:main", &scene.sandbox.join("mounted"), &["suid", "dev"]);
+        assert_same_tree(&tree, mounted.path());
+        mounted.unmount();
+    }
 }

@@ -1,10 +1,10 @@
 //! Why objects did not arrive.
 
 use crate::image::ImageError;
-use crate::model::PackId;
+use crate::model::{DeltaId, ObjectId, PackId};
 use crate::remote::format::FrameError;
 use crate::remote::transport::TransportError;
-use crate::store::{ReceiveError, WriteError};
+use crate::store::{ReadError, ReceiveError, WriteError};
 
 /// What went wrong while fetching. Everything verified before it is kept.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +41,31 @@ pub enum FetchError {
         /// What it holds.
         source: Box<ReceiveError>,
     },
+    /// A patch cannot be applied.
+    #[error("delta {delta} of {url} cannot be used for object {object}")]
+    Patch {
+        /// The remote.
+        url: Box<str>,
+        /// The delta.
+        delta: DeltaId,
+        /// The object that was to be made.
+        object: ObjectId,
+        /// What is wrong.
+        source: std::io::Error,
+    },
+    /// A patch makes something else.
+    #[error("delta {delta} of {url} makes something else than it should; nothing of it was kept")]
+    Patched {
+        /// The remote.
+        url: Box<str>,
+        /// The delta.
+        delta: DeltaId,
+        /// What it makes.
+        source: Box<ReceiveError>,
+    },
+    /// What a patch is made for cannot be read here.
+    #[error(transparent)]
+    Read(#[from] ReadError),
     /// The repository could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),

@@ -10,6 +10,7 @@
 
 mod budget;
 mod error;
+mod patches;
 mod plan;
 mod ranges;
 mod work;
@@ -29,6 +30,7 @@ use crate::image::Image;
 use crate::store::StoreWriter;
 
 pub use error::FetchError;
+pub use patches::{PatchPlan, fetch_patches};
 pub use plan::{FetchPlan, PlanError, check_announced};
 
 /// On a slow line what was received is settled every [`SETTLE_INTERVAL`], but not for less than this: each time makes a

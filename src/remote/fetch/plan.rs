@@ -73,6 +73,11 @@ const fn longest_frame(raw_length: u32) -> u64 {
     raw_length as u64 + (raw_length as u64 >> 7) + 1024
 }
 
+/// Whether a frame's length may come of what it decodes to.
+pub(super) fn is_in_proportion(frame: &Frame) -> bool {
+    u64::from(frame.length) <= longest_frame(frame.raw_length)
+}
+
 /// Which frames to fetch, by which requests, and which objects are in them.
 #[derive(Debug, Default)]
 pub struct FetchPlan {
@@ -115,9 +120,7 @@ impl FetchPlan {
         for (number, object) in (0..).zip(&missing) {
             place(locator, object, number, &mut placed).ok_or(PlanError::Place { id: object.id, size: object.size })?;
         }
-        if let Some((_, piece)) =
-            placed.iter().find(|(frame, _)| u64::from(frame.length) > longest_frame(frame.raw_length))
-        {
+        if let Some((_, piece)) = placed.iter().find(|(frame, _)| !is_in_proportion(frame)) {
             let object = missing[piece.object() as usize];
             return Err(PlanError::Place { id: object.id, size: object.size });
         }
@@ -141,6 +144,11 @@ impl FetchPlan {
         plan.requests = ranges::requests(&plan.frames);
         plan.packs = locator.packs().iter().map(|pack| pack.id).collect();
         Ok(plan)
+    }
+
+    /// A plan of objects that come in another way, for what counts and keeps them.
+    pub(super) fn of_objects(objects: Vec<ObjectUse>) -> Self {
+        Self { objects, ..Self::default() }
     }
 
     /// Whether there is nothing to fetch.

@@ -15,9 +15,9 @@ use super::error::FetchError;
 use super::plan::{FetchPlan, Piece};
 use super::ranges::Request;
 use crate::image::{Image, ObjectUse};
-use crate::model::PackId;
+use crate::model::{DeltaId, PackId};
 use crate::remote::format::{Frame, decode_frame};
-use crate::store::{Incoming, ReceiveError, StoreWriter};
+use crate::store::{Incoming, ReceiveError, Store, StoreWriter};
 
 /// Frames are given to decoders in parts of at least this many decoded bytes, so that handing over costs nothing.
 const PART: u64 = 1 << 20;
@@ -173,6 +173,27 @@ impl<'a> Desk<'a> {
             }
         }
         Ok(())
+    }
+
+    pub(super) fn object(&self, number: u32) -> ObjectUse {
+        self.plan.objects[number as usize]
+    }
+
+    pub(super) fn url(&self) -> Box<str> {
+        self.url.into()
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        self.writer.store()
+    }
+
+    /// Keeps what a patch made.
+    pub(super) fn keep_patched(&self, piece: Piece, made: &[u8], delta: DeltaId) -> Result<(), FetchError> {
+        self.keep(piece, made).map_err(|error| match error {
+            KeepError::Receive(ReceiveError::Write(error)) => error.into(),
+            KeepError::Receive(source) => FetchError::Patched { url: self.url.into(), delta, source: source.into() },
+            KeepError::Fetch(error) => error,
+        })
     }
 
     fn blame(&self, error: KeepError, pack: PackId, frame: Frame) -> FetchError {

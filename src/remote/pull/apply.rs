@@ -1,15 +1,16 @@
 //! Gets what a plan lists and gives it its names, leaves first.
 
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
 use super::PullOptions;
 use super::error::PullError;
 use super::history::Target;
-use super::plan::CommitPlan;
+use super::plan::{self, CommitPlan};
 use super::report::CommitReport;
 use super::selection;
 use crate::remote::client::{Remote, Tip};
-use crate::remote::fetch::{FetchProgress, fetch};
+use crate::remote::fetch::{FetchError, FetchPlan, FetchProgress, fetch, fetch_patches};
 use crate::store::{Expect, RefEdit, StoreWriter};
 
 /// Room that is left beside what is needed, for names, indexes and the filesystem's own: 1 in so many bytes.
@@ -27,13 +28,26 @@ pub(super) fn commit(
     let store = writer.store();
     let mut report = plan.report();
     check_space(writer, report.disk_bytes)?;
-    progress.total.fetch_add(plan.frames.download_bytes(), Ordering::Relaxed);
+    progress.total.fetch_add(report.download_bytes, Ordering::Relaxed);
     if let Some(bytes) = &plan.image.bytes {
         // Before the objects, so that another attempt has it. Nothing leads to it yet.
         writer.put_image_bytes(plan.image.image.id(), bytes)?;
     }
+    let is_patched = patched(writer, remote, &plan, options, progress)?;
+    let get =
+        |frames: &FetchPlan| fetch(frames, &plan.image.image, remote.transport(), writer, options.fetch, progress);
     if !plan.frames.is_empty() {
-        fetch(&plan.frames, &plan.image.image, remote.transport(), writer, options.fetch, progress)?;
+        get(&plan.frames)?;
+    }
+    if !is_patched {
+        let missing = selection::missing(store, target.id, &plan.image.image, options, &HashSet::new())?;
+        let locator = match &target.placement {
+            Some(placement) => placement.locator,
+            None => remote.placement(target.id)?.locator,
+        };
+        let frames = plan::frames(remote, target.id, &plan.image.image, locator, missing)?;
+        progress.total.fetch_add(frames.download_bytes(), Ordering::Relaxed);
+        get(&frames)?;
     }
     let is_new = store.commit(target.id).is_err();
     report.lazy = !options.wants_everything() && selection::is_incomplete(store, &plan.image.image)?;
@@ -46,6 +60,28 @@ pub(super) fn commit(
         writer.mark_whole(target.id)?;
     }
     Ok(report)
+}
+
+/// Fetches what comes as patches; `false` when some of it has to come in another way.
+fn patched(
+    writer: &StoreWriter,
+    remote: &Remote,
+    plan: &CommitPlan,
+    options: &PullOptions,
+    progress: &FetchProgress,
+) -> Result<bool, PullError> {
+    if plan.patches.is_empty() {
+        return Ok(true);
+    }
+    let transport = remote.transport();
+    match fetch_patches(&plan.patches, &plan.image.image, transport, writer, options.fetch, progress) {
+        Ok(()) => Ok(true),
+        Err(error @ FetchError::Write(_)) => Err(error.into()),
+        Err(error) => {
+            tracing::warn!("{error}; fetching whole contents instead");
+            Ok(false)
+        }
+    }
 }
 
 /// Makes the local ref name the newest commit, which is here by now.

@@ -73,6 +73,11 @@ impl Obtained {
         Self::checked(remote, id, bytes, ImageSource::Whole)
     }
 
+    /// An image made by a delta.
+    pub(super) fn patched(remote: &Remote, id: ImageId, bytes: Vec<u8>) -> Result<Self, PullError> {
+        Self::checked(remote, id, bytes, ImageSource::Delta)
+    }
+
     /// Bytes that came from outside, if they are the image `id`.
     fn checked(remote: &Remote, id: ImageId, bytes: Vec<u8>, source: ImageSource) -> Result<Self, PullError> {
         let bytes = Mapping::of_bytes(bytes);

@@ -9,6 +9,7 @@
 //! does not grow with the size of the tree, but for the image and the list of its objects. Called by `cli`.
 
 mod apply;
+mod delta;
 mod error;
 mod history;
 mod image;

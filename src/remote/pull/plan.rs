@@ -4,15 +4,16 @@
 use std::collections::HashSet;
 
 use super::PullOptions;
+use super::delta::Offer;
 use super::error::PullError;
 use super::history::Target;
 use super::image::Obtained;
-use super::report::CommitReport;
+use super::report::{CommitReport, ImageSource};
 use super::selection;
-use crate::image::ObjectUse;
+use crate::image::{Image, ObjectUse};
 use crate::model::{CommitId, LocatorId, ObjectId};
 use crate::remote::client::Remote;
-use crate::remote::fetch::{FetchPlan, check_announced};
+use crate::remote::fetch::{FetchPlan, PatchPlan, check_announced};
 use crate::remote::format::{FileRef, LOCATOR_SIZE_MAX, Locator, Placement};
 use crate::remote::layout;
 use crate::store::Store;
@@ -21,6 +22,7 @@ use crate::store::Store;
 pub(super) struct CommitPlan {
     pub image: Obtained,
     pub objects: Vec<ObjectId>,
+    pub patches: PatchPlan,
     pub frames: FetchPlan,
     report: CommitReport,
 }
@@ -35,30 +37,42 @@ impl CommitPlan {
         planned: &HashSet<ObjectId>,
     ) -> Result<Self, PullError> {
         let mut placement = LazyPlacement { remote, id: target.id, known: target.placement.clone() };
+        let mut offer = None;
         let image = match Obtained::from_store(store, target.commit.image)? {
             Some(image) => image,
-            None => Obtained::whole(remote, target.commit.image, placement.get()?.image)?,
+            None => {
+                offer = placement.offer(store, options)?;
+                match offer.as_ref().and_then(|offer| offer.image(store, remote, target)) {
+                    Some(image) => image,
+                    None => Obtained::whole(remote, target.commit.image, placement.get()?.image)?,
+                }
+            }
         };
-        let missing = selection::missing(store, target.id, &image.image, options, planned)?;
+        let mut missing = selection::missing(store, target.id, &image.image, options, planned)?;
         let objects = missing.iter().map(|object| object.id).collect();
         let disk_bytes = selection::disk_bytes(&image.image, &missing)?;
+        if !missing.is_empty() && image.source == ImageSource::Here {
+            offer = placement.offer(store, options)?;
+        }
+        let is_here = |id| planned.contains(&id) || store.has_object(id);
+        let patches = offer.map_or_else(PatchPlan::default, |offer| offer.patches(&mut missing, &is_here));
         let frames = if missing.is_empty() {
             FetchPlan::default()
         } else {
-            frames(remote, target.id, &image, placement.get()?.locator, missing)?
+            frames(remote, target.id, &image.image, placement.get()?.locator, missing)?
         };
         let new_image = image.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
         let report = CommitReport {
             commit: target.id,
             image: image.source,
-            objects: frames.objects(),
-            delta_objects: 0,
-            requests: frames.requests(),
-            download_bytes: frames.download_bytes(),
+            objects: frames.objects() + patches.objects(),
+            delta_objects: patches.objects(),
+            requests: frames.requests() + patches.requests(),
+            download_bytes: frames.download_bytes() + patches.download_bytes(),
             disk_bytes: disk_bytes + new_image,
             lazy: !options.wants_everything(),
         };
-        Ok(Self { image, objects, frames, report })
+        Ok(Self { image, objects, patches, frames, report })
     }
 
     /// The objects that this is going to bring.
@@ -73,10 +87,10 @@ impl CommitPlan {
 }
 
 /// Asks the remote where `missing` objects are.
-fn frames(
+pub(super) fn frames(
     remote: &Remote,
     commit: CommitId,
-    image: &Obtained,
+    image: &Image,
     file: FileRef<LocatorId>,
     missing: Vec<ObjectUse>,
 ) -> Result<FetchPlan, PullError> {
@@ -92,7 +106,7 @@ fn frames(
     }
     let refused = |source| PullError::Plan { url: url(), commit, source };
     // verify() has walked the same tables.
-    let count = check_announced(&bytes, image.image.object_uses().flatten()).map_err(refused)?;
+    let count = check_announced(&bytes, image.object_uses().flatten()).map_err(refused)?;
     let locator = Locator::parse(&bytes).map_err(|source| PullError::Locator { url: url(), id, source })?;
     FetchPlan::new(&locator, count, missing).map_err(refused)
 }
@@ -105,6 +119,13 @@ struct LazyPlacement<'a> {
 }
 
 impl LazyPlacement<'_> {
+    fn offer(&mut self, store: &Store, options: &PullOptions) -> Result<Option<Offer>, PullError> {
+        if options.without_deltas {
+            return Ok(None);
+        }
+        Ok(Offer::find(store, self.remote, self.get()?))
+    }
+
     fn get(&mut self) -> Result<&Placement, PullError> {
         let placement = match self.known.take() {
             Some(placement) => placement,

@@ -1,0 +1,78 @@
+//! Which delta helps, and what it offers.
+//!
+//! A delta that is missing or damaged costs one warning: everything in it can be had in another way.
+
+use super::history::Target;
+use super::image::Obtained;
+use crate::image::{Image, ObjectUse};
+use crate::model::ObjectId;
+use crate::remote::client::Remote;
+use crate::remote::delta::{DELTA_HEAD_MAX, DeltaHead};
+use crate::remote::fetch::PatchPlan;
+use crate::remote::format::wire::apply_image_delta;
+use crate::remote::format::{DeltaRef, Placement};
+use crate::remote::layout;
+use crate::store::Store;
+
+/// The head of a delta whose older commit is here.
+pub(super) struct Offer {
+    reference: DeltaRef,
+    head: DeltaHead,
+    old: Image,
+}
+
+impl Offer {
+    /// Fetches the head of the first delta whose older commit is here with its image.
+    pub(super) fn find(store: &Store, remote: &Remote, placement: &Placement) -> Option<Self> {
+        let with_image =
+            |reference: &DeltaRef| Some((*reference, store.image(store.commit(reference.from).ok()?.image).ok()?));
+        let (reference, old) = placement.deltas.iter().find_map(with_image)?;
+        let path = layout::delta(reference.id);
+        // The head holds the new image's difference, which is no longer than an image, and few bytes for each object.
+        let limit = DELTA_HEAD_MAX.min(old.file_length().saturating_mul(2).saturating_add(1 << 20));
+        if reference.head > limit {
+            tracing::warn!("{path} of {} is out of proportion; doing without", remote.transport().url());
+            return None;
+        }
+        let fetched = remote.transport().get_range(&path, 0..reference.head);
+        let head = fetched
+            .map_err(|error| error.to_string())
+            .and_then(|bytes| DeltaHead::parse(&bytes).map_err(|error| error.to_string()));
+        match head {
+            Ok(head) => Some(Self { reference, head, old }),
+            Err(error) => {
+                tracing::warn!("{path} of {} cannot be used: {error}; doing without", remote.transport().url());
+                None
+            }
+        }
+    }
+
+    /// The new image, made of the old one.
+    pub(super) fn image(&self, store: &Store, remote: &Remote, target: &Target) -> Option<Obtained> {
+        let id = target.commit.image;
+        let made = std::fs::read(store.layout().image(self.old.id())).map_err(|error| error.to_string());
+        let made = made
+            .and_then(|old| apply_image_delta(&old, self.head.image_delta(), id).map_err(|error| error.to_string()));
+        let made = made.and_then(|bytes| Obtained::patched(remote, id, bytes).map_err(|error| error.to_string()));
+        match made {
+            Ok(image) => Some(image),
+            Err(error) => {
+                let (path, url) = (layout::delta(self.reference.id), remote.transport().url());
+                tracing::warn!("{path} of {url} does not lead to image {}: {error}; doing without", id.short());
+                None
+            }
+        }
+    }
+
+    /// Takes what this offers out of `missing`.
+    pub(super) fn patches(&self, missing: &mut Vec<ObjectUse>, is_here: &dyn Fn(ObjectId) -> bool) -> PatchPlan {
+        let old: Result<Vec<ObjectUse>, _> = self.old.object_uses().collect();
+        match old {
+            Ok(old) => PatchPlan::new(self.reference.id, &self.head, &old, missing, is_here),
+            Err(error) => {
+                tracing::warn!("image {} is damaged: {error}; run 'sapwood fsck'", self.old.id().short());
+                PatchPlan::default()
+            }
+        }
+    }
+}
