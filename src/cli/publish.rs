@@ -46,6 +46,9 @@ pub struct Args {
     /// Level of zstd, 1 to 22: higher is smaller and slower
     #[arg(long, value_name = "LEVEL", default_value_t = DEFAULT_LEVEL, value_parser = clap::value_parser!(i32).range(1..=22))]
     level: i32,
+    /// Make a delta from so many published ancestors, for clients that have one of them
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    deltas: u64,
     /// Pack first what this profile lists, and publish it ('sapwood profile record' makes one)
     #[arg(long, value_name = "FILE")]
     profile: Option<PathBuf>,
@@ -98,6 +101,7 @@ pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
         threads: std::thread::available_parallelism().map_or(1, usize::from),
         signers,
         announcements,
+        deltas: args.deltas,
         profile,
         now: jiff::Timestamp::now().as_second(),
     };

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
 
+use super::deltas::make_deltas;
 use super::error::PublishError;
 use super::existing::Survey;
 use super::packs::{NewPacks, pack_and_upload};
@@ -28,6 +29,8 @@ pub struct PublishOptions {
     pub signers: Vec<SecretKey>,
     /// Announcements of new keys by old ones, by the new key.
     pub announcements: Vec<(PublicKey, Vec<u8>)>,
+    /// From how many published ancestors a delta is made.
+    pub deltas: u64,
     /// What a boot reads, to be published for clients that fetch ahead.
     pub profile: Option<ProfileText>,
     /// Seconds since 1970.
@@ -56,6 +59,8 @@ pub struct PublishReport {
     pub pack_bytes: u64,
     /// Bytes of content in them.
     pub content_bytes: u64,
+    /// Bytes of the deltas that lead to the commits.
+    pub delta_bytes: u64,
     /// What went over the line.
     pub traffic: Traffic,
 }
@@ -87,7 +92,9 @@ pub fn apply(
     };
     let mut placements = HashMap::new();
     for commit in &plan.commits {
-        let placement = place(store, transport, survey, &new, commit, options)?;
+        let mut placement = place(store, transport, survey, &new, commit, options)?;
+        placement.deltas = make_deltas(store, transport, survey, commit, options, progress)?;
+        report.delta_bytes += placement.deltas.iter().map(|delta| delta.length).sum::<u64>();
         refs::put_commit(transport, commit, &options.signers)?;
         refs::put_placement(transport, commit.id, &placement)?;
         let (commit, new_objects) = (commit.id, commit.objects.len());

@@ -4,6 +4,7 @@ use std::io;
 
 use crate::image::ImageError;
 use crate::model::{CommitId, ImageId, ObjectId, RefName};
+use crate::remote::delta::DeltaError;
 use crate::remote::format::wire::WireError;
 use crate::remote::transport::TransportError;
 use crate::store::{ReadError, RefError};
@@ -85,6 +86,9 @@ pub enum PublishError {
         /// What went wrong.
         source: WireError,
     },
+    /// A delta could not be made.
+    #[error("cannot make a delta")]
+    Delta(#[from] DeltaError),
     /// No room for a pack, or no memory to compress.
     #[error("cannot write a pack")]
     Pack(#[from] io::Error),

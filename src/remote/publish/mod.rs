@@ -9,6 +9,7 @@
 //! nothing is ever removed here (`prune` does that).
 
 mod apply;
+mod deltas;
 mod error;
 mod existing;
 mod frames;
