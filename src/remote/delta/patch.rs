@@ -12,13 +12,10 @@ pub const PIECE: u64 = 4 << 20;
 /// it by less, mostly.
 const AROUND: u64 = 2 << 20;
 
-/// Level of zstd for patches. Made once, and the smallest there is: it halves the bytes of level 3.
-const LEVEL: i32 = 19;
-
-/// Tables of the compressor are kept to these sizes (as powers of two), 32 MiB a thread. The larger ones that level 19 would
-/// take for a window of 16 MiB gain less than a hundredth.
-const HASH_LOG: u32 = 22;
-const CHAIN_LOG: u32 = 22;
+/// Tables of the compressor are kept to these sizes (as powers of two of 4 bytes), 16 MiB a thread: level 19 would take five
+/// times as much for a window of 16 MiB.
+const HASH_LOG: u32 = 20;
+const CHAIN_LOG: u32 = 21;
 
 /// How many pieces an object of `size` bytes has.
 #[must_use]
@@ -46,15 +43,15 @@ fn window_log(base: usize, new: usize) -> u32 {
     (usize::BITS - (base + new).leading_zeros()).clamp(17, 24)
 }
 
-/// Says `new` in terms of `base`.
+/// Says `new` in terms of `base`, at a level of zstd.
 ///
 /// # Errors
 /// Those of the compressor: no memory.
-pub(super) fn make_piece(base: &[u8], new: &[u8]) -> io::Result<Vec<u8>> {
+pub(super) fn make_piece(base: &[u8], new: &[u8], level: i32) -> io::Result<Vec<u8>> {
     let log = window_log(base.len(), new.len());
-    let mut encoder = zstd::stream::write::Encoder::with_ref_prefix(Vec::new(), LEVEL, base)?;
+    let mut encoder = zstd::stream::write::Encoder::with_ref_prefix(Vec::new(), level, base)?;
     encoder.set_parameter(CParameter::WindowLog(log))?;
-    if log > HASH_LOG {
+    if log > HASH_LOG && level > 10 {
         encoder.set_parameter(CParameter::HashLog(HASH_LOG))?;
         encoder.set_parameter(CParameter::ChainLog(CHAIN_LOG))?;
     }
@@ -93,7 +90,7 @@ mod tests {
             kept in 0_usize..5000,
         ) {
             let new = [&base[..kept.min(base.len())], &new[..], &base[kept.min(base.len())..]].concat();
-            let patch = make_piece(&base, &new).expect("memory");
+            let patch = make_piece(&base, &new, 19).expect("memory");
             prop_assert_eq!(apply_piece(&base, &patch, new.len() as u64).expect("own patch"), new.clone());
             prop_assert!(apply_piece(&base, &patch, new.len() as u64 + 1).is_err());
             prop_assert!(apply_piece(&base, &patch, new.len() as u64 - 1).is_err());
@@ -118,7 +115,7 @@ mod tests {
             };
             let base = &old[range(base_range(piece, old.len() as u64))];
             let part = &new[range(piece_range(piece, new.len() as u64))];
-            let patch = make_piece(base, part).expect("memory");
+            let patch = make_piece(base, part, 19).expect("memory");
             assert!(apply_piece(base, &patch, part.len() as u64).expect("own patch") == part);
             patched += patch.len();
         }

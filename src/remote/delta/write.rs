@@ -22,6 +22,12 @@ const QUEUE: usize = 1;
 /// A patch is worth having if it is smaller than this part (in percent) of what level 3 makes of the piece alone.
 const WORTH_PERCENT: usize = 85;
 
+/// Level of zstd for patches. Made once, and the smallest there is: it halves the bytes of level 3.
+const LEVEL: i32 = 19;
+
+/// Level at which a large object is tried.
+const PROBE_LEVEL: i32 = 3;
+
 /// How to make a delta.
 #[derive(Debug, Clone, Copy)]
 pub struct DeltaOptions {
@@ -102,9 +108,17 @@ struct Patch {
 }
 
 fn make_if_worth(base: &[u8], part: &[u8]) -> io::Result<Patch> {
-    let bytes = make_piece(base, part)?;
-    let alone = zstd::bulk::compress(part, 3)?.len();
-    Ok(Patch { is_worth: bytes.len() * 100 < alone * WORTH_PERCENT, bytes })
+    let bytes = make_piece(base, part, LEVEL)?;
+    Ok(Patch { is_worth: is_worth(&bytes, part)?, bytes })
+}
+
+fn is_worth(patch: &[u8], part: &[u8]) -> io::Result<bool> {
+    Ok(patch.len() * 100 < zstd::bulk::compress(part, 3)?.len() * WORTH_PERCENT)
+}
+
+/// A quick look whether a patch will be worth having.
+fn promises(base: &[u8], part: &[u8]) -> io::Result<bool> {
+    is_worth(&make_piece(base, part, PROBE_LEVEL)?, part)
 }
 
 /// The pieces to be made, one after the other.
@@ -127,18 +141,25 @@ impl<'a> Jobs<'a> {
 
     /// The next piece: its pair, whether it is the object's first, whether its only one, and the bytes.
     fn next(&mut self) -> Result<Option<((Pair, bool, bool), Job)>, DeltaError> {
-        let Some((pair, piece)) = self.current.take().or_else(|| Some((self.pairs.next()?, 0))) else {
-            return Ok(None);
-        };
-        let (old_id, old_size) = self.old_objects[pair.old as usize];
-        let (new_id, new_size) = self.new_objects[pair.new as usize];
-        let count = piece_count(new_size);
-        if piece + 1 < count {
-            self.current = Some((pair, piece + 1));
+        loop {
+            let Some((pair, piece)) = self.current.take().or_else(|| Some((self.pairs.next()?, 0))) else {
+                return Ok(None);
+            };
+            let (old_id, old_size) = self.old_objects[pair.old as usize];
+            let (new_id, new_size) = self.new_objects[pair.new as usize];
+            let count = piece_count(new_size);
+            let base = read(self.old.objects, old_id, base_range(piece, old_size))?;
+            let part = read(self.new.objects, new_id, piece_range(piece, new_size))?;
+            // Of a large object all pieces are needed or none: one that was packed before it came here, such as an
+            // initramfs, is given up at once.
+            if piece == 0 && count > 1 && !promises(&base, &part)? {
+                continue;
+            }
+            if piece + 1 < count {
+                self.current = Some((pair, piece + 1));
+            }
+            return Ok(Some(((pair, piece == 0, count == 1), (base, part))));
         }
-        let base = read(self.old.objects, old_id, base_range(piece, old_size))?;
-        let part = read(self.new.objects, new_id, piece_range(piece, new_size))?;
-        Ok(Some(((pair, piece == 0, count == 1), (base, part))))
     }
 }
 

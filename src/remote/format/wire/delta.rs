@@ -59,6 +59,9 @@ pub fn image_delta(old: &[u8], new: &[u8], level: i32) -> Result<Vec<u8>, WireEr
     bytes.extend_from_slice(header);
     let mut encoder = zstd::stream::write::Encoder::with_ref_prefix(bytes, level, &prefix)?;
     encoder.set_parameter(CParameter::WindowLog(window_log(prefix.len(), raw.len())))?;
+    // 24 MiB of tables, whatever the images: the long matches are what counts, and those have a table of their own.
+    encoder.set_parameter(CParameter::HashLog(20))?;
+    encoder.set_parameter(CParameter::ChainLog(22))?;
     encoder.set_parameter(CParameter::EnableLongDistanceMatching(true))?;
     encoder.set_pledged_src_size(Some(raw.len() as u64))?;
     encoder.write_all(&raw)?;
