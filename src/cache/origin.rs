@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -15,8 +15,14 @@ use crate::remote::transport::{Traffic, Transport, TransportError};
 /// Failures of different kinds that are logged; more of them say nothing new.
 const COMPLAINTS_MAX: u64 = 64;
 
-/// How long who must not wait is refused without another attempt after one failed.
-const SILENCE: Duration = Duration::from_secs(1);
+/// A time in which nobody answers, still going on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Outage {
+    /// When the first failure was.
+    pub since: Instant,
+    /// When the last one was.
+    pub last: Instant,
+}
 
 /// A published repository, as far as one commit of it is concerned.
 #[derive(Debug)]
@@ -24,7 +30,8 @@ pub(super) struct Origin {
     remote: Option<(Transport, Placement)>,
     online: AtomicBool,
     complaints: AtomicU64,
-    failed: Mutex<Option<Instant>>,
+    outage: Mutex<Option<Outage>>,
+    answered: Mutex<Option<Instant>>,
     before: Traffic,
 }
 
@@ -35,7 +42,8 @@ impl Origin {
             remote,
             online: AtomicBool::new(true),
             complaints: AtomicU64::new(0),
-            failed: Mutex::new(None),
+            outage: Mutex::new(None),
+            answered: Mutex::new(None),
             before: Traffic::default(),
         }
     }
@@ -62,9 +70,24 @@ impl Origin {
         self.online.load(Ordering::Relaxed)
     }
 
-    /// Whether a request failed so short a time ago that another one is not worth trying.
-    pub fn just_failed(&self) -> bool {
-        self.failed.lock().is_some_and(|at| at.elapsed() < SILENCE)
+    /// Since when nobody answers, if nobody does.
+    pub fn outage(&self) -> Option<Outage> {
+        *self.outage.lock()
+    }
+
+    /// Notes that somebody has waited since `begin` in vain. That is an outage if nothing was answered meanwhile: a request
+    /// that finds nobody may take longer to fail than readers wait.
+    pub fn waited_in_vain(&self, begin: Instant) {
+        if self.answered.lock().is_none_or(|answered| answered < begin) {
+            self.fails(begin);
+        }
+    }
+
+    fn fails(&self, since: Instant) {
+        let last = Instant::now();
+        let mut outage = self.outage.lock();
+        let since = outage.map_or(since, |outage| outage.since);
+        *outage = Some(Outage { since, last });
     }
 
     /// Logs that something that came is not what it should be.
@@ -81,12 +104,13 @@ impl Origin {
                 if !self.online.swap(true, Ordering::Relaxed) {
                     tracing::info!("{} answers again", self.url());
                 }
-                *self.failed.lock() = None;
+                *self.answered.lock() = Some(Instant::now());
+                *self.outage.lock() = None;
                 Ok(bytes)
             }
             Err(error) => {
                 let error = FetchError::from(error);
-                *self.failed.lock() = Some(Instant::now());
+                self.fails(Instant::now());
                 // Once for each time that it goes away, not for each read that finds it gone.
                 if self.online.swap(false, Ordering::Relaxed) {
                     tracing::error!("{}: {}; what is here goes on working", self.url(), chain(&error));

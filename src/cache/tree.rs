@@ -26,18 +26,25 @@ use crate::store::{Absent, Fetch, ObjectSource, ReadError, Store};
 /// How long after a failure the same is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// How long readers wait for what does not come.
+/// In an outage that outlasted the patience, readers look this often whether it is over, and are refused in between.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// How long such a look may take.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// How long readers wait for what does not come. In an outage the time counts from its beginning, so that who goes on
+/// reading does not wait for each file anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Patience {
     /// This long, trying again while nobody answers.
-    UpTo(Duration),
+    Within(Duration),
     /// No longer than one attempt takes, and not at all while attempts fail.
     None,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Self::UpTo(Duration::from_secs(30))
+        Self::Within(Duration::from_secs(30))
     }
 }
 
@@ -163,6 +170,18 @@ impl LazyTree {
         self.frames.shelf.close();
     }
 
+    /// Until when a reader who could wait until `deadline` does wait; `None` if not at all.
+    fn shortened(&self, deadline: Instant) -> Option<Instant> {
+        let Some(outage) = self.origin.outage() else { return Some(deadline) };
+        let patience = if self.patience == Patience::None { Duration::ZERO } else { Fetch::patience(self) };
+        let now = Instant::now();
+        match outage.since + patience {
+            end if end > now => Some(deadline.min(end)),
+            _ if outage.last.elapsed() < SILENCE => None,
+            _ => Some(deadline.min(now + LOOK)),
+        }
+    }
+
     fn attempt(&self, absent: &Absent, deadline: Instant) -> Result<(), FetchError> {
         match absent {
             Absent::ImageBlock(block) => self.image.fetch_block(*block, deadline),
@@ -192,9 +211,8 @@ impl ObjectSource for LazyTree {
 impl Fetch for LazyTree {
     fn fetch(&self, absent: &Absent, deadline: Instant) -> Result<(), ReadError> {
         let failed = |error: FetchError| ReadError::Fetch { absent: *absent, source: Arc::new(error) };
-        if self.patience == Patience::None && self.origin.just_failed() {
-            return Err(failed(FetchError::TooLate));
-        }
+        let begin = Instant::now();
+        let Some(deadline) = self.shortened(deadline) else { return Err(failed(FetchError::TooLate)) };
         loop {
             match self.attempt(absent, deadline) {
                 Ok(()) => return Ok(()),
@@ -205,14 +223,19 @@ impl Fetch for LazyTree {
                     }
                     thread::sleep(AGAIN);
                 }
-                Err(error) => return Err(failed(error)),
+                Err(error) => {
+                    if matches!(error, FetchError::TooLate) {
+                        self.origin.waited_in_vain(begin);
+                    }
+                    return Err(failed(error));
+                }
             }
         }
     }
 
     fn patience(&self) -> Duration {
         match self.patience {
-            Patience::UpTo(patience) => patience,
+            Patience::Within(patience) => patience,
             Patience::None => Duration::from_secs(30),
         }
     }

@@ -70,6 +70,6 @@ pub fn visit(store: &Store, source: &RemoteSource, trust: &TrustArgs) -> Result<
 /// # Errors
 /// When its image cannot be had.
 pub fn open(store: &Store, visit: &Visit, fetch_timeout: Option<Duration>) -> Result<Arc<LazyTree>> {
-    let patience = fetch_timeout.map_or(Patience::None, Patience::UpTo);
+    let patience = fetch_timeout.map_or(Patience::None, Patience::Within);
     Ok(visit.open(store, patience)?)
 }

@@ -129,7 +129,7 @@ fn destination(text: &str, store: &Store) -> Result<Transport> {
             }
         }
     };
-    Ok(Transport::open(&url, &options)?)
+    Ok(Transport::open_destination(&url, &options)?)
 }
 
 fn read_profile(path: &PathBuf) -> Result<ProfileText> {

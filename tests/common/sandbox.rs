@@ -24,6 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(300);
 pub struct Sandbox {
     directory: PathBuf,
     namespace: PathBuf,
+    /// As long as it is open, no other namespace gets the same number: the thread may have gone on to another sandbox.
+    _namespace: File,
 }
 
 impl Sandbox {
@@ -36,7 +38,12 @@ impl Sandbox {
         let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.{}", std::process::id()));
         remove_tree(&directory);
         fs::create_dir_all(&directory).expect("the build's temporary folder is writable");
-        Self { directory, namespace: fs::read_link("/proc/thread-self/ns/mnt").expect("proc is mounted") }
+        let namespace = Path::new("/proc/thread-self/ns/mnt");
+        Self {
+            directory,
+            _namespace: File::open(namespace).expect("proc is mounted"),
+            namespace: fs::read_link(namespace).expect("proc is mounted"),
+        }
     }
 
     /// The sandbox's directory.

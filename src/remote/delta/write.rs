@@ -59,6 +59,14 @@ pub struct Side<'a> {
     pub objects: &'a dyn ObjectSource,
 }
 
+/// Which piece a patch is for.
+struct Place {
+    pair: Pair,
+    piece: u64,
+    /// Pieces of the object.
+    count: u64,
+}
+
 /// What a worker gets: the old and new bytes of one piece.
 type Job = (Vec<u8>, Vec<u8>);
 
@@ -84,11 +92,11 @@ pub fn write_delta(
         QUEUE,
         || |(base, part): Job| make_if_worth(&base, &part).map(|patch| (patch, part.len() as u64)),
         || jobs.next(),
-        |(pair, is_first, is_alone), (patch, raw_length): (Patch, u64)| {
+        |Place { pair, piece, count }, (patch, raw_length): (Patch, u64)| {
             progress(raw_length);
             // Of an object in several pieces all are needed, or it cannot be put together.
-            if patch.is_worth || !is_alone {
-                objects += u64::from(is_first);
+            if patch.is_worth || count > 1 {
+                objects += u64::from(piece == 0);
                 content_bytes += raw_length;
                 let length = u32::try_from(patch.bytes.len()).map_err(|_| DeltaError::Length)?;
                 pieces.push(Piece { new: pair.new, old: pair.old, offset: 0, length });
@@ -139,8 +147,8 @@ impl<'a> Jobs<'a> {
         Ok(Self { old, new, old_objects, new_objects, pairs, current: None })
     }
 
-    /// The next piece: its pair, whether it is the object's first, whether its only one, and the bytes.
-    fn next(&mut self) -> Result<Option<((Pair, bool, bool), Job)>, DeltaError> {
+    /// The next piece and its bytes.
+    fn next(&mut self) -> Result<Option<(Place, Job)>, DeltaError> {
         loop {
             let Some((pair, piece)) = self.current.take().or_else(|| Some((self.pairs.next()?, 0))) else {
                 return Ok(None);
@@ -158,7 +166,7 @@ impl<'a> Jobs<'a> {
             if piece + 1 < count {
                 self.current = Some((pair, piece + 1));
             }
-            return Ok(Some(((pair, piece == 0, count == 1), (base, part))));
+            return Ok(Some((Place { pair, piece, count }, (base, part))));
         }
     }
 }

@@ -6,36 +6,17 @@ use std::sync::atomic::AtomicU64;
 use super::deltas::make_deltas;
 use super::error::PublishError;
 use super::existing::Survey;
+use super::options::PublishOptions;
 use super::packs::{NewPacks, pack_and_upload};
 use super::plan::{CommitPlan, PublishPlan, frame_count};
 use super::refs;
 use crate::image::Image;
 use crate::model::{CommitId, LocatorId, ObjectId, PackId, ProfileId};
 use crate::remote::format::wire::encode_image;
-use crate::remote::format::{FileRef, Frame, ImageRef, LocatorBuilder, PackRef, Placement, ProfileText, Spot};
+use crate::remote::format::{FileRef, Frame, ImageRef, LocatorBuilder, PackRef, Placement, Spot};
 use crate::remote::layout;
 use crate::remote::transport::{Traffic, Transport};
 use crate::store::{Hold, Store};
-use crate::trust::{PublicKey, SecretKey};
-
-/// How to publish.
-#[derive(Default)]
-pub struct PublishOptions {
-    /// Level of zstd for packs.
-    pub level: i32,
-    /// Threads that compress.
-    pub threads: usize,
-    /// Who signs.
-    pub signers: Vec<SecretKey>,
-    /// Announcements of new keys by old ones, by the new key.
-    pub announcements: Vec<(PublicKey, Vec<u8>)>,
-    /// From how many published ancestors a delta is made.
-    pub deltas: u64,
-    /// What a boot reads, to be published for clients that fetch ahead.
-    pub profile: Option<ProfileText>,
-    /// Seconds since 1970.
-    pub now: i64,
-}
 
 /// A commit that is published now.
 #[derive(Debug, Clone, serde::Serialize)]

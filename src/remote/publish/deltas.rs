@@ -4,9 +4,9 @@ use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::apply::PublishOptions;
 use super::error::PublishError;
 use super::existing::Survey;
+use super::options::PublishOptions;
 use super::plan::CommitPlan;
 use crate::model::CommitId;
 use crate::remote::delta::{DeltaError, DeltaOptions, Side, write_delta};

@@ -13,11 +13,13 @@ mod deltas;
 mod error;
 mod existing;
 mod frames;
+mod options;
 mod packs;
 mod plan;
 mod refs;
 
-pub use apply::{PublishOptions, PublishReport, Published, apply};
+pub use apply::{PublishReport, Published, apply};
 pub use error::PublishError;
 pub use existing::{Survey, survey};
+pub use options::PublishOptions;
 pub use plan::{CommitPlan, PublishPlan, PublishRequest, RefPlan, plan};

@@ -5,14 +5,13 @@
 use super::history::Target;
 use super::image::Obtained;
 use crate::image::{Image, ObjectUse};
-use crate::model::ObjectId;
+use crate::model::{CommitId, ObjectId};
 use crate::remote::client::Remote;
 use crate::remote::delta::{DELTA_HEAD_MAX, DeltaHead};
 use crate::remote::fetch::PatchPlan;
 use crate::remote::format::wire::apply_image_delta;
 use crate::remote::format::{DeltaRef, Placement};
 use crate::remote::layout;
-use crate::store::Store;
 
 /// The head of a delta whose older commit is here.
 pub(super) struct Offer {
@@ -23,9 +22,12 @@ pub(super) struct Offer {
 
 impl Offer {
     /// Fetches the head of the first delta whose older commit is here with its image.
-    pub(super) fn find(store: &Store, remote: &Remote, placement: &Placement) -> Option<Self> {
-        let with_image =
-            |reference: &DeltaRef| Some((*reference, store.image(store.commit(reference.from).ok()?.image).ok()?));
+    pub(super) fn find(
+        image_of: &dyn Fn(CommitId) -> Option<Image>,
+        remote: &Remote,
+        placement: &Placement,
+    ) -> Option<Self> {
+        let with_image = |reference: &DeltaRef| Some((*reference, image_of(reference.from)?));
         let (reference, old) = placement.deltas.iter().find_map(with_image)?;
         let path = layout::delta(reference.id);
         // The head holds the new image's difference, which is no longer than an image, and few bytes for each object.
@@ -48,11 +50,10 @@ impl Offer {
     }
 
     /// The new image, made of the old one.
-    pub(super) fn image(&self, store: &Store, remote: &Remote, target: &Target) -> Option<Obtained> {
+    pub(super) fn image(&self, remote: &Remote, target: &Target) -> Option<Obtained> {
         let id = target.commit.image;
-        let made = std::fs::read(store.layout().image(self.old.id())).map_err(|error| error.to_string());
-        let made = made
-            .and_then(|old| apply_image_delta(&old, self.head.image_delta(), id).map_err(|error| error.to_string()));
+        let made = apply_image_delta(self.old.as_bytes(), self.head.image_delta(), id);
+        let made = made.map_err(|error| error.to_string());
         let made = made.and_then(|bytes| Obtained::patched(remote, id, bytes).map_err(|error| error.to_string()));
         match made {
             Ok(image) => Some(image),

@@ -17,12 +17,10 @@ mod plan;
 mod report;
 mod selection;
 
-use std::collections::HashSet;
-
-use self::plan::CommitPlan;
+use self::plan::{CommitPlan, Foreseen};
 use super::client::Remote;
 use super::fetch::{FetchOptions, FetchProgress};
-use crate::model::{ImagePath, ObjectId, RefName};
+use crate::model::{ImagePath, RefName};
 use crate::store::{Store, StoreWriter};
 
 pub use error::PullError;
@@ -57,11 +55,11 @@ impl PullOptions {
 pub fn dry_run(store: &Store, remote: &Remote, name: &RefName, options: &PullOptions) -> Result<RefReport, PullError> {
     let before = remote.transport().counters().traffic();
     let (tip, targets) = history::targets(store, remote, name, options.depth)?;
-    let mut planned = HashSet::new();
+    let mut foreseen = Foreseen::default();
     let mut report = RefReport::new(remote, &tip);
     for target in &targets {
-        let plan = CommitPlan::new(store, remote, target, options, &planned)?;
-        planned.extend(plan.objects());
+        let plan = CommitPlan::new(store, remote, target, options, &foreseen)?;
+        foreseen.extend(target, &plan);
         report.add(plan.report());
     }
     let now = remote.transport().counters().traffic();
@@ -85,10 +83,9 @@ pub fn pull(
     let store = writer.store();
     let before = remote.transport().counters().traffic();
     let (tip, targets) = history::targets(store, remote, name, options.depth)?;
-    let nothing: HashSet<ObjectId> = HashSet::new();
     let mut report = RefReport::new(remote, &tip);
     for target in &targets {
-        let plan = CommitPlan::new(store, remote, target, options, &nothing)?;
+        let plan = CommitPlan::new(store, remote, target, options, &Foreseen::default())?;
         report.add(apply::commit(writer, remote, target, plan, options, progress)?);
     }
     apply::name(writer, remote, &tip)?;

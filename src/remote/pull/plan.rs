@@ -1,7 +1,7 @@
 //! What one commit needs that is not here, and how to get it. Reads what describes the commit from the remote, writes
 //! nothing.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::PullOptions;
 use super::delta::Offer;
@@ -18,6 +18,27 @@ use crate::remote::format::{FileRef, LOCATOR_SIZE_MAX, Locator, Placement};
 use crate::remote::layout;
 use crate::store::Store;
 
+/// What a dry run takes for being here, since the commits before would have brought it.
+#[derive(Default)]
+pub(super) struct Foreseen {
+    pub objects: HashSet<ObjectId>,
+    /// The images of commits.
+    pub images: HashMap<CommitId, Image>,
+}
+
+impl Foreseen {
+    /// Adds what carrying out `plan` for `target` would bring.
+    pub(super) fn extend(&mut self, target: &Target, plan: &CommitPlan) {
+        self.objects.extend(plan.objects.iter().copied());
+        self.images.insert(target.id, plan.image.image.clone());
+    }
+
+    /// The image of a commit, from here or from before.
+    pub(super) fn image(&self, store: &Store, id: CommitId) -> Option<Image> {
+        self.images.get(&id).cloned().or_else(|| store.image(store.commit(id).ok()?.image).ok())
+    }
+}
+
 /// The way to one commit.
 pub(super) struct CommitPlan {
     pub image: Obtained,
@@ -28,33 +49,33 @@ pub(super) struct CommitPlan {
 }
 
 impl CommitPlan {
-    /// Plans `target`. Objects that are `planned` already count as being here.
+    /// Plans `target`. What is `foreseen` counts as being here.
     pub(super) fn new(
         store: &Store,
         remote: &Remote,
         target: &Target,
         options: &PullOptions,
-        planned: &HashSet<ObjectId>,
+        foreseen: &Foreseen,
     ) -> Result<Self, PullError> {
         let mut placement = LazyPlacement { remote, id: target.id, known: target.placement.clone() };
         let mut offer = None;
         let image = match Obtained::from_store(store, target.commit.image)? {
             Some(image) => image,
             None => {
-                offer = placement.offer(store, options)?;
-                match offer.as_ref().and_then(|offer| offer.image(store, remote, target)) {
+                offer = placement.offer(store, options, foreseen)?;
+                match offer.as_ref().and_then(|offer| offer.image(remote, target)) {
                     Some(image) => image,
                     None => Obtained::whole(remote, target.commit.image, placement.get()?.image)?,
                 }
             }
         };
-        let mut missing = selection::missing(store, target.id, &image.image, options, planned)?;
+        let mut missing = selection::missing(store, target.id, &image.image, options, &foreseen.objects)?;
         let objects = missing.iter().map(|object| object.id).collect();
         let disk_bytes = selection::disk_bytes(&image.image, &missing)?;
         if !missing.is_empty() && image.source == ImageSource::Here {
-            offer = placement.offer(store, options)?;
+            offer = placement.offer(store, options, foreseen)?;
         }
-        let is_here = |id| planned.contains(&id) || store.has_object(id);
+        let is_here = |id| foreseen.objects.contains(&id) || store.has_object(id);
         let patches = offer.map_or_else(PatchPlan::default, |offer| offer.patches(&mut missing, &is_here));
         let frames = if missing.is_empty() {
             FetchPlan::default()
@@ -73,11 +94,6 @@ impl CommitPlan {
             lazy: !options.wants_everything(),
         };
         Ok(Self { image, objects, patches, frames, report })
-    }
-
-    /// The objects that this is going to bring.
-    pub(super) fn objects(&self) -> impl Iterator<Item = ObjectId> + '_ {
-        self.objects.iter().copied()
     }
 
     /// The plan in numbers.
@@ -119,11 +135,11 @@ struct LazyPlacement<'a> {
 }
 
 impl LazyPlacement<'_> {
-    fn offer(&mut self, store: &Store, options: &PullOptions) -> Result<Option<Offer>, PullError> {
+    fn offer(&mut self, store: &Store, options: &PullOptions, foreseen: &Foreseen) -> Result<Option<Offer>, PullError> {
         if options.without_deltas {
             return Ok(None);
         }
-        Ok(Offer::find(store, self.remote, self.get()?))
+        Ok(Offer::find(&|id| foreseen.image(store, id), self.remote, self.get()?))
     }
 
     fn get(&mut self) -> Result<&Placement, PullError> {

@@ -23,6 +23,12 @@ pub enum TransportError {
         /// Relative to the URL.
         path: String,
     },
+    /// The directory of a `file://` URL is not there: not mounted, or not made yet.
+    #[error("there is no directory {}", .directory.display())]
+    Gone {
+        /// The directory.
+        directory: PathBuf,
+    },
     /// There is a file where none should be.
     #[error("{path} is there already")]
     Exists {

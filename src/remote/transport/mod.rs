@@ -27,7 +27,7 @@ pub use error::TransportError;
 pub use options::TransportOptions;
 
 use limit::RateLimit;
-use open::Endpoint;
+use open::{Endpoint, Purpose};
 
 /// What an upload may replace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,9 +80,21 @@ impl Transport {
     /// # Errors
     /// [`TransportError`] when the URL or the options cannot be used.
     pub fn open(url: &str, options: &TransportOptions) -> Result<Self, TransportError> {
+        Self::open_for(Purpose::Source, url, options)
+    }
+
+    /// Like [`Self::open`], for a URL that is published to: a directory is made when something is written.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub fn open_destination(url: &str, options: &TransportOptions) -> Result<Self, TransportError> {
+        Self::open_for(Purpose::Destination, url, options)
+    }
+
+    fn open_for(purpose: Purpose, url: &str, options: &TransportOptions) -> Result<Self, TransportError> {
         let counters = Arc::default();
         let urls = std::iter::once(url).chain(options.mirrors.iter().map(String::as_str));
-        let endpoints = urls.map(|url| Endpoint::open(url, options, &counters)).collect::<Result<_, _>>()?;
+        let endpoints = urls.map(|url| Endpoint::open(url, options, &counters, purpose)).collect::<Result<_, _>>()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("sapwood-net")
@@ -107,20 +119,6 @@ impl Transport {
 
     fn first(&self) -> &Endpoint {
         &self.inner.endpoints[0]
-    }
-}
-
-/// What an object store's error means to us.
-fn failed(action: &'static str, path: &str, source: object_store::Error) -> TransportError {
-    let path = path.to_owned();
-    match source {
-        object_store::Error::NotFound { .. } => TransportError::Missing { path },
-        object_store::Error::AlreadyExists { .. } => TransportError::Exists { path },
-        object_store::Error::Precondition { .. } => TransportError::Changed { path },
-        source @ (object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }) => {
-            TransportError::Denied { path, source: Box::new(source) }
-        }
-        source => TransportError::Failed { action, path, source: Box::new(source) },
     }
 }
 

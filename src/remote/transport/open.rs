@@ -1,6 +1,5 @@
 //! From a URL to the object store behind it.
 
-use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -29,6 +28,15 @@ pub(super) enum Kind {
     Bucket,
 }
 
+/// What a URL is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// For reading what is published there. A directory that does not exist is out of reach, like a server that is down.
+    Source,
+    /// For publishing. A directory that does not exist is an empty one.
+    Destination,
+}
+
 /// One place where the files are.
 #[derive(Debug)]
 pub(super) struct Endpoint {
@@ -37,6 +45,7 @@ pub(super) struct Endpoint {
     pub store: Box<dyn ObjectStore>,
     /// What stands before every path.
     pub prefix: Path,
+    purpose: Purpose,
 }
 
 impl Endpoint {
@@ -44,6 +53,7 @@ impl Endpoint {
         url: &str,
         options: &TransportOptions,
         counters: &Arc<Counters>,
+        purpose: Purpose,
     ) -> Result<Self, TransportError> {
         let bad =
             |reason: &dyn std::fmt::Display| TransportError::Url { url: url.to_owned(), reason: reason.to_string() };
@@ -55,8 +65,8 @@ impl Endpoint {
         let (kind, store, prefix): (Kind, Box<dyn ObjectStore>, Path) = match parsed.scheme() {
             "file" => {
                 let directory = parsed.to_file_path().map_err(|()| bad(&"it names no path of this machine"))?;
-                let store = local(&directory).map_err(|error| bad(&error))?;
-                (Kind::Directory(directory), Box::new(store), Path::default())
+                let store = LocalFileSystem::new().with_fsync(true);
+                (Kind::Directory(directory), Box::new(store), prefix)
             }
             "http" | "https" => {
                 let builder = HttpBuilder::new().with_url(url.trim_end_matches('/')).with_retry(retry);
@@ -96,19 +106,32 @@ impl Endpoint {
             }
             other => return Err(bad(&format_args!("'{other}' is none of file, http, https, s3, gs, az"))),
         };
-        Ok(Self { url: url.to_owned(), kind, store, prefix })
+        Ok(Self { url: url.to_owned(), kind, store, prefix, purpose })
     }
 
     /// The path of a file in the object store.
     pub(super) fn path(&self, path: &str) -> Path {
         if self.prefix.is_root() { Path::from(path) } else { Path::from(format!("{}/{path}", self.prefix)) }
     }
-}
 
-/// A directory as it is, or as it will be once something is written: the object store wants it to exist.
-fn local(directory: &PathBuf) -> Result<LocalFileSystem, String> {
-    fs::create_dir_all(directory).map_err(|error| error.to_string())?;
-    LocalFileSystem::new_with_prefix(directory).map(|store| store.with_fsync(true)).map_err(|error| error.to_string())
+    /// What the object store's error about `path` means to us.
+    pub(super) fn failed(&self, action: &'static str, path: &str, source: object_store::Error) -> TransportError {
+        let path = path.to_owned();
+        match source {
+            object_store::Error::NotFound { .. } => match &self.kind {
+                Kind::Directory(directory) if self.purpose == Purpose::Source && !directory.is_dir() => {
+                    TransportError::Gone { directory: directory.clone() }
+                }
+                _ => TransportError::Missing { path },
+            },
+            object_store::Error::AlreadyExists { .. } => TransportError::Exists { path },
+            object_store::Error::Precondition { .. } => TransportError::Changed { path },
+            source @ (object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }) => {
+                TransportError::Denied { path, source: Box::new(source) }
+            }
+            source => TransportError::Failed { action, path, source: Box::new(source) },
+        }
+    }
 }
 
 /// Tries again after 0.1 s, doubling with jitter up to 15 s. With mirrors, the next one is the better second try.

@@ -10,7 +10,7 @@ use futures_util::TryStreamExt as _;
 use object_store::{GetOptions, GetResult, ObjectStoreExt as _};
 
 use super::open::{Endpoint, Kind};
-use super::{Listed, Transport, TransportError, Version, failed};
+use super::{Listed, Transport, TransportError, Version};
 
 /// A buffer is not made larger than this before bytes arrive for it.
 const FIRST_BUFFER: u64 = 1 << 20;
@@ -21,17 +21,17 @@ impl Transport {
     /// # Errors
     /// [`TransportError::TooLarge`] when it has more than `limit` bytes; else what went wrong in the end.
     pub fn get(&self, path: &str, limit: u64) -> Result<Option<(Bytes, Version)>, TransportError> {
-        let found = self.from_any(|endpoint| {
+        let found = self.ask_in_turn(|endpoint| {
             self.inner.runtime.block_on(async {
                 let found = endpoint.store.get(&endpoint.path(path)).await;
-                let found = found.map_err(|source| failed("read", path, source))?;
+                let found = found.map_err(|source| endpoint.failed("read", path, source))?;
                 if found.meta.size > limit {
                     return Err(TransportError::TooLarge { path: path.to_owned(), limit });
                 }
                 let version = Version { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
                 self.count_local(endpoint);
                 let size = found.meta.size;
-                Ok((self.receive(found, size, path).await?, version))
+                Ok((self.receive(endpoint, found, size, path).await?, version))
             })
         });
         match found {
@@ -49,14 +49,14 @@ impl Transport {
         if wanted == 0 {
             return Ok(Bytes::new());
         }
-        self.from_any(|endpoint| {
+        self.ask_in_turn(|endpoint| {
             self.inner.runtime.block_on(async {
                 let options = GetOptions { range: Some(range.clone().into()), ..GetOptions::default() };
                 use object_store::ObjectStore as _;
                 let found = endpoint.store.get_opts(&endpoint.path(path), options).await;
-                let found = found.map_err(|source| failed("read", path, source))?;
+                let found = found.map_err(|source| endpoint.failed("read", path, source))?;
                 self.count_local(endpoint);
-                self.receive(found, wanted, path).await
+                self.receive(endpoint, found, wanted, path).await
             })
         })
     }
@@ -77,18 +77,20 @@ impl Transport {
         }
         // A mirror goes on where the one before it stopped.
         let state = RefCell::new((range.start, take));
-        self.from_any(|endpoint| {
+        self.ask_in_turn(|endpoint| {
             self.inner.runtime.block_on(async {
                 use object_store::ObjectStore as _;
                 let rest = state.borrow().0..range.end;
                 let wanted = rest.end - rest.start;
                 let options = GetOptions { range: Some(rest.into()), ..GetOptions::default() };
                 let found = endpoint.store.get_opts(&endpoint.path(path), options).await;
-                let found = found.map_err(|source| failed("read", path, source))?;
+                let found = found.map_err(|source| endpoint.failed("read", path, source))?;
                 self.count_local(endpoint);
                 let mut stream = found.into_stream();
                 let mut left = wanted;
-                while let Some(piece) = stream.try_next().await.map_err(|source| failed("read", path, source))? {
+                while let Some(piece) =
+                    stream.try_next().await.map_err(|source| endpoint.failed("read", path, source))?
+                {
                     let length = piece.len() as u64;
                     let too_large = || TransportError::TooLarge { path: path.to_owned(), limit: wanted };
                     left = left.checked_sub(length).ok_or_else(too_large)?;
@@ -111,11 +113,17 @@ impl Transport {
     }
 
     /// Collects exactly `wanted` bytes.
-    async fn receive(&self, found: GetResult, wanted: u64, path: &str) -> Result<Bytes, TransportError> {
+    async fn receive(
+        &self,
+        endpoint: &Endpoint,
+        found: GetResult,
+        wanted: u64,
+        path: &str,
+    ) -> Result<Bytes, TransportError> {
         let first = usize::try_from(wanted.min(FIRST_BUFFER)).expect("at most FIRST_BUFFER");
         let mut bytes = BytesMut::with_capacity(first);
         let mut stream = found.into_stream();
-        while let Some(piece) = stream.try_next().await.map_err(|source| failed("read", path, source))? {
+        while let Some(piece) = stream.try_next().await.map_err(|source| endpoint.failed("read", path, source))? {
             if bytes.len() as u64 + piece.len() as u64 > wanted {
                 return Err(TransportError::TooLarge { path: path.to_owned(), limit: wanted });
             }
@@ -142,7 +150,7 @@ impl Transport {
         match self.inner.runtime.block_on(async { endpoint.store.head(&endpoint.path(path)).await }) {
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Ok(meta) => Ok(Some(meta.size)),
-            Err(source) => Err(failed("look at", path, source)),
+            Err(source) => Err(endpoint.failed("look at", path, source)),
         }
     }
 
@@ -158,7 +166,7 @@ impl Transport {
         self.count_local(endpoint);
         let prefix = endpoint.path(directory);
         let all = endpoint.store.list(Some(&prefix)).try_collect::<Vec<_>>();
-        let all = self.inner.runtime.block_on(all).map_err(|source| failed("list", directory, source))?;
+        let all = self.inner.runtime.block_on(all).map_err(|source| endpoint.failed("list", directory, source))?;
         let strip = |path: &object_store::path::Path| {
             let path = path.as_ref();
             path.strip_prefix(endpoint.prefix.as_ref()).unwrap_or(path).trim_start_matches('/').to_owned()
@@ -172,7 +180,7 @@ impl Transport {
     }
 
     /// Asks the endpoint that answered last, and after a failure the others in order. The first failure is told.
-    fn from_any<T>(&self, ask: impl Fn(&Endpoint) -> Result<T, TransportError>) -> Result<T, TransportError> {
+    fn ask_in_turn<T>(&self, ask: impl Fn(&Endpoint) -> Result<T, TransportError>) -> Result<T, TransportError> {
         let count = self.inner.endpoints.len();
         let preferred = self.inner.preferred.load(Ordering::Relaxed);
         let mut first = None;

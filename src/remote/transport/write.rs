@@ -10,7 +10,7 @@ use object_store::{
 };
 
 use super::open::{Endpoint, Kind};
-use super::{Put, Transport, TransportError, Version, failed};
+use super::{Put, Transport, TransportError, Version};
 use crate::disk::{Lock, Wait};
 
 /// Bytes of one part of a large upload: S3 wants at least 5 MiB and at most 10,000 parts.
@@ -57,7 +57,7 @@ impl Transport {
         self.count_local(at);
         let options = PutOptions { mode, ..PutOptions::default() };
         let put = async { at.store.put_opts(&at.path(path), PutPayload::from_bytes(bytes), options).await };
-        let result = self.inner.runtime.block_on(put).map_err(|source| failed("write", path, source))?;
+        let result = self.inner.runtime.block_on(put).map_err(|source| at.failed("write", path, source))?;
         Ok(Version { e_tag: result.e_tag, version: result.version })
     }
 
@@ -65,7 +65,7 @@ impl Transport {
         match self.inner.runtime.block_on(async { at.store.head(&at.path(path)).await }) {
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Ok(meta) => Ok(Some(Version { e_tag: meta.e_tag, version: meta.version })),
-            Err(source) => Err(failed("look at", path, source)),
+            Err(source) => Err(at.failed("look at", path, source)),
         }
     }
 
@@ -86,7 +86,7 @@ impl Transport {
             return Ok(());
         }
         self.count_local(endpoint);
-        let error = |source| failed("write", path, source);
+        let error = |source| endpoint.failed("write", path, source);
         let begin = async { endpoint.store.put_multipart(&endpoint.path(path)).await };
         let upload = self.inner.runtime.block_on(begin).map_err(error)?;
         // Its own tasks need the runtime around them.
@@ -126,7 +126,7 @@ impl Transport {
         self.count_local(endpoint);
         match self.inner.runtime.block_on(async { endpoint.store.delete(&endpoint.path(path)).await }) {
             Err(object_store::Error::NotFound { .. }) | Ok(()) => Ok(()),
-            Err(source) => Err(failed("remove", path, source)),
+            Err(source) => Err(endpoint.failed("remove", path, source)),
         }
     }
 
@@ -139,11 +139,13 @@ impl Transport {
     }
 
     fn lock(&self, directory: &Path, path: &str) -> Result<Lock, TransportError> {
-        Lock::exclusive(&directory.join(LOCK), Wait::Announced(&|_| {})).map_err(|error| TransportError::Failed {
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| TransportError::Failed {
             action: "lock the directory of",
             path: path.to_owned(),
-            source: Box::new(error),
-        })
+            source,
+        };
+        std::fs::create_dir_all(directory).map_err(|error| failed(error.into()))?;
+        Lock::exclusive(&directory.join(LOCK), Wait::Announced(&|_| {})).map_err(|error| failed(error.into()))
     }
 }
 
