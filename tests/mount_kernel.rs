@@ -135,8 +135,8 @@ impl Builder {
         fs::create_dir_all(at).expect("the sandbox is writable");
         let options = MountOptions::parse(options).expect("legal");
         let request = MountRequest { source: "test".to_owned(), mountpoint: at.to_owned(), options };
-        let session = Session::mount(Arc::new(vfs), &request)?;
-        let (unmounter, counters) = (session.unmounter().clone(), Arc::clone(session.counters()));
+        let (session, unmounter) = Session::mount(Arc::new(vfs), &request)?;
+        let counters = Arc::clone(session.counters());
         let server = std::thread::spawn(move || session.run().expect("serves"));
         Ok(Mount { at: at.to_owned(), unmounter, counters, server: Some(server) })
     }

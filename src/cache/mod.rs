@@ -45,4 +45,4 @@ pub use error::FetchError;
 pub use fill::Fill;
 pub use image::LazyImageError;
 pub use tree::{LazyError, LazyTree, Patience};
-pub use visit::{Visit, VisitError};
+pub use visit::{Visit, VisitError, VisitRecord};

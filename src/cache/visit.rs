@@ -52,6 +52,14 @@ enum RememberError {
     Marker(#[source] std::io::Error),
 }
 
+/// A visit in bytes, for a process that is to go on with it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct VisitRecord {
+    id: String,
+    commit: Vec<u8>,
+    placement: Option<Vec<u8>>,
+}
+
 /// A commit, and where its missing parts are.
 pub struct Visit {
     /// Its id.
@@ -104,6 +112,25 @@ impl Visit {
     /// [`VisitError::Read`].
     pub fn local(store: &Store, id: CommitId) -> Result<Self, VisitError> {
         Ok(Self { id, commit: store.commit(id)?, remote: None })
+    }
+
+    /// All of it but the way to the remote.
+    #[must_use]
+    pub fn record(&self) -> VisitRecord {
+        let placement = self.remote.as_ref().map(|(_, placement)| placement.render());
+        VisitRecord { id: self.id.to_string(), commit: self.commit.encode(), placement }
+    }
+
+    /// The visit that was recorded, with a way to the remote if it is to be asked.
+    ///
+    /// # Errors
+    /// `InvalidData` when the record is none of ours.
+    pub fn again(record: &VisitRecord, transport: Option<Transport>) -> std::io::Result<Self> {
+        let invalid = || std::io::Error::from(std::io::ErrorKind::InvalidData);
+        let id: CommitId = record.id.parse().map_err(|_| invalid())?;
+        let commit = Commit::decode(&record.commit, id).map_err(|_| invalid())?;
+        let placement = record.placement.as_deref().map(Placement::parse).transpose().map_err(|_| invalid())?;
+        Ok(Self { id, commit, remote: transport.zip(placement) })
     }
 
     /// Opens the commit.

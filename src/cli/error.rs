@@ -27,8 +27,16 @@ impl std::fmt::Display for Hint {
     }
 }
 
+/// An error that another process has told already.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the reason was told")]
+pub struct Told;
+
 /// Prints an error and its hint.
 pub fn report(error: &anyhow::Error) -> ExitCode {
+    if error.is::<Told>() {
+        return ExitCode::FAILURE;
+    }
     if is_broken_pipe(error) {
         // Whoever read our output has seen enough, as in `sapwood log | head`.
         return ExitCode::SUCCESS;

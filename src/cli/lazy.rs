@@ -2,14 +2,12 @@
 
 use std::env;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
 use super::remote_source::{Origin, RemoteSource, TrustArgs};
 use super::{Context, repository};
-use crate::cache::{LazyTree, Patience, Visit};
+use crate::cache::Visit;
 use crate::remote::RemoteError;
 use crate::store::{Config, OpenError, Store};
 
@@ -63,13 +61,4 @@ pub fn visit(store: &Store, source: &RemoteSource, trust: &TrustArgs) -> Result<
             Err(other) => Err(other),
         },
     }
-}
-
-/// The same commit opened, with the patience that mount options give.
-///
-/// # Errors
-/// When its image cannot be had.
-pub fn open(store: &Store, visit: &Visit, fetch_timeout: Option<Duration>) -> Result<Arc<LazyTree>> {
-    let patience = fetch_timeout.map_or(Patience::None, Patience::Within);
-    Ok(visit.open(store, patience)?)
 }

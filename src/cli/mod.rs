@@ -106,14 +106,15 @@ pub struct Context {
 /// Runs the command that `arguments` (the program's name first) describe and returns the exit status.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     crate::sys::give_back_large_buffers();
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    if let Some((role, number)) = mount::Role::of(&arguments) {
+        return role.play(number);
+    }
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => return error::usage(&error),
     };
-    match &cli.verb {
-        Verb::Mount(args) if args.is_daemon() => mount::start_daemon_log(),
-        _ => output::start_log(cli.verbose),
-    }
+    output::start_log(cli.verbose);
     let context = Context { repo: cli.repo };
     let result = match &cli.verb {
         Verb::Init(args) => init::run(args, &context),
@@ -144,10 +145,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Whether the arguments of a process (the program's name first) say that it is the one behind a mount, started by
+/// Whether the arguments of a process (the program's name first) say that it is one of those behind a mount, started by
 /// [`main`] for `mount`. A helper that offers `mount` under another name is then called with arguments for [`main`].
 #[must_use]
 pub fn is_mount_daemon(arguments: &[OsString]) -> bool {
-    let name = arguments.first().and_then(|name| name.to_str()).unwrap_or_default();
-    name.trim_start_matches('@') == mount::DAEMON_NAME
+    mount::Role::of(arguments).is_some()
 }

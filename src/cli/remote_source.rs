@@ -1,7 +1,5 @@
 //! `REMOTE:REF` and `URL#REF` as people write them, and the remote they mean.
 
-use std::ffi::OsString;
-
 use anyhow::{Context as _, Result, bail};
 
 use super::keys;
@@ -21,19 +19,6 @@ pub struct TrustArgs {
     /// Accept a state older than one seen before, this once
     #[arg(long)]
     allow_older: bool,
-}
-
-impl TrustArgs {
-    /// The same, for a process that is started elsewhere: files are named by absolute paths.
-    pub fn to_arguments(&self) -> Vec<OsString> {
-        let absolute =
-            |key: &String| std::path::Path::new(key).canonicalize().map_or_else(|_| key.into(), OsString::from);
-        let mut arguments: Vec<OsString> =
-            self.keys.iter().flat_map(|key| [OsString::from("--key"), absolute(key)]).collect();
-        arguments.extend(self.insecure_unsigned.then(|| "--insecure-unsigned".into()));
-        arguments.extend(self.allow_older.then(|| "--allow-older".into()));
-        arguments
-    }
 }
 
 /// Where a ref is.
@@ -103,8 +88,19 @@ impl RemoteSource {
     /// # Errors
     /// When there is no such remote, or nobody is trusted.
     pub fn open(&self, store: &Store, trust: &TrustArgs) -> Result<Remote> {
+        let config = self.config(store, trust)?;
+        if trust.allow_older {
+            Remotes::of(store).forget(&self.remote_name(), &self.name)?;
+        }
+        Ok(Remote::open(store, self.remote_name(), &config)?)
+    }
+
+    /// Where the remote is, how to talk to it, and whom to believe there, as configured or given.
+    ///
+    /// # Errors
+    /// When there is no such remote, or nobody is trusted.
+    pub fn config(&self, store: &Store, trust: &TrustArgs) -> Result<RemoteConfig> {
         let remotes = Remotes::of(store);
-        let name = self.remote_name();
         let mut config = match &self.origin {
             Origin::Named(name) => match remotes.read(name) {
                 Err(RemotesError::Unknown(_)) => bail!(
@@ -125,10 +121,7 @@ impl RemoteSource {
                 config.url
             );
         }
-        if trust.allow_older {
-            remotes.forget(&name, &self.name)?;
-        }
-        Ok(Remote::open(store, name, &config)?)
+        Ok(config)
     }
 }
 

@@ -9,7 +9,9 @@ use anyhow::{Context as _, Result, bail};
 
 use super::mount::registry;
 use super::output;
-use crate::fuse::{FILESYSTEM_TYPE, MountPoint, MountTable, RunningMount, Unmount, UnmountError, unmount, users_of};
+use crate::fuse::{
+    FILESYSTEM_TYPE, MountPoint, MountTable, Processes, RunningMount, Unmount, UnmountError, unmount, users_of,
+};
 
 /// A daemon without a mount ends within milliseconds; one that takes this long hangs in something else.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -36,13 +38,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let table = MountTable::read().context("cannot read the list of mounts")?;
     let mount = find(&table, &args.mountpoint)?;
     let entry = registry().list()?.into_iter().find(|entry| entry.device == mount.device);
+    let processes = entry.as_ref().map(RunningMount::processes);
     let how = if args.lazy { Unmount::Lazy } else { Unmount::Now };
     match unmount(&mount.path, how) {
         Err(UnmountError::Busy { .. }) => bail!(describe_users(&table, &mount)),
         result => result?,
     }
-    if let Some(entry) = entry.filter(|_| how == Unmount::Now) {
-        wait_for_end(&mount, &entry)?;
+    if let (Some(entry), Some(processes), Unmount::Now) = (entry, processes, how) {
+        wait_for_end(&mount, &entry, &processes)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -95,10 +98,10 @@ fn describe_users(table: &MountTable, mount: &MountPoint) -> String {
     text
 }
 
-fn wait_for_end(mount: &MountPoint, entry: &RunningMount) -> Result<()> {
+fn wait_for_end(mount: &MountPoint, entry: &RunningMount, processes: &Processes) -> Result<()> {
     let table = MountTable::read().context("cannot read the list of mounts")?;
     // A bind mount of it elsewhere keeps the filesystem, which is as it should be.
-    if table.mounts_of(&mount.device).next().is_some() || registry().wait_gone(entry, PATIENCE) {
+    if table.mounts_of(&mount.device).next().is_some() || processes.wait_for_end(PATIENCE) {
         return Ok(());
     }
     output::note(format_args!(

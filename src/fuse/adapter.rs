@@ -9,39 +9,51 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::num::NonZeroU32;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use fuser::{
-    AccessFlags, BackingId, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo,
-    IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr,
-    ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
-    ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock,
+    ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::answers::{Desk, Outcome, Refuse};
-use super::counters::{Counters, Opcode};
+use super::answers::{Desk, Outcome, Refuse, Rest};
+use super::board::Board;
+use super::counters::Opcode;
 use super::negotiate::{Permissions, negotiate};
-use super::options::Mode;
-use super::passthrough::{OpenInodes, Reader};
+use super::options::{Mode, MountOptions};
+use super::passthrough::{OpenInodes, Reader, TooMany};
 use super::waiting::{self, Waiting};
+use crate::sys;
 use crate::vfs::{FsError, Vfs};
 
 /// The filesystem as `fuser` calls it.
 pub(super) struct Adapter {
     desk: Arc<Desk>,
     mode: Mode,
-    open_inodes: OpenInodes<BackingId>,
+    open_inodes: OpenInodes,
+    /// The connection, on which backing files are registered.
+    device: OwnedFd,
     /// Where operations wait for what is absent; none when nothing can be.
     waiting: Option<Waiting>,
 }
 
 impl Adapter {
-    pub(super) fn new(vfs: Arc<Vfs>, counters: Arc<Counters>, mode: Mode) -> io::Result<Self> {
-        let desk = Arc::new(Desk::new(vfs, counters));
+    pub(super) fn new(vfs: Arc<Vfs>, board: &Board, device: OwnedFd, options: &MountOptions) -> io::Result<Self> {
+        let desk = Arc::new(Desk::new(vfs, board, options.threads.get()));
+        let mode = options.mode;
         let waiting = desk.vfs.fetcher().map(|fetcher| Waiting::start(&desk, fetcher)).transpose()?;
-        Ok(Self { desk, mode, open_inodes: OpenInodes::default(), waiting })
+        Ok(Self { desk, mode, open_inodes: OpenInodes::resume(board.opened()), device, waiting })
+    }
+
+    /// How the threads that read messages come to rest.
+    pub(super) fn rest(&self) -> Arc<Rest> {
+        Arc::clone(self.desk.rest())
     }
 
     fn count(&self, opcode: Opcode) {
@@ -50,14 +62,27 @@ impl Adapter {
 
     /// Carries out an operation, which answers or gives the reply back with the reason why not. What needs something that
     /// is absent is carried out again elsewhere: this thread never waits.
-    fn serve<R: Refuse>(&self, node: INodeNo, reply: R, operation: impl Fn(&Desk, R) -> Outcome<R> + Send + 'static) {
+    fn serve<R: Refuse>(
+        &self,
+        (opcode, request, node): (Opcode, &Request, INodeNo),
+        reply: R,
+        operation: impl Fn(&Desk, R) -> Outcome<R> + Send + 'static,
+    ) {
+        self.count(opcode);
+        let Some(ticket) = self.desk.begin(opcode, request.unique().0, node) else {
+            return reply.refuse(self.desk.refuse_poison(node));
+        };
         match (operation(&self.desk, reply), &self.waiting) {
-            (Outcome::Answered, _) => {}
+            (Outcome::Answered, _) => drop(ticket),
             (Outcome::Unanswered(reply, FsError::Absent(absent)), Some(waiting)) => {
-                waiting.add(node, absent, reply, operation);
+                waiting.add(ticket, node, absent, reply, operation);
             }
-            (Outcome::Unanswered(reply, error), _) => reply.refuse(self.desk.fail(node, &error)),
+            (Outcome::Unanswered(reply, error), _) => {
+                reply.refuse(self.desk.fail(node, &error));
+                drop(ticket);
+            }
         }
+        self.desk.rest_if_wanted();
     }
 
     fn refuse(&self) -> Errno {
@@ -72,15 +97,23 @@ impl Adapter {
 
     /// Registers the object file of `node` with the kernel. Whatever stands in the way, a pack, an empty file, an absent
     /// one, a repository on a stacked filesystem, the file can still be read through us.
-    fn register(&self, node: INodeNo, reply: &ReplyOpen) -> Option<BackingId> {
+    fn register(&self, node: INodeNo) -> Option<NonZeroU32> {
         let object = self.desk.vfs.object(node.0).ok()??;
         let file = self.desk.vfs.objects().backing_file(object).ok()??;
-        match reply.open_backing(&*file) {
-            Ok(id) => Some(id),
+        match sys::open_backing(&self.device, &*file) {
+            Ok(number) => Some(number),
             Err(error) => {
                 self.desk.complaints.log_once("passthrough", &error);
                 None
             }
+        }
+    }
+
+    fn end_registration(&self, number: Option<NonZeroU32>) {
+        if let Some(number) = number
+            && let Err(error) = sys::close_backing(&self.device, number)
+        {
+            tracing::debug!("end a registration: {error}");
         }
     }
 }
@@ -93,40 +126,48 @@ impl Filesystem for Adapter {
         negotiate(config, self.mode, permissions)
     }
 
-    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.count(Opcode::Lookup);
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let name: Box<[u8]> = name.as_bytes().into();
-        self.serve(parent, reply, move |desk, reply| desk.lookup(parent, &name, reply));
+        self.serve((Opcode::Lookup, request, parent), reply, move |desk, reply| desk.lookup(parent, &name, reply));
     }
 
     fn forget(&self, _request: &Request, _node: INodeNo, _lookups: u64) {
         self.count(Opcode::Forget);
     }
 
-    fn getattr(&self, _request: &Request, node: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
-        self.count(Opcode::Getattr);
-        self.serve(node, reply, move |desk, reply| desk.getattr(node, reply));
+    fn getattr(&self, request: &Request, node: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+        self.serve((Opcode::Getattr, request, node), reply, move |desk, reply| desk.getattr(node, reply));
     }
 
-    fn readlink(&self, _request: &Request, node: INodeNo, reply: ReplyData) {
-        self.count(Opcode::Readlink);
-        self.serve(node, reply, move |desk, reply| desk.readlink(node, reply));
+    fn readlink(&self, request: &Request, node: INodeNo, reply: ReplyData) {
+        self.serve((Opcode::Readlink, request, node), reply, move |desk, reply| desk.readlink(node, reply));
     }
 
-    fn open(&self, _request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         self.count(Opcode::Open);
         if self.mode == Mode::Cached {
             return reply.error(Errno::from_i32(FsError::Unsupported.errno()));
         }
-        match self.open_inodes.open(node.0, || self.register(node, &reply)) {
-            Reader::Kernel(id) => reply.opened_passthrough(FileHandle(0), FopenFlags::FOPEN_NOFLUSH, &id),
-            Reader::Daemon => reply.opened(FileHandle(0), FopenFlags::FOPEN_NOFLUSH | FopenFlags::FOPEN_KEEP_CACHE),
+        let Some(_ticket) = self.desk.begin(Opcode::Open, request.unique().0, node) else {
+            return reply.error(self.desk.refuse_poison(node));
+        };
+        match self.open_inodes.open(node.0, || self.register(node)) {
+            Ok(opened) => {
+                match opened.reader {
+                    Reader::Kernel(number) => sys::reply_with_backing(reply, number),
+                    Reader::Daemon => {
+                        reply.opened(FileHandle(0), FopenFlags::FOPEN_NOFLUSH | FopenFlags::FOPEN_KEEP_CACHE);
+                    }
+                }
+                self.end_registration(opened.surplus);
+            }
+            Err(TooMany) => reply.error(Errno::from_i32(FsError::TooManyOpen.errno())),
         }
     }
 
     fn read(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         _handle: FileHandle,
         offset: u64,
@@ -135,8 +176,7 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.count(Opcode::Read);
-        self.serve(node, reply, move |desk, reply| desk.read(node, offset, size, reply));
+        self.serve((Opcode::Read, request, node), reply, move |desk, reply| desk.read(node, offset, size, reply));
     }
 
     fn release(
@@ -150,22 +190,23 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.count(Opcode::Release);
-        self.open_inodes.release(node.0);
+        // In this order: a release that is counted but not answered would be counted twice after a crash.
         reply.ok();
+        self.end_registration(self.open_inodes.release(node.0));
     }
 
     fn opendir(&self, _request: &Request, _node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         reply.error(self.unsupported(Opcode::Opendir));
     }
 
-    fn readdir(&self, _: &Request, node: INodeNo, _: FileHandle, position: u64, reply: ReplyDirectory) {
-        self.count(Opcode::Readdir);
-        self.serve(node, reply, move |desk, reply| desk.readdir(node, position, reply));
+    fn readdir(&self, request: &Request, node: INodeNo, _: FileHandle, position: u64, reply: ReplyDirectory) {
+        self.serve((Opcode::Readdir, request, node), reply, move |desk, reply| desk.readdir(node, position, reply));
     }
 
-    fn readdirplus(&self, _: &Request, node: INodeNo, _: FileHandle, position: u64, reply: ReplyDirectoryPlus) {
-        self.count(Opcode::Readdirplus);
-        self.serve(node, reply, move |desk, reply| desk.readdirplus(node, position, reply));
+    fn readdirplus(&self, request: &Request, node: INodeNo, _: FileHandle, position: u64, reply: ReplyDirectoryPlus) {
+        self.serve((Opcode::Readdirplus, request, node), reply, move |desk, reply| {
+            desk.readdirplus(node, position, reply)
+        });
     }
 
     fn releasedir(&self, _: &Request, _: INodeNo, _: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
@@ -173,25 +214,23 @@ impl Filesystem for Adapter {
         reply.ok();
     }
 
-    fn statfs(&self, _request: &Request, node: INodeNo, reply: ReplyStatfs) {
-        self.count(Opcode::Statfs);
-        self.serve(node, reply, Desk::statfs);
+    fn statfs(&self, request: &Request, node: INodeNo, reply: ReplyStatfs) {
+        self.serve((Opcode::Statfs, request, node), reply, Desk::statfs);
     }
 
-    fn getxattr(&self, _request: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.count(Opcode::Getxattr);
+    fn getxattr(&self, request: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let name: Box<[u8]> = name.as_bytes().into();
-        self.serve(node, reply, move |desk, reply| desk.getxattr(node, &name, size, reply));
+        self.serve((Opcode::Getxattr, request, node), reply, move |desk, reply| {
+            desk.getxattr(node, &name, size, reply)
+        });
     }
 
-    fn listxattr(&self, _request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
-        self.count(Opcode::Listxattr);
-        self.serve(node, reply, move |desk, reply| desk.listxattr(node, size, reply));
+    fn listxattr(&self, request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+        self.serve((Opcode::Listxattr, request, node), reply, move |desk, reply| desk.listxattr(node, size, reply));
     }
 
-    fn lseek(&self, _: &Request, node: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        self.count(Opcode::Lseek);
-        self.serve(node, reply, move |desk, reply| desk.lseek(node, offset, whence, reply));
+    fn lseek(&self, request: &Request, node: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        self.serve((Opcode::Lseek, request, node), reply, move |desk, reply| desk.lseek(node, offset, whence, reply));
     }
 
     // Not offered: after ENOSYS the kernel answers these by itself.

@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use fuser::{
@@ -15,8 +16,9 @@ use fuser::{
 };
 
 use super::attributes::{file_attr, file_type, nothing};
+use super::board::{Board, Ticket};
 use super::complaints::Complaints;
-use super::counters::Counters;
+use super::counters::{Counters, Opcode};
 use crate::vfs::{FsError, Listing, Vfs, Whence};
 
 /// How long the kernel may keep an answer: for ever. Larger values overflow its arithmetic on 32-bit machines.
@@ -28,7 +30,15 @@ const GENERATION: Generation = Generation(0);
 thread_local! {
     /// Where a thread puts the bytes it hands to the kernel; grows to the largest request and stays.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+
+    /// Where a thread looks first for room to note its requests.
+    static PLACE: usize = NEXT_PLACE.fetch_add(PLACES_APART, Ordering::Relaxed);
 }
+
+static NEXT_PLACE: AtomicUsize = AtomicUsize::new(0);
+
+/// So many places fill three cache lines of 64 bytes.
+const PLACES_APART: usize = 8;
 
 /// A reply that can be an error.
 pub(super) trait Refuse: Send + 'static {
@@ -59,13 +69,74 @@ pub(super) enum Outcome<R> {
 /// What every thread that answers needs.
 pub(super) struct Desk {
     pub vfs: Arc<Vfs>,
-    pub counters: Arc<Counters>,
+    pub counters: Counters,
     pub complaints: Complaints,
+    board: Board,
+    /// Which of the mount's workers this is.
+    worker: u8,
+    rest: Arc<Rest>,
+}
+
+/// How a worker comes to rest: asked to, each thread that reads messages answers the one it has and reads no more.
+#[derive(Debug)]
+pub(super) struct Rest {
+    is_wanted: AtomicBool,
+    resting: AtomicUsize,
+    readers: usize,
+    board: Board,
+    worker: u8,
+}
+
+impl Rest {
+    /// Asks for it; says whether nothing is left to answer.
+    pub(super) fn is_complete(&self) -> bool {
+        self.is_wanted.store(true, Ordering::Relaxed);
+        self.resting.load(Ordering::Acquire) >= self.readers && self.board.flights(Some(self.worker)).next().is_none()
+    }
+
+    /// For a thread that has answered: goes on if nobody asked for rest, else never.
+    fn take(&self) {
+        if self.is_wanted.load(Ordering::Relaxed) {
+            self.resting.fetch_add(1, Ordering::Release);
+            loop {
+                std::thread::park();
+            }
+        }
+    }
 }
 
 impl Desk {
-    pub(super) fn new(vfs: Arc<Vfs>, counters: Arc<Counters>) -> Self {
-        Self { vfs, counters, complaints: Complaints::default() }
+    /// For so many threads that read messages.
+    pub(super) fn new(vfs: Arc<Vfs>, board: &Board, readers: usize) -> Self {
+        let (is_wanted, resting) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let (board, worker) = (board.clone(), board.worker_number());
+        let rest = Arc::new(Rest { is_wanted, resting, readers, board: board.clone(), worker });
+        Self { vfs, counters: Counters::of(&board), complaints: Complaints::default(), board, worker, rest }
+    }
+
+    /// How this worker comes to rest.
+    pub(super) const fn rest(&self) -> &Arc<Rest> {
+        &self.rest
+    }
+
+    /// For a thread that reads messages and has answered one.
+    pub(super) fn rest_if_wanted(&self) {
+        self.rest.take();
+    }
+
+    /// Notes a request as under way for as long as the ticket lives; none if it is one that must not be carried out.
+    pub(super) fn begin(&self, opcode: Opcode, request: u64, node: INodeNo) -> Option<Ticket> {
+        if self.board.is_poisonous(request) {
+            return None;
+        }
+        // A place of one's own for each thread, or they would push one another's lines out of their caches.
+        let place = PLACE.with(|place| *place);
+        Some(self.board.begin(self.worker, request, node.0, opcode as u8, place))
+    }
+
+    /// The errno of a request that ended one worker after the other.
+    pub(super) fn refuse_poison(&self, node: INodeNo) -> Errno {
+        self.fail(node, &FsError::Poison)
     }
 
     /// The errno of a failure, which is logged and counted when something is broken.

@@ -6,7 +6,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -186,6 +186,12 @@ pub(super) fn attach(request: &MountRequest, path: &Path) -> Result<OwnedFd, Mou
 
 fn attach_as_root(request: &MountRequest, path: &Path) -> Result<OwnedFd, MountError> {
     let device = open_device()?;
+    attach_device(request, path, device.as_fd())?;
+    Ok(device.into())
+}
+
+/// Mounts a connection that is open already, for root.
+pub(super) fn attach_device(request: &MountRequest, path: &Path, device: BorrowedFd<'_>) -> Result<(), MountError> {
     let mut data = format!(
         "fd={},rootmode=40000,user_id={},group_id={},default_permissions",
         device.as_raw_fd(),
@@ -201,8 +207,7 @@ fn attach_as_root(request: &MountRequest, path: &Path) -> Result<OwnedFd, MountE
     }
     let flags = mount_flags(&request.options);
     mount(Some(request.source.as_str()), path, Some(FILESYSTEM_TYPE), flags, Some(data.as_str()))
-        .map_err(|errno| MountError::Refused { path: path.to_owned(), errno })?;
-    Ok(device.into())
+        .map_err(|errno| MountError::Refused { path: path.to_owned(), errno })
 }
 
 fn open_device() -> Result<File, MountError> {

@@ -1,7 +1,10 @@
 //! How many messages the kernel sent, by kind: what proves that a warm tree costs none.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
+
+use super::board::Board;
+use crate::sys::Words;
 
 macro_rules! opcodes {
     ($($name:ident => $word:literal),+ $(,)?) => {
@@ -52,12 +55,16 @@ opcodes! {
     Change => "change",
 }
 
-/// Counts since the mount began. Relaxed: the figures need not agree with one another to the message.
-#[derive(Debug, Default)]
+/// Where the sums stand, after the kinds of messages.
+const BYTES_READ: usize = 96;
+const ERRORS: usize = 97;
+const _: () = assert!(Opcode::ALL.len() <= BYTES_READ, "the kinds have their room; new ones come last");
+
+/// Counts since the mount began, whoever served it. Relaxed: the figures need not agree with one another to the message.
+#[derive(Debug)]
 pub struct Counters {
-    messages: [AtomicU64; Opcode::ALL.len()],
-    bytes_read: AtomicU64,
-    errors: AtomicU64,
+    words: Words,
+    base: usize,
 }
 
 /// The counts at one moment.
@@ -74,33 +81,54 @@ pub struct Figures {
 }
 
 impl Counters {
+    /// The counts of a mount.
+    #[must_use]
+    pub fn of(board: &Board) -> Self {
+        let (words, base) = board.counters();
+        Self { words, base }
+    }
+
+    fn add(&self, word: usize, count: u64) {
+        self.words[self.base + word].fetch_add(count, Ordering::Relaxed);
+    }
+
+    fn get(&self, word: usize) -> u64 {
+        self.words[self.base + word].load(Ordering::Relaxed)
+    }
+
     /// One message came.
     pub fn count(&self, opcode: Opcode) {
-        self.messages[opcode as usize].fetch_add(1, Ordering::Relaxed);
+        self.add(opcode as usize, 1);
     }
 
     /// Content was handed out.
     pub fn count_bytes(&self, bytes: usize) {
-        self.bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.add(BYTES_READ, bytes as u64);
     }
 
     /// A request failed through damage or absence.
     pub fn count_error(&self) {
-        self.errors.fetch_add(1, Ordering::Relaxed);
+        self.add(ERRORS, 1);
+    }
+
+    /// All messages so far, those included that nobody waited for. Allocates nothing.
+    #[must_use]
+    pub fn messages(&self) -> u64 {
+        (0..Opcode::ALL.len()).map(|opcode| self.get(opcode)).sum()
     }
 
     /// The counts now.
     #[must_use]
     pub fn figures(&self) -> Figures {
-        let counts = || Opcode::ALL.iter().zip(&self.messages).map(|(op, n)| (*op, n.load(Ordering::Relaxed)));
+        let counts = || Opcode::ALL.iter().map(|opcode| (*opcode, self.get(*opcode as usize)));
         Figures {
             messages: counts().filter(|(opcode, _)| *opcode != Opcode::Forget).map(|(_, count)| count).sum(),
             by_opcode: counts()
                 .filter(|(_, count)| *count > 0)
                 .map(|(op, count)| (op.word().to_owned(), count))
                 .collect(),
-            bytes_read: self.bytes_read.load(Ordering::Relaxed),
-            errors: self.errors.load(Ordering::Relaxed),
+            bytes_read: self.get(BYTES_READ),
+            errors: self.get(ERRORS),
         }
     }
 }
@@ -111,7 +139,7 @@ mod tests {
 
     #[test]
     fn figures_name_what_came_and_leave_forgets_out_of_the_sum() {
-        let counters = Counters::default();
+        let counters = Counters::of(&Board::create().expect("memory"));
         counters.count(Opcode::Lookup);
         counters.count(Opcode::Forget);
         counters.count_bytes(7);

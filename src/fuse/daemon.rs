@@ -1,18 +1,26 @@
-//! The process behind a mount: serves until the filesystem is gone, unmounts when told to stop.
+//! The ends of a worker that are not FUSE: how it comes to serve after another, makes room for the next, and what unmounts.
 //!
-//! How the process comes to be in the background is `cli`'s business. Order matters in [`serve`]: signals are blocked
-//! before the first thread exists, so that all threads inherit it and only the one that waits for signals sees them.
+//! How the processes come to be is `cli`'s business.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::thread;
+use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
 
 use super::attach::{Unmount, UnmountError};
-use super::registry::Registration;
+use super::board::Board;
 use super::session::{Session, Unmounter};
 
-/// Why the process behind a mount cannot go on.
+/// How often a worker that makes room looks whether it has answered everything.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// The code with which a worker ends that has made room.
+pub const MADE_ROOM: u8 = 4;
+
+/// Why a worker cannot serve.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
     /// Signals cannot be received.
@@ -21,57 +29,89 @@ pub enum DaemonError {
     /// A thread cannot be started.
     #[error("cannot start a thread")]
     Thread(#[source] io::Error),
+    /// The supervisor went away before it said a word.
+    #[error("the process that holds the mount is gone")]
+    NoSupervisor(#[source] io::Error),
     /// The connection to the kernel broke.
     #[error("the connection to the kernel broke")]
     Serve(#[source] io::Error),
 }
 
-/// The signals that end a mount, kept from ending the process.
-pub struct StopSignals(SigSet);
+/// Signals that are the supervisor's to obey, and the one with which it asks to make room; all kept from ending the
+/// process.
+pub struct WorkerSignals(SigSet);
 
-impl StopSignals {
+impl WorkerSignals {
     /// Blocks them for the calling thread and all it starts from now on.
     ///
     /// # Errors
     /// [`DaemonError::Signals`].
     pub fn block() -> Result<Self, DaemonError> {
-        let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
-        signals.thread_block().map_err(DaemonError::Signals)?;
-        Ok(Self(signals))
+        let all: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1].into_iter().collect();
+        all.thread_block().map_err(DaemonError::Signals)?;
+        Ok(Self([Signal::SIGUSR1].into_iter().collect()))
     }
 }
 
-/// Serves `session` until it is unmounted. `registration` is held until then, so that the list of mounts is right.
+/// The two pipes between a worker and its supervisor.
+pub struct Turn {
+    /// Where the worker says that it is ready.
+    pub ready: OwnedFd,
+    /// Where it hears that it may begin.
+    pub go: OwnedFd,
+}
+
+impl Turn {
+    /// Says that this worker is ready, and waits until nobody is in its way.
+    ///
+    /// # Errors
+    /// [`DaemonError::NoSupervisor`].
+    pub fn await_it(self, board: &Board) -> Result<(), DaemonError> {
+        let own = std::process::id();
+        board.set_ready(own);
+        File::from(self.ready).write_all(b"r").map_err(DaemonError::NoSupervisor)?;
+        let mut go = File::from(self.go);
+        while board.go() != own {
+            // A byte that was meant for a worker that is no more wakes us too.
+            let length = go.read(&mut [0]).map_err(DaemonError::NoSupervisor)?;
+            if length == 0 {
+                return Err(DaemonError::NoSupervisor(io::Error::from(io::ErrorKind::UnexpectedEof)));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Serves `session` until it is unmounted, or until another worker is to have its place.
 ///
 /// # Errors
 /// [`DaemonError`].
-pub fn serve(
-    session: Session,
-    stop: StopSignals,
-    registration: Option<Registration>,
-    ready: impl FnOnce(),
-) -> Result<(), DaemonError> {
-    let unmounter = session.unmounter().clone();
-    thread::Builder::new()
-        .name("stop".to_owned())
-        .spawn(move || unmount_when_told(&stop, &unmounter))
-        .map_err(DaemonError::Thread)?;
-    ready();
-    let served = session.run().map_err(DaemonError::Serve);
-    drop(registration);
-    served
+pub fn serve(session: Session, signals: WorkerSignals) -> Result<(), DaemonError> {
+    let rest = session.rest();
+    let leave = move || {
+        if signals.0.wait().is_ok() {
+            while !rest.is_complete() {
+                thread::sleep(LOOK_AGAIN);
+            }
+            leave_without_a_trace();
+        }
+    };
+    thread::Builder::new().name("leave".to_owned()).spawn(leave).map_err(DaemonError::Thread)?;
+    session.run().map_err(DaemonError::Serve)
 }
 
-/// Never returns by itself: the thread ends with the process, which ends when the last user of the mount is gone.
-fn unmount_when_told(stop: &StopSignals, unmounter: &Unmounter) {
-    while let Ok(signal) = stop.0.wait() {
-        let unmounted = unmounter.unmount(Unmount::Now).or_else(|error| match error {
-            UnmountError::Busy { .. } => unmounter.unmount(Unmount::Lazy),
-            other => Err(other),
-        });
-        match unmounted {
-            Ok(()) => tracing::info!("{signal}: {} unmounted", unmounter.mountpoint().display()),
-            Err(error) => tracing::error!("{signal}: {error}"),
-        }
-    }
+#[expect(clippy::disallowed_methods, reason = "the mount goes on, so nothing is to be let go of")]
+fn leave_without_a_trace() -> ! {
+    std::process::exit(i32::from(MADE_ROOM))
+}
+
+/// Unmounts, out of sight at least if it is in use.
+///
+/// # Errors
+/// [`UnmountError`].
+pub fn end(unmounter: &Unmounter) -> Result<(), UnmountError> {
+    unmounter.unmount(Unmount::Now).or_else(|error| match error {
+        UnmountError::Busy { .. } => unmounter.unmount(Unmount::Lazy),
+        other => Err(other),
+    })
 }

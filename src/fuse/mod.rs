@@ -13,8 +13,11 @@
 //! | `passthrough` | which inodes the kernel reads from their object files itself |
 //! | `attach` | `mount(2)`, `fusermount3`, unmounting, and what their errors mean |
 //! | `options` | what may stand behind `-o` |
-//! | `daemon` | the background process: signals, readiness, its end |
-//! | `registry` | the list of running mounts and the control socket of each |
+//! | `supervisor` | the process that holds the connection and replaces workers |
+//! | `daemon` | the ends of a worker: its turn, making room, unmounting |
+//! | `device` | how a second worker takes a connection over |
+//! | `board` | what outlives a worker |
+//! | `registry` | the list of running mounts and the control sockets of each |
 //! | `mountinfo`, `users` | the kernel's list of mounts; which processes use one |
 //!
 //! Used by `cli`.
@@ -23,23 +26,28 @@ mod adapter;
 mod answers;
 mod attach;
 mod attributes;
+mod board;
 mod complaints;
 mod counters;
 mod daemon;
+mod device;
 mod mountinfo;
 mod negotiate;
 mod options;
 mod passthrough;
 mod registry;
 mod session;
+mod supervisor;
 mod users;
 mod waiting;
 
 pub use attach::{MountError, MountRequest, Unmount, UnmountError, remount_read_only, unmount};
+pub use board::{Board, Death, Flight, Health, Service, Ticket};
 pub use counters::{Counters, Figures, Opcode};
-pub use daemon::{DaemonError, StopSignals, serve};
+pub use daemon::{DaemonError, MADE_ROOM, Turn, WorkerSignals, end, serve};
 pub use mountinfo::{FILESYSTEM_TYPE, MountPoint, MountTable};
 pub use options::{Action, Audience, Devices, Mode, MountOptions, OptionError, Profile, Programs, SetUid};
-pub use registry::{Registration, Registry, RegistryError, RunningMount, Status, Told, path_text};
-pub use session::{Session, Unmounter};
+pub use registry::{Processes, Registration, Registry, RegistryError, Reserved, RunningMount, Status, Told, path_text};
+pub use session::{Attached, Session, Unmounter, mount_anew};
+pub use supervisor::{Beginning, Ended, Held, Limits, OrderError, Roles, Supervisor, exchange_program};
 pub use users::{User, users_of};

@@ -15,6 +15,10 @@ const DEFAULT_THREADS: usize = 2;
 /// How long readers wait for what does not come, unless `fetch-timeout=` says otherwise.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a worker may answer nothing, unless `watchdog=` says otherwise. A disk that recovers from an error may take some
+/// seconds; nothing that is well takes this long.
+const WATCHDOG: Duration = Duration::from_secs(30);
+
 /// More threads than this are a typing error.
 const MAX_THREADS: usize = 64;
 
@@ -127,6 +131,8 @@ pub struct MountOptions {
     pub cache_size: Option<u64>,
     /// `profile=`: what is fetched first.
     pub profile: Profile,
+    /// `watchdog=`: a worker that answers nothing for so long is replaced; `None` for never.
+    pub watchdog: Option<Duration>,
     /// `context=` and its kin, for the security module, as given.
     pub security: Vec<String>,
 }
@@ -146,6 +152,7 @@ impl Default for MountOptions {
             fetch_timeout: Some(FETCH_TIMEOUT),
             cache_size: None,
             profile: Profile::default(),
+            watchdog: Some(WATCHDOG),
             security: Vec::new(),
         }
     }
@@ -177,8 +184,13 @@ pub enum OptionError {
     #[error("mount option 'threads={0}': a number from 1 to {MAX_THREADS} is needed")]
     Threads(String),
     /// Not a number of seconds.
-    #[error("mount option 'fetch-timeout={0}': a number of seconds is needed")]
-    Timeout(String),
+    #[error("mount option '{name}={value}': a number of seconds is needed")]
+    Seconds {
+        /// Of which option.
+        name: String,
+        /// What was given.
+        value: String,
+    },
     /// Not a number of bytes.
     #[error("mount option 'cache-size={0}': a number of bytes is needed, with K, M or G after it if you like")]
     Size(String),
@@ -196,6 +208,7 @@ const VALUED: &[&str] = &[
     "subdir",
     "threads",
     "fetch-timeout",
+    "watchdog",
     "cache-size",
     "profile",
     "context",
@@ -269,7 +282,8 @@ impl MountOptions {
             ("subdir", Some(value)) => self.subdir = ImagePath::parse(value.as_bytes())?,
             ("threads", Some(value)) => self.threads = threads(value)?,
             ("context" | "fscontext" | "defcontext" | "rootcontext", Some(_)) => self.security.push(option.to_owned()),
-            ("fetch-timeout", Some(value)) => self.fetch_timeout = Some(seconds(value)?),
+            ("fetch-timeout", Some(value)) => self.fetch_timeout = Some(seconds(name, value)?),
+            ("watchdog", Some(value)) => self.watchdog = Some(seconds(name, value)?).filter(|limit| !limit.is_zero()),
             ("cache-size", Some(value)) => self.cache_size = Some(bytes(value)?),
             ("profile", Some("auto")) => self.profile = Profile::Auto,
             ("profile", Some("none")) => self.profile = Profile::None,
@@ -308,8 +322,9 @@ fn threads(value: &str) -> Result<NonZeroUsize, OptionError> {
     number.ok_or_else(|| OptionError::Threads(value.to_owned()))
 }
 
-fn seconds(value: &str) -> Result<Duration, OptionError> {
-    value.parse().map(Duration::from_secs).map_err(|_| OptionError::Timeout(value.to_owned()))
+fn seconds(name: &str, value: &str) -> Result<Duration, OptionError> {
+    let wrong = |_| OptionError::Seconds { name: name.to_owned(), value: value.to_owned() };
+    value.parse().map(Duration::from_secs).map_err(wrong)
 }
 
 /// `512M` and the like.

@@ -1,27 +1,34 @@
-//! The list of running mounts: a small file for each, and a socket that answers with figures.
+//! The list of running mounts: a few small files for each, and a socket that answers with figures.
 //!
 //! ```text
-//! DIR/<pid>-<device>.json    what is mounted where; its process holds a lock on it for as long as it lives
-//! DIR/<pid>-<device>.sock    answers every connection with one JSON object
+//! DIR/<name>.lock    locked for as long as any process of the mount lives
+//! DIR/<name>.json    what is mounted where, and who serves it; replaced by each worker
+//! DIR/<name>.sock    answers every connection with one JSON object
+//! DIR/<name>.ctl     takes orders for the supervisor
 //! ```
 //!
 //! Invariant: an entry whose lock can be taken belongs to nobody and is removed by whoever notices. So there is nothing
-//! to clean up after `kill -9`, and a reused process number deceives nobody. The daemon reaches its own entry through an
-//! open directory, since its paths may mean nothing any more after the initramfs has been left.
+//! to clean up after `kill -9`, and a reused process number deceives nobody. Whoever mounts reserves a name; lock and
+//! sockets are handed on as open descriptors, and workers reach their own entry through an open directory, since paths may
+//! mean nothing any more after the initramfs has been left.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, FlockOperation, flock, renameat, unlinkat};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::fs::{AtFlags, FlockOperation, Mode as FileMode, OFlags, flock, openat, renameat, unlinkat};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::board::{Board, Health};
 use super::counters::{Counters, Figures};
 use super::options::Mode;
 use crate::cache::{LazyFigures, LazyTree};
@@ -29,9 +36,6 @@ use crate::model::CommitId;
 
 /// A daemon that does not answer within this is asked no further.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// How often a wait for the end of a daemon looks again.
-const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// Why the list of mounts cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -60,9 +64,11 @@ pub enum RegistryError {
     },
 }
 
-/// A mount as its daemon announced it.
+/// A mount as its worker announced it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct RunningMount {
+    /// What its files in the list are called.
+    pub name: String,
     /// Where; bytes that are no UTF-8 are escaped.
     pub mountpoint: String,
     /// What, as the user named it.
@@ -81,6 +87,38 @@ pub struct RunningMount {
     pub since: String,
     /// `major:minor` of the filesystem.
     pub device: String,
+    /// The version of the program that serves it.
+    pub version: String,
+    /// The version of what its processes hand on to one another.
+    pub handoff: u32,
+}
+
+/// The processes of a mount, to see them end. Not by number, which may be another's by then.
+pub struct Processes(Vec<OwnedFd>);
+
+impl RunningMount {
+    /// Its processes; those that have ended are not among them.
+    #[must_use]
+    pub fn processes(&self) -> Processes {
+        let open = |number: u32| {
+            let pid = Pid::from_raw(number.cast_signed())?;
+            pidfd_open(pid, PidfdFlags::empty()).ok()
+        };
+        Processes([self.pid, self.worker_pid].into_iter().filter_map(open).collect())
+    }
+}
+
+impl Processes {
+    /// Waits until they have ended; says whether they have.
+    #[must_use]
+    pub fn wait_for_end(&self, patience: Duration) -> bool {
+        let end = Instant::now() + patience;
+        self.0.iter().all(|process| {
+            let rest = end.saturating_duration_since(Instant::now()).as_millis();
+            let timeout = PollTimeout::try_from(i32::try_from(rest).unwrap_or(i32::MAX)).unwrap_or(PollTimeout::MAX);
+            poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], timeout).is_ok_and(|ended| ended > 0)
+        })
+    }
 }
 
 /// A mount with its figures.
@@ -89,19 +127,37 @@ pub struct Status {
     /// The mount.
     #[serde(flatten)]
     pub mount: RunningMount,
-    /// What its daemon has done so far; absent when it does not answer.
+    /// What was done so far; absent when nobody answers.
     pub figures: Option<Figures>,
+    /// How its workers fared; absent when nobody answers.
+    #[serde(default)]
+    pub health: Option<Health>,
     /// How much of the commit is here, when parts of it may not be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lazy: Option<LazyFigures>,
 }
 
-/// What the daemon of a mount tells whoever asks.
+/// What the worker of a mount tells whoever asks.
 pub struct Told {
-    /// What the kernel asked.
-    pub counters: Arc<Counters>,
+    /// What the kernel asked, and how workers fared.
+    pub board: Board,
     /// What is fetched as it is read; of no mount when everything is here. Does not keep it alive.
     pub lazy: Weak<LazyTree>,
+}
+
+/// A name in the list, with what is handed on from process to process.
+#[derive(Debug)]
+pub struct Reserved {
+    /// The name.
+    pub name: String,
+    /// The directory of the list.
+    pub directory: OwnedFd,
+    /// The lock.
+    pub lock: OwnedFd,
+    /// Where figures are asked for.
+    pub figures: OwnedFd,
+    /// Where orders come in.
+    pub orders: OwnedFd,
 }
 
 /// How a path is written into the list.
@@ -129,24 +185,44 @@ impl Registry {
         &self.directory
     }
 
-    /// Enters a mount and answers questions about it until the registration is dropped.
+    /// Takes a name that nobody has, for the mount of the filesystem `device`.
     ///
     /// # Errors
     /// [`RegistryError`].
-    pub fn register(&self, mount: RunningMount, told: Told) -> Result<Registration, RegistryError> {
+    pub fn reserve(&self, device: &str) -> Result<Reserved, RegistryError> {
         let at = |source: io::Error| RegistryError::Io { path: self.directory.clone(), source };
         self.prepare_directory()?;
-        let stem = format!("{}-{}", mount.pid, mount.device.replace(':', "-"));
+        let name = format!("{}-{}", std::process::id(), device.replace(':', "-"));
         let directory: OwnedFd = File::open(&self.directory).map_err(at)?.into();
-        let socket = self.directory.join(format!("{stem}.sock"));
-        remove_if_there(&directory, &format!("{stem}.sock")).map_err(at)?;
-        let listener = UnixListener::bind(&socket).map_err(at)?;
-        let entry = self.write_entry(&directory, &stem, &mount).map_err(at)?;
-        thread::Builder::new()
-            .name("control".to_owned())
-            .spawn(move || answer_all(&listener, &mount, &told))
-            .map_err(at)?;
-        Ok(Registration { directory, stem, _lock: entry })
+        remove_entry(&directory, &name).map_err(at)?;
+        let lock = self.lock(&directory, &name).map_err(at)?.into();
+        let figures = UnixListener::bind(self.file_of(&name, "sock")).map_err(at)?.into();
+        let orders = self.listen_for_orders(&name).map_err(|errno| at(errno.into()))?;
+        Ok(Reserved { name, directory, lock, figures, orders })
+    }
+
+    /// Locked under another name first: nobody ever sees it unlocked and takes it for a leftover.
+    fn lock(&self, directory: &OwnedFd, name: &str) -> io::Result<File> {
+        let (new, name) = (format!("{name}.new"), format!("{name}.lock"));
+        remove_if_there(directory, &new)?;
+        let file = OpenOptions::new().write(true).create_new(true).open(self.directory.join(&new))?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        renameat(directory, &new, directory, &name)?;
+        Ok(file)
+    }
+
+    fn listen_for_orders(&self, name: &str) -> rustix::io::Result<OwnedFd> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        bind(&socket, &SocketAddrUnix::new(self.orders_socket(name))?)?;
+        listen(&socket, 8)?;
+        Ok(socket)
+    }
+
+    /// Where orders for the mount of this name are taken.
+    #[must_use]
+    pub fn orders_socket(&self, name: &str) -> PathBuf {
+        self.file_of(name, "ctl")
     }
 
     fn prepare_directory(&self) -> Result<(), RegistryError> {
@@ -160,17 +236,6 @@ impl Registry {
         Err(RegistryError::Foreign { path: self.directory.clone() })
     }
 
-    /// Locked under another name first: nobody ever sees it unlocked and takes it for a leftover.
-    fn write_entry(&self, directory: &OwnedFd, stem: &str, mount: &RunningMount) -> io::Result<File> {
-        let (new, name) = (format!("{stem}.new"), format!("{stem}.json"));
-        remove_if_there(directory, &new)?;
-        let mut file = OpenOptions::new().write(true).create_new(true).open(self.directory.join(&new))?;
-        flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-        file.write_all(&serde_json::to_vec(mount)?)?;
-        renameat(directory, &new, directory, &name)?;
-        Ok(file)
-    }
-
     /// The mounts whose daemons live; entries of dead ones are removed on the way.
     ///
     /// # Errors
@@ -182,65 +247,58 @@ impl Registry {
             entries => entries.map_err(at)?,
         };
         let mut mounts = Vec::new();
+        let directory: OwnedFd = File::open(&self.directory).map_err(at)?.into();
         for entry in entries {
             let path = entry.map_err(at)?.path();
-            if path.extension().is_some_and(|extension| extension == "json") {
-                mounts.extend(read_entry(&path)?);
+            let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+            if path.extension().is_some_and(|extension| extension == "lock") {
+                mounts.extend(self.read_entry(&directory, name)?);
             }
         }
         mounts.sort_by(|one, two| (&one.mountpoint, &one.since).cmp(&(&two.mountpoint, &two.since)));
         Ok(mounts)
     }
 
-    /// A mount with its figures, which its daemon is asked for.
+    /// A mount with its figures, which its worker is asked for.
     #[must_use]
     pub fn status(&self, mount: &RunningMount) -> Status {
-        let answer = ask(&self.file_of(mount, "sock")).ok();
-        let (figures, lazy) = answer.map_or((None, None), |status| (status.figures, status.lazy));
-        Status { mount: mount.clone(), figures, lazy }
+        ask(&self.file_of(&mount.name, "sock")).unwrap_or_else(|error| {
+            tracing::debug!("{}: {error}", mount.name);
+            Status { mount: mount.clone(), figures: None, health: None, lazy: None }
+        })
     }
 
-    /// Waits until the daemon of `mount` has gone; says whether it has.
-    #[must_use]
-    pub fn wait_gone(&self, mount: &RunningMount, patience: Duration) -> bool {
-        let path = self.file_of(mount, "json");
-        let start = Instant::now();
-        loop {
-            if matches!(read_entry(&path), Ok(None)) {
-                return true;
+    fn file_of(&self, name: &str, extension: &str) -> PathBuf {
+        self.directory.join(format!("{name}.{extension}"))
+    }
+
+    /// The entry `name` if any of its processes lives and it is announced; removed if not.
+    fn read_entry(&self, directory: &OwnedFd, name: &str) -> Result<Option<RunningMount>, RegistryError> {
+        let path = self.file_of(name, "json");
+        let at = |source: io::Error| RegistryError::Io { path: path.clone(), source };
+        let lock = match File::open(self.file_of(name, "lock")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            lock => lock.map_err(at)?,
+        };
+        if flock(&lock, FlockOperation::NonBlockingLockShared).is_ok() {
+            // Removing fails for another user's entry and for one removed a moment ago: it is stale all the same.
+            if let Err(error) = remove_entry(directory, name) {
+                tracing::debug!("{name}: {error}");
             }
-            if start.elapsed() > patience {
-                return false;
-            }
-            thread::sleep(LOOK_AGAIN);
+            return Ok(None);
         }
-    }
-
-    fn file_of(&self, mount: &RunningMount, extension: &str) -> PathBuf {
-        self.directory.join(format!("{}-{}.{extension}", mount.pid, mount.device.replace(':', "-")))
+        let text = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            text => text.map_err(at)?,
+        };
+        let mount = serde_json::from_slice(&text);
+        mount.map(Some).map_err(|source| RegistryError::Format { path, source })
     }
 }
 
-/// The entry at `path` if its daemon lives; removed if not.
-fn read_entry(path: &Path) -> Result<Option<RunningMount>, RegistryError> {
-    let at = |source: io::Error| RegistryError::Io { path: path.to_owned(), source };
-    let mut file = match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        file => file.map_err(at)?,
-    };
-    if flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
-        // Removing fails for another user's entry and for one removed a moment ago: it is stale all the same.
-        for leftover in [path.to_owned(), path.with_extension("sock")] {
-            if let Err(error) = fs::remove_file(&leftover) {
-                tracing::debug!("{}: {error}", leftover.display());
-            }
-        }
-        return Ok(None);
-    }
-    let mut text = Vec::new();
-    file.read_to_end(&mut text).map_err(at)?;
-    let mount = serde_json::from_slice(&text);
-    mount.map(Some).map_err(|source| RegistryError::Format { path: path.to_owned(), source })
+/// The lock last: an entry without one is nobody's to remove.
+fn remove_entry(directory: &OwnedFd, name: &str) -> io::Result<()> {
+    ["json", "sock", "ctl", "lock"].iter().try_for_each(|kind| remove_if_there(directory, &format!("{name}.{kind}")))
 }
 
 fn remove_if_there(directory: &OwnedFd, name: &str) -> io::Result<()> {
@@ -259,9 +317,14 @@ fn ask(socket: &Path) -> io::Result<Status> {
 }
 
 fn answer_all(listener: &UnixListener, mount: &RunningMount, told: &Told) {
+    let counters = Counters::of(&told.board);
     for stream in listener.incoming() {
-        let lazy = told.lazy.upgrade().map(|tree| tree.figures());
-        let status = Status { mount: mount.clone(), figures: Some(told.counters.figures()), lazy };
+        let status = Status {
+            mount: mount.clone(),
+            figures: Some(counters.figures()),
+            health: Some(told.board.health()),
+            lazy: told.lazy.upgrade().map(|tree| tree.figures()),
+        };
         let answered = stream.and_then(|mut stream| {
             stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
             stream.write_all(&serde_json::to_vec(&status)?)
@@ -272,19 +335,38 @@ fn answer_all(listener: &UnixListener, mount: &RunningMount, told: &Told) {
     }
 }
 
-/// A mount that is on the list. Dropping it takes it off.
+/// A mount on the list, as its worker has it.
 pub struct Registration {
     directory: OwnedFd,
-    stem: String,
-    _lock: File,
+    name: String,
 }
 
-impl Drop for Registration {
-    fn drop(&mut self) {
-        for extension in ["json", "sock"] {
-            if let Err(error) = remove_if_there(&self.directory, &format!("{}.{extension}", self.stem)) {
-                tracing::warn!("remove the mount from the list: {error}");
-            }
+impl Registration {
+    /// Announces who serves the mount whose name `directory` has, and answers questions about it.
+    ///
+    /// # Errors
+    /// Those of writing the entry.
+    pub fn announce(directory: OwnedFd, figures: OwnedFd, mount: RunningMount, told: Told) -> io::Result<Self> {
+        let registration = Self { directory, name: mount.name.clone() };
+        registration.write(&mount)?;
+        let listener = UnixListener::from(figures);
+        thread::Builder::new().name("control".to_owned()).spawn(move || answer_all(&listener, &mount, &told))?;
+        Ok(registration)
+    }
+
+    fn write(&self, mount: &RunningMount) -> io::Result<()> {
+        let (new, name) = (format!("{}.new", self.name), format!("{}.json", self.name));
+        remove_if_there(&self.directory, &new)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let mut file = File::from(openat(&self.directory, &new, flags, FileMode::from_raw_mode(0o644))?);
+        file.write_all(&serde_json::to_vec(mount)?)?;
+        Ok(renameat(&self.directory, &new, &self.directory, &name)?)
+    }
+
+    /// Takes the mount off the list: there is nothing left to serve.
+    pub fn end(&self) {
+        if let Err(error) = remove_entry(&self.directory, &self.name) {
+            tracing::warn!("remove the mount from the list: {error}");
         }
     }
 }
@@ -294,8 +376,9 @@ mod tests {
     use super::*;
     use crate::fuse::Opcode;
 
-    fn example(device: &str) -> RunningMount {
+    fn example(name: &str) -> RunningMount {
         RunningMount {
+            name: name.to_owned(),
             mountpoint: "/mnt".to_owned(),
             source: "main".to_owned(),
             repo: "/sapwood/repo".to_owned(),
@@ -304,34 +387,45 @@ mod tests {
             pid: std::process::id(),
             worker_pid: std::process::id(),
             since: "2026-01-01T00:00:00Z".to_owned(),
-            device: device.to_owned(),
+            device: "0:41".to_owned(),
+            version: "1".to_owned(),
+            handoff: 1,
         }
     }
 
     #[test]
-    fn a_mount_is_listed_while_it_is_registered_and_tells_its_figures() {
+    fn a_mount_is_listed_while_any_of_its_processes_lives_and_tells_its_figures() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let registry = Registry::new(directory.path().join("mounts"));
         assert_eq!(registry.list().expect("empty"), []);
-        let counters = Arc::new(Counters::default());
-        let told = Told { counters: Arc::clone(&counters), lazy: Weak::new() };
-        let registration = registry.register(example("0:41"), told).expect("registers");
-        counters.count(Opcode::Read);
-        assert_eq!(registry.list().expect("lists"), [example("0:41")]);
-        assert_eq!(registry.status(&example("0:41")).figures, Some(counters.figures()));
-        assert!(!registry.wait_gone(&example("0:41"), Duration::ZERO));
-        drop(registration);
-        assert!(registry.wait_gone(&example("0:41"), Duration::ZERO));
+        let board = Board::create().expect("memory");
+        let reserved = registry.reserve("0:41").expect("registers");
+        assert_eq!(registry.list().expect("lists"), [], "not announced yet");
+        let mount = example(&reserved.name);
+        for (worker_pid, messages) in [(1, 1), (2, 2)] {
+            let again = |descriptor: &OwnedFd| descriptor.try_clone().expect("descriptors are not exhausted");
+            let told = Told { board: board.clone(), lazy: Weak::new() };
+            let mount = RunningMount { worker_pid, ..mount.clone() };
+            let registration =
+                Registration::announce(again(&reserved.directory), again(&reserved.figures), mount.clone(), told);
+            registration.expect("announces");
+            Counters::of(&board).count(Opcode::Read);
+            assert_eq!(registry.list().expect("lists"), std::slice::from_ref(&mount));
+            let figures = registry.status(&mount).figures.expect("answers");
+            assert_eq!(figures.messages, messages, "whoever serves, the counts go on");
+        }
+        drop(reserved);
         assert_eq!(registry.list().expect("empty"), []);
+        assert_eq!(fs::read_dir(registry.directory()).expect("lists").count(), 0);
     }
 
     #[test]
     fn what_a_killed_daemon_left_behind_is_removed() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let registry = Registry::new(directory.path().to_owned());
-        let stale = directory.path().join("1-0-9.json");
-        File::create(&stale).expect("creates");
-        File::create(stale.with_extension("sock")).expect("creates");
+        for kind in ["json", "sock", "ctl", "lock"] {
+            File::create(directory.path().join(format!("1-0-9.{kind}"))).expect("creates");
+        }
         assert_eq!(registry.list().expect("lists"), []);
         assert_eq!(fs::read_dir(directory.path()).expect("lists").count(), 0);
     }

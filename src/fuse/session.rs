@@ -2,13 +2,19 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::adapter::Adapter;
+use super::answers::Rest;
 use super::attach::{self, MountError, MountRequest, Unmount, UnmountError};
+use super::board::Board;
 use super::counters::Counters;
+use super::device::Introduction;
 use super::mountinfo::{FILESYSTEM_TYPE, MountTable};
+use super::options::MountOptions;
+use crate::sys;
 use crate::vfs::Vfs;
 
 /// KiB that the kernel reads ahead. At its default of 128 a file of 146 MB takes eight times as many messages.
@@ -21,8 +27,8 @@ const READ_AHEAD_LAZY_KIB: u32 = 256;
 /// A filesystem that is mounted and whose kernel side is waiting for [`Session::run`].
 pub struct Session {
     inner: fuser::Session<Adapter>,
-    unmounter: Unmounter,
     counters: Arc<Counters>,
+    rest: Arc<Rest>,
 }
 
 /// Ends a mount from any thread.
@@ -32,40 +38,86 @@ pub struct Unmounter {
     device: String,
 }
 
-impl Session {
-    /// Mounts `vfs`. When this returns the mount exists and the kernel has agreed on the protocol; requests wait until
-    /// [`Self::run`].
+/// A mount that nobody serves yet.
+#[derive(Debug)]
+pub struct Attached {
+    /// The connection to the kernel.
+    pub device: OwnedFd,
+    /// What ends it.
+    pub unmounter: Unmounter,
+}
+
+impl Attached {
+    /// Mounts. The kernel begins to ask at once, and whoever looks waits for an answer.
     ///
     /// # Errors
     /// [`MountError`]; nothing is mounted then.
-    pub fn mount(vfs: Arc<Vfs>, request: &MountRequest) -> Result<Self, MountError> {
+    pub fn new(request: &MountRequest) -> Result<Self, MountError> {
         let mountpoint = attach::prepare(request)?;
         let device = attach::attach(request, &mountpoint)?;
-        Self::shake_hands(vfs, request, &mountpoint, device).inspect_err(|_| {
-            // The error that matters is the one on its way out.
-            if let Err(error) = attach::unmount(&mountpoint, Unmount::Lazy) {
-                tracing::warn!("after a failed mount: {error}");
+        match device_number(&mountpoint) {
+            Ok(number) => Ok(Self { device, unmounter: Unmounter { mountpoint, device: number } }),
+            Err(error) => {
+                Self::give_up(&mountpoint);
+                Err(error)
             }
-        })
+        }
     }
 
-    fn shake_hands(
-        vfs: Arc<Vfs>,
-        request: &MountRequest,
-        mountpoint: &Path,
-        device: std::os::fd::OwnedFd,
-    ) -> Result<Self, MountError> {
-        let counters = Arc::new(Counters::default());
-        let read_ahead = if vfs.fetcher().is_some() { READ_AHEAD_LAZY_KIB } else { READ_AHEAD_KIB };
-        let adapter = Adapter::new(vfs, Arc::clone(&counters), request.options.mode).map_err(MountError::Threads)?;
+    /// The error that matters is the one on its way out.
+    fn give_up(mountpoint: &Path) {
+        if let Err(error) = attach::unmount(mountpoint, Unmount::Lazy) {
+            tracing::warn!("after a failed mount: {error}");
+        }
+    }
+}
+
+impl Session {
+    /// Mounts `vfs` and serves it from this process alone. When this returns the mount exists and the kernel has agreed on
+    /// the protocol; requests wait until [`Self::run`].
+    ///
+    /// # Errors
+    /// [`MountError`]; nothing is mounted then.
+    pub fn mount(vfs: Arc<Vfs>, request: &MountRequest) -> Result<(Self, Unmounter), MountError> {
+        let Attached { device, unmounter } = Attached::new(request)?;
+        let board = Board::create().map_err(MountError::Handshake);
+        let begin = |board: Board| {
+            board.set_device(&unmounter.device);
+            Self::begin(vfs, &request.options, device, &board)
+        };
+        match board.and_then(begin) {
+            Ok(session) => Ok((session, unmounter)),
+            Err(error) => {
+                Attached::give_up(&unmounter.mountpoint);
+                Err(error)
+            }
+        }
+    }
+
+    /// Serves the connection `device`: for the first time, or where somebody else left off, as `board` says.
+    ///
+    /// # Errors
+    /// [`MountError::Handshake`], [`MountError::Threads`].
+    pub fn begin(vfs: Arc<Vfs>, options: &MountOptions, device: OwnedFd, board: &Board) -> Result<Self, MountError> {
+        let counters = Arc::new(Counters::of(board));
+        let own = device.try_clone().map_err(MountError::Handshake)?;
         let mut config = fuser::Config::default();
-        config.n_threads = Some(request.options.threads.get());
+        config.n_threads = Some(options.threads.get());
         // Who may look in is the kernel's decision (allow_other); asking twice would cost time on every message.
         let everybody = fuser::SessionACL::All;
-        let inner = fuser::Session::from_fd(adapter, device, everybody, config).map_err(MountError::Handshake)?;
-        let unmounter = Unmounter { mountpoint: mountpoint.to_owned(), device: device_number(mountpoint)? };
-        set_read_ahead(&unmounter.device, read_ahead);
-        Ok(Self { inner, unmounter, counters })
+        let is_new = !board.is_connected();
+        let read_ahead = if vfs.fetcher().is_some() { READ_AHEAD_LAZY_KIB } else { READ_AHEAD_KIB };
+        let adapter = Adapter::new(vfs, board, own, options).map_err(MountError::Threads)?;
+        let rest = adapter.rest();
+        let (introduction, socket) = Introduction::begin(&device, board).map_err(MountError::Handshake)?;
+        let inner = fuser::Session::from_fd(adapter, socket, everybody, config).map_err(MountError::Handshake)?;
+        introduction.finish(&device, board).map_err(MountError::Handshake)?;
+        sys::replace_descriptor(&inner, &device).map_err(MountError::Handshake)?;
+        // The answer to its first message made the kernel forget what was set before.
+        if is_new {
+            set_read_ahead(&board.device(), read_ahead);
+        }
+        Ok(Self { inner, counters, rest })
     }
 
     /// The counters of this mount.
@@ -74,10 +126,8 @@ impl Session {
         &self.counters
     }
 
-    /// What ends this mount.
-    #[must_use]
-    pub const fn unmounter(&self) -> &Unmounter {
-        &self.unmounter
+    pub(super) fn rest(&self) -> Arc<Rest> {
+        Arc::clone(&self.rest)
     }
 
     /// Answers the kernel until the filesystem is unmounted, by anyone, and its last user is gone.
@@ -89,7 +139,25 @@ impl Session {
     }
 }
 
+/// Mounts `device` in the place of a mount whose connection is lost, for root; returns the new filesystem's `major:minor`.
+///
+/// # Errors
+/// [`MountError`].
+pub fn mount_anew(lost: &Unmounter, request: &MountRequest, device: impl AsFd) -> Result<String, MountError> {
+    if let Err(error) = lost.unmount(Unmount::Lazy) {
+        tracing::warn!("{error}; it stays below the new mount");
+    }
+    attach::attach_device(request, &lost.mountpoint, device.as_fd())?;
+    device_number(&lost.mountpoint)
+}
+
 impl Unmounter {
+    /// Of the filesystem `device`, as `major:minor`, on `mountpoint`.
+    #[must_use]
+    pub const fn new(mountpoint: PathBuf, device: String) -> Self {
+        Self { mountpoint, device }
+    }
+
     /// Where.
     #[must_use]
     pub fn mountpoint(&self) -> &Path {

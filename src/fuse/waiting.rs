@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use fuser::INodeNo;
 
 use super::answers::{Desk, Outcome, Refuse};
+use super::board::Ticket;
 use crate::store::{Absent, Fetch};
 use crate::vfs::{FsError, Vfs};
 
@@ -42,15 +43,23 @@ impl Waiting {
     /// Has `operation` on `node` carried out again when `absent` has come.
     pub(super) fn add<R: Refuse>(
         &self,
+        ticket: Ticket,
         node: INodeNo,
         absent: Absent,
         reply: R,
         operation: impl Fn(&Desk, R) -> Outcome<R> + Send + 'static,
     ) {
         let since = Instant::now();
+        ticket.waits();
         let job: Job = Box::new(move |desk, fetcher| {
             let deadline = since + fetcher.patience();
-            if let Outcome::Unanswered(reply, error) = wait_for(desk, fetcher, deadline, absent, reply, &operation) {
+            let again = |desk: &Desk, reply| {
+                ticket.in_hand();
+                let outcome = operation(desk, reply);
+                ticket.waits();
+                outcome
+            };
+            if let Outcome::Unanswered(reply, error) = wait_for(desk, fetcher, deadline, absent, reply, &again) {
                 reply.refuse(desk.fail(node, &error));
             }
         });

@@ -99,13 +99,23 @@ impl Store {
     /// # Errors
     /// [`OpenError`].
     pub fn open(path: &Path) -> Result<Self, OpenError> {
-        let io_error = |action| move |source| OpenError::Io { action, path: path.to_owned(), source };
-        let path = match path.canonicalize() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(OpenError::NotARepository(path.to_owned()));
-            }
-            other => other.map_err(io_error("find"))?,
-        };
+        match path.canonicalize() {
+            Ok(path) => Self::open_as_it_is(path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(OpenError::NotARepository(path.to_owned())),
+            Err(source) => Err(OpenError::Io { action: "find", path: path.to_owned(), source }),
+        }
+    }
+
+    /// Opens the repository that is the working directory, which it has to stay. So a process can use it to which no
+    /// absolute path means anything.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open_here() -> Result<Self, OpenError> {
+        Self::open_as_it_is(PathBuf::from("."))
+    }
+
+    fn open_as_it_is(path: PathBuf) -> Result<Self, OpenError> {
         let layout = Layout::new(path.clone());
         let text = match fs::read_to_string(layout.config()) {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {

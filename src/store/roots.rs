@@ -3,8 +3,10 @@
 //! Each mount has a file that names its commit, locked as long as the mounting process lives. A file nobody holds is the
 //! leftover of a dead process and roots nothing.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use super::open::Store;
@@ -15,7 +17,16 @@ use crate::model::CommitId;
 #[derive(Debug)]
 pub struct MountRoot {
     path: PathBuf,
-    _file: File,
+    file: Option<File>,
+}
+
+impl MountRoot {
+    /// Hands the registration to other processes: it lasts as long as anybody has the descriptor. The name is for
+    /// [`Store::inherit_mount`].
+    #[must_use]
+    pub fn hand_over(mut self) -> Option<(OwnedFd, OsString)> {
+        Some((self.file.take()?.into(), self.path.file_name()?.to_owned()))
+    }
 }
 
 impl Store {
@@ -40,7 +51,13 @@ impl Store {
             .find(|path| !path.exists())
             .unwrap_or_else(|| directory.join("root"));
         temporary.persist(&path)?;
-        Ok(MountRoot { path, _file: file })
+        Ok(MountRoot { path, file: Some(file) })
+    }
+
+    /// The registration that another process made and handed over.
+    #[must_use]
+    pub fn inherit_mount(&self, descriptor: OwnedFd, name: &OsStr) -> MountRoot {
+        MountRoot { path: self.layout().mounts().join(name), file: Some(descriptor.into()) }
     }
 
     /// The commits of running mounts. Removes the files of dead ones, so only for who holds the removal lock alone.
@@ -66,6 +83,9 @@ impl Store {
 
 impl Drop for MountRoot {
     fn drop(&mut self) {
+        if self.file.is_none() {
+            return;
+        }
         if let Err(error) = fs::remove_file(&self.path) {
             tracing::debug!(path = %self.path.display(), %error, "a root stays behind; the next collection removes it");
         }

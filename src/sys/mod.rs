@@ -1,9 +1,16 @@
-//! The border to the operating system that safe Rust cannot cross: memory maps and the heap. The only module with `unsafe`.
+//! The border to the operating system that safe Rust cannot cross: memory maps, the heap, `fork` and `exec`, descriptors by
+//! number. The only module with `unsafe`.
 //!
-//! Knows nothing of Sapwood. Used by every layer that reads mapped files.
+//! Knows nothing of Sapwood. Used by every layer that reads mapped files, and by `fuse`.
 
+mod backing;
 mod heap;
 mod mapping;
+mod program;
+mod words;
 
+pub use backing::{close_backing, open_backing, reply_with_backing};
 pub use heap::give_back_large_buffers;
 pub use mapping::Mapping;
+pub use program::{Arguments, inherited, replace_descriptor};
+pub use words::Words;

@@ -40,6 +40,9 @@ pub enum FsError {
     /// A `whence` other than `SEEK_DATA` and `SEEK_HOLE`, or an impossible offset.
     #[error("not a way to seek")]
     BadSeek,
+    /// More inodes are open than can be kept track of.
+    #[error("too many open files")]
+    TooManyOpen,
     /// Something would have been changed.
     #[error("read-only filesystem")]
     ReadOnly,
@@ -65,6 +68,9 @@ pub enum FsError {
         /// Size of the file.
         size: u64,
     },
+    /// Carrying the request out has ended one worker after the other.
+    #[error("this request has ended several workers, so it is not carried out again")]
+    Poison,
     /// The filesystem that holds the repository would not say how full it is.
     #[error("statfs of the repository")]
     Statfs(#[source] std::io::Error),
@@ -108,11 +114,15 @@ impl FsError {
             Self::BufferTooSmall(_) => libc::ERANGE,
             Self::NoXattrsAnywhere | Self::Unsupported => libc::ENOSYS,
             Self::NoSuchPosition => libc::ENXIO,
+            Self::TooManyOpen => libc::ENFILE,
             Self::ReadOnly => libc::EROFS,
             // Only who could not wait, or waited in vain, is told of what is absent.
-            Self::Absent(_) | Self::Image(_) | Self::Object(_) | Self::ShortObject { .. } | Self::Statfs(_) => {
-                libc::EIO
-            }
+            Self::Absent(_)
+            | Self::Image(_)
+            | Self::Object(_)
+            | Self::ShortObject { .. }
+            | Self::Statfs(_)
+            | Self::Poison => libc::EIO,
         }
     }
 

@@ -1,0 +1,105 @@
+//! From the words of the command line to a commit, and from a commit to a filesystem.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::Args;
+use super::handoff::{Handoff, RemotePart};
+use crate::cache::{LazyTree, Patience, Visit};
+use crate::cli::remote_source::RemoteSource;
+use crate::cli::{lazy, source};
+use crate::fuse::{MountOptions, Service};
+use crate::model::ImagePath;
+use crate::remote::Remote;
+use crate::store::Store;
+use crate::vfs::{Vfs, Volume};
+
+/// What is mounted, and from where.
+pub struct Found {
+    pub store: Store,
+    pub visit: Visit,
+    pub subdir: ImagePath,
+    /// Where its missing parts come from.
+    pub remote: Option<RemotePart>,
+    pub is_whole: bool,
+}
+
+/// A commit as a filesystem, and what is fetched for it, if anything may be.
+pub struct Shown {
+    pub vfs: Vfs,
+    pub tree: Option<Arc<LazyTree>>,
+}
+
+impl Found {
+    /// Finds what `args` mean. Asks the remote, if it is one that they name.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being found.
+    pub fn look(args: &Args, options: &MountOptions, repository: &Path) -> Result<Self> {
+        let Some(remote) = RemoteSource::parse(&args.source)? else {
+            let (spec, path) = source::split(&args.source)?;
+            let subdir = subdirectory(args, options, path)?;
+            let store = Store::open(repository)?;
+            let visit = Visit::local(&store, store.resolve(spec)?)?;
+            return Ok(Self::new(store, visit, subdir, None));
+        };
+        let subdir = subdirectory(args, options, remote.path.clone())?;
+        let store = lazy::open_or_make(repository)?;
+        let visit = lazy::visit(&store, &remote, &args.trust)?;
+        let config = remote.config(&store, &args.trust)?;
+        Ok(Self::new(store, visit, subdir, Some(RemotePart::new(&remote.remote_name(), config))))
+    }
+
+    fn new(store: Store, visit: Visit, subdir: ImagePath, remote: Option<RemotePart>) -> Self {
+        let is_whole = store.commit(visit.id).is_ok() && !store.is_lazy(visit.id);
+        Self { store, visit, subdir, remote, is_whole }
+    }
+
+    /// The same in another process, whose working directory is the repository.
+    ///
+    /// # Errors
+    /// When the repository cannot be opened, or this program does not understand what was handed on.
+    pub fn again(handoff: &Handoff, service: Service) -> Result<Self> {
+        let store = Store::open_here()?;
+        let remote = handoff.remote.clone().filter(|_| service == Service::Full);
+        let transport = match &remote {
+            None => None,
+            Some(part) => {
+                let (name, config) = part.get()?;
+                Some(Remote::open(&store, name, &config)?.transport().clone())
+            }
+        };
+        let visit = Visit::again(&handoff.visit, transport)?;
+        Ok(Self { store, visit, subdir: handoff.subdir()?, remote, is_whole: handoff.is_whole })
+    }
+
+    /// Opens the commit as a filesystem.
+    ///
+    /// # Errors
+    /// When the image is not there, or has no such directory.
+    pub fn show(&self, patience: Option<std::time::Duration>) -> Result<Shown> {
+        let (store, commit) = (&self.store, &self.visit.commit);
+        let directory = store.directory().try_clone().context("cannot keep the repository open")?;
+        let volume = Volume { content_bytes: commit.content_bytes, store: Some(directory) };
+        if self.is_whole {
+            let vfs = Vfs::new(store.image(commit.image)?, Arc::new(store.clone()), &self.subdir, volume)?;
+            return Ok(Shown { vfs, tree: None });
+        }
+        let tree = self.visit.open(store, patience.map_or(Patience::None, Patience::Within))?;
+        let vfs = Vfs::lazy(tree.image().clone(), Arc::clone(&tree), &self.subdir, volume)?;
+        Ok(Shown { vfs, tree: Some(tree) })
+    }
+}
+
+/// `main:/usr` is `main` with `subdir=/usr`.
+fn subdirectory(args: &Args, options: &MountOptions, path: ImagePath) -> Result<ImagePath> {
+    match (path.is_root(), options.subdir.is_root()) {
+        (true, _) => Ok(options.subdir.clone()),
+        (false, true) => Ok(path),
+        (false, false) => {
+            bail!("'{}' and the mount option 'subdir' both name a directory: give one of them", args.source)
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! The exchange of the program under a running mount: whoever may, sends a descriptor of the new one.
+//!
+//! A worker of it is started beside the one that serves. If it comes to be ready, the old one makes room for it, and the
+//! supervisor itself becomes the new program too; else all stays as it was. One order at a time.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, connect, recvmsg, send, sendmsg, socket_with,
+};
+
+use super::{Held, Supervisor, say};
+use crate::fuse::board::now;
+use crate::sys;
+
+/// The order, of this version. It goes with a descriptor of the program.
+const ORDER: &[u8] = b"exchange 1";
+const DONE: &[u8] = b"done";
+const FAILED: &[u8] = b"failed";
+
+/// How long somebody who has connected may take to say what is wanted, in milliseconds.
+const HEAR: u64 = 5_000;
+
+/// How long a new worker may take to get ready.
+const TRY: u64 = 60_000;
+
+/// Why the program of a mount was not exchanged.
+#[derive(Debug, thiserror::Error)]
+pub enum OrderError {
+    /// The supervisor cannot be talked to.
+    #[error("cannot talk to the process that holds the mount")]
+    Io(#[from] io::Error),
+    /// The new program did not come to serve.
+    #[error("the new program did not come to serve (see its log); the old one goes on")]
+    Failed,
+}
+
+/// Sends the order to a supervisor and waits until it is carried out.
+///
+/// # Errors
+/// [`OrderError`]; the mount is then served as before.
+pub fn exchange_program(socket: &Path, program: impl AsFd) -> Result<(), OrderError> {
+    let connection =
+        socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).map_err(io::Error::from)?;
+    let patience = Duration::from_millis(HEAR + TRY);
+    let told = || -> rustix::io::Result<usize> {
+        rustix::net::sockopt::set_socket_timeout(&connection, rustix::net::sockopt::Timeout::Recv, Some(patience))?;
+        connect(&connection, &SocketAddrUnix::new(socket)?)?;
+        let descriptors = [program.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        control.push(SendAncillaryMessage::ScmRights(&descriptors));
+        sendmsg(&connection, &[IoSlice::new(ORDER)], &mut control, SendFlags::NOSIGNAL)
+    };
+    told().map_err(io::Error::from)?;
+    let mut answer = [0; 16];
+    let (length, _) = rustix::net::recv(&connection, &mut answer, RecvFlags::empty()).map_err(io::Error::from)?;
+    if answer.get(..length) == Some(DONE) { Ok(()) } else { Err(OrderError::Failed) }
+}
+
+/// Which program a worker is started from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Program {
+    /// The one that is held.
+    Held,
+    /// The one that was sent.
+    Ordered,
+}
+
+/// The order that is being heard or carried out.
+#[derive(Debug, Default)]
+pub(super) struct Orders {
+    connection: Option<OwnedFd>,
+    program: Option<OwnedFd>,
+    until: u64,
+    /// The worker is exchanged; the supervisor is left.
+    is_succession_due: bool,
+}
+
+impl Orders {
+    /// Where the next word comes in, if any is expected.
+    pub fn wants_to_read<'a>(&'a self, held: &'a Held) -> Option<BorrowedFd<'a>> {
+        match (&self.connection, &self.program) {
+            (None, _) => held.orders.as_ref().map(AsFd::as_fd),
+            (Some(connection), None) => Some(connection.as_fd()),
+            (Some(_), Some(_)) => None,
+        }
+    }
+
+    pub const fn next(&self, now: u64) -> Option<u64> {
+        match (&self.connection, self.until > now) {
+            (Some(_), true) => Some(self.until),
+            (Some(_), false) => Some(now),
+            (None, _) => None,
+        }
+    }
+
+    /// The program that was sent.
+    pub const fn program(&self) -> Option<&OwnedFd> {
+        self.program.as_ref()
+    }
+
+    fn end(&mut self, answer: &[u8]) {
+        if let Some(connection) = self.connection.take() {
+            // Who does not wait for the answer does not need it.
+            let _ = send(&connection, answer, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+        }
+        self.program = None;
+    }
+
+    /// Hears who has connected. Permission to connect is that of the socket's file; asked again, since it costs nothing.
+    fn accept(&mut self, held: &Held) {
+        let Some(listener) = &held.orders else { return };
+        let Ok(connection) = accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) else { return };
+        let own = rustix::process::geteuid();
+        let is_allowed =
+            rustix::net::sockopt::socket_peercred(&connection).is_ok_and(|peer| peer.uid == own || peer.uid.is_root());
+        if is_allowed {
+            (self.connection, self.until) = (Some(connection), now() + HEAR);
+        }
+    }
+
+    /// Takes the order; returns whether there is one to be carried out now.
+    fn hear(&mut self) -> bool {
+        let Some(connection) = &self.connection else { return false };
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut text = [0; 32];
+        let received = recvmsg(connection, &mut [IoSliceMut::new(&mut text)], &mut control, RecvFlags::CMSG_CLOEXEC);
+        let program = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+            _ => None,
+        });
+        match received {
+            Err(rustix::io::Errno::AGAIN) if self.until > now() => false,
+            Ok(message) if text.get(..message.bytes) == Some(ORDER) && program.is_some() => {
+                (self.program, self.until) = (program, now() + TRY);
+                true
+            }
+            _ => {
+                self.end(FAILED);
+                false
+            }
+        }
+    }
+}
+
+impl Supervisor {
+    pub(super) fn take_orders(&mut self) {
+        match (&self.orders.connection, &self.orders.program) {
+            (None, _) if self.children.is_settled() => self.orders.accept(&self.held),
+            (None, _) => {}
+            (Some(_), None) => {
+                if self.orders.hear() {
+                    self.start_candidate();
+                }
+            }
+            (Some(_), Some(_)) => self.judge_candidate(),
+        }
+        if self.orders.is_succession_due && self.children.is_settled() {
+            self.orders.is_succession_due = false;
+            let _ = self.roles.successor.become_it(self.held.program.as_fd());
+            say("the supervisor could not be exchanged; it goes on as it is, with the new worker");
+        }
+    }
+
+    fn judge_candidate(&mut self) {
+        match self.children.candidate_is_ready() {
+            Some(true) => {
+                let taken = self.orders.program().ok_or(()).and_then(|program| {
+                    sys::replace_descriptor(&self.held.program, program).map_err(drop)?;
+                    rustix::io::fcntl_setfd(&self.held.program, rustix::io::FdFlags::empty()).map_err(drop)
+                });
+                if taken.is_err() {
+                    self.drop_candidate();
+                    return self.orders.end(FAILED);
+                }
+                self.held.board.count_exchange();
+                self.promote_candidate();
+                self.orders.end(DONE);
+                self.orders.is_succession_due = true;
+            }
+            Some(false) if self.orders.until > now() => {}
+            Some(false) => {
+                self.drop_candidate();
+                self.orders.end(FAILED);
+            }
+            None => self.orders.end(FAILED),
+        }
+    }
+}
