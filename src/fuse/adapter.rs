@@ -8,6 +8,7 @@
 //! be taken off by root, the commit cannot.
 
 use std::ffi::OsStr;
+use std::hash::{DefaultHasher, Hasher as _};
 use std::io;
 use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
@@ -23,7 +24,7 @@ use fuser::{
 };
 
 use super::answers::{Desk, Outcome, Refuse, Rest};
-use super::board::Board;
+use super::board::{Board, Subject};
 use super::counters::Opcode;
 use super::negotiate::{Permissions, negotiate};
 use super::options::{Mode, MountOptions};
@@ -31,6 +32,16 @@ use super::passthrough::{OpenInodes, Reader, TooMany};
 use super::waiting::{self, Waiting};
 use crate::sys;
 use crate::vfs::{FsError, Vfs};
+
+/// Reads are told apart by the piece of this size in which they begin: 1 MiB, the largest.
+const LARGEST_READ_BITS: u32 = 20;
+
+/// Tells a name apart from others, for whoever remembers what it was that ended a worker.
+fn name_part(name: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(name);
+    hasher.finish()
+}
 
 /// The filesystem as `fuser` calls it.
 pub(super) struct Adapter {
@@ -64,12 +75,12 @@ impl Adapter {
     /// is absent is carried out again elsewhere: this thread never waits.
     fn serve<R: Refuse>(
         &self,
-        (opcode, request, node): (Opcode, &Request, INodeNo),
+        (opcode, node, part): (Opcode, INodeNo, u64),
         reply: R,
         operation: impl Fn(&Desk, R) -> Outcome<R> + Send + 'static,
     ) {
         self.count(opcode);
-        let Some(ticket) = self.desk.begin(opcode, request.unique().0, node) else {
+        let Some(ticket) = self.desk.begin(Subject::new(opcode as u8, node.0, part)) else {
             return reply.refuse(self.desk.refuse_poison(node));
         };
         match (operation(&self.desk, reply), &self.waiting) {
@@ -126,29 +137,29 @@ impl Filesystem for Adapter {
         negotiate(config, self.mode, permissions)
     }
 
-    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let name: Box<[u8]> = name.as_bytes().into();
-        self.serve((Opcode::Lookup, request, parent), reply, move |desk, reply| desk.lookup(parent, &name, reply));
+        self.serve((Opcode::Lookup, parent, name_part(&name)), reply, move |desk, reply| desk.lookup(parent, &name, reply));
     }
 
     fn forget(&self, _request: &Request, _node: INodeNo, _lookups: u64) {
         self.count(Opcode::Forget);
     }
 
-    fn getattr(&self, request: &Request, node: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
-        self.serve((Opcode::Getattr, request, node), reply, move |desk, reply| desk.getattr(node, reply));
+    fn getattr(&self, _request: &Request, node: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+        self.serve((Opcode::Getattr, node, 0), reply, move |desk, reply| desk.getattr(node, reply));
     }
 
-    fn readlink(&self, request: &Request, node: INodeNo, reply: ReplyData) {
-        self.serve((Opcode::Readlink, request, node), reply, move |desk, reply| desk.readlink(node, reply));
+    fn readlink(&self, _request: &Request, node: INodeNo, reply: ReplyData) {
+        self.serve((Opcode::Readlink, node, 0), reply, move |desk, reply| desk.readlink(node, reply));
     }
 
-    fn open(&self, request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, _request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         self.count(Opcode::Open);
         if self.mode == Mode::Cached {
             return reply.error(Errno::from_i32(FsError::Unsupported.errno()));
         }
-        let Some(_ticket) = self.desk.begin(Opcode::Open, request.unique().0, node) else {
+        let Some(_ticket) = self.desk.begin(Subject::new(Opcode::Open as u8, node.0, 0)) else {
             return reply.error(self.desk.refuse_poison(node));
         };
         match self.open_inodes.open(node.0, || self.register(node)) {
@@ -167,7 +178,7 @@ impl Filesystem for Adapter {
 
     fn read(
         &self,
-        request: &Request,
+        _request: &Request,
         node: INodeNo,
         _handle: FileHandle,
         offset: u64,
@@ -176,7 +187,7 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.serve((Opcode::Read, request, node), reply, move |desk, reply| desk.read(node, offset, size, reply));
+        self.serve((Opcode::Read, node, offset >> LARGEST_READ_BITS), reply, move |desk, reply| desk.read(node, offset, size, reply));
     }
 
     fn release(
@@ -199,12 +210,12 @@ impl Filesystem for Adapter {
         reply.error(self.unsupported(Opcode::Opendir));
     }
 
-    fn readdir(&self, request: &Request, node: INodeNo, _: FileHandle, position: u64, reply: ReplyDirectory) {
-        self.serve((Opcode::Readdir, request, node), reply, move |desk, reply| desk.readdir(node, position, reply));
+    fn readdir(&self, _: &Request, node: INodeNo, _: FileHandle, position: u64, reply: ReplyDirectory) {
+        self.serve((Opcode::Readdir, node, position), reply, move |desk, reply| desk.readdir(node, position, reply));
     }
 
-    fn readdirplus(&self, request: &Request, node: INodeNo, _: FileHandle, position: u64, reply: ReplyDirectoryPlus) {
-        self.serve((Opcode::Readdirplus, request, node), reply, move |desk, reply| {
+    fn readdirplus(&self, _: &Request, node: INodeNo, _: FileHandle, position: u64, reply: ReplyDirectoryPlus) {
+        self.serve((Opcode::Readdirplus, node, position), reply, move |desk, reply| {
             desk.readdirplus(node, position, reply)
         });
     }
@@ -214,23 +225,23 @@ impl Filesystem for Adapter {
         reply.ok();
     }
 
-    fn statfs(&self, request: &Request, node: INodeNo, reply: ReplyStatfs) {
-        self.serve((Opcode::Statfs, request, node), reply, Desk::statfs);
+    fn statfs(&self, _request: &Request, node: INodeNo, reply: ReplyStatfs) {
+        self.serve((Opcode::Statfs, node, 0), reply, Desk::statfs);
     }
 
-    fn getxattr(&self, request: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, _request: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let name: Box<[u8]> = name.as_bytes().into();
-        self.serve((Opcode::Getxattr, request, node), reply, move |desk, reply| {
+        self.serve((Opcode::Getxattr, node, name_part(&name)), reply, move |desk, reply| {
             desk.getxattr(node, &name, size, reply)
         });
     }
 
-    fn listxattr(&self, request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
-        self.serve((Opcode::Listxattr, request, node), reply, move |desk, reply| desk.listxattr(node, size, reply));
+    fn listxattr(&self, _request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+        self.serve((Opcode::Listxattr, node, 0), reply, move |desk, reply| desk.listxattr(node, size, reply));
     }
 
-    fn lseek(&self, request: &Request, node: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        self.serve((Opcode::Lseek, request, node), reply, move |desk, reply| desk.lseek(node, offset, whence, reply));
+    fn lseek(&self, _: &Request, node: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        self.serve((Opcode::Lseek, node, 0), reply, move |desk, reply| desk.lseek(node, offset, whence, reply));
     }
 
     // Not offered: after ENOSYS the kernel answers these by itself.

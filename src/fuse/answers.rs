@@ -16,9 +16,9 @@ use fuser::{
 };
 
 use super::attributes::{file_attr, file_type, nothing};
-use super::board::{Board, Ticket};
+use super::board::{Board, Subject, Ticket};
 use super::complaints::Complaints;
-use super::counters::{Counters, Opcode};
+use super::counters::Counters;
 use crate::vfs::{FsError, Listing, Vfs, Whence};
 
 /// How long the kernel may keep an answer: for ever. Larger values overflow its arithmetic on 32-bit machines.
@@ -125,13 +125,13 @@ impl Desk {
     }
 
     /// Notes a request as under way for as long as the ticket lives; none if it is one that must not be carried out.
-    pub(super) fn begin(&self, opcode: Opcode, request: u64, node: INodeNo) -> Option<Ticket> {
-        if self.board.is_poisonous(request) {
+    pub(super) fn begin(&self, about: Subject) -> Option<Ticket> {
+        if self.board.is_poisonous(about) {
             return None;
         }
         // A place of one's own for each thread, or they would push one another's lines out of their caches.
         let place = PLACE.with(|place| *place);
-        Some(self.board.begin(self.worker, request, node.0, opcode as u8, place))
+        Some(self.board.begin(self.worker, about, place))
     }
 
     /// The errno of a request that ended one worker after the other.

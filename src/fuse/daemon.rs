@@ -86,11 +86,12 @@ impl Turn {
 ///
 /// # Errors
 /// [`DaemonError`].
-pub fn serve(session: Session, signals: WorkerSignals) -> Result<(), DaemonError> {
-    let rest = session.rest();
+pub fn serve(session: Session, signals: WorkerSignals, board: &Board) -> Result<(), DaemonError> {
+    let (rest, board) = (session.rest(), board.clone());
     let leave = move || {
         if signals.0.wait().is_ok() {
-            while !rest.is_complete() {
+            // What the kernel can send again need not be answered first.
+            while !board.resends() && !rest.is_complete() {
                 thread::sleep(LOOK_AGAIN);
             }
             leave_without_a_trace();
@@ -103,6 +104,13 @@ pub fn serve(session: Session, signals: WorkerSignals) -> Result<(), DaemonError
 #[expect(clippy::disallowed_methods, reason = "the mount goes on, so nothing is to be let go of")]
 fn leave_without_a_trace() -> ! {
     std::process::exit(i32::from(MADE_ROOM))
+}
+
+/// Has this worker make room for another of the same program.
+pub fn ask_to_be_replaced() {
+    if let Err(errno) = nix::sys::signal::kill(nix::unistd::getpid(), Signal::SIGUSR1) {
+        tracing::warn!("this worker cannot be replaced: {errno}");
+    }
 }
 
 /// Unmounts, out of sight at least if it is in use.

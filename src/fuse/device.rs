@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, socketpair};
 
 use super::board::Board;
+use super::options::Resend;
 
 /// The kernel does not write a message into less.
 const MESSAGE_MIN: usize = 8192;
@@ -48,12 +49,15 @@ impl Introduction {
     }
 
     /// Gives the kernel the answer, if it still waits for one.
-    pub(super) fn finish(self, device: &OwnedFd, board: &Board) -> io::Result<()> {
+    pub(super) fn finish(self, device: &OwnedFd, board: &Board, resend: Resend) -> io::Result<()> {
         let mut answer = [0; MESSAGE_MIN];
         let length = rustix::io::read(&self.ours, &mut answer)?;
         if let Some(message) = self.unanswered {
             rustix::io::write(device, &answer[..length])?;
             board.set_init(&message);
+            if resend == Resend::Never {
+                board.forbid_resending();
+            }
         }
         Ok(())
     }

@@ -15,7 +15,9 @@
 //! | `options` | what may stand behind `-o` |
 //! | `supervisor` | the process that holds the connection and replaces workers |
 //! | `daemon` | the ends of a worker: its turn, making room, unmounting |
+//! | `sandbox` | what a worker cannot do |
 //! | `device` | how a second worker takes a connection over |
+//! | `connections` | the kernel's count of unanswered requests |
 //! | `board` | what outlives a worker |
 //! | `registry` | the list of running mounts and the control sockets of each |
 //! | `mountinfo`, `users` | the kernel's list of mounts; which processes use one |
@@ -28,6 +30,7 @@ mod attach;
 mod attributes;
 mod board;
 mod complaints;
+mod connections;
 mod counters;
 mod daemon;
 mod device;
@@ -36,18 +39,21 @@ mod negotiate;
 mod options;
 mod passthrough;
 mod registry;
+mod sandbox;
 mod session;
 mod supervisor;
 mod users;
 mod waiting;
 
 pub use attach::{MountError, MountRequest, Unmount, UnmountError, remount_read_only, unmount};
-pub use board::{Board, Death, Flight, Health, Service, Ticket};
+pub use board::{Board, Death, Flight, Health, Service, Subject, Ticket};
+pub use connections::open_connections;
 pub use counters::{Counters, Figures, Opcode};
-pub use daemon::{DaemonError, MADE_ROOM, Turn, WorkerSignals, end, serve};
+pub use daemon::{DaemonError, Turn, WorkerSignals, ask_to_be_replaced, end, serve};
 pub use mountinfo::{FILESYSTEM_TYPE, MountPoint, MountTable};
-pub use options::{Action, Audience, Devices, Mode, MountOptions, OptionError, Profile, Programs, SetUid};
+pub use options::{Action, Audience, Confinement, Devices, Mode, MountOptions, OptionError, Profile, Programs, Resend, SetUid};
 pub use registry::{Processes, Registration, Registry, RegistryError, Reserved, RunningMount, Status, Told, path_text};
-pub use session::{Attached, Session, Unmounter, mount_anew};
+pub use sandbox::{Access, Backing, Enforced, Network, Owner, Sandbox};
+pub use session::{Attached, Content, ReadAhead, Session, Unmounter, mount_anew};
 pub use supervisor::{Beginning, Ended, Held, Limits, OrderError, Roles, Supervisor, exchange_program};
 pub use users::{User, users_of};

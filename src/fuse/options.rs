@@ -94,6 +94,26 @@ pub enum Profile {
     Auto,
 }
 
+/// Whether the kernel is asked to send again what a dead worker had in hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Resend {
+    /// If it can.
+    #[default]
+    IfPossible,
+    /// `noresend`: never, for trying out what happens on kernels that cannot.
+    Never,
+}
+
+/// Whether a worker gives up what it does not need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Confinement {
+    /// As far as the kernel can help.
+    #[default]
+    Sandboxed,
+    /// `nosandbox`: not at all.
+    Free,
+}
+
 /// Who may look into the mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Audience {
@@ -133,6 +153,10 @@ pub struct MountOptions {
     pub profile: Profile,
     /// `watchdog=`: a worker that answers nothing for so long is replaced; `None` for never.
     pub watchdog: Option<Duration>,
+    /// `nosandbox`: whether workers give up what they do not need.
+    pub confinement: Confinement,
+    /// `noresend`: as on a kernel before 6.9.
+    pub resend: Resend,
     /// `context=` and its kin, for the security module, as given.
     pub security: Vec<String>,
 }
@@ -153,6 +177,8 @@ impl Default for MountOptions {
             cache_size: None,
             profile: Profile::default(),
             watchdog: Some(WATCHDOG),
+            confinement: Confinement::default(),
+            resend: Resend::default(),
             security: Vec::new(),
         }
     }
@@ -219,7 +245,7 @@ const VALUED: &[&str] = &[
 
 /// Options without a value that mean something here.
 const FLAGS: &[&str] =
-    &["ro", "passthrough", "nowait", "allow_other", "suid", "nosuid", "dev", "nodev", "exec", "noexec", "remount"];
+    &["ro", "passthrough", "nowait", "noresend", "nosandbox", "allow_other", "suid", "nosuid", "dev", "nodev", "exec", "noexec", "remount"];
 
 /// Options that are true anyway, that only `mount(8)`, fstab and systemd read, or that `mount -o remount` copies from
 /// the kernel's list of mounts.
@@ -288,6 +314,8 @@ impl MountOptions {
             ("profile", Some("auto")) => self.profile = Profile::Auto,
             ("profile", Some("none")) => self.profile = Profile::None,
             ("profile", Some(value)) => return Err(OptionError::Profile(value.to_owned())),
+            ("nosandbox", _) => self.confinement = Confinement::Free,
+            ("noresend", _) => self.resend = Resend::Never,
             ("nowait", _) => self.fetch_timeout = None,
             ("passthrough", _) => self.mode = Mode::Passthrough,
             ("allow_other", _) => self.audience = Audience::Everybody,

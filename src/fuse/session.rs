@@ -24,6 +24,48 @@ const READ_AHEAD_KIB: u32 = 1024;
 /// much, and over a network that is dear. What is read in sequence is fetched ahead by us.
 const READ_AHEAD_LAZY_KIB: u32 = 256;
 
+/// How much the kernel reads ahead: a file that is opened before nothing may be opened any more, and written after the
+/// kernel had the answer to its first message, which makes it forget what was there.
+pub struct ReadAhead(io::Result<fs::File>);
+
+impl ReadAhead {
+    /// Of the filesystem `device`, as `major:minor`.
+    #[must_use]
+    pub fn open(device: &str) -> Self {
+        Self(fs::OpenOptions::new().write(true).open(format!("/sys/class/bdi/{device}/read_ahead_kb")))
+    }
+
+    /// Sets it as suits what is shown. Best effort: `/sys` may be read-only or we may not be root; reading is only slower
+    /// then.
+    pub fn set(self, kind: Content) {
+        let kib = match kind {
+            Content::Here => READ_AHEAD_KIB,
+            Content::Fetched => READ_AHEAD_LAZY_KIB,
+        };
+        let raised = self.0.and_then(|mut file| io::Write::write_all(&mut file, kib.to_string().as_bytes()));
+        if let Err(error) = raised {
+            tracing::debug!("read_ahead_kb: {error}");
+        }
+    }
+}
+
+/// Where what is shown comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    /// All of it is here.
+    Here,
+    /// Parts may have to be fetched.
+    Fetched,
+}
+
+impl Content {
+    /// Of this filesystem.
+    #[must_use]
+    pub const fn of(vfs: &Vfs) -> Self {
+        if vfs.fetcher().is_some() { Self::Fetched } else { Self::Here }
+    }
+}
+
 /// A filesystem that is mounted and whose kernel side is waiting for [`Session::run`].
 pub struct Session {
     inner: fuser::Session<Adapter>,
@@ -81,12 +123,13 @@ impl Session {
     pub fn mount(vfs: Arc<Vfs>, request: &MountRequest) -> Result<(Self, Unmounter), MountError> {
         let Attached { device, unmounter } = Attached::new(request)?;
         let board = Board::create().map_err(MountError::Handshake);
-        let begin = |board: Board| {
-            board.set_device(&unmounter.device);
-            Self::begin(vfs, &request.options, device, &board)
-        };
+        let (read_ahead, content) = (ReadAhead::open(&unmounter.device), Content::of(&vfs));
+        let begin = |board: Board| Self::begin(vfs, &request.options, device, &board);
         match board.and_then(begin) {
-            Ok(session) => Ok((session, unmounter)),
+            Ok(session) => {
+                read_ahead.set(content);
+                Ok((session, unmounter))
+            }
             Err(error) => {
                 Attached::give_up(&unmounter.mountpoint);
                 Err(error)
@@ -105,18 +148,12 @@ impl Session {
         config.n_threads = Some(options.threads.get());
         // Who may look in is the kernel's decision (allow_other); asking twice would cost time on every message.
         let everybody = fuser::SessionACL::All;
-        let is_new = !board.is_connected();
-        let read_ahead = if vfs.fetcher().is_some() { READ_AHEAD_LAZY_KIB } else { READ_AHEAD_KIB };
         let adapter = Adapter::new(vfs, board, own, options).map_err(MountError::Threads)?;
         let rest = adapter.rest();
         let (introduction, socket) = Introduction::begin(&device, board).map_err(MountError::Handshake)?;
         let inner = fuser::Session::from_fd(adapter, socket, everybody, config).map_err(MountError::Handshake)?;
-        introduction.finish(&device, board).map_err(MountError::Handshake)?;
+        introduction.finish(&device, board, options.resend).map_err(MountError::Handshake)?;
         sys::replace_descriptor(&inner, &device).map_err(MountError::Handshake)?;
-        // The answer to its first message made the kernel forget what was set before.
-        if is_new {
-            set_read_ahead(&board.device(), read_ahead);
-        }
         Ok(Self { inner, counters, rest })
     }
 
@@ -190,16 +227,4 @@ fn device_number(mountpoint: &Path) -> Result<String, MountError> {
     there.map(|there| there.device.clone()).ok_or_else(|| {
         MountError::Table(io::Error::other(format!("{} vanished right after it was mounted", mountpoint.display())))
     })
-}
-
-/// Best effort: `/sys` may be read-only or we may not be root; reading is only slower then.
-fn set_read_ahead(device: &str, kib: u32) {
-    let path = format!("/sys/class/bdi/{device}/read_ahead_kb");
-    let raised = fs::OpenOptions::new()
-        .write(true)
-        .open(&path)
-        .and_then(|mut file| io::Write::write_all(&mut file, kib.to_string().as_bytes()));
-    if let Err(error) = raised {
-        tracing::debug!("{path}: {error}");
-    }
 }

@@ -133,6 +133,17 @@ pub struct RemoteConfig {
 }
 
 impl RemoteConfig {
+    /// What of it is on this machine: files with secrets and certificates, and the remote itself if it is a directory.
+    #[must_use]
+    pub fn local_paths(&self) -> Vec<PathBuf> {
+        let TransportOptions { bearer_file, client_certificate, ca_file, mirrors, settings, .. } = &self.transport;
+        let files = [bearer_file, client_certificate, ca_file].into_iter().flatten().cloned();
+        let urls = mirrors.iter().chain([&self.url]);
+        let directories = urls.filter_map(|url| url::Url::parse(url).ok()?.to_file_path().ok());
+        let named = settings.get("SSL_CERT_FILE").map(PathBuf::from);
+        files.chain(directories).chain(named).collect()
+    }
+
     /// Whom this believes.
     ///
     /// # Errors

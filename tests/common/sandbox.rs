@@ -108,17 +108,29 @@ impl Sandbox {
         Repository::init(self.join(name))
     }
 
-    /// Kills what still runs in the namespace, other than this test itself.
+    /// Kills what still runs in the namespace, other than this test itself, until nothing does: some processes replace
+    /// others that are killed.
     fn end_processes(&self) {
-        let own = std::process::id();
+        for _ in 0..10 {
+            if self.kill_processes() == 0 {
+                break;
+            }
+            sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn kill_processes(&self) -> usize {
+        let (own, mut found) = (std::process::id(), 0);
         for entry in fs::read_dir("/proc").expect("proc is mounted").flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
             let namespace = fs::read_link(entry.path().join("ns/mnt"));
             if pid != own && namespace.is_ok_and(|namespace| namespace == self.namespace) {
                 // It may have ended by itself since; that is as good.
                 let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+                found += 1;
             }
         }
+        found
     }
 
     fn unmount_everything(&self) {

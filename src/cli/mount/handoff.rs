@@ -6,8 +6,9 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::str::FromStr as _;
 
@@ -100,6 +101,8 @@ pub struct Numbers {
     pub device: i32,
     /// An unused one.
     pub spare: Option<i32>,
+    /// Where the kernel counts requests.
+    pub connections: Option<i32>,
     /// The shared pages.
     pub board: i32,
     /// The program.
@@ -153,11 +156,10 @@ impl Handoff {
     /// When it is none that this program understands.
     pub fn read(number: &str) -> Result<(Self, OwnedFd)> {
         let descriptor = sys::inherited(number.parse().context("no number of a descriptor")?)?;
-        let mut file = File::from(descriptor);
-        let mut text = Vec::new();
-        // All processes share the position.
-        file.rewind()?;
-        file.read_to_end(&mut text)?;
+        let file = File::from(descriptor);
+        let mut text = vec![0; usize::try_from(file.metadata()?.len())?];
+        // Not from the position in the file, which all processes share.
+        file.read_exact_at(&mut text, 0)?;
         let handoff: Self = serde_json::from_slice(&text).context("cannot understand what was handed on")?;
         if handoff.version != VERSION {
             bail!("a mount of version {} was handed on, and this program knows version {VERSION}", handoff.version);
@@ -201,6 +203,17 @@ pub fn take(number: i32) -> Result<OwnedFd> {
     let descriptor = sys::inherited(number)?;
     rustix::io::fcntl_setfd(&descriptor, FdFlags::CLOEXEC).map_err(io::Error::from)?;
     Ok(descriptor)
+}
+
+/// Another descriptor for what this number means, which stays what it is.
+///
+/// # Errors
+/// When there is none, or there are too many.
+pub fn copy(number: i32) -> Result<OwnedFd> {
+    let original = sys::inherited(number)?;
+    let copy = original.try_clone();
+    let _: i32 = std::os::fd::IntoRawFd::into_raw_fd(original);
+    Ok(copy?)
 }
 
 /// This program, to be started again when there may be no path to it.

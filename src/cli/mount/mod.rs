@@ -8,9 +8,11 @@
 //! | --- | --- |
 //! | `found` | from words to a commit, from a commit to a filesystem |
 //! | `handoff` | what the processes hand on to one another |
+//! | `confine` | what a worker may open, and how it notices that it should look again |
 //! | `roles` | what the processes do that are not in front of the user |
 //! | `log` | where those write to |
 
+mod confine;
 mod found;
 mod handoff;
 mod log;
@@ -29,7 +31,7 @@ use nix::unistd::Pid;
 use super::remote_source::{RemoteSource, TrustArgs};
 use super::{Context, lazy, output, repository};
 use crate::fuse::{
-    Action, Attached, Board, MountOptions, MountRequest, Registry, Unmount, path_text, remount_read_only,
+    Action, Attached, Board, MountOptions, MountRequest, Registry, Unmount, open_connections, path_text, remount_read_only,
 };
 use found::Found;
 use handoff::{Handoff, Numbers, hand_on};
@@ -143,6 +145,8 @@ impl Front<'_> {
         rustix::io::ioctl_fionbio(&ready.0, true).map_err(io::Error::from)?;
         let program = own_program()?;
         let spare = spare_device();
+        let connections = open_connections();
+        let connections = connections.inspect_err(|error| tracing::debug!("the kernel's count of requests: {error}")).ok();
         let root = root.and_then(crate::store::MountRoot::hand_over);
         let entry = reserved.as_ref().map(|r| -> Result<_> {
             Ok((hand_on(&r.directory)?, hand_on(&r.lock)?, hand_on(&r.figures)?, hand_on(&r.orders)?))
@@ -150,6 +154,7 @@ impl Front<'_> {
         let descriptors = Numbers {
             device: hand_on(&self.attached.device)?,
             spare: spare.as_ref().map(hand_on).transpose()?,
+            connections: connections.as_ref().map(hand_on).transpose()?,
             board: hand_on(&board)?,
             program: hand_on(&program)?,
             repository: hand_on(self.found.store.directory())?,

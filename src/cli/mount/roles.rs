@@ -14,13 +14,14 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use nix::sys::mman::{MlockAllFlags, mlockall};
 
+use super::confine;
 use super::found::{Found, Shown};
-use super::handoff::{Handoff, VERSION, take};
+use super::handoff::{Handoff, VERSION, copy, take};
 use super::{DAEMON_NAME, READY, daemon_name, log};
 use crate::cache::{Fill, LazyTree};
 use crate::cli::{error, output};
 use crate::fuse::{
-    Beginning, Board, Ended, Held, Limits, MountRequest, Registration, Roles, RunningMount, Service, Session,
+    Beginning, Board, Content, Ended, Held, Limits, MountRequest, ReadAhead, Registration, Roles, RunningMount, Service, Session,
     Supervisor, Told, Turn, Unmounter, WorkerSignals, end, mount_anew, serve,
 };
 use crate::store::MountRoot;
@@ -105,7 +106,9 @@ fn supervise(number: &str, beginning: Beginning) -> Result<ExitCode> {
     let held = Held {
         board: Board::open(keep(numbers.board)?).context("cannot understand the shared memory")?,
         device: keep(numbers.device)?,
-        spare: numbers.spare.map(keep).transpose()?,
+        // It may be used up.
+        spare: numbers.spare.and_then(|number| keep(number).ok()),
+        connections: numbers.connections.map(keep).transpose()?,
         program: keep(numbers.program)?,
         ready: keep(numbers.ready.0)?,
         go: keep(numbers.go.1)?,
@@ -206,30 +209,37 @@ fn work(number: &str) -> Result<ExitCode> {
     drop_what_is_the_supervisors(&handoff)?;
     let repository = take(numbers.repository)?;
     rustix::process::fchdir(&repository).map_err(io::Error::from).context("cannot go to the repository")?;
+    let options = handoff.options()?;
+    let read_ahead = ReadAhead::open(&board.device());
+    let names = confine::enter(&handoff, &options, &repository, &board)?;
     let found = Found::again(&handoff, board.service())?;
     let root = root(&handoff, &found)?;
-    let options = handoff.options()?;
     let Shown { vfs, tree } = found.show(options.fetch_timeout)?;
+    let content = Content::of(&vfs);
     let begin = || Session::begin(Arc::new(vfs), &options, device, &board);
-    // What the kernel does not agree to should be known before anybody is told that the mount is there; whoever takes a
-    // connection over has to wait until nobody else has it.
-    let session = if board.is_connected() {
+    let announce = || announce(&handoff, &board, &found, tree.as_ref());
+    // A new mount is there when it answers and is on the list, and what the kernel does not agree to is known before anybody
+    // is told. Whoever takes a connection over has to wait until nobody else has it.
+    let (session, registration) = if board.is_connected() {
         turn.await_it(&board)?;
-        begin()?
+        (begin()?, announce()?)
     } else {
-        let session = begin()?;
+        let begun = (begin()?, announce()?);
+        read_ahead.set(content);
         turn.await_it(&board)?;
-        session
+        begun
     };
     say_how_it_came(&board, &handoff);
-    let registration = announce(&handoff, &board, &found, tree.as_ref())?;
     if let Some(tree) = &tree
         && board.service() == Service::Full
     {
         tree.fill(if handoff.background_fill { Fill::Everything } else { Fill::Metadata });
     }
     leave_terminal(&log);
-    serve(session, signals)?;
+    if let Some(names) = names {
+        names.watch()?;
+    }
+    serve(session, signals, &board)?;
     // Only now is there nothing left to serve.
     if let Some(tree) = tree {
         tree.flush();
@@ -263,7 +273,9 @@ fn end_at_once() {
 fn drop_what_is_the_supervisors(handoff: &Handoff) -> Result<()> {
     let numbers = handoff.descriptors;
     let mut unused = vec![numbers.program, numbers.ready.0, numbers.go.1];
-    unused.extend(numbers.spare);
+    unused.extend(numbers.connections);
+    // This one may be used up.
+    drop(numbers.spare.map(take));
     unused.extend(numbers.registry.map(|(_, _, _, orders)| orders));
     unused.into_iter().try_for_each(|number| take(number).map(drop))
 }
@@ -324,11 +336,7 @@ fn unmounter(handoff: &Handoff) -> Result<Unmounter> {
 }
 
 fn start_log(handoff: &Handoff) -> Result<()> {
-    let log = take(handoff.descriptors.log)?;
-    let own = log.try_clone().context("cannot keep the log open")?;
-    // Its number stays what it is.
-    let _: i32 = std::os::fd::IntoRawFd::into_raw_fd(log);
-    if let Err(problem) = log::start(own, handoff.log) {
+    if let Err(problem) = log::start(copy(handoff.descriptors.log)?, handoff.log) {
         output::note(format_args!("sapwood: there will be no log: {problem}"));
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! Who serves, how those before it ended, and what follows from that.
 
 use super::{Board, HEALTH, now};
+use crate::fuse::sandbox::Enforced;
 
 const STARTS: usize = HEALTH;
 const SERVICE: usize = HEALTH + 1;
@@ -14,6 +15,7 @@ const REMOUNTS: usize = HEALTH + 8;
 const EXCHANGES: usize = HEALTH + 9;
 const GO: usize = HEALTH + 10;
 const SUPERVISOR: usize = HEALTH + 11;
+const SANDBOX: usize = HEALTH + 12;
 const CRASH_TIMES: usize = HEALTH + 16;
 
 /// Crashes that are remembered with their times.
@@ -93,6 +95,9 @@ pub struct Health {
     pub exchanges: u64,
     /// Times that the mount had to be made anew, because an old kernel could not send lost requests again.
     pub remounts: u64,
+    /// What the worker that serves cannot do.
+    #[serde(default)]
+    pub sandbox: Enforced,
     /// How the last one ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_death: Option<Death>,
@@ -115,6 +120,7 @@ impl Board {
             is_supervised: is_alive(self.supervisor()),
             exchanges: self.get(EXCHANGES),
             remounts: self.get(REMOUNTS),
+            sandbox: Enforced::from_bits(self.get(SANDBOX)),
             last_death: Death::decode(self.get(LAST_DEATH)),
         }
     }
@@ -184,6 +190,11 @@ impl Board {
     #[must_use]
     pub fn go(&self) -> u32 {
         self.get(GO) as u32
+    }
+
+    /// Remembers what the worker that serves cannot do.
+    pub fn set_sandbox(&self, enforced: &Enforced) {
+        self.set(SANDBOX, enforced.bits());
     }
 
     pub(in crate::fuse) fn count_exchange(&self) {

@@ -23,7 +23,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
-pub use flights::{Flight, Ticket};
+pub use flights::{Flight, Subject, Ticket};
 pub use health::{Death, Health, Service};
 pub(super) use opened::{OpenEntry, OpenTable};
 
@@ -34,7 +34,8 @@ const MAGIC: u64 = 0x5341_5057_0000_0001;
 
 const DEVICE: usize = 8;
 const INIT_LENGTH: usize = 9;
-const INIT: usize = 10;
+const RESENDS: usize = 10;
+const INIT: usize = 12;
 const HEALTH: usize = 32;
 const COUNTERS: usize = 64;
 const SUSPECTS: usize = 256;
@@ -106,6 +107,11 @@ impl Board {
         format!("{}:{}", device >> 32, device & u64::from(u32::MAX))
     }
 
+    /// The second half of it. Allocates nothing.
+    pub(super) fn minor(&self) -> u32 {
+        self.get(DEVICE) as u32
+    }
+
     /// Remembers the kernel's first message.
     pub(super) fn set_init(&self, message: &[u8]) {
         for (index, chunk) in message.chunks(8).enumerate().take(INIT_WORDS) {
@@ -113,6 +119,7 @@ impl Board {
             bytes[..chunk.len()].copy_from_slice(chunk);
             self.set(INIT + index, u64::from_le_bytes(bytes));
         }
+        self.set(RESENDS, u64::from(offers_resending(message)));
         // Last: whoever sees a length sees the message.
         self.set(INIT_LENGTH, message.len().min(INIT_WORDS * 8) as u64);
     }
@@ -133,12 +140,12 @@ impl Board {
     /// Whether the kernel sends again what a dead worker had in hand (Linux 6.9).
     #[must_use]
     pub fn resends(&self) -> bool {
-        /// `FUSE_HAS_RESEND`, bit 39 of the flags, in the second word of them.
-        const HAS_RESEND: u32 = 1 << 7;
-        /// Where that word is: after a header of 40 bytes, the version, the read-ahead and the first word.
-        const FLAGS_2: std::ops::Range<usize> = 56..60;
-        let init = self.init().unwrap_or_default();
-        init.get(FLAGS_2).and_then(|flags| flags.try_into().ok()).map_or(0, u32::from_ne_bytes) & HAS_RESEND != 0
+        self.get(RESENDS) != 0
+    }
+
+    /// As on a kernel that does not.
+    pub(super) fn forbid_resending(&self) {
+        self.set(RESENDS, 0);
     }
 
     /// Forgets what belonged to a connection that is no more.
@@ -152,6 +159,14 @@ impl AsFd for Board {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.words.as_fd()
     }
+}
+
+fn offers_resending(init: &[u8]) -> bool {
+    /// `FUSE_HAS_RESEND`, bit 39 of the flags, in the second word of them.
+    const HAS_RESEND: u32 = 1 << 7;
+    /// Where that word is: after a header of 40 bytes, the version, the read-ahead and the first word.
+    const FLAGS_2: std::ops::Range<usize> = 56..60;
+    init.get(FLAGS_2).and_then(|flags| flags.try_into().ok()).map_or(0, u32::from_ne_bytes) & HAS_RESEND != 0
 }
 
 /// Milliseconds since the machine started, suspended time left out: the same for all processes.
@@ -184,6 +199,8 @@ mod tests {
         message[56] = 0x80;
         board.set_init(&message);
         assert!(next.resends());
+        board.forbid_resending();
+        assert!(!next.resends());
         board.reset_connection();
         assert_eq!(next.init(), None);
     }

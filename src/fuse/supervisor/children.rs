@@ -1,9 +1,13 @@
 //! The processes of a supervisor: who serves, who makes room, who is about to begin, and what follows from their ends.
 
+use std::io;
+use std::os::fd::AsFd;
+
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use super::orders::{Program, Workers};
 use super::policy::{self, Verdict};
 use super::{Beginning, Ended, Supervisor, say, say_unless};
 use crate::fuse::board::{Board, Death, Service, now};
@@ -77,8 +81,8 @@ impl Children {
         self.current.filter(|_| self.has_begun)
     }
 
-    pub const fn is_settled(&self) -> bool {
-        self.leaving.is_none() && self.has_begun
+    pub const fn state(&self) -> Workers {
+        if self.leaving.is_none() && self.has_begun { Workers::Settled } else { Workers::Changing }
     }
 
     pub fn candidate_is_ready(&self) -> Option<bool> {
@@ -112,9 +116,15 @@ impl Children {
     }
 }
 
+/// Gives the number of one descriptor the meaning of another, for all processes to come.
+pub(super) fn renumber(number: impl AsFd, meaning: impl AsFd) -> io::Result<()> {
+    sys::replace_descriptor(&number, meaning)?;
+    Ok(rustix::io::fcntl_setfd(&number, rustix::io::FdFlags::empty())?)
+}
+
 impl Supervisor {
     pub(super) fn start_worker(&mut self) {
-        match self.start(super::orders::Program::Held) {
+        match self.start(Program::Held) {
             Some(worker) => {
                 self.children.current = Some(worker);
                 self.children.has_begun = false;
@@ -123,10 +133,10 @@ impl Supervisor {
         }
     }
 
-    fn start(&mut self, program: super::orders::Program) -> Option<Worker> {
+    fn start(&mut self, program: Program) -> Option<Worker> {
         let number = self.held.board.count_start();
         let started = match (program, self.orders.program()) {
-            (super::orders::Program::Ordered, Some(ordered)) => self.roles.worker.start(ordered),
+            (Program::Ordered, Some(ordered)) => self.roles.worker.start(ordered),
             _ => self.roles.worker.start(&self.held.program),
         };
         say_unless(started.is_ok(), "cannot start a worker");
@@ -136,7 +146,7 @@ impl Supervisor {
 
     /// Starts a worker of another program beside the one that serves.
     pub(super) fn start_candidate(&mut self) {
-        self.children.candidate = self.start(super::orders::Program::Ordered);
+        self.children.candidate = self.start(Program::Ordered);
     }
 
     pub(super) fn drop_candidate(&mut self) {
@@ -227,8 +237,20 @@ impl Supervisor {
             self.resend();
         } else if lost > 0 {
             return self.remount();
+        } else {
+            self.watchdog.suspect_loss();
         }
         None
+    }
+
+    /// Ends the worker that serves; its connection is going to be another.
+    pub(super) fn stop_serving(&mut self) {
+        if let Some(worker) = self.children.current.take() {
+            let _ = kill(worker.pid, Signal::SIGKILL);
+            self.held.board.bury(worker.number, false);
+        }
+        self.children.has_begun = false;
+        self.children.due = now();
     }
 
     /// The same for a worker whose end is not waited for.
@@ -274,26 +296,24 @@ impl Supervisor {
 
     /// Requests are lost, and whoever made them would wait for ever. Ends the connection, which tells them so, and has a
     /// new one made in its place.
-    fn remount(&mut self) -> Option<Ended> {
+    pub(super) fn remount(&mut self) -> Option<Ended> {
         let Some(spare) = self.held.spare.take() else {
             say("requests were lost and cannot be sent again by this kernel: the mount ends");
             return Some(Ended::Lost);
         };
-        let exchanged = sys::replace_descriptor(&self.held.device, &spare)
-            .and_then(|()| Ok(rustix::io::fcntl_setfd(&self.held.device, rustix::io::FdFlags::empty())?));
-        if exchanged.is_err() {
+        if renumber(&self.held.device, &spare).is_err() {
             return Some(Ended::Lost);
         }
-        drop(spare);
+        // For the next time, under the same number, where there are paths.
+        let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
+        let another = rustix::fs::open(c"/dev/fuse", flags, rustix::fs::Mode::empty());
+        self.held.spare = another.ok().and_then(|another| renumber(&spare, &another).ok().map(|()| spare));
         self.held.board.reset_connection();
         self.held.board.count_remount();
         match self.roles.remount.start(&self.held.program) {
             Ok(pid) => self.children.remounting = Some(pid),
             Err(_) => return Some(Ended::Lost),
         }
-        // For the next time, where there are paths.
-        let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
-        self.held.spare = rustix::fs::open(c"/dev/fuse", flags, rustix::fs::Mode::empty()).ok();
         None
     }
 }

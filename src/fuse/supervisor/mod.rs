@@ -55,6 +55,8 @@ pub struct Held {
     pub device: OwnedFd,
     /// An unused one, for a kernel on which a connection can be lost.
     pub spare: Option<OwnedFd>,
+    /// Where the kernel counts requests, if it can be looked at.
+    pub connections: Option<OwnedFd>,
     /// The program.
     pub program: OwnedFd,
     /// Where workers say that they are ready.
@@ -136,7 +138,9 @@ impl Supervisor {
             {
                 tell();
             }
-            self.watch();
+            if let Some(ended) = self.watch() {
+                return ended;
+            }
             self.take_orders();
         }
     }
@@ -152,7 +156,7 @@ impl Supervisor {
         let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let signals = self.signals.as_fd();
         // Four of them, or the same one several times: a list of another length would be memory.
-        let order = self.orders.wants_to_read(&self.held).unwrap_or(signals);
+        let order = self.orders.wants_to_read(&self.held, self.children.state()).unwrap_or(signals);
         let mut descriptors = [readable(signals), readable(self.held.ready.as_fd()), readable(order)];
         // Interrupted or not, everything is looked at afterwards.
         let _ = poll(&mut descriptors, timeout);

@@ -14,9 +14,9 @@ use rustix::net::{
     SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, connect, recvmsg, send, sendmsg, socket_with,
 };
 
+use super::children::renumber;
 use super::{Held, Supervisor, say};
 use crate::fuse::board::now;
-use crate::sys;
 
 /// The order, of this version. It goes with a descriptor of the program.
 const ORDER: &[u8] = b"exchange 1";
@@ -63,6 +63,13 @@ pub fn exchange_program(socket: &Path, program: impl AsFd) -> Result<(), OrderEr
     if answer.get(..length) == Some(DONE) { Ok(()) } else { Err(OrderError::Failed) }
 }
 
+/// Whether one worker serves and no other comes or goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Workers {
+    Settled,
+    Changing,
+}
+
 /// Which program a worker is started from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Program {
@@ -83,10 +90,10 @@ pub(super) struct Orders {
 }
 
 impl Orders {
-    /// Where the next word comes in, if any is expected.
-    pub fn wants_to_read<'a>(&'a self, held: &'a Held) -> Option<BorrowedFd<'a>> {
+    /// Where the next word comes in, if any is expected. While workers come and go, whoever has an order waits.
+    pub fn wants_to_read<'a>(&'a self, held: &'a Held, workers: Workers) -> Option<BorrowedFd<'a>> {
         match (&self.connection, &self.program) {
-            (None, _) => held.orders.as_ref().map(AsFd::as_fd),
+            (None, _) => held.orders.as_ref().filter(|_| workers == Workers::Settled).map(AsFd::as_fd),
             (Some(connection), None) => Some(connection.as_fd()),
             (Some(_), Some(_)) => None,
         }
@@ -153,7 +160,7 @@ impl Orders {
 impl Supervisor {
     pub(super) fn take_orders(&mut self) {
         match (&self.orders.connection, &self.orders.program) {
-            (None, _) if self.children.is_settled() => self.orders.accept(&self.held),
+            (None, _) if self.children.state() == Workers::Settled => self.orders.accept(&self.held),
             (None, _) => {}
             (Some(_), None) => {
                 if self.orders.hear() {
@@ -162,7 +169,7 @@ impl Supervisor {
             }
             (Some(_), Some(_)) => self.judge_candidate(),
         }
-        if self.orders.is_succession_due && self.children.is_settled() {
+        if self.orders.is_succession_due && self.children.state() == Workers::Settled {
             self.orders.is_succession_due = false;
             let _ = self.roles.successor.become_it(self.held.program.as_fd());
             say("the supervisor could not be exchanged; it goes on as it is, with the new worker");
@@ -172,11 +179,8 @@ impl Supervisor {
     fn judge_candidate(&mut self) {
         match self.children.candidate_is_ready() {
             Some(true) => {
-                let taken = self.orders.program().ok_or(()).and_then(|program| {
-                    sys::replace_descriptor(&self.held.program, program).map_err(drop)?;
-                    rustix::io::fcntl_setfd(&self.held.program, rustix::io::FdFlags::empty()).map_err(drop)
-                });
-                if taken.is_err() {
+                let taken = self.orders.program().map(|program| renumber(&self.held.program, program));
+                if !matches!(taken, Some(Ok(()))) {
                     self.drop_candidate();
                     return self.orders.end(FAILED);
                 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::fuse::board::{Death, Service};
+use crate::fuse::daemon::MADE_ROOM;
 
 /// Crashes count for this long, in milliseconds.
 pub(super) const WINDOW: u64 = 60_000;
@@ -25,7 +26,7 @@ pub(super) enum Verdict {
     Over,
     /// It never came to serve, and neither did any before it.
     Stillborn(u8),
-    /// Somebody killed it; the next one begins at once.
+    /// Somebody killed it, or it wants to begin anew; the next one begins at once.
     Killed,
     /// It ended by itself.
     Crashed,
@@ -35,6 +36,7 @@ pub(super) enum Verdict {
 pub(super) fn judge(death: Death, ever_served: bool, unready: u32) -> Verdict {
     match death {
         Death::Exited(0) => Verdict::Over,
+        Death::Exited(MADE_ROOM) => Verdict::Killed,
         Death::Exited(code) if !ever_served => Verdict::Stillborn(code),
         _ if !ever_served => Verdict::Stillborn(1),
         Death::Killed(signal) if signal == Signal::SIGKILL as u8 || signal == Signal::SIGTERM as u8 => {
@@ -71,6 +73,7 @@ mod tests {
             (Death::Exited(0), true, 0, Verdict::Over),
             (Death::Exited(0), false, 1, Verdict::Over),
             (Death::Exited(3), false, 1, Verdict::Stillborn(3)),
+            (Death::Exited(MADE_ROOM), true, 0, Verdict::Killed),
             (kill, false, 1, Verdict::Stillborn(1)),
             (kill, true, 0, Verdict::Killed),
             (kill, true, 2, Verdict::Killed),

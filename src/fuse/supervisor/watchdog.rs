@@ -1,14 +1,19 @@
-//! How it is noticed that a worker answers nothing any more.
+//! How it is noticed that a worker answers nothing any more, and that a request will never be answered.
 //!
-//! Two signs: a request has been in its hands for too long, or messages wait for it and it reads none. Both have to be there
-//! at two looks, some time apart: after the whole machine stood still everything looks old once.
+//! Signs of the first: a request has been in a worker's hands for too long, or requests wait and it takes none. They have to be
+//! there at two looks, some time apart: after the whole machine stood still everything looks old once.
+//!
+//! The second happens on kernels that cannot send a request again: a worker was killed between taking one and noting it. Then
+//! the kernel waits for an answer while nothing is left to be read and nobody has anything in hand, look after look.
+
+use std::os::fd::AsFd;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
-use std::os::fd::AsFd;
 
-use super::{Limits, Supervisor, say};
+use super::{Ended, Held, Limits, Supervisor, say};
 use crate::fuse::board::{Board, now};
+use crate::fuse::connections;
 use crate::fuse::counters::Counters;
 
 /// How many looks there are within the time after which a worker is taken to hang.
@@ -16,6 +21,35 @@ const LOOKS: u64 = 4;
 
 /// How long after it was killed a worker is waited for; one that hangs in the kernel may never end.
 const LAST_WAIT: u64 = 2_000;
+
+/// How often to look for lost requests, while there may be any, and how often in a row they have to be seen.
+const LOST_LOOK: u64 = 500;
+const LOST_LOOKS: u32 = 4;
+
+/// What can be seen from outside of a worker.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    /// Requests that the kernel waits for the answers of, if it says.
+    unanswered: Option<u64>,
+    /// Whether there is something to be read.
+    is_readable: bool,
+}
+
+impl Seen {
+    fn look(held: &Held) -> Self {
+        let device = held.device.as_fd();
+        let mut descriptors = [PollFd::new(device, PollFlags::POLLIN)];
+        let is_readable = poll(&mut descriptors, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
+        let connections = held.connections.as_ref();
+        Self { unanswered: connections.and_then(|all| connections::waiting(all, held.board.minor())), is_readable }
+    }
+
+    /// Whether somebody waits for this worker, other than those who wait for what is absent.
+    fn is_somebody_waiting(&self, board: &Board, worker: u8) -> bool {
+        let patient = board.flights(Some(worker)).filter(|flight| flight.is_waiting).count() as u64;
+        self.unanswered.map_or(self.is_readable, |unanswered| unanswered > patient)
+    }
+}
 
 pub(super) struct Watchdog {
     counters: Counters,
@@ -26,6 +60,9 @@ pub(super) struct Watchdog {
     messages: u64,
     still_since: u64,
     suspected: bool,
+    /// When to look for lost requests next, while there may be any.
+    lost_look: Option<u64>,
+    lost_looks: u32,
 }
 
 impl Watchdog {
@@ -39,12 +76,15 @@ impl Watchdog {
             messages: 0,
             still_since: 0,
             suspected: false,
+            lost_look: None,
+            lost_looks: 0,
         }
     }
 
     /// When to look next.
     pub fn next(&self, now: u64) -> Option<u64> {
-        self.hang.map(|_| self.next.max(now))
+        let hang = self.hang.map(|_| self.next.max(now));
+        hang.into_iter().chain(self.lost_look).min()
     }
 
     /// A new worker has its own time.
@@ -53,15 +93,20 @@ impl Watchdog {
         self.next = self.hang.map_or(0, |hang| now() + hang / LOOKS);
     }
 
-    /// Whether the worker of this number hangs. `has_messages` says whether any wait to be read.
-    fn look(&mut self, board: &Board, worker: u8, has_messages: impl Fn() -> bool) -> bool {
+    /// From now on requests may be lost.
+    pub fn suspect_loss(&mut self) {
+        (self.lost_look, self.lost_looks) = (Some(now() + LOST_LOOK), 0);
+    }
+
+    /// Whether the worker of this number hangs.
+    fn look(&mut self, held: &Held, worker: u8) -> bool {
         let (Some(hang), now) = (self.hang, now()) else { return false };
         if now < self.next {
             return false;
         }
         self.next = now + hang / LOOKS;
-        let messages = self.counters.messages();
-        if messages != self.messages || !has_messages() {
+        let (messages, board) = (self.counters.messages(), &held.board);
+        if messages != self.messages || !Seen::look(held).is_somebody_waiting(board, worker) {
             (self.messages, self.still_since) = (messages, now);
         }
         let is_deaf = now - self.still_since > hang;
@@ -71,29 +116,48 @@ impl Watchdog {
         let was_suspected = std::mem::replace(&mut self.suspected, is_deaf || is_stuck);
         was_suspected && self.suspected
     }
+
+    /// Whether requests are lost for good.
+    fn is_something_lost(&mut self, held: &Held) -> bool {
+        let now = now();
+        if self.lost_look.is_none_or(|look| look > now) {
+            return false;
+        }
+        self.lost_look = Some(now + LOST_LOOK);
+        let seen = Seen::look(held);
+        match seen.unanswered {
+            // All is answered, or nobody knows.
+            None | Some(0) => self.lost_look = None,
+            Some(_) if seen.is_readable || held.board.flights(None).next().is_some() => self.lost_looks = 0,
+            Some(_) => self.lost_looks += 1,
+        }
+        self.lost_looks >= LOST_LOOKS
+    }
 }
 
 impl Supervisor {
-    /// Kills a worker that hangs, and does without one that will not die.
-    pub(super) fn watch(&mut self) {
-        let Some(worker) = self.children.serving() else { return };
+    /// Kills a worker that hangs, does without one that will not die, and ends a connection on which something is lost.
+    /// Returns how all of it ended, if it did.
+    pub(super) fn watch(&mut self) -> Option<Ended> {
+        let worker = self.children.serving()?;
         if let Some(since) = worker.killed {
             if now() - since > LAST_WAIT {
                 say("a worker does not end although it was killed; it is replaced all the same");
                 self.children.disown();
                 self.replace(super::Death::Hung);
             }
-            return;
+            return None;
         }
-        let device = self.held.device.as_fd();
-        let has_messages = || {
-            let mut descriptors = [PollFd::new(device, PollFlags::POLLIN)];
-            poll(&mut descriptors, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
-        };
-        if self.watchdog.look(&self.held.board, worker.number, has_messages) {
+        if self.watchdog.is_something_lost(&self.held) {
+            self.watchdog.lost_look = None;
+            self.stop_serving();
+            return self.remount();
+        }
+        if self.watchdog.look(&self.held, worker.number) {
             // It is our child and not yet waited for, so the number is its own.
             let _ = kill(worker.pid, Signal::SIGKILL);
             self.children.note_killed(now());
         }
+        None
     }
 }

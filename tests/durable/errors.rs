@@ -1,0 +1,124 @@
+//! A full disk and a broken one: one system call after the other fails, and nothing else does.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::common::sandbox::{Run, Sandbox, finish};
+use crate::work::{ALL, Scene, Work};
+
+/// Calls by which something comes to a disk, and how each of them may fail.
+const CALLS: &[(&str, &[&str])] = &[
+    ("write", &["ENOSPC", "EIO"]),
+    ("pwrite64", &["ENOSPC", "EIO"]),
+    ("fsync", &["EIO", "ENOSPC"]),
+    ("fdatasync", &["EIO"]),
+    ("syncfs", &["EIO", "ENOSPC"]),
+    ("rename", &["ENOSPC", "EIO"]),
+    ("renameat", &["ENOSPC", "EIO"]),
+    ("renameat2", &["ENOSPC", "EIO"]),
+    ("link", &["ENOSPC"]),
+    ("linkat", &["ENOSPC"]),
+    ("mkdir", &["ENOSPC"]),
+    ("mkdirat", &["ENOSPC"]),
+    ("unlink", &["EIO"]),
+    ("unlinkat", &["EIO"]),
+    ("ftruncate", &["ENOSPC", "EIO"]),
+    ("fallocate", &["ENOSPC"]),
+    ("copy_file_range", &["ENOSPC", "EIO"]),
+    ("fchmod", &["EIO"]),
+    ("chmod", &["EIO"]),
+    ("flock", &["EIO"]),
+];
+
+/// The same command below strace, which has the `number`th such call fail. Its record goes to `record`.
+fn failing(command: &Command, call: &str, error: &str, number: usize, record: &Path) -> Command {
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-o"]).arg(record);
+    strace.arg(format!("--inject={call}:error={error}:when={number}"));
+    strace.arg(format!("--trace={call}")).arg("--").arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => strace.env(name, value),
+            None => strace.env_remove(name),
+        };
+    }
+    strace
+}
+
+/// What became of a change of which one call failed.
+#[derive(Default)]
+struct Outcome {
+    failed: usize,
+    done_all_the_same: usize,
+}
+
+/// Has each call fail in turn, or every `step`th of them.
+#[track_caller]
+fn survives(work: &Work, step: usize) -> String {
+    let mut outcome = Outcome::default();
+    for (call, errors) in CALLS {
+        for error in *errors {
+            let mut number = 1;
+            while fails_well(work, call, error, number, &mut outcome) {
+                number += step;
+            }
+        }
+    }
+    assert!(outcome.failed > 5, "{}: only {} errors took effect", work.name, outcome.failed);
+    format!(
+        "{}: {} calls failed; {} changes refused, {} done all the same; 0 lost",
+        work.name,
+        outcome.failed + outcome.done_all_the_same,
+        outcome.failed,
+        outcome.done_all_the_same
+    )
+}
+
+/// Returns whether there was a call of that number.
+#[track_caller]
+fn fails_well(work: &Work, call: &str, error: &str, number: usize, outcome: &mut Outcome) -> bool {
+    let sandbox = Sandbox::new(&format!("errors-{}", work.name));
+    let scene = Scene::new(&sandbox, &sandbox.directory("disk"));
+    (work.prepare)(&scene);
+    let record = sandbox.join("strace");
+    let run = finish(failing(&(work.change)(&scene), call, error, number, &record));
+    let record = std::fs::read_to_string(record).expect("strace writes it");
+    if !record.contains("(INJECTED)") {
+        return false;
+    }
+    let what = format!("{}, {call} number {number}: {error}", work.name);
+    assert!(!run.stderr.contains("panicked"), "{what}: {}", run.stderr);
+    if run.status.success() {
+        outcome.done_all_the_same += 1;
+    } else {
+        outcome.failed += 1;
+        assert!(!run.stderr.trim().is_empty(), "{what}: failed without a word");
+    }
+    let is_new = (work.look)(&scene);
+    assert!(is_new || !run.status.success(), "{what}: it said that it was done, and it is not: {}", run.stderr);
+    again(work, &scene, &what);
+    true
+}
+
+/// With a sound disk the change is made, whatever was left behind.
+#[track_caller]
+fn again(work: &Work, scene: &Scene, what: &str) {
+    let run: Run = finish((work.change)(scene));
+    assert!(run.status.success(), "{what}, and then: {}", run.stderr);
+    assert!((work.look)(scene), "{what}, and then it was done and is not there");
+}
+
+#[test]
+fn an_error_of_the_disk_loses_nothing_that_is_named() {
+    for work in &ALL {
+        println!("{}", survives(work, 6));
+    }
+}
+
+#[test]
+#[ignore = "takes many minutes"]
+fn an_error_at_every_single_call() {
+    for work in &ALL {
+        println!("{}", survives(work, 1));
+    }
+}

@@ -1,0 +1,98 @@
+//! A mount and its processes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::common::sandbox::{Mounted, Repository};
+
+pub struct Subject {
+    pub repository: Repository,
+    pub mounted: Mounted,
+    pub supervisor: i32,
+}
+
+impl Subject {
+    pub fn new(repository: &Repository, source: &str, at: &Path, options: &[&str]) -> Self {
+        let mounted = repository.mount(source, at, options);
+        let mut subject = Self { repository: repository.clone(), mounted, supervisor: 0 };
+        subject.supervisor = subject.number("pid");
+        subject
+    }
+
+    pub fn join(&self, path: &str) -> PathBuf {
+        self.mounted.path().join(path)
+    }
+
+    /// What `sapwood mounts --json` says, when there is a worker that answers.
+    pub fn status(&self) -> serde_json::Value {
+        let mut status = serde_json::Value::Null;
+        eventually("an answer to 'sapwood mounts'", || {
+            let text = self.repository.run(["mounts", "--json"]).success();
+            let mounts: Vec<serde_json::Value> = serde_json::from_str(&text).expect("JSON");
+            let at = self.mounted.path().to_str().expect("UTF-8");
+            status = mounts.into_iter().find(|mount| mount["mountpoint"] == at).expect("is listed");
+            status["health"].is_object()
+        });
+        status
+    }
+
+    pub fn health(&self, field: &str) -> serde_json::Value {
+        self.status()["health"][field].clone()
+    }
+
+    pub fn deaths(&self) -> u64 {
+        self.health("deaths").as_u64().expect("a number")
+    }
+
+    pub fn number(&self, field: &str) -> i32 {
+        self.status()[field].as_i64().expect("a number") as i32
+    }
+
+    /// The processes that the supervisor has, of which one serves.
+    pub fn workers(&self) -> Vec<i32> {
+        let pid = self.supervisor;
+        let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("the supervisor lives");
+        text.split_whitespace().map(|pid| pid.parse().expect("a number")).collect()
+    }
+
+    /// Sends a signal to whoever serves, or is about to; returns whether there was somebody.
+    pub fn hit(&self, signal: Signal) -> bool {
+        // Whoever is gone meanwhile cannot be hit, and its number is not another's yet: the supervisor has just seen it.
+        self.workers().into_iter().filter(|pid| kill(Pid::from_raw(*pid), signal).is_ok()).count() > 0
+    }
+
+    /// The log of all mounts of this machine, as far as it is about this one.
+    pub fn log(&self, pid: i32) -> String {
+        let text = fs::read_to_string("/run/sapwood/mount.log").expect("there is no journal here");
+        text.lines().filter(|line| line.contains(&format!("[{pid}]"))).collect::<Vec<_>>().join("\n")
+    }
+}
+
+#[track_caller]
+pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < Duration::from_secs(60), "{what} did not come about in a minute");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The same numbers at each run, and as good as any.
+pub struct Dice(u64);
+
+impl Dice {
+    pub const fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
