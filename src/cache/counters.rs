@@ -17,6 +17,10 @@ pub struct LazyCounters {
     pub failures: AtomicU64,
     /// Bytes of frames that were fetched ahead of reading.
     pub ahead: AtomicU64,
+    /// Bytes that came in long requests: profiles and fills.
+    pub streamed: AtomicU64,
+    /// Objects that were here and were evicted.
+    pub gone: AtomicU64,
 }
 
 impl LazyCounters {

@@ -62,7 +62,12 @@ impl LargeObjects {
             let block_end = (u64::from(block) + 1).saturating_mul(BLOCK_SIZE).min(end);
             let part = &mut buffer[index(at - offset)..index(block_end - offset)];
             if !self.read_block(&large, block, at, part)? {
-                return Err(ReadError::Absent(Absent::Object { object: *object, offset: at, length: end - at }));
+                return Err(ReadError::Absent(Absent::Content {
+                    index: object.index,
+                    size: object.size,
+                    offset: at,
+                    length: end - at,
+                }));
             }
             at = block_end;
         }

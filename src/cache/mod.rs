@@ -25,6 +25,7 @@
 //! | `fill` | what is fetched that nobody asked for |
 
 mod ahead;
+mod beginning;
 mod catalogue;
 mod counters;
 mod crew;
@@ -32,17 +33,23 @@ mod error;
 mod fill;
 mod flight;
 mod frames;
+mod haul;
 mod image;
 mod large;
+mod ledger;
+mod local;
 mod origin;
+mod profile;
 mod ranges;
 mod shelf;
+mod stream;
 mod tree;
 mod visit;
 
 pub use counters::LazyFigures;
 pub use error::FetchError;
-pub use fill::Fill;
+pub use fill::{Fill, Rest};
 pub use image::LazyImageError;
-pub use tree::{LazyError, LazyTree, Patience};
+pub use profile::ProfileChoice;
+pub use tree::{LazyError, LazyOptions, LazyTree, Patience};
 pub use visit::{Visit, VisitError};

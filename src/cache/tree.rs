@@ -9,14 +9,16 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::beginning::Beginning;
 use super::counters::{LazyCounters, LazyFigures};
 use super::crew::Crew;
 use super::error::FetchError;
-use super::fill::{self, Fill};
+use super::fill::{self, Fill, Rest};
 use super::frames::Frames;
 use super::image::{LazyImage, LazyImageError};
+use super::local::LastLook;
 use super::origin::Origin;
-use super::shelf::{Shelf, chain};
+use super::shelf::Shelf;
 use crate::image::{Image, ObjectRef};
 use crate::model::{Commit, CommitId, ObjectId};
 use crate::remote::format::Placement;
@@ -59,6 +61,23 @@ pub enum LazyError {
     Thread(#[source] std::io::Error),
 }
 
+/// How a commit is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LazyOptions {
+    /// How long readers wait.
+    pub patience: Patience,
+}
+
+/// A commit to be opened, and where its missing parts are; none of them can be fetched when there is no remote.
+#[derive(Debug, Clone)]
+pub(super) struct Source {
+    pub id: CommitId,
+    pub commit: Commit,
+    pub remote: Option<(Transport, Placement)>,
+    /// The beginning of its image, if it was asked for already.
+    pub beginning: Option<Beginning>,
+}
+
 /// A commit of which anything may be missing.
 pub struct LazyTree {
     commit: CommitId,
@@ -69,28 +88,21 @@ pub struct LazyTree {
     frames: Arc<Frames>,
     crew: Arc<Crew>,
     counters: Arc<LazyCounters>,
+    local: LastLook,
     patience: Patience,
 }
 
 impl LazyTree {
-    /// The commit `id`, whose missing parts are where `remote` says; none of them can be fetched when there is none.
-    ///
-    /// # Errors
-    /// [`LazyError`].
-    pub fn open(
-        store: &Store,
-        (id, commit): (CommitId, &Commit),
-        remote: Option<(Transport, Placement)>,
-        patience: Patience,
-    ) -> Result<Arc<Self>, LazyError> {
+    pub(super) fn open(store: &Store, source: Source, options: LazyOptions) -> Result<Arc<Self>, LazyError> {
         let partial = store.layout().partial();
         if let Err(error) = std::fs::create_dir_all(&partial) {
             tracing::warn!("{}: {error}: nothing is kept of what is fetched", partial.display());
         }
+        let Source { id, commit, remote, beginning } = source;
         let origin = Arc::new(Origin::new(remote));
         let crew = Arc::new(Crew::start().map_err(LazyError::Thread)?);
         let counters = Arc::<LazyCounters>::default();
-        let image = Arc::new(LazyImage::open(store, commit.image, &origin, &crew)?);
+        let image = LazyImage::open(store, commit.image, &origin, &crew, beginning)?;
         let shelf = Shelf::start(store).map_err(LazyError::Thread)?;
         let frames = Arc::new(Frames::new(&origin, &image, store, shelf, &crew, &counters));
         Ok(Arc::new(Self {
@@ -102,7 +114,8 @@ impl LazyTree {
             frames,
             crew,
             counters,
-            patience,
+            local: LastLook::default(),
+            patience: options.patience,
         }))
     }
 
@@ -112,19 +125,13 @@ impl LazyTree {
         self.image.image()
     }
 
-    /// Begins to fetch what is going to be needed, and, if wanted, all the rest.
+    /// Begins to fetch what is going to be needed, in a thread of its own that ends with the mount.
     pub fn fill(self: &Arc<Self>, wanted: Fill) {
-        let own = Arc::downgrade(self);
+        let frames = Arc::clone(&self.frames);
         let run = move || {
-            let Some(tree) = own.upgrade() else { return };
-            let (frames, image, crew) = (Arc::clone(&tree.frames), Arc::clone(&tree.image), Arc::clone(&tree.crew));
-            drop(tree);
-            let deadline = || Instant::now() + Duration::from_secs(60);
-            // The names first: what reads the first file waits for them.
-            if let Err(error) = image.fetch_hot(deadline()).and_then(|()| frames.catalogue(deadline()).map(drop)) {
-                tracing::debug!("in the background: {}", chain(&error));
+            if fill::first_things(&frames, &wanted) && wanted.rest == Rest::Everything {
+                fill::everything(&frames);
             }
-            fill::run(&image, &frames, &crew, wanted);
         };
         if let Err(error) = thread::Builder::new().name("fill".to_owned()).spawn(run) {
             tracing::warn!("nothing is fetched in the background: {error}");
@@ -136,7 +143,7 @@ impl LazyTree {
     pub fn figures(&self) -> LazyFigures {
         let (traffic, counters) = (self.origin.traffic(), &self.counters);
         let misses = counters.misses.load(Ordering::Relaxed);
-        let local = self.frames.local();
+        let local = self.local.at(&self.frames);
         LazyFigures {
             requests: traffic.requests,
             bytes_fetched: traffic.received,
@@ -185,7 +192,9 @@ impl LazyTree {
     fn attempt(&self, absent: &Absent, deadline: Instant) -> Result<(), FetchError> {
         match absent {
             Absent::ImageBlock(block) => self.image.fetch_block(*block, deadline),
-            Absent::Object { object, offset, length } => self.frames.fetch(object, *offset, *length, deadline),
+            Absent::Content { index, size, offset, length } => {
+                self.frames.fetch(*index, *size, *offset..offset.saturating_add(*length), deadline)
+            }
         }
     }
 }

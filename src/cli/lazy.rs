@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 
 use super::remote_source::{Origin, RemoteSource, TrustArgs};
 use super::{Context, repository};
-use crate::cache::{LazyTree, Patience, Visit};
+use crate::cache::{LazyOptions, LazyTree, Patience, Visit};
 use crate::remote::RemoteError;
 use crate::store::{Config, OpenError, Store};
 
@@ -71,5 +71,5 @@ pub fn visit(store: &Store, source: &RemoteSource, trust: &TrustArgs) -> Result<
 /// When its image cannot be had.
 pub fn open(store: &Store, visit: &Visit, fetch_timeout: Option<Duration>) -> Result<Arc<LazyTree>> {
     let patience = fetch_timeout.map_or(Patience::None, Patience::Within);
-    Ok(visit.open(store, patience)?)
+    Ok(visit.open(store, LazyOptions { patience })?)
 }

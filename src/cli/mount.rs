@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::remote_source::{RemoteSource, TrustArgs};
 use super::{Context, lazy, output, repository, source};
-use crate::cache::{Fill, LazyTree, Visit};
+use crate::cache::{Fill, LazyTree, ProfileChoice, Rest, Visit};
 use crate::fuse::{
     Action, MountOptions, MountRequest, Registry, RunningMount, Session, StopSignals, Told, path_text,
     remount_read_only, serve,
@@ -167,14 +167,14 @@ fn serve_mount(args: &Args, options: MountOptions, repository: &Path, ready: imp
     let found = find(args, &options, repository)?;
     let store = &found.store;
     // Held until the end, so that no collection takes the objects away.
-    let _root = store.register_mount(found.visit.id).inspect_err(|error| not_rooted(error)).ok();
+    let _root = store.register_mount(found.visit.id()).inspect_err(|error| not_rooted(error)).ok();
     let tree = found.open(args, &options)?;
     let vfs = filesystem(&found, tree.as_ref())?;
     let request = MountRequest { source: args.source.clone(), mountpoint: args.mountpoint.clone(), options };
     let stop = StopSignals::block()?;
     let session = Session::mount(Arc::new(vfs), &request)?;
-    let entry = entry(&session, &request, store, found.visit.id);
-    tracing::info!("{} ({}) mounted on {}", entry.source, found.visit.id.short(), entry.mountpoint);
+    let entry = entry(&session, &request, store, found.visit.id());
+    tracing::info!("{} ({}) mounted on {}", entry.source, found.visit.id().short(), entry.mountpoint);
     // A mount that is on no list is still a mount: /run may be read-only.
     let told =
         Told { counters: Arc::clone(session.counters()), lazy: tree.as_ref().map_or_else(Weak::new, Arc::downgrade) };
@@ -214,11 +214,12 @@ fn find(args: &Args, options: &MountOptions, repository: &Path) -> Result<Found>
 impl Found {
     /// The commit as it is fetched; none when all of it is here.
     fn open(&self, args: &Args, options: &MountOptions) -> Result<Option<Arc<LazyTree>>> {
-        if self.store.commit(self.visit.id).is_ok() && !self.store.is_lazy(self.visit.id) {
+        if self.store.commit(self.visit.id()).is_ok() && !self.store.is_lazy(self.visit.id()) {
             return Ok(None);
         }
         let tree = lazy::open(&self.store, &self.visit, options.fetch_timeout)?;
-        tree.fill(if args.background_fill { Fill::Everything } else { Fill::Metadata });
+        let rest = if args.background_fill { Rest::Everything } else { Rest::Metadata };
+        tree.fill(Fill { profile: ProfileChoice::default(), rest });
         Ok(Some(tree))
     }
 }
@@ -242,7 +243,7 @@ fn entry(session: &Session, request: &MountRequest, store: &Store, commit: Commi
 }
 
 fn filesystem(found: &Found, tree: Option<&Arc<LazyTree>>) -> Result<Vfs> {
-    let (store, commit) = (&found.store, &found.visit.commit);
+    let (store, commit) = (&found.store, found.visit.commit());
     let directory = store.directory().try_clone().context("cannot keep the repository open")?;
     let volume = Volume { content_bytes: commit.content_bytes, store: Some(directory) };
     match tree {

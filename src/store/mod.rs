@@ -25,6 +25,7 @@ mod config;
 mod fsck;
 mod gc;
 mod ingest;
+mod inventory;
 mod layout;
 mod lazy;
 mod open;

@@ -44,16 +44,16 @@ pub enum PlanError {
 /// A locator may list so many times as many frames and packs as its image can need: some publisher may find that simpler.
 const SUPERFLUOUS: u64 = 4;
 
-/// Refuses a locator that would unpack to more than `image` can need, before it is unpacked. Returns the number of the
-/// image's objects.
+/// Refuses a locator that would unpack to more than an image with objects of these `sizes` can need, before it is
+/// unpacked. Returns the number of objects.
 ///
 /// # Errors
 /// [`PlanError::Count`] or [`PlanError::TooMuch`].
-pub fn check_announced(bytes: &[u8], objects: impl Iterator<Item = ObjectUse>) -> Result<u32, PlanError> {
+pub fn check_announced(bytes: &[u8], sizes: impl Iterator<Item = u64>) -> Result<u32, PlanError> {
     let (mut count, mut needed) = (0_u32, 0_u64);
-    for object in objects {
+    for size in sizes {
         count += 1;
-        needed += if object.size > LARGE_OBJECT { object.size.div_ceil(BLOCK_SIZE) } else { 1 };
+        needed += if size > LARGE_OBJECT { size.div_ceil(BLOCK_SIZE) } else { 1 };
     }
     // Bytes too short to announce anything are refused when they are parsed.
     if let Some(Announced { packs, frames, objects }) = Locator::announced(bytes) {
@@ -74,7 +74,8 @@ const fn longest_frame(raw_length: u32) -> u64 {
 }
 
 /// Whether a frame's length may come of what it decodes to.
-pub(super) fn is_in_proportion(frame: &Frame) -> bool {
+#[must_use]
+pub fn is_in_proportion(frame: &Frame) -> bool {
     u64::from(frame.length) <= longest_frame(frame.raw_length)
 }
 

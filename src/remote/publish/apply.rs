@@ -105,7 +105,7 @@ fn place(
     let id = plan.commit.image;
     let image = store.image(id)?;
     let wire = encode_image(image.as_bytes(), METADATA_LEVEL).map_err(|source| PublishError::Wire { id, source })?;
-    let image_ref = ImageRef { length: wire.bytes.len() as u64, prefix: wire.prefix };
+    let image_ref = ImageRef::new(id, &wire);
     refs::put_immutable(transport, &layout::image(id), wire.bytes)?;
     let bytes = locator(&image, survey, new)?;
     let locator = FileRef { id: LocatorId::of(&bytes), length: bytes.len() as u64 };

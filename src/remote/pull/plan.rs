@@ -122,7 +122,7 @@ pub(super) fn frames(
     }
     let refused = |source| PullError::Plan { url: url(), commit, source };
     // verify() has walked the same tables.
-    let count = check_announced(&bytes, image.object_uses().flatten()).map_err(refused)?;
+    let count = check_announced(&bytes, image.object_uses().flatten().map(|object| object.size)).map_err(refused)?;
     let locator = Locator::parse(&bytes).map_err(|source| PullError::Locator { url: url(), id, source })?;
     FetchPlan::new(&locator, count, missing).map_err(refused)
 }
