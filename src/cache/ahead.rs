@@ -41,15 +41,17 @@ const BULK_SHARE: u64 = 2;
 
 /// Of one large object so much may lie unread in any case, so many times what was read of it, and no more than this.
 const OBJECT_ALLOWANCE: u64 = 512 << 10;
-const OBJECT_FACTOR: u64 = 4;
+const OBJECT_FACTOR: u64 = 8;
 const OBJECT_MAX: u64 = 8 << 20;
 
 /// Frames of a large object on either side of a read that are looked at.
 const OBJECT_REACH: u32 = 128;
 
-/// A neighbourhood: so many frames on either side. One is fetched when so many of those around it were read.
-const NEAR: u32 = 6;
-const NEAR_READ: usize = 4;
+/// A neighbourhood: so many frames on either side. One is fetched when at least two of those around it were read, and for
+/// each of these so many bytes of it: the shorter it is, the less is lost if nobody reads it.
+const NEAR: u32 = 4;
+const NEAR_READ: usize = 2;
+const NEAR_BYTES: u32 = 10_000;
 
 /// Frames longer than this are one object's own, which its neighbours say nothing about.
 const NEAR_LENGTH_MAX: u32 = 70 << 10;
@@ -148,9 +150,12 @@ impl Ahead {
         let pack = frames.get(frame as usize).map(|frame| frame.pack);
         let around = |frame: u32| frame.saturating_sub(NEAR)..=frame.saturating_add(NEAR);
         let is_likely = |candidate: &u32| {
-            let there = frames.get(*candidate as usize);
-            there.is_some_and(|there| Some(there.pack) == pack && there.length <= NEAR_LENGTH_MAX)
-                && around(*candidate).filter(|other| self.ledger.is_read(*other)).count() >= NEAR_READ
+            let there = frames.get(*candidate as usize).filter(|there| Some(there.pack) == pack);
+            let Some(length) = there.map(|there| there.length).filter(|length| *length <= NEAR_LENGTH_MAX) else {
+                return false;
+            };
+            let read = around(*candidate).filter(|other| self.ledger.is_read(*other)).count();
+            read >= NEAR_READ && u32::try_from(read).unwrap_or(u32::MAX).saturating_mul(NEAR_BYTES) >= length
         };
         let nearest = (1..=NEAR).flat_map(|step| [frame.checked_add(step), frame.checked_sub(step)]).flatten();
         let likely: Vec<u32> = nearest.filter(is_likely).collect();
@@ -238,7 +243,7 @@ fn length_of(frame: u32, frames: &[Frame]) -> u64 {
 mod tests {
     use super::*;
 
-    const LENGTH: u32 = 64 << 10;
+    const LENGTH: u32 = 30_000;
 
     fn frames() -> Vec<Frame> {
         (0..10_000).map(|n| Frame { pack: 0, offset: 16 + n * LENGTH, length: LENGTH, raw_length: LENGTH }).collect()
@@ -325,7 +330,7 @@ mod tests {
     fn a_neighbourhood_that_is_read_is_fetched_and_a_sparse_one_is_not() {
         let (frames, mut ahead) = (frames(), Ahead::default());
         let mut fetched = 0;
-        for frame in [103, 109, 101, 107, 105, 111] {
+        for frame in [103, 109, 101, 107, 105, 108] {
             fetched += ahead.touch(&small(frame), &frames).likely.len();
         }
         assert!((1..=NEAR as usize * 2).contains(&fetched), "{fetched}");

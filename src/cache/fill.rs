@@ -10,6 +10,8 @@ use super::frames::{Frames, UNHURRIED};
 use super::profile::ProfileChoice;
 use super::shelf::chain;
 use super::stream::Course;
+use super::whole::{Wholeness, make_whole};
+use crate::model::CommitId;
 
 /// How long a fill that got nowhere waits.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -34,15 +36,6 @@ pub enum Rest {
     Metadata,
     /// Everything.
     Everything,
-}
-
-/// How an attempt to fetch everything ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Filled {
-    /// Everything is here.
-    Whole,
-    /// The mount ended.
-    Closed,
 }
 
 /// Fetches names, what is read first, and digests. Returns whether to go on at all.
@@ -93,19 +86,51 @@ fn digests(frames: &Frames) -> bool {
     false
 }
 
-/// Fetches all that is missing until nothing is. What fails is tried again, after a pause.
-pub(super) fn everything(frames: &Arc<Frames>) -> Filled {
-    loop {
-        match missing(frames) {
-            Ok(course) if course.requests() == 0 && frames.image.missing() == 0 => return Filled::Whole,
-            Ok(course) => log(frames.follow(course)),
+/// Fetches all that is missing until nothing is, and makes the commit a plain one. What fails is tried again, after a
+/// pause; what there is no room for is left.
+pub(super) fn everything(frames: &Arc<Frames>, commit: CommitId) {
+    while frames.crew.give_way() {
+        match attempt(frames, commit) {
+            Ok(Attempt::Done) => return,
+            Ok(Attempt::Again) => {}
             Err(error) => {
-                log(Err(error));
+                tracing::debug!("in the background: {}", chain(&*error));
                 frames.crew.pause(PAUSE);
             }
         }
-        if frames.crew.is_closed() {
-            return Filled::Closed;
+    }
+}
+
+enum Attempt {
+    Done,
+    Again,
+}
+
+fn attempt(frames: &Arc<Frames>, commit: CommitId) -> Result<Attempt, Box<dyn std::error::Error>> {
+    let course = missing(frames)?;
+    let catalogue = frames.catalogue(Instant::now() + UNHURRIED)?;
+    let needed = frames.room.used().saturating_add(course.content_bytes(catalogue));
+    if let Some(limit) = frames.room.limit().filter(|limit| needed > *limit) {
+        tracing::warn!("not everything is fetched: {needed} bytes would be kept, and cache-size is {limit}");
+        return Ok(Attempt::Done);
+    }
+    if course.requests() > 0 {
+        if frames.shelf.is_resting() {
+            frames.crew.pause(PAUSE);
+        } else {
+            frames.follow(course)?;
+        }
+        return Ok(Attempt::Again);
+    }
+    match make_whole(frames, commit)? {
+        Wholeness::Whole => {
+            tracing::info!("everything of commit {} is here", commit.short());
+            Ok(Attempt::Done)
+        }
+        // Something was evicted meanwhile, or the disk is full.
+        Wholeness::Incomplete => {
+            frames.crew.pause(PAUSE);
+            Ok(Attempt::Again)
         }
     }
 }

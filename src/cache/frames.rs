@@ -18,9 +18,11 @@ use super::crew::{Crew, Lane};
 use super::error::FetchError;
 use super::flight::{Flights, Pilot, Seat};
 use super::image::LazyImage;
+use super::janitor::Uses;
 use super::large::LargeObjects;
 use super::origin::Origin;
 use super::ranges::{GUESS_MAX, RUN_MAX, Run, plan};
+use super::room::Room;
 use super::shelf::{Key, Shelf};
 use crate::image::{Image, ObjectRef};
 use crate::model::{BLOCK_SIZE, LARGE_OBJECT, LocatorId, ObjectId};
@@ -43,6 +45,8 @@ pub(super) struct Frames {
     pub crew: Arc<Crew>,
     pub counters: Arc<LazyCounters>,
     pub flights: Flights<u32>,
+    pub room: Arc<Room>,
+    pub uses: Uses,
     catalogue: OnceLock<Catalogue>,
     loading: Mutex<()>,
     ahead: Mutex<Ahead>,
@@ -61,17 +65,20 @@ impl Frames {
     pub fn new(
         origin: &Arc<Origin>,
         image: &Arc<LazyImage>,
-        store: &Store,
         shelf: Shelf,
+        room: Arc<Room>,
         crew: &Arc<Crew>,
         counters: &Arc<LazyCounters>,
     ) -> Self {
+        let store = shelf.store().clone();
         let shelf = Arc::new(shelf);
         Self {
             origin: Arc::clone(origin),
             image: Arc::clone(image),
-            store: store.clone(),
-            large: LargeObjects::new(store, image.image(), &shelf),
+            large: LargeObjects::new(image.image(), &shelf, &room),
+            uses: Uses::new(&store),
+            room,
+            store,
             shelf,
             crew: Arc::clone(crew),
             counters: Arc::clone(counters),
@@ -94,7 +101,11 @@ impl Frames {
             return Ok(length);
         }
         if self.store.has_object(object.id) {
-            return self.store.read_at(object.id, offset, buffer);
+            match self.store.read_at(object.id, offset, buffer) {
+                // Another process has evicted it a moment ago.
+                Err(ReadError::MissingObject { .. }) => {}
+                done => return done,
+            }
         }
         if object.size > LARGE_OBJECT {
             return self.large.read(object, offset, buffer);
@@ -143,6 +154,9 @@ impl Frames {
 
     /// Notes a read and fetches ahead of it.
     pub fn touch(self: &Arc<Self>, object: &ObjectRef, offset: u64, length: u64, missed: bool) {
+        if self.room.limit().is_some() {
+            self.uses.note(object.id);
+        }
         let Some(catalogue) = self.catalogue.get() else { return };
         let Some(frames) = catalogue.frames_of(object.index, offset, length) else { return };
         let large = (object.size > LARGE_OBJECT).then(|| catalogue.frames_of(object.index, 0, object.size)).flatten();

@@ -43,12 +43,6 @@ impl LastLook {
         *last = Some((Instant::now(), changes, local));
         Some(local)
     }
-
-    /// Looks now, whatever was found before.
-    pub fn again(&self, frames: &Frames) -> Option<Local> {
-        *self.0.lock() = None;
-        self.at(frames)
-    }
 }
 
 fn look(frames: &Frames) -> Option<Local> {

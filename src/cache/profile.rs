@@ -77,6 +77,19 @@ impl Frames {
         self.image.ask_for_all(blocks, |image, (object, block)| image.block_of_object(object, block));
         Ok(())
     }
+
+    /// Waits for all names that were asked for.
+    pub fn wait_for_names_of(self: &Arc<Self>, catalogue: &Catalogue, profile: &Profile) -> Result<(), FetchError> {
+        let deadline = Instant::now() + UNHURRIED;
+        for entry in &profile.entries {
+            let Some(size) = catalogue.sizes().get(entry.object as usize) else { continue };
+            self.image.with_blocks(deadline, |image| image.object_by_index(entry.object))?;
+            for block in blocks_of(*size, entry) {
+                self.image.with_blocks(deadline, |image| image.block_of_object(entry.object, block))?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The blocks that an entry lists of a large object; none of a small one.

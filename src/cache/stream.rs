@@ -52,6 +52,12 @@ impl Course {
         self.requests.len() as u64
     }
 
+    /// How many bytes its frames unpack to.
+    pub fn content_bytes(&self, catalogue: &Catalogue) -> u64 {
+        let raw = |number: &u32| catalogue.frame(*number).map_or(0, |frame| u64::from(frame.raw_length));
+        self.numbers.iter().map(raw).sum()
+    }
+
     /// How many bytes they ask for.
     pub fn bytes(&self) -> u64 {
         self.requests.iter().map(|request| request.range.end - request.range.start).sum()

@@ -6,8 +6,10 @@
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::beginning::Beginning;
 use super::counters::{LazyCounters, LazyFigures};
@@ -16,12 +18,16 @@ use super::error::FetchError;
 use super::fill::{self, Fill, Rest};
 use super::frames::Frames;
 use super::image::{LazyImage, LazyImageError};
+use super::janitor;
 use super::local::LastLook;
 use super::origin::Origin;
+use super::prefetch::{self, PrefetchError, PrefetchPlan, Selection};
+use super::room::Room;
 use super::shelf::Shelf;
+use super::whole::Wholeness;
 use crate::image::{Image, ObjectRef};
 use crate::model::{Commit, CommitId, ObjectId};
-use crate::remote::format::Placement;
+use crate::remote::format::{Placement, ProfileText};
 use crate::remote::transport::Transport;
 use crate::store::{Absent, Fetch, ObjectSource, ReadError, Store};
 
@@ -66,6 +72,8 @@ pub enum LazyError {
 pub struct LazyOptions {
     /// How long readers wait.
     pub patience: Patience,
+    /// Bytes of fetched contents that are kept at most, instead of what the repository says.
+    pub cache_size: Option<u64>,
 }
 
 /// A commit to be opened, and where its missing parts are; none of them can be fetched when there is no remote.
@@ -89,6 +97,7 @@ pub struct LazyTree {
     crew: Arc<Crew>,
     counters: Arc<LazyCounters>,
     local: LastLook,
+    janitor: Mutex<Option<JoinHandle<()>>>,
     patience: Patience,
 }
 
@@ -103,8 +112,12 @@ impl LazyTree {
         let crew = Arc::new(Crew::start().map_err(LazyError::Thread)?);
         let counters = Arc::<LazyCounters>::default();
         let image = LazyImage::open(store, commit.image, &origin, &crew, beginning)?;
-        let shelf = Shelf::start(store).map_err(LazyError::Thread)?;
-        let frames = Arc::new(Frames::new(&origin, &image, store, shelf, &crew, &counters));
+        let room = Arc::new(Room::new(options.cache_size, store.config().cache_size));
+        let shelf = Shelf::start(store, &room).map_err(LazyError::Thread)?;
+        let frames = Arc::new(Frames::new(&origin, &image, shelf, room, &crew, &counters));
+        let kept = Arc::clone(&frames);
+        let janitor = thread::Builder::new().name("janitor".to_owned()).spawn(move || janitor::run(&kept));
+        let janitor = Mutex::new(Some(janitor.map_err(LazyError::Thread)?));
         Ok(Arc::new(Self {
             commit: id,
             content_bytes: commit.content_bytes,
@@ -115,6 +128,7 @@ impl LazyTree {
             crew,
             counters,
             local: LastLook::default(),
+            janitor,
             patience: options.patience,
         }))
     }
@@ -128,14 +142,45 @@ impl LazyTree {
     /// Begins to fetch what is going to be needed, in a thread of its own that ends with the mount.
     pub fn fill(self: &Arc<Self>, wanted: Fill) {
         let frames = Arc::clone(&self.frames);
+        let commit = self.commit;
         let run = move || {
             if fill::first_things(&frames, &wanted) && wanted.rest == Rest::Everything {
-                fill::everything(&frames);
+                fill::everything(&frames, commit);
             }
         };
         if let Err(error) = thread::Builder::new().name("fill".to_owned()).spawn(run) {
             tracing::warn!("nothing is fetched in the background: {error}");
         }
+    }
+
+    /// Plans to fetch what is selected. Asks the remote for names only.
+    ///
+    /// # Errors
+    /// [`PrefetchError`].
+    pub fn plan_prefetch(&self, selection: &Selection) -> Result<PrefetchPlan, PrefetchError> {
+        prefetch::plan(&self.frames, self.commit, selection)
+    }
+
+    /// Fetches what was planned for `selection`. What came before a failure is kept.
+    ///
+    /// # Errors
+    /// [`PrefetchError`].
+    pub fn prefetch(&self, plan: &PrefetchPlan, selection: &Selection) -> Result<Wholeness, PrefetchError> {
+        prefetch::fetch(&self.frames, self.commit, plan, selection)
+    }
+
+    /// What was published as being read first, by path; none when nothing was.
+    ///
+    /// # Errors
+    /// [`PrefetchError::Fetch`].
+    pub fn published_profile(&self) -> Result<Option<ProfileText>, PrefetchError> {
+        prefetch::published_profile(&self.frames)
+    }
+
+    /// Bytes that came in long requests: how far a prefetch is.
+    #[must_use]
+    pub fn streamed(&self) -> u64 {
+        self.counters.streamed.load(Ordering::Relaxed)
     }
 
     /// How it stands.
@@ -159,9 +204,16 @@ impl LazyTree {
             objects_local: local.map(|local| local.objects),
             bytes: self.content_bytes,
             bytes_local: local.map_or(0, |local| local.bytes),
+            bytes_partial: local.map_or(0, |local| local.partial),
             offline_safe: self.image.missing() == 0
                 && local.is_some_and(|local| local.objects == u64::from(self.image().object_count())),
             online: self.origin.is_online(),
+            offline_seconds: self.origin.outage().map(|outage| outage.since.elapsed().as_secs()),
+            bytes_streamed: counters.streamed.load(Ordering::Relaxed),
+            cache_limit: self.frames.room.limit(),
+            cache_used: self.frames.room.used(),
+            evictions: counters.gone.load(Ordering::Relaxed),
+            bytes_evicted: counters.evicted.load(Ordering::Relaxed),
         }
     }
 
@@ -174,7 +226,13 @@ impl LazyTree {
     /// Writes what waits in memory.
     pub fn flush(&self) {
         self.crew.close();
+        self.frames.room.close();
         self.frames.shelf.close();
+        if let Some(janitor) = self.janitor.lock().take()
+            && janitor.join().is_err()
+        {
+            tracing::error!("the thread that makes room panicked");
+        }
     }
 
     /// Until when a reader who could wait until `deadline` does wait; `None` if not at all.

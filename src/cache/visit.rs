@@ -11,6 +11,7 @@ use super::tree::{LazyError, LazyOptions, LazyTree, Source};
 use crate::disk::{self, LockError, Wait};
 use crate::model::{Commit, CommitId, RefName};
 use crate::remote::format::Placement;
+use crate::remote::transport::Transport;
 use crate::remote::{Remote, RemoteError, RemotesError, Tip};
 use crate::store::{Expect, ReadError, RefEdit, RefError, Store, StoreWriter, WriteError};
 
@@ -102,6 +103,13 @@ impl Visit {
     /// [`VisitError::Read`].
     pub fn local(store: &Store, id: CommitId) -> Result<Self, VisitError> {
         Ok(Self { source: Source { id, commit: store.commit(id)?, remote: None, beginning: None } })
+    }
+
+    /// The same, with what is missing to be had by `transport`, if it was ever learned where it is there.
+    #[must_use]
+    pub fn through(mut self, store: &Store, transport: Transport) -> Self {
+        self.source.remote = read_placement(store, self.source.id).map(|placement| (transport, placement));
+        self
     }
 
     /// The commit's id.

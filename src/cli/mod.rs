@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 
 mod cat;
 mod commit;
+mod config;
 mod demo;
 mod diff;
 mod error;
@@ -26,8 +27,11 @@ mod ls;
 mod mount;
 mod mounts;
 mod output;
+mod prefetch;
+mod profile;
 mod publish;
 mod pull;
+mod record;
 mod refs;
 mod remote;
 mod remote_source;
@@ -74,6 +78,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Init(init::Args),
+    Config(config::Args),
     Commit(commit::Args),
     Refs(refs::Args),
     Log(log::Args),
@@ -90,6 +95,8 @@ enum Verb {
     Serve(serve::Args),
     Remote(remote::Args),
     Pull(pull::Args),
+    Prefetch(prefetch::Args),
+    Profile(profile::Args),
     Demo(demo::Args),
     Mount(mount::Args),
     Umount(umount::Args),
@@ -117,6 +124,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let context = Context { repo: cli.repo };
     let result = match &cli.verb {
         Verb::Init(args) => init::run(args, &context),
+        Verb::Config(args) => config::run(args, &context),
         Verb::Commit(args) => commit::run(args, &context),
         Verb::Refs(args) => refs::run(args, &context),
         Verb::Log(args) => log::run(args, &context),
@@ -133,6 +141,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Serve(args) => serve::run(args),
         Verb::Remote(args) => remote::run(args, &context),
         Verb::Pull(args) => pull::run(args, &context),
+        Verb::Prefetch(args) => prefetch::run(args, &context),
+        Verb::Profile(args) => profile::run(args, &context),
         Verb::Demo(args) => demo::run(args),
         Verb::Mount(args) => mount::run(args, &context),
         Verb::Umount(args) => umount::run(args),

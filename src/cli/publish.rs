@@ -8,9 +8,8 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use serde_json::json;
 
-use super::{Context, keys, output, repository};
+use super::{Context, keys, lazy, output, repository};
 use crate::model::RefName;
-use crate::remote::format::ProfileText;
 use crate::remote::publish::{
     PublishError, PublishOptions, PublishPlan, PublishReport, PublishRequest, apply, plan, survey,
 };
@@ -75,7 +74,7 @@ pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
     let store = repository::open(context)?;
     let transport = destination(&args.destination, &store)?;
     let signers = args.sign.iter().map(|key| keys::secret(key)).collect::<Result<Vec<_>>>()?;
-    let profile = args.profile.as_ref().map(read_profile).transpose()?;
+    let profile = args.profile.as_deref().map(lazy::read_profile).transpose()?;
     let request = PublishRequest {
         names: args.refs.clone(),
         depth: args.depth,
@@ -130,11 +129,6 @@ fn destination(text: &str, store: &Store) -> Result<Transport> {
         }
     };
     Ok(Transport::open_destination(&url, &options)?)
-}
-
-fn read_profile(path: &PathBuf) -> Result<ProfileText> {
-    let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    ProfileText::parse(&text).with_context(|| format!("{}", path.display()))
 }
 
 /// Adds the next command where there is an obvious one.

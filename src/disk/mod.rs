@@ -16,6 +16,6 @@ pub use directory::{DirectoryEntry, list, open_directory, open_file_at};
 pub use extents::data_extents;
 pub use lock::{Lock, LockError, Wait};
 pub use positioned::read_from;
-pub use replace::{promote, remove_directory, replace, sync_directory, sync_filesystem};
+pub use replace::{promote, remove_directory, replace, replace_in, sync_directory, sync_filesystem};
 pub use temporary::{TemporaryFile, TemporaryPath};
 pub use xattr::{XattrPair, read_xattrs, write_xattr};

@@ -4,10 +4,13 @@
 
 #![expect(clippy::disallowed_methods, reason = "this is the one door for renames")]
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, openat, renameat};
 
 use super::TemporaryFile;
 
@@ -23,6 +26,21 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     temporary.file().sync_all()?;
     temporary.persist(path)?;
     sync_directory(&parent)
+}
+
+/// Like [`replace`], for the file `name` of an open directory, whose path may mean nothing any more.
+///
+/// # Errors
+/// As for [`replace`].
+pub fn replace_in(directory: &OwnedFd, name: &OsStr, bytes: &[u8]) -> io::Result<()> {
+    let mut beside = name.to_owned();
+    beside.push(".new");
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let mut file = File::from(openat(directory, &beside, flags, Mode::from(0o644))?);
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    renameat(directory, &beside, directory, name)?;
+    Ok(rustix::fs::fsync(directory)?)
 }
 
 /// Gives `file`, which is at `from`, the name `to`, durably: its bytes are synced first, then it is renamed over whatever

@@ -81,13 +81,27 @@ pub enum Action {
 }
 
 /// What is fetched before it is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Profile {
-    /// Nothing.
+    /// What the publisher says is read first, as soon as some file is read.
     #[default]
-    None,
-    /// `auto`: what the publisher says that a boot reads.
+    WhenReading,
+    /// `auto`: the same, at once.
     Auto,
+    /// `none`: nothing.
+    None,
+    /// What a file lists, at once.
+    File(PathBuf),
+}
+
+impl Profile {
+    fn parse(value: &str) -> Self {
+        match value {
+            "auto" => Self::Auto,
+            "none" => Self::None,
+            file => Self::File(file.into()),
+        }
+    }
 }
 
 /// Who may look into the mount.
@@ -127,6 +141,8 @@ pub struct MountOptions {
     pub cache_size: Option<u64>,
     /// `profile=`: what is fetched first.
     pub profile: Profile,
+    /// `profile-record=`: where it is written down what is read.
+    pub profile_record: Option<PathBuf>,
     /// `context=` and its kin, for the security module, as given.
     pub security: Vec<String>,
 }
@@ -146,6 +162,7 @@ impl Default for MountOptions {
             fetch_timeout: Some(FETCH_TIMEOUT),
             cache_size: None,
             profile: Profile::default(),
+            profile_record: None,
             security: Vec::new(),
         }
     }
@@ -182,9 +199,6 @@ pub enum OptionError {
     /// Not a number of bytes.
     #[error("mount option 'cache-size={0}': a number of bytes is needed, with K, M or G after it if you like")]
     Size(String),
-    /// Not a profile.
-    #[error("mount option 'profile={0}': only 'auto' and 'none' are possible")]
-    Profile(String),
     /// Not a path inside an image.
     #[error("mount option 'subdir': {0}")]
     Subdir(#[from] PathError),
@@ -198,6 +212,7 @@ const VALUED: &[&str] = &[
     "fetch-timeout",
     "cache-size",
     "profile",
+    "profile-record",
     "context",
     "fscontext",
     "defcontext",
@@ -271,9 +286,8 @@ impl MountOptions {
             ("context" | "fscontext" | "defcontext" | "rootcontext", Some(_)) => self.security.push(option.to_owned()),
             ("fetch-timeout", Some(value)) => self.fetch_timeout = Some(seconds(value)?),
             ("cache-size", Some(value)) => self.cache_size = Some(bytes(value)?),
-            ("profile", Some("auto")) => self.profile = Profile::Auto,
-            ("profile", Some("none")) => self.profile = Profile::None,
-            ("profile", Some(value)) => return Err(OptionError::Profile(value.to_owned())),
+            ("profile", Some(value)) => self.profile = Profile::parse(value),
+            ("profile-record", Some(value)) => self.profile_record = Some(value.into()),
             ("nowait", _) => self.fetch_timeout = None,
             ("passthrough", _) => self.mode = Mode::Passthrough,
             ("allow_other", _) => self.audience = Audience::Everybody,
@@ -386,7 +400,7 @@ mod tests {
             message("cache-size=much"),
             "mount option 'cache-size=much': a number of bytes is needed, with K, M or G after it if you like"
         );
-        assert!(message("profile=mine").starts_with("mount option 'profile=mine'"));
+        assert_eq!(message("profile-record"), "mount option 'profile-record' needs a value: NAME=VALUE");
         assert_eq!(message("threads=0"), "mount option 'threads=0': a number from 1 to 64 is needed");
         assert!(message("subdir=../x").starts_with("mount option 'subdir': bad path"));
     }

@@ -41,6 +41,9 @@ impl Vfs {
         let Some(object) = self.content(ino, size, offset..offset + wanted as u64)?.filter(|_| wanted > 0) else {
             return Ok(0);
         };
+        if let Some(recorder) = &*self.recorder.read() {
+            recorder.note(ino, size, offset, wanted as u64);
+        }
         let buffer = &mut buffer[..wanted];
         match self.image.extents(ino)? {
             None => self.read_data(&object, offset, buffer)?,

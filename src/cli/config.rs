@@ -1,0 +1,121 @@
+//! `sapwood config`: the settings of a repository.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+use super::{Context, output, repository};
+use crate::store::Config;
+
+/// Show or change the settings of the repository
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sapwood config                        all settings
+  sapwood config cache-size             one
+  sapwood config cache-size 2G          keep at most 2 GiB of what lazy mounts fetched
+  sapwood config cache-size none        keep everything
+
+cache-size bounds what was fetched and is not part of a commit that is here as a whole: what was not
+used for longest goes first, and is fetched again when it is read. Running mounts obey within seconds.")]
+pub struct Args {
+    /// Which setting: cache-size, pack-limit
+    #[arg(value_name = "NAME")]
+    name: Option<String>,
+    /// What it is to be; K, M, G and T after a number are powers of 1024
+    #[arg(value_name = "VALUE")]
+    value: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Bytes with a unit, as `512M`.
+///
+/// # Errors
+/// Says what is expected.
+pub fn parse_size(text: &str) -> Result<u64> {
+    let number = text.trim_end_matches(['K', 'k', 'M', 'm', 'G', 'g', 'T', 't']);
+    let shift = match &text[number.len()..] {
+        "" => 0,
+        "K" | "k" => 10,
+        "M" | "m" => 20,
+        "G" | "g" => 30,
+        "T" | "t" => 40,
+        _ => bail!("'{text}' is no size: write bytes, or a number with K, M, G or T"),
+    };
+    match number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift)) {
+        Some(bytes) => Ok(bytes),
+        None => bail!("'{text}' is no size: write bytes, or a number with K, M, G or T"),
+    }
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// When there is no such setting, or the value is none.
+pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
+    let store = repository::open(context)?;
+    let config = match (&args.name, &args.value) {
+        (Some(name), Some(value)) => {
+            let change = parse_change(name, value)?;
+            store.change_config(|config| change.apply(config))?
+        }
+        _ => store.config().clone(),
+    };
+    if args.json {
+        output::json(&config)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    match (args.name.as_deref(), &args.value) {
+        (_, Some(_)) => {}
+        (None, None) => output::line(config.render().trim_end())?,
+        (Some("cache-size"), None) => output::line(config.cache_size.map_or("none".into(), |size| size.to_string()))?,
+        (Some("pack-limit"), None) => output::line(config.pack_limit)?,
+        (Some(other), None) => bail!(unknown(other)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A change that was understood.
+enum Change {
+    CacheSize(Option<u64>),
+    PackLimit(u64),
+}
+
+impl Change {
+    const fn apply(&self, config: &mut Config) {
+        match self {
+            Self::CacheSize(size) => config.cache_size = *size,
+            Self::PackLimit(limit) => config.pack_limit = *limit,
+        }
+    }
+}
+
+fn parse_change(name: &str, value: &str) -> Result<Change> {
+    match (name, value) {
+        ("cache-size", "none") => Ok(Change::CacheSize(None)),
+        ("cache-size", size) => Ok(Change::CacheSize(Some(parse_size(size)?))),
+        ("pack-limit", size) => Ok(Change::PackLimit(parse_size(size)?)),
+        _ => bail!(unknown(name)),
+    }
+}
+
+fn unknown(name: &str) -> String {
+    format!("there is no setting '{name}': there are cache-size and pack-limit")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_with_and_without_a_unit() {
+        for (text, bytes) in [("0", 0), ("17", 17), ("512M", 512 << 20), ("2g", 2 << 30), ("1T", 1 << 40)] {
+            assert_eq!(parse_size(text).expect("a size"), bytes);
+        }
+        for bad in ["", "M", "1X", "1MM", "-1", "99999999999T"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+}
