@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use serde_json::json;
 
-use super::{Context, keys, output, repository};
+use super::{Context, environment, keys, output, repository};
 use crate::model::RefName;
 use crate::remote::format::ProfileText;
 use crate::remote::publish::{
@@ -116,7 +116,7 @@ pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
 /// A URL, or the remote of that name.
 fn destination(text: &str, store: &Store) -> Result<Transport> {
     let (url, options) = if text.contains("://") {
-        (text.to_owned(), super::remote::transport_options())
+        (text.to_owned(), environment::transport_options())
     } else {
         let name = text.parse().with_context(|| format!("'{text}' is neither a URL nor a remote"))?;
         match Remotes::of(store).read(&name) {
@@ -124,7 +124,7 @@ fn destination(text: &str, store: &Store) -> Result<Transport> {
                 bail!("'{text}' is neither a URL nor a remote; for a directory write file://{text}")
             }
             other => {
-                let config = other?;
+                let config = environment::complete(other?);
                 (config.url, config.transport)
             }
         }
