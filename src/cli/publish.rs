@@ -12,7 +12,7 @@ use super::{Context, environment, keys, output, repository};
 use crate::model::RefName;
 use crate::remote::format::ProfileText;
 use crate::remote::publish::{
-    PublishError, PublishOptions, PublishPlan, PublishReport, PublishRequest, apply, plan, survey,
+    PACK_SIZE, PublishError, PublishOptions, PublishPlan, PublishReport, PublishRequest, apply, plan, survey,
 };
 use crate::remote::transport::Transport;
 use crate::remote::{Remotes, RemotesError};
@@ -55,6 +55,9 @@ pub struct Args {
     /// Replace what is published even if it is no ancestor
     #[arg(long)]
     force: bool,
+    /// Bytes after which a pack ends
+    #[arg(long, value_name = "BYTES", hide = true, default_value_t = PACK_SIZE)]
+    pack_size: u64,
     /// Only say what would be sent
     #[arg(long)]
     dry_run: bool,
@@ -71,6 +74,10 @@ const DEFAULT_LEVEL: i32 = 6;
 /// # Errors
 /// When something cannot be read here or written there.
 pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
+    publish(args, context).with_context(|| format!("cannot publish to {}", args.destination))
+}
+
+fn publish(args: &Args, context: &Context) -> Result<ExitCode> {
     let begin = Instant::now();
     let store = repository::open(context)?;
     let transport = destination(&args.destination, &store)?;
@@ -98,6 +105,7 @@ pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
     }
     let options = PublishOptions {
         level: args.level,
+        pack_size: args.pack_size,
         threads: std::thread::available_parallelism().map_or(1, usize::from),
         signers,
         announcements,

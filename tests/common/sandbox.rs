@@ -305,7 +305,13 @@ impl Repository {
                 command
             }
         };
-        command.arg("--repo").arg(&self.path).args(arguments).env_remove("SAPWOOD_REPO");
+        // What whoever runs the tests has set is not what they test.
+        for name in
+            ["SAPWOOD_REPO", "http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "SSL_CERT_FILE"]
+        {
+            command.env_remove(name);
+        }
+        command.arg("--repo").arg(&self.path).args(arguments);
         command
     }
 

@@ -132,7 +132,8 @@ fn ancestors(store: &Store, name: &RefName, depth: u64) -> Result<Vec<CommitId>,
     Ok(ids)
 }
 
-fn read_ref(transport: &Transport, name: &RefName) -> Result<Option<PublishedRef>, PublishError> {
+/// A ref as it is published now, if it is.
+pub(super) fn read_ref(transport: &Transport, name: &RefName) -> Result<Option<PublishedRef>, PublishError> {
     let path = layout::reference(name);
     let Some((bytes, version)) = transport.get(&path, REF_SIZE_MAX)? else { return Ok(None) };
     let damaged = |error: &dyn std::fmt::Display| PublishError::damaged(path.clone(), error);

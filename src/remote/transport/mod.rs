@@ -90,15 +90,18 @@ impl Transport {
     /// Like [`Self::open`], for a URL that is published to: a directory is made when something is written.
     ///
     /// # Errors
-    /// As for [`Self::open`].
+    /// As for [`Self::open`], and [`TransportError::CannotWrite`] for a plain web server: better now than after an hour of
+    /// packing.
     pub fn open_destination(url: &str, options: &TransportOptions) -> Result<Self, TransportError> {
-        Self::open_for(Purpose::Destination, url, options)
+        let transport = Self::open_for(Purpose::Destination, url, options)?;
+        transport.writable()?;
+        Ok(transport)
     }
 
     fn open_for(purpose: Purpose, url: &str, options: &TransportOptions) -> Result<Self, TransportError> {
         let counters = Arc::default();
         let urls = std::iter::once(url).chain(options.mirrors.iter().map(String::as_str));
-        let open = |at| Endpoint::open(at, url, options, &counters, purpose);
+        let open = |place| Endpoint::open(url, place, options, &counters, purpose);
         let endpoints = urls.map(open).collect::<Result<_, _>>()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)

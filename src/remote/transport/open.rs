@@ -52,7 +52,7 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    /// The place at `url`, which is `options`' own URL or one of its mirrors.
+    /// The place at `url`, which is `main` or one of its mirrors.
     pub(super) fn open(
         main: &str,
         url: &str,
@@ -68,6 +68,9 @@ impl Endpoint {
             return Err(bad(&"a name or password does not belong into it; see --bearer-file"));
         }
         let scheme = parsed.scheme();
+        if let Some((name, value)) = options.settings.iter().find(|(name, value)| is_bad_endpoint(name, value)) {
+            return Err(bad(&format_args!("{name} should be a URL such as https://s3.example.org, and is '{value}'")));
+        }
         let is_same_server = || Url::parse(main).is_ok_and(|main| main.origin() == parsed.origin());
         let bearer = match scheme {
             "http" | "https" if is_same_server() => Bearer::Sent,
@@ -143,6 +146,12 @@ fn az(url: &str, options: &TransportOptions, connector: Connector) -> Opened {
     let builder = MicrosoftAzureBuilder::new().with_url(url).with_retry(retry(options));
     let builder = configured(builder, options, |builder, key, value| builder.with_config(key, value));
     Ok(Box::new(builder.with_http_connector(connector).build()?))
+}
+
+/// Whether a setting that names a server does not: the object stores take it for checked.
+fn is_bad_endpoint(name: &str, value: &str) -> bool {
+    let names_server = name.contains("ENDPOINT") && !name.contains("USE_") || name == "GOOGLE_BASE_URL";
+    names_server && !Url::parse(value).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
 }
 
 /// Hands over those settings that a builder knows.

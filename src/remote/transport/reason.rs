@@ -100,14 +100,13 @@ pub enum Reason {
 pub struct Said(String);
 
 impl Said {
-    /// The gist of a body: code and message of a bucket's error, or the first line of a plain text. A page is nothing to
-    /// show.
+    /// The gist of a body: code and message of a bucket's error, the title of a page, or the first line of a plain text.
     pub(super) fn of(body: &[u8]) -> Self {
         let text = String::from_utf8_lossy(body);
         let words = match (element(&text, "Code"), element(&text, "Message")) {
             (Some(code), Some(message)) => format!("{code}: {message}"),
             (Some(code), None) => code.to_owned(),
-            _ if text.trim_start().starts_with('<') => String::new(),
+            _ if text.trim_start().starts_with('<') => element(&text, "title").unwrap_or_default().to_owned(),
             _ => text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default().to_owned(),
         };
         Self(clean(&words))

@@ -130,7 +130,7 @@ impl Transport {
         }
     }
 
-    fn writable(&self) -> Result<&Endpoint, TransportError> {
+    pub(super) fn writable(&self) -> Result<&Endpoint, TransportError> {
         let endpoint = self.first();
         match endpoint.kind {
             Kind::Web => Err(TransportError::CannotWrite { url: endpoint.url.clone() }),

@@ -123,10 +123,12 @@ impl Connector {
         request: reqwest::Request,
         body: object_store::client::HttpRequestBody,
     ) -> Result<HttpResponse, HttpError> {
-        let nobody = |_| HttpError::new(HttpErrorKind::Unknown, Reason::NoCredentials);
         let pace = Pace { rate: 1, window: METADATA_PATIENCE };
-        let answer = pace::execute(&self.metadata, request, body, Duration::ZERO, pace).await.map_err(nobody)?;
-        Ok(watched(answer, pace))
+        match pace::execute(&self.metadata, request, body, Duration::ZERO, pace).await {
+            Ok(answer) if answer.status().is_success() => Ok(watched(answer, pace)),
+            // Nobody is there, or has nothing for us, or is somebody else.
+            _ => Err(HttpError::new(HttpErrorKind::Unknown, Reason::NoCredentials)),
+        }
     }
 }
 
