@@ -101,7 +101,7 @@ fn a_connection_that_died_without_a_word_is_not_used_for_ever() {
         ca_file: Some(authority.file.clone()),
         connect_timeout: 2,
         stall_timeout: 1,
-        patience: 60,
+        patience: 30,
         ..TransportOptions::default()
     };
     let transport = Transport::open(&format!("https://{}", link.address()), &options).expect("a URL");

@@ -83,13 +83,19 @@ fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
 }
 
 /// An answer with a part must have the part that was asked for, or as much of it as the file has.
-fn check_range(response: HttpResponse, (first, last): (u64, u64)) -> Result<HttpResponse, HttpError> {
+fn check_range(mut response: HttpResponse, (first, last): (u64, u64)) -> Result<HttpResponse, HttpError> {
     let found = text(response.headers(), &CONTENT_RANGE).unwrap_or("no Content-Range");
-    let is_right = parse_content_range(found).is_some_and(|(start, end, total)| {
-        let (enough, ends) = (last.min(total.saturating_sub(1)), end.checked_add(1).is_some_and(|end| end <= total));
-        start == first && end == enough && start <= end && ends
+    let length = parse_content_range(found).and_then(|(start, end, total)| {
+        let is_right = start == first && end == last.min(total.saturating_sub(1)) && end < total;
+        (is_right && start <= end).then(|| end - start + 1)
     });
-    if is_right { Ok(response) } else { Err(unusable(Reason::WrongRange { first, last, found: clean(found) })) }
+    let Some(length) = length else {
+        return Err(unusable(Reason::WrongRange { first, last, found: clean(found) }));
+    };
+    // One that comes in chunks need not say it twice, but is expected to.
+    let header = HeaderValue::from_str(&length.to_string()).expect("digits");
+    response.headers_mut().entry(CONTENT_LENGTH).or_insert(header);
+    Ok(response)
 }
 
 /// First byte, last byte, and length of the file.
