@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -14,6 +14,10 @@ use crate::remote::transport::{Traffic, Transport, TransportError};
 
 /// Failures of different kinds that are logged; more of them say nothing new.
 const COMPLAINTS_MAX: u64 = 64;
+
+/// How long a request is sent again and again before its failure is told. Whoever reads asks again himself; and what waits
+/// here holds one of the few threads that fetch.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A time in which nobody answers, still going on.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +42,7 @@ pub(super) struct Origin {
 impl Origin {
     /// Of a commit with this placement; of one that is here and nowhere else when there is none.
     pub fn new(remote: Option<(Transport, Placement)>) -> Self {
+        let remote = remote.map(|(transport, placement)| (transport.impatient(PATIENCE), placement));
         Self {
             remote,
             online: AtomicBool::new(true),

@@ -21,7 +21,7 @@ mod turns;
 mod write;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::{Duration, SystemTime};
 
 pub use counters::{Counters, Traffic};
@@ -65,6 +65,8 @@ pub struct Listed {
 #[derive(Clone)]
 pub struct Transport {
     inner: Arc<Inner>,
+    /// How long to go on receiving when nothing comes.
+    patience: Duration,
 }
 
 struct Inner {
@@ -75,7 +77,8 @@ struct Inner {
     runtime: tokio::runtime::Runtime,
     counters: Arc<Counters>,
     limit: Option<RateLimit>,
-    patience: Duration,
+    /// Whether it was said that nobody answers.
+    said: AtomicBool,
 }
 
 impl Transport {
@@ -110,8 +113,15 @@ impl Transport {
             .build()
             .map_err(TransportError::Runtime)?;
         let limit = options.rate_limit.map(RateLimit::new);
-        let (preferred, patience) = (AtomicUsize::new(0), options.retry_limit());
-        Ok(Self { inner: Arc::new(Inner { endpoints, preferred, runtime, counters, limit, patience }) })
+        let (preferred, said) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let inner = Arc::new(Inner { endpoints, preferred, runtime, counters, limit, said });
+        Ok(Self { inner, patience: options.retry_limit() })
+    }
+
+    /// The same connection for somebody who does not wait longer than `patience` for what does not come.
+    #[must_use]
+    pub fn impatient(&self, patience: Duration) -> Self {
+        Self { inner: Arc::clone(&self.inner), patience: self.patience.min(patience) }
     }
 
     /// The URL this leads to.

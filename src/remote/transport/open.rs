@@ -45,6 +45,9 @@ pub(super) enum Purpose {
 pub(super) struct Endpoint {
     pub url: String,
     pub kind: Kind,
+    /// For receiving: asks once. Who asks again, and whom, is decided above.
+    pub once: Box<dyn ObjectStore>,
+    /// For everything else: asks again by itself.
     pub store: Box<dyn ObjectStore>,
     /// What stands before every path.
     pub prefix: Path,
@@ -76,20 +79,23 @@ impl Endpoint {
             "http" | "https" if is_same_server() => Bearer::Sent,
             _ => Bearer::Withheld,
         };
-        let connector = || Connector::new(options, bearer, counters);
-        let (kind, store, prefix): (Kind, object_store::Result<Box<dyn ObjectStore>>, Path) = match scheme {
+        let (kind, open, prefix): (Kind, Opener, Path) = match scheme {
             "file" => {
                 let directory = parsed.to_file_path().map_err(|()| bad(&"it names no path of this machine"))?;
-                (Kind::Directory(directory), Ok(Box::new(LocalFileSystem::new().with_fsync(true))), prefix)
+                (Kind::Directory(directory), directory_store, prefix)
             }
-            "http" | "https" => (Kind::Web, web(url, options, connector()?), Path::default()),
-            "s3" | "s3a" => (Kind::Bucket, s3(url, options, connector()?), prefix),
-            "gs" => (Kind::Bucket, gs(url, options, connector()?), prefix),
-            "az" | "abfs" | "abfss" => (Kind::Bucket, az(url, options, connector()?), prefix),
+            "http" | "https" => (Kind::Web, web, Path::default()),
+            "s3" | "s3a" => (Kind::Bucket, s3, prefix),
+            "gs" => (Kind::Bucket, gs, prefix),
+            "az" | "abfs" | "abfss" => (Kind::Bucket, az, prefix),
             other => return Err(bad(&format_args!("'{other}' is none of file, http, https, s3, gs, az"))),
         };
-        let store = store.map_err(|error| bad(&error))?;
-        Ok(Self { url: url.to_owned(), kind, store, prefix, purpose })
+        let connector = Connector::new(options, bearer, counters)?;
+        let persistent = connector.persistent(options.retry_limit());
+        let once = RetryConfig { max_retries: 0, ..RetryConfig::default() };
+        let once = open(url, options, connector, once).map_err(|error| bad(&error))?;
+        let store = open(url, options, persistent, retry(options)).map_err(|error| bad(&error))?;
+        Ok(Self { url: url.to_owned(), kind, once, store, prefix, purpose })
     }
 
     /// The path of a file in the object store.
@@ -123,27 +129,32 @@ impl Endpoint {
 }
 
 type Opened = object_store::Result<Box<dyn ObjectStore>>;
+type Opener = fn(&str, &TransportOptions, Connector, RetryConfig) -> Opened;
 
-fn web(url: &str, options: &TransportOptions, connector: Connector) -> Opened {
-    let builder = HttpBuilder::new().with_url(url.trim_end_matches('/')).with_retry(retry(options));
+fn directory_store(_: &str, _: &TransportOptions, _: Connector, _: RetryConfig) -> Opened {
+    Ok(Box::new(LocalFileSystem::new().with_fsync(true)))
+}
+
+fn web(url: &str, _: &TransportOptions, connector: Connector, retry: RetryConfig) -> Opened {
+    let builder = HttpBuilder::new().with_url(url.trim_end_matches('/')).with_retry(retry);
     let plain = ClientOptions::new().with_allow_http(true);
     Ok(Box::new(builder.with_client_options(plain).with_http_connector(connector).build()?))
 }
 
-fn s3(url: &str, options: &TransportOptions, connector: Connector) -> Opened {
-    let builder = AmazonS3Builder::new().with_url(url).with_retry(retry(options));
+fn s3(url: &str, options: &TransportOptions, connector: Connector, retry: RetryConfig) -> Opened {
+    let builder = AmazonS3Builder::new().with_url(url).with_retry(retry);
     let builder = configured(builder, options, |builder, key, value| builder.with_config(key, value));
     Ok(Box::new(builder.with_http_connector(connector).build()?))
 }
 
-fn gs(url: &str, options: &TransportOptions, connector: Connector) -> Opened {
-    let builder = GoogleCloudStorageBuilder::new().with_url(url).with_retry(retry(options));
+fn gs(url: &str, options: &TransportOptions, connector: Connector, retry: RetryConfig) -> Opened {
+    let builder = GoogleCloudStorageBuilder::new().with_url(url).with_retry(retry);
     let builder = configured(builder, options, |builder, key, value| builder.with_config(key, value));
     Ok(Box::new(builder.with_http_connector(connector).build()?))
 }
 
-fn az(url: &str, options: &TransportOptions, connector: Connector) -> Opened {
-    let builder = MicrosoftAzureBuilder::new().with_url(url).with_retry(retry(options));
+fn az(url: &str, options: &TransportOptions, connector: Connector, retry: RetryConfig) -> Opened {
+    let builder = MicrosoftAzureBuilder::new().with_url(url).with_retry(retry);
     let builder = configured(builder, options, |builder, key, value| builder.with_config(key, value));
     Ok(Box::new(builder.with_http_connector(connector).build()?))
 }
@@ -162,13 +173,12 @@ fn configured<B, K: FromStr>(builder: B, options: &TransportOptions, set: fn(B, 
     })
 }
 
-/// Tries again after 0.1 s, doubling with jitter up to 15 s. With mirrors, the next one is the better second try.
+/// Tries again after 0.1 s, doubling with jitter up to 15 s.
 fn retry(options: &TransportOptions) -> RetryConfig {
     let backoff = BackoffConfig {
         init_backoff: std::time::Duration::from_millis(100),
         max_backoff: std::time::Duration::from_secs(15),
         base: 2.0,
     };
-    let max_retries = if options.mirrors.is_empty() { 10 } else { 2 };
-    RetryConfig { backoff, max_retries, retry_timeout: options.retry_limit() }
+    RetryConfig { backoff, max_retries: 20, retry_timeout: options.retry_limit() }
 }

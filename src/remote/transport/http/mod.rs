@@ -49,11 +49,21 @@ pub(super) struct Connector {
     metadata: Client,
     counters: Arc<Counters>,
     connecting: Duration,
-    patience: Duration,
     pace: Pace,
+    persistence: Option<Persistence>,
+}
+
+/// Of a client below a store that sends requests again by itself.
+#[derive(Debug, Clone)]
+struct Persistence {
+    /// How long it does so.
+    patience: Duration,
     /// Whether it was said that nobody answers.
     said: Arc<AtomicBool>,
 }
+
+/// A server that asks for more than this before it answers again is not waited for.
+const WAIT_MAX: Duration = Duration::from_secs(60);
 
 impl Connector {
     pub(super) fn new(
@@ -75,10 +85,15 @@ impl Connector {
             metadata: built(metadata)?,
             counters: Arc::clone(counters),
             connecting: options.connect_limit(),
-            patience: options.retry_limit(),
             pace: Pace { rate: options.min_rate, window: options.stall_limit() },
-            said: Arc::default(),
+            persistence: None,
         })
+    }
+
+    /// The same for a store that sends requests again by itself for so long: waits as long as a busy server asks for, and says
+    /// once for what.
+    pub(super) fn persistent(&self, patience: Duration) -> Self {
+        Self { persistence: Some(Persistence { patience, said: Arc::default() }), ..self.clone() }
     }
 
     async fn ask(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
@@ -96,25 +111,12 @@ impl Connector {
         }
         let answer = pace::execute(&self.client, request, body, self.connecting, self.pace).await;
         let result = match answer {
-            Ok(answer) => judge(&question, watched(answer, self.pace), self.patience).await,
+            Ok(answer) => judge(&question, watched(answer, self.pace)).await,
             Err(error) => Err(error),
         };
-        self.tell(&result);
-        result
-    }
-
-    /// Once, so that whoever waits knows for what.
-    fn tell(&self, result: &Result<HttpResponse, HttpError>) {
-        let Err(error) = result else {
-            self.said.store(false, Ordering::Relaxed);
-            return;
-        };
-        let reason = std::error::Error::source(error).and_then(|reason| reason.downcast_ref::<Reason>());
-        if let Some(reason) = reason.filter(|reason| reason.may_pass())
-            && !self.patience.is_zero()
-            && !self.said.swap(true, Ordering::Relaxed)
-        {
-            tracing::warn!("{reason}; trying again for up to {} s", self.patience.as_secs());
+        match &self.persistence {
+            Some(persistence) => persistence.hold(result).await,
+            None => result,
         }
     }
 
@@ -129,6 +131,27 @@ impl Connector {
             // Nobody is there, or has nothing for us, or is somebody else.
             _ => Err(HttpError::new(HttpErrorKind::Unknown, Reason::NoCredentials)),
         }
+    }
+}
+
+impl Persistence {
+    /// Before a failure is passed on, and the request sent again.
+    async fn hold(&self, result: Result<HttpResponse, HttpError>) -> Result<HttpResponse, HttpError> {
+        let Err(error) = result else {
+            self.said.store(false, Ordering::Relaxed);
+            return result;
+        };
+        let reason = std::error::Error::source(&error).and_then(|reason| reason.downcast_ref::<Reason>());
+        let Some(reason) = reason.filter(|reason| reason.may_pass()).cloned() else { return Err(error) };
+        if let Reason::Busy { after, .. } = reason {
+            if after > self.patience.min(WAIT_MAX) {
+                return Err(HttpError::new(HttpErrorKind::Unknown, reason));
+            }
+            tokio::time::sleep(after).await;
+        } else if !self.patience.is_zero() && !self.said.swap(true, Ordering::Relaxed) {
+            tracing::warn!("{reason}; trying again for up to {} s", self.patience.as_secs());
+        }
+        Err(error)
     }
 }
 
