@@ -16,12 +16,13 @@ mod open;
 mod options;
 mod read;
 mod reason;
+mod sweep;
 mod tls;
 mod turns;
 mod write;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 pub use counters::{Counters, Traffic};
@@ -29,6 +30,7 @@ pub use error::TransportError;
 pub use options::TransportOptions;
 pub use reason::{Reason, Said};
 
+use crate::disk::Lock;
 use limit::RateLimit;
 use open::{Endpoint, Purpose};
 
@@ -79,6 +81,8 @@ struct Inner {
     limit: Option<RateLimit>,
     /// Whether it was said that nobody answers.
     said: AtomicBool,
+    /// Says to other publishers that we write to a directory.
+    writing: OnceLock<Lock>,
 }
 
 impl Transport {
@@ -114,7 +118,8 @@ impl Transport {
             .map_err(TransportError::Runtime)?;
         let limit = options.rate_limit.map(RateLimit::new);
         let (preferred, said) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let inner = Arc::new(Inner { endpoints, preferred, runtime, counters, limit, said });
+        let writing = OnceLock::new();
+        let inner = Arc::new(Inner { endpoints, preferred, runtime, counters, limit, said, writing });
         Ok(Self { inner, patience: options.retry_limit() })
     }
 

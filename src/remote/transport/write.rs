@@ -10,7 +10,7 @@ use object_store::{
 };
 
 use super::open::{Endpoint, Kind};
-use super::{Put, Transport, TransportError, Version};
+use super::{Put, Transport, TransportError, Version, sweep};
 use crate::disk::{Lock, LockError, Wait};
 
 /// Bytes of one part of a large upload: S3 wants at least 5 MiB and at most 10,000 parts.
@@ -29,6 +29,7 @@ impl Transport {
     /// [`TransportError::Exists`] or [`TransportError::Changed`] as `mode` asks; else what went wrong in the end.
     pub fn put(&self, path: &str, bytes: Bytes, mode: &Put) -> Result<Version, TransportError> {
         let endpoint = self.writable()?;
+        self.announce(endpoint, path)?;
         let length = bytes.len() as u64;
         let version = match (&endpoint.kind, mode) {
             (Kind::Directory(directory), Put::IfVersion(version)) => {
@@ -85,6 +86,7 @@ impl Transport {
             progress(length);
             return Ok(());
         }
+        self.announce(endpoint, path)?;
         self.count_local(endpoint);
         let error = |source| endpoint.failed("write", path, source);
         let begin = async { endpoint.store.put_multipart(&endpoint.path(path)).await };
@@ -136,6 +138,18 @@ impl Transport {
             Kind::Web => Err(TransportError::CannotWrite { url: endpoint.url.clone() }),
             Kind::Directory(_) | Kind::Bucket => Ok(endpoint),
         }
+    }
+
+    /// Says, before the first byte, that we write to a directory.
+    fn announce(&self, endpoint: &Endpoint, path: &str) -> Result<(), TransportError> {
+        let Kind::Directory(directory) = &endpoint.kind else { return Ok(()) };
+        if self.inner.writing.get().is_none() {
+            let lock =
+                sweep::enter(directory).map_err(|source| TransportError::Lock { path: path.to_owned(), source })?;
+            // Two threads may both have come here; one of the locks is enough.
+            let _ = self.inner.writing.set(lock);
+        }
+        Ok(())
     }
 
     fn lock(&self, directory: &Path, path: &str) -> Result<Lock, TransportError> {
