@@ -67,30 +67,33 @@ impl Endpoint {
             |reason: &dyn std::fmt::Display| TransportError::Url { url: url.to_owned(), reason: reason.to_string() };
         let parsed = Url::parse(url).map_err(|error| bad(&error))?;
         let prefix = Path::from_url_path(parsed.path()).map_err(|error| bad(&error))?;
-        if !parsed.username().is_empty() || parsed.password().is_some() {
-            return Err(bad(&"a name or password does not belong into it; see --bearer-file"));
-        }
         let scheme = parsed.scheme();
-        if let Some((name, value)) = options.settings.iter().find(|(name, value)| is_bad_endpoint(name, value)) {
-            return Err(bad(&format_args!("{name} should be a URL such as https://s3.example.org, and is '{value}'")));
+        if scheme == "file" {
+            let directory = parsed.to_file_path().map_err(|()| bad(&"it names no path of this machine"))?;
+            let store = || Box::new(LocalFileSystem::new().with_fsync(true));
+            let kind = Kind::Directory(directory);
+            return Ok(Self { url: url.to_owned(), kind, once: store(), store: store(), prefix, purpose });
         }
-        let is_same_server = || Url::parse(main).is_ok_and(|main| main.origin() == parsed.origin());
-        let bearer = match scheme {
-            "http" | "https" if is_same_server() => Bearer::Sent,
-            _ => Bearer::Withheld,
-        };
         let (kind, open, prefix): (Kind, Opener, Path) = match scheme {
-            "file" => {
-                let directory = parsed.to_file_path().map_err(|()| bad(&"it names no path of this machine"))?;
-                (Kind::Directory(directory), directory_store, prefix)
-            }
             "http" | "https" => (Kind::Web, web, Path::default()),
             "s3" | "s3a" => (Kind::Bucket, s3, prefix),
             "gs" => (Kind::Bucket, gs, prefix),
             "az" | "abfs" | "abfss" => (Kind::Bucket, az, prefix),
             other => return Err(bad(&format_args!("'{other}' is none of file, http, https, s3, gs, az"))),
         };
-        let connector = Connector::new(options, bearer, counters)?;
+        if kind == Kind::Web && (!parsed.username().is_empty() || parsed.password().is_some()) {
+            return Err(bad(&"a name or password does not belong into it; see --bearer-file"));
+        }
+        let mut settings = options.settings.iter().filter(|_| kind == Kind::Bucket);
+        if let Some((name, value)) = settings.find(|(name, value)| is_bad_endpoint(name, value)) {
+            return Err(bad(&format_args!("{name} should be a URL such as https://s3.example.org, and is '{value}'")));
+        }
+        let is_same_server = || Url::parse(main).is_ok_and(|main| main.origin() == parsed.origin());
+        let connector = match kind {
+            Kind::Web if is_same_server() => Connector::web(options, Bearer::Sent, counters)?,
+            Kind::Web => Connector::web(options, Bearer::Withheld, counters)?,
+            Kind::Bucket | Kind::Directory(_) => Connector::bucket(options, counters)?,
+        };
         let persistent = connector.persistent(options.retry_limit());
         let once = RetryConfig { max_retries: 0, ..RetryConfig::default() };
         let once = open(url, options, connector, once).map_err(|error| bad(&error))?;
@@ -130,10 +133,6 @@ impl Endpoint {
 
 type Opened = object_store::Result<Box<dyn ObjectStore>>;
 type Opener = fn(&str, &TransportOptions, Connector, RetryConfig) -> Opened;
-
-fn directory_store(_: &str, _: &TransportOptions, _: Connector, _: RetryConfig) -> Opened {
-    Ok(Box::new(LocalFileSystem::new().with_fsync(true)))
-}
 
 fn web(url: &str, _: &TransportOptions, connector: Connector, retry: RetryConfig) -> Opened {
     let builder = HttpBuilder::new().with_url(url.trim_end_matches('/')).with_retry(retry);

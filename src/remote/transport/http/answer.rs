@@ -35,6 +35,12 @@ pub(super) struct Question {
 }
 
 impl Question {
+    /// Whether a cache on the way should look whether it still has the newest: what is large is asked for in parts and named by
+    /// its content.
+    pub fn is_for_what_may_change(&self) -> bool {
+        self.method == Method::GET && self.range.is_none()
+    }
+
     /// The first and last byte that `bytes=A-B` asks for.
     pub fn range(value: &HeaderValue) -> Option<(u64, u64)> {
         let (first, last) = value.to_str().ok()?.strip_prefix("bytes=")?.split_once('-')?;
