@@ -42,8 +42,8 @@ pub enum Rest {
 pub(super) fn first_things(frames: &Arc<Frames>, fill: &Fill) -> bool {
     let hot = frames.image.fetch_hot(Instant::now() + UNHURRIED);
     log(hot);
-    let at_once = fill.rest == Rest::Everything
-        || matches!(fill.profile, ProfileChoice::Published | ProfileChoice::Listed(_));
+    let at_once =
+        fill.rest == Rest::Everything || matches!(fill.profile, ProfileChoice::Published | ProfileChoice::Listed(_));
     if !at_once && !frames.wait_until_wanted() {
         return false;
     }

@@ -24,13 +24,12 @@ use super::origin::Origin;
 use super::ranges::{GUESS_MAX, RUN_MAX, Run, plan};
 use super::room::Room;
 use super::shelf::{Key, Shelf};
+use crate::disk;
 use crate::image::{Image, ObjectRef};
 use crate::model::{BLOCK_SIZE, LARGE_OBJECT, LocatorId, ObjectId};
-use crate::remote::format::{Frame, LOCATOR_SIZE_MAX, Locator};
-use crate::remote::fetch::{check_announced, is_in_proportion};
+use crate::remote::format::{Frame, Locator, LocatorBound};
 use crate::remote::layout;
 use crate::store::{Absent, ObjectSource, ReadError, Store};
-use crate::disk;
 
 /// How long what nobody waits for may take to learn the names of what came.
 pub(super) const UNHURRIED: Duration = Duration::from_secs(60);
@@ -47,6 +46,8 @@ pub(super) struct Frames {
     pub flights: Flights<u32>,
     pub room: Arc<Room>,
     pub uses: Uses,
+    /// What the locator can hold at most, known before the image is here.
+    bound: LocatorBound,
     catalogue: OnceLock<Catalogue>,
     loading: Mutex<()>,
     ahead: Mutex<Ahead>,
@@ -69,6 +70,7 @@ impl Frames {
         room: Arc<Room>,
         crew: &Arc<Crew>,
         counters: &Arc<LazyCounters>,
+        bound: LocatorBound,
     ) -> Self {
         let store = shelf.store().clone();
         let shelf = Arc::new(shelf);
@@ -83,6 +85,7 @@ impl Frames {
             crew: Arc::clone(crew),
             counters: Arc::clone(counters),
             flights: Flights::default(),
+            bound,
             catalogue: OnceLock::new(),
             loading: Mutex::default(),
             ahead: Mutex::default(),
@@ -160,15 +163,15 @@ impl Frames {
         let Some(catalogue) = self.catalogue.get() else { return };
         let Some(frames) = catalogue.frames_of(object.index, offset, length) else { return };
         let large = (object.size > LARGE_OBJECT).then(|| catalogue.frames_of(object.index, 0, object.size)).flatten();
-        let wish = self.ahead.lock().touch(&Touch { frames, large, missed }, catalogue.locator().frames());
+        let mut wish = self.ahead.lock().touch(&Touch { frames, large, missed }, catalogue.locator().frames());
         let located = |frames: &mut dyn Iterator<Item = u32>| {
             frames.filter_map(|frame| Some((frame, catalogue.frame(frame)?))).collect::<Vec<_>>()
         };
-        for run in plan(located(&mut wish.likely.into_iter()), GUESS_MAX) {
+        for run in plan(located(&mut std::mem::take(&mut wish.likely).into_iter()), GUESS_MAX) {
             let lane = if self.origin.affords(run.range.end - run.range.start) { Lane::Guess } else { Lane::Later };
             self.fetch_ahead(lane, run);
         }
-        for run in plan(located(&mut wish.stream.into_iter()), RUN_MAX) {
+        for run in plan(located(&mut wish.stream), RUN_MAX) {
             self.fetch_ahead(Lane::Later, run);
         }
     }
@@ -298,7 +301,7 @@ impl Frames {
         let bytes = self.locator()?;
         self.image.fetch_hot(deadline)?;
         let sizes = self.image.image().object_sizes()?;
-        let locator = self.understood(&bytes, &sizes)?;
+        let locator = Locator::parse(&bytes, LocatorBound::new(sizes.iter().copied())).map_err(Arc::new)?;
         Ok(self.catalogue.get_or_init(|| Catalogue::new(locator, sizes)))
     }
 
@@ -317,7 +320,7 @@ impl Frames {
             return Ok(bytes.into());
         }
         let name = layout::locator(wanted.id);
-        if wanted.length > LOCATOR_SIZE_MAX {
+        if wanted.length > self.bound.length() {
             return Err(FetchError::Corrupt { path: name });
         }
         let bytes = self.origin.range(&name, 0..wanted.length)?;
@@ -332,17 +335,6 @@ impl Frames {
             }
         });
         Ok(bytes)
-    }
-
-    /// The locator, unless it would lead to more than the image can need.
-    fn understood(&self, bytes: &[u8], sizes: &[u64]) -> Result<Locator, FetchError> {
-        let refused = || FetchError::Corrupt { path: layout::locator(LocatorId::of(bytes)) };
-        check_announced(bytes, sizes.iter().copied()).map_err(|error| {
-            tracing::error!("{error}");
-            refused()
-        })?;
-        let locator = Locator::parse(bytes).map_err(Arc::new)?;
-        if locator.frames().iter().all(is_in_proportion) { Ok(locator) } else { Err(refused()) }
     }
 }
 

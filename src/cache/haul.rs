@@ -28,7 +28,9 @@ impl Frames {
                 LazyCounters::add(&self.counters.failures, 1);
                 pilots.into_iter().for_each(|pilot| pilot.land(Err(error.clone())));
             }
-            Ok(bytes) => pilots.into_iter().for_each(|pilot| self.land(catalogue, pilot, &bytes, run.range.start, &path)),
+            Ok(bytes) => {
+                pilots.into_iter().for_each(|pilot| self.land(catalogue, pilot, &bytes, run.range.start, &path))
+            }
         }
     }
 

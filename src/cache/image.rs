@@ -28,8 +28,8 @@ use crate::remote::layout;
 use crate::store::{ReadError, Store};
 use crate::sys::Mapping;
 
-/// The beginning of a published image that is believed at most, in bytes.
-const PREFIX_MAX: u64 = 64 << 20;
+/// The beginning of a published image that is believed at most, in bytes: one of the largest image has 2 MiB.
+const PREFIX_MAX: u64 = 4 << 20;
 
 /// Bytes of digests fetched by one request when nobody waits for them.
 const DIGESTS_AT_ONCE: u64 = 1 << 20;
@@ -349,11 +349,7 @@ fn read_head(path: &Path, id: ImageId) -> Option<(Prelude, Vec<u8>)> {
     }
 }
 
-fn fetch_head(
-    origin: &Origin,
-    id: ImageId,
-    beginning: Option<&Beginning>,
-) -> Result<(Prelude, Vec<u8>), FetchError> {
+fn fetch_head(origin: &Origin, id: ImageId, beginning: Option<&Beginning>) -> Result<(Prelude, Vec<u8>), FetchError> {
     let place = origin.placement()?.image;
     let name = layout::image(id);
     if place.prefix > PREFIX_MAX || place.prefix > place.length {

@@ -98,8 +98,5 @@ fn evict(frames: &Frames, limit: u64, target: u64) -> Result<(), GcError> {
 }
 
 fn is_locked(error: &GcError) -> bool {
-    matches!(
-        error,
-        GcError::Lock(LockError::Held { .. }) | GcError::Write(WriteError::Lock(LockError::Held { .. }))
-    )
+    matches!(error, GcError::Lock(LockError::Held { .. }) | GcError::Write(WriteError::Lock(LockError::Held { .. })))
 }

@@ -27,7 +27,7 @@ use super::shelf::Shelf;
 use super::whole::Wholeness;
 use crate::image::{Image, ObjectRef};
 use crate::model::{Commit, CommitId, ObjectId};
-use crate::remote::format::{Placement, ProfileText};
+use crate::remote::format::{LocatorBound, Placement, ProfileText};
 use crate::remote::transport::Transport;
 use crate::store::{Absent, Fetch, ObjectSource, ReadError, Store};
 
@@ -114,7 +114,8 @@ impl LazyTree {
         let image = LazyImage::open(store, commit.image, &origin, &crew, beginning)?;
         let room = Arc::new(Room::new(options.cache_size, store.config().cache_size));
         let shelf = Shelf::start(store, &room).map_err(LazyError::Thread)?;
-        let frames = Arc::new(Frames::new(&origin, &image, shelf, room, &crew, &counters));
+        let bound = LocatorBound::of_any(commit.entries, commit.content_bytes);
+        let frames = Arc::new(Frames::new(&origin, &image, shelf, room, &crew, &counters, bound));
         let kept = Arc::clone(&frames);
         let janitor = thread::Builder::new().name("janitor".to_owned()).spawn(move || janitor::run(&kept));
         let janitor = Mutex::new(Some(janitor.map_err(LazyError::Thread)?));
@@ -284,11 +285,12 @@ impl Fetch for LazyTree {
             match self.attempt(absent, deadline) {
                 Ok(()) => return Ok(()),
                 Err(error) if error.may_pass() && self.patience != Patience::None => {
-                    if Instant::now() + AGAIN >= deadline {
+                    let pause = error.retry_after().map_or(AGAIN, |asked| asked.max(AGAIN));
+                    if Instant::now() + pause >= deadline {
                         thread::sleep(deadline.saturating_duration_since(Instant::now()));
                         return Err(failed(error));
                     }
-                    thread::sleep(AGAIN);
+                    thread::sleep(pause);
                 }
                 Err(error) => {
                     if matches!(error, FetchError::TooLate) {

@@ -14,6 +14,7 @@ mod commit;
 mod config;
 mod demo;
 mod diff;
+mod environment;
 mod error;
 mod export;
 mod fsck;
@@ -24,6 +25,7 @@ mod keys;
 mod lazy;
 mod log;
 mod ls;
+mod manual;
 mod mount;
 mod mounts;
 mod output;
@@ -40,6 +42,7 @@ mod serve;
 mod show;
 mod size;
 mod source;
+mod transport_args;
 mod umount;
 
 /// Root filesystems as commits: store them, look into them, mount them.
@@ -98,6 +101,8 @@ enum Verb {
     Prefetch(prefetch::Args),
     Profile(profile::Args),
     Demo(demo::Args),
+    #[command(hide = true)]
+    Manual(manual::Args),
     Mount(mount::Args),
     Umount(umount::Args),
     Mounts(mounts::Args),
@@ -144,6 +149,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Prefetch(args) => prefetch::run(args, &context),
         Verb::Profile(args) => profile::run(args, &context),
         Verb::Demo(args) => demo::run(args),
+        Verb::Manual(args) => manual::run(args),
         Verb::Mount(args) => mount::run(args, &context),
         Verb::Umount(args) => umount::run(args),
         Verb::Mounts(args) => mounts::run(args),

@@ -36,7 +36,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             bail!("nothing of yours is mounted on {}: 'sapwood mounts' lists what is", path.display())
         };
         let status = registry.status(&mount);
-        if args.json { output::json(&status)? } else { describe(&status)? }
+        if args.json {
+            output::json(&status)?
+        } else {
+            describe(&status)?
+        }
         return Ok(ExitCode::SUCCESS);
     }
     let mounts: Vec<Status> = registry.list()?.iter().map(|mount| registry.status(mount)).collect();
@@ -102,8 +106,18 @@ fn lazy_rows(lazy: &LazyFigures) -> Vec<(&'static str, String)> {
     let contents = match lazy.objects_local {
         None => format!("{} in all, {}; which are here is not known yet", count(lazy.objects), size(lazy.bytes)),
         Some(here) => {
-            let parts = if lazy.bytes_partial == 0 { String::new() } else { format!(", and {} of others", size(lazy.bytes_partial)) };
-            format!("{} of {} are here, {} of {}{parts}", count(here), count(lazy.objects), size(lazy.bytes_local), size(lazy.bytes))
+            let parts = if lazy.bytes_partial == 0 {
+                String::new()
+            } else {
+                format!(", and {} of others", size(lazy.bytes_partial))
+            };
+            format!(
+                "{} of {} are here, {} of {}{parts}",
+                count(here),
+                count(lazy.objects),
+                size(lazy.bytes_local),
+                size(lazy.bytes)
+            )
         }
     };
     let offline = match (lazy.offline_safe, lazy.image_blocks_missing) {
@@ -116,7 +130,8 @@ fn lazy_rows(lazy: &LazyFigures) -> Vec<(&'static str, String)> {
         Some(seconds) => format!("has not answered for {seconds} s"),
     };
     let fetched = format!("{} in {} requests", size(lazy.bytes_fetched), count(lazy.requests));
-    let failures = if lazy.failures == 0 { String::new() } else { format!(", {} of which failed", count(lazy.failures)) };
+    let failures =
+        if lazy.failures == 0 { String::new() } else { format!(", {} of which failed", count(lazy.failures)) };
     let reads = format!(
         "{} answered at once, {} waited ({})",
         count(lazy.hits),

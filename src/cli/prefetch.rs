@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::mount::registry;
 use super::remote_source::{Origin, RemoteSource, TrustArgs};
-use super::{Context, lazy, output, repository, source};
+use super::{Context, environment, lazy, output, repository, source};
 use crate::cache::{LazyTree, ProfileChoice, Selection, Visit, Wholeness};
 use crate::fuse::{MountOptions, MountTable, RunningMount};
 use crate::model::ImagePath;
@@ -72,7 +72,8 @@ pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
     let _root = store.register_mount(visit.id())?;
     let tree = lazy::open(&store, &visit, &MountOptions::default())?;
     let plan = tree.plan_prefetch(&selection)?;
-    let mut outcome = Outcome { requests: plan.requests, bytes: plan.bytes, content_bytes: plan.content_bytes, whole: false };
+    let mut outcome =
+        Outcome { requests: plan.requests, bytes: plan.bytes, content_bytes: plan.content_bytes, whole: false };
     if args.dry_run {
         outcome.print(args, "would fetch")?;
         return Ok(ExitCode::SUCCESS);
@@ -162,9 +163,9 @@ pub fn running_mount(text: &str) -> Result<Option<RunningMount>> {
 fn transport_of(store: &Store, source: &str) -> Result<Option<Transport>> {
     Ok(match RemoteSource::parse(source)?.map(|source| source.origin) {
         None => None,
-        Some(Origin::Url(url)) => Some(Transport::open(&url, &super::remote::transport_options())?),
+        Some(Origin::Url(url)) => Some(Transport::open(&url, &environment::transport_options())?),
         Some(Origin::Named(name)) => {
-            let config = Remotes::of(store).read(&name)?;
+            let config = environment::complete(Remotes::of(store).read(&name)?);
             Some(Transport::open(&config.url, &config.transport)?)
         }
     })
@@ -178,9 +179,7 @@ fn selection(args: &Args, below: ImagePath) -> Result<Selection> {
     match (&args.profile, args.all, paths.is_empty()) {
         (None, true, true) => Ok(Selection::Everything),
         (None, false, false) => Ok(Selection::Paths(paths)),
-        (Some(file), false, true) if file.as_os_str() == "auto" => {
-            Ok(Selection::Profile(ProfileChoice::Published))
-        }
+        (Some(file), false, true) if file.as_os_str() == "auto" => Ok(Selection::Profile(ProfileChoice::Published)),
         (Some(file), false, true) => Ok(Selection::Profile(ProfileChoice::Listed(lazy::read_profile(file)?))),
         (None, false, true) => bail!("what to fetch? Give --path PATH, --profile FILE|auto, or --all"),
         _ => bail!("a directory behind the source, --profile and --all exclude each other"),

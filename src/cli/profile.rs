@@ -129,7 +129,8 @@ fn record_mount(args: &Record, mount: &RunningMount) -> Result<ExitCode> {
         Answer::Refused(why) => bail!("{}: {why}", mount.mountpoint),
         _ => output::note(format_args!("{}: its cache is empty now; recording", mount.mountpoint)),
     }
-    let status = if args.command.is_empty() { wait(args.seconds, signals).map(|()| None) } else { run_command(args, mount) };
+    let status =
+        if args.command.is_empty() { wait(args.seconds, signals).map(|()| None) } else { run_command(args, mount) };
     let profile = match registry.ask(mount, Question::StopRecording)? {
         Answer::Profile(text) => ProfileText::parse(&text)?,
         Answer::Refused(why) => bail!("{}: {why}", mount.mountpoint),

@@ -131,10 +131,7 @@ impl Registry {
         remove_if_there(&directory, &format!("{stem}.sock")).map_err(at)?;
         let listener = UnixListener::bind(&socket).map_err(at)?;
         let entry = self.write_entry(&directory, &stem, &mount).map_err(at)?;
-        thread::Builder::new()
-            .name("control".to_owned())
-            .spawn(move || answer_all(&listener, &told))
-            .map_err(at)?;
+        thread::Builder::new().name("control".to_owned()).spawn(move || answer_all(&listener, &told)).map_err(at)?;
         Ok(Registration { directory, stem, _lock: entry })
     }
 

@@ -59,7 +59,8 @@ impl Session {
     ) -> Result<Self, MountError> {
         let counters = Arc::new(Counters::default());
         let read_ahead = if vfs.fetcher().is_some() { READ_AHEAD_LAZY_KIB } else { READ_AHEAD_KIB };
-        let adapter = Adapter::new(Arc::clone(&vfs), Arc::clone(&counters), request.options.mode).map_err(MountError::Threads)?;
+        let adapter =
+            Adapter::new(Arc::clone(&vfs), Arc::clone(&counters), request.options.mode).map_err(MountError::Threads)?;
         let mut config = fuser::Config::default();
         config.n_threads = Some(request.options.threads.get());
         // Who may look in is the kernel's decision (allow_other); asking twice would cost time on every message.

@@ -127,7 +127,8 @@ impl Store {
         let path = self.layout().config();
         let failed = |source| OpenError::Io { action: "write", path: path.clone(), source };
         let lock = self.layout().config_lock();
-        let _lock = Lock::exclusive(&lock, Wait::Announced(&|_| {})).map_err(|error| failed(io::Error::other(error)))?;
+        let _lock =
+            Lock::exclusive(&lock, Wait::Announced(&|_| {})).map_err(|error| failed(io::Error::other(error)))?;
         let mut config = read_config(self.layout())?;
         change(&mut config);
         disk::replace(&path, config.render().as_bytes()).map_err(failed)?;

@@ -32,8 +32,7 @@ impl OpenFiles {
     /// Closes those that were removed by another process, so that their room becomes free.
     pub(super) fn close_removed(&self) {
         let mut files = self.0.lock();
-        let removed: Vec<ObjectId> =
-            files.iter().filter(|(_, file)| is_removed(file)).map(|(id, _)| *id).collect();
+        let removed: Vec<ObjectId> = files.iter().filter(|(_, file)| is_removed(file)).map(|(id, _)| *id).collect();
         removed.iter().for_each(|id| _ = files.pop(id));
     }
 

@@ -64,9 +64,7 @@ impl Recorder {
     /// [`ImageError`] when the image is damaged, or what is needed of it is not here.
     pub fn profile(&self, image: &Image) -> Result<ProfileText, ImageError> {
         let reads = self.0.lock().reads.clone();
-        let line = |read: Read| {
-            Ok(ProfileLine { path: image.path(read.ino)?, first: read.first, blocks: read.blocks })
-        };
+        let line = |read: Read| Ok(ProfileLine { path: image.path(read.ino)?, first: read.first, blocks: read.blocks });
         Ok(ProfileText { lines: reads.into_iter().map(line).collect::<Result<_, ImageError>>()? })
     }
 }

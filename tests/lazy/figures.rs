@@ -72,11 +72,19 @@ impl Line {
     fn daemon_memory(&self) -> String {
         let text = self.client.run(["mounts", "--json"]).success();
         let all: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-        let own = all.as_array().expect("a list").iter().find(|mount| mount["mountpoint"] == *self.at.to_str().expect("UTF-8"));
+        let own = all
+            .as_array()
+            .expect("a list")
+            .iter()
+            .find(|mount| mount["mountpoint"] == *self.at.to_str().expect("UTF-8"));
         let pid = own.expect("listed")["pid"].as_u64().expect("a process");
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
         println!("{}", serde_json::to_string(&own.expect("listed")["lazy"]).expect("JSON"));
-        status.lines().filter(|line| line.starts_with("VmHWM") || line.starts_with("VmRSS")).collect::<Vec<_>>().join(" ")
+        status
+            .lines()
+            .filter(|line| line.starts_with("VmHWM") || line.starts_with("VmRSS"))
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 }
 
@@ -119,7 +127,8 @@ fn figures_of_a_debian_root_over_a_slow_link() {
             line.run("  python", PYTHON);
         });
         let tmp = line.at.join("tmp");
-        nix::mount::mount(Some("tmpfs"), &tmp, Some("tmpfs"), nix::mount::MsFlags::empty(), None::<&str>).expect("mounts");
+        nix::mount::mount(Some("tmpfs"), &tmp, Some("tmpfs"), nix::mount::MsFlags::empty(), None::<&str>)
+            .expect("mounts");
         line.run("then g++", COMPILE);
         nix::mount::umount(&tmp).expect("unmounts");
         if std::env::var_os("SAPWOOD_READ_ALL").is_some() {

@@ -114,7 +114,8 @@ impl ProfileText {
         let mut merged = Vec::new();
         for line in lines() {
             let path = line.path.to_bytes();
-            let line = if whole.contains(&path) { ProfileLine { first: 0, blocks: 0, ..line.clone() } } else { line.clone() };
+            let line =
+                if whole.contains(&path) { ProfileLine { first: 0, blocks: 0, ..line.clone() } } else { line.clone() };
             if seen.insert((path, line.first, line.blocks)) {
                 merged.push(line);
             }
@@ -198,7 +199,10 @@ mod tests {
     #[test]
     fn joined_profiles_have_each_thing_once() {
         let parse = |text: &str| ProfileText::parse(text.as_bytes()).expect("legal");
-        let merged = ProfileText::merged(&[parse("all /a\n0+2 /b\n5+1 /b\n"), parse("3+1 /c\n0+2 /b\nall /d\n1+1 /a\nall /c\n")]);
+        let merged = ProfileText::merged(&[
+            parse("all /a\n0+2 /b\n5+1 /b\n"),
+            parse("3+1 /c\n0+2 /b\nall /d\n1+1 /a\nall /c\n"),
+        ]);
         assert_eq!(merged, parse("all /a\n0+2 /b\n5+1 /b\nall /c\nall /d\n"));
     }
 
