@@ -11,8 +11,6 @@ pub struct LazyCounters {
     pub misses: AtomicU64,
     /// Fetches that were wanted while they were under way.
     pub joined: AtomicU64,
-    /// Objects and blocks that were fetched and kept, neighbours included.
-    pub kept: AtomicU64,
     /// Fetches that failed.
     pub failures: AtomicU64,
     /// Bytes of frames that were fetched ahead of reading.

@@ -85,7 +85,6 @@ impl Frames {
                 self.large.put(&ObjectRef { id, index, size }, *block, raw)?
             }
         };
-        LazyCounters::add(&self.counters.kept, u64::from(kept));
         Ok(kept)
     }
 }

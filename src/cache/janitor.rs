@@ -6,14 +6,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::counters::LazyCounters;
 use super::frames::Frames;
 use super::shelf::chain;
 use crate::disk::{LockError, Wait};
-use crate::model::ObjectId;
-use crate::store::{GcError, Recency, WriteError};
+use crate::store::{GcError, WriteError};
 
 /// How often uses are written down.
 const WRITE_USES: Duration = Duration::from_secs(60);
@@ -23,28 +22,6 @@ const ROUND: Duration = Duration::from_secs(10);
 
 /// How long a repository that is locked is left alone.
 const REST: Duration = Duration::from_millis(100);
-
-/// Remembers what was used, where that matters.
-#[derive(Debug)]
-pub(super) struct Uses(Recency);
-
-impl Uses {
-    pub fn new(frames_of: &crate::store::Store) -> Self {
-        Self(Recency::of(frames_of))
-    }
-
-    /// Notes a use.
-    pub fn note(&self, id: ObjectId) {
-        if self.0.note(id, SystemTime::now()) {
-            self.0.write();
-        }
-    }
-
-    /// Writes down what was noted.
-    pub fn write(&self) {
-        self.0.write();
-    }
-}
 
 /// Works until the mount ends.
 pub(super) fn run(frames: &Arc<Frames>) {

@@ -1,8 +1,7 @@
 //! How much of a commit is here. Looking takes some tens of milliseconds for a whole system, so that what was found is kept
-//! for as long as nothing came or went, and for a moment in any case.
+//! for a moment. No longer: other processes bring things and take them away.
 
 use std::collections::HashSet;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -27,20 +26,19 @@ pub(super) struct Local {
 
 /// What was found last.
 #[derive(Debug, Default)]
-pub(super) struct LastLook(Mutex<Option<(Instant, u64, Local)>>);
+pub(super) struct LastLook(Mutex<Option<(Instant, Local)>>);
 
 impl LastLook {
     /// What is here of all objects of `frames`; `None` while not all of their names are.
     pub fn at(&self, frames: &Frames) -> Option<Local> {
         let mut last = self.0.lock();
-        let changes = frames.counters.kept.load(Ordering::Relaxed) + frames.counters.gone.load(Ordering::Relaxed);
-        if let Some((when, then, local)) = *last
-            && (then == changes || when.elapsed() < FRESH)
+        if let Some((when, local)) = *last
+            && when.elapsed() < FRESH
         {
             return Some(local);
         }
         let local = look(frames)?;
-        *last = Some((Instant::now(), changes, local));
+        *last = Some((Instant::now(), local));
         Some(local)
     }
 }

@@ -22,7 +22,9 @@
 //! | `shelf` | what has arrived, in memory until it is in the repository |
 //! | `flight`, `crew`, `origin` | single fetches, the threads that carry them out, the other side |
 //! | `catalogue`, `ranges`, `ahead` | pure planning: which frame holds what, what to ask for together, what to fetch ahead |
-//! | `fill` | what is fetched that nobody asked for |
+//! | `fill`, `profile`, `prefetch`, `stream` | what is fetched that nobody waits for |
+//! | `room`, `uses`, `janitor` | how much may be kept, and what goes when that is too little |
+//! | `whole` | when all is here: an ordinary commit |
 
 mod ahead;
 mod beginning;
@@ -47,6 +49,7 @@ mod room;
 mod shelf;
 mod stream;
 mod tree;
+mod uses;
 mod visit;
 mod whole;
 

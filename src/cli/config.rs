@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use super::{Context, output, repository};
 use crate::store::Config;
@@ -35,19 +35,8 @@ pub struct Args {
 /// # Errors
 /// Says what is expected.
 pub fn parse_size(text: &str) -> Result<u64> {
-    let number = text.trim_end_matches(['K', 'k', 'M', 'm', 'G', 'g', 'T', 't']);
-    let shift = match &text[number.len()..] {
-        "" => 0,
-        "K" | "k" => 10,
-        "M" | "m" => 20,
-        "G" | "g" => 30,
-        "T" | "t" => 40,
-        _ => bail!("'{text}' is no size: write bytes, or a number with K, M, G or T"),
-    };
-    match number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift)) {
-        Some(bytes) => Ok(bytes),
-        None => bail!("'{text}' is no size: write bytes, or a number with K, M, G or T"),
-    }
+    let size = crate::model::parse_size(text);
+    size.with_context(|| format!("'{text}' is no size: write bytes, or a number with K, M, G or T"))
 }
 
 /// Runs the verb.
@@ -103,19 +92,4 @@ fn parse_change(name: &str, value: &str) -> Result<Change> {
 
 fn unknown(name: &str) -> String {
     format!("there is no setting '{name}': there are cache-size and pack-limit")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_with_and_without_a_unit() {
-        for (text, bytes) in [("0", 0), ("17", 17), ("512M", 512 << 20), ("2g", 2 << 30), ("1T", 1 << 40)] {
-            assert_eq!(parse_size(text).expect("a size"), bytes);
-        }
-        for bad in ["", "M", "1X", "1MM", "-1", "99999999999T"] {
-            assert!(parse_size(bad).is_err(), "{bad}");
-        }
-    }
 }

@@ -46,7 +46,8 @@ Options: subdir=/DIR, allow_other, suid, dev, noexec (nosuid and nodev unless as
 reads large files itself; root, Linux 6.9), threads=N, context=CONTEXT, repo=DIR; of what is fetched
 as it is read: fetch-timeout=SECONDS (30: how long a reader waits before it gets an error), nowait,
 cache-size=SIZE (keep no more than 512M, 2G … of it, what was used last), profile=auto|none|FILE (what
-is fetched first: what the publisher recorded, as soon as some file is read, or with 'auto' at once);
+is fetched first: what the publisher recorded, as soon as some file is read, or with 'auto' at once),
+background-fill (like --background-fill, for fstab);
 profile-record=FILE writes down what is read, for 'sapwood publish --profile'.")]
 pub struct Args {
     /// Mount options, separated by commas
@@ -243,7 +244,7 @@ impl Found {
             return Ok(None);
         }
         let tree = lazy::open(&self.store, &self.visit, options)?;
-        let rest = if args.background_fill { Rest::Everything } else { Rest::Metadata };
+        let rest = if args.background_fill { Rest::Everything } else { options.rest };
         tree.fill(Fill { profile: lazy::profile(&options.profile), rest });
         Ok(Some(tree))
     }

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
@@ -80,17 +79,13 @@ pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
     }
     let fetch = || tree.prefetch(&plan, &selection);
     let done = output::while_showing(plan.bytes, || tree.streamed().min(plan.bytes), fetch);
-    finish(&tree);
+    tree.flush();
     outcome.whole = done.with_context(|| explain(&tree, plan.bytes))? == Wholeness::Whole;
     outcome.print(args, "fetched")?;
     if !args.json {
         output::note(format_args!("in {}", output::duration(start.elapsed())));
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn finish(tree: &Arc<LazyTree>) {
-    tree.flush();
 }
 
 fn explain(tree: &LazyTree, bytes: u64) -> String {
