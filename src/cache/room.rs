@@ -17,11 +17,15 @@ const HIGH_WATER: u64 = 16;
 /// So large a part of the limit is made free at once.
 const LOW_WATER: u64 = 4;
 
+/// So long after the start of a mount, who has something to keep waits for the first look.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
+
 /// The room of one repository, as one process sees it.
 #[derive(Debug)]
 pub(super) struct Room {
     /// What the user said for this mount alone.
     own_limit: Option<u64>,
+    started: Instant,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -41,8 +45,9 @@ struct State {
 impl Room {
     /// Bounded by `own_limit`, else by what the repository says, which may change.
     pub fn new(own_limit: Option<u64>, configured: Option<u64>) -> Self {
-        let state = State { limit: own_limit.or(configured), ..State::default() };
-        Self { own_limit, state: Mutex::new(state), changed: Condvar::new() }
+        let limit = own_limit.or(configured);
+        let state = State { limit, is_wanted: limit.is_some(), ..State::default() };
+        Self { own_limit, started: Instant::now(), state: Mutex::new(state), changed: Condvar::new() }
     }
 
     /// How many bytes may be kept, if that is bounded.
@@ -52,7 +57,11 @@ impl Room {
 
     /// Takes notice of what the repository says now.
     pub fn configure(&self, configured: Option<u64>) {
-        self.state.lock().limit = self.own_limit.or(configured);
+        let mut state = self.state.lock();
+        let limit = self.own_limit.or(configured);
+        if state.limit != limit {
+            (state.limit, state.is_wanted) = (limit, true);
+        }
     }
 
     /// Bytes that are kept.
@@ -60,9 +69,13 @@ impl Room {
         self.state.lock().used
     }
 
-    /// Whether so many bytes more may be written; they count as written then.
+    /// Whether so many bytes more may be written; they count as written then. Waits a moment when the mount has just begun.
     pub fn take(&self, bytes: u64) -> bool {
         let mut state = self.state.lock();
+        let looked = self.started + FIRST_LOOK;
+        while state.limit.is_some() && !state.is_known && !state.closed && Instant::now() < looked {
+            self.changed.wait_until(&mut state, looked);
+        }
         let Some(limit) = state.limit else { return true };
         let fits = state.is_known && state.used.saturating_add(bytes) <= limit;
         if fits {

@@ -4,6 +4,8 @@
 //! server may do wrong is done to the published files or to the link.
 #![allow(clippy::disallowed_methods, reason = "fixtures need neither atomic nor durable writes")]
 
+mod bounded;
+mod chosen;
 #[path = "../common/mod.rs"]
 mod common;
 mod figures;
@@ -21,6 +23,7 @@ use common::trees;
 struct Scene {
     sandbox: Sandbox,
     published: PathBuf,
+    publisher: Repository,
     client: Repository,
 }
 
@@ -32,7 +35,7 @@ impl Scene {
         publisher.commit("main", tree);
         Published::default().add(publisher.path(), "main", &published);
         let client = sandbox.repository("client");
-        let scene = Self { sandbox, published, client };
+        let scene = Self { sandbox, published, publisher, client };
         scene.add_remote(&scene.client);
         scene
     }
