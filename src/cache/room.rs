@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 /// Another look is taken when so large a part of the limit was written since the last: others may write, too.
 const LOOK_AGAIN: u64 = 16;
@@ -71,10 +71,13 @@ impl Room {
 
     /// Whether so many bytes more may be written; they count as written then. Waits a moment when the mount has just begun.
     pub fn take(&self, bytes: u64) -> bool {
-        let mut state = self.state.lock();
+        self.take_locked(&mut self.state.lock(), bytes)
+    }
+
+    fn take_locked(&self, state: &mut MutexGuard<'_, State>, bytes: u64) -> bool {
         let looked = self.started + FIRST_LOOK;
         while state.limit.is_some() && !state.is_known && !state.closed && Instant::now() < looked {
-            self.changed.wait_until(&mut state, looked);
+            self.changed.wait_until(state, looked);
         }
         let Some(limit) = state.limit else { return true };
         let fits = state.is_known && state.used.saturating_add(bytes) <= limit;
@@ -92,11 +95,12 @@ impl Room {
     /// The same, waiting a while for room to be made.
     pub fn take_within(&self, bytes: u64, patience: Duration) -> bool {
         let end = Instant::now() + patience;
+        // Locked from looking to waiting, so that no room is made in between.
+        let mut state = self.state.lock();
         loop {
-            if self.take(bytes) {
+            if self.take_locked(&mut state, bytes) {
                 return true;
             }
-            let mut state = self.state.lock();
             if state.closed || Instant::now() >= end || state.limit.is_some_and(|limit| bytes > limit) {
                 return false;
             }
