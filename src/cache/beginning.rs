@@ -6,6 +6,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::{Condvar, Mutex};
@@ -18,6 +19,10 @@ use crate::remote::transport::Transport;
 
 /// More is not asked for on the word of a placement that nobody signed: an image of two million entries has as much.
 const LENGTH_MAX: u64 = 16 << 20;
+
+/// So long the commit's request goes ahead: it takes the connection that is open, and its short answer does not queue behind
+/// this long one, which on a slow link takes seconds.
+const HEAD_START: Duration = Duration::from_millis(5);
 
 /// The beginning of one image, on its way or here.
 #[derive(Debug, Clone)]
@@ -48,6 +53,7 @@ impl Beginning {
         let shared = Arc::<Shared>::default();
         let (transport, own) = (transport.clone(), Arc::clone(&shared));
         let run = move || {
+            thread::sleep(HEAD_START);
             let came = transport.stream_range(&layout::image(id), 0..hot, &mut |piece| own.take(&piece));
             own.state.lock().end = Some(came.map_err(FetchError::from));
             own.changed.notify_all();
