@@ -10,9 +10,9 @@ use serde_json::json;
 
 use super::{Context, keys, output, repository};
 use crate::model::RefName;
-use crate::remote::format::ProfileText;
+use crate::remote::format::{FRAME_RAW_MAX, ProfileText};
 use crate::remote::publish::{
-    PublishError, PublishOptions, PublishPlan, PublishReport, PublishRequest, apply, plan, survey,
+    FrameSizes, PublishError, PublishOptions, PublishPlan, PublishReport, PublishRequest, apply, plan, survey,
 };
 use crate::remote::transport::Transport;
 use crate::remote::{Remotes, RemotesError};
@@ -58,6 +58,12 @@ pub struct Args {
     /// Only say what would be sent
     #[arg(long)]
     dry_run: bool,
+    /// Contents of so many bytes and more have a frame of their own; for measuring
+    #[arg(long, value_name = "BYTES", hide = true)]
+    own_frame: Option<u64>,
+    /// Bytes of content that share a frame; for measuring
+    #[arg(long, value_name = "BYTES", hide = true, value_parser = parse_shared_frame)]
+    shared_frame: Option<usize>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -96,8 +102,13 @@ pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
     for (name, signer) in args.sign.iter().zip(&signers) {
         announcements.extend(keys::announcement(name)?.map(|bytes| (signer.public(), bytes)));
     }
+    let frames = FrameSizes::default();
     let options = PublishOptions {
         level: args.level,
+        frames: FrameSizes {
+            own: args.own_frame.unwrap_or(frames.own),
+            shared: args.shared_frame.unwrap_or(frames.shared),
+        },
         threads: std::thread::available_parallelism().map_or(1, usize::from),
         signers,
         announcements,
@@ -111,6 +122,14 @@ pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
     let report = output::while_showing(plan.raw_bytes(), done, work).map_err(explain)?;
     show_report(&plan, &report, args, begin)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn parse_shared_frame(text: &str) -> Result<usize> {
+    let bytes: usize = text.parse()?;
+    if bytes > FRAME_RAW_MAX {
+        bail!("a frame has at most {FRAME_RAW_MAX} bytes");
+    }
+    Ok(bytes)
 }
 
 /// A URL, or the remote of that name.

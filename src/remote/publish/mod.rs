@@ -21,5 +21,6 @@ mod refs;
 pub use apply::{PublishReport, Published, apply};
 pub use error::PublishError;
 pub use existing::{Survey, survey};
+pub use frames::FrameSizes;
 pub use options::PublishOptions;
 pub use plan::{CommitPlan, PublishPlan, PublishRequest, RefPlan, plan};

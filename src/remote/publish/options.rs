@@ -1,5 +1,6 @@
 //! The choices of whoever publishes.
 
+use super::frames::FrameSizes;
 use crate::remote::format::ProfileText;
 use crate::trust::{PublicKey, SecretKey};
 
@@ -8,6 +9,8 @@ use crate::trust::{PublicKey, SecretKey};
 pub struct PublishOptions {
     /// Level of zstd for packs.
     pub level: i32,
+    /// What shares a frame.
+    pub frames: FrameSizes,
     /// Threads that compress.
     pub threads: usize,
     /// Who signs.

@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
 use super::error::PublishError;
+use super::options::PublishOptions;
 use super::frames::{FrameContents, FrameCutter};
 use crate::disk::TemporaryFile;
 use crate::model::{ObjectId, PackId};
@@ -35,22 +36,21 @@ pub(super) fn pack_and_upload(
     store: &Store,
     transport: &Transport,
     objects: &[(ObjectId, u64)],
-    level: i32,
-    threads: usize,
+    options: &PublishOptions,
     progress: &AtomicU64,
 ) -> Result<NewPacks, PublishError> {
     if objects.is_empty() {
         return Ok(NewPacks::default());
     }
-    let mut cutter = FrameCutter::new(store, objects);
+    let mut cutter = FrameCutter::new(store, objects, options.frames);
     thread::scope(|scope| {
         // One pack waits while another is sent: disk and memory stay bounded.
         let (sender, receiver) = sync_channel::<(File, PackRef)>(1);
         let uploader = scope.spawn(move || upload_all(transport, &receiver));
         let mut filling = Filling::new(store.layout().temporary());
         let packed = compress_frames(
-            level,
-            threads,
+            options.level,
+            options.threads,
             || cutter.next(),
             |contents, raw, frame| {
                 filling.add(contents, raw.len(), &frame)?;
