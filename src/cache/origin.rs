@@ -110,6 +110,11 @@ impl Origin {
             }
             Err(error) => {
                 let error = FetchError::from(error);
+                if !error.may_pass() {
+                    // Somebody answers, only not with what was asked for.
+                    self.complain(&error);
+                    return Err(error);
+                }
                 self.fails(Instant::now());
                 // Once for each time that it goes away, not for each read that finds it gone.
                 if self.online.swap(false, Ordering::Relaxed) {

@@ -4,6 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use super::output;
+use crate::remote::transport::{Reason, TransportError};
 use crate::store::{OpenError, ReadError, RefError, ResolveError};
 use crate::trust::{SignatureError, TrustError};
 
@@ -89,6 +90,9 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
             _ => None,
         };
     }
+    if let Some(error) = cause.downcast_ref::<TransportError>() {
+        return transport_hint(error);
+    }
     if let Some(RefError::Changed { .. }) = cause.downcast_ref::<RefError>() {
         return Some("look at it with 'sapwood log' and try again".to_owned());
     }
@@ -99,4 +103,23 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         io::ErrorKind::ReadOnlyFilesystem => Some("choose a repository that can be written with --repo".to_owned()),
         _ => None,
     }
+}
+
+fn transport_hint(error: &TransportError) -> Option<String> {
+    let hint = match error {
+        TransportError::Denied { source: Reason::NoCredentials, .. } => {
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or AWS_SKIP_SIGNATURE=true for a public bucket"
+        }
+        TransportError::Failed { source: Reason::Certificate(_), .. } => {
+            "if the server is the right one: 'sapwood remote add --replace … --ca-file FILE' (or SSL_CERT_FILE) names its authority"
+        }
+        TransportError::Failed { source: Reason::Tls(_), .. } => {
+            "'sapwood remote add --replace … --client-certificate FILE' shows the server who is asking"
+        }
+        TransportError::Failed { source: Reason::System(error), .. } if error.kind() == io::ErrorKind::StorageFull => {
+            "nothing was lost; make room there and run the same command again: what was sent is not sent again"
+        }
+        _ => return None,
+    };
+    Some(hint.to_owned())
 }

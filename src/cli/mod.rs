@@ -13,6 +13,7 @@ mod cat;
 mod commit;
 mod demo;
 mod diff;
+mod environment;
 mod error;
 mod export;
 mod fsck;
@@ -37,6 +38,7 @@ mod serve;
 mod show;
 mod size;
 mod source;
+mod transport_args;
 mod umount;
 
 /// Root filesystems as commits: store them, look into them, mount them.

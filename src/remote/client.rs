@@ -26,6 +26,9 @@ const ANNOUNCEMENT_SIZE_MAX: u64 = 64 << 10;
 /// So many changes of keys are followed back at most.
 const ANNOUNCEMENTS_MAX: usize = 8;
 
+/// So many unknown signers are looked for at most.
+const STRANGERS_MAX: usize = 4;
+
 /// Why a remote gave no commit.
 #[derive(Debug, thiserror::Error)]
 pub enum RemoteError {
@@ -216,7 +219,8 @@ impl Remote {
         let first = check(&self.trust.lock());
         let Err(TrustError::Signature(SignatureError::UnknownKey { keys })) = &first else { return Ok(first) };
         let Trust::Keys(mut ring) = self.trust.lock().clone() else { return Ok(first) };
-        for key in keys {
+        // Each stranger costs requests, and a server may list as many as it likes.
+        for key in keys.iter().take(STRANGERS_MAX) {
             if self.follow_announcements(*key, &mut ring)? {
                 *self.trust.lock() = Trust::Keys(ring);
                 return Ok(check(&self.trust.lock()));

@@ -22,5 +22,5 @@ pub use apply::{PublishReport, Published, apply};
 pub use error::PublishError;
 pub use existing::{Survey, survey};
 pub use frames::FrameSizes;
-pub use options::PublishOptions;
+pub use options::{PACK_SIZE, PublishOptions};
 pub use plan::{CommitPlan, PublishPlan, PublishRequest, RefPlan, plan};

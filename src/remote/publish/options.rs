@@ -4,6 +4,9 @@ use super::frames::FrameSizes;
 use crate::remote::format::ProfileText;
 use crate::trust::{PublicKey, SecretKey};
 
+/// Large enough that a whole system is a dozen packs, small enough that each is one upload, and cheap to send again.
+pub const PACK_SIZE: u64 = 64 << 20;
+
 /// How to publish.
 #[derive(Default)]
 pub struct PublishOptions {
@@ -11,6 +14,8 @@ pub struct PublishOptions {
     pub level: i32,
     /// What shares a frame.
     pub frames: FrameSizes,
+    /// Bytes after which a pack ends; what was sent of one that is not finished is sent again.
+    pub pack_size: u64,
     /// Threads that compress.
     pub threads: usize,
     /// Who signs.

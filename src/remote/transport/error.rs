@@ -3,6 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::reason::Reason;
+use crate::disk::LockError;
+
 /// What went wrong with a request, after all attempts.
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
@@ -64,12 +67,14 @@ pub enum TransportError {
         reason: String,
     },
     /// The server wants to know who is asking, or does not allow it.
-    #[error("{path}: the server does not allow it")]
+    #[error("not allowed to {action} {path}")]
     Denied {
+        /// What was tried.
+        action: &'static str,
         /// Relative to the URL.
         path: String,
         /// What it said.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Reason,
     },
     /// A plain web server takes no uploads.
     #[error("{url} is a web server and takes no uploads: publish to its directory (file://…) or to a bucket (s3://…)")]
@@ -91,6 +96,14 @@ pub enum TransportError {
         /// What the system said.
         source: io::Error,
     },
+    /// The directory that is written to cannot be locked.
+    #[error("cannot lock the directory of {path}")]
+    Lock {
+        /// Relative to the URL.
+        path: String,
+        /// Why not.
+        source: LockError,
+    },
     /// The other side, or the way there.
     #[error("cannot {action} {path}")]
     Failed {
@@ -98,7 +111,15 @@ pub enum TransportError {
         action: &'static str,
         /// Relative to the URL.
         path: String,
-        /// What it said.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        /// What went wrong.
+        source: Reason,
     },
+}
+
+impl TransportError {
+    /// Whether the same request may succeed in a while.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Failed { source, .. } if source.may_pass())
+    }
 }

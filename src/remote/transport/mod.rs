@@ -5,8 +5,8 @@
 //! whoever wants requests in parallel calls from several.
 //!
 //! What a server sends is bounded by what was asked for. Requests that failed in a way that may pass (no connection, a
-//! stall, a broken body, 408, 429, 5xx) are sent again with growing, jittered pauses until the patience of the options
-//! is over; then mirrors are asked.
+//! stall, a broken body, 408, 429, 5xx) are sent again with growing, jittered pauses, mirrors asked in between, until
+//! nothing has moved for as long as the patience of the options. A body that broke is gone on with where it did.
 
 mod counters;
 mod error;
@@ -15,16 +15,19 @@ mod limit;
 mod open;
 mod options;
 mod read;
+mod reason;
 mod tls;
+mod turns;
 mod write;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 pub use counters::{Counters, Traffic};
 pub use error::TransportError;
 pub use options::TransportOptions;
+pub use reason::{Reason, Said};
 
 use limit::RateLimit;
 use open::{Endpoint, Purpose};
@@ -72,6 +75,7 @@ struct Inner {
     runtime: tokio::runtime::Runtime,
     counters: Arc<Counters>,
     limit: Option<RateLimit>,
+    patience: Duration,
 }
 
 impl Transport {
@@ -86,15 +90,19 @@ impl Transport {
     /// Like [`Self::open`], for a URL that is published to: a directory is made when something is written.
     ///
     /// # Errors
-    /// As for [`Self::open`].
+    /// As for [`Self::open`], and [`TransportError::CannotWrite`] for a plain web server: better now than after an hour of
+    /// packing.
     pub fn open_destination(url: &str, options: &TransportOptions) -> Result<Self, TransportError> {
-        Self::open_for(Purpose::Destination, url, options)
+        let transport = Self::open_for(Purpose::Destination, url, options)?;
+        transport.writable()?;
+        Ok(transport)
     }
 
     fn open_for(purpose: Purpose, url: &str, options: &TransportOptions) -> Result<Self, TransportError> {
         let counters = Arc::default();
         let urls = std::iter::once(url).chain(options.mirrors.iter().map(String::as_str));
-        let endpoints = urls.map(|url| Endpoint::open(url, options, &counters, purpose)).collect::<Result<_, _>>()?;
+        let open = |place| Endpoint::open(url, place, options, &counters, purpose);
+        let endpoints = urls.map(open).collect::<Result<_, _>>()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("sapwood-net")
@@ -102,7 +110,8 @@ impl Transport {
             .build()
             .map_err(TransportError::Runtime)?;
         let limit = options.rate_limit.map(RateLimit::new);
-        Ok(Self { inner: Arc::new(Inner { endpoints, preferred: AtomicUsize::new(0), runtime, counters, limit }) })
+        let (preferred, patience) = (AtomicUsize::new(0), options.retry_limit());
+        Ok(Self { inner: Arc::new(Inner { endpoints, preferred, runtime, counters, limit, patience }) })
     }
 
     /// The URL this leads to.

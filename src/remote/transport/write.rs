@@ -11,7 +11,7 @@ use object_store::{
 
 use super::open::{Endpoint, Kind};
 use super::{Put, Transport, TransportError, Version};
-use crate::disk::{Lock, Wait};
+use crate::disk::{Lock, LockError, Wait};
 
 /// Bytes of one part of a large upload: S3 wants at least 5 MiB and at most 10,000 parts.
 const PART: usize = 8 << 20;
@@ -130,7 +130,7 @@ impl Transport {
         }
     }
 
-    fn writable(&self) -> Result<&Endpoint, TransportError> {
+    pub(super) fn writable(&self) -> Result<&Endpoint, TransportError> {
         let endpoint = self.first();
         match endpoint.kind {
             Kind::Web => Err(TransportError::CannotWrite { url: endpoint.url.clone() }),
@@ -139,13 +139,11 @@ impl Transport {
     }
 
     fn lock(&self, directory: &Path, path: &str) -> Result<Lock, TransportError> {
-        let failed = |source: Box<dyn std::error::Error + Send + Sync>| TransportError::Failed {
-            action: "lock the directory of",
-            path: path.to_owned(),
-            source,
-        };
-        std::fs::create_dir_all(directory).map_err(|error| failed(error.into()))?;
-        Lock::exclusive(&directory.join(LOCK), Wait::Announced(&|_| {})).map_err(|error| failed(error.into()))
+        let failed = |source| TransportError::Lock { path: path.to_owned(), source };
+        let file = directory.join(LOCK);
+        let made = std::fs::create_dir_all(directory);
+        made.map_err(|source| failed(LockError::Io { path: file.clone(), source }))?;
+        Lock::exclusive(&file, Wait::Announced(&|_| {})).map_err(failed)
     }
 }
 
