@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use object_store::{
@@ -10,7 +10,7 @@ use object_store::{
 };
 
 use super::open::{Endpoint, Kind};
-use super::{Put, Transport, TransportError, Version};
+use super::{Listed, Put, Transport, TransportError, Version};
 use crate::disk::{Lock, LockError, Wait};
 
 /// Bytes of one part of a large upload: S3 wants at least 5 MiB and at most 10,000 parts.
@@ -130,6 +130,81 @@ impl Transport {
         }
     }
 
+    /// What uploads left that were killed. In a bucket they cannot be listed; the store's own rules end them.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub(in crate::remote) fn leftovers(&self) -> Result<Vec<Listed>, TransportError> {
+        let Kind::Directory(directory) = &self.writable()?.kind else { return Ok(Vec::new()) };
+        let mut found = Vec::new();
+        let mut waiting = vec![PathBuf::new()];
+        while let Some(relative) = waiting.pop() {
+            let path = directory.join(&relative);
+            let failed = |source: std::io::Error| TransportError::Local { path: path.clone(), source };
+            let entries = match std::fs::read_dir(&path) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                other => other.map_err(failed)?,
+            };
+            for entry in entries {
+                let entry = entry.map_err(failed)?;
+                let relative = relative.join(entry.file_name());
+                if entry.file_type().map_err(failed)?.is_dir() {
+                    waiting.push(relative);
+                } else if let Some(name) = relative.to_str().filter(|name| is_leftover(name))
+                    // It may be finished and gone by now.
+                    && let Ok(data) = entry.metadata()
+                {
+                    let modified = data.modified().map_err(failed)?;
+                    found.push(Listed { path: name.to_owned(), length: data.len(), modified });
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Removes what an upload left that was killed.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub(in crate::remote) fn delete_leftover(&self, path: &str) -> Result<(), TransportError> {
+        let Kind::Directory(directory) = &self.writable()?.kind else { return Ok(()) };
+        let path = directory.join(path);
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(TransportError::Local { path, source }),
+            _ => Ok(()),
+        }
+    }
+
+    /// How many requests [`Self::put_file`] makes for a file of so many bytes.
+    #[must_use]
+    pub fn upload_requests(&self, length: u64) -> u64 {
+        let parts = length / PART as u64 + u64::from(!length.is_multiple_of(PART as u64));
+        match self.first().kind {
+            // Begun, each part, ended.
+            Kind::Bucket if length >= PART as u64 => parts + 2,
+            _ => 1,
+        }
+    }
+
+    /// How many requests it takes to take a lease and to give it back.
+    #[must_use]
+    pub fn lease_requests(&self) -> u64 {
+        if matches!(self.first().kind, Kind::Directory(_)) { 0 } else { 2 }
+    }
+
+    /// A file beside the published ones that processes lock which write to the same directory; none where there are no
+    /// locks. The directory is made.
+    pub(in crate::remote) fn lock_file(&self, name: &str) -> Result<Option<PathBuf>, TransportError> {
+        let Kind::Directory(directory) = &self.writable()?.kind else { return Ok(None) };
+        let file = directory.join(format!(".{name}"));
+        let failed = |source| TransportError::Lock {
+            path: name.to_owned(),
+            source: LockError::Io { path: file.clone(), source },
+        };
+        std::fs::create_dir_all(directory).map_err(failed)?;
+        Ok(Some(file))
+    }
+
     pub(super) fn writable(&self) -> Result<&Endpoint, TransportError> {
         let endpoint = self.first();
         match endpoint.kind {
@@ -145,6 +220,12 @@ impl Transport {
         made.map_err(|source| failed(LockError::Io { path: file.clone(), source }))?;
         Lock::exclusive(&file, Wait::Announced(&|_| {})).map_err(failed)
     }
+}
+
+/// Whether a file has the name that an upload to a directory has until it is complete.
+fn is_leftover(name: &str) -> bool {
+    let suffix = name.rsplit_once('#').map(|(_, suffix)| suffix);
+    suffix.is_some_and(|suffix| !suffix.is_empty() && suffix.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// The next [`PART`] bytes, or all that is left.
