@@ -1,6 +1,7 @@
 //! Why something did not come.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::image::ImageError;
 use crate::remote::format::LocatorError;
@@ -62,6 +63,17 @@ impl FetchError {
             | Self::NoPlace { .. }
             | Self::Image(_)
             | Self::NoRemote => false,
+        }
+    }
+}
+
+impl FetchError {
+    /// When the other side wants to be asked again, if it says so.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Transport(error) => error.retry_after(),
+            _ => None,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use super::output;
-use crate::remote::transport::{Reason, TransportError};
+use crate::remote::transport::Reason;
 use crate::store::{OpenError, ReadError, RefError, ResolveError};
 use crate::trust::{SignatureError, TrustError};
 
@@ -90,8 +90,8 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
             _ => None,
         };
     }
-    if let Some(error) = cause.downcast_ref::<TransportError>() {
-        return transport_hint(error);
+    if let Some(reason) = cause.downcast_ref::<Reason>() {
+        return transport_hint(reason).map(str::to_owned);
     }
     if let Some(RefError::Changed { .. }) = cause.downcast_ref::<RefError>() {
         return Some("look at it with 'sapwood log' and try again".to_owned());
@@ -105,21 +105,20 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     }
 }
 
-fn transport_hint(error: &TransportError) -> Option<String> {
-    let hint = match error {
-        TransportError::Denied { source: Reason::NoCredentials, .. } => {
-            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or AWS_SKIP_SIGNATURE=true for a public bucket"
+fn transport_hint(reason: &Reason) -> Option<&'static str> {
+    match reason {
+        Reason::NoCredentials => Some(
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or AWS_SKIP_SIGNATURE=true for a public bucket",
+        ),
+        Reason::Certificate(_) => Some(
+            "if the server is the right one: 'sapwood remote add --replace … --ca-file FILE' (or SSL_CERT_FILE) names its authority",
+        ),
+        Reason::Tls(_) => {
+            Some("'sapwood remote add --replace … --client-certificate FILE' shows the server who is asking")
         }
-        TransportError::Failed { source: Reason::Certificate(_), .. } => {
-            "if the server is the right one: 'sapwood remote add --replace … --ca-file FILE' (or SSL_CERT_FILE) names its authority"
+        Reason::System(error) if error.kind() == io::ErrorKind::StorageFull => {
+            Some("nothing was lost; make room there and run the same command again: what was sent is not sent again")
         }
-        TransportError::Failed { source: Reason::Tls(_), .. } => {
-            "'sapwood remote add --replace … --client-certificate FILE' shows the server who is asking"
-        }
-        TransportError::Failed { source: Reason::System(error), .. } if error.kind() == io::ErrorKind::StorageFull => {
-            "nothing was lost; make room there and run the same command again: what was sent is not sent again"
-        }
-        _ => return None,
-    };
-    Some(hint.to_owned())
+        _ => None,
+    }
 }

@@ -4,6 +4,8 @@
 //! after the ref record and the commit passed [`Trust`]. The placement beside them is advice. Used by `pull`, by lazy
 //! mounts and by the publisher, who must know what is there.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use parking_lot::Mutex;
 
@@ -125,6 +127,13 @@ impl Remote {
             .map_err(|source| RemoteError::Transport { url: config.url.as_str().into(), source })?;
         let (remotes, store) = (Remotes::of(store), store.clone());
         Ok(Self { name, transport, remotes, store, trust: Mutex::new(trust), learned: Mutex::default() })
+    }
+
+    /// The same for somebody who does not wait longer than `patience` for what does not come.
+    #[must_use]
+    pub fn impatient(mut self, patience: Duration) -> Self {
+        self.transport = self.transport.impatient(patience);
+        self
     }
 
     /// Its name, for refs and messages.

@@ -354,6 +354,21 @@ impl Repository {
         self.run(["fsck"]).success();
     }
 
+    /// Takes away what is mounted at `at`. Not at once if it is in use: another thread of the test program may be starting a
+    /// process, which has all our open files for a moment.
+    #[track_caller]
+    pub fn umount(&self, at: &Path) {
+        let begin = Instant::now();
+        loop {
+            let run = self.run([OsStr::new("umount"), at.as_os_str()]);
+            if run.status.success() || !run.stderr.contains("is in use") || begin.elapsed() > Duration::from_secs(30) {
+                run.success();
+                return;
+            }
+            sleep(Duration::from_millis(50));
+        }
+    }
+
     /// Mounts `source` at a new directory `at`.
     #[track_caller]
     pub fn mount(&self, source: &str, at: &Path, options: &[&str]) -> Mounted {
@@ -399,7 +414,7 @@ impl Mounted {
     /// Unmounts and expects that to work.
     #[track_caller]
     pub fn unmount(self) {
-        self.repository.run([OsStr::new("umount"), self.at.as_os_str()]).success();
+        self.repository.umount(&self.at);
         assert!(!is_mounted(&self.at), "`sapwood umount` returned before {} was gone", self.at.display());
     }
 }

@@ -82,7 +82,7 @@ impl<'a> Mount<'a> {
     #[track_caller]
     fn end(self) {
         self.assert_is_well();
-        self.client.repository.run(["umount", self.at.to_str().expect("UTF-8")]).success();
+        self.client.repository.umount(&self.at);
         self.client.repository.assert_clean();
     }
 }

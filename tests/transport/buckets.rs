@@ -175,3 +175,47 @@ fn a_publish_whose_link_breaks_goes_on_where_it_was() {
     pull(&scene.client, &direct).success();
     scene.assert_client_has_all();
 }
+
+#[test]
+fn a_publisher_killed_at_each_request_leaves_a_state_that_is_whole() {
+    let scene = Scene::new("transport-killed");
+    let bucket = Bucket::serve(&scene.sandbox.directory("buckets"));
+    let direct = Bucket::variables(bucket.address());
+    let link = Link::to(bucket.address(), Shape { round_trip: Duration::from_millis(10), ..FAST });
+    let linked = Bucket::variables(link.address());
+    scene.add_remote(URL, &[]);
+    publish(&scene.publisher, &direct, &[]).success();
+    let old = pull(&scene.client, &direct).success();
+    for number in 0..40 {
+        let path = scene.tree.join(format!("{number:02}/changed"));
+        std::fs::write(path, crate::common::trees::noise(number, 40_000)).expect("writable");
+    }
+    let new = scene.publisher.commit("main", &scene.tree);
+    let sent = link.passed().sent;
+    let mut kills = 0;
+    for request in 1.. {
+        let before = link.passed().requests;
+        let mut command = scene.publisher.command(["publish", "--pack-size", "500000", URL, "main"]);
+        command.envs(linked.iter().map(|(name, value)| (name, value)));
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it can be started");
+        while link.passed().requests < before + request && child.try_wait().expect("a child").is_none() {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        // SIGKILL, to this child only; it may have ended.
+        let _ = child.kill();
+        let ended = child.wait().expect("a child").success();
+        let found = pull(&scene.client, &direct).success();
+        assert!(found == old || found == new, "neither the old state nor the new one");
+        if ended {
+            assert_eq!(found, new);
+            break;
+        }
+        kills += 1;
+        assert!(request < 100, "it never ends");
+    }
+    // Lists, looks, three or four packs, the image, the locator, the delta, the commit, the placement, the ref.
+    assert!(kills >= 10, "killed only {kills} times");
+    let sent = link.passed().sent - sent;
+    assert!(sent < 2 * 1_600_000 + kills * 20_000, "{sent} bytes for 1.6 MB");
+    scene.assert_client_has_all();
+}

@@ -117,7 +117,7 @@ where nobody reads.
   --dry-run   refs: [{ref, commit, replaces}], commits: [{commit, is_published, new_objects, content_bytes, deltas_from}],
               content_bytes, estimate: {pack_bytes, metadata_bytes, delta_bytes, delta_objects, requests, sampled_bytes}
   --prune     refs, commits (numbers that stay), dropped: [commit], repack: [{pack, bytes, live_bytes}],
-              supersede, remove, leftovers: [{path, bytes}], waiting: [{path, bytes, seconds}], restore: [path],
+              supersede, remove: [{path, bytes}], waiting: [{path, bytes, seconds}], restore: [path],
               kept_bytes, and when it was done: new_packs, new_pack_bytes, traffic
   both        {publish: …, prune: …}"
 );

@@ -108,8 +108,7 @@ fn show_plan(plan: &PrunePlan, grace: Duration) -> Result<Value> {
         output::line(format_args!("would mark {}, to be removed in {time}", files(&plan.supersede)))?;
     }
     show_waiting(plan)?;
-    let gone: Vec<PlannedFile> = plan.remove.iter().chain(&plan.leftovers).cloned().collect();
-    output::line(format_args!("would remove {}", files(&gone)))?;
+    output::line(format_args!("would remove {}", files(&plan.remove)))?;
     Ok(Value::Null)
 }
 
@@ -145,8 +144,7 @@ fn show_report(report: &PruneReport, grace: Duration, begin: Instant) -> Result<
         output::line(format_args!("marked {}: a prune after {time} removes them", files(&plan.supersede)))?;
     }
     show_waiting(plan)?;
-    let gone: Vec<PlannedFile> = plan.remove.iter().chain(&plan.leftovers).cloned().collect();
-    output::line(format_args!("removed {}", files(&gone)))?;
+    output::line(format_args!("removed {}", files(&plan.remove)))?;
     let requests = output::count(report.traffic.requests);
     output::note(format_args!("{requests} requests, {}", output::duration(begin.elapsed())));
     Ok(Value::Null)

@@ -431,7 +431,7 @@ mod tests {
         builder
     }
 
-    const BOUND: LocatorBound = LocatorBound { objects: 3000, frames: 3000 };
+    const BOUND: LocatorBound = LocatorBound { least: 0, objects: 3000, frames: 3000 };
 
     #[test]
     fn a_locator_survives_and_is_small() {

@@ -97,8 +97,7 @@ fn remove(transport: &Transport, lease: &Lease<'_>, plan: &PrunePlan) -> Result<
             transport.delete(&layout::superseded(&file.path))
         })?;
     }
-    each(lease, &plan.stale_marks, |path| transport.delete(&layout::superseded(path)))?;
-    each(lease, &plan.leftovers, |file| transport.delete_leftover(&file.path))
+    each(lease, &plan.stale_marks, |path| transport.delete(&layout::superseded(path)))
 }
 
 /// Writes where the moved frames of each kept commit are.

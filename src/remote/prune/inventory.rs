@@ -9,7 +9,7 @@ use crate::model::{Commit, CommitId, LocatorId, PackId, RefName};
 use crate::remote::format::{Locator, PackRef, Placement};
 use crate::remote::layout;
 use crate::remote::published::{self, PublishedRef};
-use crate::remote::transport::{Listed, Transport};
+use crate::remote::transport::Transport;
 
 /// Locators that are in memory at once: some MiB each.
 const LOCATORS_AT_ONCE: usize = 8;
@@ -40,8 +40,6 @@ pub(super) struct Inventory {
     pub files: BTreeMap<String, u64>,
     /// Files that nothing needed when this was written.
     pub marks: BTreeMap<String, SystemTime>,
-    /// What killed uploads left.
-    pub leftovers: Vec<Listed>,
 }
 
 /// What is learned once and never changes, and what lives.
@@ -85,7 +83,7 @@ impl Known {
 impl Inventory {
     /// Looks at everything.
     pub(super) fn read(transport: &Transport, keep: Keep, known: &mut Known) -> Result<Self, PruneError> {
-        let mut inventory = Self { leftovers: transport.leftovers()?, ..Self::default() };
+        let mut inventory = Self::default();
         for directory in layout::REMOVABLE {
             let listed = transport.list(directory)?.into_iter();
             let listed = listed.filter(|listed| layout::is_removable(&listed.path));

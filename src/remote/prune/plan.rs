@@ -15,9 +15,6 @@ const SMALL_PACK: u64 = 16 << 20;
 /// How many small packs are left alone.
 const SMALL_PACKS: usize = 8;
 
-/// What a killed upload left is removed when it was not written to for so long.
-const STALLED: Duration = Duration::from_secs(24 * 60 * 60);
-
 /// A file.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct PlannedFile {
@@ -77,8 +74,6 @@ pub struct PrunePlan {
     /// Marks of files that are gone.
     #[serde(skip)]
     pub(super) stale_marks: Vec<String>,
-    /// What killed uploads left and nobody goes on with.
-    pub leftovers: Vec<PlannedFile>,
     /// Bytes of the files that stay, those that wait counted.
     pub kept_bytes: u64,
 }
@@ -162,9 +157,6 @@ pub(super) fn plan(
     let place = |file: &PlannedFile| layout::REMOVABLE.iter().position(|directory| file.path.starts_with(directory));
     plan.remove.sort_by_key(place);
     plan.stale_marks = inventory.marks.keys().filter(|path| !inventory.files.contains_key(*path)).cloned().collect();
-    let is_stalled = |modified: SystemTime| now.duration_since(modified).is_ok_and(|age| age >= STALLED.max(grace));
-    let stalled = inventory.leftovers.iter().filter(|listed| is_stalled(listed.modified));
-    plan.leftovers = stalled.map(|it| PlannedFile { path: it.path.clone(), bytes: it.length }).collect();
     plan
 }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::error::PublishError;
 use super::places::Places;
-use super::plan::{PublishRequest, history};
+use super::request::{PublishRequest, history};
 use crate::image::Image;
 use crate::model::{CommitId, ImageId, ObjectId, RefName};
 use crate::remote::format::wire::{IMAGE_SIZE_MAX, decode_image};

@@ -20,6 +20,7 @@ mod packs;
 mod places;
 mod plan;
 mod progress;
+mod request;
 mod upload;
 
 pub use apply::{PublishReport, Published, apply};
@@ -28,5 +29,6 @@ pub use estimate::{Estimate, estimate};
 pub use existing::{Survey, survey};
 pub use frames::FrameSizes;
 pub use options::{DEFAULT_LEVEL, PACK_SIZE, PublishOptions};
-pub use plan::{CommitPlan, PublishPlan, PublishRequest, RefPlan, plan};
+pub use plan::{CommitPlan, PublishPlan, RefPlan, plan};
 pub use progress::{Phase, PublishProgress};
+pub use request::PublishRequest;

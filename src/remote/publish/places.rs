@@ -2,8 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::plan::frame_count;
-use crate::model::{ObjectId, PackId};
+use crate::model::{BLOCK_SIZE, LARGE_OBJECT, ObjectId, PackId};
 use crate::remote::format::{Frame, Locator, LocatorBuilder, PackRef, Spot};
 
 /// Objects and where they are.
@@ -73,6 +72,12 @@ impl Places {
         }
         first
     }
+}
+
+/// Frames that an object of `size` bytes takes: one, or one for each block of a large one.
+fn frame_count(size: u64) -> usize {
+    let blocks = if size > LARGE_OBJECT { size.div_ceil(BLOCK_SIZE) } else { 1 };
+    usize::try_from(blocks).unwrap_or(usize::MAX)
 }
 
 fn number(count: usize) -> u32 {

@@ -4,27 +4,10 @@ use std::collections::HashSet;
 
 use super::error::PublishError;
 use super::existing::{Survey, objects};
-use crate::model::{Commit, CommitId, LARGE_OBJECT, ObjectId, RefName};
+use super::request::{PublishRequest, history};
+use crate::model::{Commit, CommitId, ObjectId, RefName};
 use crate::remote::format::{Placement, ProfileText};
 use crate::store::{ReadError, Store};
-use crate::trust::PublicKey;
-
-/// What is to be published.
-#[derive(Debug, Clone, Default)]
-pub struct PublishRequest {
-    /// The refs.
-    pub names: Vec<RefName>,
-    /// How many ancestors of each besides its newest commit, as far as they are here.
-    pub depth: u64,
-    /// From how many published ancestors of each newest commit a delta is to lead to it.
-    pub deltas: u64,
-    /// Whether a published state that is no ancestor is replaced.
-    pub force: bool,
-    /// Who is going to sign.
-    pub signers: Vec<PublicKey>,
-    /// What is read first.
-    pub profile: Option<ProfileText>,
-}
 
 /// A commit that goes up, or gains something.
 #[derive(Debug, Clone)]
@@ -190,21 +173,6 @@ fn missing_deltas(
     Ok(missing)
 }
 
-/// The newest commit of a ref and up to `depth` ancestors, as far as they are here, newest first.
-pub(super) fn history(store: &Store, name: &RefName, depth: u64) -> Result<Vec<(CommitId, Commit)>, PublishError> {
-    let tip = store.read_ref(name)?.ok_or_else(|| PublishError::NoSuchRef(name.clone()))?;
-    let mut commits = vec![(tip, store.commit(tip)?)];
-    while (commits.len() as u64) <= depth {
-        let Some(parent) = commits.last().and_then(|(_, commit)| commit.parent) else { break };
-        match store.commit(parent) {
-            Ok(commit) => commits.push((parent, commit)),
-            Err(ReadError::MissingCommit { .. }) => break,
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(commits)
-}
-
 /// What is published must be the new commit or an ancestor of it.
 fn refuse_divergence(store: &Store, name: &RefName, tip: CommitId, survey: &Survey) -> Result<(), PublishError> {
     let Some(published) = survey.refs.get(name) else { return Ok(()) };
@@ -249,10 +217,4 @@ fn new_objects(
         }
     }
     Ok(new)
-}
-
-/// Frames that an object of `size` bytes takes: one, or one for each block of a large one.
-pub(super) fn frame_count(size: u64) -> usize {
-    let blocks = if size > LARGE_OBJECT { size.div_ceil(crate::model::BLOCK_SIZE) } else { 1 };
-    usize::try_from(blocks).unwrap_or(usize::MAX)
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::reason::Reason;
 use crate::disk::LockError;
@@ -121,5 +122,14 @@ impl TransportError {
     #[must_use]
     pub fn may_pass(&self) -> bool {
         matches!(self, Self::Failed { source, .. } if source.may_pass())
+    }
+
+    /// When the other side wants to be asked again, if it says so.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Failed { source: Reason::Busy { after, .. }, .. } => Some(*after),
+            _ => None,
+        }
     }
 }

@@ -16,12 +16,13 @@ mod open;
 mod options;
 mod read;
 mod reason;
+mod sweep;
 mod tls;
 mod turns;
 mod write;
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 pub use counters::{Counters, Traffic};
@@ -29,6 +30,7 @@ pub use error::TransportError;
 pub use options::TransportOptions;
 pub use reason::{Reason, Said};
 
+use crate::disk::Lock;
 use limit::RateLimit;
 use open::{Endpoint, Purpose};
 
@@ -65,6 +67,8 @@ pub struct Listed {
 #[derive(Clone)]
 pub struct Transport {
     inner: Arc<Inner>,
+    /// How long to go on receiving when nothing comes.
+    patience: Duration,
 }
 
 struct Inner {
@@ -75,7 +79,10 @@ struct Inner {
     runtime: tokio::runtime::Runtime,
     counters: Arc<Counters>,
     limit: Option<RateLimit>,
-    patience: Duration,
+    /// Whether it was said that nobody answers.
+    said: AtomicBool,
+    /// Says to other publishers that we write to a directory.
+    writing: OnceLock<Lock>,
 }
 
 impl Transport {
@@ -110,8 +117,16 @@ impl Transport {
             .build()
             .map_err(TransportError::Runtime)?;
         let limit = options.rate_limit.map(RateLimit::new);
-        let (preferred, patience) = (AtomicUsize::new(0), options.retry_limit());
-        Ok(Self { inner: Arc::new(Inner { endpoints, preferred, runtime, counters, limit, patience }) })
+        let (preferred, said) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let writing = OnceLock::new();
+        let inner = Arc::new(Inner { endpoints, preferred, runtime, counters, limit, said, writing });
+        Ok(Self { inner, patience: options.retry_limit() })
+    }
+
+    /// The same connection for somebody who does not wait longer than `patience` for what does not come.
+    #[must_use]
+    pub fn impatient(&self, patience: Duration) -> Self {
+        Self { inner: Arc::clone(&self.inner), patience: self.patience.min(patience) }
     }
 
     /// The URL this leads to.

@@ -45,6 +45,9 @@ pub(super) enum Purpose {
 pub(super) struct Endpoint {
     pub url: String,
     pub kind: Kind,
+    /// For receiving: asks once. Who asks again, and whom, is decided above.
+    pub once: Box<dyn ObjectStore>,
+    /// For everything else: asks again by itself.
     pub store: Box<dyn ObjectStore>,
     /// What stands before every path.
     pub prefix: Path,
@@ -64,32 +67,38 @@ impl Endpoint {
             |reason: &dyn std::fmt::Display| TransportError::Url { url: url.to_owned(), reason: reason.to_string() };
         let parsed = Url::parse(url).map_err(|error| bad(&error))?;
         let prefix = Path::from_url_path(parsed.path()).map_err(|error| bad(&error))?;
-        if !parsed.username().is_empty() || parsed.password().is_some() {
+        let scheme = parsed.scheme();
+        if scheme == "file" {
+            let directory = parsed.to_file_path().map_err(|()| bad(&"it names no path of this machine"))?;
+            let store = || Box::new(LocalFileSystem::new().with_fsync(true));
+            let kind = Kind::Directory(directory);
+            return Ok(Self { url: url.to_owned(), kind, once: store(), store: store(), prefix, purpose });
+        }
+        let (kind, open, prefix): (Kind, Opener, Path) = match scheme {
+            "http" | "https" => (Kind::Web, web, Path::default()),
+            "s3" | "s3a" => (Kind::Bucket, s3, prefix),
+            "gs" => (Kind::Bucket, gs, prefix),
+            "az" | "abfs" | "abfss" => (Kind::Bucket, az, prefix),
+            other => return Err(bad(&format_args!("'{other}' is none of file, http, https, s3, gs, az"))),
+        };
+        if kind == Kind::Web && (!parsed.username().is_empty() || parsed.password().is_some()) {
             return Err(bad(&"a name or password does not belong into it; see --bearer-file"));
         }
-        let scheme = parsed.scheme();
-        if let Some((name, value)) = options.settings.iter().find(|(name, value)| is_bad_endpoint(name, value)) {
+        let mut settings = options.settings.iter().filter(|_| kind == Kind::Bucket);
+        if let Some((name, value)) = settings.find(|(name, value)| is_bad_endpoint(name, value)) {
             return Err(bad(&format_args!("{name} should be a URL such as https://s3.example.org, and is '{value}'")));
         }
         let is_same_server = || Url::parse(main).is_ok_and(|main| main.origin() == parsed.origin());
-        let bearer = match scheme {
-            "http" | "https" if is_same_server() => Bearer::Sent,
-            _ => Bearer::Withheld,
+        let connector = match kind {
+            Kind::Web if is_same_server() => Connector::web(options, Bearer::Sent, counters)?,
+            Kind::Web => Connector::web(options, Bearer::Withheld, counters)?,
+            Kind::Bucket | Kind::Directory(_) => Connector::bucket(options, counters)?,
         };
-        let connector = || Connector::new(options, bearer, counters);
-        let (kind, store, prefix): (Kind, object_store::Result<Box<dyn ObjectStore>>, Path) = match scheme {
-            "file" => {
-                let directory = parsed.to_file_path().map_err(|()| bad(&"it names no path of this machine"))?;
-                (Kind::Directory(directory), Ok(Box::new(LocalFileSystem::new().with_fsync(true))), prefix)
-            }
-            "http" | "https" => (Kind::Web, web(url, options, connector()?), Path::default()),
-            "s3" | "s3a" => (Kind::Bucket, s3(url, options, connector()?), prefix),
-            "gs" => (Kind::Bucket, gs(url, options, connector()?), prefix),
-            "az" | "abfs" | "abfss" => (Kind::Bucket, az(url, options, connector()?), prefix),
-            other => return Err(bad(&format_args!("'{other}' is none of file, http, https, s3, gs, az"))),
-        };
-        let store = store.map_err(|error| bad(&error))?;
-        Ok(Self { url: url.to_owned(), kind, store, prefix, purpose })
+        let persistent = connector.persistent(options.retry_limit());
+        let once = RetryConfig { max_retries: 0, ..RetryConfig::default() };
+        let once = open(url, options, connector, once).map_err(|error| bad(&error))?;
+        let store = open(url, options, persistent, retry(options)).map_err(|error| bad(&error))?;
+        Ok(Self { url: url.to_owned(), kind, once, store, prefix, purpose })
     }
 
     /// The path of a file in the object store.
@@ -123,27 +132,28 @@ impl Endpoint {
 }
 
 type Opened = object_store::Result<Box<dyn ObjectStore>>;
+type Opener = fn(&str, &TransportOptions, Connector, RetryConfig) -> Opened;
 
-fn web(url: &str, options: &TransportOptions, connector: Connector) -> Opened {
-    let builder = HttpBuilder::new().with_url(url.trim_end_matches('/')).with_retry(retry(options));
+fn web(url: &str, _: &TransportOptions, connector: Connector, retry: RetryConfig) -> Opened {
+    let builder = HttpBuilder::new().with_url(url.trim_end_matches('/')).with_retry(retry);
     let plain = ClientOptions::new().with_allow_http(true);
     Ok(Box::new(builder.with_client_options(plain).with_http_connector(connector).build()?))
 }
 
-fn s3(url: &str, options: &TransportOptions, connector: Connector) -> Opened {
-    let builder = AmazonS3Builder::new().with_url(url).with_retry(retry(options));
+fn s3(url: &str, options: &TransportOptions, connector: Connector, retry: RetryConfig) -> Opened {
+    let builder = AmazonS3Builder::new().with_url(url).with_retry(retry);
     let builder = configured(builder, options, |builder, key, value| builder.with_config(key, value));
     Ok(Box::new(builder.with_http_connector(connector).build()?))
 }
 
-fn gs(url: &str, options: &TransportOptions, connector: Connector) -> Opened {
-    let builder = GoogleCloudStorageBuilder::new().with_url(url).with_retry(retry(options));
+fn gs(url: &str, options: &TransportOptions, connector: Connector, retry: RetryConfig) -> Opened {
+    let builder = GoogleCloudStorageBuilder::new().with_url(url).with_retry(retry);
     let builder = configured(builder, options, |builder, key, value| builder.with_config(key, value));
     Ok(Box::new(builder.with_http_connector(connector).build()?))
 }
 
-fn az(url: &str, options: &TransportOptions, connector: Connector) -> Opened {
-    let builder = MicrosoftAzureBuilder::new().with_url(url).with_retry(retry(options));
+fn az(url: &str, options: &TransportOptions, connector: Connector, retry: RetryConfig) -> Opened {
+    let builder = MicrosoftAzureBuilder::new().with_url(url).with_retry(retry);
     let builder = configured(builder, options, |builder, key, value| builder.with_config(key, value));
     Ok(Box::new(builder.with_http_connector(connector).build()?))
 }
@@ -162,13 +172,12 @@ fn configured<B, K: FromStr>(builder: B, options: &TransportOptions, set: fn(B, 
     })
 }
 
-/// Tries again after 0.1 s, doubling with jitter up to 15 s. With mirrors, the next one is the better second try.
+/// Tries again after 0.1 s, doubling with jitter up to 15 s.
 fn retry(options: &TransportOptions) -> RetryConfig {
     let backoff = BackoffConfig {
         init_backoff: std::time::Duration::from_millis(100),
         max_backoff: std::time::Duration::from_secs(15),
         base: 2.0,
     };
-    let max_retries = if options.mirrors.is_empty() { 10 } else { 2 };
-    RetryConfig { backoff, max_retries, retry_timeout: options.retry_limit() }
+    RetryConfig { backoff, max_retries: 20, retry_timeout: options.retry_limit() }
 }

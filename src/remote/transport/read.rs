@@ -23,7 +23,7 @@ impl Transport {
     pub fn get(&self, path: &str, limit: u64) -> Result<Option<(Bytes, Version)>, TransportError> {
         let found = self.ask_in_turn(First::Url, &|| 0, |endpoint| {
             self.inner.runtime.block_on(async {
-                let found = endpoint.store.get(&endpoint.path(path)).await;
+                let found = endpoint.once.get(&endpoint.path(path)).await;
                 let found = found.map_err(|source| endpoint.failed("read", path, source))?;
                 if found.meta.size > limit {
                     return Err(TransportError::TooLarge { path: path.to_owned(), limit });
@@ -84,7 +84,7 @@ impl Transport {
             self.inner.runtime.block_on(async {
                 let wanted = rest.end - rest.start;
                 let options = GetOptions { range: Some(rest.into()), ..GetOptions::default() };
-                let found = endpoint.store.get_opts(&endpoint.path(path), options).await;
+                let found = endpoint.once.get_opts(&endpoint.path(path), options).await;
                 let found = found.map_err(|source| endpoint.failed("read", path, source))?;
                 let mut take = |piece: Bytes| {
                     position.set(position.get() + piece.len() as u64);

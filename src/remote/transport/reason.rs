@@ -25,9 +25,9 @@ pub enum Reason {
         /// And these words.
         said: Said,
     },
-    /// It asks for more patience than there is.
+    /// It is busy, and says for how long.
     #[error("the server answers {status} and asks to come back in {} s", .after.as_secs())]
-    Later {
+    Busy {
         /// By what code.
         status: StatusCode,
         /// When to come back.
@@ -179,9 +179,8 @@ impl Reason {
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Status { status, .. } => is_passing(*status),
-            Self::Connect(_) | Self::Silence(_) | Self::Slow { .. } | Self::Broken(_) => true,
-            Self::Later { .. }
-            | Self::Certificate(_)
+            Self::Busy { .. } | Self::Connect(_) | Self::Silence(_) | Self::Slow { .. } | Self::Broken(_) => true,
+            Self::Certificate(_)
             | Self::Tls(_)
             | Self::Redirects
             | Self::NoRanges { .. }

@@ -12,6 +12,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// The longest pause.
 const LAST_PAUSE: Duration = Duration::from_secs(15);
 
+/// From this patience on it is said what is waited for.
+const WORTH_TELLING: Duration = Duration::from_secs(10);
+
 /// So many bytes more and there is hope again: patience begins anew. Fewer would let a server hold us for ever.
 const PROGRESS: u64 = 64 << 10;
 
@@ -34,17 +37,31 @@ impl Transport {
         position: &dyn Fn() -> u64,
         ask: impl Fn(&Endpoint) -> Result<T, TransportError>,
     ) -> Result<T, TransportError> {
-        let mut patience = Patience::new(self.inner.patience, position());
+        let mut patience = Patience::new(self.patience, position());
         loop {
             let failures = match self.round(first, &ask) {
-                Ok(found) => return Ok(found),
+                Ok(found) => {
+                    self.inner.said.store(false, Ordering::Relaxed);
+                    return Ok(found);
+                }
                 Err(failures) => failures,
             };
-            let is_final = !failures.iter().any(|(_, error)| error.may_pass());
-            match patience.pause(position()).filter(|_| !is_final) {
-                None => return Err(worst(failures)),
-                Some(pause) => self.inner.runtime.block_on(async { tokio::time::sleep(pause).await }),
-            }
+            // The shortest that anybody asks for, of those with whom there is hope.
+            let hopeful = failures.iter().filter(|(_, error)| error.may_pass());
+            let asked = hopeful.map(|(_, error)| error.retry_after().unwrap_or_default()).min();
+            let pause = asked.and_then(|asked| patience.pause(position(), asked));
+            let failure = worst(failures);
+            let Some(pause) = pause else { return Err(failure) };
+            self.tell(&failure);
+            self.inner.runtime.block_on(async { tokio::time::sleep(pause).await });
+        }
+    }
+
+    /// Once, so that whoever waits knows for what. Who gives up soon hears it from the error.
+    fn tell(&self, failure: &TransportError) {
+        if self.patience >= WORTH_TELLING && !self.inner.said.swap(true, Ordering::Relaxed) {
+            let reason = std::error::Error::source(failure).map(|reason| format!(": {reason}")).unwrap_or_default();
+            tracing::warn!("{}: {failure}{reason}; trying again for up to {} s", self.url(), self.patience.as_secs());
         }
     }
 
@@ -107,15 +124,15 @@ impl Patience {
         Self { limit, since: Instant::now(), position, next: FIRST_PAUSE }
     }
 
-    /// How long to wait before the next round; `None` when it is enough.
-    fn pause(&mut self, position: u64) -> Option<Duration> {
+    /// How long to wait before the next round, at least as long as somebody asked for; `None` when it is enough.
+    fn pause(&mut self, position: u64, asked: Duration) -> Option<Duration> {
         if position >= self.position.saturating_add(PROGRESS) {
             *self = Self::new(self.limit, position);
         }
         let left = self.limit.checked_sub(self.since.elapsed())?;
-        let pause = self.next.mul_f64(jitter()).min(left);
+        let pause = self.next.mul_f64(jitter()).min(left).max(asked);
         self.next = (self.next * 2).min(LAST_PAUSE);
-        Some(pause)
+        (pause <= left).then_some(pause)
     }
 }
 
@@ -132,12 +149,15 @@ mod tests {
     #[test]
     fn patience_ends_unless_something_moves() {
         let mut patience = Patience::new(Duration::from_secs(3600), 0);
-        let pauses: Vec<Duration> = (0..20).map_while(|_| patience.pause(10)).collect();
+        let pauses: Vec<Duration> = (0..20).map_while(|_| patience.pause(10, Duration::ZERO)).collect();
         assert_eq!(pauses.len(), 20);
         assert!(pauses[0] < Duration::from_millis(301) && pauses[19] >= LAST_PAUSE / 2, "{pauses:?}");
-        assert!(patience.pause(PROGRESS).is_some_and(|pause| pause < Duration::from_millis(301)));
+        assert!(patience.pause(PROGRESS, Duration::ZERO).is_some_and(|pause| pause < Duration::from_millis(301)));
+        let asked = Duration::from_secs(3000);
+        assert_eq!(patience.pause(PROGRESS, asked), Some(asked));
+        assert_eq!(patience.pause(PROGRESS, 2 * asked), None);
         patience.limit = Duration::ZERO;
-        assert_eq!(patience.pause(PROGRESS + 1), None);
+        assert_eq!(patience.pause(PROGRESS + 1, Duration::ZERO), None);
     }
 
     #[test]

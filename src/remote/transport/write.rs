@@ -10,7 +10,7 @@ use object_store::{
 };
 
 use super::open::{Endpoint, Kind};
-use super::{Listed, Put, Transport, TransportError, Version};
+use super::{Put, Transport, TransportError, Version, sweep};
 use crate::disk::{Lock, LockError, Wait};
 
 /// Bytes of one part of a large upload: S3 wants at least 5 MiB and at most 10,000 parts.
@@ -29,6 +29,7 @@ impl Transport {
     /// [`TransportError::Exists`] or [`TransportError::Changed`] as `mode` asks; else what went wrong in the end.
     pub fn put(&self, path: &str, bytes: Bytes, mode: &Put) -> Result<Version, TransportError> {
         let endpoint = self.writable()?;
+        self.announce(endpoint, path)?;
         let length = bytes.len() as u64;
         let version = match (&endpoint.kind, mode) {
             (Kind::Directory(directory), Put::IfVersion(version)) => {
@@ -85,6 +86,7 @@ impl Transport {
             progress(length);
             return Ok(());
         }
+        self.announce(endpoint, path)?;
         self.count_local(endpoint);
         let error = |source| endpoint.failed("write", path, source);
         let begin = async { endpoint.store.put_multipart(&endpoint.path(path)).await };
@@ -130,51 +132,6 @@ impl Transport {
         }
     }
 
-    /// What uploads left that were killed. In a bucket they cannot be listed; the store's own rules end them.
-    ///
-    /// # Errors
-    /// When the directory cannot be read.
-    pub(in crate::remote) fn leftovers(&self) -> Result<Vec<Listed>, TransportError> {
-        let Kind::Directory(directory) = &self.writable()?.kind else { return Ok(Vec::new()) };
-        let mut found = Vec::new();
-        let mut waiting = vec![PathBuf::new()];
-        while let Some(relative) = waiting.pop() {
-            let path = directory.join(&relative);
-            let failed = |source: std::io::Error| TransportError::Local { path: path.clone(), source };
-            let entries = match std::fs::read_dir(&path) {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-                other => other.map_err(failed)?,
-            };
-            for entry in entries {
-                let entry = entry.map_err(failed)?;
-                let relative = relative.join(entry.file_name());
-                if entry.file_type().map_err(failed)?.is_dir() {
-                    waiting.push(relative);
-                } else if let Some(name) = relative.to_str().filter(|name| is_leftover(name))
-                    // It may be finished and gone by now.
-                    && let Ok(data) = entry.metadata()
-                {
-                    let modified = data.modified().map_err(failed)?;
-                    found.push(Listed { path: name.to_owned(), length: data.len(), modified });
-                }
-            }
-        }
-        Ok(found)
-    }
-
-    /// Removes what an upload left that was killed.
-    ///
-    /// # Errors
-    /// Those of the system.
-    pub(in crate::remote) fn delete_leftover(&self, path: &str) -> Result<(), TransportError> {
-        let Kind::Directory(directory) = &self.writable()?.kind else { return Ok(()) };
-        let path = directory.join(path);
-        match std::fs::remove_file(&path) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(TransportError::Local { path, source }),
-            _ => Ok(()),
-        }
-    }
-
     /// How many requests [`Self::put_file`] makes for a file of so many bytes.
     #[must_use]
     pub fn upload_requests(&self, length: u64) -> u64 {
@@ -213,6 +170,18 @@ impl Transport {
         }
     }
 
+    /// Says, before the first byte, that we write to a directory.
+    fn announce(&self, endpoint: &Endpoint, path: &str) -> Result<(), TransportError> {
+        let Kind::Directory(directory) = &endpoint.kind else { return Ok(()) };
+        if self.inner.writing.get().is_none() {
+            let lock =
+                sweep::enter(directory).map_err(|source| TransportError::Lock { path: path.to_owned(), source })?;
+            // Two threads may both have come here; one of the locks is enough.
+            let _ = self.inner.writing.set(lock);
+        }
+        Ok(())
+    }
+
     fn lock(&self, directory: &Path, path: &str) -> Result<Lock, TransportError> {
         let failed = |source| TransportError::Lock { path: path.to_owned(), source };
         let file = directory.join(LOCK);
@@ -220,12 +189,6 @@ impl Transport {
         made.map_err(|source| failed(LockError::Io { path: file.clone(), source }))?;
         Lock::exclusive(&file, Wait::Announced(&|_| {})).map_err(failed)
     }
-}
-
-/// Whether a file has the name that an upload to a directory has until it is complete.
-fn is_leftover(name: &str) -> bool {
-    let suffix = name.rsplit_once('#').map(|(_, suffix)| suffix);
-    suffix.is_some_and(|suffix| !suffix.is_empty() && suffix.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// The next [`PART`] bytes, or all that is left.

@@ -26,9 +26,6 @@ const ERROR_TEXT_TIME: Duration = Duration::from_secs(5);
 /// Files of at most this many bytes are read whole from a server without ranges; more would be a trap.
 const WHOLE_FILE_MAX: u64 = 64 << 20;
 
-/// A server that asks for more than this before it answers again is not waited for.
-const WAIT_MAX: Duration = Duration::from_secs(60);
-
 /// What was asked.
 #[derive(Debug, Clone)]
 pub(super) struct Question {
@@ -38,6 +35,12 @@ pub(super) struct Question {
 }
 
 impl Question {
+    /// Whether a cache on the way should look whether it still has the newest: what is large is asked for in parts and named by
+    /// its content.
+    pub fn is_for_what_may_change(&self) -> bool {
+        self.method == Method::GET && self.range.is_none()
+    }
+
     /// The first and last byte that `bytes=A-B` asks for.
     pub fn range(value: &HeaderValue) -> Option<(u64, u64)> {
         let (first, last) = value.to_str().ok()?.strip_prefix("bytes=")?.split_once('-')?;
@@ -45,17 +48,12 @@ impl Question {
     }
 }
 
-/// Passes on what answers the question; everything else becomes an error that tells why. Waits as long as a busy server asks
-/// for, if that is within `patience`.
-pub(super) async fn judge(
-    question: &Question,
-    response: HttpResponse,
-    patience: Duration,
-) -> Result<HttpResponse, HttpError> {
+/// Passes on what answers the question; everything else becomes an error that tells why.
+pub(super) async fn judge(question: &Question, response: HttpResponse) -> Result<HttpResponse, HttpError> {
     match response.status() {
         status if status.is_success() && question.method == Method::GET => content(question.range, response),
         status if status.is_success() => Ok(response),
-        status => refusal(status, response, patience.min(WAIT_MAX)).await,
+        status => refusal(status, response).await,
     }
 }
 
@@ -159,7 +157,7 @@ impl Body for Piece {
 }
 
 /// An answer that is none. The object stores decide by some codes themselves, so those stay answers.
-async fn refusal(status: StatusCode, response: HttpResponse, patience: Duration) -> Result<HttpResponse, HttpError> {
+async fn refusal(status: StatusCode, response: HttpResponse) -> Result<HttpResponse, HttpError> {
     let (parts, body) = response.into_parts();
     let text = error_text(body).await;
     let said = Said::of(&text);
@@ -175,16 +173,13 @@ async fn refusal(status: StatusCode, response: HttpResponse, patience: Duration)
     if !is_passing(status) {
         return Err(HttpError::new(HttpErrorKind::Unknown, Reason::Status { status, said }));
     }
-    match retry_after(&parts.headers) {
-        Some(after) if after > patience => {
-            return Err(HttpError::new(HttpErrorKind::Unknown, Reason::Later { status, after }));
-        }
-        Some(after) => tokio::time::sleep(after).await,
-        None => {}
-    }
+    let reason = match retry_after(&parts.headers) {
+        Some(after) => Reason::Busy { status, after },
+        None => Reason::Status { status, said },
+    };
     // Of the kinds there are, the one that is always tried again, also for what must not be done twice: the server says that
     // it did nothing.
-    Err(HttpError::new(HttpErrorKind::Request, Reason::Status { status, said }))
+    Err(HttpError::new(HttpErrorKind::Request, reason))
 }
 
 /// When a busy server wants to be asked again. The form with a date is rare, and clocks differ.

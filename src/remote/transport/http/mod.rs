@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use object_store::ClientOptions;
 use object_store::client::{
-    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody, HttpService,
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse, HttpResponseBody,
+    HttpService,
 };
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RANGE};
+use reqwest::header::{AUTHORIZATION, CACHE_CONTROL, HeaderMap, HeaderValue, RANGE};
 use reqwest::{Client, ClientBuilder, Proxy};
 
 use super::counters::Counters;
@@ -33,6 +34,9 @@ const METADATA_HOSTS: [&str; 3] = ["169.254.169.254", "169.254.170.2", "metadata
 /// Such an address answers at once or is not there at all.
 const METADATA_PATIENCE: Duration = Duration::from_secs(2);
 
+/// A server that asks for more than this before it answers again is not waited for.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
 /// Who may see the secret that says who we are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Bearer {
@@ -46,39 +50,66 @@ pub(super) enum Bearer {
 #[derive(Debug, Clone)]
 pub(super) struct Connector {
     client: Client,
-    metadata: Client,
+    /// For where machines get credentials.
+    metadata: Option<Client>,
     counters: Arc<Counters>,
     connecting: Duration,
-    patience: Duration,
     pace: Pace,
+    persistence: Option<Persistence>,
+}
+
+/// Of a client below a store that sends requests again by itself.
+#[derive(Debug, Clone)]
+struct Persistence {
+    /// How long it does so.
+    patience: Duration,
     /// Whether it was said that nobody answers.
     said: Arc<AtomicBool>,
 }
 
 impl Connector {
-    pub(super) fn new(
+    /// For a web server.
+    pub(super) fn web(
         options: &TransportOptions,
         bearer: Bearer,
         counters: &Arc<Counters>,
     ) -> Result<Self, TransportError> {
-        let mut builder = builder(options)?.connect_timeout(options.connect_limit());
+        Self::new(options, bearer, None, counters)
+    }
+
+    /// For a bucket, to which credentials belong.
+    pub(super) fn bucket(options: &TransportOptions, counters: &Arc<Counters>) -> Result<Self, TransportError> {
+        let metadata = builder(tls::client_config(options)?, options).connect_timeout(METADATA_PATIENCE);
+        Self::new(options, Bearer::Withheld, Some(built(metadata)?), counters)
+    }
+
+    fn new(
+        options: &TransportOptions,
+        bearer: Bearer,
+        metadata: Option<Client>,
+        counters: &Arc<Counters>,
+    ) -> Result<Self, TransportError> {
+        let mut builder = builder(tls::client_config(options)?, options).connect_timeout(options.connect_limit());
         for proxy in proxies(options).map_err(|error| unusable("the proxy", &error))? {
             builder = builder.proxy(proxy);
         }
         if let Some(path) = options.bearer_file.as_ref().filter(|_| bearer == Bearer::Sent) {
             builder = builder.default_headers(bearer_header(path)?);
         }
-        let metadata = self::builder(options)?.connect_timeout(METADATA_PATIENCE);
-        let built = |builder: ClientBuilder| builder.build().map_err(|error| unusable("the HTTP client", &error));
         Ok(Self {
             client: built(builder)?,
-            metadata: built(metadata)?,
+            metadata,
             counters: Arc::clone(counters),
             connecting: options.connect_limit(),
-            patience: options.retry_limit(),
             pace: Pace { rate: options.min_rate, window: options.stall_limit() },
-            said: Arc::default(),
+            persistence: None,
         })
+    }
+
+    /// The same for a store that sends requests again by itself for so long: waits as long as a busy server asks for, and says
+    /// once for what.
+    pub(super) fn persistent(&self, patience: Duration) -> Self {
+        Self { persistence: Some(Persistence { patience, said: Arc::default() }), ..self.clone() }
     }
 
     async fn ask(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
@@ -91,44 +122,57 @@ impl Connector {
         let broken_url = |error: url::ParseError| HttpError::new(HttpErrorKind::Unknown, error);
         let mut request = reqwest::Request::new(parts.method, parts.uri.to_string().parse().map_err(broken_url)?);
         *request.headers_mut() = parts.headers;
-        if request.url().host_str().is_some_and(|host| METADATA_HOSTS.contains(&host)) {
-            return self.ask_for_credentials(request, body).await;
+        if question.is_for_what_may_change() {
+            request.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        }
+        if let Some(metadata) = &self.metadata
+            && request.url().host_str().is_some_and(|host| METADATA_HOSTS.contains(&host))
+        {
+            return ask_for_credentials(metadata, request, body).await;
         }
         let answer = pace::execute(&self.client, request, body, self.connecting, self.pace).await;
         let result = match answer {
-            Ok(answer) => judge(&question, watched(answer, self.pace), self.patience).await,
+            Ok(answer) => judge(&question, watched(answer, self.pace)).await,
             Err(error) => Err(error),
         };
-        self.tell(&result);
-        result
+        match &self.persistence {
+            Some(persistence) => persistence.hold(result).await,
+            None => result,
+        }
     }
+}
 
-    /// Once, so that whoever waits knows for what.
-    fn tell(&self, result: &Result<HttpResponse, HttpError>) {
+async fn ask_for_credentials(
+    client: &Client,
+    request: reqwest::Request,
+    body: HttpRequestBody,
+) -> Result<HttpResponse, HttpError> {
+    let pace = Pace { rate: 1, window: METADATA_PATIENCE };
+    match pace::execute(client, request, body, Duration::ZERO, pace).await {
+        Ok(answer) if answer.status().is_success() => Ok(watched(answer, pace)),
+        // Nobody is there, or has nothing for us, or is somebody else.
+        _ => Err(HttpError::new(HttpErrorKind::Unknown, Reason::NoCredentials)),
+    }
+}
+
+impl Persistence {
+    /// Before a failure is passed on, and the request sent again.
+    async fn hold(&self, result: Result<HttpResponse, HttpError>) -> Result<HttpResponse, HttpError> {
         let Err(error) = result else {
             self.said.store(false, Ordering::Relaxed);
-            return;
+            return result;
         };
-        let reason = std::error::Error::source(error).and_then(|reason| reason.downcast_ref::<Reason>());
-        if let Some(reason) = reason.filter(|reason| reason.may_pass())
-            && !self.patience.is_zero()
-            && !self.said.swap(true, Ordering::Relaxed)
-        {
+        let reason = std::error::Error::source(&error).and_then(|reason| reason.downcast_ref::<Reason>());
+        let Some(reason) = reason.filter(|reason| reason.may_pass()).cloned() else { return Err(error) };
+        if let Reason::Busy { after, .. } = reason {
+            if after > self.patience.min(WAIT_MAX) {
+                return Err(HttpError::new(HttpErrorKind::Unknown, reason));
+            }
+            tokio::time::sleep(after).await;
+        } else if !self.patience.is_zero() && !self.said.swap(true, Ordering::Relaxed) {
             tracing::warn!("{reason}; trying again for up to {} s", self.patience.as_secs());
         }
-    }
-
-    async fn ask_for_credentials(
-        &self,
-        request: reqwest::Request,
-        body: object_store::client::HttpRequestBody,
-    ) -> Result<HttpResponse, HttpError> {
-        let pace = Pace { rate: 1, window: METADATA_PATIENCE };
-        match pace::execute(&self.metadata, request, body, Duration::ZERO, pace).await {
-            Ok(answer) if answer.status().is_success() => Ok(watched(answer, pace)),
-            // Nobody is there, or has nothing for us, or is somebody else.
-            _ => Err(HttpError::new(HttpErrorKind::Unknown, Reason::NoCredentials)),
-        }
+        Err(error)
     }
 }
 
@@ -141,10 +185,14 @@ fn unusable(what: &str, error: &reqwest::Error) -> TransportError {
     TransportError::Tls { what: what.to_owned(), reason: error.to_string() }
 }
 
+fn built(builder: ClientBuilder) -> Result<Client, TransportError> {
+    builder.build().map_err(|error| unusable("the HTTP client", &error))
+}
+
 /// What all our clients have in common. No proxy but those that are added.
-fn builder(options: &TransportOptions) -> Result<ClientBuilder, TransportError> {
-    Ok(Client::builder()
-        .tls_backend_preconfigured(tls::client_config(options)?)
+fn builder(tls: rustls::ClientConfig, options: &TransportOptions) -> ClientBuilder {
+    Client::builder()
+        .tls_backend_preconfigured(tls)
         .user_agent(concat!("sapwood/", env!("CARGO_PKG_VERSION")))
         .http2_adaptive_window(true)
         // A connection that died without a word (a machine that slept, a router that forgot) is shared by all requests
@@ -154,7 +202,7 @@ fn builder(options: &TransportOptions) -> Result<ClientBuilder, TransportError> 
         .tcp_user_timeout(options.stall_limit() * 2)
         .tcp_nodelay(true)
         .referer(false)
-        .no_proxy())
+        .no_proxy()
 }
 
 fn proxies(options: &TransportOptions) -> Result<Vec<Proxy>, reqwest::Error> {
