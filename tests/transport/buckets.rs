@@ -195,7 +195,8 @@ fn a_publisher_killed_at_each_request_leaves_a_state_that_is_whole() {
     let mut kills = 0;
     for request in 1.. {
         let before = link.passed().requests;
-        let mut command = scene.publisher.command(["publish", "--pack-size", "500000", URL, "main"]);
+        // One that dies while it gives names keeps others waiting for as long as the lease says.
+        let mut command = scene.publisher.command(["publish", "--lease", "2", "--pack-size", "500000", URL, "main"]);
         command.envs(linked.iter().map(|(name, value)| (name, value)));
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it can be started");
         while link.passed().requests < before + request && child.try_wait().expect("a child").is_none() {

@@ -47,7 +47,7 @@ pub fn prune(
 ) -> Result<PruneReport, PruneError> {
     let mut known = Known::default();
     let first = Inventory::read(transport, options.keep, &mut known)?;
-    let chosen = plan::packs_to_copy(&known.live);
+    let chosen = plan::packs_to_copy(&known.live, options.pack_size);
     let moved = repack::copy(transport, &chosen, options, progress)?;
     let rewritten = repack::rewrite_locators(transport, &first, &mut known, &chosen, &moved)?;
     drop(first);

@@ -94,7 +94,7 @@ pub struct PruneProgress {
 pub fn dry_run(transport: &Transport, options: &PruneOptions, now: SystemTime) -> Result<PrunePlan, PruneError> {
     let mut known = inventory::Known::default();
     let inventory = inventory::Inventory::read(transport, options.keep, &mut known)?;
-    let repack = plan::packs_to_copy(&known.live);
+    let repack = plan::packs_to_copy(&known.live, options.pack_size);
     Ok(plan::plan(&inventory, &known, &repack, options.grace, now))
 }
 

@@ -8,9 +8,9 @@ use crate::model::{CommitId, PackId};
 use crate::remote::format::PACK_HEADER_SIZE;
 use crate::remote::layout;
 
-/// Packs of fewer bytes are put together once there are more than [`SMALL_PACKS`]: every update leaves one, and each costs
-/// a pull a request.
-const SMALL_PACK: u64 = 16 << 20;
+/// Packs of less than this part of a full one are put together once there are more than [`SMALL_PACKS`]: every update leaves
+/// one, and each costs a pull a request.
+const SMALL_PART: u64 = 4;
 
 /// How many small packs are left alone.
 const SMALL_PACKS: usize = 8;
@@ -108,10 +108,11 @@ impl PackUse {
 }
 
 /// The packs of which what lives is worth copying: most of it is dead, or there are many small ones. In the order in which
-/// they are named first.
-pub(super) fn packs_to_copy(live: &BTreeMap<PackId, PackUse>) -> Vec<(PackId, PackUse)> {
-    let small = live.values().filter(|pack| pack.length < SMALL_PACK && !pack.is_mostly_dead()).count();
-    let wanted = |pack: &PackUse| pack.is_mostly_dead() || (small > SMALL_PACKS && pack.length < SMALL_PACK);
+/// they are named first. A new pack ends at `pack_size` bytes.
+pub(super) fn packs_to_copy(live: &BTreeMap<PackId, PackUse>, pack_size: u64) -> Vec<(PackId, PackUse)> {
+    let is_small = |pack: &PackUse| pack.length < pack_size / SMALL_PART;
+    let small = live.values().filter(|pack| is_small(pack) && !pack.is_mostly_dead()).count();
+    let wanted = |pack: &PackUse| pack.is_mostly_dead() || (small > SMALL_PACKS && is_small(pack));
     let mut chosen: Vec<_> =
         live.iter().filter(|(_, pack)| wanted(pack)).map(|(id, pack)| (*id, pack.clone())).collect();
     chosen.sort_by_key(|(_, pack)| pack.order);
@@ -190,15 +191,15 @@ mod tests {
     #[test]
     fn packs_are_copied_that_are_mostly_dead_or_small_among_many() {
         let id = |number: u32| PackId::of(&number.to_le_bytes());
-        let large = SMALL_PACK * 2;
+        let large = 1 << 20;
         let mut live = BTreeMap::from([
             (id(0), used(large, u32::try_from(large / 2).expect("small"))),
             (id(1), used(large, u32::try_from(large / 2 - 100).expect("small"))),
             (id(2), used(1000, 984)),
         ]);
-        assert_eq!(ids(&packs_to_copy(&live)), [id(1)]);
+        assert_eq!(ids(&packs_to_copy(&live, large)), [id(1)]);
         live.extend((10..18).map(|number| (id(number), used(5000, 4000))));
-        assert_eq!(packs_to_copy(&live).len(), 10, "nine small ones, and the dead one");
+        assert_eq!(packs_to_copy(&live, large).len(), 10, "nine small ones, and the dead one");
     }
 
     #[test]

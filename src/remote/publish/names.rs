@@ -158,15 +158,20 @@ fn put_ref(
     let mut bytes = envelope.encode();
     bytes.extend_from_slice(&placement.render());
     let mode = there.map_or(Put::IfAbsent, |there| Put::IfVersion(there.version.clone()));
-    match transport.put(&layout::reference(&plan.name), bytes.into(), &mode) {
-        Err(TransportError::Exists { .. } | TransportError::Changed { .. }) => {
-            // Perhaps it was us: an answer that is lost makes a request be sent again. Or somebody with the same in mind.
-            let keys: Vec<PublicKey> = signers.iter().map(SecretKey::public).collect();
-            match published::read_ref(transport, &plan.name)? {
-                Some(there) if there.record.commit == plan.commit && there.is_signed_by(&keys) => Ok(()),
-                _ => Err(PublishError::Raced { name: plan.name.clone() }),
-            }
+    let path = layout::reference(&plan.name);
+    match transport.put(&path, bytes.clone().into(), &mode) {
+        Err(TransportError::Exists { .. } | TransportError::Changed { .. }) => {}
+        other => return Ok(other.map(drop)?),
+    }
+    let found = published::read_ref(transport, &plan.name)?;
+    let keys: Vec<PublicKey> = signers.iter().map(SecretKey::public).collect();
+    match (there, found) {
+        // Perhaps it was us: an answer that is lost makes a request be sent again. Or somebody with the same in mind.
+        (_, Some(found)) if found.record.commit == plan.commit && found.is_signed_by(&keys) => Ok(()),
+        // A prune only wrote where its commit is now.
+        (Some(seen), Some(found)) if found.envelope == seen.envelope => {
+            Ok(transport.put(&path, bytes.into(), &Put::IfVersion(found.version)).map(drop)?)
         }
-        other => Ok(other.map(drop)?),
+        _ => Err(PublishError::Raced { name: plan.name.clone() }),
     }
 }
