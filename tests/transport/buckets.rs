@@ -122,7 +122,7 @@ fn of_two_publishers_one_wins_and_the_other_hears_of_it() {
         let ours = scene.grow(&format!("ours-{round}"));
 
         // While one is about to name its commit, the other is through.
-        bucket.hold("PUT", "/refs/main");
+        bucket.hold("PUT", "/naming.lease");
         let mut command = other.command(["publish", URL, "main"]);
         command.envs(variables.iter().map(|(name, value)| (name, value)));
         let child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("it can be started");
