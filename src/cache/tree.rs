@@ -114,7 +114,7 @@ impl LazyTree {
         let image = LazyImage::open(store, commit.image, &origin, &crew, beginning)?;
         let room = Arc::new(Room::new(options.cache_size, store.config().cache_size));
         let shelf = Shelf::start(store, &room).map_err(LazyError::Thread)?;
-        let bound = LocatorBound::of_any(commit.entries, commit.content_bytes);
+        let bound = LocatorBound::of_commit(&commit);
         let frames = Arc::new(Frames::new(&origin, &image, shelf, room, &crew, &counters, bound));
         let kept = Arc::clone(&frames);
         let janitor = thread::Builder::new().name("janitor".to_owned()).spawn(move || janitor::run(&kept));

@@ -76,7 +76,8 @@ impl CommitPlan {
             offer = placement.offer(store, options, foreseen)?;
         }
         let is_here = |id| foreseen.objects.contains(&id) || store.has_object(id);
-        let patches = offer.map_or_else(PatchPlan::default, |offer| offer.patches(&mut missing, &is_here));
+        let patches =
+            offer.map_or_else(PatchPlan::default, |offer| offer.patches(remote, &image.image, &mut missing, &is_here));
         let frames = if missing.is_empty() {
             FetchPlan::default()
         } else {
