@@ -7,9 +7,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::boot::{BootError, Kernel, WantedEntry};
+use super::conflicts::Record;
 use super::error::SysrootError;
 use super::etc::{
-    ApplyError as EtcApplyError, EtcPlan, EtcTree, Journal, JournalError, LogEntry, LoggedDecision, Operation, Ownership,
+    ApplyError as EtcApplyError, EtcPlan, Journal, JournalError, LogEntry, Operation, Ownership,
     ScanError, Sources, Use, apply as apply_etc, scan,
 };
 use super::history::{self, Happening, HistoryEntry};
@@ -179,7 +180,7 @@ impl Changer<'_> {
         if let Some(base) = &plan.merge_from {
             let state = self.state()?;
             let base = state.get(base).ok_or_else(|| SysrootError::NoDeployment(base.to_string()))?;
-            self.record_merge(&plan.local_etc, base, &plan.etc, sources, &Journal::new(making.journal()))?;
+            self.record_merge(&plan.etc_inputs, base, &plan.etc, sources, &Journal::new(making.journal()))?;
         }
         disk::replace(&making.origin(), plan.origin.render().as_bytes()).map_err(io_error("write", &making.origin()))?;
         let synced = disk::open_directory(directory).and_then(disk::sync_filesystem);
@@ -193,21 +194,23 @@ impl Changer<'_> {
 
     fn record_merge(
         &self,
-        local: &EtcTree,
+        inputs: &EtcInputs,
         base: &Deployment,
         plan: &EtcPlan,
         sources: Sources<'_>,
         journal: &Journal,
     ) -> Result<(), DeployError> {
+        let base_journal = Journal::new(self.layout().deployment(&base.id).journal());
+        let record = Record::new(plan, &inputs.old, &inputs.local, &base_journal)?;
         let entry = LogEntry {
             operation: Operation::Merge,
             time: self.now,
             from: Some(base.origin.commit),
             merged_from: Some(base.id.clone()),
-            decisions: plan.decisions.iter().map(LoggedDecision::from).collect(),
+            decisions: record.decisions,
             changes: Vec::new(),
         };
-        Ok(journal.record(local, &plan.entries, sources, entry)?)
+        Ok(journal.record(&inputs.local, &plan.entries, sources, entry, (&record.bases, &record.base_root))?)
     }
 
     /// Finishes what a killed operation had all but done: removes what has no meaning, and records that are out of date.
@@ -258,7 +261,7 @@ impl Changer<'_> {
         if applied.written + applied.removed > 0 {
             let journal = Journal::new(layout.journal());
             journal.clear()?;
-            self.record_merge(inputs.local(), base, &plan, sources, &journal)?;
+            self.record_merge(&inputs, base, &plan, sources, &journal)?;
         }
         let synced = disk::open_directory(layout.directory()).and_then(disk::sync_filesystem);
         synced.map_err(io_error("sync", layout.directory()))
@@ -309,9 +312,11 @@ impl Changer<'_> {
     pub fn set_default(&self, state: &State, target: &Deployment, why: Happening) -> Result<(), DeployError> {
         // First, or it would be put on top at the next shutdown.
         records::write::<Staged>(&self.layout().staged(), None)?;
-        let failed = state.has_failed(target);
-        let tries = Some(self.sysroot.config().boot_tries).filter(|tries| *tries > 0 && failed && state.menu.can_count());
-        let first = WantedEntry { tries, ..menu::entry_of(self.sysroot, target) };
+        let mut first = menu::entry_of(self.sysroot, target);
+        if state.has_failed(target) && state.menu.can_count() {
+            // Another chance.
+            first.tries = Some(self.sysroot.config().boot_tries).filter(|tries| *tries > 0);
+        }
         let entries = menu::wanted(self.sysroot, state, Some(first), &|_| true);
         let kernel = menu::kernel_of(self.sysroot, &target.id, &target.origin)?;
         menu::change(self.sysroot, self.lock, state, &entries, &[kernel])?;

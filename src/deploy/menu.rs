@@ -70,12 +70,13 @@ pub fn target(sysroot: &Sysroot, id: &DeploymentId, origin: &Origin) -> Target {
     }
 }
 
-/// The entry of a deployment that is in the menu: one that somebody edited stays as it is.
+/// The entry of a deployment that is in the menu: one that somebody edited stays as it is, one on trial stays on trial.
 #[must_use]
 pub fn entry_of(sysroot: &Sysroot, deployment: &Deployment) -> WantedEntry {
     let own = || target(sysroot, &deployment.id, &deployment.origin);
     let target = deployment.entry.as_ref().map_or_else(own, |entry| entry.target.clone());
-    WantedEntry { target, tries: None }
+    let tries = deployment.entry.as_ref().and_then(|entry| entry.tries);
+    WantedEntry { target, tries: tries.map(|tries| tries.left).filter(|left| *left > 0) }
 }
 
 /// The menu with `first` at its top and every deployment for which `stays` holds below it, in the order they have; those

@@ -3,6 +3,7 @@
 pub mod apply;
 pub mod boot;
 pub mod config;
+pub mod conflicts;
 pub mod error;
 pub mod etc;
 pub mod files;
@@ -20,4 +21,5 @@ pub mod services;
 pub mod skeleton;
 pub mod source;
 pub mod space;
+pub mod status;
 pub mod sysroot;

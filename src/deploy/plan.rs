@@ -131,8 +131,8 @@ pub struct DeployPlan {
     pub kernel: Kernel,
     /// Its `/etc`.
     pub etc: EtcPlan,
-    /// The `/etc` it begins with.
-    pub(super) local_etc: EtcTree,
+    /// What its `/etc` is merged from.
+    pub(super) etc_inputs: EtcInputs,
     /// The deployment whose `/etc` it begins with.
     pub merge_from: Option<DeploymentId>,
     /// Its top level.
@@ -225,7 +225,7 @@ impl DeployPlan {
             origin,
             kernel,
             etc,
-            local_etc: inputs.local,
+            etc_inputs: inputs,
             skeleton,
             var,
             kept,
@@ -241,8 +241,9 @@ impl DeployPlan {
     /// Whether what boots next is this very commit with these arguments already, so that nothing need be done.
     #[must_use]
     pub fn is_there(&self, state: &State) -> bool {
-        let (own, next) = (&self.origin, state.next().map(|next| &next.origin));
-        next.is_some_and(|next| {
+        let own = &self.origin;
+        let next = state.next().filter(|next| next.id.stateroot() == self.id.stateroot());
+        next.map(|next| &next.origin).is_some_and(|next| {
             let is_same = next.commit == own.commit && next.kargs == own.kargs && next.upstream == own.upstream;
             is_same && !state.failures.contains_key(&own.commit)
         })
@@ -276,6 +277,7 @@ pub(super) fn standings(sysroot: &Sysroot, state: &State, stateroot: &StaterootN
         note(Role::Rollback, fallback.is_some_and(|fallback| fallback.id == found.id));
         note(Role::Pinned, found.origin.pinned);
         note(Role::Whole, !sysroot.store().is_lazy(found.origin.commit));
+        note(Role::Trusted, found.entry.as_ref().is_some_and(|entry| entry.tries.is_none()));
         note(Role::Failed, state.has_failed(found));
         note(Role::Elsewhere, found.id.stateroot() != stateroot);
         Standing { id: found.id.clone(), roles }
@@ -304,10 +306,21 @@ fn next_id(sysroot: &Sysroot, state: &State, request: &Request<'_>) -> Deploymen
     }
 }
 
+/// What merging the `/etc` of a deployment into the defaults of an image would do.
+///
+/// # Errors
+/// [`PlanError`].
+pub fn plan_merge(sysroot: &Sysroot, base: &Deployment, image: &Image, ownership: Ownership) -> Result<EtcPlan, PlanError> {
+    EtcInputs::read(sysroot, Some(base), ownership)?.merge(sysroot, Some(base), image, ownership)
+}
+
 /// The trees on the old side of a merge of `/etc`.
+#[derive(Debug, Clone)]
 pub(super) struct EtcInputs {
-    old: EtcTree,
-    local: EtcTree,
+    /// The defaults of the old commit.
+    pub old: EtcTree,
+    /// The tree on this machine.
+    pub local: EtcTree,
     rules: Rules,
 }
 
@@ -324,11 +337,6 @@ impl EtcInputs {
             Ok(text) => Rules::parse(&String::from_utf8_lossy(&text))?,
         };
         Ok(Self { old: defaults(&image_of(sysroot, base)?, ownership)?, local: scan(&etc, ownership)?, rules })
-    }
-
-    /// The tree on this machine.
-    pub(super) const fn local(&self) -> &EtcTree {
-        &self.local
     }
 
     /// Merges them with the defaults of a commit.

@@ -29,6 +29,8 @@ pub enum Role {
     Pinned,
     /// Everything of its commit is here.
     Whole,
+    /// It came up before: it is not counted any more.
+    Trusted,
     /// It did not come up.
     Failed,
     /// It is of another stateroot than the operation.
@@ -43,6 +45,8 @@ pub enum Reason {
     Role(Role),
     /// The others could not boot without a network.
     OnlyWhole,
+    /// The others never came up so far.
+    OnlyTrusted,
 }
 
 /// What stays, and why; everything else may go.
@@ -57,12 +61,16 @@ pub fn retained(deployments: &[Standing]) -> Vec<(DeploymentId, Reason)> {
             kept.push((found.id.clone(), Reason::Role(role)));
         }
     }
-    let is_kept = |id: &DeploymentId| kept.iter().any(|(kept, _)| kept == id);
-    let bootable = |found: &&Standing| found.roles.contains(&Role::Whole) && !found.roles.contains(&Role::Failed);
-    let here = |found: &&Standing| !found.roles.contains(&Role::Elsewhere);
-    let has_whole = deployments.iter().filter(here).any(|found| is_kept(&found.id) && bootable(&found));
-    if !has_whole && let Some(found) = deployments.iter().filter(here).find(bootable) {
-        kept.push((found.id.clone(), Reason::OnlyWhole));
+    // Besides those: one that boots without a network, and one that is known to come up.
+    for (role, reason) in [(Role::Whole, Reason::OnlyWhole), (Role::Trusted, Reason::OnlyTrusted)] {
+        let is_kept = |id: &DeploymentId| kept.iter().any(|(kept, _)| kept == id);
+        let suits = |found: &&Standing| {
+            let has = |role| found.roles.contains(&role);
+            has(role) && !has(Role::Failed) && !has(Role::Elsewhere)
+        };
+        if !deployments.iter().filter(suits).any(|found| is_kept(&found.id)) {
+            kept.extend(deployments.iter().find(suits).map(|found| (found.id.clone(), reason)));
+        }
     }
     kept
 }
@@ -74,7 +82,7 @@ mod tests {
 
     #[test]
     fn what_runs_boots_or_is_wanted_stays() {
-        use Role::{Booted, Default, Elsewhere, Failed, New, Pinned, Rollback, Staged, Whole};
+        use Role::{Booted, Default, Elsewhere, Failed, New, Pinned, Rollback, Staged, Trusted, Whole};
         // roles of each deployment; which stay
         let table: &[(&[&[Role]], &[usize])] = &[
             (&[&[New, Whole], &[Booted, Whole], &[Whole]], &[0, 1]),
@@ -87,6 +95,9 @@ mod tests {
             (&[&[New], &[Booted], &[Elsewhere, Whole], &[Whole]], &[0, 1, 2, 3]),
             (&[&[New], &[Booted], &[]], &[0, 1]),
             (&[&[Failed, Whole], &[Default, Booted, Whole]], &[1]),
+            // as long as none of those that stay came up before, the newest that did stays too
+            (&[&[New, Whole], &[Rollback, Whole], &[Trusted, Whole], &[Trusted, Whole]], &[0, 1, 2]),
+            (&[&[New, Whole], &[Rollback, Trusted, Whole], &[Trusted, Whole]], &[0, 1]),
         ];
         for (roles, expected) in table {
             let standing = |(number, roles): (usize, &&[Role])| {

@@ -45,7 +45,7 @@ pub enum EditError {
     #[error("there is no '{0}', neither here nor in the defaults")]
     NoSuchPath(String),
     /// Not a file in all three trees.
-    #[error("'{0}' is not a text file in the old defaults, here and in the new defaults: there is nothing to merge")]
+    #[error("'{0}' is not a text file here and in the defaults: there is nothing to merge")]
     NotText(String),
     /// Both changed the same lines.
     #[error("the same lines of '{path}' were changed here and in the defaults")]
@@ -147,15 +147,25 @@ impl LiveEtc<'_> {
         self.edit(edits, defaults, self.directory, Operation::Reset, mode)
     }
 
-    /// Merges the lines of files that were changed here and in the defaults since `old`.
+    /// Merges the lines of files that are in conflict: those here and those of the new defaults, which descend from the old
+    /// ones that the journal kept.
     ///
     /// # Errors
     /// [`EditError`]; [`EditError::TextConflict`] with the marked text for the first file that has a conflict.
-    pub fn merge_texts(&self, paths: &[EtcPath], old: &EtcTree, new: &EtcTree, mode: Mode) -> Result<Edited, EditError> {
+    pub fn merge_texts(&self, paths: &[EtcPath], new: &EtcTree, mode: Mode) -> Result<Edited, EditError> {
         let current = scan::directory(self.directory, self.ownership)?;
+        let entries = self.journal.entries()?;
+        let merge = entries.iter().rev().find(|(_, entry)| entry.operation == Operation::Merge);
+        let base = merge.map(|(number, _)| self.journal.base(*number)).filter(|base| base.is_dir());
         let mut edits = Edits::new();
         for path in paths {
-            let (text, item) = self.merged_text(path, old, &current, new)?;
+            let old = match base.as_deref().map(|base| read_file(base, path)) {
+                // There was no old default: both added it.
+                None => Vec::new(),
+                Some(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+                Some(other) => other.map_err(|source| EditError::Io { action: "read the old default of", path: path_to_text(path), source })?,
+            };
+            let (text, item) = self.merged_text(path, &old, &current, new)?;
             edits.insert(path.clone(), Some(Planned { item, content: PlannedContent::Made(text) }));
         }
         self.edit(edits, &current, self.directory, Operation::Text, mode)
@@ -164,22 +174,18 @@ impl LiveEtc<'_> {
     fn merged_text(
         &self,
         path: &EtcPath,
-        old: &EtcTree,
+        old: &[u8],
         current: &EtcTree,
         new: &EtcTree,
     ) -> Result<(Vec<u8>, Item), EditError> {
         let no_text = || EditError::NotText(path_to_text(path));
         let item = current.get(path).ok_or_else(no_text)?;
-        let base = match old.get(path) {
-            Some(old) => self.object(old)?.ok_or_else(no_text)?,
-            None => Vec::new(),
-        };
         let there = new.get(path).map(|new| self.object(new)).transpose()?.flatten().ok_or_else(no_text)?;
         if !matches!(item.body, Body::File { .. }) {
             return Err(no_text());
         }
         let here = self.read(path)?;
-        match text::merge(&base, &here, &there) {
+        match text::merge(old, &here, &there) {
             TextMerge::Binary => Err(no_text()),
             TextMerge::Conflict(marked) => Err(EditError::TextConflict { path: path_to_text(path), marked }),
             TextMerge::Clean(text) => {
@@ -253,7 +259,7 @@ impl LiveEtc<'_> {
             changes: Vec::new(),
         };
         let here = Sources { local: self.directory, store: self.store, ownership: self.ownership };
-        self.journal.record(&current, &wanted, here, entry)?;
+        self.journal.record(&current, &wanted, here, entry, (&BTreeMap::new(), self.directory))?;
         edited.applied = apply(&wanted, self.directory, Sources { local: from, ..here }, Use::Live(&current))?;
         let synced = disk::open_directory(self.directory).and_then(disk::sync_filesystem);
         synced.map_err(|source| EditError::Io { action: "sync", path: String::new(), source })?;
@@ -290,6 +296,12 @@ fn default(item: &Item) -> Planned {
         _ => PlannedContent::None,
     };
     Planned { item: item.clone(), content }
+}
+
+/// Whether there is a regular file at a path of a tree, no symbolic link followed.
+#[must_use]
+pub fn is_file(root: &Path, path: &[u8]) -> bool {
+    open_local(root, path).and_then(|file| file.metadata()).is_ok_and(|metadata| metadata.is_file())
 }
 
 /// The content of a file of a tree, no symbolic link followed.

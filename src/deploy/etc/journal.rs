@@ -3,6 +3,7 @@
 //! ```text
 //! etc-journal/0001/log.json    which operation, when, what was decided about each path, which paths changed
 //! etc-journal/0001/saved/      the entries that were changed or removed, as they were before
+//! etc-journal/0001/base/       of files in conflict: the old defaults, so that their lines can be merged at any time
 //! ```
 //!
 //! An entry is written before the operation it describes: whoever is interrupted can take back what was done of it.
@@ -19,10 +20,11 @@ use super::item::{Body, EtcPath, EtcTree, Item, parent, path_from_text, path_to_
 use super::plan::{Decision, Difference, Outcome, Planned, PlannedContent};
 use crate::deploy::id::DeploymentId;
 use crate::disk;
-use crate::model::CommitId;
+use crate::model::{CommitId, ObjectId};
 
 const LOG: &str = "log.json";
 const SAVED: &str = "saved";
+const BASE: &str = "base";
 
 /// Names of entries that are being written begin with this.
 const MAKING: &str = ".new-";
@@ -121,11 +123,15 @@ pub struct LoggedDecision {
     /// Where the default was laid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aside: Option<String>,
+    /// Of a file in conflict: what is in it. With something else in it, somebody has looked after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<ObjectId>,
 }
 
 impl From<&Decision> for LoggedDecision {
     fn from(decision: &Decision) -> Self {
         Self {
+            content: None,
             path: path_to_text(&decision.path),
             here: decision.here,
             default: decision.default,
@@ -194,8 +200,14 @@ impl Journal {
         self.entry(number).join(SAVED)
     }
 
+    /// Where the old defaults of files in conflict are kept.
+    #[must_use]
+    pub fn base(&self, number: u32) -> PathBuf {
+        self.entry(number).join(BASE)
+    }
+
     /// Writes down, durably, an operation that makes `after` of `before`, whose contents are in `sources`. Nothing when it
-    /// changes nothing and decides nothing.
+    /// changes nothing and decides nothing. `bases` are old defaults to keep, their local contents below `base_root`.
     ///
     /// # Errors
     /// [`JournalError`].
@@ -205,6 +217,7 @@ impl Journal {
         after: &BTreeMap<EtcPath, Planned>,
         sources: Sources<'_>,
         mut entry: LogEntry,
+        (bases, base_root): (&BTreeMap<EtcPath, Planned>, &Path),
     ) -> Result<(), JournalError> {
         let changed = changes(before, after);
         if changed.is_empty() && entry.decisions.is_empty() {
@@ -224,6 +237,9 @@ impl Journal {
         let saved = saved_entries(before, &changed);
         if !saved.is_empty() {
             apply(&saved, &making.join(SAVED), sources, Use::Fresh)?;
+        }
+        if !bases.is_empty() {
+            apply(bases, &making.join(BASE), Sources { local: base_root, ..sources }, Use::Fresh)?;
         }
         self.write_log(&making, &entry)?;
         let synced = disk::open_directory(&making).and_then(disk::sync_filesystem);

@@ -348,7 +348,10 @@ impl<'a> Merger<'a> {
     fn absent_here(&mut self, path: &'a EtcPath, new: &Item) {
         let Some(old) = self.old.get(path) else {
             self.put_default(path, new);
-            self.note(path, Outcome::Added, &[]);
+            // That there is an /etc at all is no news.
+            if !path.is_empty() {
+                self.note(path, Outcome::Added, &[]);
+            }
             return;
         };
         self.closed.insert(path.clone(), Closed::Deleted);
