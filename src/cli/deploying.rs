@@ -234,10 +234,10 @@ pub fn deploy(opened: &Opened, wish: &Wish<'_>, args: &DeployArgs) -> Result<Exi
     let plan = plan(opened, &state, wish, args, 0)?;
     if plan.is_there(&state) {
         let there = state.next().map(|next| next.id.to_string()).unwrap_or_default();
-        if args.finalise_now && changer.finalise()?.is_some() {
-            output::note(format_args!("{there} was staged and is in the boot menu now"));
-        } else {
+        if plan.when == When::AtShutdown || changer.finalise()?.is_none() {
             output::note(format_args!("{there} is this commit with these arguments already: nothing to do"));
+        } else {
+            output::note(format_args!("{there} was staged and is in the boot menu now"));
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -263,6 +263,23 @@ fn plan(opened: &Opened, state: &State, wish: &Wish<'_>, args: &DeployArgs, fetc
         now: now(),
     };
     Ok(DeployPlan::new(&opened.sysroot, state, &request)?)
+}
+
+/// Puts into the boot menu what was staged before, if it is to be there at once.
+///
+/// # Errors
+/// When that cannot be done.
+pub fn finish_staged(opened: &Opened, args: &DeployArgs) -> Result<bool> {
+    let state = opened.state()?;
+    if state.staged().is_none() || (state.booted().is_some() && !args.finalise_now) {
+        return Ok(false);
+    }
+    let lock = opened.lock()?;
+    let done = opened.changer(&lock).finalise()?;
+    if let Some(id) = &done {
+        output::note(format_args!("{id} was staged and is in the boot menu now"));
+    }
+    Ok(done.is_some())
 }
 
 /// Reboots the machine.

@@ -84,7 +84,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             output::json(&json!({ "changed": false, "commit": found.commit() }))?;
         }
         output::note(format_args!("{upstream} has nothing newer than {}", found.commit().short()));
-        let finalised = args.common.finalise_now && finalise(&opened)?;
+        let finalised = deploying::finish_staged(&opened, &args.common)?;
         return Ok(if args.unchanged_exit_77 && !finalised { ExitCode::from(UNCHANGED) } else { ExitCode::SUCCESS });
     }
     if let Some(failure) = state.failures.get(&found.commit()).filter(|_| !args.again) {
@@ -140,14 +140,4 @@ fn check(args: &Args, found: &Found, upstream: &Upstream, is_new: bool) -> Resul
         output::note(format_args!("{upstream} has nothing newer than {}", commit.short()));
     }
     Ok(if is_new { ExitCode::SUCCESS } else { ExitCode::from(UNCHANGED) })
-}
-
-/// Puts into the menu what was staged before.
-fn finalise(opened: &Opened) -> Result<bool> {
-    let lock = opened.lock()?;
-    let done = opened.changer(&lock).finalise()?;
-    if let Some(id) = &done {
-        output::note(format_args!("{id} was staged and is in the boot menu now"));
-    }
-    Ok(done.is_some())
 }

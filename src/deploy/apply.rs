@@ -101,7 +101,7 @@ pub enum Refusal {
     #[error("there is no deployment to go back to")]
     NoRollback,
     /// Nothing is in the boot menu, so it cannot be said what is needed.
-    #[error("the boot menu has no entry of this sysroot: is the right boot partition mounted?")]
+    #[error("the boot menu has no entry of this sysroot, although something was deployed: is the right boot partition mounted?")]
     EmptyMenu,
 }
 
@@ -138,11 +138,26 @@ impl Changer<'_> {
         self.sysroot.store().writer((self.wait)())
     }
 
+    /// Refuses to go on where the boot menu was lost: what is in it decides over what is kept.
+    fn check_menu(&self) -> Result<(), DeployError> {
+        let state = self.state()?;
+        if !state.menu.entries().is_empty() {
+            return Ok(());
+        }
+        let path = self.layout().history();
+        let log = history::read(&path).map_err(io_error("read", &path))?;
+        let was_there = |found: &Deployment| {
+            log.iter().any(|entry| entry.event == Happening::Deployed && entry.deployment == found.id)
+        };
+        if state.deployments.iter().any(was_there) { Err(Refusal::EmptyMenu.into()) } else { Ok(()) }
+    }
+
     /// Makes the planned deployment, and puts it into the boot menu if it is to be there at once.
     ///
     /// # Errors
     /// [`DeployError`].
     pub fn deploy(&self, plan: &DeployPlan, image: &Image) -> Result<(), DeployError> {
+        self.check_menu()?;
         self.sweep()?;
         self.keep_commit(&plan.id, &plan.origin)?;
         let making = self.layout().new_deployment(&plan.id);
@@ -258,8 +273,8 @@ impl Changer<'_> {
         let base_etc = self.layout().deployment(&base.id).etc();
         let sources = self.sources(Some(&base_etc));
         let applied = apply_etc(&plan.entries, &layout.etc(), sources, Use::Live(&current))?;
-        if applied.written + applied.removed > 0 {
-            let journal = Journal::new(layout.journal());
+        let journal = Journal::new(layout.journal());
+        if applied.written + applied.removed > 0 || journal.entries()?.is_empty() {
             journal.clear()?;
             self.record_merge(&inputs, base, &plan, sources, &journal)?;
         }
@@ -331,6 +346,7 @@ impl Changer<'_> {
     /// # Errors
     /// [`DeployError`], among them [`Refusal`].
     pub fn undeploy(&self, state: &State, ids: &[DeploymentId]) -> Result<(), DeployError> {
+        self.check_menu()?;
         check_removal(self.sysroot, state, ids)?;
         self.sweep()?;
         if state.staged.as_ref().is_some_and(|staged| ids.contains(&staged.deployment)) {
@@ -352,9 +368,16 @@ impl Changer<'_> {
         disk::make_directories(&marker).map_err(io_error("create", &marker))?;
         let state = self.state()?;
         let is_staged = |id: &DeploymentId| state.staged.as_ref().is_some_and(|staged| staged.deployment == *id);
+        let path = self.layout().history();
+        let log = history::read(&path).map_err(io_error("read", &path))?;
+        let put_on_top = |entry: &HistoryEntry| matches!(entry.event, Happening::Deployed | Happening::RolledBack);
+        let last_on_top = |id: &DeploymentId| log.iter().rposition(|entry| entry.deployment == *id && put_on_top(entry));
+        // As it was: what was put on top last is on top.
+        let mut found: Vec<&Deployment> = state.deployments.iter().filter(|found| !is_staged(&found.id)).collect();
+        found.sort_by_key(|found| std::cmp::Reverse(last_on_top(&found.id)));
         let mut entries = Vec::new();
         let mut kernels: Vec<Kernel> = Vec::new();
-        for found in state.deployments.iter().filter(|found| !is_staged(&found.id)) {
+        for found in found {
             let kernel = menu::kernel_of(self.sysroot, &found.id, &found.origin)?;
             entries.push(menu::entry_of(self.sysroot, found));
             kernels.push(kernel);

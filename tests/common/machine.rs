@@ -3,14 +3,14 @@
 //! The operating system is a small tree of files; what the machine does with it does not depend on its size.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::sandbox::{Repository, Run, Sandbox, finish, remove_tree};
+use super::sandbox::{Repository, Run, Sandbox, finish, remove_tree, run};
 
 /// The id that all sysroots of tests have.
 pub const ID: &str = "0123abcd";
@@ -89,6 +89,9 @@ impl Os {
                 fs::set_permissions(&target, fs::Permissions::from_mode(0o644)).expect("ours");
             }
         }
+        // Who builds a system sets its times.
+        let touch = ["-exec", "touch", "-h", "-d", "@1700000000", "{}", "+"].map(OsStr::new);
+        run("find", [root.as_os_str()].into_iter().chain(touch)).success();
     }
 }
 

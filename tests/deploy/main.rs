@@ -6,8 +6,11 @@ mod common;
 
 mod etc;
 mod kill;
+mod lazy;
 mod life;
 mod loaders;
+mod menu;
 mod running;
 mod space;
 mod trust;
+mod units;
