@@ -63,7 +63,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             let id = std::fs::read_to_string(BOOT_ID).with_context(|| format!("cannot read {BOOT_ID}"))?;
             changer.record_boot(id.trim())?;
             if let Some(failure) = changer.state()?.finalise_failure {
-                output::note(format_args!("the update to {} could not be finished: {}", failure.deployment, failure.reason));
+                output::note(format_args!(
+                    "the update to {} could not be finished: {}",
+                    failure.deployment, failure.reason
+                ));
             }
         }
         Action::Bless => match changer.bless()? {

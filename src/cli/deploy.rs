@@ -91,12 +91,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// A commit that is here. It keeps on upgrading from where the machine does, if it is of that ref.
-fn local(
-    args: &Args,
-    state: &State,
-    store: &crate::store::Store,
-    stateroot: &StaterootName,
-) -> Result<Chosen> {
+fn local(args: &Args, state: &State, store: &crate::store::Store, stateroot: &StaterootName) -> Result<Chosen> {
     let id = store.resolve(&args.source)?;
     let unsigned = if args.unsigned { Unsigned::Accepted } else { Unsigned::Refused };
     let mut chosen = match source::local(store, id, unsigned) {

@@ -34,7 +34,10 @@ pub fn print(plan: &DeployPlan, state: &State, fetched: Option<&RefReport>) -> i
     line("what", format_args!("{}, {}", plan.origin.menu_title(&plan.id), voucher(&plan.origin.voucher)))?;
     if let Some(report) = fetched {
         let (objects, requests) = (output::count(report.objects), output::count(report.requests));
-        line("fetch", format_args!("{objects} objects, {} in {requests} requests", output::size(report.download_bytes)))?;
+        line(
+            "fetch",
+            format_args!("{objects} objects, {} in {requests} requests", output::size(report.download_bytes)),
+        )?;
     }
     line("disk", room(plan.disk.needed, plan.disk.available))?;
     line("boot", room(plan.boot.needed, plan.boot.available))?;
@@ -49,7 +52,10 @@ pub fn print(plan: &DeployPlan, state: &State, fetched: Option<&RefReport>) -> i
     line("arguments", arguments(&plan.kargs_before, &plan.origin.kargs))?;
     for conflict in &plan.karg_conflicts {
         let kept = conflict.kept.as_deref().unwrap_or("its absence");
-        more(format_args!("the commit suggests '{}' now; {kept} stays, since it was changed here", conflict.suggested))?;
+        more(format_args!(
+            "the commit suggests '{}' now; {kept} stays, since it was changed here",
+            conflict.suggested
+        ))?;
     }
     etc(&plan.etc)?;
     if plan.var == VarPlan::Filled {
@@ -124,10 +130,16 @@ pub fn etc_json(plan: &EtcPlan) -> Value {
 /// The words for a decision: where, and why.
 #[must_use]
 pub fn decision(decision: &LoggedDecision) -> String {
-    let aspects = if decision.aspects.is_empty() { String::new() } else { format!(" ({})", decision.aspects.join(", ")) };
+    let aspects =
+        if decision.aspects.is_empty() { String::new() } else { format!(" ({})", decision.aspects.join(", ")) };
     let details: String = decision.details.iter().map(|detail| format!("; {detail}")).collect();
     let aside = decision.aside.as_ref().map(|aside| format!("; the default is in {aside}")).unwrap_or_default();
-    format!("{} /etc/{}{aspects}: {}{details}{aside}", letter(decision.outcome), decision.path, outcome(decision.outcome))
+    format!(
+        "{} /etc/{}{aspects}: {}{details}{aside}",
+        letter(decision.outcome),
+        decision.path,
+        outcome(decision.outcome)
+    )
 }
 
 /// One letter for an outcome, as version control writes it.
@@ -234,7 +246,10 @@ fn arguments(before: &Kargs, after: &Kargs) -> String {
         return "unchanged".to_owned();
     }
     let missing = |from: &Kargs, other: &Kargs, sign: char| -> Vec<String> {
-        from.iter().filter(|argument| !other.iter().any(|other| other == *argument)).map(|argument| format!("{sign} {argument}")).collect()
+        from.iter()
+            .filter(|argument| !other.iter().any(|other| other == *argument))
+            .map(|argument| format!("{sign} {argument}"))
+            .collect()
     };
     let words = [missing(before, after, '-'), missing(after, before, '+')].concat();
     if words.is_empty() { "in another order".to_owned() } else { words.join("  ") }

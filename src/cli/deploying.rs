@@ -89,7 +89,9 @@ pub fn upstream(text: &str) -> Result<Option<Upstream>> {
     match source.origin {
         Origin::Url(url) => Err(anyhow::anyhow!("a machine upgrades from a remote that has a name, not from {url}"))
             .context(Hint("'sapwood --repo SYSROOT/sapwood/repo remote add NAME URL --key FILE' adds one")),
-        Origin::Named(_) if !source.path.is_root() => bail!("'{text}' is a directory: only whole commits can be deployed"),
+        Origin::Named(_) if !source.path.is_root() => {
+            bail!("'{text}' is a directory: only whole commits can be deployed")
+        }
         Origin::Named(remote) => Ok(Some(Upstream { remote, name: source.name })),
     }
 }
@@ -265,17 +267,22 @@ fn plan(opened: &Opened, state: &State, wish: &Wish<'_>, args: &DeployArgs, fetc
     Ok(DeployPlan::new(&opened.sysroot, state, &request)?)
 }
 
-/// Puts into the boot menu what was staged before, if it is to be there at once.
+/// Puts into the boot menu what was staged before, if it is to be there at once, and removes what a killed operation left.
 ///
 /// # Errors
 /// When that cannot be done.
 pub fn finish_staged(opened: &Opened, args: &DeployArgs) -> Result<bool> {
-    let state = opened.state()?;
-    if state.staged().is_none() || (state.booted().is_some() && !args.finalise_now) {
+    if args.dry_run {
         return Ok(false);
     }
     let lock = opened.lock()?;
-    let done = opened.changer(&lock).finalise()?;
+    let changer = opened.changer(&lock);
+    let state = changer.state()?;
+    if state.staged().is_none() || (state.booted().is_some() && !args.finalise_now) {
+        changer.tidy_up()?;
+        return Ok(false);
+    }
+    let done = changer.finalise()?;
     if let Some(id) = &done {
         output::note(format_args!("{id} was staged and is in the boot menu now"));
     }

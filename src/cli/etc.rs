@@ -12,8 +12,8 @@ use super::deploy_words::{self, etc_path};
 use super::output;
 use super::sysroot_args::{Opened, SysrootArgs, now, ownership};
 use crate::deploy::etc::{
-    Body, EditError, Edited, EtcPath, EtcTree, Item, Journal, LiveEtc, LogEntry, LoggedDecision, Mode, Operation, defaults,
-    forget_foreign_labels, path_to_text, scan, text_difference,
+    Body, EditError, Edited, EtcPath, EtcTree, Item, Journal, LiveEtc, LogEntry, LoggedDecision, Mode, Operation,
+    defaults, forget_foreign_labels, path_to_text, scan, text_difference,
 };
 use crate::deploy::plan::plan_merge;
 use crate::deploy::status::open_conflicts;
@@ -156,7 +156,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Action::Status { json } => status(&scene, *json),
         Action::Diff { paths } => diff(&scene, &etc_paths(paths)),
         Action::Show { path, json } => show(&scene, &etc_path_of(path), *json),
-        Action::Merge { text, dry_run, .. } if !text.is_empty() => merge_texts(&scene, &etc_paths(text), mode(*dry_run)),
+        Action::Merge { text, dry_run, .. } if !text.is_empty() => {
+            merge_texts(&scene, &etc_paths(text), mode(*dry_run))
+        }
         Action::Merge { to, json, .. } => merge(&scene, &state, to.as_deref(), *json),
         Action::Undo { paths, dry_run } => undo(&scene, &etc_paths(paths), mode(*dry_run)),
         Action::Reset { paths, dry_run } => reset(&scene, &etc_paths(paths), mode(*dry_run)),
@@ -171,7 +173,12 @@ const fn mode(dry_run: bool) -> Mode {
 fn etc_path_of(path: &std::path::Path) -> EtcPath {
     let path = path.strip_prefix("/etc").unwrap_or(path);
     let bytes = path.as_os_str().as_encoded_bytes();
-    bytes.strip_prefix(b"/").unwrap_or(bytes).strip_suffix(b"/").unwrap_or(bytes.strip_prefix(b"/").unwrap_or(bytes)).into()
+    bytes
+        .strip_prefix(b"/")
+        .unwrap_or(bytes)
+        .strip_suffix(b"/")
+        .unwrap_or(bytes.strip_prefix(b"/").unwrap_or(bytes))
+        .into()
 }
 
 fn etc_paths(paths: &[PathBuf]) -> Vec<EtcPath> {
@@ -221,7 +228,8 @@ fn status(scene: &Scene<'_>, as_json: bool) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     for change in &changed {
-        let aspects = if change.aspects.is_empty() { String::new() } else { format!("  ({})", words(&change.aspects).join(",")) };
+        let aspects =
+            if change.aspects.is_empty() { String::new() } else { format!("  ({})", words(&change.aspects).join(",")) };
         output::line(format_args!("{} {}{aspects}", change.letter, etc_path(change.path)))?;
     }
     for conflict in &conflicts {
@@ -301,7 +309,8 @@ fn show(scene: &Scene<'_>, path: &EtcPath, as_json: bool) -> Result<ExitCode> {
     if as_json {
         let states: serde_json::Map<String, _> =
             states.iter().map(|(word, item)| (word.replace(' ', "_"), item.map(describe).into())).collect();
-        let done: Vec<_> = done.iter().map(|entry| json!({ "operation": entry.operation, "time": entry.time })).collect();
+        let done: Vec<_> =
+            done.iter().map(|entry| json!({ "operation": entry.operation, "time": entry.time })).collect();
         output::json(&json!({ "path": text, "states": states, "decision": decision, "since": done }))?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -342,7 +351,9 @@ fn merge(scene: &Scene<'_>, state: &State, to: Option<&str>, as_json: bool) -> R
     let image = store.image(store.commit(commit)?.image)?;
     let plan = plan_merge(sysroot, scene.deployment, &image, ownership())?;
     if as_json {
-        output::json(&json!({ "from": scene.deployment.id, "to": commit, "decisions": deploy_words::etc_json(&plan) }))?;
+        output::json(
+            &json!({ "from": scene.deployment.id, "to": commit, "decisions": deploy_words::etc_json(&plan) }),
+        )?;
         return Ok(ExitCode::SUCCESS);
     }
     for decision in &plan.decisions {
@@ -364,7 +375,9 @@ fn merge_texts(scene: &Scene<'_>, paths: &[EtcPath], mode: Mode) -> Result<ExitC
     match merged {
         Err(EditError::TextConflict { path, marked }) => {
             output::bytes(&marked)?;
-            bail!("the same lines of /etc/{path} were changed here and in the defaults: edit it by hand (both are above)")
+            bail!(
+                "the same lines of /etc/{path} were changed here and in the defaults: edit it by hand (both are above)"
+            )
         }
         other => tell(&other?, mode),
     }

@@ -65,7 +65,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let edits = if args.editor { edited(&before)? } else { edits(args) };
     if edits.is_empty() {
         if args.common.json {
-            output::json(&json!({ "deployment": current.id, "kargs": before, "suggested": current.origin.suggested_kargs }))?;
+            output::json(
+                &json!({ "deployment": current.id, "kargs": before, "suggested": current.origin.suggested_kargs }),
+            )?;
         } else {
             output::line(&before)?;
         }
@@ -78,7 +80,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let base = state.merge_base(current.id.stateroot()).map_or_else(|| before.clone(), arguments);
     let edits = if base == before { edits } else { replay(&base, &before, edits) };
     let wish = Wish { chosen, image: &image, stateroot: current.id.stateroot().clone(), kargs: edits, fetched: None };
-    if args.common.dry_run { deploying::tell(&opened, &wish, &args.common) } else { deploying::deploy(&opened, &wish, &args.common) }
+    if args.common.dry_run {
+        deploying::tell(&opened, &wish, &args.common)
+    } else {
+        deploying::deploy(&opened, &wish, &args.common)
+    }
 }
 
 fn arguments(deployment: &Deployment) -> Kargs {
@@ -123,7 +129,10 @@ fn difference(from: &Kargs, to: &Kargs) -> Vec<KargEdit> {
 fn edited(before: &Kargs) -> Result<Vec<KargEdit>> {
     let editor = env::var("VISUAL").or_else(|_| env::var("EDITOR")).unwrap_or_else(|_| "vi".to_owned());
     let path = env::temp_dir().join(format!("sapwood-kargs-{}", std::process::id()));
-    let text = format!("# One argument a line; lines that begin with # do not count.\n{}\n", before.iter().collect::<Vec<_>>().join("\n"));
+    let text = format!(
+        "# One argument a line; lines that begin with # do not count.\n{}\n",
+        before.iter().collect::<Vec<_>>().join("\n")
+    );
     crate::disk::replace(&path, text.as_bytes()).context("cannot write a file to edit")?;
     let written = fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600));
     let result = written.context("cannot protect the file to edit").and_then(|()| {

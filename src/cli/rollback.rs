@@ -60,7 +60,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         opened.changer(lock).set_default(&state, target, Happening::RolledBack)?;
     }
     if args.json {
-        output::json(&json!({ "deployment": target.id, "before": before, "dropped": dropped, "dry_run": args.dry_run }))?;
+        output::json(
+            &json!({ "deployment": target.id, "before": before, "dropped": dropped, "dry_run": args.dry_run }),
+        )?;
     } else {
         output::line(&target.id)?;
     }
@@ -68,7 +70,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let verb = if args.dry_run { "would boot next" } else { "boots next" };
     output::note(format_args!("{title} {verb}"));
     if let Some(dropped) = dropped {
-        output::note(format_args!("{dropped} was staged{}", if args.dry_run { " and would be dropped" } else { " and is dropped" }));
+        output::note(format_args!(
+            "{dropped} was staged{}",
+            if args.dry_run { " and would be dropped" } else { " and is dropped" }
+        ));
     }
     if args.reboot { deploying::reboot() } else { Ok(ExitCode::SUCCESS) }
 }

@@ -84,7 +84,8 @@ impl Opened {
     /// # Errors
     /// When the lock cannot be used.
     pub fn lock(&self) -> Result<SysrootLock> {
-        let announce = |holder: &str| output::note(format_args!("waiting for {holder}, which is changing the sysroot…"));
+        let announce =
+            |holder: &str| output::note(format_args!("waiting for {holder}, which is changing the sysroot…"));
         Ok(self.sysroot.lock(Wait::Announced(&announce))?)
     }
 

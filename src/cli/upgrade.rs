@@ -84,11 +84,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             output::json(&json!({ "changed": false, "commit": found.commit() }))?;
         }
         output::note(format_args!("{upstream} has nothing newer than {}", found.commit().short()));
-        let finalised = deploying::finish_staged(&opened, &args.common)?;
+        let finalised = !args.preview && deploying::finish_staged(&opened, &args.common)?;
         return Ok(if args.unchanged_exit_77 && !finalised { ExitCode::from(UNCHANGED) } else { ExitCode::SUCCESS });
     }
     if let Some(failure) = state.failures.get(&found.commit()).filter(|_| !args.again) {
-        let message = format!("commit {} did not come up on this machine before: {}", found.commit().short(), failure.reason);
+        let message =
+            format!("commit {} did not come up on this machine before: {}", found.commit().short(), failure.reason);
         if args.unchanged_exit_77 {
             output::note(message);
             return Ok(ExitCode::from(UNCHANGED));

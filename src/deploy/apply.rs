@@ -7,11 +7,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::boot::{BootError, Kernel, WantedEntry};
-use super::conflicts::Record;
+use super::conflicts::{Record, keep_edits};
 use super::error::SysrootError;
 use super::etc::{
-    ApplyError as EtcApplyError, EtcPlan, Journal, JournalError, LogEntry, Operation, Ownership,
-    ScanError, Sources, Use, apply as apply_etc, scan,
+    ApplyError as EtcApplyError, EtcPlan, Journal, JournalError, LogEntry, Operation, Ownership, ScanError, Sources,
+    Use, apply as apply_etc, is_made, scan,
 };
 use super::history::{self, Happening, HistoryEntry};
 use super::id::DeploymentId;
@@ -101,7 +101,9 @@ pub enum Refusal {
     #[error("there is no deployment to go back to")]
     NoRollback,
     /// Nothing is in the boot menu, so it cannot be said what is needed.
-    #[error("the boot menu has no entry of this sysroot, although something was deployed: is the right boot partition mounted?")]
+    #[error(
+        "the boot menu has no entry of this sysroot, although something was deployed: is the right boot partition mounted?"
+    )]
     EmptyMenu,
 }
 
@@ -197,7 +199,8 @@ impl Changer<'_> {
             let base = state.get(base).ok_or_else(|| SysrootError::NoDeployment(base.to_string()))?;
             self.record_merge(&plan.etc_inputs, base, &plan.etc, sources, &Journal::new(making.journal()))?;
         }
-        disk::replace(&making.origin(), plan.origin.render().as_bytes()).map_err(io_error("write", &making.origin()))?;
+        disk::replace(&making.origin(), plan.origin.render().as_bytes())
+            .map_err(io_error("write", &making.origin()))?;
         let synced = disk::open_directory(directory).and_then(disk::sync_filesystem);
         synced.map_err(io_error("sync", directory))
     }
@@ -262,21 +265,26 @@ impl Changer<'_> {
         done.map(|()| Some(id))
     }
 
-    /// Brings the `/etc` of the staged deployment up to date with what it is merged from.
+    /// Brings the `/etc` of the staged deployment up to date with what it is merged from. What was decided on the staged one
+    /// itself stays.
     fn merge_again(&self, state: &State, staged: &Deployment) -> Result<(), DeployError> {
         let record = state.staged.as_ref().and_then(|staged| staged.merge_from.as_ref());
         let Some(base) = record.and_then(|base| state.get(base)) else { return Ok(()) };
         let layout = self.layout().deployment(&staged.id);
-        let mut inputs = EtcInputs::read(self.sysroot, Some(base), self.ownership)?;
-        let plan = inputs.merge(self.sysroot, Some(base), &image_of(self.sysroot, staged)?, self.ownership)?;
-        let current = scan(&layout.etc(), self.ownership)?;
-        let base_etc = self.layout().deployment(&base.id).etc();
-        let sources = self.sources(Some(&base_etc));
-        let applied = apply_etc(&plan.entries, &layout.etc(), sources, Use::Live(&current))?;
         let journal = Journal::new(layout.journal());
-        if applied.written + applied.removed > 0 || journal.entries()?.is_empty() {
-            journal.clear()?;
+        let mut inputs = EtcInputs::read(self.sysroot, Some(base), self.ownership)?;
+        let mut plan = inputs.merge(self.sysroot, Some(base), &image_of(self.sysroot, staged)?, self.ownership)?;
+        let current = scan(&layout.etc(), self.ownership)?;
+        let log = journal.entries()?;
+        let edited = keep_edits(&log, &current, &mut plan);
+        if log.is_empty() || !is_made(&current, &plan.entries) {
+            let base_etc = self.layout().deployment(&base.id).etc();
+            let sources = self.sources(Some(&base_etc));
+            if edited == 0 {
+                journal.clear()?;
+            }
             self.record_merge(&inputs, base, &plan, sources, &journal)?;
+            apply_etc(&plan.entries, &layout.etc(), sources, Use::Live(&current))?;
         }
         let synced = disk::open_directory(layout.directory()).and_then(disk::sync_filesystem);
         synced.map_err(io_error("sync", layout.directory()))
@@ -300,7 +308,8 @@ impl Changer<'_> {
             let found = state.get(&other.target.deployment);
             other.target.deployment != staged.id && found.is_some_and(|found| !state.has_failed(found))
         });
-        let tries = Some(self.sysroot.config().boot_tries).filter(|tries| *tries > 0 && has_fallback && state.menu.can_count());
+        let tries =
+            Some(self.sysroot.config().boot_tries).filter(|tries| *tries > 0 && has_fallback && state.menu.can_count());
         let first = WantedEntry { target: menu::target(self.sysroot, &staged.id, &staged.origin), tries };
         let entries = menu::wanted(self.sysroot, &state, Some(first), &stays);
         menu::change(self.sysroot, self.lock, &state, &entries, &[kernel])?;
@@ -371,7 +380,8 @@ impl Changer<'_> {
         let path = self.layout().history();
         let log = history::read(&path).map_err(io_error("read", &path))?;
         let put_on_top = |entry: &HistoryEntry| matches!(entry.event, Happening::Deployed | Happening::RolledBack);
-        let last_on_top = |id: &DeploymentId| log.iter().rposition(|entry| entry.deployment == *id && put_on_top(entry));
+        let last_on_top =
+            |id: &DeploymentId| log.iter().rposition(|entry| entry.deployment == *id && put_on_top(entry));
         // As it was: what was put on top last is on top.
         let mut found: Vec<&Deployment> = state.deployments.iter().filter(|found| !is_staged(&found.id)).collect();
         found.sort_by_key(|found| std::cmp::Reverse(last_on_top(&found.id)));
@@ -406,7 +416,8 @@ impl Changer<'_> {
     fn remove(&self, state: &State, ids: &[DeploymentId]) -> Result<(), DeployError> {
         let writer = self.writer()?;
         for found in state.deployments.iter().filter(|found| ids.contains(&found.id)) {
-            let (from, to) = (self.layout().deployment(&found.id).directory().to_owned(), self.layout().old_deployment(&found.id));
+            let (from, to) =
+                (self.layout().deployment(&found.id).directory().to_owned(), self.layout().old_deployment(&found.id));
             disk::remove_directory(&to).map_err(io_error("remove", &to))?;
             disk::rename_directory(&from, &to).map_err(io_error("rename", &from))?;
             disk::remove_directory(&to).map_err(io_error("remove", &to))?;
@@ -537,7 +548,8 @@ impl CleanupPlan {
 
 /// Says of the deployments of one stateroot which are staged, boot next, or are to fall back to.
 fn add_roles(state: &State, standings: &mut [Standing]) {
-    let is_good = |id: &DeploymentId| state.get(id).is_some_and(|found| found.entry.is_some() && !state.has_failed(found));
+    let is_good =
+        |id: &DeploymentId| state.get(id).is_some_and(|found| found.entry.is_some() && !state.has_failed(found));
     let mut places = [Role::Default, Role::Rollback].into_iter();
     for standing in standings {
         if state.staged.as_ref().is_some_and(|staged| staged.deployment == standing.id) {
@@ -575,7 +587,9 @@ pub fn check_removal(sysroot: &Sysroot, state: &State, ids: &[DeploymentId]) -> 
     }
     let is_whole = |found: &&Deployment| !sysroot.store().is_lazy(found.origin.commit);
     match in_menu().filter(goes).find(is_whole) {
-        Some(whole) if !in_menu().filter(is_whole).any(|found| !goes(&found)) => Err(Refusal::OnlyWhole(whole.id.clone())),
+        Some(whole) if !in_menu().filter(is_whole).any(|found| !goes(&found)) => {
+            Err(Refusal::OnlyWhole(whole.id.clone()))
+        }
         _ => Ok(()),
     }
 }

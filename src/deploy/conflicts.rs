@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::etc::{
-    Body, EtcPath, EtcPlan, EtcTree, Journal, JournalError, LogEntry, LoggedDecision, Operation, Outcome, Planned,
-    PlannedContent, parent, path_from_text,
+    Body, EtcPath, EtcPlan, EtcTree, Item, Journal, JournalError, LogEntry, LoggedDecision, Operation, Outcome,
+    Planned, PlannedContent, parent, path_from_text,
 };
 use crate::model::ObjectId;
 
@@ -29,6 +29,33 @@ pub fn open(entries: &[(u32, LogEntry)], content: &dyn Fn(&[u8]) -> Option<Objec
         found.outcome.is_conflict() && !settled.contains(found.path.as_str()) && !is_edited
     };
     entries[place].1.decisions.iter().filter(is_open).cloned().collect()
+}
+
+/// Keeps, in a merge that is made once more, what somebody changed in the tree itself since the first one, by undoing,
+/// resetting or merging lines; returns how many paths those are. `current` is the tree.
+pub fn keep_edits(entries: &[(u32, LogEntry)], current: &EtcTree, plan: &mut EtcPlan) -> usize {
+    let edits = entries.iter().filter(|(_, entry)| entry.operation != Operation::Merge);
+    let changes = edits.flat_map(|(_, entry)| &entry.changes);
+    let paths: BTreeSet<EtcPath> = changes.map(|change| path_from_text(&change.path)).collect();
+    // Already there, so that nobody asks for its content.
+    let there = |item: &Item| Planned { item: Item { link: None, ..item.clone() }, content: PlannedContent::None };
+    for path in &paths {
+        let Some(item) = current.get(path) else {
+            plan.entries.retain(|found, _| {
+                !found.strip_prefix(&path[..]).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+            });
+            continue;
+        };
+        plan.entries.insert(path.clone(), there(item));
+        let mut above = parent(path);
+        while let Some(path) = above {
+            if let Some(directory) = current.get(path) {
+                plan.entries.entry(path.into()).or_insert_with(|| there(directory));
+            }
+            above = parent(path);
+        }
+    }
+    paths.len()
 }
 
 /// What a merge writes down.

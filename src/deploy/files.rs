@@ -53,7 +53,11 @@ pub fn read_inode(image: &Image, store: &Store, ino: Ino) -> Result<Found, FileE
         return Ok(Found::Nothing);
     }
     let Some(id) = image.object(ino)? else { return Ok(Found::Bytes(Vec::new())) };
-    if store.has_object(id) { Ok(Found::Bytes(read_object(store, id, image.attributes(ino)?.size)?)) } else { Ok(Found::Absent) }
+    if store.has_object(id) {
+        Ok(Found::Bytes(read_object(store, id, image.attributes(ino)?.size)?))
+    } else {
+        Ok(Found::Absent)
+    }
 }
 
 /// A whole object of at most `size` bytes.

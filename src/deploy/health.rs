@@ -77,7 +77,9 @@ fn programs(directory: &Path) -> io::Result<Vec<PathBuf>> {
         other => other?,
     };
     let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
-    paths.retain(|path| path.is_file() && !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")));
+    paths.retain(|path| {
+        path.is_file() && !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+    });
     paths.sort();
     Ok(paths)
 }

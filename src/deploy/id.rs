@@ -99,7 +99,11 @@ impl DeploymentId {
         let is_digits = commit.len() == COMMIT_DIGITS && commit.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         let number: u32 = serial.parse().ok()?;
         let is_canonical = number.to_string() == serial;
-        (is_digits && is_canonical).then(|| Self { stateroot: stateroot.clone(), commit: commit.to_owned(), serial: number })
+        (is_digits && is_canonical).then(|| Self {
+            stateroot: stateroot.clone(),
+            commit: commit.to_owned(),
+            serial: number,
+        })
     }
 
     /// The local ref that keeps the commit from being collected.
@@ -165,7 +169,9 @@ mod tests {
 
     #[test]
     fn other_texts_are_no_deployments() {
-        for bad in ["", "main", "main/2d711642b726", "main/2d711642b726.03", "main/2d711642b72G.0", "a/b/2d711642b726.0"] {
+        for bad in
+            ["", "main", "main/2d711642b726", "main/2d711642b726.03", "main/2d711642b72G.0", "a/b/2d711642b726.0"]
+        {
             assert!(bad.parse::<DeploymentId>().is_err(), "{bad}");
         }
         for bad in ["", ".", "a/b", "-a", &"x".repeat(65)] {

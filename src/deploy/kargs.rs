@@ -182,7 +182,9 @@ impl Kargs {
 
     /// Which place `KEY=NEW` or `KEY=OLD=NEW` means, and what comes there.
     fn replacement(&self, argument: &str) -> Result<(usize, String), KargError> {
-        let Some((name, rest)) = argument.split_once('=') else { return Ok((self.only(argument)?, argument.to_owned())) };
+        let Some((name, rest)) = argument.split_once('=') else {
+            return Ok((self.only(argument)?, argument.to_owned()));
+        };
         // A value may itself hold '=': the longest old value that is there is meant.
         for (at, _) in rest.match_indices('=').collect::<Vec<_>>().into_iter().rev() {
             let old = format!("{name}={}", &rest[..at]);

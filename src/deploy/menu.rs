@@ -5,7 +5,9 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use super::boot::{BootError, BootFile, Kernel, KernelError, Loader, Target, WantedEntry, arrange, find_kernel, settle_disk};
+use super::boot::{
+    BootError, BootFile, Kernel, KernelError, Loader, Target, WantedEntry, arrange, find_kernel, settle_disk,
+};
 use super::id::DeploymentId;
 use super::origin::Origin;
 use super::sysroot::{Deployment, State, Sysroot, SysrootLock};
@@ -128,8 +130,10 @@ pub fn change(
     }
     let arranged = arrange(state.menu.entries(), entries);
     state.menu.carry_out(&state.menu.swap(&arranged)?)?;
-    let used: BTreeSet<&str> =
-        arranged.iter().filter_map(|entry| digest_in(sysroot.loader(), &sysroot.config().id, &entry.target.linux)).collect();
+    let used: BTreeSet<&str> = arranged
+        .iter()
+        .filter_map(|entry| digest_in(sysroot.loader(), &sysroot.config().id, &entry.target.linux))
+        .collect();
     remove_unused(sysroot.loader(), &directory, &used)
 }
 

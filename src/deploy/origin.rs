@@ -43,9 +43,9 @@ impl std::str::FromStr for Upstream {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let parsed = text.split_once(':').and_then(|(remote, name)| {
-            Some(Self { remote: remote.parse().ok()?, name: name.parse().ok()? })
-        });
+        let parsed = text
+            .split_once(':')
+            .and_then(|(remote, name)| Some(Self { remote: remote.parse().ok()?, name: name.parse().ok()? }));
         parsed.ok_or_else(|| format!("'{text}' is no REMOTE:REF"))
     }
 }

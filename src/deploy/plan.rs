@@ -11,8 +11,8 @@ use std::path::PathBuf;
 
 use super::boot::{Kernel, KernelError, LoaderKind, find_kernel};
 use super::etc::{
-    ContentError, EtcPlan, EtcTree, Ownership, RULES_PATH, Rules, RulesError, ScanError, defaults, forget_foreign_labels,
-    plan as plan_etc, read_file, scan,
+    ContentError, EtcPlan, EtcTree, Ownership, RULES_PATH, Rules, RulesError, ScanError, defaults,
+    forget_foreign_labels, plan as plan_etc, read_file, scan,
 };
 use super::files::{self, EtcContents, FileError, Found};
 use super::id::{DeploymentId, StaterootName};
@@ -170,8 +170,7 @@ impl DeployPlan {
     /// [`PlanError`].
     pub fn new(sysroot: &Sysroot, state: &State, request: &Request<'_>) -> Result<Self, PlanError> {
         let Request { chosen, image, .. } = *request;
-        let kernel =
-            find_kernel(image).map_err(|source| PlanError::Kernel { commit: chosen.id, source })?;
+        let kernel = find_kernel(image).map_err(|source| PlanError::Kernel { commit: chosen.id, source })?;
         let skeleton = Skeleton::of(image)?;
         let base = state.merge_base(&request.stateroot);
         let mut notices = Vec::new();
@@ -216,7 +215,9 @@ impl DeployPlan {
             kernel: kernel.record.clone(),
         };
         Ok(Self {
-            kernel_before: base.map(|base| base.origin.kernel.version.clone()).filter(|before| *before != kernel.record.version),
+            kernel_before: base
+                .map(|base| base.origin.kernel.version.clone())
+                .filter(|before| *before != kernel.record.version),
             merge_from: base.map(|base| base.id.clone()),
             karg_conflicts: arguments.conflicts,
             kargs_before: arguments.before,
@@ -262,9 +263,10 @@ pub(super) fn standings(sysroot: &Sysroot, state: &State, stateroot: &StaterootN
     // Without a running system, the one that boots next is what to fall back to.
     let fallback = match state.booted() {
         Some(_) => None,
-        None => state.default().filter(|default| !state.has_failed(default)).or_else(|| {
-            state.default().and_then(|default| state.fallback(default))
-        }),
+        None => state
+            .default()
+            .filter(|default| !state.has_failed(default))
+            .or_else(|| state.default().and_then(|default| state.fallback(default))),
     };
     let standing = |found: &Deployment| {
         let mut roles = Vec::new();
@@ -292,9 +294,10 @@ fn new_roles(sysroot: &Sysroot, request: &Request<'_>) -> Vec<Role> {
 
 fn next_id(sysroot: &Sysroot, state: &State, request: &Request<'_>) -> DeploymentId {
     let first = DeploymentId::new(request.stateroot.clone(), request.chosen.id, 0);
-    let alike = state.deployments.iter().filter(|found| {
-        found.id.stateroot() == first.stateroot() && found.id.commit_digits() == first.commit_digits()
-    });
+    let alike = state
+        .deployments
+        .iter()
+        .filter(|found| found.id.stateroot() == first.stateroot() && found.id.commit_digits() == first.commit_digits());
     let mut serial = alike.map(|found| found.id.serial() + 1).max().unwrap_or(0);
     // Whatever has the name, however it came there.
     loop {
@@ -310,7 +313,12 @@ fn next_id(sysroot: &Sysroot, state: &State, request: &Request<'_>) -> Deploymen
 ///
 /// # Errors
 /// [`PlanError`].
-pub fn plan_merge(sysroot: &Sysroot, base: &Deployment, image: &Image, ownership: Ownership) -> Result<EtcPlan, PlanError> {
+pub fn plan_merge(
+    sysroot: &Sysroot,
+    base: &Deployment,
+    image: &Image,
+    ownership: Ownership,
+) -> Result<EtcPlan, PlanError> {
     EtcInputs::read(sysroot, Some(base), ownership)?.merge(sysroot, Some(base), image, ownership)
 }
 
@@ -378,7 +386,8 @@ impl Arguments {
     ) -> Result<Self, PlanError> {
         let old = base.map(|base| base.origin.suggested_kargs.clone()).unwrap_or_default();
         // What the menu says counts, should somebody have edited it.
-        let local = base.map(|base| base.entry.as_ref().map_or(&base.origin.kargs, |entry| &entry.target.options).clone());
+        let local =
+            base.map(|base| base.entry.as_ref().map_or(&base.origin.kargs, |entry| &entry.target.options).clone());
         let local = local.unwrap_or_default();
         let suggested = match suggestions(sysroot, request.image)? {
             Some(suggested) => suggested,
@@ -428,7 +437,9 @@ fn title(sysroot: &Sysroot, chosen: &Chosen, image: &Image) -> Result<String, Fi
 
 fn note_oddities(state: &State, skeleton: &Skeleton, kernel: &Kernel, notices: &mut Vec<String>) {
     if state.has_no_loader() {
-        notices.push("no boot loader was found: entries are written to /boot/loader/entries, and nobody reads them".to_owned());
+        notices.push(
+            "no boot loader was found: entries are written to /boot/loader/entries, and nobody reads them".to_owned(),
+        );
     }
     for name in &skeleton.left_out {
         notices.push(format!("/{name} of the commit is left out: only directories and links belong at the top level"));
@@ -437,6 +448,8 @@ fn note_oddities(state: &State, skeleton: &Skeleton, kernel: &Kernel, notices: &
         notices.push(format!("/{name} of the commit is mounted from it, read-only"));
     }
     if kernel.record.devicetree.is_some() && state.menu.loader().kind != LoaderKind::Extlinux {
-        notices.push("the commit brings device trees; of a directory of them only U-Boot (extlinux) can choose".to_owned());
+        notices.push(
+            "the commit brings device trees; of a directory of them only U-Boot (extlinux) can choose".to_owned(),
+        );
     }
 }

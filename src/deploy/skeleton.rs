@@ -115,7 +115,8 @@ impl Skeleton {
             return Err(SkeletonError::NoUsr);
         }
         let is_there = |skeleton: &Self, name: &str| {
-            skeleton.directories.iter().any(|(found, _)| found == name) || skeleton.links.iter().any(|(found, _)| found == name)
+            skeleton.directories.iter().any(|(found, _)| found == name)
+                || skeleton.links.iter().any(|(found, _)| found == name)
         };
         for (name, mode) in MOUNT_POINTS {
             if !is_there(&skeleton, name) {

@@ -80,7 +80,12 @@ impl BootRoom {
     ///
     /// # Errors
     /// [`SpaceError`].
-    pub fn plan(sysroot: &Sysroot, state: &State, kernel: &Kernel, outgoing: &[DeploymentId]) -> Result<Self, SpaceError> {
+    pub fn plan(
+        sysroot: &Sysroot,
+        state: &State,
+        kernel: &Kernel,
+        outgoing: &[DeploymentId],
+    ) -> Result<Self, SpaceError> {
         let loader = sysroot.loader();
         let room = room(&loader.directory)?;
         let directory = loader.kernels(&sysroot.config().id);
@@ -114,7 +119,9 @@ impl BootRoom {
         let may_go = state.deployments.iter().filter(|found| {
             !outgoing.contains(&found.id) && state.booted.as_ref() != Some(&found.id) && found.entry.is_some()
         });
-        let freeable = may_go.map(|found| (found.id.clone(), freed(std::slice::from_ref(&found.id)))).filter(|(_, bytes)| *bytes > 0);
+        let freeable = may_go
+            .map(|found| (found.id.clone(), freed(std::slice::from_ref(&found.id))))
+            .filter(|(_, bytes)| *bytes > 0);
         let path = loader.directory.clone();
         Err(SpaceError::Boot { path, needed, available: after, freeable: freeable.collect() })
     }
@@ -150,7 +157,9 @@ impl DiskRoom {
         let var_bytes = if var == VarPlan::Filled { tree_bytes(image, "/var", room)? } else { 0 };
         let needed = fetch_bytes + etc.bytes() + entries + var_bytes + boot_bytes + RESERVE;
         match room.available {
-            Some(available) if needed + needed / MARGIN > available => Err(SpaceError::Disk { path, needed, available }),
+            Some(available) if needed + needed / MARGIN > available => {
+                Err(SpaceError::Disk { path, needed, available })
+            }
             available => Ok(Self { needed, available }),
         }
     }

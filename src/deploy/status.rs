@@ -102,7 +102,11 @@ impl Status {
             deployments: deployments.collect::<Result<_, _>>()?,
             finalise_failure: state.finalise_failure.clone(),
             avoided: avoided
-                .map(|(commit, failure)| Avoided { commit: *commit, time: failure.time, reason: failure.reason.clone() })
+                .map(|(commit, failure)| Avoided {
+                    commit: *commit,
+                    time: failure.time,
+                    reason: failure.reason.clone(),
+                })
                 .collect(),
         })
     }

@@ -110,8 +110,8 @@ impl Sysroot {
             }
             other => other.map_err(|source| SysrootError::Io { action: "read", path: path.clone(), source })?,
         };
-        let config = SysrootConfig::parse(&text)
-            .map_err(|source| SysrootError::Config { path, source: Box::new(source) })?;
+        let config =
+            SysrootConfig::parse(&text).map_err(|source| SysrootError::Config { path, source: Box::new(source) })?;
         let store = Store::open(&layout.repository())?;
         let loader = Loader::of(&root, config.bootloader, config.boot.as_deref())
             .map_err(|source| SysrootError::Io { action: "look for a boot loader in", path: root, source })?;
@@ -252,8 +252,8 @@ fn booted_deployment(command_line: &str) -> Option<DeploymentId> {
 
 fn read_origin(layout: &SysrootLayout, id: &DeploymentId) -> Result<Origin, SysrootError> {
     let path = layout.deployment(id).origin();
-    let text = fs::read_to_string(&path)
-        .map_err(|source| SysrootError::Io { action: "read", path: path.clone(), source })?;
+    let text =
+        fs::read_to_string(&path).map_err(|source| SysrootError::Io { action: "read", path: path.clone(), source })?;
     Origin::parse(&text).map_err(|source| SysrootError::Origin { path, source: Box::new(source) })
 }
 
@@ -348,8 +348,10 @@ impl State {
             "rollback" => self.rollback(),
             _ => None,
         };
-        let by_place = || text.parse().ok().filter(|_| text.len() < 4).and_then(|place: usize| self.deployments.get(place));
-        let by_name = || self.deployments.iter().find(|found| found.id.to_string() == text || found.id.directory() == text);
+        let by_place =
+            || text.parse().ok().filter(|_| text.len() < 4).and_then(|place: usize| self.deployments.get(place));
+        let by_name =
+            || self.deployments.iter().find(|found| found.id.to_string() == text || found.id.directory() == text);
         let by_commit = || {
             let is_long_enough = text.len() >= 6;
             let mut found = self.deployments.iter().filter(|f| f.origin.commit.to_string().starts_with(text));

@@ -22,8 +22,8 @@ pub use extents::data_extents;
 pub use lock::{Lock, LockError, Wait};
 pub use positioned::read_from;
 pub use replace::{
-    append, install, make_directories, promote, remove_directory, remove_file, rename_directory, replace, replace_on_fat,
-    sync_directory, sync_filesystem,
+    append, install, make_directories, promote, remove_directory, remove_file, rename_directory, replace,
+    replace_on_fat, sync_directory, sync_filesystem,
 };
 pub use room::{Room, room};
 pub use temporary::{TemporaryFile, TemporaryPath};

@@ -41,7 +41,8 @@ fn everything_that_is_only_here_survives_an_upgrade_unchanged() {
     machine.run(&["deploy", "os:test"]).success();
     let etc = machine.etc("");
     nasty(&etc.join("nasty"));
-    run("setfattr", ["-n".as_ref(), "user.mark".as_ref(), "-v".as_ref(), "1".as_ref(), etc.join("hosts").as_os_str()]).success();
+    run("setfattr", ["-n".as_ref(), "user.mark".as_ref(), "-v".as_ref(), "1".as_ref(), etc.join("hosts").as_os_str()])
+        .success();
     // The same defaults, and another kernel: /etc must not change in anything.
     let mut os = Os::new("1").kernel("2");
     os.version = "2".to_owned();
@@ -123,13 +124,16 @@ fn rules_pin_paths_and_merge_lines() {
     let sandbox = Sandbox::new("etc-rules");
     let machine = Machine::new(&sandbox, "none");
     let os = |version: &str, last: &str| {
-        Os::new(version).with("usr/etc/prog/prog.conf", &format!("a = 1\nb = 2\nc = 3\nd = {last}\n")).with("usr/etc/motd", version)
+        Os::new(version)
+            .with("usr/etc/prog/prog.conf", &format!("a = 1\nb = 2\nc = 3\nd = {last}\n"))
+            .with("usr/etc/motd", version)
     };
     machine.publish(&os("1", "4"));
     machine.run(&["deploy", "os:test"]).success();
     let etc = machine.etc("");
     fs::create_dir_all(etc.join("sapwood")).expect("writable");
-    fs::write(etc.join("sapwood/merge.toml"), "local = ['motd']\ndefault = ['issue']\ntext = ['prog/*']\n").expect("writable");
+    fs::write(etc.join("sapwood/merge.toml"), "local = ['motd']\ndefault = ['issue']\ntext = ['prog/*']\n")
+        .expect("writable");
     fs::write(etc.join("issue"), "mine\n").expect("writable");
     fs::write(etc.join("prog/prog.conf"), "a = one\nb = 2\nc = 3\nd = 4\n").expect("writable");
     machine.publish(&os("2", "four"));
@@ -235,7 +239,14 @@ fn ostree_agrees_where_it_is_sane() {
         for (number, row) in SANE.iter().enumerate() {
             make(&tree.join(format!("usr/etc/row-{number:02}")), if side == 0 { row.0 } else { row.2 });
         }
-        ostree(&[word("commit"), word(&repo_argument), word("--branch=test"), word("--owner-uid=0"), word("--owner-gid=0"), tree.as_os_str()]);
+        ostree(&[
+            word("commit"),
+            word(&repo_argument),
+            word("--branch=test"),
+            word("--owner-uid=0"),
+            word("--owner-gid=0"),
+            tree.as_os_str(),
+        ]);
         ostree(&[word("admin"), word("deploy"), word(&sysroot_argument), word("--os=main"), word("test")]);
         let id = machine.repository().commit("test", &tree);
         machine.run(&["deploy", &id, "--unsigned"]).success();

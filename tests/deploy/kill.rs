@@ -107,7 +107,11 @@ fn run_case(case: &Case, place: &Path, publisher: &Repository) -> Figures {
         let top = entries.first().map(|entry| entry.deployment.clone()).unwrap_or_default();
         assert!(case.tops.contains(&top), "{context}: '{top}' boots, not one of {:?}", case.tops);
         entries.iter().for_each(|entry: &Entry| menu::assert_bootable(&machine.sysroot, entry, &context));
-        if top == case.end { figures.new += 1 } else { figures.old += 1 }
+        if top == case.end {
+            figures.new += 1
+        } else {
+            figures.old += 1
+        }
         machine.run(&["status"]).success();
         let again = machine.run(&arguments);
         // Killed after all of it was done, a removal finds nothing to remove.
@@ -152,19 +156,27 @@ fn assert_order(log: &str, case: &Case) {
         let Some((name, rest)) = call.trim_start().split_once('(') else { continue };
         let quoted: Vec<&str> = rest.split('"').skip(1).step_by(2).collect();
         let path = quoted.iter().find(|path| path.contains(boot)).map(|path| (*path).to_owned());
-        let by_descriptor = rest.split_once('<').and_then(|(_, rest)| rest.split_once('>')).map(|(path, _)| path.to_owned());
+        let by_descriptor =
+            rest.split_once('<').and_then(|(_, rest)| rest.split_once('>')).map(|(path, _)| path.to_owned());
         match name {
             "syncfs" => unsynced.clear(),
             "fsync" | "fdatasync" => {
                 by_descriptor.map(|path| unsynced.remove(&path));
             }
-            "write" | "pwrite64" | "copy_file_range" => unsynced.extend(by_descriptor.filter(|path| path.contains(boot))),
+            "write" | "pwrite64" | "copy_file_range" => {
+                unsynced.extend(by_descriptor.filter(|path| path.contains(boot)))
+            }
             "rename" | "renameat" | "renameat2" => {
                 let Some(path) = path else { continue };
                 let to = quoted.last().copied().unwrap_or_default().to_owned();
                 let names_entry = to.ends_with(".conf") || to.ends_with("entries.cfg");
                 let waiting: Vec<&String> = unsynced.iter().filter(|path| path.contains("/boot/sapwood/")).collect();
-                assert!(!names_entry || waiting.is_empty(), "{} {}: {to} is named before {waiting:?}", case.loader, case.name);
+                assert!(
+                    !names_entry || waiting.is_empty(),
+                    "{} {}: {to} is named before {waiting:?}",
+                    case.loader,
+                    case.name
+                );
                 assert!(!unsynced.contains(&path), "{} {}: {path} is renamed unsynced", case.loader, case.name);
                 unsynced.insert(to);
             }
@@ -222,7 +234,9 @@ fn stage(place: &Path, loader: &'static str) -> Stage {
     stage.edit("mine", "new here\n");
     let two = stage.machine.publish(&Os::new("2").with("usr/etc/prog/prog.conf", "b = two\n"));
     stage.machine.run(&["upgrade"]).success();
-    let three = stage.machine.publish(&Os::new("3").with("usr/etc/prog/prog.conf", "c = three\n").with("usr/etc/new/file", "x\n"));
+    let three = stage
+        .machine
+        .publish(&Os::new("3").with("usr/etc/prog/prog.conf", "c = three\n").with("usr/etc/new/file", "x\n"));
     stage.case("upgrade", &["upgrade"], &name(&three));
     stage.case("rollback", &["rollback", "--to", &name(&two)], &name(&two));
     stage.machine.publish(&Os::new("4"));
@@ -236,12 +250,22 @@ fn stage(place: &Path, loader: &'static str) -> Stage {
     fs::remove_file(etc.join("mine")).expect("there");
     stage.case("finalise", &["boot", "finalise", "--running", &running], &name(&four));
     stage.machine.run(&["boot", "finalise", "--running", &running]).success();
+    let trial = format!("sapwood={}", name(&four));
+    stage.case("bless", &["boot", "bless", "--running", &trial], &name(&four));
     stage.case("undeploy", &["undeploy", &name(&two)], &name(&four));
-    stage.machine.publish(&Os::new("6"));
+    // One that was pinned until now, and what only it needs.
     let running = format!("sapwood={}", name(&four));
-    stage.machine.run(&["upgrade"]).success();
-    stage.machine.run(&["rollback"]).success();
+    for version in ["6", "7"] {
+        stage.machine.publish(&Os::new(version));
+        stage.machine.run(&["upgrade", "--finalise-now", "--running", &running]).success();
+        stage.machine.run(&["pin", "0"]).success();
+    }
+    stage.machine.run(&["pin", "--unpin", "0"]).success();
+    stage.machine.run(&["pin", "--unpin", "1"]).success();
+    stage.machine.run(&["rollback", "--running", &running]).success();
     stage.case("cleanup", &["cleanup", "--running", &running], &name(&four));
+    let again = format!("main/{}.1", &four[..12]);
+    stage.case("kargs", &["kargs", "--append-if-missing", "debug", "--finalise-now", "--running", &running], &again);
     stage
 }
 
@@ -267,7 +291,11 @@ fn kill_everywhere(loader: &'static str) {
         println!("{loader} {name}: {figures:?}");
     }
     let (steps, killed) = (sum(|f| f.steps), sum(|f| f.killed));
-    println!("{loader}: {steps} steps, {killed} killed, {} old and {} new menus seen, lost: 0", sum(|f| f.old), sum(|f| f.new));
+    println!(
+        "{loader}: {steps} steps, {killed} killed, {} old and {} new menus seen, lost: 0",
+        sum(|f| f.old),
+        sum(|f| f.new)
+    );
     assert!(killed * 10 >= steps * 9, "only {killed} of {steps} were killed");
     assert!(sum(|f| f.old) > 0 && sum(|f| f.new) > 0, "only one side of the change was seen");
 }

@@ -50,12 +50,7 @@ fn the_life_of_a_host() {
     assert_eq!(mode(&machine.deployment(&name).join("root/tmp")), 0o1777);
     assert_eq!(
         status(&machine, &[(&one, "ONE")]),
-        [
-            "  0 main/ONE.0  (boots next)",
-            "    version   1, Test OS,",
-            "    from      os:test, signed by",
-        ]
-        .join("\n")
+        ["  0 main/ONE.0  (boots next)", "    version   1, Test OS,", "    from      os:test, signed by",].join("\n")
     );
 
     // The administrator works on it.
@@ -159,7 +154,8 @@ fn the_life_of_a_host() {
     machine.run(&["etc", "diff"]).success();
 
     // All of that is in the log.
-    let log: Vec<Value> = serde_json::from_str(&machine.run(&["history", "--json", "-n", "100"]).success()).expect("JSON");
+    let log: Vec<Value> =
+        serde_json::from_str(&machine.run(&["history", "--json", "-n", "100"]).success()).expect("JSON");
     let count = |event: &str| log.iter().filter(|entry| entry["event"] == event).count();
     assert_eq!((count("deployed"), count("rolled-back"), count("removed")), (5, 2, 3));
 }

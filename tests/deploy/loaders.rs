@@ -89,7 +89,8 @@ fn grub_disk(sandbox: &Sandbox, machine: &Machine) -> std::path::PathBuf {
     run("cp", ["-a".as_ref(), machine.sysroot.join("boot").as_os_str(), tree.as_os_str()]).success();
     let disk = sandbox.join("disk.image");
     let _ = fs::remove_file(&disk);
-    run("mke2fs", ["-q", "-t", "ext2", "-d", tree.to_str().expect("UTF-8"), disk.to_str().expect("UTF-8"), "32M"]).success();
+    run("mke2fs", ["-q", "-t", "ext2", "-d", tree.to_str().expect("UTF-8"), disk.to_str().expect("UTF-8"), "32M"])
+        .success();
     disk
 }
 
@@ -101,7 +102,10 @@ fn grub_counts_down_and_falls_back_by_itself() {
     machine.run(&["deploy", "os:test", "--karg", "dyndbg=\"file a.c +p; file b.c +p\""]).success();
     let (default, linux) = grub(&grub_disk(&sandbox, &machine));
     assert_eq!(default, "sapwood-0123abcd-00001");
-    assert!(linux.ends_with(&format!("quiet dyndbg=file a.c +p; file b.c +p sapwood=main/{}.0", &one[..12])), "{linux}");
+    assert!(
+        linux.ends_with(&format!("quiet dyndbg=file a.c +p; file b.c +p sapwood=main/{}.0", &one[..12])),
+        "{linux}"
+    );
     machine.publish(&Os::new("2"));
     machine.run(&["upgrade"]).success();
     let disk = grub_disk(&sandbox, &machine);

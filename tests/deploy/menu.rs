@@ -45,7 +45,8 @@ fn bls(boot: &Path) -> Vec<Entry> {
     for file in listed.flatten() {
         let name = file.file_name().into_string().expect("ASCII");
         let Some(stem) = name.strip_suffix(".conf") else { continue };
-        let left = stem.split_once('+').map(|(_, tries)| tries.split('-').next().expect("a part").parse().expect("a number"));
+        let left =
+            stem.split_once('+').map(|(_, tries)| tries.split('-').next().expect("a part").parse().expect("a number"));
         let text = fs::read_to_string(file.path()).expect("readable");
         let value = |key: &str| {
             text.lines().find_map(|line| line.split_once(' ').filter(|(k, _)| *k == key).map(|(_, v)| v.to_owned()))
@@ -71,7 +72,8 @@ fn grub(boot: &Path) -> Vec<Entry> {
     check_script(&directory.join("grub.cfg"));
     let read = |name: &str| fs::read_to_string(directory.join("sapwood").join(name)).unwrap_or_default();
     let complete = |text: &String| text.trim_end().ends_with("set sapwood_complete=1");
-    let Some((name, text)) = ["entries.cfg", "entries-old.cfg"].map(|name| (name, read(name))).into_iter().find(|(_, text)| complete(text))
+    let Some((name, text)) =
+        ["entries.cfg", "entries-old.cfg"].map(|name| (name, read(name))).into_iter().find(|(_, text)| complete(text))
     else {
         return Vec::new();
     };
@@ -80,10 +82,12 @@ fn grub(boot: &Path) -> Vec<Entry> {
     let mut found = Vec::new();
     for block in text.split("menuentry ").skip(1) {
         let order: u32 = block.split("--id sapwood-0123abcd-").nth(1).expect("an id")[..5].parse().expect("a number");
-        let line = |word: &str| block.lines().find_map(|line| line.trim().strip_prefix(word)).unwrap_or_default().to_owned();
+        let line =
+            |word: &str| block.lines().find_map(|line| line.trim().strip_prefix(word)).unwrap_or_default().to_owned();
         let linux = line("linux ");
         let (path, options) = linux.split_once(' ').expect("arguments");
-        let left = counters.lines().find_map(|line| line.strip_prefix(&format!("sapwood_tries_{order}="))?.parse().ok());
+        let left =
+            counters.lines().find_map(|line| line.strip_prefix(&format!("sapwood_tries_{order}="))?.parse().ok());
         found.extend(entry(boot, "/boot", path, &line("initrd "), options, left));
     }
     found.sort_by_key(|entry| entry.left == Some(0));
@@ -113,12 +117,15 @@ fn extlinux(boot: &Path) -> Vec<Entry> {
 /// Fails unless what this entry starts is all there: kernel, initramfs, and a whole deployment.
 #[track_caller]
 pub fn assert_bootable(sysroot: &Path, entry: &Entry, context: &str) {
-    let linux = fs::read_to_string(&entry.linux).unwrap_or_else(|error| panic!("{context}: {}: {error}", entry.linux.display()));
+    let linux = fs::read_to_string(&entry.linux)
+        .unwrap_or_else(|error| panic!("{context}: {}: {error}", entry.linux.display()));
     let version = linux.strip_prefix("kernel ").unwrap_or_else(|| panic!("{context}: a torn kernel: {linux:?}"));
-    let initrd = fs::read_to_string(&entry.initrd).unwrap_or_else(|error| panic!("{context}: {}: {error}", entry.initrd.display()));
+    let initrd = fs::read_to_string(&entry.initrd)
+        .unwrap_or_else(|error| panic!("{context}: {}: {error}", entry.initrd.display()));
     assert_eq!(initrd, format!("initramfs {version} ").repeat(400), "{context}: a torn initramfs");
     let directory = sysroot.join("sapwood/deploy").join(&entry.deployment);
-    let origin = fs::read_to_string(directory.join("origin.toml")).unwrap_or_else(|error| panic!("{context}: {entry:?}: {error}"));
+    let origin = fs::read_to_string(directory.join("origin.toml"))
+        .unwrap_or_else(|error| panic!("{context}: {entry:?}: {error}"));
     let commit = origin.lines().find_map(|line| line.strip_prefix("commit = ")).expect("a commit").trim_matches('"');
     let record = sysroot.join("sapwood/repo/commits").join(commit);
     assert!(record.is_file(), "{context}: {entry:?}: its commit is gone");

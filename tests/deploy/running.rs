@@ -29,12 +29,14 @@ fn roles(machine: &Machine, booted: &str, deployment: &str) -> Vec<String> {
     let status = machine.run_booted(booted, &["status", "--json"]).success();
     let status: Value = serde_json::from_str(&status).expect("JSON");
     let found = status["deployments"].as_array().expect("a list").iter().find(|found| found["id"] == deployment);
-    let roles = found.unwrap_or_else(|| panic!("no {deployment} in {status}"))["roles"].as_array().expect("a list").clone();
+    let roles =
+        found.unwrap_or_else(|| panic!("no {deployment} in {status}"))["roles"].as_array().expect("a list").clone();
     roles.iter().map(|role| role.as_str().expect("a word").to_owned()).collect()
 }
 
 fn events(machine: &Machine) -> Vec<String> {
-    let log: Vec<Value> = serde_json::from_str(&machine.run(&["history", "--json", "-n", "99"]).success()).expect("JSON");
+    let log: Vec<Value> =
+        serde_json::from_str(&machine.run(&["history", "--json", "-n", "99"]).success()).expect("JSON");
     log.iter().rev().map(|entry| entry["event"].as_str().expect("a word").to_owned()).collect()
 }
 
@@ -80,6 +82,27 @@ fn an_update_is_staged_and_finished_at_shutdown_with_the_etc_of_then() {
 }
 
 #[test]
+fn what_is_decided_on_a_staged_update_stays_when_it_is_finished() {
+    let sandbox = Sandbox::new("decided");
+    let (machine, one, two) = running(&sandbox, "systemd-boot");
+    let etc = machine.deployment(&one).join("etc");
+    fs::write(etc.join("prog/prog.conf"), "a = 1\nb = 2\nc = 3\nd = mine\n").expect("writable");
+    fs::write(etc.join("unwanted"), "x\n").expect("writable");
+    machine.run_booted(&one, &["upgrade"]).success();
+    machine.run_booted(&one, &["etc", "merge", "--text", "prog/prog.conf", "--deployment", "staged"]).success();
+    machine.run_booted(&one, &["etc", "reset", "unwanted", "--deployment", "staged"]).success();
+    fs::write(etc.join("late"), "2\n").expect("writable");
+    let staged = machine.deployment(&two).join("etc");
+    for _ in 0..2 {
+        machine.run_booted(&one, &["boot", "finalise"]).success();
+        let text = fs::read_to_string(staged.join("prog/prog.conf")).expect("there");
+        assert_eq!(text, "a = 1\nb = two\nc = 3\nd = mine\n");
+        assert!(staged.join("late").exists() && !staged.join("unwanted").exists());
+    }
+    assert_eq!(machine.status()["deployments"][0]["etc_conflicts"], serde_json::json!([]));
+}
+
+#[test]
 fn a_staged_update_survives_a_power_cut_and_is_dropped_by_a_rollback() {
     let sandbox = Sandbox::new("cut");
     let (machine, one, two) = running(&sandbox, "grub");
@@ -107,7 +130,8 @@ fn a_failure_at_shutdown_is_told_at_the_next_boot() {
     machine.run_booted(&one, &["upgrade"]).success();
     // The boot partition is full by the time of the shutdown: a directory is in the way of the kernel.
     let staged = fs::read_to_string(machine.deployment(&two).join("origin.toml")).expect("there");
-    let digest = staged.lines().find_map(|line| line.strip_prefix("digest = ")).expect("a digest").trim_matches('"').to_owned();
+    let digest =
+        staged.lines().find_map(|line| line.strip_prefix("digest = ")).expect("a digest").trim_matches('"').to_owned();
     let kernel = machine.sysroot.join("boot/sapwood/0123abcd").join(digest);
     fs::create_dir_all(kernel.join("vmlinuz")).expect("writable");
     machine.run_booted(&one, &["boot", "finalise"]).failure(1);

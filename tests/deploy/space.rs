@@ -52,7 +52,11 @@ fn a_boot_partition_for_two_kernels_is_enough_for_any_number_of_upgrades() {
         assert!(said.contains("has no room for the new kernel") && said.contains("sapwood undeploy main/"), "{said}");
         assert_eq!(machine.versions(), ["4", "3"], "{loader}");
         // The same kernel again takes no room.
-        machine.publish(&os("6").kernel("4").with("usr/lib/modules/6.1.0-4/vmlinuz", &os("4").files["usr/lib/modules/6.1.0-4/vmlinuz"]));
+        machine.publish(
+            &os("6")
+                .kernel("4")
+                .with("usr/lib/modules/6.1.0-4/vmlinuz", &os("4").files["usr/lib/modules/6.1.0-4/vmlinuz"]),
+        );
         machine.run(&["upgrade"]).success();
         assert_eq!(machine.versions()[0], "6");
         assert_eq!(fs::read_dir(boot.join("sapwood/0123abcd")).expect("there").count(), 2, "{loader}");

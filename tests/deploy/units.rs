@@ -14,7 +14,8 @@ fn systemd_finds_nothing_wrong_with_the_units() {
     for entry in fs::read_dir(source).expect("there") {
         let path = entry.expect("listed").path();
         // The program is not installed here.
-        let text = fs::read_to_string(&path).expect("readable").replace("/usr/bin/sapwood", env!("CARGO_BIN_EXE_sapwood"));
+        let text =
+            fs::read_to_string(&path).expect("readable").replace("/usr/bin/sapwood", env!("CARGO_BIN_EXE_sapwood"));
         let copy = units.join(path.file_name().expect("a name"));
         fs::write(&copy, text).expect("writable");
         paths.push(copy.display().to_string());

@@ -120,9 +120,13 @@ mod tests {
         assert_eq!(file_name(ID, 7, tries(3, 0)), "sapwood-0123abcd-00007+3.conf");
         assert_eq!(parse_name(ID, "sapwood-0123abcd-00007+1-2.conf"), Some((7, tries(1, 2))));
         assert_eq!(parse_name(ID, "sapwood-0123abcd-00007.conf"), Some((7, None)));
-        for other in
-            ["debian.conf", "sapwood-fedcba98-00007.conf", "sapwood-0123abcd-00007.conf.tmp", ".tmp-1", "sapwood-0123abcd-x.conf"]
-        {
+        for other in [
+            "debian.conf",
+            "sapwood-fedcba98-00007.conf",
+            "sapwood-0123abcd-00007.conf.tmp",
+            ".tmp-1",
+            "sapwood-0123abcd-x.conf",
+        ] {
             assert_eq!(parse_name(ID, other), None, "{other}");
         }
     }

@@ -123,7 +123,8 @@ fn menu_entry(text: &mut String, id: &str, entry: &BootEntry) -> std::fmt::Resul
 
 /// A word of GRUB's language.
 fn quoted(word: &str) -> String {
-    let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'/' | b'=' | b':' | b',' | b'+' | b'-' | b'@');
+    let is_plain =
+        |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'/' | b'=' | b':' | b',' | b'+' | b'-' | b'@');
     if !word.is_empty() && word.bytes().all(is_plain) {
         word.to_owned()
     } else {
@@ -146,7 +147,9 @@ pub fn parse(id: &str, text: &str, counters: &GrubEnv) -> Option<Vec<BootEntry>>
             (["menuentry", title, "--id", own, "{"], _) => open = Some(Draft::new(id, title, own)?),
             (["linux", path, arguments @ ..], Some(draft)) => {
                 draft.linux = Some((*path).to_owned());
-                let quoted = arguments.iter().map(|word| if word.contains(' ') { format!("\"{word}\"") } else { (*word).to_owned() });
+                let quoted = arguments
+                    .iter()
+                    .map(|word| if word.contains(' ') { format!("\"{word}\"") } else { (*word).to_owned() });
                 draft.line = quoted.collect::<Vec<_>>().join(" ");
             }
             (["initrd", paths @ ..], Some(draft)) => draft.initrd = paths.iter().map(|&path| path.to_owned()).collect(),

@@ -114,7 +114,8 @@ impl KernelRecord {
 /// [`KernelError`].
 pub fn find_directory(image: &Image) -> Result<(String, Ino), KernelError> {
     let modules = ImagePath::parse(MODULES).ok().and_then(|path| image.resolve(&path).transpose()).transpose()?;
-    let modules = modules.filter(|modules| image.kind(*modules) == Ok(FileKind::Directory)).ok_or(KernelError::NoKernel)?;
+    let modules =
+        modules.filter(|modules| image.kind(*modules) == Ok(FileKind::Directory)).ok_or(KernelError::NoKernel)?;
     let mut found: Option<(String, Ino)> = None;
     for child in image.children(modules, 0)? {
         let child = child?;
@@ -149,7 +150,9 @@ pub fn find(image: &Image) -> Result<Kernel, KernelError> {
     if let Some(blob) = image.lookup(directory, b"devicetree")? {
         files.push(file(image, "devicetree", blob)?);
         devicetree = Some(DeviceTreeKind::File);
-    } else if let Some(blobs) = image.lookup(directory, b"dtb")?.filter(|ino| image.kind(*ino) == Ok(FileKind::Directory)) {
+    } else if let Some(blobs) =
+        image.lookup(directory, b"dtb")?.filter(|ino| image.kind(*ino) == Ok(FileKind::Directory))
+    {
         image.walk(blobs, &mut |path, ino, kind| {
             if kind == FileKind::Regular {
                 let name = format!("dtb{}", String::from_utf8_lossy(&path.to_bytes()));

@@ -147,7 +147,9 @@ fn has_systemd_boot(directory: &Path) -> bool {
         let listed = fs::read_dir(directory.join(path)).into_iter().flatten().flatten();
         listed.map(|entry| entry.file_name()).any(|name| name.to_string_lossy().starts_with("systemd-boot"))
     };
-    in_efi("EFI/systemd") || directory.join("loader/entries.srel").is_file() || directory.join("loader/loader.conf").is_file()
+    in_efi("EFI/systemd")
+        || directory.join("loader/entries.srel").is_file()
+        || directory.join("loader/loader.conf").is_file()
 }
 
 #[cfg(test)]

@@ -63,7 +63,11 @@ pub enum Step {
 enum Files {
     /// The names of our files, whatever they hold.
     Bls(Vec<String>),
-    Grub { config: Option<String>, entries: Option<String>, counters: GrubEnv },
+    Grub {
+        config: Option<String>,
+        entries: Option<String>,
+        counters: GrubEnv,
+    },
     Extlinux(String),
 }
 
@@ -324,6 +328,10 @@ fn read_grub(loader: &Loader, id: &str) -> Result<(Files, Vec<BootEntry>), BootE
         Err(error) => return Err(io_error("read", &path)(error)),
     };
     let config = read(&at(grub::CONFIG))?;
+    if !config.as_deref().is_some_and(grub::is_ours) {
+        // Whatever entries there are, the loader does not read them (yet, or any more).
+        return Ok((Files::Grub { config, entries: None, counters }, Vec::new()));
+    }
     let parsed = |text: &Option<String>| text.as_deref().and_then(|text| grub::parse(id, text, &counters));
     let text = read(&at(grub::ENTRIES))?;
     let (entries, found) = match parsed(&text) {

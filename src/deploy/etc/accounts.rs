@@ -95,7 +95,8 @@ pub fn merge(file: AccountFile, old: &[u8], local: &[u8], new: &[u8]) -> EntryMe
     let end = result.iter().rposition(|line| file.key(line).is_some()).map_or(0, |last| last + 1);
     let mut added = Vec::new();
     for line in &new {
-        let Some(key) = file.key(line).filter(|key| !local_keys.contains(key) && !old_entries.contains_key(*key)) else {
+        let Some(key) = file.key(line).filter(|key| !local_keys.contains(key) && !old_entries.contains_key(*key))
+        else {
             continue;
         };
         let taken = file.number(line).and_then(|number| result.iter().find(|other| file.number(other) == Some(number)));
@@ -166,7 +167,9 @@ mod tests {
     use super::*;
 
     fn check(file: AccountFile, [old, local, new]: [&str; 3], expected: &str, conflicts: usize) {
-        let text = |lines: &str| lines.split(' ').filter(|line| !line.is_empty()).map(|line| format!("{line}\n")).collect::<String>();
+        let text = |lines: &str| {
+            lines.split(' ').filter(|line| !line.is_empty()).map(|line| format!("{line}\n")).collect::<String>()
+        };
         let merged = merge(file, text(old).as_bytes(), text(local).as_bytes(), text(new).as_bytes());
         assert_eq!(String::from_utf8_lossy(&merged.text), text(expected), "{old} | {local} | {new}");
         assert_eq!(merged.conflicts.len(), conflicts, "{:?}", merged.conflicts);
@@ -180,7 +183,12 @@ mod tests {
         let join = |parts: &[&str]| parts.join(" ");
         check(Passwd, [root, &join(&[root, me]), &join(&[root, svc])], &join(&[root, me, svc]), 0);
         // before the lines for NIS
-        check(Passwd, [root, &join(&[root, me, "+::::::"]), &join(&[root, svc])], &join(&[root, me, svc, "+::::::"]), 0);
+        check(
+            Passwd,
+            [root, &join(&[root, me, "+::::::"]), &join(&[root, svc])],
+            &join(&[root, me, svc, "+::::::"]),
+            0,
+        );
         // a field each
         let zsh = "root:x:0:0::/root:/bin/zsh";
         let home = "root:x:0:0::/var/roothome:/bin/sh";
@@ -190,11 +198,21 @@ mod tests {
         check(Passwd, [&join(&[root, svc]), root, &join(&[root, "svc:x:101:101::/srv:/bin/false"])], root, 0);
         check(Passwd, [&join(&[root, svc]), &join(&[root, svc, me]), root], &join(&[root, me]), 0);
         // the same number twice
-        check(Passwd, [root, &join(&[root, "mine:x:101:1::/:/bin/sh"]), &join(&[root, svc])], &join(&[root, "mine:x:101:1::/:/bin/sh"]), 1);
+        check(
+            Passwd,
+            [root, &join(&[root, "mine:x:101:1::/:/bin/sh"]), &join(&[root, svc])],
+            &join(&[root, "mine:x:101:1::/:/bin/sh"]),
+            1,
+        );
         check(Group, ["adm:x:4:", "adm:x:4:me", "adm:x:4:syslog"], "adm:x:4:me,syslog", 0);
         check(Group, ["adm:x:4:a,b", "adm:x:4:b,me", "adm:x:4:a,b,c"], "adm:x:4:b,me,c", 0);
         check(GroupShadow, ["adm:*::", "adm:*:boss:me", "adm:*::syslog"], "adm:*:boss:me,syslog", 0);
-        check(Shadow, ["root:*:1:::::::", "root:$6$x:2:::::::", "root:*:1::::::: svc:!:3:::::::"], "root:$6$x:2::::::: svc:!:3:::::::", 0);
+        check(
+            Shadow,
+            ["root:*:1:::::::", "root:$6$x:2:::::::", "root:*:1::::::: svc:!:3:::::::"],
+            "root:$6$x:2::::::: svc:!:3:::::::",
+            0,
+        );
         check(Ranges, ["", "me:100000:65536", "svc:200000:65536"], "me:100000:65536 svc:200000:65536", 0);
         check(Ranges, ["a:1:1 a:2:1", "a:1:1 a:2:1 me:5:1", "a:1:1"], "a:1:1 me:5:1", 0);
     }

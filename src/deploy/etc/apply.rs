@@ -97,8 +97,11 @@ pub fn apply(
         }
         Use::Live(current) => current,
     };
-    let top = disk::open_directory(target)
-        .map_err(|source| ApplyError::Io { action: "open", path: target.to_owned(), source })?;
+    let top = disk::open_directory(target).map_err(|source| ApplyError::Io {
+        action: "open",
+        path: target.to_owned(),
+        source,
+    })?;
     let mut writer = Writer {
         target,
         sources,
@@ -221,7 +224,11 @@ impl Writer<'_> {
     }
 
     /// Gives directories their attributes: those that are new or different, and those in which something changed.
-    fn finish_directories(&mut self, entries: &BTreeMap<EtcPath, Planned>, current: &EtcTree) -> Result<(), ApplyError> {
+    fn finish_directories(
+        &mut self,
+        entries: &BTreeMap<EtcPath, Planned>,
+        current: &EtcTree,
+    ) -> Result<(), ApplyError> {
         for (path, planned) in entries.iter().rev().filter(|(_, planned)| planned.item.body.is_directory()) {
             let item = &planned.item;
             let there = current.get(path).filter(|there| there.body.is_directory());
@@ -231,7 +238,9 @@ impl Writer<'_> {
             }
             let fd = self.directory(path)?.try_clone_to_owned().map_err(self.io_error("open", path))?;
             let stale = there.map(|there| &there.xattrs);
-            for (name, _) in stale.iter().flat_map(|stale| stale.iter()).filter(|(name, _)| item.xattrs.get(name).is_none()) {
+            for (name, _) in
+                stale.iter().flat_map(|stale| stale.iter()).filter(|(name, _)| item.xattrs.get(name).is_none())
+            {
                 let removed = Entry::Open(fd.as_fd()).remove_xattr(name);
                 removed.map_err(|errno| self.io_error("remove an attribute of", path)(errno.into()))?;
             }

@@ -103,16 +103,23 @@ impl LiveEtc<'_> {
         let wanted = |path: &[u8]| paths.is_empty() || paths.iter().any(|wanted| is_at_or_below(path, wanted));
         let found = entries.iter().rev().find_map(|(number, entry)| {
             let open = entry.changes.iter().filter(|change| !change.undone && entry.operation != Operation::Undo);
-            let changes: BTreeMap<EtcPath, Before> =
-                open.map(|change| (path_from_text(&change.path), change.before)).filter(|(path, _)| wanted(path)).collect();
+            let changes: BTreeMap<EtcPath, Before> = open
+                .map(|change| (path_from_text(&change.path), change.before))
+                .filter(|(path, _)| wanted(path))
+                .collect();
             (!changes.is_empty()).then_some((*number, entry, changes))
         });
         let Some((number, entry, changes)) = found else {
             let named: Vec<String> = paths.iter().map(|path| path_to_text(path)).collect();
-            return Err(EditError::NothingToUndo(if named.is_empty() { "/etc".to_owned() } else { named.join("', '") }));
+            return Err(EditError::NothingToUndo(if named.is_empty() {
+                "/etc".to_owned()
+            } else {
+                named.join("', '")
+            }));
         };
         let saved_root = self.journal.saved(number);
-        let saved = if saved_root.is_dir() { scan::directory(&saved_root, self.ownership)? } else { EtcTree::default() };
+        let saved =
+            if saved_root.is_dir() { scan::directory(&saved_root, self.ownership)? } else { EtcTree::default() };
         let mut edits = Edits::new();
         for (path, before) in &changes {
             let item = saved.get(path).filter(|_| *before == Before::Saved);
@@ -163,7 +170,11 @@ impl LiveEtc<'_> {
                 // There was no old default: both added it.
                 None => Vec::new(),
                 Some(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-                Some(other) => other.map_err(|source| EditError::Io { action: "read the old default of", path: path_to_text(path), source })?,
+                Some(other) => other.map_err(|source| EditError::Io {
+                    action: "read the old default of",
+                    path: path_to_text(path),
+                    source,
+                })?,
             };
             let (text, item) = self.merged_text(path, &old, &current, new)?;
             edits.insert(path.clone(), Some(Planned { item, content: PlannedContent::Made(text) }));
@@ -190,7 +201,8 @@ impl LiveEtc<'_> {
             TextMerge::Conflict(marked) => Err(EditError::TextConflict { path: path_to_text(path), marked }),
             TextMerge::Clean(text) => {
                 let body = Body::File { content: ObjectId::of(&text), size: text.len() as u64 };
-                let mtime = if body == item.body { item.mtime } else { Timestamp { seconds: self.now, nanoseconds: 0 } };
+                let mtime =
+                    if body == item.body { item.mtime } else { Timestamp { seconds: self.now, nanoseconds: 0 } };
                 Ok((text, Item { body, mtime, link: None, ..item.clone() }))
             }
         }
@@ -201,7 +213,11 @@ impl LiveEtc<'_> {
     /// # Errors
     /// [`EditError::Io`].
     pub fn read(&self, path: &[u8]) -> Result<Vec<u8>, EditError> {
-        read_file(self.directory, path).map_err(|source| EditError::Io { action: "read", path: path_to_text(path), source })
+        read_file(self.directory, path).map_err(|source| EditError::Io {
+            action: "read",
+            path: path_to_text(path),
+            source,
+        })
     }
 
     /// The content of a default; `None` for what is no file.

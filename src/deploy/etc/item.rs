@@ -171,7 +171,8 @@ pub fn path_from_text(text: &str) -> EtcPath {
     let mut rest = text.as_bytes();
     while let Some((&first, after)) = rest.split_first() {
         let digits = after.strip_prefix(b"x").filter(|_| first == b'\\').and_then(|after| after.get(..2));
-        let byte = digits.and_then(|digits| std::str::from_utf8(digits).ok()).map(|digits| u8::from_str_radix(digits, 16));
+        let byte =
+            digits.and_then(|digits| std::str::from_utf8(digits).ok()).map(|digits| u8::from_str_radix(digits, 16));
         match byte {
             Some(Ok(byte)) => {
                 path.push(byte);

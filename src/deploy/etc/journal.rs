@@ -29,6 +29,9 @@ const BASE: &str = "base";
 /// Names of entries that are being written begin with this.
 const MAKING: &str = ".new-";
 
+/// What a journal that is being removed is called.
+const OLD: &str = ".etc-journal-old";
+
 /// Why the journal cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
@@ -259,12 +262,17 @@ impl Journal {
         self.write_log(&self.entry(number), &entry)
     }
 
-    /// Forgets everything, for a deployment that is made anew.
+    /// Forgets everything, in one step, for a deployment that is made anew.
     ///
     /// # Errors
     /// [`JournalError::Io`].
     pub fn clear(&self) -> Result<(), JournalError> {
-        disk::remove_directory(&self.directory).map_err(io_error("remove", &self.directory))
+        let old = self.directory.with_file_name(OLD);
+        disk::remove_directory(&old).map_err(io_error("remove", &old))?;
+        if self.directory.exists() {
+            disk::rename_directory(&self.directory, &old).map_err(io_error("rename", &self.directory))?;
+        }
+        disk::remove_directory(&old).map_err(io_error("remove", &old))
     }
 
     fn entry(&self, number: u32) -> PathBuf {
@@ -295,6 +303,12 @@ impl Journal {
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> JournalError + use<> {
     let path = path.to_owned();
     move |source| JournalError::Io { action, path, source }
+}
+
+/// Whether a tree is as planned.
+#[must_use]
+pub fn is_made(tree: &EtcTree, planned: &BTreeMap<EtcPath, Planned>) -> bool {
+    changes(tree, planned).is_empty()
 }
 
 /// The paths at which two trees differ. That a directory's time differs says nothing: it goes with what is in it.

@@ -43,12 +43,14 @@ pub fn merge(old: Option<&Item>, local: &Item, new: &Item) -> Merged {
     let alike = |item: &&Item| item.body.is_like(&chosen.body);
     let (base, here, there) = (old.filter(alike), Some(local).filter(alike), Some(new).filter(alike));
     let (Some(here), Some(there)) = (here, there) else { return merged };
-    if merged.choose(Aspect::Mode, base.map(|base| &base.mode), &here.mode, &there.mode, |a, b| a == b) == Side::Default {
+    if merged.choose(Aspect::Mode, base.map(|base| &base.mode), &here.mode, &there.mode, |a, b| a == b) == Side::Default
+    {
         merged.item.mode = there.mode;
     } else {
         merged.item.mode = here.mode;
     }
-    let owner = merged.choose(Aspect::Owner, base.map(|base| &base.owner), &here.owner, &there.owner, |a, b| is_same_owner(*a, *b));
+    let owner = merged
+        .choose(Aspect::Owner, base.map(|base| &base.owner), &here.owner, &there.owner, |a, b| is_same_owner(*a, *b));
     merged.item.owner = if owner == Side::Local { here.owner.or(there.owner) } else { there.owner };
     merged.xattrs(base.map(|base| &base.xattrs), &here.xattrs, &there.xattrs);
     merged
@@ -56,7 +58,14 @@ pub fn merge(old: Option<&Item>, local: &Item, new: &Item) -> Merged {
 
 impl Merged {
     /// Chooses between `local` and `new`, and notes why.
-    fn choose<T>(&mut self, aspect: Aspect, old: Option<&T>, local: &T, new: &T, same: impl Fn(&T, &T) -> bool) -> Side {
+    fn choose<T>(
+        &mut self,
+        aspect: Aspect,
+        old: Option<&T>,
+        local: &T,
+        new: &T,
+        same: impl Fn(&T, &T) -> bool,
+    ) -> Side {
         if same(local, new) {
             // Whoever was first: now they agree.
             return Side::Local;
@@ -87,7 +96,13 @@ impl Merged {
         let mut result = Xattrs::default();
         for name in names {
             let (here, there) = (local.get(name), new.get(name));
-            let value = match self.choose(Aspect::Xattrs, old.map(|old| old.get(name)).as_ref(), &here, &there, |a, b| a == b) {
+            let value = match self.choose(
+                Aspect::Xattrs,
+                old.map(|old| old.get(name)).as_ref(),
+                &here,
+                &there,
+                |a, b| a == b,
+            ) {
                 Side::Local => here,
                 Side::Default => there,
             };
@@ -144,7 +159,10 @@ mod tests {
         let local = set(&[("user.a", "2"), ("user.b", "1"), ("user.c", "2"), ("user.e", "2")]);
         let new = set(&[("user.a", "1"), ("user.b", "3"), ("user.c", "3"), ("user.d", "1")]);
         let merged = merge(Some(&old), &local, &new);
-        assert_eq!(merged.item.xattrs, set(&[("user.a", "2"), ("user.b", "3"), ("user.c", "2"), ("user.e", "2")]).xattrs);
+        assert_eq!(
+            merged.item.xattrs,
+            set(&[("user.a", "2"), ("user.b", "3"), ("user.c", "2"), ("user.e", "2")]).xattrs
+        );
         assert_eq!((merged.taken.len(), merged.kept.len(), merged.conflicts.len()), (1, 1, 1));
     }
 

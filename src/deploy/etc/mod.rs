@@ -23,7 +23,7 @@ mod tests;
 pub use apply::{Applied, ApplyError, Sources, Use, apply};
 pub use edit::{EditError, Edited, LiveEtc, Mode, is_file, read_file};
 pub use item::{Body, EtcPath, EtcTree, Item, Owner, parent, path_from_text, path_to_text};
-pub use journal::{Before, Journal, JournalError, LogEntry, LoggedChange, LoggedDecision, Operation};
+pub use journal::{Before, Journal, JournalError, LogEntry, LoggedChange, LoggedDecision, Operation, is_made};
 pub use plan::{
     ASIDE_SUFFIX, ContentError, Contents, Decision, Difference, EtcPlan, Outcome, Planned, PlannedContent, plan,
 };

@@ -108,7 +108,9 @@ mod tests {
 
     #[test]
     fn patterns_mean_what_people_expect() {
-        let rules = Rules::parse("local = ['hosts', 'ssh/*.conf', '/etc/a.b/']\ndefault = ['d/**/x', 'h?sts']\ntext = ['ssh']").expect("legal");
+        let rules =
+            Rules::parse("local = ['hosts', 'ssh/*.conf', '/etc/a.b/']\ndefault = ['d/**/x', 'h?sts']\ntext = ['ssh']")
+                .expect("legal");
         let table = [
             ("hosts", Some(Rule::Local)),
             ("hosts2", None),

@@ -150,8 +150,11 @@ pub fn directory(root: &Path, ownership: Ownership) -> Result<EtcTree, ScanError
         let listed = disk::list(&directory).map_err(|source| io_error(&above, source))?;
         // What a killed process of ours did not finish is nobody's.
         for entry in listed.into_iter().filter(|entry| *entry.name != *disk::TEMPORARY) {
-            let path: EtcPath = if above.is_empty() { entry.name.clone() } else { [&above[..], b"/", &entry.name].concat().into() };
-            let Some(item) = local_item(&directory, &entry.name, &path, &entry.stat, root, ownership)? else { continue };
+            let path: EtcPath =
+                if above.is_empty() { entry.name.clone() } else { [&above[..], b"/", &entry.name].concat().into() };
+            let Some(item) = local_item(&directory, &entry.name, &path, &entry.stat, root, ownership)? else {
+                continue;
+            };
             let is_mount = entry.stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
             if item.body.is_directory() && !is_mount {
                 match disk::open_directory_at(&directory, &entry.name) {
@@ -204,7 +207,9 @@ fn body(directory: &OwnedFd, name: &[u8], stat: &Statx) -> io::Result<Body> {
             let (content, size) = digest(disk::open_file_at(directory, name)?)?;
             Body::File { content, size }
         }
-        Some(FileKind::Symlink) => Body::Symlink(rustix::fs::readlinkat(directory, name, Vec::new())?.into_bytes().into()),
+        Some(FileKind::Symlink) => {
+            Body::Symlink(rustix::fs::readlinkat(directory, name, Vec::new())?.into_bytes().into())
+        }
         Some(FileKind::Fifo) => Body::Fifo,
         Some(FileKind::Socket) => Body::Socket,
         Some(FileKind::CharDevice) => Body::CharDevice(device),

@@ -72,8 +72,26 @@ fn state(text: &str) -> Vec<(&'static str, Item)> {
 }
 
 const STATES: [&str; 20] = [
-    "-", "A", "B", "C", "A600", "A640", "Auser", "Axattr", "B600", "->x", "->y", "dir", "dir700", "dir/A", "dir/B",
-    "dir/A,new", "dir700/A", "fifo", "null", "disk",
+    "-",
+    "A",
+    "B",
+    "C",
+    "A600",
+    "A640",
+    "Auser",
+    "Axattr",
+    "B600",
+    "->x",
+    "->y",
+    "dir",
+    "dir700",
+    "dir/A",
+    "dir/B",
+    "dir/A,new",
+    "dir700/A",
+    "fifo",
+    "null",
+    "disk",
 ];
 
 /// The tree whose path `p` is in this state, among others that do not change.
@@ -87,7 +105,10 @@ fn scene(state_of_p: &str) -> EtcTree {
 /// that comes out, and what is said about `p` or what is in it.
 #[test]
 fn every_row_of_the_matrix() {
-    use Outcome::{Added, Conflict, InDeletedDirectory, Kept, KeptWithoutDefault, Merged, Removed, StaysDeleted, TypeConflict, Updated};
+    use Outcome::{
+        Added, Conflict, InDeletedDirectory, Kept, KeptWithoutDefault, Merged, Removed, StaysDeleted, TypeConflict,
+        Updated,
+    };
     type Row = (&'static str, &'static str, &'static str, &'static str, Option<Outcome>);
     let table: &[Row] = &[
         // nobody changed anything here: the default, whatever it is
@@ -211,7 +232,10 @@ fn assert_rules(old: &EtcTree, local: &EtcTree, new: &EtcTree, name: &str) {
         let result = aspects(found);
         for (aspect, value) in &here {
             let base = base.as_ref().map(|base| &base[aspect]);
-            if base != Some(value) && local.body.is_like(&found.body) && old.is_none_or(|old| old.body.is_like(&local.body)) {
+            if base != Some(value)
+                && local.body.is_like(&found.body)
+                && old.is_none_or(|old| old.body.is_like(&local.body))
+            {
                 assert_eq!(result[aspect], *value, "{name}: {aspect:?} was changed here and is lost");
             }
             if base == Some(value)
@@ -220,7 +244,12 @@ fn assert_rules(old: &EtcTree, local: &EtcTree, new: &EtcTree, name: &str) {
                 && old.is_some_and(|old| old.body.is_like(&local.body))
                 && new.get(path).is_some_and(|new| new.body.is_like(&local.body))
             {
-                assert_eq!(result[aspect], there[aspect], "{name}: {aspect:?} of the default of {} did not arrive", path.escape_ascii());
+                assert_eq!(
+                    result[aspect],
+                    there[aspect],
+                    "{name}: {aspect:?} of the default of {} did not arrive",
+                    path.escape_ascii()
+                );
             }
         }
     }
@@ -269,7 +298,8 @@ fn the_full_product_of_states_obeys_the_rules() {
 /// Three trees over a few names, so that they meet.
 fn trees() -> impl Strategy<Value = [EtcTree; 3]> {
     let name = prop::sample::select(vec!["p", "p/c", "p/c/d", "p/n", "q", "q/r", "p-"]);
-    let leaf = prop::sample::select(vec![file("A"), file("B"), file("C"), symlink("x"), directory(), item(Body::Fifo, 0o600)]);
+    let leaf =
+        prop::sample::select(vec![file("A"), file("B"), file("C"), symlink("x"), directory(), item(Body::Fifo, 0o600)]);
     let changed = (leaf, prop::option::of(0_u16..4), prop::option::of(0_u32..2)).prop_map(|(mut item, mode, owner)| {
         if !matches!(item.body, Body::Symlink(_)) {
             item.mode = mode.map_or(item.mode, |mode| 0o600 + mode);
@@ -326,7 +356,9 @@ fn rules_decide_before_the_merge() {
         entries.extend([("o", file(o)), ("t", file(t))]);
         tree(&entries)
     };
-    let run = |old: &EtcTree, local: &EtcTree, new: &EtcTree| plan(old, local, new, &rules, &Known(local)).expect("contents are known");
+    let run = |old: &EtcTree, local: &EtcTree, new: &EtcTree| {
+        plan(old, local, new, &rules, &Known(local)).expect("contents are known")
+    };
     let (base, top, end) = ("a\nb\nc\nd\n", "A\nb\nc\nd\n", "a\nb\nc\nD\n");
     // what is pinned to here stays though nobody changed it; what is pinned to the default follows though somebody did
     let plan = run(&with("A", "A", base), &with("A", "B", top), &with("B", "C", end));
@@ -346,7 +378,8 @@ fn rules_decide_before_the_merge() {
     // what is pinned keeps its directory, whatever the default makes of that
     for new in ["-", "B"] {
         let rules = Rules::parse("local = ['p/c']").expect("legal");
-        let plan = super::plan(&scene("dir/A"), &scene("dir/A"), &scene(new), &rules, &Known(&scene("dir/A"))).expect("known");
+        let plan =
+            super::plan(&scene("dir/A"), &scene("dir/A"), &scene(new), &rules, &Known(&scene("dir/A"))).expect("known");
         assert_eq!(result(&plan), scene("dir/A"), "{new}");
     }
 }
@@ -367,7 +400,8 @@ fn accounts_are_merged_by_entry_without_a_rule() {
     let one = |content: &str| tree(&[("passwd", file(content))]);
     let plan = plan(&one("old"), &one("local"), &one("new"), &Rules::default(), &Accounts).expect("readable");
     let PlannedContent::Made(text) = &plan.entries[b"passwd".as_slice()].content else { panic!("{plan:?}") };
-    let names: Vec<&str> = std::str::from_utf8(text).expect("ascii").lines().filter_map(|line| line.split(':').next()).collect();
+    let names: Vec<&str> =
+        std::str::from_utf8(text).expect("ascii").lines().filter_map(|line| line.split(':').next()).collect();
     assert_eq!(names, ["root", "me", "svc"]);
     assert_eq!(plan.decisions[0].outcome, Outcome::Merged);
 }
