@@ -16,7 +16,7 @@ use crate::deploy::files;
 use crate::deploy::id::StaterootName;
 use crate::deploy::kargs::KargEdit;
 use crate::deploy::origin::{Upstream, Voucher};
-use crate::deploy::plan::{DeployPlan, Request, When};
+use crate::deploy::plan::{DeployPlan, PlanError, Request, When};
 use crate::deploy::source::{self, Chosen};
 use crate::deploy::sysroot::State;
 use crate::image::Image;
@@ -161,6 +161,8 @@ impl Found {
     /// # Errors
     /// When it does not come; what arrived is kept for the next attempt.
     pub fn fetch(&self, store: &Store) -> Result<(Chosen, Image, RefReport)> {
+        // Before a gigabyte comes for nothing.
+        find_kernel(self.image()).map_err(|source| PlanError::Kernel { commit: self.commit(), source })?;
         let writer = store.writer(repository::announced())?;
         let progress = FetchProgress::default();
         let name = &self.upstream.name;
@@ -175,10 +177,7 @@ impl Found {
 /// The paths that a lazy deployment needs at once, as far as the image has them.
 fn lazy_paths(image: &Image) -> Result<Vec<ImagePath>> {
     let mut texts: Vec<String> = LAZY_PATHS.iter().chain(&DEFAULTS).map(|path| (*path).to_owned()).collect();
-    let kernel = find_kernel(image)?;
-    let directory = format!("/usr/lib/modules/{}", kernel.record.version);
-    let names = ["vmlinuz", "initramfs.img", "initramfs", "devicetree", "dtb"];
-    texts.extend(names.iter().map(|name| format!("{directory}/{name}")));
+    texts.extend(find_kernel(image)?.paths);
     let mut paths = Vec::new();
     for text in texts {
         if files::resolve(image, &text)?.is_some() {

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -36,32 +36,58 @@ fn read(path: &Path) -> String {
 fn the_life_of_a_host() {
     let sandbox = Sandbox::new("life");
     let machine = Machine::new(&sandbox, "systemd-boot");
+    let one = deploy_first(&machine);
+    work(&machine);
+    let two = upgrade_with_conflicts(&machine, &one);
+    settle_conflict(&machine);
+    change_arguments(&machine, &two);
+    upgrade_twice_and_go_back(&machine);
+    clean_up(&machine);
 
-    // The first deployment: /etc is the defaults, /var that of the commit.
+    // All of that is in the log.
+    let log: Vec<Value> =
+        serde_json::from_str(&machine.run(&["history", "--json", "-n", "100"]).success()).expect("JSON");
+    let count = |event: &str| log.iter().filter(|entry| entry["event"] == event).count();
+    assert_eq!((count("deployed"), count("rolled-back"), count("removed")), (5, 2, 3));
+}
+
+fn var(machine: &Machine) -> PathBuf {
+    machine.sysroot.join("sapwood/deploy/main/var")
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).expect("there").permissions().mode() & 0o7777
+}
+
+/// The first deployment: /etc is the defaults, /var that of the commit.
+fn deploy_first(machine: &Machine) -> String {
     let one = machine.publish(&Os::new("1"));
     let name = machine.run(&["deploy", "os:test", "--karg", "root=LABEL=root"]).success();
     assert_eq!(name, format!("main/{}.0", &one[..12]));
-    let var = machine.sysroot.join("sapwood/deploy/main/var");
-    assert_eq!(read(&var.join("lib/prog/state")), "first\n");
+    assert_eq!(read(&var(machine).join("lib/prog/state")), "first\n");
     assert_eq!(read(&machine.etc("issue")), "Test OS 1\n");
     assert_eq!(fs::read_link(machine.deployment(&name).join("root/home")).expect("a link"), Path::new("var/home"));
-    let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o7777;
-    assert_eq!(mode(&var.join("roothome")), 0o700);
+    assert_eq!(mode(&var(machine).join("roothome")), 0o700);
     assert_eq!(mode(&machine.deployment(&name).join("root/tmp")), 0o1777);
     assert_eq!(
-        status(&machine, &[(&one, "ONE")]),
+        status(machine, &[(&one, "ONE")]),
         ["  0 main/ONE.0  (boots next)", "    version   1, Test OS,", "    from      os:test, signed by",].join("\n")
     );
+    one
+}
 
-    // The administrator works on it.
+/// The administrator works on it.
+fn work(machine: &Machine) {
     append(&machine.etc("hosts"), "10.0.0.1 server\n");
     append(&machine.etc("passwd"), "me:x:1000:1000::/home/me:/bin/sh\n");
     fs::write(machine.etc("prog/prog.conf"), "a = one\nb = 2\nc = 3\nd = 4\n").expect("writable");
     fs::set_permissions(machine.etc("issue"), fs::Permissions::from_mode(0o600)).expect("ours");
     fs::remove_file(machine.etc("localtime")).expect("there");
-    fs::write(var.join("lib/prog/state"), "mine\n").expect("writable");
+    fs::write(var(machine).join("lib/prog/state"), "mine\n").expect("writable");
+}
 
-    // The first upgrade: both changed prog.conf, a service gets a user, the local time changes.
+/// The first upgrade: both changed prog.conf, a service gets a user, the local time changes.
+fn upgrade_with_conflicts(machine: &Machine, one: &str) -> String {
     let mut os = Os::new("2").with("usr/etc/prog/prog.conf", "a = 1\nb = 2\nc = 3\nd = four\n");
     os.set("usr/etc/passwd", "root:x:0:0::/root:/bin/sh\nprog:x:101:101::/:/usr/sbin/nologin\n");
     os.set("usr/etc/localtime", "-> ../usr/share/zoneinfo/GMT");
@@ -80,10 +106,10 @@ fn the_life_of_a_host() {
     assert!(users.contains("me:x:1000:") && users.contains("prog:x:101:"), "{users}");
     assert_eq!(read(&machine.etc("prog/prog.conf")), "a = one\nb = 2\nc = 3\nd = 4\n", "what is here wins");
     assert!(fs::symlink_metadata(machine.etc("localtime")).is_err(), "what is deleted stays deleted");
-    assert_eq!(read(&var.join("lib/prog/state")), "mine\n", "/var is never touched");
-    let ids = [(one.as_str(), "ONE"), (two.as_str(), "TWO")];
+    assert_eq!(read(&var(machine).join("lib/prog/state")), "mine\n", "/var is never touched");
+    let ids = [(one, "ONE"), (two.as_str(), "TWO")];
     assert_eq!(
-        status(&machine, &ids),
+        status(machine, &ids),
         [
             "  0 main/TWO.0  (boots next)",
             "    version   2, Test OS,",
@@ -97,8 +123,11 @@ fn the_life_of_a_host() {
         .join("\n")
     );
     assert_eq!(machine.run(&["kargs"]).success(), "root=LABEL=root loglevel=3", "a suggestion followed its commit");
+    two
+}
 
-    // Lines that do not meet can be merged, and that can be taken back.
+/// Lines that do not meet can be merged, and that can be taken back.
+fn settle_conflict(machine: &Machine) {
     machine.run(&["etc", "merge", "--text", "prog/prog.conf"]).success();
     assert_eq!(read(&machine.etc("prog/prog.conf")), "a = one\nb = 2\nc = 3\nd = four\n");
     assert_eq!(machine.status()["deployments"][0]["etc_conflicts"], serde_json::json!([]));
@@ -106,16 +135,20 @@ fn the_life_of_a_host() {
     assert_eq!(read(&machine.etc("prog/prog.conf")), "a = one\nb = 2\nc = 3\nd = 4\n");
     let shown = machine.run(&["etc", "show", "/etc/prog/prog.conf"]).success();
     assert!(shown.contains("what is here stays") && shown.contains("undo at"), "{shown}");
+}
 
-    // Kernel arguments: a new deployment of the same commit, whose conflict is still open.
+/// Kernel arguments: a new deployment of the same commit, whose conflict is still open.
+fn change_arguments(machine: &Machine, two: &str) {
     machine.run(&["kargs", "--append", "debug", "--delete", "loglevel"]).success();
     assert_eq!(machine.run(&["kargs"]).success(), "root=LABEL=root debug");
     assert_eq!(machine.deployments()[0], format!("main/{}.1", &two[..12]));
     assert_eq!(machine.status()["deployments"][0]["etc_conflicts"].as_array().map(Vec::len), Some(1));
     machine.run(&["etc", "merge", "--text", "prog/prog.conf"]).success();
     assert_eq!(read(&machine.etc("prog/prog.conf")), "a = one\nb = 2\nc = 3\nd = four\n", "the old default was kept");
+}
 
-    // A second and a third upgrade. What was pinned stays, and so does what is known to come up.
+/// A second and a third upgrade. What was pinned stays, and so does what is known to come up.
+fn upgrade_twice_and_go_back(machine: &Machine) {
     machine.run(&["pin", "2"]).success();
     let three = machine.publish(&Os::new("3"));
     machine.run(&["upgrade"]).success();
@@ -132,8 +165,10 @@ fn the_life_of_a_host() {
     assert_eq!(machine.versions(), ["3", "4", "1"]);
     assert_eq!(machine.run(&["rollback"]).success(), format!("main/{}.0", &four[..12]));
     assert_eq!(machine.versions(), ["4", "3", "1"]);
+}
 
-    // Cleaning up keeps what boots, what to go back to, and what is pinned.
+/// Cleaning up keeps what boots, what to go back to, and what is pinned.
+fn clean_up(machine: &Machine) {
     let said = machine.run(&["cleanup"]).success();
     assert!(said.contains("(pinned)") && said.contains("from the repository"), "{said}");
     assert_eq!(machine.versions(), ["4", "3", "1"]);
@@ -152,12 +187,6 @@ fn the_life_of_a_host() {
     machine.repository().run(["gc"]).success();
     machine.repository().assert_clean();
     machine.run(&["etc", "diff"]).success();
-
-    // All of that is in the log.
-    let log: Vec<Value> =
-        serde_json::from_str(&machine.run(&["history", "--json", "-n", "100"]).success()).expect("JSON");
-    let count = |event: &str| log.iter().filter(|entry| entry["event"] == event).count();
-    assert_eq!((count("deployed"), count("rolled-back"), count("removed")), (5, 2, 3));
 }
 
 #[test]

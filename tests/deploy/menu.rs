@@ -58,7 +58,7 @@ fn bls(boot: &Path) -> Vec<Entry> {
             found.push((left == Some(0), std::cmp::Reverse(version), entry));
         }
     }
-    found.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+    found.sort_by_key(|(is_bad, version, _)| (*is_bad, *version));
     found.into_iter().map(|(_, _, entry)| entry).collect()
 }
 

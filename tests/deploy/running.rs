@@ -169,7 +169,7 @@ fn what_does_not_come_up_is_given_up_and_not_deployed_again_by_itself() {
     // No loop: neither the timer nor a person by mistake deploys it again.
     assert_eq!(machine.run_booted(&one, &["upgrade", "--unchanged-exit-77"]).status.code(), Some(77));
     machine.run_booted(&one, &["cleanup", "--deployments-only"]).success();
-    assert_eq!(machine.deployments(), [one.clone()]);
+    assert_eq!(machine.deployments(), [one.as_str()]);
     assert_eq!(machine.run_booted(&one, &["upgrade", "--unchanged-exit-77"]).status.code(), Some(77));
     let said = machine.run_booted(&one, &["upgrade"]).failure(1);
     assert!(said.contains("did not come up") && said.contains("--again"), "{said}");

@@ -6,6 +6,13 @@
 //! /usr/lib/modules/VERSION/devicetree       one blob; or `dtb/`, a directory of them
 //! ```
 //!
+//! A tree as a distribution's packages leave it has them elsewhere, and boots too, if nothing is in the places above:
+//!
+//! ```text
+//! /boot/vmlinuz-VERSION
+//! /boot/initrd.img-VERSION                  or `initramfs-VERSION.img`
+//! ```
+//!
 //! On the boot partition these lie in a directory named by a digest of all of them, so that deployments with the same
 //! kernel share it, and one that differs in the least has its own.
 
@@ -16,7 +23,9 @@ use super::entry::DeviceTree;
 use crate::image::{Image, ImageError, Ino};
 use crate::model::{FileKind, ImagePath, ObjectId};
 
-const MODULES: &[u8] = b"/usr/lib/modules";
+const MODULES: &str = "/usr/lib/modules";
+
+const BOOT: &str = "/boot";
 
 /// The names that an initramfs may have in the commit, in the order of preference.
 const INITRAMFS: [&str; 2] = ["initramfs.img", "initramfs"];
@@ -29,10 +38,10 @@ const DIGEST_DIGITS: usize = 32;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KernelError {
     /// No kernel.
-    #[error("there is no kernel in it: nothing at /usr/lib/modules/VERSION/vmlinuz")]
+    #[error("there is no kernel in it: nothing at /usr/lib/modules/VERSION/vmlinuz or /boot/vmlinuz-VERSION")]
     NoKernel,
     /// A kernel and no initramfs.
-    #[error("there is no initramfs beside its kernel: nothing at /usr/lib/modules/{0}/initramfs.img")]
+    #[error("there is no initramfs for its kernel: nothing at {0}")]
     NoInitramfs(String),
     /// A version that cannot be named in a boot entry.
     #[error("'{0}' cannot be the version of a kernel")]
@@ -60,6 +69,8 @@ pub struct Kernel {
     pub record: KernelRecord,
     /// Its files.
     pub files: Vec<BootFile>,
+    /// Where these are in the image: files, and directories of device trees.
+    pub paths: Vec<String>,
 }
 
 /// What a deployment keeps of its kernel.
@@ -108,51 +119,101 @@ impl KernelRecord {
     }
 }
 
-/// The directory of `image` with the kernel that boots: of several the one with the highest version.
-///
-/// # Errors
-/// [`KernelError`].
-pub fn find_directory(image: &Image) -> Result<(String, Ino), KernelError> {
-    let modules = ImagePath::parse(MODULES).ok().and_then(|path| image.resolve(&path).transpose()).transpose()?;
-    let modules =
-        modules.filter(|modules| image.kind(*modules) == Ok(FileKind::Directory)).ok_or(KernelError::NoKernel)?;
-    let mut found: Option<(String, Ino)> = None;
-    for child in image.children(modules, 0)? {
-        let child = child?;
-        if child.kind != FileKind::Directory || image.lookup(child.ino, b"vmlinuz")?.is_none() {
-            continue;
-        }
-        let version = String::from_utf8_lossy(child.name).into_owned();
-        if !version.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(KernelError::Version(version));
-        }
-        if found.as_ref().is_none_or(|(best, _)| version_key(best) < version_key(&version)) {
-            found = Some((version, child.ino));
-        }
-    }
-    found.ok_or(KernelError::NoKernel)
+/// A kernel that was found, and where what belongs to it may be, the preferred places first.
+struct Candidate {
+    version: String,
+    linux: String,
+    initramfs: [String; 2],
+    devicetree: String,
+    devicetrees: String,
 }
 
-/// The kernel of `image`.
+impl Candidate {
+    fn in_modules(version: &str) -> Self {
+        let at = |name: &str| format!("{MODULES}/{version}/{name}");
+        Self {
+            version: version.to_owned(),
+            linux: at("vmlinuz"),
+            initramfs: [at("initramfs.img"), at("initramfs")],
+            devicetree: at("devicetree"),
+            devicetrees: at("dtb"),
+        }
+    }
+
+    fn in_boot(version: &str) -> Self {
+        Self {
+            linux: format!("{BOOT}/vmlinuz-{version}"),
+            initramfs: [format!("{BOOT}/initrd.img-{version}"), format!("{BOOT}/initramfs-{version}.img")],
+            ..Self::in_modules(version)
+        }
+    }
+}
+
+/// The kernel of `image`: of several the one with the highest version.
 ///
 /// # Errors
 /// [`KernelError`].
 pub fn find(image: &Image) -> Result<Kernel, KernelError> {
-    let (version, directory) = find_directory(image)?;
-    let linux = image.lookup(directory, b"vmlinuz")?.ok_or(KernelError::NoKernel)?;
-    let mut initramfs = None;
-    for name in INITRAMFS {
-        initramfs = initramfs.or(image.lookup(directory, name.as_bytes())?);
+    let modules = names(image, MODULES)?;
+    let in_modules = modules.iter().map(|name| Candidate::in_modules(name));
+    let candidate = match newest(image, in_modules)? {
+        Some(found) => found,
+        None => {
+            let boot = names(image, BOOT)?;
+            let versions = boot.iter().filter_map(|name| name.strip_prefix("vmlinuz-"));
+            newest(image, versions.map(Candidate::in_boot))?.ok_or(KernelError::NoKernel)?
+        }
+    };
+    let is_plain = candidate.version.bytes().all(|byte| byte.is_ascii_graphic());
+    if !is_plain {
+        return Err(KernelError::Version(candidate.version));
     }
-    let initramfs = initramfs.ok_or_else(|| KernelError::NoInitramfs(version.clone()))?;
-    let mut files = vec![file(image, "vmlinuz", linux)?, file(image, "initramfs.img", initramfs)?];
+    collect(image, candidate)
+}
+
+/// The names in a directory of the image; none if there is no such directory.
+fn names(image: &Image, path: &str) -> Result<Vec<String>, KernelError> {
+    let Some(directory) = lookup(image, path)?.filter(|ino| image.kind(*ino) == Ok(FileKind::Directory)) else {
+        return Ok(Vec::new());
+    };
+    let mut names = Vec::new();
+    for child in image.children(directory, 0)? {
+        names.push(String::from_utf8_lossy(child?.name).into_owned());
+    }
+    Ok(names)
+}
+
+/// The candidate with the highest version whose kernel is there.
+fn newest(image: &Image, candidates: impl Iterator<Item = Candidate>) -> Result<Option<Candidate>, KernelError> {
+    let mut best: Option<Candidate> = None;
+    for candidate in candidates {
+        let is_newer = best.as_ref().is_none_or(|best| version_key(&best.version) < version_key(&candidate.version));
+        if is_newer && is_file(image, &candidate.linux)? {
+            best = Some(candidate);
+        }
+    }
+    Ok(best)
+}
+
+fn collect(image: &Image, candidate: Candidate) -> Result<Kernel, KernelError> {
+    let [preferred, other] = &candidate.initramfs;
+    let initramfs = if is_file(image, preferred)? { preferred } else { other };
+    if !is_file(image, initramfs)? {
+        return Err(KernelError::NoInitramfs(preferred.clone()));
+    }
+    let mut files = Vec::new();
+    let mut paths = vec![candidate.linux.clone(), initramfs.clone()];
+    for (name, path) in [("vmlinuz", &candidate.linux), ("initramfs.img", initramfs)] {
+        let ino = lookup(image, path)?.ok_or(KernelError::NoKernel)?;
+        files.push(file(image, name, ino)?);
+    }
     let mut devicetree = None;
-    if let Some(blob) = image.lookup(directory, b"devicetree")? {
+    let blobs = lookup(image, &candidate.devicetrees)?.filter(|ino| image.kind(*ino) == Ok(FileKind::Directory));
+    if let Some(blob) = lookup(image, &candidate.devicetree)? {
         files.push(file(image, "devicetree", blob)?);
         devicetree = Some(DeviceTreeKind::File);
-    } else if let Some(blobs) =
-        image.lookup(directory, b"dtb")?.filter(|ino| image.kind(*ino) == Ok(FileKind::Directory))
-    {
+        paths.push(candidate.devicetree);
+    } else if let Some(blobs) = blobs {
         image.walk(blobs, &mut |path, ino, kind| {
             if kind == FileKind::Regular {
                 let name = format!("dtb{}", String::from_utf8_lossy(&path.to_bytes()));
@@ -161,10 +222,21 @@ pub fn find(image: &Image) -> Result<Kernel, KernelError> {
             Ok::<(), KernelError>(())
         })?;
         devicetree = Some(DeviceTreeKind::Directory);
+        paths.push(candidate.devicetrees);
     }
     files.sort();
-    let record = KernelRecord { version, digest: digest(&files), devicetree };
-    Ok(Kernel { record, files })
+    let record = KernelRecord { version: candidate.version, digest: digest(&files), devicetree };
+    Ok(Kernel { record, files, paths })
+}
+
+fn is_file(image: &Image, path: &str) -> Result<bool, KernelError> {
+    Ok(lookup(image, path)?.is_some_and(|ino| image.kind(ino) == Ok(FileKind::Regular)))
+}
+
+/// What is at a path; `None` too for a path that cannot be in any image.
+fn lookup(image: &Image, path: &str) -> Result<Option<Ino>, KernelError> {
+    let Ok(path) = ImagePath::parse(path.as_bytes()) else { return Ok(None) };
+    Ok(image.resolve(&path)?)
 }
 
 fn file(image: &Image, name: &str, ino: Ino) -> Result<BootFile, ImageError> {
@@ -258,6 +330,24 @@ mod tests {
         assert_eq!(find(&image(&[("usr/bin/true", "x")])), Err(KernelError::NoKernel));
         assert_eq!(find(&image(&[("usr/lib/modules", "x")])), Err(KernelError::NoKernel));
         let bare = image(&[("usr/lib/modules/6/vmlinuz", "x")]);
-        assert_eq!(find(&bare), Err(KernelError::NoInitramfs("6".to_owned())));
+        assert_eq!(find(&bare), Err(KernelError::NoInitramfs("/usr/lib/modules/6/initramfs.img".to_owned())));
+        let unnameable = image(&[("usr/lib/modules/6 1/vmlinuz", "x"), ("usr/lib/modules/6 1/initramfs", "x")]);
+        assert_eq!(find(&unnameable), Err(KernelError::Version("6 1".to_owned())));
+    }
+
+    #[test]
+    fn the_places_of_distributions_are_looked_at_last() {
+        let debian = [
+            ("boot/vmlinuz-6.1.0-9-amd64", "k"),
+            ("boot/initrd.img-6.1.0-9-amd64", "i"),
+            ("boot/vmlinuz-6.1.0-8", "k"),
+        ];
+        let found = find(&image(&debian)).expect("there is one");
+        assert_eq!(found.record.version, "6.1.0-9-amd64");
+        assert_eq!(found.paths, ["/boot/vmlinuz-6.1.0-9-amd64", "/boot/initrd.img-6.1.0-9-amd64"]);
+        let fedora = [("boot/vmlinuz-6.12", "k"), ("boot/initramfs-6.12.img", "i")];
+        assert_eq!(find(&image(&fedora)).expect("there is one").record.version, "6.12");
+        let ours = [("usr/lib/modules/5/vmlinuz", "k"), ("usr/lib/modules/5/initramfs", "i")];
+        assert_eq!(find(&image(&[&debian[..], &ours].concat())).expect("there is one").record.version, "5");
     }
 }

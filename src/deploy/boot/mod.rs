@@ -14,9 +14,6 @@ mod menu;
 
 pub use entry::{BootEntry, DeviceTree, Target, Tries, WantedEntry, arrange};
 pub use grubenv::GrubEnvError;
-pub use kernels::{
-    BootFile, DeviceTreeKind, Kernel, KernelError, KernelRecord, find as find_kernel,
-    find_directory as find_kernel_directory,
-};
+pub use kernels::{BootFile, DeviceTreeKind, Kernel, KernelError, KernelRecord, find as find_kernel};
 pub use loader::{Loader, LoaderKind};
 pub use menu::{BootError, Menu, Step, settle_disk};

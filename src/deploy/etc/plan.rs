@@ -454,7 +454,6 @@ impl<'a> Merger<'a> {
     }
 
     /// A content made of both, and what in it could not be had both ways; `None` when files like this are not merged.
-    #[expect(clippy::type_complexity, reason = "a pair that is taken apart at once")]
     fn merge_contents(
         &self,
         path: &[u8],
