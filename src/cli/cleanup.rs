@@ -8,7 +8,7 @@ use serde_json::json;
 use super::deploy_words::reason_word;
 use super::sysroot_args::SysrootArgs;
 use super::{output, repository};
-use crate::deploy::apply::{CleanupPlan, check_removal};
+use crate::deploy::removal::{CleanupPlan, check_removal};
 
 /// Remove deployments and contents that nothing needs
 #[derive(Debug, clap::Args)]

@@ -205,8 +205,8 @@ pub const fn reason_word(reason: Reason) -> &'static str {
 
 fn etc(plan: &EtcPlan) -> io::Result<()> {
     let counts = [
-        (Outcome::Conflict, "conflicts"),
-        (Outcome::TypeConflict, "conflicts of kind"),
+        (Outcome::Conflict, "in conflict"),
+        (Outcome::TypeConflict, "of another kind"),
         (Outcome::Merged, "merged"),
         (Outcome::Updated, "updated"),
         (Outcome::Added, "added"),

@@ -7,8 +7,8 @@ use serde_json::json;
 
 use super::output;
 use super::sysroot_args::SysrootArgs;
-use crate::deploy::apply::check_removal;
 use crate::deploy::id::DeploymentId;
+use crate::deploy::removal::check_removal;
 
 /// Remove deployments
 #[derive(Debug, clap::Args)]

@@ -16,7 +16,7 @@
 //! | `plan`, `kargs`, `services`, `skeleton`, `space`, `roots` | what would be done, mostly pure |
 //! | `etc` | the merge of `/etc`, its journal, and changes of it |
 //! | `boot` | boot menus of three loaders |
-//! | `menu`, `apply`, `health`, `conflicts` | doing it |
+//! | `menu`, `apply`, `removal`, `health`, `conflicts` | doing it |
 //! | `status`, `history`, `files` | telling about it |
 
 pub mod apply;
@@ -35,6 +35,7 @@ pub mod menu;
 pub mod origin;
 pub mod plan;
 pub mod records;
+pub mod removal;
 pub mod roots;
 pub mod services;
 pub mod skeleton;

@@ -27,9 +27,6 @@ const MODULES: &str = "/usr/lib/modules";
 
 const BOOT: &str = "/boot";
 
-/// The names that an initramfs may have in the commit, in the order of preference.
-const INITRAMFS: [&str; 2] = ["initramfs.img", "initramfs"];
-
 /// Hex digits of the digest that names a kernel's directory: enough for all kernels of a machine and short enough for any
 /// loader.
 const DIGEST_DIGITS: usize = 32;

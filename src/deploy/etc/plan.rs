@@ -203,7 +203,7 @@ pub fn plan(
     contents: &dyn Contents,
 ) -> Result<EtcPlan, ContentError> {
     let mut ruled = Vec::new();
-    let (local_side, new_side) = apply_rules(old, local, new, rules, &mut ruled);
+    let (local_side, new_side) = rules.pin(old, local, new, &mut ruled);
     let mut merger = Merger {
         old,
         local: &local_side,
@@ -234,49 +234,6 @@ pub fn plan(
         }
     }
     Ok(plan)
-}
-
-/// The trees with what rules pin: a pinned default has not changed, a pinned local entry neither.
-fn apply_rules(
-    old: &EtcTree,
-    local: &EtcTree,
-    new: &EtcTree,
-    rules: &Rules,
-    ruled: &mut Vec<(EtcPath, Rule)>,
-) -> (EtcTree, EtcTree) {
-    let (mut local_side, mut new_side) = (local.clone(), new.clone());
-    let paths: BTreeSet<&EtcPath> = old.entries.keys().chain(local.entries.keys()).chain(new.entries.keys()).collect();
-    for path in paths {
-        let (rule, side, from) = match rules.of(path) {
-            Some(Rule::Local) => (Rule::Local, &mut new_side, local),
-            Some(Rule::Default) => (Rule::Default, &mut local_side, new),
-            Some(Rule::Text) | None => continue,
-        };
-        let before = match old.get(path) {
-            Some(item) => side.entries.insert(path.clone(), item.clone()),
-            None => side.entries.remove(path),
-        };
-        if before.as_ref() != old.get(path) {
-            ruled.push((path.clone(), rule));
-        }
-        if from.get(path).is_some() {
-            keep_directories_above(path, from, side);
-        }
-    }
-    (local_side, new_side)
-}
-
-/// What a rule wants to have needs its directories, whatever the other side did to them.
-fn keep_directories_above(path: &[u8], from: &EtcTree, side: &mut EtcTree) {
-    let mut at = parent(path);
-    while let Some(path) = at {
-        let is_there = side.get(path).is_some_and(|item| item.body.is_directory());
-        match from.get(path).filter(|_| !is_there) {
-            Some(directory) => _ = side.entries.insert(path.into(), directory.clone()),
-            None => return,
-        }
-        at = parent(path);
-    }
 }
 
 /// The directories at or below which `tree` has something that `old` has not like that. Deletions do not count: what is

@@ -8,8 +8,12 @@
 //!
 //! A path names itself and everything below it. `*` and `?` stand for anything within a name, `**` also for slashes.
 
+use std::collections::BTreeSet;
+
 use regex::bytes::RegexSet;
 use serde::Deserialize;
+
+use super::item::{EtcPath, EtcTree, parent};
 
 /// Where the rules are, below `/etc`.
 pub const RULES_PATH: &str = "sapwood/merge.toml";
@@ -76,11 +80,55 @@ impl Rules {
     pub fn of(&self, path: &[u8]) -> Option<Rule> {
         self.sets.iter().find(|(_, set)| set.is_match(path)).map(|(rule, _)| *rule)
     }
+
+    /// The trees with what rules pin: a pinned default has not changed, a pinned local entry neither.
+    pub(super) fn pin(
+        &self,
+        old: &EtcTree,
+        local: &EtcTree,
+        new: &EtcTree,
+        ruled: &mut Vec<(EtcPath, Rule)>,
+    ) -> (EtcTree, EtcTree) {
+        let (mut local_side, mut new_side) = (local.clone(), new.clone());
+        let paths: BTreeSet<&EtcPath> =
+            old.entries.keys().chain(local.entries.keys()).chain(new.entries.keys()).collect();
+        for path in paths {
+            let (rule, side, from) = match self.of(path) {
+                Some(Rule::Local) => (Rule::Local, &mut new_side, local),
+                Some(Rule::Default) => (Rule::Default, &mut local_side, new),
+                Some(Rule::Text) | None => continue,
+            };
+            let before = match old.get(path) {
+                Some(item) => side.entries.insert(path.clone(), item.clone()),
+                None => side.entries.remove(path),
+            };
+            if before.as_ref() != old.get(path) {
+                ruled.push((path.clone(), rule));
+            }
+            if from.get(path).is_some() {
+                keep_directories_above(path, from, side);
+            }
+        }
+        (local_side, new_side)
+    }
 }
 
 impl Default for Rules {
     fn default() -> Self {
         Self { sets: [Rule::Local, Rule::Default, Rule::Text].map(|rule| (rule, RegexSet::empty())) }
+    }
+}
+
+/// What a rule wants to have needs its directories, whatever the other side did to them.
+fn keep_directories_above(path: &[u8], from: &EtcTree, side: &mut EtcTree) {
+    let mut at = parent(path);
+    while let Some(path) = at {
+        let is_there = side.get(path).is_some_and(|item| item.body.is_directory());
+        match from.get(path).filter(|_| !is_there) {
+            Some(directory) => _ = side.entries.insert(path.into(), directory.clone()),
+            None => return,
+        }
+        at = parent(path);
     }
 }
 
