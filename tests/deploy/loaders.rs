@@ -4,13 +4,14 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
 use serde_json::Value;
 
 use super::menu;
 use crate::common::machine::{Machine, Os};
-use crate::common::sandbox::{Run, Sandbox, finish, run};
+use crate::common::sandbox::{Run, Sandbox, finish, is_mounted, run};
 
 fn bootctl(boot: &Path) -> Vec<Value> {
     let mut command = Command::new("bootctl");
@@ -159,7 +160,13 @@ fn on_a_real_fat_filesystem() {
     let image = sandbox.join("esp.image");
     fs::File::create(&image).and_then(|file| file.set_len(64 << 20)).expect("writable");
     run("mkfs.vfat", ["-F32".as_ref(), image.as_os_str()]).success();
-    run("fusefat", ["-o".as_ref(), "rw+".as_ref(), image.as_os_str(), boot.as_os_str()]).success();
+    // In the foreground, so that its end is seen: only then all is in the image.
+    let fusefat = Command::new("fusefat").args(["-f", "-s", "-o", "rw+"]).arg(&image).arg(&boot).spawn();
+    let mut fusefat = fusefat.expect("tests/install installs it");
+    while !is_mounted(&boot) {
+        assert!(fusefat.try_wait().expect("our child").is_none(), "fusefat ended early");
+        std::thread::sleep(Duration::from_millis(20));
+    }
     let machine = Machine::at(directory, "systemd-boot");
     for version in ["1", "2", "3"] {
         machine.publish(&Os::new(version));
@@ -173,6 +180,7 @@ fn on_a_real_fat_filesystem() {
     let entries = menu::read(&machine.sysroot, "systemd-boot");
     entries.iter().for_each(|entry| menu::assert_bootable(&machine.sysroot, entry, "on FAT"));
     run("umount", [&boot]).success();
+    fusefat.wait().expect("our child");
     // What a firmware sees.
     let image = image.to_str().expect("UTF-8");
     run("fsck.vfat", ["-n", image]).success();
