@@ -9,17 +9,25 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod boot;
 mod cat;
+mod cleanup;
 mod commit;
 mod config;
 mod demo;
+mod deploy;
+mod deploy_words;
+mod deploying;
 mod diff;
 mod environment;
 mod error;
+mod etc;
 mod export;
 mod fsck;
 mod gc;
+mod history;
 mod init;
+mod kargs;
 mod key;
 mod keys;
 mod lazy;
@@ -29,6 +37,7 @@ mod manual;
 mod mount;
 mod mounts;
 mod output;
+mod pin;
 mod prefetch;
 mod profile;
 mod publish;
@@ -38,12 +47,19 @@ mod refs;
 mod remote;
 mod remote_source;
 mod repository;
+mod rollback;
 mod serve;
 mod show;
 mod size;
 mod source;
+mod status;
+mod switch;
+mod sysroot;
+mod sysroot_args;
 mod transport_args;
 mod umount;
+mod undeploy;
+mod upgrade;
 
 /// Root filesystems as commits: store them, look into them, mount them.
 #[derive(Debug, Parser)]
@@ -106,6 +122,19 @@ enum Verb {
     Mount(mount::Args),
     Umount(umount::Args),
     Mounts(mounts::Args),
+    Sysroot(sysroot::Args),
+    Status(status::Args),
+    Deploy(deploy::Args),
+    Upgrade(upgrade::Args),
+    Switch(switch::Args),
+    Rollback(rollback::Args),
+    Pin(pin::Args),
+    Undeploy(undeploy::Args),
+    Cleanup(cleanup::Args),
+    Kargs(kargs::Args),
+    Etc(etc::Args),
+    History(history::Args),
+    Boot(boot::Args),
 }
 
 /// What every verb gets.
@@ -153,6 +182,19 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Mount(args) => mount::run(args, &context),
         Verb::Umount(args) => umount::run(args),
         Verb::Mounts(args) => mounts::run(args),
+        Verb::Sysroot(args) => sysroot::run(args),
+        Verb::Status(args) => status::run(args),
+        Verb::Deploy(args) => deploy::run(args),
+        Verb::Upgrade(args) => upgrade::run(args),
+        Verb::Switch(args) => switch::run(args),
+        Verb::Rollback(args) => rollback::run(args),
+        Verb::Pin(args) => pin::run(args),
+        Verb::Undeploy(args) => undeploy::run(args),
+        Verb::Cleanup(args) => cleanup::run(args),
+        Verb::Kargs(args) => kargs::run(args),
+        Verb::Etc(args) => etc::run(args),
+        Verb::History(args) => history::run(args),
+        Verb::Boot(args) => boot::run(args),
     };
     match result {
         Ok(code) => code,
