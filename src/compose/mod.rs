@@ -4,6 +4,7 @@
 //! commit of it and moves the ref. Called by `cli`.
 
 mod commit;
+pub mod draft;
 pub mod selinux;
 pub mod source;
 
