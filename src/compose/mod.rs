@@ -7,5 +7,6 @@ mod commit;
 pub mod draft;
 pub mod selinux;
 pub mod source;
+pub mod treefile;
 
 pub use commit::{CommitRequest, CommitTreeError, Committed, Parent, commit_tree};
