@@ -5,6 +5,9 @@
 
 mod commit;
 pub mod draft;
+pub mod layout;
+pub mod process;
+pub mod sandbox;
 pub mod selinux;
 pub mod source;
 pub mod treefile;

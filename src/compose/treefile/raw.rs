@@ -86,7 +86,6 @@ pub enum RawIds {
 /// All keys, each as it is written. Lists of included files come before those of the including one.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
-#[expect(missing_docs, reason = "the keys are documented where their meaning is: see `Treefile`")]
 pub struct Raw {
     pub add_commit_metadata: BTreeMap<String, serde_json::Value>,
     pub add_files: Vec<(String, String)>,
