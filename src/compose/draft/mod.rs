@@ -114,6 +114,11 @@ impl Draft {
         &self.tree
     }
 
+    /// The tree, for changes of metadata.
+    pub(in crate::compose) const fn tree_mut(&mut self) -> &mut Tree {
+        &mut self.tree
+    }
+
     /// The inode at a path.
     #[must_use]
     pub fn find(&self, path: impl AsRef<[u8]>) -> Option<NodeId> {

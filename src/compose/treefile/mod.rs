@@ -200,3 +200,53 @@ pub struct Treefile {
     /// `add-commit-metadata`.
     pub commit_metadata: BTreeMap<String, String>,
 }
+
+impl Treefile {
+    /// The treefile that says nothing but a name, for a root that is there already.
+    #[must_use]
+    pub fn bare(ref_name: RefName, arch: &str) -> Self {
+        Self {
+            ref_name,
+            directory: PathBuf::new(),
+            distribution: "debian".to_owned(),
+            engine: EngineKind::Apt,
+            variant: Variant::default(),
+            arch: arch.to_owned(),
+            releasever: None,
+            apt_sources: Vec::new(),
+            repos: Vec::new(),
+            unsigned_repos: Vec::new(),
+            packages: Vec::new(),
+            local_packages: Vec::new(),
+            exclude_packages: Vec::new(),
+            recommends: true,
+            documentation: true,
+            install_langs: Vec::new(),
+            units: Vec::new(),
+            default_target: None,
+            add_files: Vec::new(),
+            remove_files: Vec::new(),
+            remove_from_packages: Vec::new(),
+            scripts: Vec::new(),
+            container: false,
+            kernel: None,
+            initramfs: InitramfsKind::default(),
+            initramfs_args: Vec::new(),
+            selinux: false,
+            machineid_compat: true,
+            tmp_is_dir: true,
+            opt_usrlocal: OptUsrLocal::default(),
+            readonly_executables: false,
+            ignore_devices: true,
+            preserve_passwd: true,
+            check_passwd: UserCheck::default(),
+            check_groups: UserCheck::default(),
+            ignore_removed_users: Vec::new(),
+            ignore_removed_groups: Vec::new(),
+            version_prefix: None,
+            version_suffix: '.',
+            mutate_os_release: None,
+            commit_metadata: BTreeMap::new(),
+        }
+    }
+}
