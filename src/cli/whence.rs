@@ -11,6 +11,9 @@ use super::{Context, output};
 use crate::compose::metadata::{OWNERS, Owners};
 use crate::model::ImagePath;
 
+/// Packages that are named; of a directory of many only their number is told. JSON names all.
+const NAMED: usize = 8;
+
 /// Say which packages of a commit a path belongs to
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -59,6 +62,8 @@ pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
             answers.push(json!({ "path": text, "packages": packages }));
         } else if packages.is_empty() {
             output::line(format_args!("{text}: no package; made while composing"))?;
+        } else if packages.len() > NAMED {
+            output::line(format_args!("{text}: {} packages", packages.len()))?;
         } else {
             let words = packages.iter().map(|package| format!("{} {} ({})", package.name, package.version, package.arch));
             output::line(format_args!("{text}: {}", words.collect::<Vec<_>>().join(", ")))?;

@@ -75,8 +75,9 @@ pub fn outcome(args: &Args, outcome: &Outcome) -> Result<()> {
         }
         Outcome::Composed(composed) if args.json => Ok(output::json(&made(composed))?),
         Outcome::Composed(composed) => {
-            for change in &composed.changes {
-                output::note(db::words(change));
+            // Of a first commit everything is new: 'db list' lists it.
+            if composed.commit.parent.is_some() {
+                composed.changes.iter().for_each(|change| output::note(db::words(change)));
             }
             summary(composed);
             Ok(output::line(composed.id)?)

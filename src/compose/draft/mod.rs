@@ -108,6 +108,12 @@ impl Draft {
         self.time = Timestamp { seconds, nanoseconds: 0 };
     }
 
+    /// The time of what edits make.
+    #[must_use]
+    pub const fn time(&self) -> Timestamp {
+        self.time
+    }
+
     /// The tree as it is. Files have sizes but no objects yet.
     #[must_use]
     pub const fn tree(&self) -> &Tree {

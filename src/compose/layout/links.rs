@@ -41,7 +41,10 @@ pub fn lay_out(draft: &mut Draft, opt: OptUsrLocal, tmp: Tmp) -> Result<Vec<Stri
             draft.remove(path);
         }
         let id = draft.directory(path, mode)?;
-        draft.metadata_mut(id).permissions = mode;
+        // Its own time is when something was last made in it: a device, by those who can make one.
+        let mtime = draft.time();
+        let metadata = draft.metadata_mut(id);
+        (metadata.permissions, metadata.mtime) = (mode, mtime);
     }
     draft.remove("/tmp");
     match tmp {
@@ -70,7 +73,14 @@ fn to_var(draft: &mut Draft, old: &str, new: &str, target: &str) -> Result<(), L
         // Somebody has thought of it.
         Some(NodeKind::Symlink(_)) => {}
         Some(NodeKind::Directory) => {
-            draft.rename(old, new)?;
+            if draft.is_directory(new) {
+                // Packages ship an empty /var/opt as well.
+                for name in draft.list(old) {
+                    draft.rename(join(old.as_bytes(), name.as_bytes()), join(new.as_bytes(), name.as_bytes()))?;
+                }
+            } else {
+                draft.rename(old, new)?;
+            }
             draft.symlink(old, target)?;
         }
         _ => {
@@ -105,6 +115,7 @@ mod tests {
         draft.write("/root/.profile", *b"x", 0o644).expect("free");
         draft.write("/opt/app/bin/run", *b"x", 0o755).expect("free");
         draft.directory("/usr/local/bin", 0o2775).expect("free");
+        draft.directory("/var/opt", 0o755).expect("free");
         draft.directory("/data", 0o755).expect("free");
         draft.symlink("/home", "elsewhere").expect("free");
         let strange = lay_out(&mut draft, OptUsrLocal::Var, Tmp::Directory).expect("edits");
