@@ -77,6 +77,14 @@ pub enum EngineError {
         /// What is wrong.
         what: String,
     },
+    /// Scripts of packages that failed although the engine went on.
+    #[error("a script of a package failed:\n{lines}\nall of it is in {}", .log.display())]
+    Scripts {
+        /// What rpm says of them.
+        lines: String,
+        /// Where the rest is.
+        log: PathBuf,
+    },
     /// The root has other packages than were decided.
     #[error("the engine installed other packages than it had resolved: {0}")]
     Mismatch(String),
