@@ -66,7 +66,9 @@ fn watch(args: &Args, context: &Context) -> Result<ExitCode> {
     arguments.splice(end..end, own);
     let ending = place.watch(&arguments)?;
     match ending {
-        Ending::Interrupted(signal) => output::note(format_args!("sapwood: interrupted by {signal}: nothing was committed")),
+        Ending::Interrupted(signal) => {
+            output::note(format_args!("sapwood: interrupted by {signal}: nothing was committed"))
+        }
         Ending::Status(status) if status.code().is_none() => {
             output::note(format_args!("sapwood: the compose was ended from outside ({status}): nothing was committed"));
         }
@@ -92,9 +94,12 @@ fn work(args: &Args, context: &Context, directory: &Path) -> Result<ExitCode> {
     let result = make(args, &treefile, &store, (&cache, directory), runner);
     display.finish();
     if args.keep_root {
-        output::note(format_args!("the root is in {}; remove it when it is not needed any more", directory.join("root").display()));
+        output::note(format_args!(
+            "the root is in {}; remove it when it is not needed any more",
+            directory.join("root").display()
+        ));
     }
-    result.inspect_err(|error| show::tail(error))
+    result.inspect_err(show::tail)
 }
 
 fn make(
@@ -154,9 +159,8 @@ fn finish(args: &Args, outcome: &Outcome) -> Result<ExitCode> {
 /// The treefile, with what the command line says instead.
 fn load(args: &Args) -> Result<Treefile> {
     let mut treefile = match (&args.treefile, &args.reference) {
-        (Some(path), _) => {
-            treefile::load(path, env::consts::ARCH).with_context(|| format!("cannot use the treefile {}", path.display()))?
-        }
+        (Some(path), _) => treefile::load(path, env::consts::ARCH)
+            .with_context(|| format!("cannot use the treefile {}", path.display()))?,
         (None, Some(name)) => treefile::Treefile::bare(name.clone(), env::consts::ARCH),
         (None, None) => bail!("give a treefile, or --from-root DIR with --ref REF"),
     };

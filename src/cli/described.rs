@@ -2,6 +2,7 @@
 //!
 //! Of a remote commit only what is asked for is fetched: the record for lists of packages, a file for `whence`.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,8 @@ pub struct Described {
     name: String,
     commit: Commit,
     place: Place,
+    /// Opened when the first file is asked for.
+    tree: OnceCell<Tree>,
 }
 
 enum Place {
@@ -38,7 +41,7 @@ enum Place {
 
 /// Something that is opened for reading files.
 enum Tree {
-    Here(Store, Image),
+    Here(Store, Box<Image>),
     There(Arc<LazyTree>),
 }
 
@@ -53,13 +56,14 @@ impl Described {
             Ok(Some(remote)) => {
                 let store = lazy::open_or_make(&lazy::repository(&remote, context)?)?;
                 let visit = lazy::visit(&store, &remote, trust)?;
-                Ok(Self { name, commit: visit.commit.clone(), place: Place::There(store, Box::new(visit)) })
+                let commit = visit.commit.clone();
+                Ok(Self { name, commit, place: Place::There(store, Box::new(visit)), tree: OnceCell::new() })
             }
             // `remote:ref^` names something local.
             Ok(None) | Err(_) => {
                 let store = repository::open(context)?;
                 let commit = store.commit(store.resolve(source)?)?;
-                Ok(Self { name, commit, place: Place::Here(store) })
+                Ok(Self { name, commit, place: Place::Here(store), tree: OnceCell::new() })
             }
         }
     }
@@ -101,11 +105,15 @@ impl Described {
         Ok(None)
     }
 
-    fn open(&self) -> Result<Tree> {
-        match &self.place {
-            Place::Here(store) => Ok(Tree::Here(store.clone(), store.image(self.commit.image)?)),
-            Place::There(store, visit) => Ok(Tree::There(lazy::open(store, visit, Some(PATIENCE))?)),
+    fn open(&self) -> Result<&Tree> {
+        if let Some(tree) = self.tree.get() {
+            return Ok(tree);
         }
+        let tree = match &self.place {
+            Place::Here(store) => Tree::Here(store.clone(), Box::new(store.image(self.commit.image)?)),
+            Place::There(store, visit) => Tree::There(lazy::open(store, visit, Some(PATIENCE))?),
+        };
+        Ok(self.tree.get_or_init(|| tree))
     }
 }
 
@@ -183,7 +191,9 @@ impl Tree {
             match (read, self) {
                 (Ok(0), _) => break,
                 (Ok(length), _) => done += length,
-                (Err(ReadError::Absent(absent)), Self::There(tree)) => tree.fetch(&absent, Instant::now() + PATIENCE)?,
+                (Err(ReadError::Absent(absent)), Self::There(tree)) => {
+                    tree.fetch(&absent, Instant::now() + PATIENCE)?
+                }
                 (Err(error), _) => return Err(error.into()),
             }
         }

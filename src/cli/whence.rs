@@ -46,7 +46,8 @@ pub struct Args {
 pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
     let commit = Described::find(&args.source, &args.trust, context)?;
     let list = commit.packages()?;
-    let bytes = commit.read(OWNERS)?.with_context(|| format!("{} does not say which package owns which file", args.source))?;
+    let bytes =
+        commit.read(OWNERS)?.with_context(|| format!("{} does not say which package owns which file", args.source))?;
     let owners = Owners::decode(&bytes)?;
     let mut answers = Vec::new();
     for text in &args.paths {
@@ -65,7 +66,8 @@ pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
         } else if packages.len() > NAMED {
             output::line(format_args!("{text}: {} packages", packages.len()))?;
         } else {
-            let words = packages.iter().map(|package| format!("{} {} ({})", package.name, package.version, package.arch));
+            let words =
+                packages.iter().map(|package| format!("{} {} ({})", package.name, package.version, package.arch));
             output::line(format_args!("{text}: {}", words.collect::<Vec<_>>().join(", ")))?;
         }
     }

@@ -63,10 +63,14 @@ pub enum ConfineError {
     #[error(transparent)]
     Lock(#[from] LockError),
     /// User namespaces are not allowed.
-    #[error("ordinary users may not make user namespaces on this machine ({0}): compose as root, or ask for user namespaces")]
+    #[error(
+        "ordinary users may not make user namespaces on this machine ({0}): compose as root, or ask for user namespaces"
+    )]
     NoNamespaces(Errno),
     /// The user has no ids to hand out.
-    #[error("{file} gives {user} no range of {IDS} ids: compose as root, or have one added (usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user})")]
+    #[error(
+        "{file} gives {user} no range of {IDS} ids: compose as root, or have one added (usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user})"
+    )]
     NoIds {
         /// `/etc/subuid` or `/etc/subgid`.
         file: &'static str,
@@ -74,7 +78,9 @@ pub enum ConfineError {
         user: String,
     },
     /// The ids could not be mapped.
-    #[error("cannot map the ids of the user namespace: newuidmap and newgidmap are needed (Debian: apt install uidmap)")]
+    #[error(
+        "cannot map the ids of the user namespace: newuidmap and newgidmap are needed (Debian: apt install uidmap)"
+    )]
     Map,
 }
 
@@ -191,11 +197,8 @@ impl Workplace {
         ends.into_iter().chain([Signal::SIGCHLD]).for_each(|signal| signals.add(signal));
         signals.thread_block().map_err(refused("wait for signals"))?;
         unshare(CloneFlags::CLONE_NEWPID).map_err(refused("make a pid namespace"))?;
-        let mut worker = Command::new("/proc/self/exe")
-            .arg0(WORKER)
-            .args(arguments)
-            .spawn()
-            .map_err(refused("start the worker"))?;
+        let mut worker =
+            Command::new("/proc/self/exe").arg0(WORKER).args(arguments).spawn().map_err(refused("start the worker"))?;
         loop {
             match signals.wait() {
                 Ok(Signal::SIGCHLD) => {

@@ -184,7 +184,8 @@ fn from_packages(request: &Request<'_>, parent: Option<&Parent>) -> Result<Outco
         lock.check(&resolution)?;
     }
     let list = PackageList::new(format, resolution.list());
-    let inputs = inputs::digest(treefile, &list).map_err(|(path, source)| ComposeError::Io { action: "read", path, source })?;
+    let inputs =
+        inputs::digest(treefile, &list).map_err(|(path, source)| ComposeError::Io { action: "read", path, source })?;
     let changes = changes(parent, &list);
     let same = parent.filter(|parent| parent.commit.extra.get(inputs::KEY) == Some(&inputs));
     if request.purpose == Purpose::Plan {
@@ -219,8 +220,10 @@ fn from_root(request: &Request<'_>, parent: Option<&Parent>, given: &Path) -> Re
     let begin = Instant::now();
     let treefile = request.treefile;
     let surroundings = super::engine::Surroundings { cache: request.cache, work: request.work, runner: request.runner };
-    let is_rpm = ["usr/lib/sysimage/rpm", "var/lib/rpm", "usr/share/rpm"].iter().any(|place| given.join(place).is_dir());
-    let is_deb = ["usr/lib/sysimage/dpkg/status", "var/lib/dpkg/status"].iter().any(|place| given.join(place).is_file());
+    let is_rpm =
+        ["usr/lib/sysimage/rpm", "var/lib/rpm", "usr/share/rpm"].iter().any(|place| given.join(place).is_dir());
+    let is_deb =
+        ["usr/lib/sysimage/dpkg/status", "var/lib/dpkg/status"].iter().any(|place| given.join(place).is_file());
     let kind = match (is_deb, is_rpm) {
         (true, _) => Some(EngineKind::Apt),
         (false, true) => Some(EngineKind::Dnf),

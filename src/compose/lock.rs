@@ -119,7 +119,8 @@ impl LockFile {
     #[must_use]
     pub fn render(&self) -> String {
         let line = |package: &Package| {
-            let mut fields = BTreeMap::from([("name", &package.name), ("version", &package.version), ("arch", &package.arch)]);
+            let mut fields =
+                BTreeMap::from([("name", &package.name), ("version", &package.version), ("arch", &package.arch)]);
             fields.extend(package.sha256.as_ref().map(|digest| ("sha256", digest)));
             format!("    {}", serde_json::json!(fields))
         };

@@ -117,7 +117,8 @@ impl PackageList {
             Some("rpm") => Format::Rpm,
             _ => return Err(ListError("an unknown header")),
         };
-        let packages = lines.lines().map(|line| parse(line).ok_or(ListError("a bad line"))).collect::<Result<_, _>>()?;
+        let packages =
+            lines.lines().map(|line| parse(line).ok_or(ListError("a bad line"))).collect::<Result<_, _>>()?;
         Ok(Self { format, packages })
     }
 
@@ -203,7 +204,8 @@ pub fn diff(old: &PackageList, new: &PackageList) -> Vec<Change> {
     for ((name, arch), package) in &after {
         let same = before.get(&(*name, *arch)).copied();
         let elsewhere = || {
-            let only = |list: &BTreeMap<(&str, &str), &Package>| list.keys().filter(|(other, _)| other == name).count() == 1;
+            let only =
+                |list: &BTreeMap<(&str, &str), &Package>| list.keys().filter(|(other, _)| other == name).count() == 1;
             let other = before.iter().find(|((other, _), _)| other == name).map(|(_, package)| *package)?;
             (only(&before) && only(&after)).then_some(other)
         };
@@ -278,7 +280,10 @@ mod tests {
                 format!("{} {}", change.name(), value["change"].as_str().unwrap_or_default())
             })
             .collect();
-        assert_eq!(words, ["arch upgraded", "built rebuilt", "down downgraded", "gone removed", "new added", "up upgraded"]);
+        assert_eq!(
+            words,
+            ["arch upgraded", "built rebuilt", "down downgraded", "gone removed", "new added", "up upgraded"]
+        );
         assert_eq!(diff(&old, &old), []);
     }
 }

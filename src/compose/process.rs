@@ -171,18 +171,17 @@ impl Runner<'_> {
     pub fn capture(&self, what: &str, command: &mut Command) -> Result<String, ProcessError> {
         self.log.line(&format!("+ {}", shown(command)));
         let program = command.get_program().to_string_lossy().into_owned();
-        let output =
-            command.stdin(Stdio::null()).output().map_err(|source| ProcessError::Start { program, source })?;
-        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        let output = command.stdin(Stdio::null()).output().map_err(|source| ProcessError::Start { program, source })?;
+        let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        if output.status.success() {
+            errors.lines().for_each(|line| self.log.line(line));
+            return Ok(text.into_owned());
+        }
         let mut tail = Tail::default();
-        for line in errors.lines() {
+        for line in text.lines().chain(errors.lines()) {
             self.log.line(line);
             tail.push(line);
         }
-        if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-        }
-        String::from_utf8_lossy(&output.stdout).lines().for_each(|line| self.log.line(line));
         let (tail, log) = (tail.0, self.log.path.clone());
         Err(ProcessError::Failed { what: what.to_owned(), status: output.status, tail, log })
     }
@@ -284,9 +283,8 @@ mod tests {
 
     #[test]
     fn what_takes_too_long_is_stopped() {
-        let (result, ..) = with_runner(|runner| {
-            runner.run("a test", Command::new("sleep").arg("600"), Duration::from_millis(50))
-        });
+        let (result, ..) =
+            with_runner(|runner| runner.run("a test", Command::new("sleep").arg("600"), Duration::from_millis(50)));
         assert!(matches!(result, Err(ProcessError::TooLong { .. })));
         let (result, ..) = with_runner(|runner| runner.run("a test", &mut Command::new("/none"), Duration::MAX / 4));
         assert!(matches!(result, Err(ProcessError::Start { .. })));

@@ -128,7 +128,9 @@ impl<'a> Root<'a> {
     /// [`RootError`].
     pub fn make_initramfs(&self, treefile: &Treefile) -> Result<(), RootError> {
         let Some(version) = kernel::choose(&self.kernels(), treefile.kernel.as_deref())? else { return Ok(()) };
-        let has = |program: &str| self.path.join("usr/bin").join(program).exists() || self.path.join("usr/sbin").join(program).exists();
+        let has = |program: &str| {
+            self.path.join("usr/bin").join(program).exists() || self.path.join("usr/sbin").join(program).exists()
+        };
         let target = format!("/usr/lib/modules/{version}/initramfs.img");
         let mut arguments: Vec<&str> = treefile.initramfs_args.iter().map(String::as_str).collect();
         let command = match (treefile.initramfs, has("dracut"), has("mkinitramfs")) {
@@ -167,7 +169,9 @@ impl<'a> Root<'a> {
         };
         let boot = names("boot").into_iter().filter_map(|name| name.strip_prefix("vmlinuz-").map(str::to_owned));
         let beside = names("usr/lib/modules");
-        let beside = beside.into_iter().filter(|version| self.path.join("usr/lib/modules").join(version).join("vmlinuz").exists());
+        let beside = beside
+            .into_iter()
+            .filter(|version| self.path.join("usr/lib/modules").join(version).join("vmlinuz").exists());
         let mut versions: Vec<String> = boot.chain(beside).collect();
         versions.sort();
         versions.dedup();
@@ -188,16 +192,15 @@ impl<'a> Root<'a> {
             if !has_systemd {
                 return Err(RootError::NoSystemd("default-target"));
             }
-            self.run("setting the default target", &Sandbox::in_root(self.path, &["systemctl", "set-default", target], self.time))?;
+            self.run(
+                "setting the default target",
+                &Sandbox::in_root(self.path, &["systemctl", "set-default", target], self.time),
+            )?;
         }
         Ok(())
     }
 
-    fn remove_from_packages(
-        &self,
-        wishes: &[(String, Vec<String>)],
-        ownership: &Ownership,
-    ) -> Result<(), RootError> {
+    fn remove_from_packages(&self, wishes: &[(String, Vec<String>)], ownership: &Ownership) -> Result<(), RootError> {
         let mut files: BTreeMap<&str, Vec<&[u8]>> = BTreeMap::new();
         for (path, owners) in &ownership.owners {
             owners.iter().for_each(|owner| files.entry(owner).or_default().push(path));
@@ -226,7 +229,8 @@ impl<'a> Root<'a> {
         let (parent, name) = split(destination);
         let directory = self.open_or_make(parent).map_err(edit)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&directory, name, flags, Mode::from_raw_mode(mode)).map_err(|e| edit(e.into()))?;
+        let file =
+            rustix::fs::openat(&directory, name, flags, Mode::from_raw_mode(mode)).map_err(|e| edit(e.into()))?;
         rustix::fs::fchmod(&file, Mode::from_raw_mode(mode)).map_err(|error| edit(error.into()))?;
         File::from(file).write_all(&bytes).map_err(edit)
     }

@@ -208,26 +208,31 @@ pub fn run<A: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = A
 /// Runs a command to its end, with its output in files.
 ///
 /// Not in pipes: a daemon that holds on to the pipe would make the test wait for ever instead of failing.
-pub fn finish(mut command: Command) -> Run {
+pub fn finish(command: Command) -> Run {
+    finish_within(command, PATIENCE)
+}
+
+/// Like [`finish`] for what may take longer.
+pub fn finish_within(mut command: Command, patience: Duration) -> Run {
     let line = format!("{command:?}");
     let (stdout, stderr) = (temporary(), temporary());
     let begin = Instant::now();
     command.stdin(Stdio::null()).stdout(clone(&stdout)).stderr(clone(&stderr)).env("LC_ALL", "C");
     let child = command.spawn().unwrap_or_else(|error| panic!("{line}: {error} (tests/install installs it)"));
-    let status = wait(child, &line);
+    let status = wait(child, &line, patience);
     let time = begin.elapsed();
     Run { command: line, status, stdout: content(stdout), stderr: lossy(content(stderr)), time }
 }
 
-fn wait(mut child: Child, line: &str) -> ExitStatus {
+fn wait(mut child: Child, line: &str, patience: Duration) -> ExitStatus {
     let begin = Instant::now();
     loop {
         if let Some(status) = child.try_wait().expect("a child can be waited for") {
             return status;
         }
-        if begin.elapsed() > PATIENCE {
+        if begin.elapsed() > patience {
             let _ = child.kill();
-            panic!("{line} still runs after {} s", PATIENCE.as_secs());
+            panic!("{line} still runs after {} s", patience.as_secs());
         }
         // Short at first: many commands take a few milliseconds.
         sleep(if begin.elapsed() < Duration::from_millis(100) {

@@ -16,6 +16,9 @@ use crate::compose::root::RootError;
 /// Longest part of an engine's line that is shown while it works.
 const LINE_SHOWN: usize = 70;
 
+/// Longest part of a line of the log that is shown after a failure: command lines of hundreds of packages are in it.
+const TAIL_SHOWN: usize = 200;
+
 /// Shows stages as lines, and on a terminal what the engine says beside a spinner.
 pub struct Display(Option<ProgressBar>);
 
@@ -51,11 +54,17 @@ impl Display {
 /// Prints the last lines of the program that failed, and where all of them are.
 pub fn tail(error: &anyhow::Error) {
     let process = match error.downcast_ref::<ComposeError>() {
-        Some(ComposeError::Engine(EngineError::Process(error)) | ComposeError::Root(RootError::Process(error))) => error,
+        Some(ComposeError::Engine(EngineError::Process(error)) | ComposeError::Root(RootError::Process(error))) => {
+            error
+        }
         _ => return,
     };
     if let ProcessError::Failed { tail, log, .. } = process {
-        tail.iter().for_each(|line| output::note(format_args!("  | {line}")));
+        for line in tail {
+            let cut: String = line.chars().take(TAIL_SHOWN).collect();
+            let dots = if cut.len() < line.len() { "…" } else { "" };
+            output::note(format_args!("  | {cut}{dots}"));
+        }
         output::note(format_args!("all of it is in {}", log.display()));
     }
 }

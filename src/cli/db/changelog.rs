@@ -74,7 +74,9 @@ fn since(format: Format, text: &str, old: &str) -> String {
             // `bash (5.2.15-2) unstable; urgency=medium`
             Format::Deb => (!line.starts_with(' ')).then(|| line.split_once('(')?.1.split_once(')')).flatten(),
             // `* Mon Jan 01 2024 Name <mail> - 1.2-3`
-            Format::Rpm => line.strip_prefix("* ").and_then(|line| line.rsplit_once(' ')).map(|(rest, version)| (version, rest)),
+            Format::Rpm => {
+                line.strip_prefix("* ").and_then(|line| line.rsplit_once(' ')).map(|(rest, version)| (version, rest))
+            }
         };
         if let Some((version, _)) = version
             && compare(format, version, old_for(format, version, old)) != Ordering::Greater
@@ -102,7 +104,10 @@ mod tests {
     #[test]
     fn entries_end_where_the_old_version_begins() {
         let debian = "a (1.2-1) unstable; urgency=medium\n\n  * Two.\n\n -- N <m>  D\n\na (1.1-1) unstable; urgency=low\n\n  * One.\n";
-        assert_eq!(since(Format::Deb, debian, "1.1-1"), "a (1.2-1) unstable; urgency=medium\n\n  * Two.\n\n -- N <m>  D");
+        assert_eq!(
+            since(Format::Deb, debian, "1.1-1"),
+            "a (1.2-1) unstable; urgency=medium\n\n  * Two.\n\n -- N <m>  D"
+        );
         let rpm = "* Tue Jan 02 2024 N <m> - 1.2-1\n- Two.\n\n* Mon Jan 01 2024 N <m> - 1.1-1\n- One.\n";
         assert_eq!(since(Format::Rpm, rpm, "3:1.1-1"), "* Tue Jan 02 2024 N <m> - 1.2-1\n- Two.");
         assert_eq!(since(Format::Rpm, rpm, "1.2-1"), "");

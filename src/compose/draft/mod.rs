@@ -170,7 +170,8 @@ impl Draft {
         let mut entries = Vec::new();
         let mut pending: Vec<(Vec<u8>, NodeId)> = self.find(&path).map(|id| (path, id)).into_iter().collect();
         while let Some((path, id)) = pending.pop() {
-            let children: Vec<_> = self.tree.children(id).map(|(name, child)| (join(&path, name.as_bytes()), child)).collect();
+            let children: Vec<_> =
+                self.tree.children(id).map(|(name, child)| (join(&path, name.as_bytes()), child)).collect();
             entries.extend(children.iter().cloned());
             pending.extend(children.into_iter().rev());
         }
@@ -327,9 +328,7 @@ impl Draft {
         let target = self.directory(to_above, 0o755)?;
         let Some(parent) = self.find(from_above) else { return Ok(false) };
         let tree_error = |source| DraftError::Tree { path: words(to), source };
-        self.tree
-            .rename(parent, &EntryName::new(from_name)?, target, EntryName::new(to_name)?)
-            .map_err(tree_error)?;
+        self.tree.rename(parent, &EntryName::new(from_name)?, target, EntryName::new(to_name)?).map_err(tree_error)?;
         Ok(true)
     }
 }

@@ -46,7 +46,9 @@ pub enum EngineError {
     #[error("cannot use the package sources:\n{0}")]
     Sources(String),
     /// A source without signatures.
-    #[error("{repo} switches off the verification of signatures ({how}); if that is meant, name it in 'unsigned-repos'")]
+    #[error(
+        "{repo} switches off the verification of signatures ({how}); if that is meant, name it in 'unsigned-repos'"
+    )]
     Unsigned {
         /// Which.
         repo: String,
@@ -212,7 +214,8 @@ pub fn engine<'a>(kind: EngineKind, surroundings: Surroundings<'a>) -> Result<Bo
 /// What `installed` has that `resolution` has not, and the other way round, in words.
 fn difference(resolution: &Resolution, installed: &[Package]) -> Option<String> {
     let key = |package: &Package| (package.name.clone(), package.version.clone(), package.arch.clone());
-    let wanted: std::collections::BTreeSet<_> = resolution.packages.iter().map(|resolved| key(&resolved.package)).collect();
+    let wanted: std::collections::BTreeSet<_> =
+        resolution.packages.iter().map(|resolved| key(&resolved.package)).collect();
     let found: std::collections::BTreeSet<_> = installed.iter().map(key).collect();
     let words = |(name, version, arch): &(String, String, String)| format!("{name} {version} {arch}");
     let missing: Vec<String> = wanted.difference(&found).map(words).collect();

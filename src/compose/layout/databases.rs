@@ -14,10 +14,8 @@ pub const DPKG: &str = "/usr/lib/sysimage/dpkg";
 pub const RPM: &str = "/usr/lib/sysimage/rpm";
 
 /// Old place, new place, and what the link at the old place says.
-const MOVES: [(&str, &str, &str); 2] = [
-    ("/var/lib/dpkg", DPKG, "../../usr/lib/sysimage/dpkg"),
-    ("/var/lib/rpm", RPM, "../../usr/lib/sysimage/rpm"),
-];
+const MOVES: [(&str, &str, &str); 2] =
+    [("/var/lib/dpkg", DPKG, "../../usr/lib/sysimage/dpkg"), ("/var/lib/rpm", RPM, "../../usr/lib/sysimage/rpm")];
 
 /// Moves the databases that are there.
 ///

@@ -10,7 +10,9 @@ pub enum LayoutError {
     #[error(transparent)]
     Draft(#[from] DraftError),
     /// `/bin` and the like are no links into `/usr`.
-    #[error("/{name} is {found}, not a link to usr/{name}: /usr holds everything of a commit (install 'usr-is-merged', or run usrmerge in the root)")]
+    #[error(
+        "/{name} is {found}, not a link to usr/{name}: /usr holds everything of a commit (install 'usr-is-merged', or run usrmerge in the root)"
+    )]
     NotMerged {
         /// `bin`, `lib`, …
         name: String,

@@ -68,7 +68,7 @@ pub fn place(draft: &mut Draft, version: Option<&str>) -> Result<(), LayoutError
             if draft.find(&target).is_none() {
                 draft.rename(&path, &target)?;
             }
-        } else if !is_kernel_file && !draft.link_target(&path).is_some_and(|target| !target.contains(&b'/')) {
+        } else if !is_kernel_file && draft.link_target(&path).is_none_or(|target| target.contains(&b'/')) {
             let is_empty_directory = draft.is_directory(&path) && draft.list(&path).is_empty();
             if !is_empty_directory {
                 draft.rename(&path, format!("{REST}/{name}"))?;

@@ -10,12 +10,21 @@ const MACHINE: [(&str, &str); 4] =
     [("/home", "/var/home"), ("/root", "/var/roothome"), ("/srv", "/var/srv"), ("/mnt", "/var/mnt")];
 
 /// Directories that something is mounted on, or that a deployment fills, with their modes.
-const EMPTY: [(&str, u16); 7] =
-    [("/boot", 0o755), ("/dev", 0o755), ("/proc", 0o555), ("/run", 0o755), ("/sys", 0o555), ("/sysroot", 0o755), ("/var", 0o755)];
+const EMPTY: [(&str, u16); 7] = [
+    ("/boot", 0o755),
+    ("/dev", 0o755),
+    ("/proc", 0o555),
+    ("/run", 0o755),
+    ("/sys", 0o555),
+    ("/sysroot", 0o755),
+    ("/var", 0o755),
+];
 
 /// Everything else that may be at the top.
-const KNOWN: [&str; 14] =
-    ["bin", "sbin", "lib", "lib32", "lib64", "libx32", "libo32", "usr", "etc", "tmp", "opt", "media", "sapwood", "ostree"];
+const KNOWN: [&str; 14] = [
+    "bin", "sbin", "lib", "lib32", "lib64", "libx32", "libo32", "usr", "etc", "tmp", "opt", "media", "sapwood",
+    "ostree",
+];
 
 /// Where packages that ship something in `/opt` have it in a commit.
 const USR_OPT: &str = "/usr/lib/opt";
@@ -53,7 +62,9 @@ pub fn lay_out(draft: &mut Draft, opt: OptUsrLocal, tmp: Tmp) -> Result<Vec<Stri
     }
     let is_known = |name: &str| {
         let path = format!("/{name}");
-        KNOWN.contains(&name) || MACHINE.iter().any(|(old, _)| *old == path) || EMPTY.iter().any(|(old, _)| *old == path)
+        KNOWN.contains(&name)
+            || MACHINE.iter().any(|(old, _)| *old == path)
+            || EMPTY.iter().any(|(old, _)| *old == path)
     };
     let names = draft.list("/").into_iter().map(|name| words(name.as_bytes()));
     Ok(names.filter(|name| !is_known(name)).collect())

@@ -80,11 +80,8 @@ pub fn apply(draft: &mut Draft, options: &LayoutOptions<'_>) -> Result<Layout, L
     };
     users::settle(draft, options.parent, rules)?;
     databases::relocate(draft)?;
-    let kernel = if treefile.container {
-        None
-    } else {
-        kernel::choose(&kernel::versions(draft), treefile.kernel.as_deref())?
-    };
+    let kernel =
+        if treefile.container { None } else { kernel::choose(&kernel::versions(draft), treefile.kernel.as_deref())? };
     kernel::place(draft, kernel.as_deref())?;
     if let (Some(base), Some(version)) = (&treefile.mutate_os_release, options.version) {
         os_release::mutate(draft, base, version)?;

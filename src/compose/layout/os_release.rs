@@ -15,7 +15,8 @@ pub fn next_version(prefix: &str, suffix: char, parent: Option<&str>, time: i64)
     if parent == prefix {
         return format!("{prefix}{suffix}1");
     }
-    let number = parent.strip_prefix(&prefix).and_then(|rest| rest.strip_prefix(suffix)).and_then(|n| n.parse::<u64>().ok());
+    let number =
+        parent.strip_prefix(&prefix).and_then(|rest| rest.strip_prefix(suffix)).and_then(|n| n.parse::<u64>().ok());
     number.map_or(first, |number| format!("{prefix}{suffix}{}", number.saturating_add(1)))
 }
 

@@ -49,8 +49,12 @@ pub fn empty(draft: &mut Draft) -> Result<(), LayoutError> {
                 line
             }
             NodeKind::Fifo => owned("p"),
-            NodeKind::CharDevice(device) => format!("c {shown} {} - {}:{}", names.owned(metadata), device.major, device.minor),
-            NodeKind::BlockDevice(device) => format!("b {shown} {} - {}:{}", names.owned(metadata), device.major, device.minor),
+            NodeKind::CharDevice(device) => {
+                format!("c {shown} {} - {}:{}", names.owned(metadata), device.major, device.minor)
+            }
+            NodeKind::BlockDevice(device) => {
+                format!("b {shown} {} - {}:{}", names.owned(metadata), device.major, device.minor)
+            }
             NodeKind::Socket => continue,
         };
         lines.insert((path, line));
@@ -131,7 +135,9 @@ mod tests {
         let mut draft = Draft::empty();
         draft.write("/etc/passwd", *b"root:x:0:0::/:\nman:x:6:12::/:\n", 0o644).expect("free");
         draft.write("/etc/group", *b"root:x:0:\n", 0o644).expect("free");
-        draft.write("/usr/lib/tmpfiles.d/var.conf", *b"# x\nd /var/log 0755 - - -\nz /var/other\n", 0o644).expect("free");
+        draft
+            .write("/usr/lib/tmpfiles.d/var.conf", *b"# x\nd /var/log 0755 - - -\nz /var/other\n", 0o644)
+            .expect("free");
         let cache = draft.directory("/var/cache/man", 0o2755).expect("free");
         draft.metadata_mut(cache).uid = 6;
         draft.metadata_mut(cache).gid = 12;

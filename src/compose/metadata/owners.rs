@@ -35,9 +35,9 @@ impl Owners {
     pub fn of(draft: &Draft, ownership: &Ownership) -> Self {
         let mut owners = BTreeMap::new();
         for (path, packages) in &ownership.owners {
-            let place = places(path).into_iter().find(|place| {
-                draft.node(place).is_some_and(|node| node.kind != NodeKind::Directory)
-            });
+            let place = places(path)
+                .into_iter()
+                .find(|place| draft.node(place).is_some_and(|node| node.kind != NodeKind::Directory));
             if let Some(place) = place {
                 owners.insert(place, packages.join(","));
             }
@@ -109,7 +109,9 @@ fn frame_size(bytes: &[u8]) -> Result<usize, OwnersError> {
 pub fn places(path: &[u8]) -> Vec<Vec<u8>> {
     let mut places = vec![path.to_vec()];
     let starts = |prefix: &[u8]| path.starts_with(prefix);
-    if starts(b"/etc/") || ["/bin/", "/sbin/", "/lib/", "/lib32/", "/lib64/", "/libx32/"].iter().any(|old| starts(old.as_bytes())) {
+    if starts(b"/etc/")
+        || ["/bin/", "/sbin/", "/lib/", "/lib32/", "/lib64/", "/libx32/"].iter().any(|old| starts(old.as_bytes()))
+    {
         places.insert(0, [b"/usr", path].concat());
     }
     if starts(b"/opt/") {
@@ -125,7 +127,9 @@ pub fn places(path: &[u8]) -> Vec<Vec<u8>> {
     if let Some(rest) = path.strip_prefix(b"/usr/sbin/") {
         places.push([b"/usr/bin/", rest].concat());
     }
-    for (prefix, role) in [("/boot/vmlinuz-", "vmlinuz"), ("/boot/System.map-", "System.map"), ("/boot/config-", "config")] {
+    for (prefix, role) in
+        [("/boot/vmlinuz-", "vmlinuz"), ("/boot/System.map-", "System.map"), ("/boot/config-", "config")]
+    {
         if let Some(version) = path.strip_prefix(prefix.as_bytes()) {
             places.push(format!("/usr/lib/modules/{}/{role}", words(version)).into_bytes());
         }
@@ -140,10 +144,14 @@ mod tests {
     #[test]
     fn paths_of_packages_are_found_where_the_image_has_them() {
         let mut draft = Draft::empty();
-        for path in ["/usr/bin/ls", "/usr/etc/hosts", "/usr/lib/modules/6.1/vmlinuz", "/usr/lib/opt/x/y", "/usr/share/doc/a"] {
+        for path in
+            ["/usr/bin/ls", "/usr/etc/hosts", "/usr/lib/modules/6.1/vmlinuz", "/usr/lib/opt/x/y", "/usr/share/doc/a"]
+        {
             draft.write(path, *b"x", 0o644).expect("free");
         }
-        let owned = |path: &str, packages: &[&str]| (path.as_bytes().to_vec(), packages.iter().map(|name| (*name).to_owned()).collect());
+        let owned = |path: &str, packages: &[&str]| {
+            (path.as_bytes().to_vec(), packages.iter().map(|name| (*name).to_owned()).collect())
+        };
         let ownership = Ownership {
             owners: BTreeMap::from([
                 owned("/bin/ls", &["coreutils"]),

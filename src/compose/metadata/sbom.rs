@@ -27,7 +27,8 @@ pub struct Subject<'a> {
 /// The bill, as the bytes of a file.
 #[must_use]
 pub fn sbom(subject: Subject<'_>, list: &PackageList) -> Vec<u8> {
-    let created = jiff::Timestamp::from_second(subject.time).map_or_else(|_| subject.time.to_string(), |time| time.to_string());
+    let created =
+        jiff::Timestamp::from_second(subject.time).map_or_else(|_| subject.time.to_string(), |time| time.to_string());
     let root = json!({
         "SPDXID": "SPDXRef-OperatingSystem",
         "name": subject.name,
@@ -39,8 +40,12 @@ pub fn sbom(subject: Subject<'_>, list: &PackageList) -> Vec<u8> {
         "licenseDeclared": "NOASSERTION",
         "copyrightText": "NOASSERTION",
     });
-    let packages: Vec<Value> =
-        list.packages.iter().enumerate().map(|(index, package)| element(subject, list.format, index, package)).collect();
+    let packages: Vec<Value> = list
+        .packages
+        .iter()
+        .enumerate()
+        .map(|(index, package)| element(subject, list.format, index, package))
+        .collect();
     let relationship = |from: &str, kind: &str, to: &str| json!({ "spdxElementId": from, "relationshipType": kind, "relatedSpdxElement": to });
     let mut relationships = vec![relationship("SPDXRef-DOCUMENT", "DESCRIBES", "SPDXRef-OperatingSystem")];
     for package in &packages {
@@ -147,6 +152,9 @@ mod tests {
             "pkg:deb/debian/libstdc%2B%2B6@1%3A12.2.0-14?arch=amd64&distro=debian-12"
         );
         assert_eq!(value["relationships"][1]["relatedSpdxElement"], "SPDXRef-Package-0-libstdc--6");
-        assert_eq!(purl(subject, Format::Rpm, &list.packages[0]), "pkg:rpm/debian/libstdc%2B%2B6@12.2.0-14?arch=amd64&distro=debian-12&epoch=1");
+        assert_eq!(
+            purl(subject, Format::Rpm, &list.packages[0]),
+            "pkg:rpm/debian/libstdc%2B%2B6@12.2.0-14?arch=amd64&distro=debian-12&epoch=1"
+        );
     }
 }

@@ -27,7 +27,9 @@ struct Parts<'a> {
 impl<'a> Parts<'a> {
     fn of(text: &'a str) -> Self {
         let (epoch, rest) = match text.split_once(':') {
-            Some((epoch, rest)) if epoch.bytes().all(|byte| byte.is_ascii_digit()) => (epoch.parse().unwrap_or(0), rest),
+            Some((epoch, rest)) if epoch.bytes().all(|byte| byte.is_ascii_digit()) => {
+                (epoch.parse().unwrap_or(0), rest)
+            }
             _ => (0, text),
         };
         let (version, release) = rest.rsplit_once('-').unwrap_or((rest, ""));

@@ -13,7 +13,9 @@ const SELINUX: &str = "/usr/etc/selinux";
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
     /// No policy.
-    #[error("'selinux: true' is set, and there is no policy in the root: add one to 'packages' (Debian: selinux-policy-default), or set 'selinux: false'")]
+    #[error(
+        "'selinux: true' is set, and there is no policy in the root: add one to 'packages' (Debian: selinux-policy-default), or set 'selinux: false'"
+    )]
     Missing,
     /// A file of the policy.
     #[error("{file}")]

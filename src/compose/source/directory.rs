@@ -218,8 +218,11 @@ fn read_file(job: &Job, writer: &StoreWriter, options: &DirectoryOptions) -> Res
         if identity_of(&stat_of(&file).map_err(io_error("stat"))?) != identity {
             continue;
         }
-        let newer_metadata =
-            if identity == job.listed { None } else { Some(metadata_of(&job.directory, &job.name, &before, options.owner)?) };
+        let newer_metadata = if identity == job.listed {
+            None
+        } else {
+            Some(metadata_of(&job.directory, &job.name, &before, options.owner)?)
+        };
         return Ok(FileRead { content, identity, newer_metadata });
     }
     Err(DirectoryError::Changing(path()))

@@ -158,7 +158,10 @@ impl<'a> Walk<'a> {
         let linked = kind != FileKind::Directory && stat.stx_nlink > 1;
         if linked && let Some(&first) = self.links.get(&key) {
             self.tree.link(parent, entry_name, first).map_err(tree_error)?;
-            return Ok(visit(&mut self.tree, Found { node: first, directory, name: &name, kind, stat: &stat, is_further_name: true }));
+            return Ok(visit(
+                &mut self.tree,
+                Found { node: first, directory, name: &name, kind, stat: &stat, is_further_name: true },
+            ));
         }
         let metadata = metadata_of(directory, &name, &stat, self.options.owner)?;
         let node_kind = node_kind(directory, &name, &stat, kind)?;
@@ -166,7 +169,8 @@ impl<'a> Walk<'a> {
         if linked {
             self.links.insert(key, node);
         }
-        let flow = visit(&mut self.tree, Found { node, directory, name: &name, kind, stat: &stat, is_further_name: false });
+        let flow =
+            visit(&mut self.tree, Found { node, directory, name: &name, kind, stat: &stat, is_further_name: false });
         let is_mount = key.0 != self.device;
         if kind == FileKind::Directory && !(is_mount && self.options.one_filesystem) {
             self.pending.push((node, directory.clone(), name));

@@ -56,7 +56,9 @@ pub enum LoadError {
     #[error("'ref'")]
     Ref(#[source] RefNameError),
     /// Neither `distribution` nor `engine`.
-    #[error("say which packages are meant: 'distribution: debian' (or ubuntu, fedora, centos, …) or 'engine: apt' or dnf")]
+    #[error(
+        "say which packages are meant: 'distribution: debian' (or ubuntu, fedora, centos, …) or 'engine: apt' or dnf"
+    )]
     NoEngine,
     /// A value that is none of those there are.
     #[error("'{key}: {found}' is none of: {expected}")]
@@ -108,8 +110,7 @@ impl Loader<'_> {
             return Err(LoadError::Twice(path.to_owned()));
         }
         let text = read_text(path)?;
-        let mut raw =
-            Raw::parse(&text).map_err(|source| LoadError::Syntax { path: path.to_owned(), source })?;
+        let mut raw = Raw::parse(&text).map_err(|source| LoadError::Syntax { path: path.to_owned(), source })?;
         let directory = path.parent().unwrap_or(Path::new("/"));
         absolute(&mut raw, directory)?;
         let variables = variables_of(&raw, outer);
@@ -402,7 +403,12 @@ fn user_check(key: &'static str, check: Option<&RawCheck>) -> Result<UserCheck, 
                     RawIds::Several(list) => match list[..] {
                         [id] => (id, None),
                         [uid, gid] => (uid, Some(gid)),
-                        _ => return Err(LoadError::Value { key, what: format!("'{name}' has neither one number nor two") }),
+                        _ => {
+                            return Err(LoadError::Value {
+                                key,
+                                what: format!("'{name}' has neither one number nor two"),
+                            });
+                        }
                     },
                 };
                 ids.insert(name.clone(), pair);
@@ -435,7 +441,10 @@ mod tests {
                      conditional-include:\n  - if: dev == true\n    include: dev.yaml\n  - if: [dev == true, stream == stable]\n    include: missing.yaml\n\
                      packages: [main]\npostprocess: [echo main]\nadd-commit-metadata: {a.b: true, c: '${stream}'}\n",
                 ),
-                ("a.yaml", "packages: [a, 'x y', \"'z >= 4'\", ./local.deb]\npostprocess: [echo a]\nrecommends: false\n"),
+                (
+                    "a.yaml",
+                    "packages: [a, 'x y', \"'z >= 4'\", ./local.deb]\npostprocess: [echo a]\nrecommends: false\n",
+                ),
                 ("b.yaml", "packages: [b]\npostprocess: [echo b]\nrecommends: true\n"),
                 ("x86.yaml", "packages-x86_64: [grub]\npackages-aarch64: [uboot]\n"),
                 ("dev.yaml", "packages: [gdb]\nadd-files: [[motd, /etc/motd]]\n"),

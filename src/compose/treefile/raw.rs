@@ -257,7 +257,8 @@ fn syntax(error: &serde_saphyr::Error) -> SyntaxError {
     let first = text.lines().next().unwrap_or("not YAML");
     // The place is said before.
     let what = first.split(" at line ").next().unwrap_or(first);
-    let what = what.split_once(": ").filter(|(start, _)| start.starts_with("error: line")).map_or(what, |(_, rest)| rest);
+    let what =
+        what.split_once(": ").filter(|(start, _)| start.starts_with("error: line")).map_or(what, |(_, rest)| rest);
     SyntaxError { line, column, what: what.to_owned() }
 }
 

@@ -71,10 +71,9 @@ impl Variables {
     }
 
     fn get(&self, name: &str) -> Result<&Value, VariableError> {
-        self.0.get(name).ok_or_else(|| VariableError::Unknown {
-            name: name.to_owned(),
-            known: self.0.keys().cloned().collect(),
-        })
+        self.0
+            .get(name)
+            .ok_or_else(|| VariableError::Unknown { name: name.to_owned(), known: self.0.keys().cloned().collect() })
     }
 
     /// `text` with each `${name}` replaced by the variable's value.

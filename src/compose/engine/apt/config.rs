@@ -128,10 +128,7 @@ fn proxies() -> String {
 pub fn exactly(packages: &[Package]) -> String {
     let mut text = String::from("Package: *\nPin: release *\nPin-Priority: -1\n");
     for package in packages {
-        text.push_str(&format!(
-            "\nPackage: {}\nPin: version {}\nPin-Priority: 1001\n",
-            package.name, package.version
-        ));
+        text.push_str(&format!("\nPackage: {}\nPin: version {}\nPin-Priority: 1001\n", package.name, package.version));
     }
     text
 }

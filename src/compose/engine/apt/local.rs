@@ -6,7 +6,6 @@ use std::process::Command;
 
 use super::super::tool::{io_error, make_directory, sha256, write};
 use super::super::{EngineError, Surroundings};
-use super::copy_into;
 
 /// Makes the repository; `None` when there are no files.
 ///
@@ -21,8 +20,8 @@ pub fn repository(files: &[PathBuf], surroundings: Surroundings<'_>) -> Result<O
     let mut index = String::new();
     for file in files {
         let control = control(file, surroundings)?;
-        copy_into(file, &directory)?;
         let name = file.file_name().unwrap_or_default().to_string_lossy();
+        write(&directory.join(&*name), fs::read(file).map_err(io_error("read", file))?)?;
         let size = fs::metadata(file).map_err(io_error("look at", file))?.len();
         let digest = sha256(file)?;
         index.push_str(&format!("{}\nFilename: ./{name}\nSize: {size}\nSHA256: {digest}\n\n", control.trim_end()));
@@ -43,7 +42,10 @@ pub fn names(files: &[PathBuf], surroundings: Surroundings<'_>) -> Result<Vec<St
             let field = |name: &str| control.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
             match (field("Package:"), field("Version:")) {
                 (Some(name), Some(version)) => Ok(format!("{name}={version}")),
-                _ => Err(EngineError::LocalPackage { path: file.clone(), what: "names neither package nor version".into() }),
+                _ => Err(EngineError::LocalPackage {
+                    path: file.clone(),
+                    what: "names neither package nor version".into(),
+                }),
             }
         })
         .collect()

@@ -17,7 +17,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-
 use self::config::Config;
 use super::tool::{find, io_error, sha256};
 use super::{Bound, Engine, EngineError, Ownership, Resolution, Resolved, Surroundings, difference};
@@ -148,9 +147,6 @@ fn complaints(lines: &[String]) -> String {
 }
 
 /// The architecture as Debian calls it.
-///
-/// # Errors
-/// Those of asking dpkg.
 fn debian_arch(arch: &str) -> &str {
     match arch {
         "x86_64" => "amd64",
@@ -159,10 +155,4 @@ fn debian_arch(arch: &str) -> &str {
         "ppc64le" => "ppc64el",
         other => other,
     }
-}
-
-/// Copies a file into a directory, as a clone where the file system can.
-fn copy_into(file: &Path, directory: &Path) -> Result<(), EngineError> {
-    let name = file.file_name().unwrap_or_default();
-    fs::copy(file, directory.join(name)).map(drop).map_err(io_error("copy", file))
 }

@@ -59,13 +59,17 @@ pub fn resolve(apt: &Apt<'_>, treefile: &Treefile, bound: Option<&Bound>) -> Res
     // What is in the cache already would not be printed.
     let nowhere = surroundings.work.join("apt/nowhere");
     std::fs::create_dir_all(nowhere.join("partial")).map_err(super::io_error("make", &nowhere))?;
-    command.arg("-qq").arg(format!("-oDir::Cache::archives={}", nowhere.display()));
+    command.arg("-q").arg(format!("-oDir::Cache::archives={}", nowhere.display()));
     command.args(["--print-uris", "install"]).args(&wanted);
-    let text = surroundings.runner.capture("resolving packages", &mut command).map_err(|error| explain(error, bound))?;
+    let text =
+        surroundings.runner.capture("resolving packages", &mut command).map_err(|error| explain(error, bound))?;
     let mut packages: Vec<Resolved> = text.lines().filter_map(parse).collect::<Result<_, _>>()?;
     packages.sort_by(|a, b| a.package.cmp(&b.package));
     if packages.is_empty() {
-        return Err(EngineError::Output { program: "apt-get", line: text.lines().next().unwrap_or_default().to_owned() });
+        return Err(EngineError::Output {
+            program: "apt-get",
+            line: text.lines().next().unwrap_or_default().to_owned(),
+        });
     }
     Ok(Resolution { format: Format::Deb, packages })
 }
@@ -162,7 +166,11 @@ fn explain(error: ProcessError, bound: Option<&Bound>) -> EngineError {
         .filter_map(|line| {
             between(line, "E: Unable to locate package ")
                 .or_else(|| Some(line.strip_prefix("E: Version ")?.replace('\'', "").replace(" was not found", "")))
-                .or_else(|| line.strip_prefix("E: Package ")?.split_once(" has no installation candidate").map(|(name, _)| name.trim_matches('\'').to_owned()))
+                .or_else(|| {
+                    line.strip_prefix("E: Package ")?
+                        .split_once(" has no installation candidate")
+                        .map(|(name, _)| name.trim_matches('\'').to_owned())
+                })
         })
         .collect();
     let text = || complaints(tail);
@@ -189,7 +197,10 @@ mod tests {
         let line = "'http://host/pool/main/s/shadow/passwd_4.13%2bdfsg1-1_amd64.deb' passwd_1%3a4.13+dfsg1-1_amd64.deb 972 SHA256:ab";
         let resolved = parse(line).expect("a package").expect("legal");
         let package = &resolved.package;
-        assert_eq!((package.name.as_str(), package.version.as_str(), package.arch.as_str()), ("passwd", "1:4.13+dfsg1-1", "amd64"));
+        assert_eq!(
+            (package.name.as_str(), package.version.as_str(), package.arch.as_str()),
+            ("passwd", "1:4.13+dfsg1-1", "amd64")
+        );
         assert_eq!((resolved.size, package.sha256.as_deref()), (972, Some("ab")));
         assert!(parse("Reading package lists...").is_none());
         assert!(parse("'http://x' y").expect("looks like one").is_err());

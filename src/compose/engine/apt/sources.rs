@@ -42,7 +42,9 @@ fn of_this_machine(treefile: &Treefile, runner: Runner<'_>) -> Result<String, En
     for line in text.lines() {
         let fields: Vec<&str> = line.split('\t').collect();
         let [site, suite, component, origin, codename, keys] = fields[..] else { continue };
-        let fits = release.as_deref().is_none_or(|release| suite == release || suite.starts_with(&format!("{release}-")) || codename == release);
+        let fits = release
+            .as_deref()
+            .is_none_or(|release| suite == release || suite.starts_with(&format!("{release}-")) || codename == release);
         if !origin.eq_ignore_ascii_case(&treefile.distribution) || !fits {
             continue;
         }
@@ -79,7 +81,9 @@ fn refuse_unsigned(text: &str, treefile: &Treefile) -> Result<(), EngineError> {
         let plain: String = stanza.to_lowercase().chars().filter(|c| !matches!(c, ' ' | '\t')).collect();
         let used = OPTIONS.iter().find(|option| {
             let values = ["yes", "true", "1", "on"];
-            values.iter().any(|value| plain.contains(&format!("{option}={value}")) || plain.contains(&format!("{option}:{value}")))
+            values.iter().any(|value| {
+                plain.contains(&format!("{option}={value}")) || plain.contains(&format!("{option}:{value}"))
+            })
         });
         if let (Some(option), false) = (used, is_named) {
             let repo = stanza.split_whitespace().find(|word| word.contains(":/")).unwrap_or("a source of apt");

@@ -118,7 +118,8 @@ impl Config {
 
     fn text(&self, cache: &Path, treefile: &Treefile) -> String {
         // dnf takes these for paths in the root it installs into. A path above `/` is `/`.
-        let outside = |path: &Path| format!("/{}{}", "../".repeat(UP), path.display().to_string().trim_start_matches('/'));
+        let outside =
+            |path: &Path| format!("/{}{}", "../".repeat(UP), path.display().to_string().trim_start_matches('/'));
         let (own, repos) = (outside(&self.directory), self.directory.display());
         let cache = outside(cache);
         let flags = if treefile.documentation { "" } else { "tsflags=nodocs\n" };
@@ -164,7 +165,8 @@ fn with_keys(text: &str, keys: &Path) -> String {
     let mut is_key = false;
     for line in text.lines() {
         // A value goes on in lines that are indented.
-        is_key = line.trim_start().starts_with("gpgkey") && line.contains('=') || (is_key && line.starts_with([' ', '\t']));
+        is_key =
+            line.trim_start().starts_with("gpgkey") && line.contains('=') || (is_key && line.starts_with([' ', '\t']));
         if !is_key {
             new.push_str(line);
             new.push('\n');

@@ -59,7 +59,8 @@ impl<'a> Dnf<'a> {
     /// [`EngineError::Missing`] when a program is not there.
     pub fn new(surroundings: Surroundings<'a>) -> Result<Self, EngineError> {
         find("rpm", "rpm", "it reads packages and their database")?;
-        let dnf = find("dnf-3", "dnf", "it installs packages").or_else(|_| find("dnf", "dnf", "it installs packages"))?;
+        let dnf =
+            find("dnf-3", "dnf", "it installs packages").or_else(|_| find("dnf", "dnf", "it installs packages"))?;
         // The library belongs to the Python that dnf runs with, which need not be the first in the search path.
         let text = std::fs::read(&dnf).map_err(io_error("read", &dnf))?;
         let first = String::from_utf8_lossy(&text).lines().next().unwrap_or_default().to_owned();
@@ -79,8 +80,10 @@ impl<'a> Dnf<'a> {
         let mut process = Command::new(&self.python);
         process.arg(&driver).args([command, &options.to_string()]).envs(self.environment());
         let text = self.surroundings.runner.capture("asking dnf", &mut process)?;
-        let answer: Value = serde_json::from_str(&text)
-            .map_err(|_| EngineError::Output { program: "dnf", line: text.lines().next().unwrap_or_default().to_owned() })?;
+        let answer: Value = serde_json::from_str(&text).map_err(|_| EngineError::Output {
+            program: "dnf",
+            line: text.lines().next().unwrap_or_default().to_owned(),
+        })?;
         let text = || answer["text"].as_str().unwrap_or_default().trim().to_owned();
         match answer["error"].as_str() {
             None => Ok(answer),

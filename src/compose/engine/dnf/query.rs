@@ -19,7 +19,9 @@ const END: char = '\u{1}';
 /// The directory of the database: where this program puts it, or where other tools do.
 pub fn database(root: &Path) -> PathBuf {
     let places = ["usr/lib/sysimage/rpm", "var/lib/rpm", "usr/share/rpm"].map(|place| root.join(place));
-    let found = places.iter().find(|place| ["rpmdb.sqlite", "Packages", "Packages.db"].iter().any(|file| place.join(file).exists()));
+    let found = places
+        .iter()
+        .find(|place| ["rpmdb.sqlite", "Packages", "Packages.db"].iter().any(|file| place.join(file).exists()));
     found.unwrap_or(&places[0]).clone()
 }
 

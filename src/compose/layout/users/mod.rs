@@ -25,6 +25,9 @@ pub const SYSUSERS: &str = "/usr/lib/sysusers.d/00-sapwood.conf";
 /// Numbers below this are the system's.
 const SYSTEM_MAX: u32 = 1000;
 
+/// The number of nobody; those from it on are nobody's.
+const NOBODY: u32 = 65_534;
+
 /// Starts a line that remembers a number whose name went.
 const RETIRED: &str = "# retired: ";
 
@@ -65,7 +68,13 @@ pub fn settle(draft: &mut Draft, parent: &ParentUsers, rules: UserRules<'_>) -> 
     let old_groups = Table::parse("the parent's /etc/group", &parent.group)?;
     let mut kept_users = Kept::of(&old_users, &parent.sysusers, 'u', rules.preserve);
     let mut kept_groups = Kept::of(&old_groups, &parent.sysusers, 'g', rules.preserve);
-    check(&users, &old_users, rules.check_passwd, &mut kept_users, ("users", rules.ignore_users, "ignore-removed-users"))?;
+    check(
+        &users,
+        &old_users,
+        rules.check_passwd,
+        &mut kept_users,
+        ("users", rules.ignore_users, "ignore-removed-users"),
+    )?;
     check(
         &groups,
         &old_groups,
@@ -157,10 +166,10 @@ fn renumber_owners(draft: &mut Draft, uids: &Renumbering, gids: &Renumbering) ->
                 AclSubject::Group => *gids.get(&id).unwrap_or(&id),
             };
             let value = acl.renumbered(&number).to_xattr();
-            metadata.xattrs.set(attribute, &value).map_err(|source| LayoutError::Xattr {
-                path: String::from_utf8_lossy(&path).into_owned(),
-                source,
-            })?;
+            metadata
+                .xattrs
+                .set(attribute, &value)
+                .map_err(|source| LayoutError::Xattr { path: String::from_utf8_lossy(&path).into_owned(), source })?;
         }
     }
     Ok(())
@@ -185,15 +194,17 @@ fn forget_days(draft: &mut Draft) -> Result<(), LayoutError> {
 }
 
 fn sysusers(users: &Table, groups: &Table, old_users: &Kept, old_groups: &Kept) -> String {
-    let is_system = |id: u32| id < SYSTEM_MAX || id >= 65_534;
-    let mut text = String::from("# Written by sapwood compose: the users and groups of this commit and their numbers.\n");
+    let is_system = |id: u32| !(SYSTEM_MAX..NOBODY).contains(&id);
+    let mut text =
+        String::from("# Written by sapwood compose: the users and groups of this commit and their numbers.\n");
     for (name, id) in groups.ids().filter(|(_, id)| is_system(*id)) {
         text.push_str(&format!("g {name} {id}\n"));
     }
     for (name, uid) in users.ids().filter(|(_, id)| is_system(*id)) {
         let fields = users.line(name).unwrap_or_default();
         let field = |index: usize| fields.get(index).map_or("", String::as_str);
-        let quote = |text: &str| if text.is_empty() { "-".to_owned() } else { format!("\"{}\"", text.replace('"', "\\\"")) };
+        let quote =
+            |text: &str| if text.is_empty() { "-".to_owned() } else { format!("\"{}\"", text.replace('"', "\\\"")) };
         let plain = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
         let (gid, comment, home, shell) = (field(3), quote(field(4)), plain(field(5)), plain(field(6)));
         text.push_str(&format!("u {name} {uid}:{gid} {comment} {home} {shell}\n"));
