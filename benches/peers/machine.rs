@@ -138,7 +138,7 @@ pub fn description() -> Vec<String> {
         let answer = output("dpkg-query", ["-W", "-f=${Version}", package]).unwrap_or_else(|_| "not installed".into());
         format!("{package} {answer}")
     };
-    let packages = ["squashfs-tools", "squashfuse", "erofs-utils", "ostree", "fio", "coreutils"];
+    let packages = ["squashfs-tools", "squashfuse", "erofs-utils", "ostree", "casync", "nginx", "fio", "coreutils"];
     lines.push(packages.map(version).join(", "));
     lines
 }

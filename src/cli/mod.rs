@@ -28,6 +28,7 @@ mod keys;
 mod lazy;
 mod log;
 mod ls;
+mod manual;
 mod mount;
 mod mounts;
 mod output;
@@ -100,6 +101,8 @@ enum Verb {
     Remote(remote::Args),
     Pull(pull::Args),
     Demo(demo::Args),
+    #[command(hide = true)]
+    Manual(manual::Args),
     Mount(mount::Args),
     Umount(umount::Args),
     Mounts(mounts::Args),
@@ -153,6 +156,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Remote(args) => remote::run(args, &context),
         Verb::Pull(args) => pull::run(args, &context),
         Verb::Demo(args) => demo::run(args),
+        Verb::Manual(args) => manual::run(args),
         Verb::Mount(args) => mount::run(args, &context),
         Verb::Umount(args) => umount::run(args),
         Verb::Mounts(args) => mounts::run(args),

@@ -1,0 +1,34 @@
+//! Everything, to a machine that has nothing.
+
+use std::process::Command;
+
+use crate::cost;
+use crate::ground::{Ground, NAME};
+use crate::link::Shape;
+use crate::machine::{self, drop_caches};
+use crate::report::{Report, Table};
+
+/// Pulls the newer version over the link of a home.
+pub fn run(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
+    let link = ground.link(Shape::HOME);
+    drop_caches()?;
+    let client = ground.client("client-pull", None)?;
+    report.add(Table::Pull, "sapwood pull", cost::through(&link, || ground.pull(&client, Some(&link), &[]))?);
+    machine::remove(&client)?;
+    let client = ground.ostree_client("ostree-pull", &link, None)?;
+    let pulled = cost::through(&link, || {
+        let mut command = Command::new("ostree");
+        command.args(["pull", &format!("--repo={}", client.display()), "link", NAME]);
+        cost::of_command(command)
+    })?;
+    report.add(Table::Pull, "ostree pull", pulled);
+    machine::remove(&client)?;
+    let target = ground.work.join("whole.squashfs");
+    let fetched = cost::through(&link, || {
+        let mut command = Command::new("curl");
+        command.args(["-sSf", "-o"]).arg(&target).arg(ground.url(Some(&link), "squashfs/1.squashfs"));
+        cost::of_command(command)
+    })?;
+    report.add(Table::Pull, "curl of the squashfs", fetched);
+    machine::remove(&target)
+}
