@@ -153,6 +153,7 @@ pub fn mount(repository: &Repository, name: &str, sandbox: &Sandbox) -> crate::c
 /// Runs a program in a mounted root.
 #[track_caller]
 pub fn chroot(root: &Path, command: &[&str]) -> Run {
-    let words = [&[root.to_string_lossy().as_ref()][..], command].concat();
+    let root = root.to_string_lossy();
+    let words = [&[root.as_ref()][..], command].concat();
     run("chroot", words)
 }

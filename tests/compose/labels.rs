@@ -105,7 +105,8 @@ fn labels(root: &Path) -> BTreeMap<String, (String, String)> {
     let mut path = String::new();
     for line in finish_within(command, Duration::from_secs(300)).success().lines() {
         if let Some(file) = line.strip_prefix("# file: ") {
-            path = file.trim_start_matches('.').to_owned();
+            // getfattr writes a backslash as \134.
+            path = file.trim_start_matches('.').replace("\\134", "\\");
             if path.is_empty() {
                 path = "/".to_owned();
             }

@@ -99,8 +99,8 @@ fn rpm_finds_nothing_wrong_with_what_was_composed() {
     assert_eq!(other.compose(&[&file.to_string_lossy()]), id);
 }
 
-/// What `rpm -Va` reports by design: /var is the machine's, /opt leads there, device directories are mounted over, and
-/// numbers of users, shadow's day and ghosts are as `compose::layout` says.
+/// What `rpm -Va` reports by design: /var is the machine's, /opt and /usr/local lead there, device directories are mounted
+/// over, and numbers of users and shadow's day are as `compose::layout` says.
 fn is_documented(line: &str) -> bool {
     let path = line.split_whitespace().last().unwrap_or_default();
     let places = [
@@ -123,7 +123,7 @@ fn is_documented(line: &str) -> bool {
     let is_config = line.contains(" c ") && ["/etc/passwd", "/etc/group", "/etc/shadow"].contains(&path);
     is_config
         || places.iter().any(|place| {
-            path == *place || (*place == "/var" || *place == "/opt") && path.starts_with(&format!("{place}/"))
+            path == *place || ["/var", "/opt", "/usr/local"].contains(place) && path.starts_with(&format!("{place}/"))
         })
 }
 

@@ -19,6 +19,7 @@ pub use dnf::Dnf;
 use super::packages::{Format, Package};
 use super::process::{ProcessError, Runner};
 use super::treefile::{EngineKind, Treefile};
+use crate::disk::LockError;
 
 /// Why an engine did not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +59,9 @@ pub enum EngineError {
     /// No source at all.
     #[error("{0}")]
     NoSources(String),
+    /// The cache, which another compose uses, cannot be locked.
+    #[error(transparent)]
+    Cache(#[from] LockError),
     /// A lock that cannot be kept.
     #[error("the lock cannot be kept: {0}")]
     Lock(String),

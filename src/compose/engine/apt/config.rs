@@ -1,4 +1,8 @@
 //! The configuration of apt for one treefile: directories of its own, nothing of this machine's but keys and proxies.
+//!
+//! Package lists and package files are kept in the cache, which several composes may use at once; each locks what it
+//! writes there. What a compose resolves and installs from is a copy of the lists in its own directory: another that
+//! refreshes them meanwhile does not take them away.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,8 +17,10 @@ use crate::compose::treefile::Treefile;
 
 /// A configuration that was written.
 pub struct Config {
-    /// Where apt keeps its state for these sources.
-    directory: PathBuf,
+    /// The lists of these sources that are kept for the next compose.
+    kept: PathBuf,
+    /// This compose's own directory.
+    parts: PathBuf,
     path: PathBuf,
     sources: Vec<PathBuf>,
     local: Option<PathBuf>,
@@ -30,26 +36,27 @@ impl Config {
         let arch = debian_arch(&treefile.arch);
         let key = Sha256::digest(format!("{arch} {texts:?}").as_bytes());
         let key: String = key[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-        let directory = surroundings.cache.join("apt").join(key);
-        for name in ["lists/partial", "log", "cache", "dpkg", "etc/trusted.gpg.d"] {
-            make_directory(&directory.join(name))?;
-        }
-        make_directory(&surroundings.cache.join("apt/archives/partial"))?;
         let parts = surroundings.work.join("apt");
-        let mut files = Vec::new();
-        for (index, (text, suffix)) in texts.iter().enumerate() {
-            let file = parts.join(format!("sources.list.d/{index:02}-compose.{suffix}"));
-            write(&file, text)?;
-            files.push(file);
+        let config = Self {
+            kept: surroundings.cache.join("apt").join(key),
+            path: parts.join("apt.conf"),
+            sources: (0..texts.len()).map(|index| parts.join(source_name(index, texts[index].1))).collect(),
+            local: local::repository(&treefile.local_packages, surroundings)?,
+            parts,
+        };
+        for directory in [config.kept.join("lists/partial"), surroundings.cache.join("apt/archives/partial")] {
+            make_directory(&directory)?;
         }
-        let local = local::repository(&treefile.local_packages, surroundings)?;
-        if let Some(local) = &local {
-            write(&parts.join("sources.list.d/sapwood-local.list"), local::line(local))?;
+        for name in ["lists/partial", "log", "cache", "etc/trusted.gpg.d"] {
+            make_directory(&config.parts.join(name))?;
         }
-        write(&parts.join("preferences"), preferences)?;
-        write(&directory.join("dpkg/status"), "")?;
-        let config = Self { path: parts.join("apt.conf"), directory, sources: files, local };
-        write(&config.path, config.text(surroundings.cache, &parts, treefile))?;
+        for (file, (text, _)) in config.sources.iter().zip(&texts) {
+            write(file, text)?;
+        }
+        write(&config.local_list(), config.local.as_deref().map_or_else(String::new, local::line))?;
+        write(&config.parts.join("preferences"), preferences)?;
+        write(&config.parts.join("status"), "")?;
+        write(&config.path, config.text(surroundings.cache, treefile))?;
         Ok(config)
     }
 
@@ -68,14 +75,30 @@ impl Config {
         self.local.as_deref()
     }
 
-    /// Where the verified indices are.
-    pub fn lists(&self) -> PathBuf {
-        self.directory.join("lists")
+    /// The file that names that repository to apt; empty if there is none.
+    pub fn local_list(&self) -> PathBuf {
+        self.parts.join("local.list")
     }
 
-    fn text(&self, cache: &Path, parts: &Path, treefile: &Treefile) -> String {
-        let (own, arch) = (self.directory.display(), debian_arch(&treefile.arch));
-        let (cache, parts) = (cache.join("apt").display().to_string(), parts.display());
+    /// Where the verified lists of this compose are.
+    pub fn lists(&self) -> PathBuf {
+        self.parts.join("lists")
+    }
+
+    /// Where those are that the next compose finds again.
+    pub fn kept_lists(&self) -> PathBuf {
+        self.kept.join("lists")
+    }
+
+    /// What is locked by whoever refreshes them.
+    pub fn lock(&self) -> PathBuf {
+        self.kept.join("lock")
+    }
+
+    fn text(&self, cache: &Path, treefile: &Treefile) -> String {
+        let (own, arch) = (self.parts.display(), debian_arch(&treefile.arch));
+        let (archives, local) = (cache.join("apt/archives").display().to_string(), self.local_list());
+        let local = local.display();
         let recommends = treefile.recommends;
         let proxies = proxies();
         format!(
@@ -94,15 +117,15 @@ Acquire::ForceHash "SHA256";
 Dir "{own}";
 Dir::State "{own}";
 Dir::State::lists "{own}/lists";
-Dir::State::status "{own}/dpkg/status";
+Dir::State::status "{own}/status";
 Dir::Cache "{own}/cache";
-Dir::Cache::archives "{cache}/archives";
+Dir::Cache::archives "{archives}";
 Dir::Etc "{own}/etc";
 Dir::Etc::main "/dev/null";
 Dir::Etc::parts "/dev/null";
-Dir::Etc::sourcelist "/dev/null";
-Dir::Etc::sourceparts "{parts}/sources.list.d";
-Dir::Etc::preferences "{parts}/preferences";
+Dir::Etc::sourcelist "{local}";
+Dir::Etc::sourceparts "{own}/sources.list.d";
+Dir::Etc::preferences "{own}/preferences";
 Dir::Etc::preferencesparts "/dev/null";
 Dir::Etc::trusted "/etc/apt/trusted.gpg";
 Dir::Etc::trustedparts "/etc/apt/trusted.gpg.d";
@@ -113,6 +136,11 @@ quiet::NoProgress "true";
 {proxies}"#
         )
     }
+}
+
+/// Where the source with this number is, below this compose's own directory.
+fn source_name(index: usize, suffix: &str) -> String {
+    format!("sources.list.d/{index:02}-compose.{suffix}")
 }
 
 /// How this machine reaches the network is this machine's business.

@@ -6,8 +6,7 @@ use std::time::Duration;
 use super::super::tool::write;
 use super::super::{EngineError, Resolution};
 use super::config::{self, Config};
-use super::resolve::lists;
-use super::{Apt, debian_arch, exact, local};
+use super::{Apt, debian_arch, exact};
 use crate::compose::sandbox::{Network, Sandbox};
 use crate::compose::treefile::Treefile;
 
@@ -104,17 +103,15 @@ fn setup(apt: &Apt<'_>, config: &Config, resolution: &Resolution, treefile: &Tre
     let mut script = format!(
         "set -e\nroot=$1\nmkdir -p \"$root/etc/apt/preferences.d\" \"$root/etc/apt/sources.list.d\" \"$root/var/lib/apt/lists\" \"$root/var/cache/apt/archives\"\n\
          cp -a {}/. \"$root/var/lib/apt/lists/\"\ncp {} \"$root/etc/apt/preferences.d/sapwood-compose\"\n",
-        quote(&lists(config)),
+        quote(&config.lists()),
         quote(&parts.join("preferences")),
     );
-    if let Some(directory) = config.local() {
-        script.push_str(&format!(
-            "printf '%s' '{}' > \"$root/etc/apt/sources.list.d/sapwood-local.list\"\n",
-            local::line(directory).replace('\'', "'\\''")
-        ));
+    if config.local().is_some() {
+        let list = quote(&config.local_list());
+        script.push_str(&format!("cp {list} \"$root/etc/apt/sources.list.d/sapwood-local.list\"\n"));
     }
-    script.push_str(&format!("cd {}\ncp", quote(&apt.archives())));
-    resolution.packages.iter().for_each(|resolved| script.push_str(&format!(" '{}'", resolved.file)));
+    script.push_str("cp");
+    resolution.packages.iter().for_each(|resolved| script.push_str(&format!(" {}", quote(&apt.file(resolved)))));
     script.push_str(" \"$root/var/cache/apt/archives/\"\n");
     let libraries = match debian_arch(&treefile.arch) {
         "amd64" => "lib32 lib64 libx32",

@@ -20,8 +20,8 @@ pub fn repository(files: &[PathBuf], surroundings: Surroundings<'_>) -> Result<O
     let mut index = String::new();
     for file in files {
         let control = control(file, surroundings)?;
-        let name = file.file_name().unwrap_or_default().to_string_lossy();
-        write(&directory.join(&*name), fs::read(file).map_err(io_error("read", file))?)?;
+        let name = cache_name(&control);
+        write(&directory.join(&name), fs::read(file).map_err(io_error("read", file))?)?;
         let size = fs::metadata(file).map_err(io_error("look at", file))?.len();
         let digest = sha256(file)?;
         index.push_str(&format!("{}\nFilename: ./{name}\nSize: {size}\nSHA256: {digest}\n\n", control.trim_end()));
@@ -39,8 +39,7 @@ pub fn names(files: &[PathBuf], surroundings: Surroundings<'_>) -> Result<Vec<St
         .iter()
         .map(|file| {
             let control = control(file, surroundings)?;
-            let field = |name: &str| control.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-            match (field("Package:"), field("Version:")) {
+            match (field(&control, "Package:"), field(&control, "Version:")) {
                 (Some(name), Some(version)) => Ok(format!("{name}={version}")),
                 _ => Err(EngineError::LocalPackage {
                     path: file.clone(),
@@ -49,6 +48,16 @@ pub fn names(files: &[PathBuf], surroundings: Surroundings<'_>) -> Result<Vec<St
             }
         })
         .collect()
+}
+
+/// The name under which apt would keep the package in its cache; whatever its file was called.
+fn cache_name(control: &str) -> String {
+    let field = |name| field(control, name).unwrap_or_default().replace(':', "%3a").replace('/', "%2f");
+    format!("{}_{}_{}.deb", field("Package:"), field("Version:"), field("Architecture:"))
+}
+
+fn field<'a>(control: &'a str, name: &str) -> Option<&'a str> {
+    control.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
 }
 
 /// The line of sources.list for the repository. Its files were chosen by whoever wrote the treefile; there is nobody

@@ -22,6 +22,7 @@ use super::tool::{find, io_error, sha256};
 use super::{Bound, Engine, EngineError, Ownership, Resolution, Resolved, Surroundings, difference};
 use crate::compose::packages::Package;
 use crate::compose::treefile::Treefile;
+use crate::disk::{Lock, Wait};
 
 /// How long fetching may take.
 const FETCH_LIMIT: Duration = Duration::from_secs(4 * 3600);
@@ -52,6 +53,19 @@ impl<'a> Apt<'a> {
         self.surroundings.cache.join("apt/archives")
     }
 
+    /// The file of a package: one that the treefile names is this compose's own, the others are in the cache.
+    fn file(&self, resolved: &Resolved) -> PathBuf {
+        let local = self.surroundings.work.join("apt/local").join(&resolved.file);
+        if local.is_file() { local } else { self.archives().join(&resolved.file) }
+    }
+
+    /// Waits until no other compose writes to `path`'s surroundings, and keeps others from it.
+    fn lock(&self, path: &Path, what: &str) -> Result<Lock, EngineError> {
+        let runner = self.surroundings.runner;
+        let announce = |holder: &str| runner.note(&format!("waiting for {holder}, which {what}"));
+        Ok(Lock::exclusive(path, Wait::Announced(&announce))?)
+    }
+
     fn apt_get(&self, config: &Config) -> Command {
         let mut command = Command::new(&self.apt_get);
         command.env("APT_CONFIG", config.path()).env("LC_ALL", "C.UTF-8").env("LANGUAGE", "C").arg("-y");
@@ -67,6 +81,8 @@ impl Engine for Apt<'_> {
     fn fetch(&self, treefile: &Treefile, resolution: &Resolution) -> Result<i64, EngineError> {
         let runner = self.surroundings.runner;
         let config = Config::write(self.surroundings, treefile, &config::exactly(&resolution.list()))?;
+        let lock = self.surroundings.cache.join("apt/archives.lock");
+        let _lock = self.lock(&lock, "is fetching packages")?;
         let damaged = |resolved: &&Resolved| !matches!(self.check(resolved), Ok(()));
         let missing: Vec<&Resolved> = resolution.packages.iter().filter(damaged).collect();
         if !missing.is_empty() {
@@ -87,7 +103,7 @@ impl Engine for Apt<'_> {
         let mut newest = 0;
         for resolved in &resolution.packages {
             self.check(resolved)?;
-            newest = newest.max(build_time(&self.archives().join(&resolved.file)));
+            newest = newest.max(build_time(&self.file(resolved)));
         }
         Ok(newest)
     }
@@ -110,9 +126,9 @@ impl Engine for Apt<'_> {
 }
 
 impl Apt<'_> {
-    /// Whether the file of a package is in the cache with the announced content.
+    /// Whether the file of a package is there with the announced content.
     fn check(&self, resolved: &Resolved) -> Result<(), EngineError> {
-        let found = sha256(&self.archives().join(&resolved.file))?;
+        let found = sha256(&self.file(resolved))?;
         match &resolved.package.sha256 {
             Some(expected) if *expected != found => {
                 Err(EngineError::Checksum { file: resolved.file.clone(), expected: expected.clone(), found })

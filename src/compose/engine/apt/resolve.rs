@@ -1,13 +1,14 @@
 //! From names to exact packages: apt's own solver, on an empty system.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use super::super::{Bound, EngineError, Resolution, Resolved};
 use super::config::{self, Config};
-use super::{Apt, complaints, local};
+use super::{Apt, complaints, io_error, local};
 use crate::compose::packages::{Format, Package};
 use crate::compose::process::ProcessError;
 use crate::compose::treefile::{Treefile, Variant};
@@ -58,7 +59,7 @@ pub fn resolve(apt: &Apt<'_>, treefile: &Treefile, bound: Option<&Bound>) -> Res
     let mut command = apt.apt_get(&config);
     // What is in the cache already would not be printed.
     let nowhere = surroundings.work.join("apt/nowhere");
-    std::fs::create_dir_all(nowhere.join("partial")).map_err(super::io_error("make", &nowhere))?;
+    fs::create_dir_all(nowhere.join("partial")).map_err(io_error("make", &nowhere))?;
     command.arg("-q").arg(format!("-oDir::Cache::archives={}", nowhere.display()));
     command.args(["--print-uris", "install"]).args(&wanted);
     let text =
@@ -74,13 +75,40 @@ pub fn resolve(apt: &Apt<'_>, treefile: &Treefile, bound: Option<&Bound>) -> Res
     Ok(Resolution { format: Format::Deb, packages })
 }
 
+/// Refreshes the lists in the cache, and copies them to where this compose works.
 fn update(apt: &Apt<'_>, config: &Config) -> Result<(), EngineError> {
+    {
+        let _lock = apt.lock(&config.lock(), "is refreshing the same package lists")?;
+        let lists = format!("-oDir::State::lists={}", config.kept_lists().display());
+        refresh(apt, config, &[&lists, "-oDir::Etc::sourcelist=/dev/null"])?;
+        copy_files(&config.kept_lists(), &config.lists())?;
+    }
+    match config.local() {
+        Some(_) => refresh(apt, config, &["-oDir::Etc::sourceparts=/dev/null", "-oAPT::Get::List-Cleanup=false"]),
+        None => Ok(()),
+    }
+}
+
+fn refresh(apt: &Apt<'_>, config: &Config, options: &[&str]) -> Result<(), EngineError> {
     let mut command = apt.apt_get(config);
-    command.args(["--error-on=any", "update"]);
+    // The tables for searching are made when something is searched, from all lists together.
+    command.args(["--error-on=any", "-opkgCacheFile::Generate=false"]).args(options).arg("update");
     match apt.surroundings.runner.run("refreshing the package lists", &mut command, UPDATE_LIMIT) {
         Err(ProcessError::Failed { tail, .. }) => Err(EngineError::Sources(complaints(&tail))),
         other => Ok(other?),
     }
+}
+
+/// Copies the files of one directory into another, not what is in directories below it.
+fn copy_files(from: &Path, to: &Path) -> Result<(), EngineError> {
+    for entry in fs::read_dir(from).map_err(io_error("list", from))? {
+        let entry = entry.map_err(io_error("list", from))?;
+        let source = entry.path();
+        if source.is_file() && entry.file_name() != "lock" {
+            fs::copy(&source, to.join(entry.file_name())).map_err(io_error("copy", &source))?;
+        }
+    }
+    Ok(())
 }
 
 /// Which packages are there without being named, as an expression of apt.
@@ -180,12 +208,6 @@ fn explain(error: ProcessError, bound: Option<&Bound>) -> EngineError {
         (true, Some(_)) => EngineError::Lock(format!("its packages are not enough:\n{}", text())),
         (true, None) => EngineError::Unresolvable(text()),
     }
-}
-
-/// The directory that mmdebstrap gets the lists from.
-pub fn lists(config: &Config) -> std::path::PathBuf {
-    let path: &Path = &config.lists();
-    path.to_owned()
 }
 
 #[cfg(test)]

@@ -35,6 +35,8 @@ def resolve(options):
 
     solver = base(options)
     solver.fill_sack(load_system_repo=False)
+    # Files first: nothing can be added to a transaction that has begun.
+    local = solver.add_remote_rpms(options["local"])
     if options["bound"] is not None:
         wanted = solver.sack.query().filterm(empty=True)
         for nevra in options["bound"]:
@@ -45,6 +47,8 @@ def resolve(options):
         solver.sack.add_excludes(solver.sack.query().difference(wanted))
     for name in options["exclude"]:
         solver.sack.add_excludes(solver.sack.query().filterm(name=name))
+    for package in local:
+        solver.package_install(package, strict=True)
     unknown = []
     for spec in options["packages"]:
         try:
@@ -53,8 +57,6 @@ def resolve(options):
             unknown.append(spec)
     if unknown:
         return {"error": "unknown", "names": unknown}
-    for package in solver.add_remote_rpms(options["local"]):
-        solver.package_install(package, strict=True)
     try:
         solver.resolve()
     except dnf.exceptions.DepsolveError as error:
