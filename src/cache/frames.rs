@@ -23,7 +23,7 @@ use super::ranges::{Run, plan};
 use super::shelf::{Key, Shelf};
 use crate::image::{ImageError, ObjectRef};
 use crate::model::{LARGE_OBJECT, ObjectId};
-use crate::remote::format::{Frame, LOCATOR_SIZE_MAX, Locator, decode_frame};
+use crate::remote::format::{Frame, Locator, LocatorBound, decode_frame};
 use crate::remote::layout;
 use crate::store::{Absent, ObjectSource, ReadError, Store};
 use crate::{disk, model::LocatorId};
@@ -333,29 +333,30 @@ impl Frames {
         if let Some(catalogue) = self.catalogue.get() {
             return Ok(catalogue);
         }
-        let locator = self.load_locator()?;
+        // The image tells how large its locator can be.
         self.image.fetch_hot(deadline)?;
         let sizes = self.image.image().object_sizes()?;
+        let locator = self.load_locator(LocatorBound::new(sizes.iter().copied()))?;
         Ok(self.catalogue.get_or_init(|| Catalogue::new(locator, sizes)))
     }
 
-    fn load_locator(&self) -> Result<Locator, FetchError> {
+    fn load_locator(&self, bound: LocatorBound) -> Result<Locator, FetchError> {
         let wanted = self.origin.placement()?.locator;
         let path = self.store.layout().image_locator(self.image.image().id());
         if let Ok(bytes) = std::fs::read(&path)
             && LocatorId::of(&bytes) == wanted.id
         {
-            return Ok(Locator::parse(&bytes).map_err(Arc::new)?);
+            return Ok(Locator::parse(&bytes, bound).map_err(Arc::new)?);
         }
         let name = layout::locator(wanted.id);
-        if wanted.length > LOCATOR_SIZE_MAX {
+        if wanted.length > bound.length() {
             return Err(FetchError::Corrupt { path: name });
         }
         let bytes = self.origin.range(&name, 0..wanted.length)?;
         if LocatorId::of(&bytes) != wanted.id {
             return Err(FetchError::Corrupt { path: name });
         }
-        let locator = Locator::parse(&bytes).map_err(Arc::new)?;
+        let locator = Locator::parse(&bytes, bound).map_err(Arc::new)?;
         // It can be fetched again.
         if let Err(error) = disk::replace(&path, &bytes) {
             tracing::debug!(%error, "the locator is not kept");

@@ -26,8 +26,8 @@ use crate::remote::layout;
 use crate::store::{ReadError, Store};
 use crate::sys::Mapping;
 
-/// The beginning of a published image that is believed at most, in bytes.
-const PREFIX_MAX: u64 = 64 << 20;
+/// The beginning of a published image that is believed at most, in bytes: one of the largest image has 2 MiB.
+const PREFIX_MAX: u64 = 4 << 20;
 
 /// Bytes of digests fetched by one request when nobody waits for them.
 const DIGESTS_AT_ONCE: u64 = 1 << 20;

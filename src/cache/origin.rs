@@ -1,8 +1,9 @@
 //! The other side of a lazy mount: where the parts of one commit are, and whether anybody answers.
 
+use std::collections::HashSet;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -12,8 +13,12 @@ use super::shelf::chain;
 use crate::remote::format::Placement;
 use crate::remote::transport::{Traffic, Transport, TransportError};
 
-/// Failures of different kinds that are logged; more of them say nothing new.
-const COMPLAINTS_MAX: u64 = 64;
+/// Different failures that are logged, each once; more of them say nothing new.
+const COMPLAINTS_MAX: usize = 64;
+
+/// How long a request is sent again and again before its failure is told. Whoever reads asks again himself; and what waits
+/// here holds one of the few threads that fetch.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A time in which nobody answers, still going on.
 #[derive(Debug, Clone, Copy)]
@@ -29,7 +34,7 @@ pub(super) struct Outage {
 pub(super) struct Origin {
     remote: Option<(Transport, Placement)>,
     online: AtomicBool,
-    complaints: AtomicU64,
+    complaints: Mutex<HashSet<String>>,
     outage: Mutex<Option<Outage>>,
     answered: Mutex<Option<Instant>>,
     before: Traffic,
@@ -38,10 +43,11 @@ pub(super) struct Origin {
 impl Origin {
     /// Of a commit with this placement; of one that is here and nowhere else when there is none.
     pub fn new(remote: Option<(Transport, Placement)>) -> Self {
+        let remote = remote.map(|(transport, placement)| (transport.impatient(PATIENCE), placement));
         Self {
             remote,
             online: AtomicBool::new(true),
-            complaints: AtomicU64::new(0),
+            complaints: Mutex::default(),
             outage: Mutex::new(None),
             answered: Mutex::new(None),
             before: Traffic::default(),
@@ -90,11 +96,13 @@ impl Origin {
         *outage = Some(Outage { since, last });
     }
 
-    /// Logs that something that came is not what it should be.
+    /// Logs that something that came is not what it should be; once, not for each read that finds it so.
     pub fn complain(&self, error: &FetchError) {
-        let number = self.complaints.fetch_add(1, Ordering::Relaxed);
-        if number < COMPLAINTS_MAX {
-            tracing::error!("{}: {}", self.url(), chain(error));
+        let text = chain(error);
+        let mut complaints = self.complaints.lock();
+        if complaints.len() < COMPLAINTS_MAX && !complaints.contains(&text) {
+            tracing::error!("{}: {text}", self.url());
+            complaints.insert(text);
         }
     }
 
@@ -110,6 +118,11 @@ impl Origin {
             }
             Err(error) => {
                 let error = FetchError::from(error);
+                if !error.may_pass() {
+                    // Somebody answers, only not with what was asked for.
+                    self.complain(&error);
+                    return Err(error);
+                }
                 self.fails(Instant::now());
                 // Once for each time that it goes away, not for each read that finds it gone.
                 if self.online.swap(false, Ordering::Relaxed) {

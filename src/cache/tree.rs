@@ -217,11 +217,12 @@ impl Fetch for LazyTree {
             match self.attempt(absent, deadline) {
                 Ok(()) => return Ok(()),
                 Err(error) if error.may_pass() && self.patience != Patience::None => {
-                    if Instant::now() + AGAIN >= deadline {
+                    let pause = error.retry_after().map_or(AGAIN, |asked| asked.max(AGAIN));
+                    if Instant::now() + pause >= deadline {
                         thread::sleep(deadline.saturating_duration_since(Instant::now()));
                         return Err(failed(error));
                     }
-                    thread::sleep(AGAIN);
+                    thread::sleep(pause);
                 }
                 Err(error) => {
                     if matches!(error, FetchError::TooLate) {

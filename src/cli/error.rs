@@ -4,6 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use super::output;
+use crate::remote::transport::Reason;
 use crate::store::{OpenError, ReadError, RefError, ResolveError};
 use crate::trust::{SignatureError, TrustError};
 
@@ -89,6 +90,9 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
             _ => None,
         };
     }
+    if let Some(reason) = cause.downcast_ref::<Reason>() {
+        return transport_hint(reason).map(str::to_owned);
+    }
     if let Some(RefError::Changed { .. }) = cause.downcast_ref::<RefError>() {
         return Some("look at it with 'sapwood log' and try again".to_owned());
     }
@@ -97,6 +101,24 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
             Some("nothing was lost; make room ('sapwood gc' removes what no ref needs) and try again".to_owned())
         }
         io::ErrorKind::ReadOnlyFilesystem => Some("choose a repository that can be written with --repo".to_owned()),
+        _ => None,
+    }
+}
+
+fn transport_hint(reason: &Reason) -> Option<&'static str> {
+    match reason {
+        Reason::NoCredentials => Some(
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or AWS_SKIP_SIGNATURE=true for a public bucket",
+        ),
+        Reason::Certificate(_) => Some(
+            "if the server is the right one: 'sapwood remote add --replace … --ca-file FILE' (or SSL_CERT_FILE) names its authority",
+        ),
+        Reason::Tls(_) => {
+            Some("'sapwood remote add --replace … --client-certificate FILE' shows the server who is asking")
+        }
+        Reason::System(error) if error.kind() == io::ErrorKind::StorageFull => {
+            Some("nothing was lost; make room there and run the same command again: what was sent is not sent again")
+        }
         _ => None,
     }
 }

@@ -16,6 +16,9 @@ use crate::store::{Config, OpenError, Store};
 /// Where what comes from bare URLs is kept on behalf of the system.
 const SYSTEM_CACHE: &str = "/var/cache/sapwood";
 
+/// How long a mount of what is known waits for news of it: a machine that boots without a network should not boot minutes later.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// The repository that keeps what comes from `source`: the one that is given; for a bare URL else a cache of the user.
 ///
 /// # Errors
@@ -55,7 +58,11 @@ pub fn open_or_make(path: &std::path::Path) -> Result<Store> {
 /// # Errors
 /// When nobody is trusted, the remote is refused, or nobody answers and nothing is here.
 pub fn visit(store: &Store, source: &RemoteSource, trust: &TrustArgs) -> Result<Visit> {
-    match source.open(store, trust) {
+    let opened = source.open(store, trust);
+    // What was here before can be mounted without anybody's word.
+    let is_known = store.read_ref(&source.local_ref())?.is_some();
+    match opened {
+        Ok(remote) if is_known => Ok(Visit::remote(store, &remote.impatient(PATIENCE), &source.name)?),
         Ok(remote) => Ok(Visit::remote(store, &remote, &source.name)?),
         Err(error) => match error.downcast::<RemoteError>() {
             Ok(error @ RemoteError::Transport { .. }) => Ok(Visit::seen_last(store, &source.local_ref(), error)?),

@@ -18,6 +18,7 @@ mod db;
 mod demo;
 mod described;
 mod diff;
+mod environment;
 mod error;
 mod export;
 mod fsck;
@@ -42,6 +43,7 @@ mod serve;
 mod show;
 mod size;
 mod source;
+mod transport_args;
 mod umount;
 mod whence;
 

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::keys;
+use super::{environment, keys};
 use crate::model::{ImagePath, RefName};
 use crate::remote::{Remote, RemoteConfig, RemoteName, Remotes, RemotesError};
 use crate::store::Store;
@@ -128,7 +128,7 @@ impl RemoteSource {
         if trust.allow_older {
             remotes.forget(&name, &self.name)?;
         }
-        Ok(Remote::open(store, name, &config)?)
+        Ok(Remote::open(store, name, &environment::complete(config))?)
     }
 }
 

@@ -4,6 +4,8 @@
 //! after the ref record and the commit passed [`Trust`]. The placement beside them is advice. Used by `pull`, by lazy
 //! mounts and by the publisher, who must know what is there.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use parking_lot::Mutex;
 
@@ -25,6 +27,9 @@ const ANNOUNCEMENT_SIZE_MAX: u64 = 64 << 10;
 
 /// So many changes of keys are followed back at most.
 const ANNOUNCEMENTS_MAX: usize = 8;
+
+/// So many unknown signers are looked for at most.
+const STRANGERS_MAX: usize = 4;
 
 /// Why a remote gave no commit.
 #[derive(Debug, thiserror::Error)]
@@ -124,6 +129,13 @@ impl Remote {
         Ok(Self { name, transport, remotes, store, trust: Mutex::new(trust), learned: Mutex::default() })
     }
 
+    /// The same for somebody who does not wait longer than `patience` for what does not come.
+    #[must_use]
+    pub fn impatient(mut self, patience: Duration) -> Self {
+        self.transport = self.transport.impatient(patience);
+        self
+    }
+
     /// Its name, for refs and messages.
     #[must_use]
     pub const fn name(&self) -> &RemoteName {
@@ -216,7 +228,8 @@ impl Remote {
         let first = check(&self.trust.lock());
         let Err(TrustError::Signature(SignatureError::UnknownKey { keys })) = &first else { return Ok(first) };
         let Trust::Keys(mut ring) = self.trust.lock().clone() else { return Ok(first) };
-        for key in keys {
+        // Each stranger costs requests, and a server may list as many as it likes.
+        for key in keys.iter().take(STRANGERS_MAX) {
             if self.follow_announcements(*key, &mut ring)? {
                 *self.trust.lock() = Trust::Keys(ring);
                 return Ok(check(&self.trust.lock()));

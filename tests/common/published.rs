@@ -8,7 +8,9 @@ use std::path::Path;
 
 use sapwood::model::{BLOCK_SIZE, CommitId, LARGE_OBJECT, LocatorId, ObjectId, PackId, RefName};
 use sapwood::remote::format::wire::encode_image;
-use sapwood::remote::format::{FileRef, Frame, ImageRef, Locator, LocatorBuilder, PackWriter, Placement, Spot};
+use sapwood::remote::format::{
+    FileRef, Frame, ImageRef, Locator, LocatorBound, LocatorBuilder, PackWriter, Placement, Spot,
+};
 use sapwood::remote::layout;
 use sapwood::store::{ObjectSource as _, Store};
 use sapwood::trust::{Envelope, RefRecord};
@@ -54,7 +56,8 @@ impl Published {
         }
         gathering.finish();
         let locator = self.locator(&objects);
-        Locator::parse(&locator).expect("a locator");
+        let bound = LocatorBound::new(objects.iter().map(|(_, size)| *size));
+        Locator::parse(&locator, bound).expect("a locator");
         let locator = FileRef {
             id: LocatorId::of(&locator),
             length: write(destination, &layout::locator(LocatorId::of(&locator)), &locator),

@@ -54,11 +54,12 @@ impl DeltaHead {
         self.length
     }
 
-    /// Reads a head; what follows it is ignored.
+    /// Reads a head of at most `most` pieces; what follows it is ignored. Whoever knows the commit it leads to knows how many
+    /// that can be, see [`super::most_pieces`]; one that announces more is refused before anything is unpacked.
     ///
     /// # Errors
     /// [`DeltaError`].
-    pub fn parse(bytes: &[u8]) -> Result<Self, DeltaError> {
+    pub fn parse(bytes: &[u8], most: u64) -> Result<Self, DeltaError> {
         let (fixed, rest) = bytes.split_at_checked(HEADER_SIZE).ok_or(DeltaError::Magic)?;
         if fixed[..8] != MAGIC {
             return Err(DeltaError::Magic);
@@ -71,7 +72,7 @@ impl DeltaHead {
         let (index, _) = rest.split_at_checked(number(16) as usize).ok_or(DeltaError::Length)?;
         let count = number(20) as usize;
         let length = (HEADER_SIZE + image.len() + index.len()) as u64;
-        if count > PIECES_MAX {
+        if count > PIECES_MAX || count as u64 > most {
             return Err(DeltaError::Length);
         }
         Ok(Self { image_delta: image.to_vec(), pieces: unpack(index, count, length)?, length })
@@ -135,7 +136,7 @@ mod tests {
         let piece = |number: u32| Piece { new: number, old: number + 3, offset: 0, length: number % 7 + 1 };
         let pieces: Vec<Piece> = (0..500).map(piece).collect();
         let bytes = DeltaHead::encode(b"image", &pieces).expect("memory");
-        let head = DeltaHead::parse(&bytes).expect("own bytes");
+        let head = DeltaHead::parse(&bytes, 500).expect("own bytes");
         assert_eq!((head.image_delta(), head.length()), (&b"image"[..], bytes.len() as u64));
         let mut offset = bytes.len() as u64;
         for (found, piece) in head.pieces().iter().zip(&pieces) {
@@ -143,12 +144,13 @@ mod tests {
             offset += u64::from(piece.length);
         }
         for length in 0..bytes.len() {
-            assert!(DeltaHead::parse(&bytes[..length]).is_err(), "{length} bytes");
+            assert!(DeltaHead::parse(&bytes[..length], 500).is_err(), "{length} bytes");
         }
         for at in 12..24 {
             let mut greedy = bytes.clone();
             greedy[at] = 0xff;
-            assert!(DeltaHead::parse(&greedy).is_err(), "byte {at}");
+            assert!(DeltaHead::parse(&greedy, u64::MAX).is_err(), "byte {at}");
         }
+        assert!(matches!(DeltaHead::parse(&bytes, 499), Err(DeltaError::Length)));
     }
 }

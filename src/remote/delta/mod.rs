@@ -29,6 +29,6 @@ mod write;
 
 pub use error::DeltaError;
 pub use head::{DELTA_HEAD_MAX, DeltaHead, Piece};
-pub use patch::{PIECE, apply_piece, base_range, piece_count, piece_range};
+pub use patch::{PIECE, apply_piece, base_range, most_pieces, piece_count, piece_range};
 pub use predecessor::{Pair, pairs};
 pub use write::{DeltaOptions, DeltaSummary, Side, write_delta};

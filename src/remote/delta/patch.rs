@@ -5,6 +5,8 @@ use std::ops::Range;
 
 use zstd::zstd_safe::CParameter;
 
+use crate::model::Commit;
+
 /// Bytes of new content that are patched together.
 pub const PIECE: u64 = 4 << 20;
 
@@ -21,6 +23,12 @@ const CHAIN_LOG: u32 = 21;
 #[must_use]
 pub const fn piece_count(size: u64) -> u64 {
     size.div_ceil(PIECE)
+}
+
+/// How many pieces the objects of a commit can have at most.
+#[must_use]
+pub fn most_pieces(commit: &Commit) -> u64 {
+    commit.entries.saturating_add(piece_count(commit.content_bytes))
 }
 
 /// Which bytes of an object of `size` bytes a piece has.

@@ -18,7 +18,7 @@ use super::{FetchOptions, FetchProgress};
 use crate::image::{Image, ObjectUse};
 use crate::model::{BLOCK_SIZE, DeltaId, LARGE_OBJECT, ObjectId};
 use crate::remote::delta::{DeltaHead, apply_piece, base_range, piece_count, piece_range};
-use crate::remote::format::Frame;
+use crate::remote::format::{Frame, is_in_proportion};
 use crate::remote::layout;
 use crate::remote::transport::Transport;
 use crate::store::{ObjectSource as _, StoreWriter};
@@ -88,7 +88,7 @@ impl PatchPlan {
             let range = piece_range(number, size);
             let raw_length = u32::try_from(range.end - range.start).ok()?;
             let frame = Frame { pack: 0, offset: u32::try_from(piece.offset).ok()?, length: piece.length, raw_length };
-            if piece.offset < end || !super::plan::is_in_proportion(&frame) {
+            if piece.offset < end || !is_in_proportion(frame.length, raw_length) {
                 return None;
             }
             end = frame.end();

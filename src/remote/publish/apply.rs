@@ -64,7 +64,7 @@ pub fn apply(
     // A collection must not take what is being read.
     let _hold: Option<Hold> = store.hold(crate::disk::Wait::Announced(&|_| {})).ok();
     let objects: Vec<(ObjectId, u64)> = plan.commits.iter().flat_map(|commit| &commit.objects).copied().collect();
-    let new = pack_and_upload(store, transport, &objects, options.level, options.threads, progress)?;
+    let new = pack_and_upload(store, transport, &objects, options, progress)?;
     let mut report = PublishReport {
         packs: new.packs.len(),
         pack_bytes: new.packs.iter().map(|pack| pack.length).sum(),

@@ -9,7 +9,7 @@ use super::error::PublishError;
 use crate::image::Image;
 use crate::model::{CommitId, ImageId, ObjectId, RefName};
 use crate::remote::format::wire::{IMAGE_SIZE_MAX, decode_image};
-use crate::remote::format::{Frame, LOCATOR_SIZE_MAX, Locator, PLACEMENT_SIZE_MAX, PackRef, Placement};
+use crate::remote::format::{Frame, Locator, LocatorBound, PLACEMENT_SIZE_MAX, PackRef, Placement};
 use crate::remote::layout;
 use crate::remote::transport::{Transport, TransportError, Version};
 use crate::store::{ReadError, Store};
@@ -132,7 +132,8 @@ fn ancestors(store: &Store, name: &RefName, depth: u64) -> Result<Vec<CommitId>,
     Ok(ids)
 }
 
-fn read_ref(transport: &Transport, name: &RefName) -> Result<Option<PublishedRef>, PublishError> {
+/// A ref as it is published now, if it is.
+pub(super) fn read_ref(transport: &Transport, name: &RefName) -> Result<Option<PublishedRef>, PublishError> {
     let path = layout::reference(name);
     let Some((bytes, version)) = transport.get(&path, REF_SIZE_MAX)? else { return Ok(None) };
     let damaged = |error: &dyn std::fmt::Display| PublishError::damaged(path.clone(), error);
@@ -167,12 +168,11 @@ impl Survey {
     ) -> Result<(), PublishError> {
         let Some(image) = image_of(store, transport, commit, placement)? else { return Ok(()) };
         let path = layout::locator(placement.locator.id);
-        let Some((bytes, _)) = transport.get(&path, placement.locator.length.min(LOCATOR_SIZE_MAX))? else {
-            return Ok(());
-        };
-        let locator = Locator::parse(&bytes).map_err(|error| PublishError::damaged(path, error))?;
-        let number = u32::try_from(self.locators.len()).expect("one a ref");
         let damaged = |source| PublishError::Image { id: image.id(), source };
+        let bound = LocatorBound::new(image.object_sizes().map_err(damaged)?);
+        let Some((bytes, _)) = transport.get(&path, bound.length())? else { return Ok(()) };
+        let locator = Locator::parse(&bytes, bound).map_err(|error| PublishError::damaged(path, error))?;
+        let number = u32::try_from(self.locators.len()).expect("one a ref");
         for (index, id) in image.objects().map_err(damaged)?.enumerate() {
             let Ok(index) = u32::try_from(index) else { break };
             if locator.object(index).is_some() {

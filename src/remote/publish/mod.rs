@@ -21,5 +21,5 @@ mod refs;
 pub use apply::{PublishReport, Published, apply};
 pub use error::PublishError;
 pub use existing::{Survey, survey};
-pub use options::PublishOptions;
+pub use options::{PACK_SIZE, PublishOptions};
 pub use plan::{CommitPlan, PublishPlan, PublishRequest, RefPlan, plan};

@@ -10,16 +10,13 @@ use std::thread;
 
 use super::error::PublishError;
 use super::frames::{FrameContents, FrameCutter};
+use super::options::PublishOptions;
 use crate::disk::TemporaryFile;
 use crate::model::{ObjectId, PackId};
 use crate::remote::format::{Frame, PackRef, PackWriter, compress_frames};
 use crate::remote::layout;
 use crate::remote::transport::Transport;
 use crate::store::Store;
-
-/// A pack is closed when it has at least this many bytes: large enough that a whole system is a dozen, small enough that
-/// each is one upload.
-const PACK_TARGET: u64 = 64 << 20;
 
 /// What was packed in this run.
 #[derive(Debug, Default)]
@@ -35,8 +32,7 @@ pub(super) fn pack_and_upload(
     store: &Store,
     transport: &Transport,
     objects: &[(ObjectId, u64)],
-    level: i32,
-    threads: usize,
+    options: &PublishOptions,
     progress: &AtomicU64,
 ) -> Result<NewPacks, PublishError> {
     if objects.is_empty() {
@@ -49,13 +45,13 @@ pub(super) fn pack_and_upload(
         let uploader = scope.spawn(move || upload_all(transport, &receiver));
         let mut filling = Filling::new(store.layout().temporary());
         let packed = compress_frames(
-            level,
-            threads,
+            options.level,
+            options.threads,
             || cutter.next(),
             |contents, raw, frame| {
                 filling.add(contents, raw.len(), &frame)?;
                 progress.fetch_add(raw.len() as u64, Ordering::Relaxed);
-                let Some(pack) = filling.close_if(PACK_TARGET) else { return Ok(()) };
+                let Some(pack) = filling.close_if(options.pack_size) else { return Ok(()) };
                 // The uploader is gone only after an error, which is reported below.
                 sender.send(pack).map_err(|_| PublishError::Pack(std::io::Error::other("the upload has stopped")))
             },

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::error::PublishError;
-use super::existing::Survey;
+use super::existing::{self, Survey};
 use super::plan::{CommitPlan, RefPlan};
 use crate::model::{Commit, CommitId};
 use crate::remote::format::Placement;
@@ -78,7 +78,12 @@ pub(super) fn put_ref(
     let mode = there.map_or(Put::IfAbsent, |there| Put::IfVersion(there.version.clone()));
     match transport.put(&layout::reference(&plan.name), bytes.into(), &mode) {
         Err(TransportError::Exists { .. } | TransportError::Changed { .. }) => {
-            Err(PublishError::Raced { name: plan.name.clone() })
+            // Perhaps it was us: an answer that is lost makes a request be sent again. Or somebody with the same in mind.
+            let keys: Vec<PublicKey> = signers.iter().map(SecretKey::public).collect();
+            match existing::read_ref(transport, &plan.name)? {
+                Some(there) if there.record.commit == plan.commit && there.is_signed_by(&keys) => Ok(()),
+                _ => Err(PublishError::Raced { name: plan.name.clone() }),
+            }
         }
         other => Ok(other.map(drop)?),
     }

@@ -13,8 +13,8 @@ use super::selection;
 use crate::image::{Image, ObjectUse};
 use crate::model::{CommitId, LocatorId, ObjectId};
 use crate::remote::client::Remote;
-use crate::remote::fetch::{FetchPlan, PatchPlan, check_announced};
-use crate::remote::format::{FileRef, LOCATOR_SIZE_MAX, Locator, Placement};
+use crate::remote::fetch::{FetchPlan, PatchPlan};
+use crate::remote::format::{FileRef, Locator, LocatorBound, LocatorError, Placement};
 use crate::remote::layout;
 use crate::store::Store;
 
@@ -57,7 +57,7 @@ impl CommitPlan {
         options: &PullOptions,
         foreseen: &Foreseen,
     ) -> Result<Self, PullError> {
-        let mut placement = LazyPlacement { remote, id: target.id, known: target.placement.clone() };
+        let mut placement = LazyPlacement { remote, target, known: target.placement.clone() };
         let mut offer = None;
         let image = match Obtained::from_store(store, target.commit.image)? {
             Some(image) => image,
@@ -112,25 +112,27 @@ pub(super) fn frames(
 ) -> Result<FetchPlan, PullError> {
     let url = || remote.transport().url().into();
     let id = file.id;
-    let length = file.length.min(LOCATOR_SIZE_MAX);
+    let refused = |source| PullError::Locator { url: url(), id, source };
+    // verify() has walked the same tables.
+    let bound = LocatorBound::new(image.object_uses().flatten().map(|object| object.size));
+    if file.length > bound.length() {
+        return Err(refused(LocatorError::Length));
+    }
     let bytes = remote
         .transport()
-        .get_range(&layout::locator(id), 0..length)
+        .get_range(&layout::locator(id), 0..file.length)
         .map_err(|source| PullError::Transport { url: url(), source })?;
     if LocatorId::of(&bytes) != id {
         return Err(PullError::LocatorDigest { url: url(), id });
     }
-    let refused = |source| PullError::Plan { url: url(), commit, source };
-    // verify() has walked the same tables.
-    let count = check_announced(&bytes, image.object_uses().flatten()).map_err(refused)?;
-    let locator = Locator::parse(&bytes).map_err(|source| PullError::Locator { url: url(), id, source })?;
-    FetchPlan::new(&locator, count, missing).map_err(refused)
+    let locator = Locator::parse(&bytes, bound).map_err(refused)?;
+    FetchPlan::new(&locator, missing).map_err(|source| PullError::Plan { url: url(), commit, source })
 }
 
 /// The placement of a commit, asked for when it is needed first.
 struct LazyPlacement<'a> {
     remote: &'a Remote,
-    id: CommitId,
+    target: &'a Target,
     known: Option<Placement>,
 }
 
@@ -139,13 +141,14 @@ impl LazyPlacement<'_> {
         if options.without_deltas {
             return Ok(None);
         }
-        Ok(Offer::find(&|id| foreseen.image(store, id), self.remote, self.get()?))
+        let (remote, target) = (self.remote, self.target);
+        Ok(Offer::find(&|id| foreseen.image(store, id), remote, &target.commit, self.get()?))
     }
 
     fn get(&mut self) -> Result<&Placement, PullError> {
         let placement = match self.known.take() {
             Some(placement) => placement,
-            None => self.remote.placement(self.id)?,
+            None => self.remote.placement(self.target.id)?,
         };
         Ok(self.known.insert(placement))
     }

@@ -10,8 +10,8 @@ use object_store::{
 };
 
 use super::open::{Endpoint, Kind};
-use super::{Put, Transport, TransportError, Version};
-use crate::disk::{Lock, Wait};
+use super::{Put, Transport, TransportError, Version, sweep};
+use crate::disk::{Lock, LockError, Wait};
 
 /// Bytes of one part of a large upload: S3 wants at least 5 MiB and at most 10,000 parts.
 const PART: usize = 8 << 20;
@@ -29,6 +29,7 @@ impl Transport {
     /// [`TransportError::Exists`] or [`TransportError::Changed`] as `mode` asks; else what went wrong in the end.
     pub fn put(&self, path: &str, bytes: Bytes, mode: &Put) -> Result<Version, TransportError> {
         let endpoint = self.writable()?;
+        self.announce(endpoint, path)?;
         let length = bytes.len() as u64;
         let version = match (&endpoint.kind, mode) {
             (Kind::Directory(directory), Put::IfVersion(version)) => {
@@ -85,6 +86,7 @@ impl Transport {
             progress(length);
             return Ok(());
         }
+        self.announce(endpoint, path)?;
         self.count_local(endpoint);
         let error = |source| endpoint.failed("write", path, source);
         let begin = async { endpoint.store.put_multipart(&endpoint.path(path)).await };
@@ -130,7 +132,7 @@ impl Transport {
         }
     }
 
-    fn writable(&self) -> Result<&Endpoint, TransportError> {
+    pub(super) fn writable(&self) -> Result<&Endpoint, TransportError> {
         let endpoint = self.first();
         match endpoint.kind {
             Kind::Web => Err(TransportError::CannotWrite { url: endpoint.url.clone() }),
@@ -138,14 +140,24 @@ impl Transport {
         }
     }
 
+    /// Says, before the first byte, that we write to a directory.
+    fn announce(&self, endpoint: &Endpoint, path: &str) -> Result<(), TransportError> {
+        let Kind::Directory(directory) = &endpoint.kind else { return Ok(()) };
+        if self.inner.writing.get().is_none() {
+            let lock =
+                sweep::enter(directory).map_err(|source| TransportError::Lock { path: path.to_owned(), source })?;
+            // Two threads may both have come here; one of the locks is enough.
+            let _ = self.inner.writing.set(lock);
+        }
+        Ok(())
+    }
+
     fn lock(&self, directory: &Path, path: &str) -> Result<Lock, TransportError> {
-        let failed = |source: Box<dyn std::error::Error + Send + Sync>| TransportError::Failed {
-            action: "lock the directory of",
-            path: path.to_owned(),
-            source,
-        };
-        std::fs::create_dir_all(directory).map_err(|error| failed(error.into()))?;
-        Lock::exclusive(&directory.join(LOCK), Wait::Announced(&|_| {})).map_err(|error| failed(error.into()))
+        let failed = |source| TransportError::Lock { path: path.to_owned(), source };
+        let file = directory.join(LOCK);
+        let made = std::fs::create_dir_all(directory);
+        made.map_err(|source| failed(LockError::Io { path: file.clone(), source }))?;
+        Lock::exclusive(&file, Wait::Announced(&|_| {})).map_err(failed)
     }
 }
 

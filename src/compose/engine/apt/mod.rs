@@ -62,7 +62,8 @@ impl<'a> Apt<'a> {
     /// Waits until no other compose writes to `path`'s surroundings, and keeps others from it.
     fn lock(&self, path: &Path, what: &str) -> Result<Lock, EngineError> {
         let runner = self.surroundings.runner;
-        let announce = |holder: &str| runner.note(&format!("waiting for {holder}, which {what}"));
+        // Its number would be that of another pid namespace.
+        let announce = |_: &str| runner.note(&format!("waiting for another compose, which {what}"));
         Ok(Lock::exclusive(path, Wait::Announced(&announce))?)
     }
 

@@ -119,7 +119,11 @@ fn pattern(treefile: &Treefile) -> String {
         Variant::Important => "?or(?essential,?priority(required),?priority(important))",
         Variant::Standard => "?or(?essential,?priority(required),?priority(important),?priority(standard))",
     };
-    set.to_owned()
+    // Names have dots and pluses in them, and no other characters with a meaning.
+    let quote = |name: &String| name.replace('.', "[.]").replace('+', "[+]");
+    let without: String =
+        treefile.exclude_packages.iter().map(|name| format!(",?not(?name(^{}$))", quote(name))).collect();
+    if without.is_empty() { set.to_owned() } else { format!("?and({set}{without})") }
 }
 
 /// `name = version` and `name=version` are the same to us.
