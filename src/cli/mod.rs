@@ -9,15 +9,20 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::compose::sandbox;
+
 mod boot;
 mod cat;
 mod cleanup;
 mod commit;
+mod compose;
 mod config;
+mod db;
 mod demo;
 mod deploy;
 mod deploy_words;
 mod deploying;
+mod described;
 mod diff;
 mod environment;
 mod error;
@@ -60,6 +65,7 @@ mod transport_args;
 mod umount;
 mod undeploy;
 mod upgrade;
+mod whence;
 
 /// Root filesystems as commits: store them, look into them, mount them.
 #[derive(Debug, Parser)]
@@ -99,11 +105,14 @@ enum Verb {
     Init(init::Args),
     Config(config::Args),
     Commit(commit::Args),
+    Compose(compose::Args),
     Refs(refs::Args),
     Log(log::Args),
     Show(show::Args),
     Ls(ls::Args),
     Cat(cat::Args),
+    Db(db::Args),
+    Whence(whence::Args),
     Diff(diff::Args),
     Export(export::Args),
     Fsck(fsck::Args),
@@ -147,6 +156,13 @@ pub struct Context {
 /// Runs the command that `arguments` (the program's name first) describe and returns the exit status.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     crate::sys::give_back_large_buffers();
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    if arguments.first().is_some_and(|name| name == sandbox::NAME) {
+        return match sandbox::enter(&arguments) {
+            Ok(code) => ExitCode::from(code),
+            Err(error) => error::report(&error.into()),
+        };
+    }
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => return error::usage(&error),
@@ -160,11 +176,14 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Init(args) => init::run(args, &context),
         Verb::Config(args) => config::run(args, &context),
         Verb::Commit(args) => commit::run(args, &context),
+        Verb::Compose(args) => compose::run(args, &context),
         Verb::Refs(args) => refs::run(args, &context),
         Verb::Log(args) => log::run(args, &context),
         Verb::Show(args) => show::run(args, &context),
         Verb::Ls(args) => ls::run(args, &context),
         Verb::Cat(args) => cat::run(args, &context),
+        Verb::Db(args) => db::run(args, &context),
+        Verb::Whence(args) => whence::run(args, &context),
         Verb::Diff(args) => diff::run(args, &context),
         Verb::Export(args) => export::run(args, &context),
         Verb::Fsck(args) => fsck::run(args, &context),
