@@ -109,7 +109,7 @@ impl Catalogue {
 mod tests {
     use super::*;
     use crate::model::PackId;
-    use crate::remote::format::LocatorBuilder;
+    use crate::remote::format::{LocatorBound, LocatorBuilder};
 
     #[test]
     fn frames_lead_to_their_pieces_and_pieces_to_their_frames() {
@@ -123,7 +123,8 @@ mod tests {
             builder.object(Spot { frame, offset });
         }
         let sizes = vec![100, 20, 5 * BLOCK_SIZE + 1, 50, 1000];
-        let locator = Locator::parse(&builder.finish().expect("memory")).expect("sound");
+        let bound = LocatorBound::new(sizes.iter().copied());
+        let locator = Locator::parse(&builder.finish().expect("memory"), bound).expect("sound");
         let catalogue = Catalogue::new(locator, sizes);
         let object = |index, range| Piece::Object { index, range };
         assert_eq!(catalogue.pieces(0), [object(3, 100..150), object(1, 500..520)]);

@@ -1,11 +1,12 @@
 //! Why something did not come.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::image::ImageError;
 use crate::remote::format::LocatorError;
 use crate::remote::format::wire::WireError;
-use crate::remote::transport::TransportError;
+use crate::remote::transport::{Reason, TransportError};
 
 /// Why something could not be fetched. Cheap to clone: one failure is told to everybody who waited.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -53,9 +54,7 @@ impl FetchError {
     #[must_use]
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Transport(error) => {
-                !matches!(**error, TransportError::Missing { .. } | TransportError::TooLarge { .. })
-            }
+            Self::Transport(error) => error.may_pass() || is_out_of_reach(error),
             Self::GivenUp | Self::NoRoom(_) => true,
             Self::TooLate
             | Self::Corrupt { .. }
@@ -66,6 +65,22 @@ impl FetchError {
             | Self::NoRemote => false,
         }
     }
+}
+
+impl FetchError {
+    /// When the other side wants to be asked again, if it says so.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Transport(error) => error.retry_after(),
+            _ => None,
+        }
+    }
+}
+
+/// Whether a directory is away, as one on a share that is not mounted.
+fn is_out_of_reach(error: &TransportError) -> bool {
+    matches!(error, TransportError::Gone { .. } | TransportError::Failed { source: Reason::System(_), .. })
 }
 
 impl From<TransportError> for FetchError {

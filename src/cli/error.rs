@@ -4,6 +4,10 @@ use std::io;
 use std::process::ExitCode;
 
 use super::output;
+use crate::deploy::apply::Refusal;
+use crate::deploy::boot::BootError;
+use crate::deploy::error::SysrootError;
+use crate::remote::transport::Reason;
 use crate::store::{OpenError, ReadError, RefError, ResolveError};
 use crate::trust::{SignatureError, TrustError};
 
@@ -97,14 +101,47 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
             _ => None,
         };
     }
+    if let Some(reason) = cause.downcast_ref::<Reason>() {
+        return transport_hint(reason).map(str::to_owned);
+    }
     if let Some(RefError::Changed { .. }) = cause.downcast_ref::<RefError>() {
         return Some("look at it with 'sapwood log' and try again".to_owned());
+    }
+    if let Some(Refusal::EmptyMenu) = cause.downcast_ref::<Refusal>() {
+        return Some("'sapwood sysroot write-menu' writes it anew, from the deployments there are".to_owned());
+    }
+    if let Some(BootError::NotMounted(_)) = cause.downcast_ref::<BootError>() {
+        return Some("mount it; if it is a new one, 'sapwood sysroot write-menu' fills it".to_owned());
+    }
+    if let Some(SysrootError::NotASysroot(path)) = cause.downcast_ref::<SysrootError>() {
+        return Some(format!("make it one with: sapwood sysroot init {}", path.display()));
+    }
+    if let Some(SysrootError::NoDeployment(_)) = cause.downcast_ref::<SysrootError>() {
+        return Some("'sapwood status' lists them".to_owned());
     }
     match cause.downcast_ref::<io::Error>()?.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             Some("nothing was lost; make room ('sapwood gc' removes what no ref needs) and try again".to_owned())
         }
         io::ErrorKind::ReadOnlyFilesystem => Some("choose a repository that can be written with --repo".to_owned()),
+        _ => None,
+    }
+}
+
+fn transport_hint(reason: &Reason) -> Option<&'static str> {
+    match reason {
+        Reason::NoCredentials => Some(
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or AWS_SKIP_SIGNATURE=true for a public bucket",
+        ),
+        Reason::Certificate(_) => Some(
+            "if the server is the right one: 'sapwood remote add --replace … --ca-file FILE' (or SSL_CERT_FILE) names its authority",
+        ),
+        Reason::Tls(_) => {
+            Some("'sapwood remote add --replace … --client-certificate FILE' shows the server who is asking")
+        }
+        Reason::System(error) if error.kind() == io::ErrorKind::StorageFull => {
+            Some("nothing was lost; make room there and run the same command again: what was sent is not sent again")
+        }
         _ => None,
     }
 }

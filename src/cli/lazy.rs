@@ -1,18 +1,27 @@
 //! Remote sources as mounts and prefetches see them: which repository keeps what comes, and the commit behind a name.
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
 use super::remote_source::{Origin, RemoteSource, TrustArgs};
-use super::{Context, repository};
-use crate::cache::Visit;
-use crate::remote::RemoteError;
+use super::{Context, environment, repository};
+use crate::cache::{LazyOptions, LazyTree, Patience, ProfileChoice, Visit};
+use crate::fuse::{MountOptions, Profile};
+use crate::model::CommitId;
+use crate::remote::format::ProfileText;
+use crate::remote::transport::Transport;
+use crate::remote::{RemoteConfig, RemoteError, RemoteName, Remotes};
 use crate::store::{Config, OpenError, Store};
 
 /// Where what comes from bare URLs is kept on behalf of the system.
 const SYSTEM_CACHE: &str = "/var/cache/sapwood";
+
+/// How long a mount of what is known waits for news of it: a machine that boots without a network should not boot minutes later.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The repository that keeps what comes from `source`: the one that is given; for a bare URL else a cache of the user.
 ///
@@ -37,7 +46,7 @@ pub fn repository(source: &RemoteSource, context: &Context) -> Result<PathBuf> {
 ///
 /// # Errors
 /// When something else is there.
-pub fn open_or_make(path: &std::path::Path) -> Result<Store> {
+pub fn open_or_make(path: &Path) -> Result<Store> {
     match Store::open(path) {
         Err(OpenError::NotARepository(_)) => match Store::init(path, &Config::default()) {
             // Somebody was faster.
@@ -53,7 +62,11 @@ pub fn open_or_make(path: &std::path::Path) -> Result<Store> {
 /// # Errors
 /// When nobody is trusted, the remote is refused, or nobody answers and nothing is here.
 pub fn visit(store: &Store, source: &RemoteSource, trust: &TrustArgs) -> Result<Visit> {
-    match source.open(store, trust) {
+    let opened = source.open(store, trust);
+    // What was here before can be mounted without anybody's word.
+    let is_known = store.read_ref(&source.local_ref())?.is_some();
+    match opened {
+        Ok(remote) if is_known => Ok(Visit::remote(store, &remote.impatient(PATIENCE), &source.name)?),
         Ok(remote) => Ok(Visit::remote(store, &remote, &source.name)?),
         Err(error) => match error.downcast::<RemoteError>() {
             Ok(error @ RemoteError::Transport { .. }) => Ok(Visit::seen_last(store, &source.local_ref(), error)?),
@@ -61,4 +74,70 @@ pub fn visit(store: &Store, source: &RemoteSource, trust: &TrustArgs) -> Result<
             Err(other) => Err(other),
         },
     }
+}
+
+/// The commit `id` as it is here, with the way to what is missing if one of the configured remotes has it.
+///
+/// # Errors
+/// When it is not here.
+pub fn visit_local(store: &Store, id: CommitId) -> Result<Visit> {
+    visit_with_remote(store, id).map(|(visit, _)| visit)
+}
+
+/// The same, and that remote.
+///
+/// # Errors
+/// When the commit is not here.
+pub fn visit_with_remote(store: &Store, id: CommitId) -> Result<(Visit, Option<RemoteConfig>)> {
+    let visit = Visit::local(store, id)?;
+    Ok(match way_to(store, id).filter(|_| store.is_lazy(id)) {
+        Some((config, transport)) => (visit.through(store, transport), Some(config)),
+        None => (visit, None),
+    })
+}
+
+/// The remote that a local ref to the commit came from, and the way to it.
+fn way_to(store: &Store, id: CommitId) -> Option<(RemoteConfig, Transport)> {
+    let remotes = Remotes::of(store);
+    let refs = store.refs().ok()?;
+    let names = refs.iter().filter(|(_, commit)| *commit == id).filter_map(|(name, _)| RemoteName::of_local_ref(name));
+    let configs = names.filter_map(|name| remotes.read(&name).ok()).map(environment::complete);
+    configs.into_iter().find_map(|config| {
+        let transport = Transport::open(&config.url, &config.transport).ok()?;
+        Some((config, transport))
+    })
+}
+
+/// A visited commit opened as mount options say.
+///
+/// # Errors
+/// When its image cannot be had.
+pub fn open(store: &Store, visit: &Visit, options: &MountOptions) -> Result<Arc<LazyTree>> {
+    let patience = options.fetch_timeout.map_or(Patience::None, Patience::Within);
+    Ok(visit.open(store, LazyOptions { patience, cache_size: options.cache_size })?)
+}
+
+/// What is fetched first. A file that cannot be used is no reason not to mount.
+pub fn profile(option: &Profile) -> ProfileChoice {
+    match option {
+        Profile::None => ProfileChoice::None,
+        Profile::WhenReading => ProfileChoice::WhenReading,
+        Profile::Auto => ProfileChoice::Published,
+        Profile::File(path) => match read_profile(path) {
+            Ok(text) => ProfileChoice::Listed(text),
+            Err(error) => {
+                tracing::warn!("nothing is fetched first: {error:#}");
+                ProfileChoice::None
+            }
+        },
+    }
+}
+
+/// Reads the text of a profile.
+///
+/// # Errors
+/// When there is no such file or it is no profile.
+pub fn read_profile(path: &Path) -> Result<ProfileText> {
+    let text = std::fs::read(path).with_context(|| format!("cannot read the profile {}", path.display()))?;
+    ProfileText::parse(&text).with_context(|| path.display().to_string())
 }

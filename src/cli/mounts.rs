@@ -1,4 +1,5 @@
-//! `sapwood mounts`: the running mounts with what they have done so far, and the exchange of the program below them.
+//! `sapwood mounts`: the running mounts with what they have done so far, one of them in words, and the exchange of the
+//! program below them.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -7,17 +8,19 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use super::mount::{HANDOFF_VERSION, own_program, registry};
-use super::output;
-use crate::fuse::{Health, RunningMount, Service, Status, exchange_program};
+use super::{output, prefetch};
+use crate::cache::LazyFigures;
+use crate::fuse::{Figures, Health, RunningMount, Service, Status, exchange_program};
 
 /// How long an old worker is helped to come to an end, where it has to end by itself.
 const FAREWELL: Duration = Duration::from_secs(10);
 
-/// List the running mounts of this user
+/// List the running mounts of this user, or say how one of them stands
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   sapwood mounts
+  sapwood mounts /mnt              how much of it is here, what was fetched, whether it works offline
   sapwood mounts --json
   sapwood mounts --reexec          after an upgrade of this program: all mounts go on with it
   sapwood mounts --reexec /mnt     the same for one
@@ -26,27 +29,36 @@ STATE is 'ok'; 'ok, N restarts' when processes that served ended and were replac
 often that nothing is fetched any more, until ten minutes have passed without a crash; 'unsupervised' when the process
 that would replace them is gone; 'silent' when nobody answers.")]
 pub struct Args {
+    /// Only this one, in detail
+    mountpoint: Option<PathBuf>,
     /// Print JSON, with the number of messages of each kind from the kernel
     #[arg(long)]
     json: bool,
     /// Have the mounts served by the program that this command is, without unmounting them
     #[arg(long, conflicts_with = "json")]
     reexec: bool,
-    /// Only these
-    mountpoints: Vec<PathBuf>,
 }
 
 /// Runs the verb.
 ///
 /// # Errors
-/// When the list cannot be read or printed, or a program not be exchanged.
+/// When the list cannot be read or printed, nothing of ours is mounted there, or a program cannot be exchanged.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let registry = registry();
-    let mounts = wanted(args, registry.list()?)?;
+    let named = args.mountpoint.as_deref().map(find).transpose()?;
     if args.reexec {
-        return reexec(&mounts);
+        return reexec(&named.map_or_else(|| registry.list(), |mount| Ok(vec![mount]))?);
     }
-    let mounts: Vec<Status> = mounts.iter().map(|mount| registry.status(mount)).collect();
+    if let Some(mount) = named {
+        let status = registry.status(&mount);
+        if args.json {
+            output::json(&status)?
+        } else {
+            describe(&status)?
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mounts: Vec<Status> = registry.list()?.iter().map(|mount| registry.status(mount)).collect();
     if args.json {
         output::json(&mounts)?;
     } else if mounts.is_empty() {
@@ -60,17 +72,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Those that were named, or all.
-fn wanted(args: &Args, mounts: Vec<RunningMount>) -> Result<Vec<RunningMount>> {
-    if args.mountpoints.is_empty() {
-        return Ok(mounts);
-    }
-    let find = |path: &PathBuf| {
-        let absolute = std::path::absolute(path)?;
-        let named = mounts.iter().find(|mount| Path::new(&mount.mountpoint) == absolute);
-        named.cloned().with_context(|| format!("{} is not on the list of running mounts", path.display()))
-    };
-    args.mountpoints.iter().map(find).collect()
+fn find(path: &Path) -> Result<RunningMount> {
+    let mount = prefetch::running_mount(&path.to_string_lossy())?;
+    mount.with_context(|| format!("nothing of yours is mounted on {}: 'sapwood mounts' lists what is", path.display()))
 }
 
 fn cells(status: &Status) -> Vec<String> {
@@ -139,5 +143,101 @@ fn exchange(mount: &RunningMount) -> Result<u32> {
             tracing::debug!("{}: {errno}", mount.mountpoint);
         }
         std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn describe(status: &Status) -> Result<()> {
+    let mount = &status.mount;
+    let row = |name: &str, text: String| output::line(format_args!("  {name:<9} {text}"));
+    output::line(format_args!("{}: {}, commit {}", mount.mountpoint, mount.source, mount.commit.short()))?;
+    row("mounted", format!("{}, by process {}, {}", mount.since, mount.pid, mount.mode.word()))?;
+    row("state", state(status.health.as_ref()))?;
+    row("keeps in", mount.repo.clone())?;
+    let Some(figures) = &status.figures else {
+        return Ok(row("figures", "its process does not answer".to_owned())?);
+    };
+    match &status.lazy {
+        None => row("contents", "all are here".to_owned())?,
+        Some(lazy) => {
+            for (name, text) in lazy_rows(lazy) {
+                row(name, text)?;
+            }
+        }
+    }
+    Ok(row("kernel", kernel(figures))?)
+}
+
+fn kernel(figures: &Figures) -> String {
+    let (messages, read) = (output::count(figures.messages), output::size(figures.bytes_read));
+    match figures.errors {
+        0 => format!("{messages} messages, {read} read"),
+        errors => format!("{messages} messages, {read} read, {} errors", output::count(errors)),
+    }
+}
+
+fn lazy_rows(lazy: &LazyFigures) -> Vec<(&'static str, String)> {
+    let (count, size) = (output::count, output::size);
+    let contents = match lazy.objects_local {
+        None => format!("{} in all, {}; which are here is not known yet", count(lazy.objects), size(lazy.bytes)),
+        Some(here) => {
+            let parts = if lazy.bytes_partial == 0 {
+                String::new()
+            } else {
+                format!(", and {} of others", size(lazy.bytes_partial))
+            };
+            format!(
+                "{} of {} are here, {} of {}{parts}",
+                count(here),
+                count(lazy.objects),
+                size(lazy.bytes_local),
+                size(lazy.bytes)
+            )
+        }
+    };
+    let offline = match (lazy.offline_safe, lazy.image_blocks_missing) {
+        (true, _) => "works: everything is here".to_owned(),
+        (false, 0) => "only what is here works".to_owned(),
+        (false, missing) => format!("only what is here works; {missing} blocks of names and digests are missing, too"),
+    };
+    let remote = match lazy.offline_seconds {
+        None => "answers".to_owned(),
+        Some(seconds) => format!("has not answered for {seconds} s"),
+    };
+    let fetched = format!("{} in {} requests", size(lazy.bytes_fetched), count(lazy.requests));
+    let failures =
+        if lazy.failures == 0 { String::new() } else { format!(", {} of which failed", count(lazy.failures)) };
+    let reads = format!(
+        "{} answered at once, {} waited ({})",
+        count(lazy.hits),
+        count(lazy.misses),
+        share(lazy.hits, lazy.hits + lazy.misses)
+    );
+    let ahead = format!(
+        "{} fetched ahead of reading, {} of it not read yet ({}); {} of what is read first",
+        size(lazy.bytes_ahead),
+        size(lazy.bytes_ahead_unread),
+        share(lazy.bytes_ahead_unread, lazy.bytes_ahead),
+        size(lazy.bytes_streamed)
+    );
+    let evicted = format!("{} evicted, {}", count(lazy.evictions), size(lazy.bytes_evicted));
+    let cache = match lazy.cache_limit {
+        None => "without a limit".to_owned(),
+        Some(limit) => format!("{} of {} used; {evicted}", size(lazy.cache_used), size(limit)),
+    };
+    vec![
+        ("contents", contents),
+        ("offline", offline),
+        ("remote", remote),
+        ("fetched", fetched + &failures),
+        ("reads", reads),
+        ("ahead", ahead),
+        ("cache", cache),
+    ]
+}
+
+fn share(part: u64, whole: u64) -> String {
+    match (part * 100).checked_div(whole) {
+        None => "-".to_owned(),
+        Some(percent) => format!("{percent} %"),
     }
 }

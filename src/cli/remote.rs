@@ -6,8 +6,8 @@ use anyhow::{Result, bail};
 use clap::Subcommand;
 use serde_json::json;
 
+use super::transport_args::{TransportArgs, differences};
 use super::{Context, keys, output, repository};
-use crate::remote::transport::TransportOptions;
 use crate::remote::{RemoteConfig, RemoteName, Remotes, RemotesError};
 use crate::store::Store;
 
@@ -18,7 +18,13 @@ Examples:
   sapwood remote add debian https://os.example.org/repo --key release.pub
   sapwood pull debian:debian/12
   sapwood mount debian:debian/12 /mnt        without pulling first
-  sapwood remote list")]
+  sapwood remote add lab https://10.0.0.5/os --key release.pub --ca-file lab-ca.pem --mirror https://10.0.0.6/os
+  sapwood remote add bucket s3://my-bucket/os --key release.pub
+  sapwood remote list
+
+Buckets take credentials, endpoint and region from where their own tools do: AWS_ACCESS_KEY_ID,
+AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, AWS_PROFILE and ~/.aws; GOOGLE_… and AZURE_…
+variables. AWS_SKIP_SIGNATURE=true reads a public bucket without any.")]
 pub struct Args {
     #[command(subcommand)]
     action: Action,
@@ -41,6 +47,8 @@ enum Action {
         /// Change the remote if there is one already
         #[arg(long)]
         replace: bool,
+        #[command(flatten)]
+        transport: Box<TransportArgs>,
     },
     /// List remotes
     List {
@@ -71,13 +79,14 @@ pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
     let store = repository::open(context)?;
     let remotes = Remotes::of(&store);
     match &args.action {
-        Action::Add { name, url, keys, insecure_unsigned, replace } => {
+        Action::Add { name, url, keys, insecure_unsigned, replace, transport } => {
             match remotes.read(name) {
                 Ok(_) if !replace => return Err(RemotesError::Exists(name.clone()).into()),
                 Ok(_) | Err(RemotesError::Unknown(_)) => {}
                 Err(error) => return Err(error.into()),
             }
-            remotes.write(name, &config(name, url, keys, *insecure_unsigned)?)?;
+            let config = config(name, url, keys, *insecure_unsigned)?;
+            remotes.write(name, &RemoteConfig { transport: transport.to_options()?, ..config })?;
         }
         Action::List { json } => list(&remotes, *json)?,
         Action::Show { name, json } => show(&store, &remotes, name, *json)?,
@@ -141,14 +150,11 @@ fn show(store: &Store, remotes: &Remotes, name: &RemoteName, as_json: bool) -> R
         _ if config.insecure_unsigned => output::line("trusts  anybody: nothing is checked")?,
         keys => keys.iter().try_for_each(|key| output::line(format_args!("trusts  {key}")))?,
     }
+    for (name, value) in differences(&config.transport) {
+        output::line(format_args!("{name}  {value}"))?;
+    }
     for (name, commit) in pulled {
         output::line(format_args!("ref     {name} {}", commit.short()))?;
     }
     Ok(())
-}
-
-/// How to talk to a URL that is no configured remote.
-#[must_use]
-pub fn transport_options() -> TransportOptions {
-    TransportOptions::default()
 }

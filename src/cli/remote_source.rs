@@ -1,14 +1,16 @@
 //! `REMOTE:REF` and `URL#REF` as people write them, and the remote they mean.
 
+use std::ffi::OsString;
+
 use anyhow::{Context as _, Result, bail};
 
-use super::keys;
+use super::{environment, keys};
 use crate::model::{ImagePath, RefName};
 use crate::remote::{Remote, RemoteConfig, RemoteName, Remotes, RemotesError};
 use crate::store::Store;
 
 /// Whom to believe, where that is not configured.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 pub struct TrustArgs {
     /// Trust what this key signed: a file, a name, or 64 hex digits; several are possible
     #[arg(long = "key", value_name = "KEY")]
@@ -18,7 +20,20 @@ pub struct TrustArgs {
     insecure_unsigned: bool,
     /// Accept a state older than one seen before, this once
     #[arg(long)]
-    allow_older: bool,
+    pub allow_older: bool,
+}
+
+impl TrustArgs {
+    /// The same, for a process that is started elsewhere: files are named by absolute paths.
+    pub fn to_arguments(&self) -> Vec<OsString> {
+        let absolute =
+            |key: &String| std::path::Path::new(key).canonicalize().map_or_else(|_| key.into(), OsString::from);
+        let mut arguments: Vec<OsString> =
+            self.keys.iter().flat_map(|key| [OsString::from("--key"), absolute(key)]).collect();
+        arguments.extend(self.insecure_unsigned.then(|| "--insecure-unsigned".into()));
+        arguments.extend(self.allow_older.then(|| "--allow-older".into()));
+        arguments
+    }
 }
 
 /// Where a ref is.
@@ -121,7 +136,7 @@ impl RemoteSource {
                 config.url
             );
         }
-        Ok(config)
+        Ok(environment::complete(config))
     }
 }
 

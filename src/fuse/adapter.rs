@@ -139,7 +139,9 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let name: Box<[u8]> = name.as_bytes().into();
-        self.serve((Opcode::Lookup, parent, name_part(&name)), reply, move |desk, reply| desk.lookup(parent, &name, reply));
+        self.serve((Opcode::Lookup, parent, name_part(&name)), reply, move |desk, reply| {
+            desk.lookup(parent, &name, reply)
+        });
     }
 
     fn forget(&self, _request: &Request, _node: INodeNo, _lookups: u64) {
@@ -187,7 +189,9 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.serve((Opcode::Read, node, offset >> LARGEST_READ_BITS), reply, move |desk, reply| desk.read(node, offset, size, reply));
+        self.serve((Opcode::Read, node, offset >> LARGEST_READ_BITS), reply, move |desk, reply| {
+            desk.read(node, offset, size, reply)
+        });
     }
 
     fn release(

@@ -45,7 +45,8 @@ fn mount_out_of_sight() -> rustix::io::Result<OwnedFd> {
 /// Allocates nothing.
 pub(super) fn waiting(connections: impl AsFd, minor: u32) -> Option<u64> {
     let mut name = [0; NAME_MAX];
-    let file = rustix::fs::openat(connections, render(minor, &mut name)?, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    let file =
+        rustix::fs::openat(connections, render(minor, &mut name)?, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
     let mut text = [0; NAME_MAX];
     let length = rustix::io::read(file.ok()?, &mut text).ok()?;
     std::str::from_utf8(text.get(..length)?).ok()?.trim_end().parse().ok()

@@ -82,14 +82,20 @@ impl Turn {
     }
 }
 
-/// Serves `session` until it is unmounted, or until another worker is to have its place.
+/// Serves `session` until it is unmounted, or until another worker is to have its place: then after `last_words`.
 ///
 /// # Errors
 /// [`DaemonError`].
-pub fn serve(session: Session, signals: WorkerSignals, board: &Board) -> Result<(), DaemonError> {
+pub fn serve(
+    session: Session,
+    signals: WorkerSignals,
+    board: &Board,
+    last_words: impl FnOnce() + Send + 'static,
+) -> Result<(), DaemonError> {
     let (rest, board) = (session.rest(), board.clone());
     let leave = move || {
         if signals.0.wait().is_ok() {
+            last_words();
             // What the kernel can send again need not be answered first.
             while !board.resends() && !rest.is_complete() {
                 thread::sleep(LOOK_AGAIN);

@@ -19,7 +19,8 @@
 //! | `device` | how a second worker takes a connection over |
 //! | `connections` | the kernel's count of unanswered requests |
 //! | `board` | what outlives a worker |
-//! | `registry` | the list of running mounts and the control sockets of each |
+//! | `registry`, `control` | the list of running mounts; what is said over the socket of each |
+//! | `recording` | what is read through a mount, for profiles |
 //! | `mountinfo`, `users` | the kernel's list of mounts; which processes use one |
 //!
 //! Used by `cli`.
@@ -31,6 +32,7 @@ mod attributes;
 mod board;
 mod complaints;
 mod connections;
+mod control;
 mod counters;
 mod daemon;
 mod device;
@@ -38,6 +40,7 @@ mod mountinfo;
 mod negotiate;
 mod options;
 mod passthrough;
+mod recording;
 mod registry;
 mod sandbox;
 mod session;
@@ -48,12 +51,16 @@ mod waiting;
 pub use attach::{MountError, MountRequest, Unmount, UnmountError, remount_read_only, unmount};
 pub use board::{Board, Death, Flight, Health, Service, Subject, Ticket};
 pub use connections::open_connections;
+pub use control::{Answer, Question, Told};
 pub use counters::{Counters, Figures, Opcode};
 pub use daemon::{DaemonError, Turn, WorkerSignals, ask_to_be_replaced, end, serve};
 pub use mountinfo::{FILESYSTEM_TYPE, MountPoint, MountTable};
-pub use options::{Action, Audience, Confinement, Devices, Mode, MountOptions, OptionError, Profile, Programs, Resend, SetUid};
-pub use registry::{Processes, Registration, Registry, RegistryError, Reserved, RunningMount, Status, Told, path_text};
-pub use sandbox::{Access, Backing, Enforced, Network, Owner, Sandbox};
+pub use options::{
+    Action, Audience, Confinement, Devices, Mode, MountOptions, OptionError, Profile, Programs, Resend, SetUid,
+};
+pub use recording::{RecordError, Recording};
+pub use registry::{Processes, Registration, Registry, RegistryError, Reserved, RunningMount, Status, path_text};
+pub use sandbox::{Access, Backing, Enforced, Network, Owner, Sandbox, Writing};
 pub use session::{Attached, Content, ReadAhead, Session, Unmounter, mount_anew};
 pub use supervisor::{Beginning, Ended, Held, Limits, OrderError, Roles, Supervisor, exchange_program};
 pub use users::{User, users_of};

@@ -7,7 +7,8 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::model::{ImagePath, PathError};
+use crate::cache::Rest;
+use crate::model::{ImagePath, PathError, parse_size};
 
 /// Threads that answer the kernel unless `threads=` says otherwise. On two CPUs neither one nor four measured better.
 const DEFAULT_THREADS: usize = 2;
@@ -85,13 +86,27 @@ pub enum Action {
 }
 
 /// What is fetched before it is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Profile {
-    /// Nothing.
+    /// What the publisher says is read first, as soon as some file is read.
     #[default]
-    None,
-    /// `auto`: what the publisher says that a boot reads.
+    WhenReading,
+    /// `auto`: the same, at once.
     Auto,
+    /// `none`: nothing.
+    None,
+    /// What a file lists, at once.
+    File(PathBuf),
+}
+
+impl Profile {
+    fn parse(value: &str) -> Self {
+        match value {
+            "auto" => Self::Auto,
+            "none" => Self::None,
+            file => Self::File(file.into()),
+        }
+    }
 }
 
 /// Whether the kernel is asked to send again what a dead worker had in hand.
@@ -157,6 +172,10 @@ pub struct MountOptions {
     pub confinement: Confinement,
     /// `noresend`: as on a kernel before 6.9.
     pub resend: Resend,
+    /// `background-fill`: what is fetched that nobody reads.
+    pub rest: Rest,
+    /// `profile-record=`: where it is written down what is read.
+    pub profile_record: Option<PathBuf>,
     /// `context=` and its kin, for the security module, as given.
     pub security: Vec<String>,
 }
@@ -179,6 +198,8 @@ impl Default for MountOptions {
             watchdog: Some(WATCHDOG),
             confinement: Confinement::default(),
             resend: Resend::default(),
+            rest: Rest::default(),
+            profile_record: None,
             security: Vec::new(),
         }
     }
@@ -218,11 +239,8 @@ pub enum OptionError {
         value: String,
     },
     /// Not a number of bytes.
-    #[error("mount option 'cache-size={0}': a number of bytes is needed, with K, M or G after it if you like")]
+    #[error("mount option 'cache-size={0}': a number of bytes is needed, with K, M, G or T after it if you like")]
     Size(String),
-    /// Not a profile.
-    #[error("mount option 'profile={0}': only 'auto' and 'none' are possible")]
-    Profile(String),
     /// Not a path inside an image.
     #[error("mount option 'subdir': {0}")]
     Subdir(#[from] PathError),
@@ -237,6 +255,7 @@ const VALUED: &[&str] = &[
     "watchdog",
     "cache-size",
     "profile",
+    "profile-record",
     "context",
     "fscontext",
     "defcontext",
@@ -244,8 +263,22 @@ const VALUED: &[&str] = &[
 ];
 
 /// Options without a value that mean something here.
-const FLAGS: &[&str] =
-    &["ro", "passthrough", "nowait", "noresend", "nosandbox", "allow_other", "suid", "nosuid", "dev", "nodev", "exec", "noexec", "remount"];
+const FLAGS: &[&str] = &[
+    "ro",
+    "passthrough",
+    "nowait",
+    "noresend",
+    "nosandbox",
+    "background-fill",
+    "allow_other",
+    "suid",
+    "nosuid",
+    "dev",
+    "nodev",
+    "exec",
+    "noexec",
+    "remount",
+];
 
 /// Options that are true anyway, that only `mount(8)`, fstab and systemd read, or that `mount -o remount` copies from
 /// the kernel's list of mounts.
@@ -311,12 +344,12 @@ impl MountOptions {
             ("fetch-timeout", Some(value)) => self.fetch_timeout = Some(seconds(name, value)?),
             ("watchdog", Some(value)) => self.watchdog = Some(seconds(name, value)?).filter(|limit| !limit.is_zero()),
             ("cache-size", Some(value)) => self.cache_size = Some(bytes(value)?),
-            ("profile", Some("auto")) => self.profile = Profile::Auto,
-            ("profile", Some("none")) => self.profile = Profile::None,
-            ("profile", Some(value)) => return Err(OptionError::Profile(value.to_owned())),
             ("nosandbox", _) => self.confinement = Confinement::Free,
             ("noresend", _) => self.resend = Resend::Never,
+            ("profile", Some(value)) => self.profile = Profile::parse(value),
+            ("profile-record", Some(value)) => self.profile_record = Some(value.into()),
             ("nowait", _) => self.fetch_timeout = None,
+            ("background-fill", _) => self.rest = Rest::Everything,
             ("passthrough", _) => self.mode = Mode::Passthrough,
             ("allow_other", _) => self.audience = Audience::Everybody,
             ("suid", _) => self.set_uid = Some(SetUid::Honoured),
@@ -355,16 +388,8 @@ fn seconds(name: &str, value: &str) -> Result<Duration, OptionError> {
     value.parse().map(Duration::from_secs).map_err(wrong)
 }
 
-/// `512M` and the like.
 fn bytes(value: &str) -> Result<u64, OptionError> {
-    let (digits, shift) = match value.as_bytes().last() {
-        Some(b'K' | b'k') => (&value[..value.len() - 1], 10),
-        Some(b'M' | b'm') => (&value[..value.len() - 1], 20),
-        Some(b'G' | b'g') => (&value[..value.len() - 1], 30),
-        _ => (value, 0),
-    };
-    let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
-    bytes.ok_or_else(|| OptionError::Size(value.to_owned()))
+    parse_size(value).ok_or_else(|| OptionError::Size(value.to_owned()))
 }
 
 /// The known option that takes the fewest changed letters to reach.
@@ -427,9 +452,9 @@ mod tests {
         assert_eq!(message("suid=1"), "mount option 'suid' takes no value");
         assert_eq!(
             message("cache-size=much"),
-            "mount option 'cache-size=much': a number of bytes is needed, with K, M or G after it if you like"
+            "mount option 'cache-size=much': a number of bytes is needed, with K, M, G or T after it if you like"
         );
-        assert!(message("profile=mine").starts_with("mount option 'profile=mine'"));
+        assert_eq!(message("profile-record"), "mount option 'profile-record' needs a value: NAME=VALUE");
         assert_eq!(message("threads=0"), "mount option 'threads=0': a number from 1 to 64 is needed");
         assert!(message("subdir=../x").starts_with("mount option 'subdir': bad path"));
     }

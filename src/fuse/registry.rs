@@ -3,7 +3,7 @@
 //! ```text
 //! DIR/<name>.lock    locked for as long as any process of the mount lives
 //! DIR/<name>.json    what is mounted where, and who serves it; replaced by each worker
-//! DIR/<name>.sock    answers every connection with one JSON object
+//! DIR/<name>.sock    answers questions, see `control`
 //! DIR/<name>.ctl     takes orders for the supervisor
 //! ```
 //!
@@ -13,13 +13,12 @@
 //! mean nothing any more after the initramfs has been left.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::Weak;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,14 +27,12 @@ use rustix::fs::{AtFlags, FlockOperation, Mode as FileMode, OFlags, flock, opena
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::board::{Board, Health};
-use super::counters::{Counters, Figures};
+use super::board::Health;
+use super::control::{Answer, Question, Told, answer_all, ask};
+use super::counters::Figures;
 use super::options::Mode;
-use crate::cache::{LazyFigures, LazyTree};
+use crate::cache::LazyFigures;
 use crate::model::CommitId;
-
-/// A daemon that does not answer within this is asked no further.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why the list of mounts cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -135,14 +132,6 @@ pub struct Status {
     /// How much of the commit is here, when parts of it may not be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lazy: Option<LazyFigures>,
-}
-
-/// What the worker of a mount tells whoever asks.
-pub struct Told {
-    /// What the kernel asked, and how workers fared.
-    pub board: Board,
-    /// What is fetched as it is read; of no mount when everything is here. Does not keep it alive.
-    pub lazy: Weak<LazyTree>,
 }
 
 /// A name in the list, with what is handed on from process to process.
@@ -262,10 +251,24 @@ impl Registry {
     /// A mount with its figures, which its worker is asked for.
     #[must_use]
     pub fn status(&self, mount: &RunningMount) -> Status {
-        ask(&self.file_of(&mount.name, "sock")).unwrap_or_else(|error| {
-            tracing::debug!("{}: {error}", mount.name);
-            Status { mount: mount.clone(), figures: None, health: None, lazy: None }
-        })
+        let (figures, health, lazy) = match self.ask(mount, Question::Figures) {
+            Ok(Answer::Figures { kernel, health, lazy }) => (Some(kernel), health, lazy.map(|lazy| *lazy)),
+            Ok(_) => (None, None, None),
+            Err(error) => {
+                tracing::debug!("{}: {error}", mount.name);
+                (None, None, None)
+            }
+        };
+        Status { mount: mount.clone(), figures, health, lazy }
+    }
+
+    /// Asks the worker of a mount.
+    ///
+    /// # Errors
+    /// [`RegistryError::Io`] when it does not answer.
+    pub fn ask(&self, mount: &RunningMount, question: Question) -> Result<Answer, RegistryError> {
+        let socket = self.file_of(&mount.name, "sock");
+        ask(&socket, question).map_err(|source| RegistryError::Io { path: socket, source })
     }
 
     fn file_of(&self, name: &str, extension: &str) -> PathBuf {
@@ -308,33 +311,6 @@ fn remove_if_there(directory: &OwnedFd, name: &str) -> io::Result<()> {
     }
 }
 
-fn ask(socket: &Path) -> io::Result<Status> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-    let mut text = Vec::new();
-    stream.read_to_end(&mut text)?;
-    Ok(serde_json::from_slice(&text)?)
-}
-
-fn answer_all(listener: &UnixListener, mount: &RunningMount, told: &Told) {
-    let counters = Counters::of(&told.board);
-    for stream in listener.incoming() {
-        let status = Status {
-            mount: mount.clone(),
-            figures: Some(counters.figures()),
-            health: Some(told.board.health()),
-            lazy: told.lazy.upgrade().map(|tree| tree.figures()),
-        };
-        let answered = stream.and_then(|mut stream| {
-            stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
-            stream.write_all(&serde_json::to_vec(&status)?)
-        });
-        if let Err(error) = answered {
-            tracing::debug!("control socket: {error}");
-        }
-    }
-}
-
 /// A mount on the list, as its worker has it.
 pub struct Registration {
     directory: OwnedFd,
@@ -346,11 +322,11 @@ impl Registration {
     ///
     /// # Errors
     /// Those of writing the entry.
-    pub fn announce(directory: OwnedFd, figures: OwnedFd, mount: RunningMount, told: Told) -> io::Result<Self> {
+    pub fn announce(directory: OwnedFd, figures: OwnedFd, mount: &RunningMount, told: Told) -> io::Result<Self> {
         let registration = Self { directory, name: mount.name.clone() };
-        registration.write(&mount)?;
+        registration.write(mount)?;
         let listener = UnixListener::from(figures);
-        thread::Builder::new().name("control".to_owned()).spawn(move || answer_all(&listener, &mount, &told))?;
+        thread::Builder::new().name("control".to_owned()).spawn(move || answer_all(&listener, &told))?;
         Ok(registration)
     }
 
@@ -373,8 +349,10 @@ impl Registration {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Weak;
+
     use super::*;
-    use crate::fuse::Opcode;
+    use crate::fuse::{Board, Counters, Opcode};
 
     fn example(name: &str) -> RunningMount {
         RunningMount {
@@ -404,15 +382,17 @@ mod tests {
         let mount = example(&reserved.name);
         for (worker_pid, messages) in [(1, 1), (2, 2)] {
             let again = |descriptor: &OwnedFd| descriptor.try_clone().expect("descriptors are not exhausted");
-            let told = Told { board: board.clone(), lazy: Weak::new() };
+            let told = Told { board: board.clone(), lazy: Weak::new(), recording: None };
             let mount = RunningMount { worker_pid, ..mount.clone() };
             let registration =
-                Registration::announce(again(&reserved.directory), again(&reserved.figures), mount.clone(), told);
+                Registration::announce(again(&reserved.directory), again(&reserved.figures), &mount, told);
             registration.expect("announces");
             Counters::of(&board).count(Opcode::Read);
             assert_eq!(registry.list().expect("lists"), std::slice::from_ref(&mount));
             let figures = registry.status(&mount).figures.expect("answers");
             assert_eq!(figures.messages, messages, "whoever serves, the counts go on");
+            let refused = registry.ask(&mount, Question::StartRecording).expect("answers");
+            assert!(matches!(refused, Answer::Refused(_)), "{refused:?}");
         }
         drop(reserved);
         assert_eq!(registry.list().expect("empty"), []);

@@ -14,6 +14,7 @@ use super::counters::Counters;
 use super::device::Introduction;
 use super::mountinfo::{FILESYSTEM_TYPE, MountTable};
 use super::options::MountOptions;
+use super::recording::Recording;
 use crate::sys;
 use crate::vfs::Vfs;
 
@@ -71,6 +72,7 @@ pub struct Session {
     inner: fuser::Session<Adapter>,
     counters: Arc<Counters>,
     rest: Arc<Rest>,
+    recording: Recording,
 }
 
 /// Ends a mount from any thread.
@@ -148,13 +150,14 @@ impl Session {
         config.n_threads = Some(options.threads.get());
         // Who may look in is the kernel's decision (allow_other); asking twice would cost time on every message.
         let everybody = fuser::SessionACL::All;
-        let adapter = Adapter::new(vfs, board, own, options).map_err(MountError::Threads)?;
+        let adapter = Adapter::new(Arc::clone(&vfs), board, own, options).map_err(MountError::Threads)?;
         let rest = adapter.rest();
         let (introduction, socket) = Introduction::begin(&device, board).map_err(MountError::Handshake)?;
         let inner = fuser::Session::from_fd(adapter, socket, everybody, config).map_err(MountError::Handshake)?;
         introduction.finish(&device, board, options.resend).map_err(MountError::Handshake)?;
         sys::replace_descriptor(&inner, &device).map_err(MountError::Handshake)?;
-        Ok(Self { inner, counters, rest })
+        let recording = Recording::new(vfs, inner.notifier(), options.mode);
+        Ok(Self { inner, counters, rest, recording })
     }
 
     /// The counters of this mount.
@@ -165,6 +168,12 @@ impl Session {
 
     pub(super) fn rest(&self) -> Arc<Rest> {
         Arc::clone(&self.rest)
+    }
+
+    /// What records this mount.
+    #[must_use]
+    pub const fn recording(&self) -> &Recording {
+        &self.recording
     }
 
     /// Answers the kernel until the filesystem is unmounted, by anyone, and its last user is gone.

@@ -4,6 +4,8 @@
 //! after the ref record and the commit passed [`Trust`]. The placement beside them is advice. Used by `pull`, by lazy
 //! mounts and by the publisher, who must know what is there.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use parking_lot::Mutex;
 
@@ -25,6 +27,9 @@ const ANNOUNCEMENT_SIZE_MAX: u64 = 64 << 10;
 
 /// So many changes of keys are followed back at most.
 const ANNOUNCEMENTS_MAX: usize = 8;
+
+/// So many unknown signers are looked for at most.
+const STRANGERS_MAX: usize = 4;
 
 /// Why a remote gave no commit.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +93,21 @@ pub enum RemoteError {
     },
 }
 
+/// What a ref says: its record, checked, and advice about its commit, which was not looked at yet.
+#[derive(Debug, Clone)]
+pub struct Pointer {
+    record: Verified<RefRecord>,
+    placement: Placement,
+}
+
+impl Pointer {
+    /// Where the parts of the commit are.
+    #[must_use]
+    pub const fn placement(&self) -> &Placement {
+        &self.placement
+    }
+}
+
 /// The newest commit of a ref, checked.
 #[derive(Debug, Clone)]
 pub struct Tip {
@@ -124,6 +144,13 @@ impl Remote {
         Ok(Self { name, transport, remotes, store, trust: Mutex::new(trust), learned: Mutex::default() })
     }
 
+    /// The same for somebody who does not wait longer than `patience` for what does not come.
+    #[must_use]
+    pub fn impatient(mut self, patience: Duration) -> Self {
+        self.transport = self.transport.impatient(patience);
+        self
+    }
+
     /// Its name, for refs and messages.
     #[must_use]
     pub const fn name(&self) -> &RemoteName {
@@ -141,6 +168,14 @@ impl Remote {
     /// # Errors
     /// [`RemoteError`]; nothing was believed then.
     pub fn tip(&self, name: &RefName) -> Result<Tip, RemoteError> {
+        self.tip_of(self.pointer(name)?)
+    }
+
+    /// The first half of [`Self::tip`], for whoever has something to ask for beside the commit.
+    ///
+    /// # Errors
+    /// As for [`Self::tip`].
+    pub fn pointer(&self, name: &RefName) -> Result<Pointer, RemoteError> {
         let bytes = self.get(&layout::reference(name), REF_SIZE_MAX)?;
         let bytes = bytes.ok_or_else(|| RemoteError::NoSuchRef { url: self.url(), name: name.clone() })?;
         let seen = self.remotes.seen(&self.name, name)?;
@@ -148,6 +183,15 @@ impl Remote {
         let refused = |source| RemoteError::Ref { url: self.url(), name: name.clone(), source };
         let (record, rest) = accepted.map_err(refused)?;
         let placement = self.placement_from(record.commit, rest)?;
+        Ok(Pointer { record, placement })
+    }
+
+    /// The second half of [`Self::tip`].
+    ///
+    /// # Errors
+    /// As for [`Self::tip`].
+    pub fn tip_of(&self, pointer: Pointer) -> Result<Tip, RemoteError> {
+        let Pointer { record, placement } = pointer;
         let (commit, envelope) = self.commit(&record)?;
         Ok(Tip { record, commit, envelope, placement })
     }
@@ -216,7 +260,8 @@ impl Remote {
         let first = check(&self.trust.lock());
         let Err(TrustError::Signature(SignatureError::UnknownKey { keys })) = &first else { return Ok(first) };
         let Trust::Keys(mut ring) = self.trust.lock().clone() else { return Ok(first) };
-        for key in keys {
+        // Each stranger costs requests, and a server may list as many as it likes.
+        for key in keys.iter().take(STRANGERS_MAX) {
             if self.follow_announcements(*key, &mut ring)? {
                 *self.trust.lock() = Trust::Keys(ring);
                 return Ok(check(&self.trust.lock()));

@@ -41,6 +41,8 @@ pub struct Passed {
     pub requests: u64,
     /// Bytes towards the client, headers counted.
     pub received: u64,
+    /// Bytes from the client, headers counted.
+    pub sent: u64,
     /// Connections opened.
     pub connections: u64,
 }
@@ -57,11 +59,15 @@ struct State {
     stopped: AtomicBool,
     /// Down: nothing passes, connections are cut, new ones refused.
     cut: AtomicBool,
-    /// When all is cut after so many bytes more; `u64::MAX` for never.
-    budget: AtomicU64,
+    /// When all is cut after so many bytes more in each direction; `u64::MAX` for never.
+    budget_down: AtomicU64,
+    budget_up: AtomicU64,
     requests: AtomicU64,
     received: AtomicU64,
+    sent: AtomicU64,
     connections: AtomicU64,
+    /// Connections up to this number carry nothing any more.
+    mute: AtomicU64,
     up: Mutex<Instant>,
     down: Mutex<Instant>,
 }
@@ -77,10 +83,13 @@ impl Link {
             target,
             stopped: AtomicBool::new(false),
             cut: AtomicBool::new(false),
-            budget: AtomicU64::new(u64::MAX),
+            budget_down: AtomicU64::new(u64::MAX),
+            budget_up: AtomicU64::new(u64::MAX),
             requests: AtomicU64::new(0),
             received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
             connections: AtomicU64::new(0),
+            mute: AtomicU64::new(0),
             up: Mutex::new(now),
             down: Mutex::new(now),
         });
@@ -100,6 +109,7 @@ impl Link {
         Passed {
             requests: read(&self.state.requests),
             received: read(&self.state.received),
+            sent: read(&self.state.sent),
             connections: read(&self.state.connections),
         }
     }
@@ -111,12 +121,24 @@ impl Link {
 
     /// Cuts the link once `bytes` more have reached the client.
     pub fn cut_after(&self, bytes: u64) {
-        self.state.budget.store(bytes, Ordering::SeqCst);
+        self.state.budget_down.store(bytes, Ordering::SeqCst);
+    }
+
+    /// Cuts the link once `bytes` more have come from the client.
+    pub fn cut_after_sent(&self, bytes: u64) {
+        self.state.budget_up.store(bytes, Ordering::SeqCst);
+    }
+
+    /// Nothing passes any more through the connections there are, and nobody is told: as when a router forgets them. New
+    /// ones work.
+    pub fn forget_connections(&self) {
+        self.state.mute.store(self.state.connections.load(Ordering::SeqCst), Ordering::SeqCst);
     }
 
     /// Lets things pass again.
     pub fn mend(&self) {
-        self.state.budget.store(u64::MAX, Ordering::SeqCst);
+        self.state.budget_down.store(u64::MAX, Ordering::SeqCst);
+        self.state.budget_up.store(u64::MAX, Ordering::SeqCst);
         self.state.cut.store(false, Ordering::SeqCst);
     }
 }
@@ -139,15 +161,15 @@ fn accept(listener: &TcpListener, state: &Arc<State>) {
         if state.cut.load(Ordering::SeqCst) {
             continue;
         }
-        state.connections.fetch_add(1, Ordering::Relaxed);
+        let number = state.connections.fetch_add(1, Ordering::SeqCst) + 1;
         let state = Arc::clone(state);
         thread::spawn(move || {
-            let _ = serve(client, &state);
+            let _ = serve(client, number, &state);
         });
     }
 }
 
-fn serve(client: TcpStream, state: &Arc<State>) -> io::Result<()> {
+fn serve(client: TcpStream, number: u64, state: &Arc<State>) -> io::Result<()> {
     let server = TcpStream::connect(state.target)?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
@@ -155,8 +177,8 @@ fn serve(client: TcpStream, state: &Arc<State>) -> io::Result<()> {
     thread::sleep(state.shape.round_trip);
     let (up, down) = ((client.try_clone()?, server.try_clone()?), (server, client));
     let upward = Arc::clone(state);
-    let pump = thread::spawn(move || carry(up.0, up.1, &upward, Direction::Up));
-    carry(down.0, down.1, state, Direction::Down);
+    let pump = thread::spawn(move || carry(up.0, up.1, (number, Direction::Up), &upward));
+    carry(down.0, down.1, (number, Direction::Down), state);
     let _ = pump.join();
     Ok(())
 }
@@ -167,12 +189,12 @@ enum Direction {
     Down,
 }
 
-fn carry(from: TcpStream, to: TcpStream, state: &Arc<State>, direction: Direction) {
+fn carry(from: TcpStream, to: TcpStream, (number, direction): (u64, Direction), state: &Arc<State>) {
     let (sender, receiver) = sync_channel(IN_FLIGHT);
     let writer = {
         let state = Arc::clone(state);
         let to = to.try_clone();
-        thread::spawn(move || to.map(|to| deliver(&receiver, to, &state, direction)))
+        thread::spawn(move || to.map(|to| deliver(&receiver, to, &state, (number, direction))))
     };
     let _ = from.set_read_timeout(Some(Duration::from_millis(20)));
     take(&from, &sender, state, direction);
@@ -217,21 +239,31 @@ impl State {
     }
 }
 
-fn deliver(receiver: &Receiver<(Instant, Vec<u8>)>, mut to: TcpStream, state: &State, direction: Direction) {
+fn deliver(
+    receiver: &Receiver<(Instant, Vec<u8>)>,
+    mut to: TcpStream,
+    state: &State,
+    (number, direction): (u64, Direction),
+) {
     for (arrival, piece) in receiver {
         thread::sleep(arrival.saturating_duration_since(Instant::now()));
         if state.cut.load(Ordering::SeqCst) {
             return;
         }
-        let mut length = piece.len();
-        if direction == Direction::Down {
-            let before = state.budget.load(Ordering::SeqCst);
-            if before != u64::MAX {
-                length = length.min(usize::try_from(before).unwrap_or(usize::MAX));
-                state.budget.store(before - length as u64, Ordering::SeqCst);
-            }
-            state.received.fetch_add(length as u64, Ordering::Relaxed);
+        if number <= state.mute.load(Ordering::SeqCst) {
+            continue;
         }
+        let mut length = piece.len();
+        let (budget, passed) = match direction {
+            Direction::Down => (&state.budget_down, &state.received),
+            Direction::Up => (&state.budget_up, &state.sent),
+        };
+        let before = budget.load(Ordering::SeqCst);
+        if before != u64::MAX {
+            length = length.min(usize::try_from(before).unwrap_or(usize::MAX));
+            budget.store(before - length as u64, Ordering::SeqCst);
+        }
+        passed.fetch_add(length as u64, Ordering::Relaxed);
         if to.write_all(&piece[..length]).is_err() {
             return;
         }

@@ -8,7 +8,9 @@ use std::path::Path;
 
 use sapwood::model::{BLOCK_SIZE, CommitId, LARGE_OBJECT, LocatorId, ObjectId, PackId, RefName};
 use sapwood::remote::format::wire::encode_image;
-use sapwood::remote::format::{FileRef, Frame, ImageRef, Locator, LocatorBuilder, PackWriter, Placement, Spot};
+use sapwood::remote::format::{
+    FileRef, Frame, ImageRef, Locator, LocatorBound, LocatorBuilder, PackWriter, Placement, Spot,
+};
 use sapwood::remote::layout;
 use sapwood::store::{ObjectSource as _, Store};
 use sapwood::trust::{Envelope, RefRecord};
@@ -54,15 +56,16 @@ impl Published {
         }
         gathering.finish();
         let locator = self.locator(&objects);
-        Locator::parse(&locator).expect("a locator");
+        let bound = LocatorBound::new(objects.iter().map(|(_, size)| *size));
+        Locator::parse(&locator, bound).expect("a locator");
         let locator = FileRef {
             id: LocatorId::of(&locator),
             length: write(destination, &layout::locator(LocatorId::of(&locator)), &locator),
         };
         let raw = fs::read(store.layout().image(commit.image)).expect("here");
         let wire = encode_image(&raw, 3).expect("an image");
-        let length = write(destination, &layout::image(commit.image), &wire.bytes);
-        let placement = Placement::new(ImageRef { length, prefix: wire.prefix }, locator).render();
+        write(destination, &layout::image(commit.image), &wire.bytes);
+        let placement = Placement::new(ImageRef::new(commit.image, &wire), locator).render();
         write(destination, &layout::placement(id), &placement);
         write(destination, &layout::commit(id), &Envelope::unsigned(commit.encode()).encode());
         let record = Envelope::unsigned(RefRecord::of(&commit, 0).encode()).encode();

@@ -176,6 +176,8 @@ pub struct Run {
     pub stderr: String,
     /// How long it took.
     pub time: Duration,
+    /// The most bytes of memory that it was seen to have held.
+    pub memory: u64,
 }
 
 impl Run {
@@ -220,32 +222,45 @@ pub fn run<A: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = A
 /// Runs a command to its end, with its output in files.
 ///
 /// Not in pipes: a daemon that holds on to the pipe would make the test wait for ever instead of failing.
-pub fn finish(mut command: Command) -> Run {
+pub fn finish(command: Command) -> Run {
+    finish_within(command, PATIENCE)
+}
+
+/// Like [`finish`] for what may take longer.
+pub fn finish_within(mut command: Command, patience: Duration) -> Run {
     let line = format!("{command:?}");
     let (stdout, stderr) = (temporary(), temporary());
     let begin = Instant::now();
     command.stdin(Stdio::null()).stdout(clone(&stdout)).stderr(clone(&stderr)).env("LC_ALL", "C");
     let child = command.spawn().unwrap_or_else(|error| panic!("{line}: {error} (tests/install installs it)"));
-    let status = wait(child, &line);
+    let (status, memory) = wait(child, &line, patience);
     let time = begin.elapsed();
-    Run { command: line, status, stdout: content(stdout), stderr: lossy(content(stderr)), time }
+    Run { command: line, status, stdout: content(stdout), stderr: lossy(content(stderr)), time, memory }
 }
 
-fn wait(mut child: Child, line: &str) -> ExitStatus {
-    let begin = Instant::now();
+/// The most memory that a process has held so far, in bytes; `None` when it has ended.
+pub fn peak_memory(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? << 10)
+}
+
+fn wait(mut child: Child, line: &str, patience: Duration) -> (ExitStatus, u64) {
+    let (begin, mut memory) = (Instant::now(), 0);
     loop {
         if let Some(status) = child.try_wait().expect("a child can be waited for") {
-            return status;
+            return (status, memory);
         }
-        if begin.elapsed() > PATIENCE {
+        memory = peak_memory(child.id()).unwrap_or(0).max(memory);
+        if begin.elapsed() > patience {
             let _ = child.kill();
-            panic!("{line} still runs after {} s", PATIENCE.as_secs());
+            panic!("{line} still runs after {} s", patience.as_secs());
         }
         // Short at first: many commands take a few milliseconds.
         sleep(if begin.elapsed() < Duration::from_millis(100) {
             Duration::from_millis(1)
         } else {
-            Duration::from_millis(20)
+            Duration::from_millis(10)
         });
     }
 }
@@ -317,7 +332,13 @@ impl Repository {
                 command
             }
         };
-        command.arg("--repo").arg(&self.path).args(arguments).env_remove("SAPWOOD_REPO");
+        // What whoever runs the tests has set is not what they test.
+        for name in
+            ["SAPWOOD_REPO", "http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "SSL_CERT_FILE"]
+        {
+            command.env_remove(name);
+        }
+        command.arg("--repo").arg(&self.path).args(arguments);
         command
     }
 
@@ -348,6 +369,21 @@ impl Repository {
     #[track_caller]
     pub fn assert_clean(&self) {
         self.run(["fsck"]).success();
+    }
+
+    /// Takes away what is mounted at `at`. Not at once if it is in use: another thread of the test program may be starting a
+    /// process, which has all our open files for a moment.
+    #[track_caller]
+    pub fn umount(&self, at: &Path) {
+        let begin = Instant::now();
+        loop {
+            let run = self.run([OsStr::new("umount"), at.as_os_str()]);
+            if run.status.success() || !run.stderr.contains("is in use") || begin.elapsed() > Duration::from_secs(30) {
+                run.success();
+                return;
+            }
+            sleep(Duration::from_millis(50));
+        }
     }
 
     /// Mounts `source` at a new directory `at`.
@@ -395,7 +431,7 @@ impl Mounted {
     /// Unmounts and expects that to work.
     #[track_caller]
     pub fn unmount(self) {
-        self.repository.run([OsStr::new("umount"), self.at.as_os_str()]).success();
+        self.repository.umount(&self.at);
         assert!(!is_mounted(&self.at), "`sapwood umount` returned before {} was gone", self.at.display());
     }
 }

@@ -99,7 +99,11 @@ fn survives(work: &Work, kind: &'static FileSystem, most: usize) -> String {
             let there = Scene { outside: scene.outside.clone(), disk: crashed.path().to_owned() };
             let is_new = (work.look)(&there);
             // Whoever was told that it is done can rely on it.
-            assert!(is_new || count <= said, "{}: done, and lost by a crash after {count} events ({loss:?})", work.name);
+            assert!(
+                is_new || count <= said,
+                "{}: done, and lost by a crash after {count} events ({loss:?})",
+                work.name
+            );
             states += 1;
             news += usize::from(is_new);
         }

@@ -75,7 +75,11 @@ impl Disk {
 
 impl Filesystem for Disk {
     fn lookup(&self, _: &Request, _: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        if name == "disk" { reply.entry(&FOREVER, &self.attributes(FILE), Generation(0)) } else { reply.error(Errno::ENOENT) }
+        if name == "disk" {
+            reply.entry(&FOREVER, &self.attributes(FILE), Generation(0))
+        } else {
+            reply.error(Errno::ENOENT)
+        }
     }
 
     fn getattr(&self, _: &Request, node: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
@@ -165,8 +169,13 @@ pub const EXT4_STRICT: FileSystem = FileSystem {
 pub const XFS: FileSystem =
     FileSystem { name: "xfs", make: &["mkfs.xfs", "-q", "-f"], kind: "xfs", options: "nouuid", size: 320 << 20 };
 
-pub const BTRFS: FileSystem =
-    FileSystem { name: "btrfs", make: &["mkfs.btrfs", "-q", "-f"], kind: "btrfs", options: "commit=1", size: 128 << 20 };
+pub const BTRFS: FileSystem = FileSystem {
+    name: "btrfs",
+    make: &["mkfs.btrfs", "-q", "-f"],
+    kind: "btrfs",
+    options: "commit=1",
+    size: 128 << 20,
+};
 
 impl Recorder {
     pub fn new(sandbox: &Sandbox, kind: &'static FileSystem) -> Self {
@@ -175,7 +184,7 @@ impl Recorder {
         let below = sandbox.directory("below");
         let mut config = Config::default();
         config.mount_options = vec![MountOption::FSName("recorder".to_owned())];
-        let session = fuser::spawn_mount2(state.clone(), &below, &config).expect("mounts");
+        let session = fuser::spawn_mount(state.clone(), &below, &config).expect("mounts");
         let disk = below.join("disk");
         run(kind.make[0], kind.make[1..].iter().map(OsStr::new).chain([disk.as_os_str()])).success();
         let device = run("losetup", ["--find".as_ref(), "--show".as_ref(), disk.as_os_str()]).success();
@@ -230,8 +239,11 @@ impl Drop for Recorder {
 }
 
 fn mount(device: &str, kind: &FileSystem, at: &Path) {
-    run("mount", ["-t".as_ref(), kind.kind.as_ref(), "-o".as_ref(), kind.options.as_ref(), device.as_ref(), at.as_os_str()])
-        .success();
+    run(
+        "mount",
+        ["-t".as_ref(), kind.kind.as_ref(), "-o".as_ref(), kind.options.as_ref(), device.as_ref(), at.as_os_str()],
+    )
+    .success();
 }
 
 /// A disk after a power cut, mounted.
@@ -252,8 +264,11 @@ impl AfterCrash {
             }
         }
         let options = format!("loop,{}", kind.options);
-        run("mount", ["-t".as_ref(), kind.kind.as_ref(), "-o".as_ref(), options.as_ref(), image.as_os_str(), at.as_os_str()])
-            .success();
+        run(
+            "mount",
+            ["-t".as_ref(), kind.kind.as_ref(), "-o".as_ref(), options.as_ref(), image.as_os_str(), at.as_os_str()],
+        )
+        .success();
         Self { at, image }
     }
 

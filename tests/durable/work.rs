@@ -78,7 +78,10 @@ fn same_tree(repository: &Repository, reference: &str, scene: &Scene, tree: &str
 #[track_caller]
 fn old_or_new(repository: &Repository, reference: &str, scene: &Scene) -> bool {
     let is_new = same_tree(repository, reference, scene, "new");
-    assert!(is_new || same_tree(repository, reference, scene, "old"), "{reference} is neither the old tree nor the new");
+    assert!(
+        is_new || same_tree(repository, reference, scene, "old"),
+        "{reference} is neither the old tree nor the new"
+    );
     is_new
 }
 

@@ -69,7 +69,10 @@ fn a_worker_that_stands_still_is_replaced() {
     for name in ["00/file-0", "01/file-1"] {
         let before = subject.deaths();
         subject.hit(Signal::SIGSTOP);
-        assert_eq!(fs::read(subject.join(name)).expect("answered by another"), fs::read(tree.join(name)).expect("readable"));
+        assert_eq!(
+            fs::read(subject.join(name)).expect("answered by another"),
+            fs::read(tree.join(name)).expect("readable")
+        );
         assert_eq!(subject.deaths(), before + 1);
         assert_eq!(subject.health("last_death"), "hung");
     }

@@ -58,7 +58,10 @@ fn exchanged_back_and_forth(name: &str, options: &[&str]) {
     println!("{name}: longest wait {} ms; {line}", longest.as_millis());
     let status = subject.status();
     let health = &status["health"];
-    assert_eq!((&health["exchanges"], &health["deaths"], &health["is_supervised"]), (&3.into(), &0.into(), &true.into()));
+    assert_eq!(
+        (&health["exchanges"], &health["deaths"], &health["is_supervised"]),
+        (&3.into(), &0.into(), &true.into())
+    );
     assert_eq!(status["figures"]["errors"], 0);
     // It is as good a supervisor as the first. (On an old kernel the next read may be lost with the dying worker.)
     if !options.contains(&"noresend") {
@@ -101,7 +104,10 @@ fn a_program_that_does_not_come_to_serve_changes_nothing() {
         let ordered = exchange_program(&socket, File::open(broken).expect("is there"));
         assert!(matches!(ordered, Err(OrderError::Failed)), "{broken}: {ordered:?}");
         assert_eq!((subject.number("worker_pid"), subject.number("pid")), (worker, subject.supervisor));
-        assert_eq!(fs::read(subject.join("00/file-0")).expect("reads"), fs::read(tree.join("00/file-0")).expect("reads"));
+        assert_eq!(
+            fs::read(subject.join("00/file-0")).expect("reads"),
+            fs::read(tree.join("00/file-0")).expect("reads")
+        );
     }
     // Whoever connects and says nothing, or something else, keeps nobody else out.
     let silent = std::os::unix::net::UnixStream::connect(&socket);

@@ -105,7 +105,10 @@ fn and_nobody_waits_longer_than_the_patience_of_the_mount() {
     wait_until_it_waits(&child);
     kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).expect("runs");
     let status = child.wait().expect("ours");
-    println!("direct: SIGINT took effect when the patience of 5 s was over: after {} ms, {status}", begin.elapsed().as_millis());
+    println!(
+        "direct: SIGINT took effect when the patience of 5 s was over: after {} ms, {status}",
+        begin.elapsed().as_millis()
+    );
     assert!(begin.elapsed() < Duration::from_secs(60));
     scene.link.mend();
     scene.subject.mounted.unmount();

@@ -154,10 +154,7 @@ fn two_hundred_kills_under_a_whole_debian_system() {
 }
 
 /// Compiles with everything, the compiler, its libraries, the shell, from the mount.
-fn chroot_compile(
-    sandbox: &Sandbox,
-    mounted: &Path,
-) -> impl FnMut(&AtomicBool) -> Result<(), String> + use<> {
+fn chroot_compile(sandbox: &Sandbox, mounted: &Path) -> impl FnMut(&AtomicBool) -> Result<(), String> + use<> {
     let root = sandbox.directory("root");
     for directory in ["usr", "tmp"] {
         fs::create_dir_all(root.join(directory)).expect("writable");

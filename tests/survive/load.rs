@@ -37,7 +37,11 @@ impl Load {
     }
 
     /// Has `pass` done again and again.
-    pub fn user(mut self, name: &'static str, mut pass: impl FnMut(&AtomicBool) -> Result<(), String> + Send + 'static) -> Self {
+    pub fn user(
+        mut self,
+        name: &'static str,
+        mut pass: impl FnMut(&AtomicBool) -> Result<(), String> + Send + 'static,
+    ) -> Self {
         let stop = Arc::clone(&self.stop);
         let thread = std::thread::spawn(move || {
             let mut came = Came::default();
@@ -90,7 +94,8 @@ pub fn files(tree: &Path) -> Vec<PathBuf> {
 /// `md5sum` over everything, against what it says of the original. What is read leaves the cache again.
 pub fn md5sums(tree: &Path, mounted: &Path, scratch: &Path) -> impl FnMut(&AtomicBool) -> Result<(), String> + use<> {
     let sums = scratch.join("md5sums");
-    let script = format!("cd {} && find . -type f -print0 | sort -z | xargs -0 md5sum > {}", tree.display(), sums.display());
+    let script =
+        format!("cd {} && find . -type f -print0 | sort -z | xargs -0 md5sum > {}", tree.display(), sums.display());
     run("sh", ["-c", &script]).success();
     let (mounted, files) = (mounted.to_owned(), files(tree));
     move |stop| {

@@ -4,7 +4,6 @@
 //! servers up that happens whenever the machine joins another network; then it makes room for another, which sees the new
 //! files.
 
-use std::fs;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::thread;
@@ -15,7 +14,7 @@ use rustix::fs::{Mode, OFlags, inotify};
 
 use super::handoff::Handoff;
 use crate::fuse::{
-    Access, Backing, Board, Confinement, Mode as MountMode, MountOptions, Network, Owner, Sandbox, Service,
+    Access, Backing, Board, Confinement, Mode as MountMode, MountOptions, Network, Owner, Sandbox, Service, Writing,
     ask_to_be_replaced,
 };
 
@@ -66,6 +65,7 @@ pub fn enter(
     let sandbox = Sandbox {
         files: files(handoff, repository, network)?,
         network,
+        writing: if handoff.is_whole && handoff.record.is_none() { Writing::None } else { Writing::Needed },
         backing: if options.mode == MountMode::Passthrough { Backing::Registered } else { Backing::None },
         repository: if is_ours { Owner::Own } else { Owner::Other },
     };
@@ -83,13 +83,15 @@ fn files(handoff: &Handoff, repository: &OwnedFd, network: Network) -> Result<Ve
     if let Some((directory, ..)) = handoff.descriptors.registry {
         files.push(Access::write_in(super::handoff::copy(directory)?));
     }
+    if let Some(directory) = handoff.descriptors.record {
+        files.push(Access::write_in(super::handoff::copy(directory)?));
+    }
     let everywhere = ["/dev/null", "/dev/urandom"].into_iter();
     files.extend(everywhere.filter_map(|path| Access::read(Path::new(path))));
     if network == Network::Needed {
         let names = ETC_FILES.iter().map(|name| Path::new(ETC).join(name));
         files.extend(names.chain(NETWORK.iter().map(Into::into)).filter_map(|path| Access::read(&path)));
-        let remote = handoff.remote.as_ref().map(super::handoff::RemotePart::get).transpose()?;
-        let paths = remote.map(|(_, config)| config.local_paths()).unwrap_or_default();
+        let paths = handoff.remote.as_ref().map(|remote| remote.get().local_paths()).unwrap_or_default();
         files.extend(paths.iter().filter_map(|path| Access::read(path)));
     }
     Ok(files)
@@ -136,6 +138,6 @@ mod tests {
     #[test]
     fn files_that_are_not_there_are_no_obstacle() {
         assert!(Access::read(Path::new("/nonexistent")).is_none());
-        assert!(fs::metadata(ETC).is_ok_and(|etc| etc.is_dir()));
+        assert!(std::fs::metadata(ETC).is_ok_and(|etc| etc.is_dir()));
     }
 }

@@ -7,12 +7,14 @@ use anyhow::{Context as _, Result, bail};
 
 use super::Args;
 use super::handoff::{Handoff, RemotePart};
-use crate::cache::{LazyTree, Patience, Visit};
+use crate::cache::{Fill, LazyTree, ProfileChoice, Rest, Visit};
 use crate::cli::remote_source::RemoteSource;
 use crate::cli::{lazy, source};
-use crate::fuse::{MountOptions, Service};
+use crate::fuse::{MountOptions, Profile, Service};
 use crate::model::ImagePath;
-use crate::remote::Remote;
+use crate::remote::RemoteConfig;
+use crate::remote::format::ProfileText;
+use crate::remote::transport::Transport;
 use crate::store::Store;
 use crate::vfs::{Vfs, Volume};
 
@@ -42,18 +44,19 @@ impl Found {
             let (spec, path) = source::split(&args.source)?;
             let subdir = subdirectory(args, options, path)?;
             let store = Store::open(repository)?;
-            let visit = Visit::local(&store, store.resolve(spec)?)?;
-            return Ok(Self::new(store, visit, subdir, None));
+            let (visit, config) = lazy::visit_with_remote(&store, store.resolve(spec)?)?;
+            return Ok(Self::new(store, visit, subdir, config));
         };
         let subdir = subdirectory(args, options, remote.path.clone())?;
         let store = lazy::open_or_make(repository)?;
         let visit = lazy::visit(&store, &remote, &args.trust)?;
         let config = remote.config(&store, &args.trust)?;
-        Ok(Self::new(store, visit, subdir, Some(RemotePart::new(&remote.remote_name(), config))))
+        Ok(Self::new(store, visit, subdir, Some(config)))
     }
 
-    fn new(store: Store, visit: Visit, subdir: ImagePath, remote: Option<RemotePart>) -> Self {
-        let is_whole = store.commit(visit.id).is_ok() && !store.is_lazy(visit.id);
+    fn new(store: Store, visit: Visit, subdir: ImagePath, remote: Option<RemoteConfig>) -> Self {
+        let is_whole = store.commit(visit.id()).is_ok() && !store.is_lazy(visit.id());
+        let remote = remote.map(RemotePart::new);
         Self { store, visit, subdir, remote, is_whole }
     }
 
@@ -67,8 +70,8 @@ impl Found {
         let transport = match &remote {
             None => None,
             Some(part) => {
-                let (name, config) = part.get()?;
-                Some(Remote::open(&store, name, &config)?.transport().clone())
+                let config = part.get();
+                Some(Transport::open(&config.url, &config.transport)?)
             }
         };
         let visit = Visit::again(&handoff.visit, transport)?;
@@ -79,18 +82,32 @@ impl Found {
     ///
     /// # Errors
     /// When the image is not there, or has no such directory.
-    pub fn show(&self, patience: Option<std::time::Duration>) -> Result<Shown> {
-        let (store, commit) = (&self.store, &self.visit.commit);
+    pub fn show(&self, options: &MountOptions) -> Result<Shown> {
+        let (store, commit) = (&self.store, self.visit.commit());
         let directory = store.directory().try_clone().context("cannot keep the repository open")?;
         let volume = Volume { content_bytes: commit.content_bytes, store: Some(directory) };
         if self.is_whole {
             let vfs = Vfs::new(store.image(commit.image)?, Arc::new(store.clone()), &self.subdir, volume)?;
             return Ok(Shown { vfs, tree: None });
         }
-        let tree = self.visit.open(store, patience.map_or(Patience::None, Patience::Within))?;
+        let tree = lazy::open(store, &self.visit, options)?;
         let vfs = Vfs::lazy(tree.image().clone(), Arc::clone(&tree), &self.subdir, volume)?;
         Ok(Shown { vfs, tree: Some(tree) })
     }
+}
+
+/// What is fetched that nobody has asked for yet.
+pub fn fill(handoff: &Handoff, options: &MountOptions) -> Fill {
+    let profile = match (&options.profile, &handoff.profile) {
+        // The file was read when its path still meant something.
+        (Profile::File(_), text) => {
+            let text = text.as_deref().and_then(|text| ProfileText::parse(text).ok());
+            text.map_or(ProfileChoice::None, ProfileChoice::Listed)
+        }
+        (option, _) => lazy::profile(option),
+    };
+    let rest = if handoff.background_fill { Rest::Everything } else { options.rest };
+    Fill { profile, rest }
 }
 
 /// `main:/usr` is `main` with `subdir=/usr`.

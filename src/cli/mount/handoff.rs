@@ -10,7 +10,6 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
-use std::str::FromStr as _;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::fs::MemfdFlags;
@@ -20,7 +19,7 @@ use super::log::LogKind;
 use crate::cache::VisitRecord;
 use crate::fuse::MountOptions;
 use crate::model::ImagePath;
-use crate::remote::{RemoteConfig, RemoteName};
+use crate::remote::RemoteConfig;
 use crate::sys;
 
 /// The version that this program writes, and the only one that it reads.
@@ -58,6 +57,12 @@ pub struct Handoff {
     /// Whether everything is to be fetched.
     #[serde(default)]
     pub background_fill: bool,
+    /// The text of the file that says what is fetched first.
+    #[serde(default)]
+    pub profile: Option<Vec<u8>>,
+    /// The name of the file into which it is written what is read; its directory is among the descriptors.
+    #[serde(default)]
+    pub record: Option<OsStringBytes>,
     /// What is at the other end of the log.
     pub log: LogKind,
     /// The file below `state/mounts` that protects the commit.
@@ -70,7 +75,6 @@ pub struct Handoff {
 /// A remote, with what its own form leaves out.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct RemotePart {
-    name: String,
     config: RemoteConfig,
     settings: std::collections::BTreeMap<String, String>,
 }
@@ -117,24 +121,23 @@ pub struct Numbers {
     pub go: (i32, i32),
     /// What protects the commit.
     pub root: Option<i32>,
+    /// The directory of the file into which it is written what is read.
+    pub record: Option<i32>,
     /// The directory of the list of mounts, the lock, and the sockets.
     pub registry: Option<(i32, i32, i32, i32)>,
 }
 
 impl RemotePart {
     /// Of this remote.
-    pub fn new(name: &RemoteName, config: RemoteConfig) -> Self {
-        Self { name: name.to_string(), settings: config.transport.settings.clone(), config }
+    pub fn new(config: RemoteConfig) -> Self {
+        Self { settings: config.transport.settings.clone(), config }
     }
 
     /// The remote again.
-    ///
-    /// # Errors
-    /// When the name is none.
-    pub fn get(&self) -> Result<(RemoteName, RemoteConfig)> {
+    pub fn get(&self) -> RemoteConfig {
         let mut config = self.config.clone();
         config.transport.settings.clone_from(&self.settings);
-        Ok((RemoteName::from_str(&self.name)?, config))
+        config
     }
 }
 

@@ -29,9 +29,11 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
 use super::remote_source::{RemoteSource, TrustArgs};
-use super::{Context, lazy, output, repository};
+use super::{Context, lazy, output, record, repository};
+use crate::cache::ProfileChoice;
 use crate::fuse::{
-    Action, Attached, Board, MountOptions, MountRequest, Registry, Unmount, open_connections, path_text, remount_read_only,
+    Action, Attached, Board, MountOptions, MountRequest, Registry, Unmount, open_connections, path_text,
+    remount_read_only,
 };
 use found::Found;
 use handoff::{Handoff, Numbers, hand_on};
@@ -57,7 +59,14 @@ Examples:
 
 Options: subdir=/DIR, allow_other, suid, dev, noexec (nosuid and nodev unless asked), passthrough (the kernel
 reads large files itself; root, Linux 6.9), threads=N, context=CONTEXT, repo=DIR; of what is fetched
-as it is read: fetch-timeout=SECONDS (30: how long a reader waits before it gets an error), nowait.")]
+as it is read: fetch-timeout=SECONDS (30: how long a reader waits before it gets an error), nowait,
+cache-size=SIZE (keep no more than 512M, 2G … of it, what was used last), profile=auto|none|FILE (what
+is fetched first: what the publisher recorded, as soon as some file is read, or with 'auto' at once),
+background-fill (like --background-fill, for fstab);
+profile-record=FILE writes down what is read, for 'sapwood publish --profile'.
+
+The processes behind a mount watch over each other: watchdog=SECONDS (60; 0: never) replaces one that
+answers nothing for so long; nosandbox lets it do whatever its user may.")]
 pub struct Args {
     /// Mount options, separated by commas
     #[arg(short = 'o', long = "options", value_name = "OPTIONS")]
@@ -94,14 +103,15 @@ pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
         (None, None) => repository::path(context)?,
     };
     let found = Found::look(args, &options, &repository)?;
-    let patience = options.fetch_timeout;
     // Looked into before anything is mounted: a mount that cannot be served should never be seen.
-    drop(found.show(patience)?);
-    let root = found.store.register_mount(found.visit.id).inspect_err(|error| not_rooted(error)).ok();
+    drop(found.show(&options)?);
+    let root = found.store.register_mount(found.visit.id()).inspect_err(|error| not_rooted(error)).ok();
     let request = MountRequest { source: args.source.clone(), mountpoint: args.mountpoint.clone(), options };
     let attached = Attached::new(&request)?;
     let mountpoint = attached.unmounter.clone();
-    let begun = Front { args, found: &found, attached }.hand_over(root).and_then(|supervisor| supervisor.follow());
+    let begun = Front { args, options: &request.options, found: &found, attached }
+        .hand_over(root)
+        .and_then(|supervisor| supervisor.follow());
     begun.inspect_err(|_| {
         // The error that matters is the one on its way out.
         if let Err(error) = mountpoint.unmount(Unmount::Lazy) {
@@ -121,6 +131,7 @@ fn absolute(path: &Path) -> Result<PathBuf> {
 /// A mount that is made and not yet served.
 struct Front<'a> {
     args: &'a Args,
+    options: &'a MountOptions,
     found: &'a Found,
     attached: Attached,
 }
@@ -146,8 +157,10 @@ impl Front<'_> {
         let program = own_program()?;
         let spare = spare_device();
         let connections = open_connections();
-        let connections = connections.inspect_err(|error| tracing::debug!("the kernel's count of requests: {error}")).ok();
+        let connections =
+            connections.inspect_err(|error| tracing::debug!("the kernel's count of requests: {error}")).ok();
         let root = root.and_then(crate::store::MountRoot::hand_over);
+        let record = self.options.profile_record.as_deref().map(record::place).transpose()?;
         let entry = reserved.as_ref().map(|r| -> Result<_> {
             Ok((hand_on(&r.directory)?, hand_on(&r.lock)?, hand_on(&r.figures)?, hand_on(&r.orders)?))
         });
@@ -162,11 +175,13 @@ impl Front<'_> {
             ready: (hand_on(&ready.0)?, hand_on(&ready.1)?),
             go: (hand_on(&go.0)?, hand_on(&go.1)?),
             root: root.as_ref().map(|(root, _)| hand_on(root)).transpose()?,
+            record: record.as_ref().map(|(directory, _)| hand_on(directory)).transpose()?,
             registry: entry.transpose()?,
         };
         let name = reserved.as_ref().map(|reserved| reserved.name.clone());
         let root_name = root.as_ref().map(|(_, name)| name.clone().into());
-        let described = Handoff { name, root: root_name, ..self.describe(kind, descriptors) }.write()?;
+        let record = record.as_ref().map(|(_, name)| name.clone().into());
+        let described = Handoff { name, root: root_name, record, ..self.describe(kind, descriptors) }.write()?;
         self.start(&described)
     }
 
@@ -176,6 +191,14 @@ impl Front<'_> {
             return Ok((terminal, LogKind::Terminal));
         }
         log::open().context("there is no place for a log")
+    }
+
+    /// What is fetched first, if a file says so. One that cannot be used is no reason not to mount.
+    fn profile(&self) -> Option<Vec<u8>> {
+        match lazy::profile(&self.options.profile) {
+            ProfileChoice::Listed(text) => Some(text.render()),
+            _ => None,
+        }
     }
 
     fn describe(&self, log: LogKind, descriptors: Numbers) -> Handoff {
@@ -193,6 +216,8 @@ impl Front<'_> {
             is_whole: found.is_whole,
             remote: found.remote.clone(),
             background_fill: args.background_fill,
+            profile: self.profile(),
+            record: None,
             log,
             root: None,
             descriptors,
@@ -277,7 +302,7 @@ pub fn registry() -> Registry {
 }
 
 /// `/run/sapwood` for root; for others below what their session gives them, else a directory of their own in `/tmp`.
-fn runtime_directory() -> PathBuf {
+pub fn runtime_directory() -> PathBuf {
     let user = nix::unistd::geteuid();
     if user.is_root() {
         return PathBuf::from("/run/sapwood");

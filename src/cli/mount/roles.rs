@@ -13,16 +13,18 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use nix::sys::mman::{MlockAllFlags, mlockall};
+use parking_lot::Mutex;
 
 use super::confine;
-use super::found::{Found, Shown};
+use super::found::{Found, Shown, fill};
 use super::handoff::{Handoff, VERSION, copy, take};
 use super::{DAEMON_NAME, READY, daemon_name, log};
-use crate::cache::{Fill, LazyTree};
+use crate::cache::LazyTree;
+use crate::cli::record::RecordingFile;
 use crate::cli::{error, output};
 use crate::fuse::{
-    Beginning, Board, Content, Ended, Held, Limits, MountRequest, ReadAhead, Registration, Roles, RunningMount, Service, Session,
-    Supervisor, Told, Turn, Unmounter, WorkerSignals, end, mount_anew, serve,
+    Beginning, Board, Content, Ended, Held, Limits, MountRequest, ReadAhead, Registration, Roles, RunningMount,
+    Service, Session, Supervisor, Told, Turn, Unmounter, WorkerSignals, end, mount_anew, serve,
 };
 use crate::store::MountRoot;
 
@@ -214,40 +216,65 @@ fn work(number: &str) -> Result<ExitCode> {
     let names = confine::enter(&handoff, &options, &repository, &board)?;
     let found = Found::again(&handoff, board.service())?;
     let root = root(&handoff, &found)?;
-    let Shown { vfs, tree } = found.show(options.fetch_timeout)?;
+    let Shown { vfs, tree } = found.show(&options)?;
     let content = Content::of(&vfs);
     let begin = || Session::begin(Arc::new(vfs), &options, device, &board);
-    let announce = || announce(&handoff, &board, &found, tree.as_ref());
+    let announce = |session: &Session| announce(&handoff, &board, &found, tree.as_ref(), session);
     // A new mount is there when it answers and is on the list, and what the kernel does not agree to is known before anybody
     // is told. Whoever takes a connection over has to wait until nobody else has it.
-    let (session, registration) = if board.is_connected() {
+    let (session, registration, recorded) = if board.is_connected() {
         turn.await_it(&board)?;
-        (begin()?, announce()?)
+        let session = begin()?;
+        let recorded = record(&handoff, |directory, name| RecordingFile::resume(session.recording(), directory, name))?;
+        let registration = announce(&session)?;
+        (session, registration, recorded)
     } else {
-        let begun = (begin()?, announce()?);
+        let session = begin()?;
+        let recorded = record(&handoff, |directory, name| RecordingFile::start(session.recording(), directory, name))?;
+        let registration = announce(&session)?;
         read_ahead.set(content);
         turn.await_it(&board)?;
-        begun
+        (session, registration, recorded)
     };
     say_how_it_came(&board, &handoff);
     if let Some(tree) = &tree
         && board.service() == Service::Full
     {
-        tree.fill(if handoff.background_fill { Fill::Everything } else { Fill::Metadata });
+        tree.fill(fill(&handoff, &options));
     }
     leave_terminal(&log);
     if let Some(names) = names {
         names.watch()?;
     }
-    serve(session, signals, &board)?;
+    let recorded = Arc::new(Mutex::new(recorded));
+    let last_words = {
+        let (recorded, tree) = (Arc::clone(&recorded), tree.as_ref().map(Arc::downgrade));
+        move || write_down(&recorded, tree.and_then(|tree| tree.upgrade()).as_deref())
+    };
+    serve(session, signals, &board, last_words)?;
     // Only now is there nothing left to serve.
-    if let Some(tree) = tree {
-        tree.flush();
-    }
+    write_down(&recorded, tree.as_deref());
     tracing::info!("{} unmounted", handoff.mountpoint().display());
     registration.iter().for_each(Registration::end);
     drop(root);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Begins to write down what is read, if that is wanted.
+fn record(
+    handoff: &Handoff,
+    begin: impl FnOnce(OwnedFd, OsString) -> Result<RecordingFile>,
+) -> Result<Option<RecordingFile>> {
+    let Some((name, number)) = handoff.record.as_ref().zip(handoff.descriptors.record) else { return Ok(None) };
+    begin(take(number)?, name.get()).map(Some)
+}
+
+/// Writes what is only in memory.
+fn write_down(recorded: &Mutex<Option<RecordingFile>>, tree: Option<&LazyTree>) {
+    drop(recorded.lock().take());
+    if let Some(tree) = tree {
+        tree.flush();
+    }
 }
 
 /// What protects the commit from being collected.
@@ -305,8 +332,10 @@ fn announce(
     board: &Board,
     found: &Found,
     tree: Option<&Arc<LazyTree>>,
+    session: &Session,
 ) -> Result<Option<Registration>> {
-    let told = Told { board: board.clone(), lazy: tree.map_or_else(Weak::new, Arc::downgrade) };
+    let lazy = tree.map_or_else(Weak::new, Arc::downgrade);
+    let told = Told { board: board.clone(), lazy, recording: Some(session.recording().clone()) };
     let (Some(name), Some((directory, _, figures, _))) = (&handoff.name, handoff.descriptors.registry) else {
         return Ok(None);
     };
@@ -315,7 +344,7 @@ fn announce(
         mountpoint: crate::fuse::path_text(&handoff.mountpoint()),
         source: handoff.source.clone(),
         repo: handoff.repository.clone(),
-        commit: found.visit.id,
+        commit: found.visit.id(),
         mode: handoff.options()?.mode,
         pid: board.supervisor(),
         worker_pid: std::process::id(),
@@ -324,7 +353,7 @@ fn announce(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         handoff: VERSION,
     };
-    let announced = Registration::announce(take(directory)?, take(figures)?, mount, told);
+    let announced = Registration::announce(take(directory)?, take(figures)?, &mount, told);
     Ok(announced.inspect_err(|error| tracing::warn!("'sapwood mounts' will not show this worker: {error}")).ok())
 }
 

@@ -77,9 +77,9 @@ impl Board {
     /// Notes a request. When more are under way than there is room for, this one is not.
     pub(in crate::fuse) fn begin(&self, worker: u8, subject: Subject, hint: usize) -> Ticket {
         let state = now() << 24 | u64::from(worker) << 16 | u64::from(subject.opcode) << 8 | IN_HAND;
-        let word = (0..FLIGHTS_MAX).map(|index| FLIGHTS + (hint + index) % FLIGHTS_MAX * FLIGHT_WORDS).find(|word| {
-            self.words[word + 2].compare_exchange(0, state, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-        });
+        let word = (0..FLIGHTS_MAX)
+            .map(|index| FLIGHTS + (hint + index) % FLIGHTS_MAX * FLIGHT_WORDS)
+            .find(|word| self.words[word + 2].compare_exchange(0, state, Ordering::AcqRel, Ordering::Relaxed).is_ok());
         if let Some(word) = word {
             self.set(word + 1, subject.part);
             self.set(word, subject.node);

@@ -10,7 +10,7 @@ use seccompiler::{
     SeccompRule,
 };
 
-use super::{Backing, Network};
+use super::{Backing, Network, Writing};
 
 /// What every worker does: read files, wait, start threads, answer on sockets that are open.
 const ALWAYS: &[i64] = &[
@@ -118,7 +118,7 @@ const ALWAYS_OLD: &[i64] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const ALWAYS_OLD: &[i64] = &[];
 
-/// What fetching and keeping takes.
+/// What fetching takes.
 const FETCHING: &[i64] = &[
     libc::SYS_socket,
     libc::SYS_socketpair,
@@ -126,6 +126,14 @@ const FETCHING: &[i64] = &[
     libc::SYS_bind,
     libc::SYS_sendmmsg,
     libc::SYS_recvmmsg,
+    libc::SYS_memfd_create,
+    // Libraries for looking names up are loaded when they are needed.
+    libc::SYS_mmap,
+    libc::SYS_mprotect,
+];
+
+/// What keeping it takes, and making room for more.
+const WRITING: &[i64] = &[
     libc::SYS_pwrite64,
     libc::SYS_pwritev,
     libc::SYS_pwritev2,
@@ -142,16 +150,12 @@ const FETCHING: &[i64] = &[
     libc::SYS_fchmod,
     libc::SYS_fchmodat,
     libc::SYS_utimensat,
-    libc::SYS_memfd_create,
-    // Libraries for looking names up are loaded when they are needed.
-    libc::SYS_mmap,
-    libc::SYS_mprotect,
 ];
 
 #[cfg(target_arch = "x86_64")]
-const FETCHING_OLD: &[i64] = &[libc::SYS_mkdir, libc::SYS_rmdir, libc::SYS_link, libc::SYS_chmod];
+const WRITING_OLD: &[i64] = &[libc::SYS_mkdir, libc::SYS_rmdir, libc::SYS_link, libc::SYS_chmod];
 #[cfg(not(target_arch = "x86_64"))]
-const FETCHING_OLD: &[i64] = &[];
+const WRITING_OLD: &[i64] = &[];
 
 /// `FUSE_DEV_IOC_BACKING_OPEN` and `_CLOSE`.
 const BACKING_IOCTLS: [u64; 2] = [1 << 30 | 16 << 16 | 229 << 8 | 1, 1 << 30 | 4 << 16 | 229 << 8 | 2];
@@ -160,7 +164,7 @@ const BACKING_IOCTLS: [u64; 2] = [1 << 30 | 16 << 16 | 229 << 8 | 1, 1 << 30 | 4
 const IOCTLS: [u64; 4] = [libc::TCGETS, libc::FIONREAD, libc::FIONBIO, libc::FIOCLEX];
 
 /// `FICLONE`, for a file that is to be a copy of another.
-const FETCHING_IOCTLS: [u64; 1] = [1 << 30 | 4 << 16 | 0x94 << 8 | 9];
+const WRITING_IOCTLS: [u64; 1] = [1 << 30 | 4 << 16 | 0x94 << 8 | 9];
 
 /// Why system calls are not restricted.
 #[derive(Debug, thiserror::Error)]
@@ -172,17 +176,17 @@ pub(super) enum CallsError {
 }
 
 /// Leaves this thread, and those it will start, only the calls that are needed.
-pub(super) fn restrict(network: Network, backing: Backing) -> Result<(), CallsError> {
+pub(super) fn restrict(network: Network, writing: Writing, backing: Backing) -> Result<(), CallsError> {
     let architecture = std::env::consts::ARCH.try_into()?;
     let absent = SeccompAction::Errno(libc::ENOSYS.cast_unsigned());
-    let filter = SeccompFilter::new(rules(network, backing)?, absent, SeccompAction::Allow, architecture)?;
+    let filter = SeccompFilter::new(rules(network, writing, backing)?, absent, SeccompAction::Allow, architecture)?;
     let program: BpfProgram = filter.try_into()?;
     Ok(seccompiler::apply_filter(&program)?)
 }
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-fn rules(network: Network, backing: Backing) -> Result<Rules, seccompiler::BackendError> {
+fn rules(network: Network, writing: Writing, backing: Backing) -> Result<Rules, seccompiler::BackendError> {
     let mut rules: Rules = [ALWAYS, ALWAYS_OLD].concat().into_iter().map(|call| (call, Vec::new())).collect();
     let mut ioctls = IOCTLS.to_vec();
     let mut names = vec![libc::PR_SET_NAME, libc::PR_GET_NAME, libc::PR_SET_VMA];
@@ -205,9 +209,12 @@ fn rules(network: Network, backing: Backing) -> Result<Rules, seccompiler::Backe
         rules.insert(call, vec![when(2, Op::MaskedEq(program), 0)?]);
     }
     if network == Network::Needed {
-        rules.extend([FETCHING, FETCHING_OLD].concat().into_iter().map(|call| (call, Vec::new())));
-        ioctls.extend(FETCHING_IOCTLS);
+        rules.extend(FETCHING.iter().map(|call| (*call, Vec::new())));
         names.push(libc::PR_GET_DUMPABLE);
+    }
+    if writing == Writing::Needed {
+        rules.extend([WRITING, WRITING_OLD].concat().into_iter().map(|call| (call, Vec::new())));
+        ioctls.extend(WRITING_IOCTLS);
     }
     let equal = |index, value: u64| when(index, Op::Eq, value);
     rules.insert(libc::SYS_ioctl, ioctls.into_iter().map(|number| equal(1, number)).collect::<Result<_, _>>()?);
@@ -226,9 +233,11 @@ mod tests {
 
     #[test]
     fn no_worker_starts_programs_or_mounts() {
-        for network in [Network::None, Network::Needed] {
+        for (network, writing) in
+            [(Network::None, Writing::None), (Network::None, Writing::Needed), (Network::Needed, Writing::Needed)]
+        {
             for backing in [Backing::None, Backing::Registered] {
-                let rules = rules(network, backing).expect("legal");
+                let rules = rules(network, writing, backing).expect("legal");
                 for call in [
                     libc::SYS_execve,
                     libc::SYS_execveat,
@@ -248,6 +257,7 @@ mod tests {
                     assert!(!rules.contains_key(&call), "{call}");
                 }
                 assert_eq!(rules.contains_key(&libc::SYS_socket), network == Network::Needed);
+                assert_eq!(rules.contains_key(&libc::SYS_pwrite64), writing == Writing::Needed);
             }
         }
     }

@@ -23,6 +23,8 @@ pub struct Sandbox {
     pub files: Vec<Access>,
     /// Whether it talks to a network.
     pub network: Network,
+    /// Whether it writes files.
+    pub writing: Writing,
     /// Whether it registers files with the kernel.
     pub backing: Backing,
     /// Whose the repository is.
@@ -32,10 +34,20 @@ pub struct Sandbox {
 /// Whether a network is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Network {
-    /// No: no sockets either, and nothing is written.
+    /// No: no sockets either.
     #[default]
     None,
-    /// Yes; and what comes from it is written to the repository.
+    /// Yes.
+    Needed,
+}
+
+/// Whether files are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Writing {
+    /// No.
+    #[default]
+    None,
+    /// Yes: what is fetched, when it was used, or what was read.
     Needed,
 }
 
@@ -80,7 +92,7 @@ impl Sandbox {
         // In this order: the last forbids the system calls of the others.
         let files = note("the files", files::restrict(&self.files));
         let capabilities = note("the capabilities", capabilities::drop_all_but(self.backing, self.repository));
-        let system_calls = note("the system calls", calls::restrict(self.network, self.backing));
+        let system_calls = note("the system calls", calls::restrict(self.network, self.writing, self.backing));
         Enforced { no_new_privileges, capabilities, files, system_calls }
     }
 }

@@ -20,8 +20,8 @@
 //! checked against the image. But a reader may rely on its numbers being within each other's bounds: [`Locator::parse`]
 //! looks at each once.
 
-use super::pack::{FRAME_RAW_MAX, PACK_HEADER_SIZE};
-use crate::model::PackId;
+use super::pack::{FRAME_RAW_MAX, PACK_HEADER_SIZE, is_in_proportion};
+use crate::model::{BLOCK_SIZE, Commit, LARGE_OBJECT, PackId};
 
 const MAGIC: [u8; 8] = *b"SAPWLOC\0";
 const VERSION: u32 = 1;
@@ -30,10 +30,16 @@ const PACK_ROW: usize = 40;
 const LEVEL: i32 = 19;
 
 /// Largest locator in bytes, packed. One of a million objects has about 4 MiB.
-pub const LOCATOR_SIZE_MAX: u64 = 256 << 20;
+const LENGTH_MAX: u64 = 256 << 20;
 
 /// Most bytes that a locator may unpack to.
 const RAW_MAX: usize = 1 << 30;
+
+/// A locator may list so many times as many frames as its image can need: some publisher may find that simpler.
+const SUPERFLUOUS: u64 = 4;
+
+/// And so many frames and packs more.
+const SPARE: u64 = 1024;
 
 /// Why bytes are no locator.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +53,24 @@ pub enum LocatorError {
     /// Counts that cannot be, or fewer bytes than they need.
     #[error("the locator has a bad length")]
     Length,
+    /// It is for another image.
+    #[error("the locator is for {found} objects, the image has {expected}")]
+    Count {
+        /// Objects of the image.
+        expected: u32,
+        /// Objects of the locator.
+        found: u32,
+    },
+    /// It announces more than the image can need.
+    #[error("the locator announces {frames} frames in {packs} packs, the image needs at most {expected} frames")]
+    TooMuch {
+        /// Frames that the image can need.
+        expected: u64,
+        /// Frames announced.
+        frames: u32,
+        /// Packs announced.
+        packs: u32,
+    },
     /// Not what the compressor made.
     #[error("the locator cannot be unpacked")]
     Compression(#[source] std::io::Error),
@@ -164,31 +188,72 @@ pub struct Locator {
     spots: Vec<Spot>,
 }
 
-/// How much a locator says it holds.
+/// What the locator of an image can hold at most. Whoever knows the image knows that before a byte of the locator has come,
+/// and need not hold more in memory than that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Announced {
-    /// Packs.
-    pub packs: u32,
-    /// Frames.
-    pub frames: u32,
-    /// Objects.
-    pub objects: u32,
+pub struct LocatorBound {
+    /// At least so many objects.
+    least: u32,
+    objects: u32,
+    frames: u64,
+}
+
+impl LocatorBound {
+    /// Of the image whose objects have these `sizes`.
+    pub fn new(sizes: impl IntoIterator<Item = u64>) -> Self {
+        let (mut objects, mut frames) = (0_u32, 0_u64);
+        for size in sizes {
+            objects = objects.saturating_add(1);
+            frames = frames.saturating_add(if size > LARGE_OBJECT { size.div_ceil(BLOCK_SIZE) } else { 1 });
+        }
+        Self { least: objects, objects, frames }
+    }
+
+    /// Of the image of a commit, for whoever does not have the image.
+    #[must_use]
+    pub fn of_commit(commit: &Commit) -> Self {
+        let objects = u32::try_from(commit.entries).unwrap_or(u32::MAX);
+        let frames = commit.entries.saturating_add(commit.content_bytes / BLOCK_SIZE);
+        Self { least: 0, objects, frames }
+    }
+
+    /// Bytes that such a locator has at most.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        let rows = self
+            .most_packs()
+            .saturating_mul(PACK_ROW as u64)
+            .saturating_add(self.most_frames().saturating_mul(16))
+            .saturating_add(u64::from(self.objects) * 8);
+        LENGTH_MAX.min(rows.saturating_add((rows >> 7) + 1024))
+    }
+
+    const fn most_frames(&self) -> u64 {
+        self.frames.saturating_mul(SUPERFLUOUS).saturating_add(SPARE)
+    }
+
+    const fn most_packs(&self) -> u64 {
+        self.frames.saturating_add(SPARE)
+    }
+
+    fn check(&self, packs: u32, frames: u32, objects: u32) -> Result<(), LocatorError> {
+        if !(self.least..=self.objects).contains(&objects) {
+            return Err(LocatorError::Count { expected: self.objects, found: objects });
+        }
+        if u64::from(frames) > self.most_frames() || u64::from(packs) > self.most_packs() {
+            return Err(LocatorError::TooMuch { expected: self.frames, frames, packs });
+        }
+        Ok(())
+    }
 }
 
 impl Locator {
-    /// What a locator announces, before anything is unpacked: whoever knows the image knows how much that can be. `None`
-    /// when the bytes are too short for one.
-    #[must_use]
-    pub fn announced(bytes: &[u8]) -> Option<Announced> {
-        let header = bytes.get(..HEADER_SIZE)?;
-        Some(Announced { packs: u32_at(header, 12), frames: u32_at(header, 16), objects: u32_at(header, 20) })
-    }
-
-    /// Reads a locator and checks all its numbers.
+    /// Reads the locator of an image and checks all its numbers. One that announces more than `bound` is refused before
+    /// anything is unpacked.
     ///
     /// # Errors
     /// [`LocatorError`].
-    pub fn parse(bytes: &[u8]) -> Result<Self, LocatorError> {
+    pub fn parse(bytes: &[u8], bound: LocatorBound) -> Result<Self, LocatorError> {
         let (header, packed) = bytes.split_at_checked(HEADER_SIZE).ok_or(LocatorError::Magic)?;
         if header[..8] != MAGIC {
             return Err(LocatorError::Magic);
@@ -197,6 +262,7 @@ impl Locator {
         if version != VERSION {
             return Err(LocatorError::TooNew(version));
         }
+        bound.check(u32_at(header, 12), u32_at(header, 16), u32_at(header, 20))?;
         let count = |at| usize::try_from(u32_at(header, at)).map_err(|_| LocatorError::Length);
         let (packs, frames, spots) = (count(12)?, count(16)?, count(20)?);
         let needed = |count: usize, size: usize| count.checked_mul(size);
@@ -237,7 +303,9 @@ impl Locator {
         for (index, frame) in self.frames.iter().enumerate() {
             let pack = self.packs.get(frame.pack as usize);
             let is_inside = pack.is_some_and(|pack| frame.end() <= pack.length);
-            if !is_inside || frame.raw_length == 0 || frame.raw_length as usize > FRAME_RAW_MAX {
+            let has_sound_length = (1..=FRAME_RAW_MAX).contains(&(frame.raw_length as usize))
+                && is_in_proportion(frame.length, frame.raw_length);
+            if !is_inside || !has_sound_length {
                 return Err(LocatorError::Frame(number(index)));
             }
         }
@@ -367,38 +435,51 @@ mod tests {
         builder
     }
 
+    const BOUND: LocatorBound = LocatorBound { least: 0, objects: 3000, frames: 3000 };
+
     #[test]
     fn a_locator_survives_and_is_small() {
         let builder = example();
         let bytes = builder.finish().expect("memory");
-        let locator = Locator::parse(&bytes).expect("own bytes");
+        let locator = Locator::parse(&bytes, BOUND).expect("own bytes");
         assert_eq!(locator.packs, builder.packs);
         assert_eq!(locator.frames, builder.frames);
         assert_eq!(locator.spots, builder.spots);
         assert_eq!((locator.objects(), locator.object(3000)), (3000, None));
         assert!(bytes.len() < 1000, "{} bytes for 3,000 objects", bytes.len());
         let empty = LocatorBuilder::new().finish().expect("memory");
-        assert_eq!(Locator::parse(&empty).expect("own bytes").objects(), 0);
+        assert_eq!(Locator::parse(&empty, LocatorBound::new([])).expect("own bytes").objects(), 0);
     }
 
     #[test]
     fn ruins_are_errors_and_numbers_stay_in_bounds() {
         let bytes = example().finish().expect("memory");
         for length in 0..bytes.len() {
-            assert!(Locator::parse(&bytes[..length]).is_err(), "{length} bytes");
+            assert!(Locator::parse(&bytes[..length], BOUND).is_err(), "{length} bytes");
         }
         for at in 12..24 {
             let mut greedy = bytes.clone();
             greedy[at] = 0xff;
-            assert!(Locator::parse(&greedy).is_err(), "byte {at}");
+            assert!(Locator::parse(&greedy, BOUND).is_err(), "byte {at}");
         }
+        let few = LocatorBound::new([1; 2999]);
+        assert!(matches!(Locator::parse(&bytes, few), Err(LocatorError::Count { expected: 2999, found: 3000 })));
+        let mut greedy = bytes.clone();
+        greedy[16..20].copy_from_slice(&(4 * 3000 + 1025_u32).to_le_bytes());
+        assert!(matches!(Locator::parse(&greedy, BOUND), Err(LocatorError::TooMuch { .. })));
+        assert!(bytes.len() as u64 <= BOUND.length() && BOUND.length() < 1 << 20);
         let mut outside = example();
         outside.frames[7].offset = 1 << 20;
-        let error = Locator::parse(&outside.finish().expect("memory"));
+        let error = Locator::parse(&outside.finish().expect("memory"), BOUND);
         assert!(matches!(error, Err(LocatorError::Frame(7))), "{error:?}");
         let mut outside = example();
+        outside.packs[0].length = 1 << 30;
+        outside.frames[7].length = 1 << 29;
+        let error = Locator::parse(&outside.finish().expect("memory"), BOUND);
+        assert!(matches!(error, Err(LocatorError::Frame(7))), "half a gigabyte to decode 128 KiB: {error:?}");
+        let mut outside = example();
         outside.spots[9].offset = 128 << 10;
-        let error = Locator::parse(&outside.finish().expect("memory"));
+        let error = Locator::parse(&outside.finish().expect("memory"), BOUND);
         assert!(matches!(error, Err(LocatorError::Object(9))), "{error:?}");
     }
 }

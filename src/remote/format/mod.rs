@@ -10,8 +10,10 @@ mod profile;
 mod profile_text;
 pub mod wire;
 
-pub use locator::{Announced, Frame, LOCATOR_SIZE_MAX, Locator, LocatorBuilder, LocatorError, PackRef, Spot};
-pub use pack::{FRAME_RAW_MAX, FrameError, PACK_HEADER_SIZE, PackWriter, compress_frames, decode_frame, in_order};
+pub use locator::{Frame, Locator, LocatorBound, LocatorBuilder, LocatorError, PackRef, Spot};
+pub use pack::{
+    FRAME_RAW_MAX, FrameError, PACK_HEADER_SIZE, PackWriter, compress_frames, decode_frame, in_order, is_in_proportion,
+};
 pub use placement::{DeltaRef, FileRef, ImageRef, PLACEMENT_SIZE_MAX, Placement, PlacementError};
 pub use profile::{PROFILE_SIZE_MAX, Profile, ProfileEntry, ProfileError};
 pub use profile_text::{ProfileLine, ProfileText, ProfileTextError};

@@ -48,6 +48,13 @@ pub enum FrameError {
     },
 }
 
+/// Whether a frame's length may come of what it unpacks to: zstd adds little to bytes that it cannot make shorter. One that
+/// takes more room is refused, since its length decides how much is downloaded and held in memory.
+#[must_use]
+pub const fn is_in_proportion(length: u32, raw_length: u32) -> bool {
+    length as u64 <= raw_length as u64 + (raw_length as u64 >> 7) + 1024
+}
+
 /// Unpacks a frame to exactly `raw_length` bytes, which are at most [`FRAME_RAW_MAX`].
 ///
 /// # Errors

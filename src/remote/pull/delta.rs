@@ -5,9 +5,9 @@
 use super::history::Target;
 use super::image::Obtained;
 use crate::image::{Image, ObjectUse};
-use crate::model::{CommitId, ObjectId};
+use crate::model::{Commit, CommitId, ObjectId};
 use crate::remote::client::Remote;
-use crate::remote::delta::{DELTA_HEAD_MAX, DeltaHead};
+use crate::remote::delta::{DELTA_HEAD_MAX, DeltaHead, most_pieces};
 use crate::remote::fetch::PatchPlan;
 use crate::remote::format::wire::apply_image_delta;
 use crate::remote::format::{DeltaRef, Placement};
@@ -21,10 +21,11 @@ pub(super) struct Offer {
 }
 
 impl Offer {
-    /// Fetches the head of the first delta whose older commit is here with its image.
+    /// Fetches the head of the first delta to `target` whose older commit is here with its image.
     pub(super) fn find(
         image_of: &dyn Fn(CommitId) -> Option<Image>,
         remote: &Remote,
+        target: &Commit,
         placement: &Placement,
     ) -> Option<Self> {
         let with_image = |reference: &DeltaRef| Some((*reference, image_of(reference.from)?));
@@ -39,7 +40,7 @@ impl Offer {
         let fetched = remote.transport().get_range(&path, 0..reference.head);
         let head = fetched
             .map_err(|error| error.to_string())
-            .and_then(|bytes| DeltaHead::parse(&bytes).map_err(|error| error.to_string()));
+            .and_then(|bytes| DeltaHead::parse(&bytes, most_pieces(target)).map_err(|error| error.to_string()));
         match head {
             Ok(head) => Some(Self { reference, head, old }),
             Err(error) => {
@@ -65,15 +66,26 @@ impl Offer {
         }
     }
 
-    /// Takes what this offers out of `missing`.
-    pub(super) fn patches(&self, missing: &mut Vec<ObjectUse>, is_here: &dyn Fn(ObjectId) -> bool) -> PatchPlan {
-        let old: Result<Vec<ObjectUse>, _> = self.old.object_uses().collect();
-        match old {
-            Ok(old) => PatchPlan::new(self.reference.id, &self.head, &old, missing, is_here),
-            Err(error) => {
+    /// Takes what this offers for `new` out of `missing`.
+    pub(super) fn patches(
+        &self,
+        remote: &Remote,
+        new: &Image,
+        missing: &mut Vec<ObjectUse>,
+        is_here: &dyn Fn(ObjectId) -> bool,
+    ) -> PatchPlan {
+        let uses = |image: &Image| image.object_uses().collect::<Result<Vec<_>, _>>();
+        let (old, new) = match (uses(&self.old), uses(new)) {
+            (Ok(old), Ok(new)) => (old, new),
+            (Err(error), _) | (_, Err(error)) => {
                 tracing::warn!("image {} is damaged: {error}; run 'sapwood fsck'", self.old.id().short());
-                PatchPlan::default()
+                return PatchPlan::default();
             }
-        }
+        };
+        PatchPlan::new(self.reference.id, &self.head, (&old, &new), missing, is_here).unwrap_or_else(|error| {
+            let (path, url) = (layout::delta(self.reference.id), remote.transport().url());
+            tracing::warn!("{path} of {url} cannot be used: {error}; doing without");
+            PatchPlan::default()
+        })
     }
 }

@@ -2,6 +2,10 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
+
+use super::reason::Reason;
+use crate::disk::LockError;
 
 /// What went wrong with a request, after all attempts.
 #[derive(Debug, thiserror::Error)]
@@ -64,12 +68,14 @@ pub enum TransportError {
         reason: String,
     },
     /// The server wants to know who is asking, or does not allow it.
-    #[error("{path}: the server does not allow it")]
+    #[error("not allowed to {action} {path}")]
     Denied {
+        /// What was tried.
+        action: &'static str,
         /// Relative to the URL.
         path: String,
         /// What it said.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Reason,
     },
     /// A plain web server takes no uploads.
     #[error("{url} is a web server and takes no uploads: publish to its directory (file://…) or to a bucket (s3://…)")]
@@ -91,6 +97,14 @@ pub enum TransportError {
         /// What the system said.
         source: io::Error,
     },
+    /// The directory that is written to cannot be locked.
+    #[error("cannot lock the directory of {path}")]
+    Lock {
+        /// Relative to the URL.
+        path: String,
+        /// Why not.
+        source: LockError,
+    },
     /// The other side, or the way there.
     #[error("cannot {action} {path}")]
     Failed {
@@ -98,7 +112,24 @@ pub enum TransportError {
         action: &'static str,
         /// Relative to the URL.
         path: String,
-        /// What it said.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        /// What went wrong.
+        source: Reason,
     },
+}
+
+impl TransportError {
+    /// Whether the same request may succeed in a while.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Failed { source, .. } if source.may_pass())
+    }
+
+    /// When the other side wants to be asked again, if it says so.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Failed { source: Reason::Busy { after, .. }, .. } => Some(*after),
+            _ => None,
+        }
+    }
 }

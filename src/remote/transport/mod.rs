@@ -5,8 +5,8 @@
 //! whoever wants requests in parallel calls from several.
 //!
 //! What a server sends is bounded by what was asked for. Requests that failed in a way that may pass (no connection, a
-//! stall, a broken body, 408, 429, 5xx) are sent again with growing, jittered pauses until the patience of the options
-//! is over; then mirrors are asked.
+//! stall, a broken body, 408, 429, 5xx) are sent again with growing, jittered pauses, mirrors asked in between, until
+//! nothing has moved for as long as the patience of the options. A body that broke is gone on with where it did.
 
 mod counters;
 mod error;
@@ -15,17 +15,22 @@ mod limit;
 mod open;
 mod options;
 mod read;
+mod reason;
+mod sweep;
 mod tls;
+mod turns;
 mod write;
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::time::SystemTime;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
 
 pub use counters::{Counters, Traffic};
 pub use error::TransportError;
 pub use options::TransportOptions;
+pub use reason::{Reason, Said};
 
+use crate::disk::Lock;
 use limit::RateLimit;
 use open::{Endpoint, Purpose};
 
@@ -62,6 +67,8 @@ pub struct Listed {
 #[derive(Clone)]
 pub struct Transport {
     inner: Arc<Inner>,
+    /// How long to go on receiving when nothing comes.
+    patience: Duration,
 }
 
 struct Inner {
@@ -72,6 +79,10 @@ struct Inner {
     runtime: tokio::runtime::Runtime,
     counters: Arc<Counters>,
     limit: Option<RateLimit>,
+    /// Whether it was said that nobody answers.
+    said: AtomicBool,
+    /// Says to other publishers that we write to a directory.
+    writing: OnceLock<Lock>,
 }
 
 impl Transport {
@@ -86,15 +97,19 @@ impl Transport {
     /// Like [`Self::open`], for a URL that is published to: a directory is made when something is written.
     ///
     /// # Errors
-    /// As for [`Self::open`].
+    /// As for [`Self::open`], and [`TransportError::CannotWrite`] for a plain web server: better now than after an hour of
+    /// packing.
     pub fn open_destination(url: &str, options: &TransportOptions) -> Result<Self, TransportError> {
-        Self::open_for(Purpose::Destination, url, options)
+        let transport = Self::open_for(Purpose::Destination, url, options)?;
+        transport.writable()?;
+        Ok(transport)
     }
 
     fn open_for(purpose: Purpose, url: &str, options: &TransportOptions) -> Result<Self, TransportError> {
         let counters = Arc::default();
         let urls = std::iter::once(url).chain(options.mirrors.iter().map(String::as_str));
-        let endpoints = urls.map(|url| Endpoint::open(url, options, &counters, purpose)).collect::<Result<_, _>>()?;
+        let open = |place| Endpoint::open(url, place, options, &counters, purpose);
+        let endpoints = urls.map(open).collect::<Result<_, _>>()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("sapwood-net")
@@ -102,7 +117,16 @@ impl Transport {
             .build()
             .map_err(TransportError::Runtime)?;
         let limit = options.rate_limit.map(RateLimit::new);
-        Ok(Self { inner: Arc::new(Inner { endpoints, preferred: AtomicUsize::new(0), runtime, counters, limit }) })
+        let (preferred, said) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let writing = OnceLock::new();
+        let inner = Arc::new(Inner { endpoints, preferred, runtime, counters, limit, said, writing });
+        Ok(Self { inner, patience: options.retry_limit() })
+    }
+
+    /// The same connection for somebody who does not wait longer than `patience` for what does not come.
+    #[must_use]
+    pub fn impatient(&self, patience: Duration) -> Self {
+        Self { inner: Arc::clone(&self.inner), patience: self.patience.min(patience) }
     }
 
     /// The URL this leads to.

@@ -1,6 +1,7 @@
 //! From a URL to the object store behind it.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use object_store::aws::AmazonS3Builder;
@@ -10,12 +11,14 @@ use object_store::http::HttpBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
+use reqwest::StatusCode;
 use url::Url;
 
 use super::counters::Counters;
 use super::error::TransportError;
-use super::http::Connector;
+use super::http::{Bearer, Connector};
 use super::options::TransportOptions;
+use super::reason::Reason;
 
 /// What is at a URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +45,9 @@ pub(super) enum Purpose {
 pub(super) struct Endpoint {
     pub url: String,
     pub kind: Kind,
+    /// For receiving: asks once. Who asks again, and whom, is decided above.
+    pub once: Box<dyn ObjectStore>,
+    /// For everything else: asks again by itself.
     pub store: Box<dyn ObjectStore>,
     /// What stands before every path.
     pub prefix: Path,
@@ -49,7 +55,9 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
+    /// The place at `url`, which is `main` or one of its mirrors.
     pub(super) fn open(
+        main: &str,
         url: &str,
         options: &TransportOptions,
         counters: &Arc<Counters>,
@@ -59,54 +67,38 @@ impl Endpoint {
             |reason: &dyn std::fmt::Display| TransportError::Url { url: url.to_owned(), reason: reason.to_string() };
         let parsed = Url::parse(url).map_err(|error| bad(&error))?;
         let prefix = Path::from_url_path(parsed.path()).map_err(|error| bad(&error))?;
-        let retry = retry(options);
-        let connector = || Connector::new(options, counters);
-        let store_error = |error: object_store::Error| bad(&error);
-        let (kind, store, prefix): (Kind, Box<dyn ObjectStore>, Path) = match parsed.scheme() {
-            "file" => {
-                let directory = parsed.to_file_path().map_err(|()| bad(&"it names no path of this machine"))?;
-                let store = LocalFileSystem::new().with_fsync(true);
-                (Kind::Directory(directory), Box::new(store), prefix)
-            }
-            "http" | "https" => {
-                let builder = HttpBuilder::new().with_url(url.trim_end_matches('/')).with_retry(retry);
-                let plain = ClientOptions::new().with_allow_http(true);
-                let builder = builder.with_client_options(plain).with_http_connector(connector()?);
-                (Kind::Web, Box::new(builder.build().map_err(store_error)?), Path::default())
-            }
-            "s3" | "s3a" => {
-                let mut builder = AmazonS3Builder::new().with_url(url).with_retry(retry);
-                for (name, value) in &options.settings {
-                    if let Ok(key) = name.to_ascii_lowercase().parse() {
-                        builder = builder.with_config(key, value);
-                    }
-                }
-                let builder = builder.with_http_connector(connector()?);
-                (Kind::Bucket, Box::new(builder.build().map_err(store_error)?), prefix)
-            }
-            "gs" => {
-                let mut builder = GoogleCloudStorageBuilder::new().with_url(url).with_retry(retry);
-                for (name, value) in &options.settings {
-                    if let Ok(key) = name.to_ascii_lowercase().parse() {
-                        builder = builder.with_config(key, value);
-                    }
-                }
-                let builder = builder.with_http_connector(connector()?);
-                (Kind::Bucket, Box::new(builder.build().map_err(store_error)?), prefix)
-            }
-            "az" | "abfs" | "abfss" => {
-                let mut builder = MicrosoftAzureBuilder::new().with_url(url).with_retry(retry);
-                for (name, value) in &options.settings {
-                    if let Ok(key) = name.to_ascii_lowercase().parse() {
-                        builder = builder.with_config(key, value);
-                    }
-                }
-                let builder = builder.with_http_connector(connector()?);
-                (Kind::Bucket, Box::new(builder.build().map_err(store_error)?), prefix)
-            }
+        let scheme = parsed.scheme();
+        if scheme == "file" {
+            let directory = parsed.to_file_path().map_err(|()| bad(&"it names no path of this machine"))?;
+            let store = || Box::new(LocalFileSystem::new().with_fsync(true));
+            let kind = Kind::Directory(directory);
+            return Ok(Self { url: url.to_owned(), kind, once: store(), store: store(), prefix, purpose });
+        }
+        let (kind, open, prefix): (Kind, Opener, Path) = match scheme {
+            "http" | "https" => (Kind::Web, web, Path::default()),
+            "s3" | "s3a" => (Kind::Bucket, s3, prefix),
+            "gs" => (Kind::Bucket, gs, prefix),
+            "az" | "abfs" | "abfss" => (Kind::Bucket, az, prefix),
             other => return Err(bad(&format_args!("'{other}' is none of file, http, https, s3, gs, az"))),
         };
-        Ok(Self { url: url.to_owned(), kind, store, prefix, purpose })
+        if kind == Kind::Web && (!parsed.username().is_empty() || parsed.password().is_some()) {
+            return Err(bad(&"a name or password does not belong into it; see --bearer-file"));
+        }
+        let mut settings = options.settings.iter().filter(|_| kind == Kind::Bucket);
+        if let Some((name, value)) = settings.find(|(name, value)| is_bad_endpoint(name, value)) {
+            return Err(bad(&format_args!("{name} should be a URL such as https://s3.example.org, and is '{value}'")));
+        }
+        let is_same_server = || Url::parse(main).is_ok_and(|main| main.origin() == parsed.origin());
+        let connector = match kind {
+            Kind::Web if is_same_server() => Connector::web(options, Bearer::Sent, counters)?,
+            Kind::Web => Connector::web(options, Bearer::Withheld, counters)?,
+            Kind::Bucket | Kind::Directory(_) => Connector::bucket(options, counters)?,
+        };
+        let persistent = connector.persistent(options.retry_limit());
+        let once = RetryConfig { max_retries: 0, ..RetryConfig::default() };
+        let once = open(url, options, connector, once).map_err(|error| bad(&error))?;
+        let store = open(url, options, persistent, retry(options)).map_err(|error| bad(&error))?;
+        Ok(Self { url: url.to_owned(), kind, once, store, prefix, purpose })
     }
 
     /// The path of a file in the object store.
@@ -126,21 +118,66 @@ impl Endpoint {
             },
             object_store::Error::AlreadyExists { .. } => TransportError::Exists { path },
             object_store::Error::Precondition { .. } => TransportError::Changed { path },
-            source @ (object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }) => {
-                TransportError::Denied { path, source: Box::new(source) }
-            }
-            source => TransportError::Failed { action, path, source: Box::new(source) },
+            source => match Reason::of_store(&source) {
+                source @ (Reason::NoCredentials
+                | Reason::Status { status: StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, .. }) => {
+                    TransportError::Denied { action, path, source }
+                }
+                // The file has fewer bytes than the first of those that were asked for.
+                Reason::Status { status: StatusCode::RANGE_NOT_SATISFIABLE, .. } => TransportError::Short { path },
+                source => TransportError::Failed { action, path, source },
+            },
         }
     }
 }
 
-/// Tries again after 0.1 s, doubling with jitter up to 15 s. With mirrors, the next one is the better second try.
+type Opened = object_store::Result<Box<dyn ObjectStore>>;
+type Opener = fn(&str, &TransportOptions, Connector, RetryConfig) -> Opened;
+
+fn web(url: &str, _: &TransportOptions, connector: Connector, retry: RetryConfig) -> Opened {
+    let builder = HttpBuilder::new().with_url(url.trim_end_matches('/')).with_retry(retry);
+    let plain = ClientOptions::new().with_allow_http(true);
+    Ok(Box::new(builder.with_client_options(plain).with_http_connector(connector).build()?))
+}
+
+fn s3(url: &str, options: &TransportOptions, connector: Connector, retry: RetryConfig) -> Opened {
+    let builder = AmazonS3Builder::new().with_url(url).with_retry(retry);
+    let builder = configured(builder, options, |builder, key, value| builder.with_config(key, value));
+    Ok(Box::new(builder.with_http_connector(connector).build()?))
+}
+
+fn gs(url: &str, options: &TransportOptions, connector: Connector, retry: RetryConfig) -> Opened {
+    let builder = GoogleCloudStorageBuilder::new().with_url(url).with_retry(retry);
+    let builder = configured(builder, options, |builder, key, value| builder.with_config(key, value));
+    Ok(Box::new(builder.with_http_connector(connector).build()?))
+}
+
+fn az(url: &str, options: &TransportOptions, connector: Connector, retry: RetryConfig) -> Opened {
+    let builder = MicrosoftAzureBuilder::new().with_url(url).with_retry(retry);
+    let builder = configured(builder, options, |builder, key, value| builder.with_config(key, value));
+    Ok(Box::new(builder.with_http_connector(connector).build()?))
+}
+
+/// Whether a setting that names a server does not: the object stores take it for checked.
+fn is_bad_endpoint(name: &str, value: &str) -> bool {
+    let names_server = name.contains("ENDPOINT") && !name.contains("USE_") || name == "GOOGLE_BASE_URL";
+    names_server && !Url::parse(value).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+}
+
+/// Hands over those settings that a builder knows.
+fn configured<B, K: FromStr>(builder: B, options: &TransportOptions, set: fn(B, K, &str) -> B) -> B {
+    options.settings.iter().fold(builder, |builder, (name, value)| match name.to_ascii_lowercase().parse() {
+        Ok(key) => set(builder, key, value),
+        Err(_) => builder,
+    })
+}
+
+/// Tries again after 0.1 s, doubling with jitter up to 15 s.
 fn retry(options: &TransportOptions) -> RetryConfig {
     let backoff = BackoffConfig {
         init_backoff: std::time::Duration::from_millis(100),
         max_backoff: std::time::Duration::from_secs(15),
         base: 2.0,
     };
-    let max_retries = if options.mirrors.is_empty() { 10 } else { 2 };
-    RetryConfig { backoff, max_retries, retry_timeout: options.retry_limit() }
+    RetryConfig { backoff, max_retries: 20, retry_timeout: options.retry_limit() }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct TransportOptions {
-    /// A file with a token that is sent as `Authorization: Bearer …`.
+    /// A file with a token that is sent as `Authorization: Bearer …`, to the server of the URL and no other.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bearer_file: Option<PathBuf>,
     /// A PEM file with a certificate and its key, to show who is asking.
@@ -28,9 +28,11 @@ pub struct TransportOptions {
     pub proxy: Option<String>,
     /// Seconds for a connection to come about.
     pub connect_timeout: u64,
-    /// Seconds without a byte after which a request is tried again.
+    /// Seconds without a byte, or with fewer than `min_rate` a second, after which a request is tried again.
     pub stall_timeout: u64,
-    /// Seconds after which a request that keeps failing is given up.
+    /// Bytes a second that a server has to send at least.
+    pub min_rate: u64,
+    /// Seconds after which a request that keeps failing, and gets nowhere, is given up.
     pub patience: u64,
     /// Settings by the names that the environment has for them: `AWS_…`, `GOOGLE_…`, `AZURE_…`, `SSL_CERT_FILE`, `https_proxy`.
     #[serde(skip)]
@@ -48,6 +50,7 @@ impl Default for TransportOptions {
             proxy: None,
             connect_timeout: 10,
             stall_timeout: 20,
+            min_rate: 1000,
             patience: 120,
             settings: BTreeMap::new(),
         }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use object_store::{
@@ -10,8 +10,8 @@ use object_store::{
 };
 
 use super::open::{Endpoint, Kind};
-use super::{Put, Transport, TransportError, Version};
-use crate::disk::{Lock, Wait};
+use super::{Put, Transport, TransportError, Version, sweep};
+use crate::disk::{Lock, LockError, Wait};
 
 /// Bytes of one part of a large upload: S3 wants at least 5 MiB and at most 10,000 parts.
 const PART: usize = 8 << 20;
@@ -29,6 +29,7 @@ impl Transport {
     /// [`TransportError::Exists`] or [`TransportError::Changed`] as `mode` asks; else what went wrong in the end.
     pub fn put(&self, path: &str, bytes: Bytes, mode: &Put) -> Result<Version, TransportError> {
         let endpoint = self.writable()?;
+        self.announce(endpoint, path)?;
         let length = bytes.len() as u64;
         let version = match (&endpoint.kind, mode) {
             (Kind::Directory(directory), Put::IfVersion(version)) => {
@@ -85,6 +86,7 @@ impl Transport {
             progress(length);
             return Ok(());
         }
+        self.announce(endpoint, path)?;
         self.count_local(endpoint);
         let error = |source| endpoint.failed("write", path, source);
         let begin = async { endpoint.store.put_multipart(&endpoint.path(path)).await };
@@ -130,7 +132,37 @@ impl Transport {
         }
     }
 
-    fn writable(&self) -> Result<&Endpoint, TransportError> {
+    /// How many requests [`Self::put_file`] makes for a file of so many bytes.
+    #[must_use]
+    pub fn upload_requests(&self, length: u64) -> u64 {
+        let parts = length / PART as u64 + u64::from(!length.is_multiple_of(PART as u64));
+        match self.first().kind {
+            // Begun, each part, ended.
+            Kind::Bucket if length >= PART as u64 => parts + 2,
+            _ => 1,
+        }
+    }
+
+    /// How many requests it takes to take a lease and to give it back.
+    #[must_use]
+    pub fn lease_requests(&self) -> u64 {
+        if matches!(self.first().kind, Kind::Directory(_)) { 0 } else { 2 }
+    }
+
+    /// A file beside the published ones that processes lock which write to the same directory; none where there are no
+    /// locks. The directory is made.
+    pub(in crate::remote) fn lock_file(&self, name: &str) -> Result<Option<PathBuf>, TransportError> {
+        let Kind::Directory(directory) = &self.writable()?.kind else { return Ok(None) };
+        let file = directory.join(format!(".{name}"));
+        let failed = |source| TransportError::Lock {
+            path: name.to_owned(),
+            source: LockError::Io { path: file.clone(), source },
+        };
+        std::fs::create_dir_all(directory).map_err(failed)?;
+        Ok(Some(file))
+    }
+
+    pub(super) fn writable(&self) -> Result<&Endpoint, TransportError> {
         let endpoint = self.first();
         match endpoint.kind {
             Kind::Web => Err(TransportError::CannotWrite { url: endpoint.url.clone() }),
@@ -138,14 +170,24 @@ impl Transport {
         }
     }
 
+    /// Says, before the first byte, that we write to a directory.
+    fn announce(&self, endpoint: &Endpoint, path: &str) -> Result<(), TransportError> {
+        let Kind::Directory(directory) = &endpoint.kind else { return Ok(()) };
+        if self.inner.writing.get().is_none() {
+            let lock =
+                sweep::enter(directory).map_err(|source| TransportError::Lock { path: path.to_owned(), source })?;
+            // Two threads may both have come here; one of the locks is enough.
+            let _ = self.inner.writing.set(lock);
+        }
+        Ok(())
+    }
+
     fn lock(&self, directory: &Path, path: &str) -> Result<Lock, TransportError> {
-        let failed = |source: Box<dyn std::error::Error + Send + Sync>| TransportError::Failed {
-            action: "lock the directory of",
-            path: path.to_owned(),
-            source,
-        };
-        std::fs::create_dir_all(directory).map_err(|error| failed(error.into()))?;
-        Lock::exclusive(&directory.join(LOCK), Wait::Announced(&|_| {})).map_err(|error| failed(error.into()))
+        let failed = |source| TransportError::Lock { path: path.to_owned(), source };
+        let file = directory.join(LOCK);
+        let made = std::fs::create_dir_all(directory);
+        made.map_err(|source| failed(LockError::Io { path: file.clone(), source }))?;
+        Lock::exclusive(&file, Wait::Announced(&|_| {})).map_err(failed)
     }
 }
 

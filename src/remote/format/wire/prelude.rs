@@ -158,7 +158,7 @@ impl Prelude {
 
 fn frames(outline: &Outline, table: &[u8], start: u64) -> Result<Vec<WireFrame>, WireError> {
     let mut at = start;
-    let mut frames = Vec::new();
+    let mut frames: Vec<WireFrame> = Vec::new();
     for row in table.chunks_exact(ROW_SIZE) {
         let [kind, first, count, length] = [0, 4, 8, 12].map(|at| number(row, at));
         let range = at..at + u64::from(length);
@@ -170,6 +170,10 @@ fn frames(outline: &Outline, table: &[u8], start: u64) -> Result<Vec<WireFrame>,
             3 if count == 1 && first < outline.blocks() => (FrameKind::Digest, vec![first]),
             _ => return Err(WireError::Length),
         };
+        // Each of these brings much for few bytes; again and again it would keep us busy.
+        if kind != FrameKind::Digest && frames.iter().any(|frame| frame.kind == kind) {
+            return Err(WireError::Length);
+        }
         frames.push(WireFrame { kind, range, blocks });
     }
     Ok(frames)

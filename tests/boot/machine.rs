@@ -1,0 +1,164 @@
+//! A virtual machine: QEMU without acceleration, its serial console in a file, its power at our fingertips.
+//!
+//! Software emulation only: it works everywhere, and is what the waiting times here are made for. A machine is a process of
+//! this test, ended when the value is dropped.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// Nothing that a machine is waited for takes longer, on a busy host too.
+const PATIENCE: Duration = Duration::from_secs(400);
+
+/// What a machine is made of.
+#[derive(Clone, Debug, Default)]
+pub struct Hardware {
+    /// Disks, the first is `vda`. They are written to.
+    pub disks: Vec<PathBuf>,
+    /// Boot this kernel with that initramfs and these arguments, instead of the firmware's choice.
+    pub kernel: Option<(PathBuf, PathBuf, String)>,
+    /// UEFI, with its variables in this file; else a BIOS.
+    pub firmware: Option<PathBuf>,
+    /// A network card; the host's loopback is 10.0.2.2.
+    pub network: bool,
+    /// Turn a reboot into the end of the process.
+    pub no_reboot: bool,
+}
+
+/// A running machine.
+pub struct Machine {
+    child: Child,
+    console: PathBuf,
+    monitor: PathBuf,
+    seen: usize,
+}
+
+impl Machine {
+    /// Starts a machine whose files go to `place`.
+    pub fn start(hardware: &Hardware, place: &Path) -> Self {
+        fs::create_dir_all(place).expect("the sandbox is writable");
+        let (console, monitor) = (place.join("console.log"), place.join("monitor"));
+        let _ = fs::remove_file(&monitor);
+        File::create(&console).expect("the sandbox is writable");
+        let mut command = Command::new("qemu-system-x86_64");
+        // `-svm`: or the guest loads a hypervisor of its own.
+        command.args(["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max,-svm", "-smp", "2", "-m", "1024"]);
+        command.args(["-nodefaults", "-no-user-config", "-display", "none", "-M", "q35"]);
+        command.arg("-serial").arg(format!("file:{}", console.display()));
+        command.arg("-monitor").arg(format!("unix:{},server=on,wait=off", monitor.display()));
+        for disk in &hardware.disks {
+            command.arg("-drive").arg(format!("file={},if=virtio,format=raw,cache=unsafe", disk.display()));
+        }
+        if let Some((kernel, initramfs, arguments)) = &hardware.kernel {
+            command.arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs).arg("-append").arg(arguments);
+        }
+        if let Some(variables) = &hardware.firmware {
+            let code = "if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd";
+            command.args(["-drive", code]).arg("-drive");
+            command.arg(format!("if=pflash,format=raw,unit=1,file={}", variables.display()));
+        }
+        if hardware.network {
+            command.args(["-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0,romfile="]);
+        }
+        if hardware.no_reboot {
+            command.arg("-no-reboot");
+        }
+        let log = File::create(place.join("qemu.log")).expect("the sandbox is writable");
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file")).stderr(log);
+        let child = command.spawn().expect("tests/boot/tools installs QEMU");
+        Self { child, console, monitor, seen: 0 }
+    }
+
+    /// What the console has shown so far.
+    pub fn console(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.console).unwrap_or_default()).into_owned()
+    }
+
+    /// Waits until the console shows `text` after what was waited for before, and gives the line.
+    #[track_caller]
+    pub fn wait_for(&mut self, text: &str) -> String {
+        self.wait_for_any(&[text]).1
+    }
+
+    /// Waits for the first of several texts: which one it was, and its line.
+    #[track_caller]
+    pub fn wait_for_any(&mut self, texts: &[&str]) -> (usize, String) {
+        let begin = Instant::now();
+        loop {
+            let console = self.console();
+            let rest = console.get(self.seen..).unwrap_or_default();
+            // Whole lines only: the text may be a part of what is still being written.
+            let end = rest.rfind('\n').map_or(0, |end| end + 1);
+            let found = texts.iter().enumerate().filter_map(|(which, text)| Some((rest[..end].find(text)?, which))).min();
+            if let Some((at, which)) = found {
+                let line_end = rest[at..].find('\n').map_or(rest.len(), |end| at + end);
+                let line_start = rest[..at].rfind('\n').map_or(0, |start| start + 1);
+                let line = rest[line_start..line_end].trim_end().to_owned();
+                self.seen += line_end;
+                return (which, line);
+            }
+            let ended = self.child.try_wait().expect("a child can be waited for");
+            assert!(ended.is_none(), "the machine ended before it said any of {texts:?}:\n{}", self.tail());
+            assert!(begin.elapsed() < PATIENCE, "the machine said none of {texts:?}:\n{}", self.tail());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Waits until the machine is off, or has rebooted if that ends it.
+    #[track_caller]
+    pub fn wait_until_off(&mut self) -> ExitStatus {
+        let begin = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
+                return status;
+            }
+            assert!(begin.elapsed() < PATIENCE, "the machine is still on:\n{}", self.tail());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Pulls the plug.
+    pub fn cut_power(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Presses the power button.
+    pub fn press_power_button(&self) {
+        self.say("system_powerdown");
+    }
+
+    /// Unplugs the network, or plugs it in.
+    pub fn set_network(&self, is_up: bool) {
+        self.say(if is_up { "set_link net0 on" } else { "set_link net0 off" });
+    }
+
+    fn say(&self, command: &str) {
+        let mut monitor = UnixStream::connect(&self.monitor).expect("the machine has a monitor");
+        writeln!(monitor, "{command}").expect("the monitor listens");
+        // It closes only after it has read what came.
+        std::thread::sleep(Duration::from_millis(200));
+    }
+
+    fn tail(&self) -> String {
+        let console = self.console();
+        let lines: Vec<&str> = console.lines().collect();
+        lines[lines.len().saturating_sub(60)..].join("\n")
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.cut_power();
+    }
+}
+
+/// A port of loopback that is free now.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
+    listener.local_addr().expect("just bound").port()
+}

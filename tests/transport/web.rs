@@ -1,0 +1,83 @@
+//! Plain web servers: nginx, and python's, which knows no ranges.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use sapwood::remote::transport::Transport;
+
+use super::nginx::Nginx;
+use super::scene::{Scene, chain, impatient};
+
+#[test]
+fn what_nginx_serves_is_pulled_and_mounted() {
+    let scene = Scene::new("transport-nginx");
+    let nginx = Nginx::serve(&scene.sandbox.join("nginx"), &scene.published());
+    scene.add_remote(&nginx.url(), &[]);
+    scene.assert_client_pulls();
+    let pulled = nginx.asked();
+    let ranges = pulled.iter().filter(|line| line.contains(" 206 range=bytes=")).count();
+    assert!(ranges > 2 && pulled.iter().all(|line| !line.contains(" 416 ")), "{pulled:#?}");
+    assert!(pulled.iter().all(|line| line.contains("auth=-")), "{pulled:#?}");
+    scene.assert_lazy_mount_is_same(&nginx.url());
+
+    // An update, while the server runs.
+    let id = scene.grow("another");
+    scene.published();
+    assert_eq!(scene.client.run(["pull", "os:main"]).success(), id);
+    scene.assert_client_has_all();
+
+    // What a web server cannot do is said.
+    let said = scene.publisher.run(["publish", &nginx.url(), "main"]).failure(1);
+    assert!(said.contains("takes no uploads"), "{said}");
+    let said = scene.client.run(["pull", "--insecure-unsigned", &format!("{}#nothing", nginx.url())]).failure(1);
+    assert!(said.contains("has no ref 'nothing'"), "{said}");
+}
+
+/// Python's `http.server`, on a port that it chooses.
+struct Python {
+    child: Child,
+    url: String,
+}
+
+impl Python {
+    fn serve(directory: &Path) -> Self {
+        let arguments = ["-u", "-m", "http.server", "--bind", "127.0.0.1", "--directory"];
+        let mut command = Command::new("python3");
+        command.args(arguments).arg(directory).arg("0").stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("python3 can be started (tests/install installs it)");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("it says where it is");
+        let (_, rest) = line.split_once("(http://").unwrap_or_else(|| panic!("no URL in {line}"));
+        let address = rest.split('/').next().expect("an address");
+        Self { child, url: format!("http://{address}") }
+    }
+}
+
+impl Drop for Python {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_server_without_ranges_gives_small_files_whole_and_large_ones_not_at_all() {
+    let scene = Scene::new("transport-python");
+    let published = scene.published();
+    let python = Python::serve(&published);
+    scene.add_remote(&python.url, &[]);
+    scene.assert_client_pulls();
+    scene.assert_lazy_mount_is_same(&python.url);
+
+    // Sparse: python would send all of it.
+    let large = fs::File::create(published.join("large")).expect("writable");
+    large.set_len((64 << 20) + 1).expect("writable");
+    let transport = Transport::open(&python.url, &impatient()).expect("a URL");
+    let refused = transport.get_range("large", 1000..2000).expect_err("too large to read whole");
+    let said = chain(&refused);
+    assert!(said.contains("does not support Range requests") && said.contains("nginx"), "{said}");
+    large.set_len(64 << 20).expect("writable");
+    assert_eq!(transport.get_range("large", 1000..2000).expect("small enough"), vec![0; 1000]);
+}
