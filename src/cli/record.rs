@@ -1,7 +1,7 @@
 //! Writing down, while a mount runs, what is read through it: `mount -o profile-record=FILE`.
 //!
-//! The worker of the mount does, and whoever takes its place goes on with the file as it is. A worker that crashes takes
-//! with it what was read since it wrote the file last.
+//! The worker of the mount does, and whoever takes its place goes on with the file as it is. A worker that is killed, or
+//! exchanged, takes with it what was read since it wrote the file last.
 
 use std::collections::HashSet;
 use std::ffi::OsString;

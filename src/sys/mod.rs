@@ -14,5 +14,5 @@ pub use backing::{close_backing, open_backing, reply_with_backing};
 pub use heap::give_back_large_buffers;
 pub use journal::{Freeze, empty_journal};
 pub use mapping::Mapping;
-pub use program::{Arguments, inherited, replace_descriptor};
+pub use program::{Arguments, inherited, renumber, replace_descriptor};
 pub use words::Words;

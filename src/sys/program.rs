@@ -98,6 +98,15 @@ pub fn replace_descriptor(target: impl AsFd, source: impl AsFd) -> io::Result<()
     }
 }
 
+/// Makes `target` mean what `source` means, for this process and all that it will start.
+///
+/// # Errors
+/// Those of `dup3(2)` and `fcntl(2)`.
+pub fn renumber(target: impl AsFd, source: impl AsFd) -> io::Result<()> {
+    replace_descriptor(&target, source)?;
+    Ok(rustix::io::fcntl_setfd(&target, rustix::io::FdFlags::empty())?)
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs::File;

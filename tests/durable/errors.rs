@@ -64,7 +64,7 @@ fn survives(work: &Work, step: usize) -> String {
             }
         }
     }
-    assert!(outcome.failed > 5, "{}: only {} errors took effect", work.name, outcome.failed);
+    assert!(outcome.failed > 2, "{}: only {} errors took effect", work.name, outcome.failed);
     format!(
         "{}: {} calls failed; {} changes refused, {} done all the same; 0 lost",
         work.name,

@@ -26,7 +26,7 @@ pub enum Event {
     /// Everything written before is on the disk.
     Flush,
     /// The program said that it was done.
-    Said(&'static str),
+    Said,
 }
 
 #[derive(Default)]
@@ -206,9 +206,9 @@ impl Recorder {
         state.content.clone()
     }
 
-    /// Notes that the program has said something.
-    pub fn said(&self, what: &'static str) {
-        self.state.note(Event::Said(what));
+    /// Notes that the program has said that it was done.
+    pub fn said(&self) {
+        self.state.note(Event::Said);
     }
 
     /// What happened since the beginning.

@@ -121,3 +121,34 @@ fn a_request_that_ends_three_workers_is_refused_and_others_are_answered() {
     assert!(log.contains("has ended several workers"), "{log}");
     subject.mounted.unmount();
 }
+
+#[test]
+fn what_is_being_recorded_goes_on_with_the_next_worker() {
+    let sandbox = Sandbox::new("crash-record");
+    let repository = sandbox.repository("repo");
+    let tree = sandbox.join("tree");
+    trees::medium(&tree, 100);
+    repository.commit("main", &tree);
+    let profile = sandbox.join("boot.profile");
+    let option = format!("profile-record={}", profile.display());
+    let subject = Subject::new(&repository, "main", &sandbox.join("m"), &[&option]);
+    let read = |name: &str| {
+        let original = fs::read(tree.join(name)).expect("readable");
+        assert_eq!(fs::read(subject.join(name)).expect("reads"), original);
+    };
+    let lists = |name: &str| {
+        let text = fs::read_to_string(&profile).expect("is replaced, never removed");
+        text.lines().any(|line| line.ends_with(&format!(" /{name}")))
+    };
+    read("00/file-0");
+    eventually("a line about what was read", || lists("00/file-0"));
+    let deaths = subject.deaths();
+    subject.hit(Signal::SIGKILL);
+    eventually("the next worker", || subject.deaths() > deaths);
+    read("01/file-1");
+    eventually("a line of the second worker", || lists("01/file-1"));
+    repository.run(["mounts".as_ref(), "--reexec".as_ref(), subject.mounted.path().as_os_str()]).success();
+    read("02/file-2");
+    subject.mounted.unmount();
+    eventually("all that was read", || ["00/file-0", "01/file-1", "02/file-2"].into_iter().all(lists));
+}

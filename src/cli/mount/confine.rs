@@ -63,7 +63,7 @@ pub fn enter(
     let owner = rustix::fs::fstat(repository).context("cannot look at the repository")?.st_uid;
     let is_ours = owner == rustix::process::geteuid().as_raw();
     let sandbox = Sandbox {
-        files: files(handoff, repository, network)?,
+        files: files(handoff, options, repository, network)?,
         network,
         writing: if handoff.is_whole && handoff.record.is_none() { Writing::None } else { Writing::Needed },
         backing: if options.mode == MountMode::Passthrough { Backing::Registered } else { Backing::None },
@@ -75,9 +75,13 @@ pub fn enter(
     Ok(names)
 }
 
-fn files(handoff: &Handoff, repository: &OwnedFd, network: Network) -> Result<Vec<Access>> {
+fn files(handoff: &Handoff, options: &MountOptions, repository: &OwnedFd, network: Network) -> Result<Vec<Access>> {
     let own = |descriptor: BorrowedFd<'_>| descriptor.try_clone_to_owned().context("too many open files");
-    let mut files = vec![Access::read_in(own(repository.as_fd())?)];
+    let repository_itself = own(repository.as_fd())?;
+    let mut files = vec![match options.mode {
+        MountMode::Passthrough => Access::lend_in(repository_itself),
+        MountMode::Cached => Access::read_in(repository_itself),
+    }];
     let written = if handoff.is_whole { &REGISTERED[..] } else { &WRITTEN };
     files.extend(written.iter().filter_map(|name| open_below(repository, name)).map(Access::write_in));
     if let Some((directory, ..)) = handoff.descriptors.registry {

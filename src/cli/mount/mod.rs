@@ -65,7 +65,7 @@ is fetched first: what the publisher recorded, as soon as some file is read, or 
 background-fill (like --background-fill, for fstab);
 profile-record=FILE writes down what is read, for 'sapwood publish --profile'.
 
-The processes behind a mount watch over each other: watchdog=SECONDS (60; 0: never) replaces one that
+The processes behind a mount watch over each other: watchdog=SECONDS (30; 0: never) replaces one that
 answers nothing for so long; nosandbox lets it do whatever its user may.")]
 pub struct Args {
     /// Mount options, separated by commas

@@ -86,7 +86,8 @@ const ALWAYS: &[i64] = &[
     libc::SYS_uname,
     libc::SYS_sysinfo,
     libc::SYS_getrandom,
-    // Sockets that are open.
+    // Sockets that are open, and one pair for the first words with the kernel.
+    libc::SYS_socketpair,
     libc::SYS_accept,
     libc::SYS_accept4,
     libc::SYS_recvfrom,
@@ -121,7 +122,6 @@ const ALWAYS_OLD: &[i64] = &[];
 /// What fetching takes.
 const FETCHING: &[i64] = &[
     libc::SYS_socket,
-    libc::SYS_socketpair,
     libc::SYS_connect,
     libc::SYS_bind,
     libc::SYS_sendmmsg,

@@ -47,6 +47,13 @@ impl Access {
         Self { place, rights: AccessFs::ReadFile | AccessFs::ReadDir }
     }
 
+    /// To read what is open already, and to lend it to the kernel, which opens it in our name for whoever runs it: without
+    /// this right no program could be run in passthrough mode. This process itself runs none, as `calls` sees to.
+    #[must_use]
+    pub fn lend_in(place: OwnedFd) -> Self {
+        Self { place, rights: AccessFs::ReadFile | AccessFs::ReadDir | AccessFs::Execute }
+    }
+
     /// To do anything in a directory but run programs and make devices.
     #[must_use]
     pub fn write_in(place: OwnedFd) -> Self {

@@ -1,8 +1,5 @@
 //! The processes of a supervisor: who serves, who makes room, who is about to begin, and what follows from their ends.
 
-use std::io;
-use std::os::fd::AsFd;
-
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -114,12 +111,6 @@ impl Children {
         self.current = None;
         self.has_begun = false;
     }
-}
-
-/// Gives the number of one descriptor the meaning of another, for all processes to come.
-pub(super) fn renumber(number: impl AsFd, meaning: impl AsFd) -> io::Result<()> {
-    sys::replace_descriptor(&number, meaning)?;
-    Ok(rustix::io::fcntl_setfd(&number, rustix::io::FdFlags::empty())?)
 }
 
 impl Supervisor {
@@ -301,13 +292,13 @@ impl Supervisor {
             say("requests were lost and cannot be sent again by this kernel: the mount ends");
             return Some(Ended::Lost);
         };
-        if renumber(&self.held.device, &spare).is_err() {
+        if sys::renumber(&self.held.device, &spare).is_err() {
             return Some(Ended::Lost);
         }
         // For the next time, under the same number, where there are paths.
         let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
         let another = rustix::fs::open(c"/dev/fuse", flags, rustix::fs::Mode::empty());
-        self.held.spare = another.ok().and_then(|another| renumber(&spare, &another).ok().map(|()| spare));
+        self.held.spare = another.ok().and_then(|another| sys::renumber(&spare, &another).ok().map(|()| spare));
         self.held.board.reset_connection();
         self.held.board.count_remount();
         match self.roles.remount.start(&self.held.program) {

@@ -14,9 +14,9 @@ use rustix::net::{
     SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, connect, recvmsg, send, sendmsg, socket_with,
 };
 
-use super::children::renumber;
 use super::{Held, Supervisor, say};
 use crate::fuse::board::now;
+use crate::sys;
 
 /// The order, of this version. It goes with a descriptor of the program.
 const ORDER: &[u8] = b"exchange 1";
@@ -179,7 +179,7 @@ impl Supervisor {
     fn judge_candidate(&mut self) {
         match self.children.candidate_is_ready() {
             Some(true) => {
-                let taken = self.orders.program().map(|program| renumber(&self.held.program, program));
+                let taken = self.orders.program().map(|program| sys::renumber(&self.held.program, program));
                 if !matches!(taken, Some(Ok(()))) {
                     self.drop_candidate();
                     return self.orders.end(FAILED);
