@@ -3,20 +3,24 @@
 
 use std::env;
 use std::fs;
-use std::io;
+use std::io::{self, BufRead as _, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::{SigSet, Signal};
+use parking_lot::Mutex;
 
 use super::super::output;
 use crate::disk;
 
-/// The share of the free room that a demonstration may take.
-const ROOM_PERCENT: u64 = 80;
+/// The share of the free room that the tree may take: it is there twice, as a repository and compressed as it is published.
+const ROOM_PERCENT: u64 = 55;
+
+/// What is below the directory, but for the mountpoint.
+const REMOVABLE: &[&str] = &["repo", "client", "published", "keys"];
 
 /// Exit status of a process that ends by Ctrl-C, as shells have it.
 const INTERRUPTED: i32 = 130;
@@ -28,7 +32,19 @@ pub struct Ground {
     free: u64,
 }
 
-struct Top(PathBuf);
+struct Top {
+    path: PathBuf,
+    server: Mutex<Option<Child>>,
+}
+
+/// Whose repository a command works on: two directories stand for two machines.
+#[derive(Debug, Clone, Copy)]
+pub enum Machine {
+    /// Where commits are made and published.
+    Publisher,
+    /// Where they are fetched.
+    Client,
+}
 
 impl Ground {
     /// Makes the directory where there is most room, and sees to it that mounting can work.
@@ -42,7 +58,7 @@ impl Ground {
             .context("there is no temporary directory")?;
         let top = place.join(format!("sapwood-demo-{}", std::process::id()));
         fs::create_dir(&top).with_context(|| format!("cannot create {}", top.display()))?;
-        let top = Arc::new(Top(top));
+        let top = Arc::new(Top { path: top, server: Mutex::new(None) });
         clean_up_when_stopped(&top)?;
         let program = env::current_exe().context("cannot find this program")?;
         Ok(Self { top, program, free })
@@ -50,7 +66,17 @@ impl Ground {
 
     /// Where the commit is mounted.
     pub fn mountpoint(&self) -> PathBuf {
-        self.top.0.join("mnt")
+        self.top.path.join("mnt")
+    }
+
+    /// What a web server would show.
+    pub fn published(&self) -> PathBuf {
+        self.top.path.join("published")
+    }
+
+    /// The repository of the machine that fetches.
+    pub fn client(&self) -> PathBuf {
+        self.top.path.join("client")
     }
 
     /// Bytes that the repository may take.
@@ -60,18 +86,25 @@ impl Ground {
 
     /// Starts anew: no repository, an empty mountpoint.
     pub fn clear(&self) -> Result<()> {
-        self.top.unmount();
-        disk::remove_directory(&self.top.0.join("repo"))?;
+        self.top.stop();
+        for part in REMOVABLE {
+            disk::remove_directory(&self.top.path.join(part))?;
+        }
         match fs::create_dir(self.mountpoint()) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error.into()),
             _ => Ok(()),
         }
     }
 
-    /// Runs this program on the demonstration's repository and returns what it printed.
-    pub fn sapwood(&self, arguments: &[&str]) -> Result<String> {
+    /// Runs this program on one of the repositories and returns what it printed.
+    pub fn sapwood(&self, machine: Machine, arguments: &[&str]) -> Result<String> {
+        let repo = match machine {
+            Machine::Publisher => self.top.path.join("repo"),
+            Machine::Client => self.client(),
+        };
         let mut command = Command::new(&self.program);
-        command.arg("--repo").arg(self.top.0.join("repo")).args(arguments).stderr(Stdio::piped());
+        command.env("SAPWOOD_KEYS", self.top.path.join("keys"));
+        command.arg("--repo").arg(repo).args(arguments).stderr(Stdio::piped());
         let result = command.output().context("cannot start this program again")?;
         if !result.status.success() {
             bail!("{}", String::from_utf8_lossy(&result.stderr).trim());
@@ -79,36 +112,56 @@ impl Ground {
         Ok(String::from_utf8_lossy(&result.stdout).into_owned())
     }
 
+    /// Serves what is published until everything is removed, and returns the URL.
+    pub fn serve(&self) -> Result<String> {
+        let mut command = Command::new(&self.program);
+        command.arg("serve").arg(self.published()).args(["--listen", "127.0.0.1:0"]);
+        let mut server = command.stdout(Stdio::piped()).spawn().context("cannot start this program again")?;
+        let output = server.stdout.take();
+        *self.top.server.lock() = Some(server);
+        let mut url = String::new();
+        BufReader::new(output.context("the server has no output")?).read_line(&mut url)?;
+        ensure!(!url.is_empty(), "the server ended before it said where it listens");
+        Ok(url.trim().to_owned())
+    }
+
     /// Mounts the commit that `source` names.
     pub fn mount(&self, source: &str) -> Result<()> {
         let mountpoint = self.mountpoint();
-        self.sapwood(&["mount", source, mountpoint.to_str().context("the temporary directory is not UTF-8")?]).map(drop)
+        let path = mountpoint.to_str().context("the temporary directory is not UTF-8")?;
+        self.sapwood(Machine::Publisher, &["mount", source, path]).map(drop)
     }
 
     /// Unmounts it.
     pub fn unmount(&self) -> Result<()> {
         let mountpoint = self.mountpoint();
-        self.sapwood(&["umount", mountpoint.to_str().context("the temporary directory is not UTF-8")?]).map(drop)
+        let path = mountpoint.to_str().context("the temporary directory is not UTF-8")?;
+        self.sapwood(Machine::Publisher, &["umount", path]).map(drop)
     }
 }
 
 impl Top {
-    /// Best effort and without a word: it may well not be mounted.
-    fn unmount(&self) {
+    /// Unmounts and ends the server. Best effort and without a word: there may well be neither.
+    fn stop(&self) {
+        if let Some(mut server) = self.server.lock().take()
+            && let Err(error) = server.kill().and_then(|()| server.wait())
+        {
+            tracing::debug!(%error, "cannot end the server");
+        }
         let Ok(program) = env::current_exe() else { return };
         let mut command = Command::new(program);
-        command.args(["umount", "--lazy"]).arg(self.0.join("mnt")).stdout(Stdio::null()).stderr(Stdio::null());
+        command.args(["umount", "--lazy"]).arg(self.path.join("mnt")).stdout(Stdio::null()).stderr(Stdio::null());
         if let Err(error) = command.status() {
             tracing::debug!(%error, "cannot run umount");
         }
     }
 
     fn remove(&self) {
-        self.unmount();
+        self.stop();
         // Never descends into the mount: if it is still there, its directory is busy and the rest is removed.
-        for part in ["mnt", "repo", ""] {
-            let path = self.0.join(part);
-            let removed = if part == "mnt" { fs::remove_dir(&path) } else { disk::remove_directory(&path) };
+        for part in ["mnt"].iter().chain(REMOVABLE).chain(&[""]) {
+            let path = self.path.join(part);
+            let removed = if *part == "mnt" { fs::remove_dir(&path) } else { disk::remove_directory(&path) };
             if let Err(error) = removed
                 && error.kind() != io::ErrorKind::NotFound
             {
@@ -194,7 +247,7 @@ pub fn candidates(ground: &Ground) -> Result<Vec<PathBuf>> {
     if sized.is_empty() {
         bail!(
             "there is too little room in {} for any part of /usr; set TMPDIR to a place with more",
-            ground.top.0.display()
+            ground.top.path.display()
         );
     }
     Ok(sized.into_iter().map(|(_, tree)| tree).collect())

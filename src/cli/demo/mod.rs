@@ -2,6 +2,7 @@
 
 mod compare;
 mod ground;
+mod network;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -11,13 +12,14 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use self::compare::{Comparison, compare, read_everything, walk};
-use self::ground::{Ground, candidates};
+use self::ground::{Ground, Machine, candidates};
+use self::network::Network;
 use super::output;
 
 /// The ref that the demonstration commits to.
 const REF: &str = "demo";
 
-/// Commit this machine's /usr, mount it, prove it equal, run a program from it, clean up
+/// Commit this machine's /usr, mount it, prove it equal; publish it, serve it on loopback, mount it lazily; clean up
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -48,6 +50,7 @@ struct Figures {
     compared_in: Duration,
     program: Option<String>,
     rows: Vec<(&'static str, Duration, Duration)>,
+    network: Network,
 }
 
 /// Runs the verb.
@@ -84,7 +87,7 @@ fn demonstrate(ground: &Ground, tree: &Path, quiet: bool) -> Result<Figures> {
     };
     ground.clear()?;
     say(format_args!("$ sapwood init\n$ sapwood commit --ref {REF} {}", tree.display()));
-    ground.sapwood(&["init"])?;
+    ground.sapwood(Machine::Publisher, &["init"])?;
     let (commit, committed) = timed(|| commit(ground, tree))?;
     let (recommit, _) = timed(|| commit_again(ground, tree))?;
     let mountpoint = ground.mountpoint();
@@ -101,6 +104,7 @@ fn demonstrate(ground: &Ground, tree: &Path, quiet: bool) -> Result<Figures> {
     }
     let rows = measure(tree, &mountpoint)?;
     ground.unmount()?;
+    let network = network::demonstrate(ground, &say)?;
     Ok(Figures {
         tree: tree.to_owned(),
         entries: committed["commit"]["entries"].as_u64().unwrap_or(0),
@@ -112,6 +116,7 @@ fn demonstrate(ground: &Ground, tree: &Path, quiet: bool) -> Result<Figures> {
         compared_in,
         program,
         rows,
+        network,
     })
 }
 
@@ -123,13 +128,13 @@ fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<(Duration, T)> {
 
 fn commit(ground: &Ground, tree: &Path) -> Result<Value> {
     let tree = tree.to_str().context("the path of the tree is not UTF-8")?;
-    let text = ground.sapwood(&["commit", "--json", "--ref", REF, tree])?;
+    let text = ground.sapwood(Machine::Publisher, &["commit", "--json", "--ref", REF, tree])?;
     serde_json::from_str(&text).context("cannot understand what 'sapwood commit --json' printed")
 }
 
 fn commit_again(ground: &Ground, tree: &Path) -> Result<()> {
     let tree = tree.to_str().context("the path of the tree is not UTF-8")?;
-    ground.sapwood(&["commit", "--skip-if-unchanged", "--ref", REF, tree]).map(drop)
+    ground.sapwood(Machine::Publisher, &["commit", "--skip-if-unchanged", "--ref", REF, tree]).map(drop)
 }
 
 /// Runs the first of some programs that the mount has, and returns its command line and what it printed.
@@ -188,7 +193,7 @@ fn report(figures: &Figures, as_json: bool) -> Result<ExitCode> {
             "commit_seconds": figures.commit.as_secs_f64(), "recommit_seconds": figures.recommit.as_secs_f64(),
             "mount_seconds": figures.mount.as_secs_f64(), "files_compared": figures.comparison.files,
             "bytes_compared": figures.comparison.bytes, "differences": figures.comparison.differences.len(),
-            "program": figures.program, "timings": rows,
+            "program": figures.program, "timings": rows, "network": figures.network.json(),
         }))?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -206,6 +211,8 @@ fn report(figures: &Figures, as_json: bool) -> Result<ExitCode> {
     ];
     rows.extend(figures.rows.iter().map(|(name, plain, mount)| row(name, Some(*plain), *mount)));
     output::table(&["", "PLAIN", "SAPWOOD", "RATIO"], &[1, 2, 3], &rows)?;
+    output::line("")?;
+    output::table(&["", "TIME", "REQUESTS", "FETCHED"], &[1, 2, 3], &figures.network.rows())?;
     output::line("\neverything was removed again")?;
     Ok(ExitCode::SUCCESS)
 }
