@@ -42,7 +42,7 @@ pub fn base_range(piece: u64, size: u64, old_size: u64) -> Range<u64> {
     };
     let start = scaled(range.start).saturating_sub(AROUND);
     // Of an old object that is many times as large, no more than of one of the same size.
-    let end = scaled(range.end).saturating_add(AROUND).min(start + PIECE + 2 * AROUND).min(old_size);
+    let end = scaled(range.end).saturating_add(AROUND).min(start.saturating_add(PIECE + 2 * AROUND)).min(old_size);
     start.min(end)..end
 }
 
