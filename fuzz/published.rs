@@ -4,7 +4,7 @@
 //! is announced instead of what comes.
 
 use sapwood::image::Outline;
-use sapwood::remote::delta::{DeltaHead, apply_piece, base_range, piece_count, piece_range};
+use sapwood::remote::delta::{Batch, DeltaHead, base_range, piece_count, piece_range};
 use sapwood::remote::format::wire::{Prelude, apply_image_delta, decode_image, encode_image};
 use sapwood::remote::format::{
     FRAME_RAW_MAX, Frame, Locator, LocatorBound, LocatorBuilder, Profile, ProfileText, decode_frame, is_in_proportion,
@@ -14,18 +14,19 @@ use sapwood::remote::format::{
 type Kind = (&'static str, fn(&[u8]));
 
 /// In the order of the first byte of the fuzzer's input.
-pub const KINDS: [Kind; 12] = [
+pub const KINDS: [Kind; 13] = [
     ("locator", locator),
     ("frame", frame),
     ("image", image),
     ("image-delta", image_delta),
     ("delta", delta),
-    ("patch", patch),
+    ("batch", batch),
     ("profile", profile),
     ("profile-text", profile_text),
     // The same with what is compressed laid bare, since changed bytes seldom get past the decompressor.
     ("locator-raw", |bytes| locator(&packed(bytes, 24))),
     ("delta-raw", delta_raw),
+    ("batch-raw", |bytes| batch(&packed(bytes, 8))),
     ("profile-raw", |bytes| profile(&packed(bytes, 16))),
     ("image-raw", image_raw),
 ];
@@ -140,26 +141,32 @@ fn image_delta(bytes: &[u8]) {
 
 fn delta(bytes: &[u8]) {
     let Ok(head) = DeltaHead::parse(bytes, u64::from(MOST)) else { return };
-    assert!(head.length() <= bytes.len() as u64 && head.pieces().len() <= MOST as usize);
+    assert!(head.length() <= bytes.len() as u64);
+    assert!(head.objects().len().max(head.batches().len()) <= MOST as usize);
     let mut end = head.length();
-    for piece in head.pieces() {
-        assert_eq!(piece.offset, end);
-        end += u64::from(piece.length);
+    for batch in head.batches() {
+        assert_eq!(batch.offset, end);
+        end += u64::from(batch.length);
     }
     image_delta(head.image_delta());
 }
 
-fn patch(bytes: &[u8]) {
+/// One piece of a delta, behind the lengths of the new and the old object; then as if there were more of them.
+fn batch(bytes: &[u8]) {
     let (Some(size), Some(old_size)) = (number(bytes, 0), number(bytes, 4)) else { return };
-    let (size, old_size) = (u64::from(size), u64::from(old_size));
-    for piece in [0, piece_count(size).saturating_sub(1), u64::MAX] {
-        let (new, old) = (piece_range(piece, size), base_range(piece, old_size));
-        assert!(new.start <= new.end && new.end <= size && old.start <= old.end && old.end <= old_size);
+    let (new_size, old_size) = (u64::from(size), u64::from(old_size));
+    for piece in [0, piece_count(new_size).saturating_sub(1), u64::MAX] {
+        let (new, old) = (piece_range(piece, new_size), base_range(piece, new_size, old_size));
+        assert!(new.start <= new.end && new.end <= new_size && old.start <= old.end && old.end <= old_size);
     }
-    let wanted = size % (1 << 16);
-    if let Ok(piece) = apply_piece(&BASE[..4096], &bytes[8..], wanted) {
-        assert_eq!(piece.len() as u64, wanted);
+    let wanted = size as usize % (1 << 16);
+    let Ok(mut batch) = Batch::unpack(&bytes[8..], new_size) else { return };
+    for length in [wanted, 100, 0] {
+        if let Ok(piece) = batch.next(&BASE[..4096], length) {
+            assert_eq!(piece.len(), length);
+        }
     }
+    let _ = batch.skip(wanted);
 }
 
 fn profile(bytes: &[u8]) {

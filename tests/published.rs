@@ -15,7 +15,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use sapwood::image::{Image, Outline, Tree, encode};
 use sapwood::model::{Content, EntryName, ImagePath, Metadata, Node, NodeKind, ObjectId, PackId};
-use sapwood::remote::delta::{DeltaHead, DeltaOptions, Piece, Side, apply_piece, write_delta};
+use sapwood::remote::delta::{Batch, BatchRef, Delta, DeltaHead, DeltaOptions, Pair, Side};
 use sapwood::remote::format::wire::{apply_image_delta, decode_image, encode_image, image_delta};
 use sapwood::remote::format::{
     Frame, Locator, LocatorBound, LocatorBuilder, PackRef, PackWriter, Profile, ProfileEntry, ProfileLine, ProfileText,
@@ -108,15 +108,15 @@ fn delta() -> Vec<u8> {
     let side = |image| Side { image, objects: &objects };
     let options = DeltaOptions { threads: 1 };
     let scratch = tempfile::tempdir().expect("a temporary directory");
-    let (mut file, _) =
-        write_delta(side(&old), side(&new), &image, options, scratch.path(), &|_| {}).expect("all is here");
+    let delta = Delta::new(side(&old), side(&new)).expect("own images");
+    let (mut file, _) = delta.write(&image, options, scratch.path(), &|_| {}).expect("all is here");
     let mut bytes = Vec::new();
     std::io::Read::read_to_end(&mut file, &mut bytes).expect("readable");
     bytes
 }
 
-/// Each kind of file as it is written now. A frame has its raw length before it, a patch the lengths of the new and the old
-/// object.
+/// Each kind of file as it is written now. A frame has its raw length before it, a batch of one piece the lengths of the new
+/// and the old object.
 fn written(name: &str) -> Vec<u8> {
     match name {
         "locator" => {
@@ -134,17 +134,18 @@ fn written(name: &str) -> Vec<u8> {
         "image" => encode_image(BASE, 19).expect("an image").bytes,
         "image-delta" => image_delta(BASE, &small_image(b"another"), 19).expect("images"),
         "delta" => delta(),
-        "patch" => {
+        "batch" => {
             let bytes = delta();
             let head = DeltaHead::parse(&bytes, 10).expect("own");
             let lengths = contents().map(|content| u32::try_from(content.len()).expect("small").to_le_bytes());
-            let patch = &bytes[usize::try_from(head.length()).expect("small")..];
-            [&lengths[1], &lengths[0], patch].concat()
+            let batch = &bytes[usize::try_from(head.length()).expect("small")..];
+            [&lengths[1], &lengths[0], batch].concat()
         }
         "profile" => Profile { entries: profile_entries() }.encode().expect("memory"),
         "profile-text" => ProfileText { lines: profile_lines() }.render(),
         "locator-raw" => unpacked(&written("locator"), 24),
         "profile-raw" => unpacked(&written("profile"), 16),
+        "batch-raw" => unpacked(&written("batch"), 8),
         "delta-raw" => {
             let bytes = delta();
             let image = u32::from_le_bytes(bytes[12..16].try_into().expect("four bytes")) as usize;
@@ -204,12 +205,14 @@ fn deltas_are_read_for_ever() {
     let head = DeltaHead::parse(&bytes, 1).expect("a delta");
     let made = apply_image_delta(old.as_bytes(), head.image_delta(), new.id()).expect("a delta of an image");
     assert!(made == new.as_bytes());
-    let [Piece { new: 0, old: 0, offset, length }] = head.pieces() else { panic!("{:?}", head.pieces()) };
+    assert_eq!(head.objects(), [Pair { new: 0, old: 0 }]);
+    let [BatchRef { pieces: 1, offset, length }] = head.batches() else { panic!("{:?}", head.batches()) };
     let start = usize::try_from(*offset).expect("small");
-    let patch = &bytes[start..start + *length as usize];
-    let made = apply_piece(&old_content, patch, new_content.len() as u64).expect("a patch");
-    assert_eq!(made, new_content);
-    assert_eq!(patch, &seed("patch")[8..]);
+    let packed = &bytes[start..start + *length as usize];
+    let length = new_content.len();
+    let mut batch = Batch::unpack(packed, length as u64).expect("a batch");
+    assert_eq!(batch.next(&old_content, length).expect("a piece"), new_content);
+    assert_eq!(packed, &seed("batch")[8..]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ mod common;
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Seek as _};
+use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -18,11 +18,8 @@ use common::facts::assert_same_tree;
 use common::link::{Link, Shape};
 use common::sandbox::{Repository, Run, Sandbox};
 use common::trees;
-use sapwood::remote::delta::{DeltaOptions, Side, write_delta};
-use sapwood::remote::format::wire::image_delta;
-use sapwood::remote::format::{DeltaRef, Placement};
+use sapwood::remote::format::Placement;
 use sapwood::remote::layout;
-use sapwood::store::Store;
 use sapwood::trust::Envelope;
 
 /// A publisher's repository, what it published, and a client.
@@ -397,30 +394,12 @@ fn two_at_once_do_not_disturb_each_other() {
     scene.assert_client_has("os:main", &tree);
 }
 
-/// Makes the delta between the two newest commits of the publisher and adds it to what the ref's file says, as a
-/// publisher does. Gives its file.
-fn publish_delta(scene: &Scene) -> PathBuf {
-    let store = Store::open(scene.publisher.path()).expect("a repository");
-    let [old, new] = ["main^", "main"].map(|spec| store.resolve(spec).expect("two commits"));
-    let images = [old, new].map(|id| store.image(store.commit(id).expect("here").image).expect("here"));
-    let bytes = [&images[0], &images[1]].map(|image| fs::read(store.layout().image(image.id())).expect("here"));
-    let image_delta = image_delta(&bytes[0], &bytes[1], 19).expect("memory");
-    let [old_side, new_side] = [&images[0], &images[1]].map(|image| Side { image, objects: &store });
-    let (mut file, summary) =
-        write_delta(old_side, new_side, &image_delta, DeltaOptions { threads: 2 }, scene.sandbox.path(), &|_| {})
-            .expect("both are here");
-    let path = scene.directory().join(layout::delta(summary.id));
-    fs::create_dir_all(path.parent().expect("it has one")).expect("writable");
-    let mut content = Vec::new();
-    file.rewind().and_then(|()| file.read_to_end(&mut content)).expect("readable");
-    fs::write(&path, content).expect("writable");
-    let reference = scene.directory().join("refs/main");
-    let published = fs::read(&reference).expect("published");
-    let (envelope, placement) = Envelope::parse(&published).expect("a ref");
-    let mut placement = Placement::parse(placement).expect("a placement");
-    placement.deltas = vec![DeltaRef { from: old, id: summary.id, length: summary.length, head: summary.head }];
-    fs::write(&reference, [envelope.encode(), placement.render()].concat()).expect("writable");
-    path
+/// The file of the delta that leads to what the ref names.
+fn delta_file(scene: &Scene) -> PathBuf {
+    let published = fs::read(scene.directory().join("refs/main")).expect("published");
+    let (_, placement) = Envelope::parse(&published).expect("a ref");
+    let placement = Placement::parse(placement).expect("a placement");
+    scene.directory().join(layout::delta(placement.deltas.first().expect("published with a delta").id))
 }
 
 #[test]
@@ -449,7 +428,7 @@ fn an_update_comes_as_a_delta_and_a_bad_delta_costs_only_bytes() {
     }
     fs::write(tree.join("new"), trees::noise(99, 100_000)).expect("writable");
     scene.publish(&tree);
-    let delta = publish_delta(&scene);
+    let delta = delta_file(&scene);
     let pull = |client: &Repository, arguments: &[&str]| {
         json(&client.run(["pull", "--json", "os:main"].iter().chain(arguments)).success())
     };

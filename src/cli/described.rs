@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::remote_source::{RemoteSource, TrustArgs};
 use super::{Context, lazy, repository};
-use crate::cache::{LazyTree, Visit};
+use crate::cache::{LazyOptions, LazyTree, Patience, Visit};
 use crate::compose::packages::{self, PackageList};
 use crate::image::{Image, ImageError, Ino};
 use crate::model::{Commit, FileKind, ImagePath};
@@ -56,7 +56,7 @@ impl Described {
             Ok(Some(remote)) => {
                 let store = lazy::open_or_make(&lazy::repository(&remote, context)?)?;
                 let visit = lazy::visit(&store, &remote, trust)?;
-                let commit = visit.commit.clone();
+                let commit = visit.commit().clone();
                 Ok(Self { name, commit, place: Place::There(store, Box::new(visit)), tree: OnceCell::new() })
             }
             // `remote:ref^` names something local.
@@ -111,7 +111,10 @@ impl Described {
         }
         let tree = match &self.place {
             Place::Here(store) => Tree::Here(store.clone(), Box::new(store.image(self.commit.image)?)),
-            Place::There(store, visit) => Tree::There(lazy::open(store, visit, Some(PATIENCE))?),
+            Place::There(store, visit) => {
+                let patience = Patience::Within(PATIENCE);
+                Tree::There(visit.open(store, LazyOptions { patience, cache_size: None })?)
+            }
         };
         Ok(self.tree.get_or_init(|| tree))
     }

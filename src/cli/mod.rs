@@ -11,19 +11,28 @@ use clap::{Parser, Subcommand};
 
 use crate::compose::sandbox;
 
+mod boot;
 mod cat;
+mod cleanup;
 mod commit;
 mod compose;
+mod config;
 mod db;
 mod demo;
+mod deploy;
+mod deploy_words;
+mod deploying;
 mod described;
 mod diff;
 mod environment;
 mod error;
+mod etc;
 mod export;
 mod fsck;
 mod gc;
+mod history;
 mod init;
+mod kargs;
 mod key;
 mod keys;
 mod lazy;
@@ -33,18 +42,29 @@ mod manual;
 mod mount;
 mod mounts;
 mod output;
+mod pin;
+mod prefetch;
+mod profile;
 mod publish;
 mod pull;
+mod record;
 mod refs;
 mod remote;
 mod remote_source;
 mod repository;
+mod rollback;
 mod serve;
 mod show;
 mod size;
 mod source;
+mod status;
+mod switch;
+mod sysroot;
+mod sysroot_args;
 mod transport_args;
 mod umount;
+mod undeploy;
+mod upgrade;
 mod whence;
 
 /// Root filesystems as commits: store them, look into them, mount them.
@@ -83,6 +103,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Init(init::Args),
+    Config(config::Args),
     Commit(commit::Args),
     Compose(compose::Args),
     Refs(refs::Args),
@@ -102,12 +123,27 @@ enum Verb {
     Serve(serve::Args),
     Remote(remote::Args),
     Pull(pull::Args),
+    Prefetch(prefetch::Args),
+    Profile(profile::Args),
     Demo(demo::Args),
     #[command(hide = true)]
     Manual(manual::Args),
     Mount(mount::Args),
     Umount(umount::Args),
     Mounts(mounts::Args),
+    Sysroot(sysroot::Args),
+    Status(status::Args),
+    Deploy(deploy::Args),
+    Upgrade(upgrade::Args),
+    Switch(switch::Args),
+    Rollback(rollback::Args),
+    Pin(pin::Args),
+    Undeploy(undeploy::Args),
+    Cleanup(cleanup::Args),
+    Kargs(kargs::Args),
+    Etc(etc::Args),
+    History(history::Args),
+    Boot(boot::Args),
 }
 
 /// What every verb gets.
@@ -138,6 +174,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let context = Context { repo: cli.repo };
     let result = match &cli.verb {
         Verb::Init(args) => init::run(args, &context),
+        Verb::Config(args) => config::run(args, &context),
         Verb::Commit(args) => commit::run(args, &context),
         Verb::Compose(args) => compose::run(args, &context),
         Verb::Refs(args) => refs::run(args, &context),
@@ -157,11 +194,26 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Serve(args) => serve::run(args),
         Verb::Remote(args) => remote::run(args, &context),
         Verb::Pull(args) => pull::run(args, &context),
+        Verb::Prefetch(args) => prefetch::run(args, &context),
+        Verb::Profile(args) => profile::run(args, &context),
         Verb::Demo(args) => demo::run(args),
         Verb::Manual(args) => manual::run(args),
         Verb::Mount(args) => mount::run(args, &context),
         Verb::Umount(args) => umount::run(args),
         Verb::Mounts(args) => mounts::run(args),
+        Verb::Sysroot(args) => sysroot::run(args),
+        Verb::Status(args) => status::run(args),
+        Verb::Deploy(args) => deploy::run(args),
+        Verb::Upgrade(args) => upgrade::run(args),
+        Verb::Switch(args) => switch::run(args),
+        Verb::Rollback(args) => rollback::run(args),
+        Verb::Pin(args) => pin::run(args),
+        Verb::Undeploy(args) => undeploy::run(args),
+        Verb::Cleanup(args) => cleanup::run(args),
+        Verb::Kargs(args) => kargs::run(args),
+        Verb::Etc(args) => etc::run(args),
+        Verb::History(args) => history::run(args),
+        Verb::Boot(args) => boot::run(args),
     };
     match result {
         Ok(code) => code,

@@ -11,6 +11,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::compose::source::Progress;
 use crate::remote::fetch::FetchProgress;
+use crate::remote::prune::PruneProgress;
+use crate::remote::publish::{Phase, PublishProgress};
 
 /// How often a progress bar is drawn.
 const REDRAW: Duration = Duration::from_millis(100);
@@ -141,6 +143,31 @@ pub fn while_fetching<T>(progress: &FetchProgress, work: impl FnOnce() -> T) -> 
         bar.set_length(progress.total.load(Ordering::Relaxed));
         bar.set_position(progress.downloaded.load(Ordering::Relaxed));
         bar.set_message(format!("{} objects", count(progress.objects.load(Ordering::Relaxed))));
+    };
+    follow(update, work)
+}
+
+/// Runs `work` while a bar on standard error follows publishing, whose total grows with each delta.
+pub fn while_publishing<T>(progress: &PublishProgress, work: impl FnOnce() -> T) -> T {
+    let update = |bar: &ProgressBar| {
+        let (done, total) = progress.bytes();
+        bar.set_length(total);
+        bar.set_position(done);
+        bar.set_message(match progress.phase() {
+            Phase::Looking => "looking",
+            Phase::Packing => "packing",
+            Phase::Deltas => "deltas",
+            Phase::Naming => "naming",
+        });
+    };
+    follow(update, work)
+}
+
+/// Runs `work` while a bar on standard error follows what a prune copies.
+pub fn while_copying<T>(progress: &PruneProgress, work: impl FnOnce() -> T) -> T {
+    let update = |bar: &ProgressBar| {
+        bar.set_length(progress.total.load(Ordering::Relaxed));
+        bar.set_position(progress.copied.load(Ordering::Relaxed));
     };
     follow(update, work)
 }

@@ -10,16 +10,78 @@
 //! deltas/DELTA          the way from one commit to another
 //! profiles/PROFILE      what a boot reads, in order
 //! keys/KEY              a new key, announced by an old one
+//! superseded/PATH       a mark: since it was written, no published ref needs the file PATH
+//! naming.lease          who may write names and remove files now; in a bucket only
 //! ```
 //!
 //! Paths are relative to the repository's URL and have no leading slash. Everything but refs, placements and keys is
 //! immutable and may be cached for ever: its name tells its content. (A commit's record never changes, but it may gain
-//! signatures.)
+//! signatures.) Marks and the lease concern publishers and pruners only; clients never ask for them.
+//!
+//! # How files go
+//!
+//! What a ref needs is: the commits of its history as far as they are to be kept, with their placements, and all that those
+//! name; of a locator also its packs. A client that has read a ref goes on asking for what that ref needed, perhaps for hours.
+//! So a prune does not remove what nothing needs any more: it marks it, by an empty file below `superseded/` whose time of
+//! writing, by the clock of the other side, says since when. A later prune removes what was marked longer ago than the
+//! *grace period* and is still not needed, names before contents (`commits`, `placements`, then the rest), and then the
+//! mark. Whoever makes a marked file needed again takes the mark away first: a publisher before it names it, a prune
+//! when it finds it needed. Killed at any point, a prune leaves marks, files whose names are gone, or a mark without a file; all
+//! of these the next one deals with.
+//!
+//! Two never do the decisive thing at once: a publisher holds the *lease* (`crate::remote::lease`) from looking whether all
+//! that it is about to name is there until it is named; a prune holds it from reading the refs until what it found not to be
+//! needed is marked or gone. So neither a file that is named nor one that is about to be named is removed. The packs of a
+//! publisher who is still uploading are needed by nobody: they may be marked, and if he takes longer than the grace period
+//! they go, he notices when he has the lease, and starts again.
+//!
+//! A pack of which most is dead is copied, its live frames as they are, to a new one. The locators and placements that lead
+//! there are written anew, and the refs with the same signed record, since the placement is not part of it. The old pack and
+//! locators are then marked like everything else.
+
+use std::str::FromStr;
 
 use crate::model::{CommitId, DeltaId, ImageId, LocatorId, PackId, ProfileId, RefName};
 
 /// The directory of refs, for listing.
 pub const REFS: &str = "refs";
+
+/// The directory of placements, for listing.
+pub const PLACEMENTS: &str = "placements";
+
+/// The directory of marks, for listing.
+pub const SUPERSEDED: &str = "superseded";
+
+/// Who may write names now.
+pub const LEASE: &str = "naming.lease";
+
+/// The directories of files that may be removed when nothing needs them, in the order in which they are: what gives names
+/// before what is named.
+pub const REMOVABLE: [&str; 7] = ["commits", "placements", "deltas", "profiles", "locators", "images", "packs"];
+
+/// Whether this is the path of a file that publishing made and that may be removed when nothing needs it. Whatever else is
+/// in the directories is somebody's.
+#[must_use]
+pub fn is_removable(path: &str) -> bool {
+    fn is<Id: FromStr>(name: &str) -> bool {
+        name.parse::<Id>().is_ok()
+    }
+    match path.split_once('/') {
+        Some(("commits" | "placements", name)) => is::<CommitId>(name),
+        Some(("deltas", name)) => is::<DeltaId>(name),
+        Some(("profiles", name)) => is::<ProfileId>(name),
+        Some(("locators", name)) => is::<LocatorId>(name),
+        Some(("images", name)) => is::<ImageId>(name),
+        Some(("packs", name)) => name.strip_suffix(".pack").is_some_and(is::<PackId>),
+        _ => false,
+    }
+}
+
+/// The mark of a file that nothing needs.
+#[must_use]
+pub fn superseded(path: &str) -> String {
+    format!("{SUPERSEDED}/{path}")
+}
 
 /// Whether a file may be replaced by another of the same name.
 #[must_use]
@@ -37,7 +99,7 @@ pub fn reference(name: &RefName) -> String {
 /// The file that says where the parts of a commit are.
 #[must_use]
 pub fn placement(id: CommitId) -> String {
-    format!("placements/{id}")
+    format!("{PLACEMENTS}/{id}")
 }
 
 /// The file of a commit record with its signatures.
@@ -80,4 +142,36 @@ pub fn profile(id: ProfileId) -> String {
 #[must_use]
 pub fn key(name: &str) -> String {
     format!("keys/{name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_publishing_makes_is_removable() {
+        let bytes = b"content";
+        let made = [
+            commit(CommitId::of(bytes)),
+            placement(CommitId::of(bytes)),
+            delta(DeltaId::of(bytes)),
+            profile(ProfileId::of(bytes)),
+            locator(LocatorId::of(bytes)),
+            image(ImageId::of(bytes)),
+            pack(PackId::of(bytes)),
+        ];
+        for (path, directory) in
+            made.iter().zip(["commits", "placements", "deltas", "profiles", "locators", "images", "packs"])
+        {
+            assert!(is_removable(path), "{path}");
+            assert!(path.starts_with(directory) && REMOVABLE.contains(&directory));
+        }
+        let mark = superseded(&made[0]);
+        let reference = reference(&"main".parse().expect("a name"));
+        for path in
+            ["packs/README", "packs/x.pack", "index.html", "keys/ed25519:0", LEASE, &mark, &reference, "commits"]
+        {
+            assert!(!is_removable(path), "{path}");
+        }
+    }
 }

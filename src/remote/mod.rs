@@ -8,7 +8,10 @@ pub mod delta;
 pub mod fetch;
 pub mod format;
 pub mod layout;
+pub mod lease;
+pub mod prune;
 pub mod publish;
+pub mod published;
 pub mod pull;
 pub mod serve;
 pub mod transport;
@@ -16,5 +19,5 @@ pub mod transport;
 mod client;
 mod remotes;
 
-pub use client::{Remote, RemoteError, Tip};
+pub use client::{Pointer, Remote, RemoteError, Tip};
 pub use remotes::{RemoteConfig, RemoteName, RemoteNameError, Remotes, RemotesError};

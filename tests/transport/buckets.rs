@@ -122,7 +122,7 @@ fn of_two_publishers_one_wins_and_the_other_hears_of_it() {
         let ours = scene.grow(&format!("ours-{round}"));
 
         // While one is about to name its commit, the other is through.
-        bucket.hold("PUT", "/refs/main");
+        bucket.hold("PUT", "/naming.lease");
         let mut command = other.command(["publish", URL, "main"]);
         command.envs(variables.iter().map(|(name, value)| (name, value)));
         let child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("it can be started");
@@ -195,7 +195,8 @@ fn a_publisher_killed_at_each_request_leaves_a_state_that_is_whole() {
     let mut kills = 0;
     for request in 1.. {
         let before = link.passed().requests;
-        let mut command = scene.publisher.command(["publish", "--pack-size", "500000", URL, "main"]);
+        // One that dies while it gives names keeps others waiting for as long as the lease says.
+        let mut command = scene.publisher.command(["publish", "--lease", "2", "--pack-size", "500000", URL, "main"]);
         command.envs(linked.iter().map(|(name, value)| (name, value)));
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it can be started");
         while link.passed().requests < before + request && child.try_wait().expect("a child").is_none() {

@@ -15,5 +15,6 @@ mod buckets;
 mod mirrors;
 mod other_clouds;
 mod proxies;
+mod prune;
 mod tls;
 mod web;

@@ -1,7 +1,7 @@
 //! Why objects did not arrive.
 
 use crate::image::ImageError;
-use crate::model::{DeltaId, ObjectId, PackId};
+use crate::model::{DeltaId, PackId};
 use crate::remote::format::FrameError;
 use crate::remote::transport::TransportError;
 use crate::store::{ReadError, ReceiveError, WriteError};
@@ -41,15 +41,13 @@ pub enum FetchError {
         /// What it holds.
         source: Box<ReceiveError>,
     },
-    /// A patch cannot be applied.
-    #[error("delta {delta} of {url} cannot be used for object {object}")]
+    /// A batch of a delta cannot be unpacked, or its pieces cannot be made.
+    #[error("delta {delta} of {url} cannot be used")]
     Patch {
         /// The remote.
         url: Box<str>,
         /// The delta.
         delta: DeltaId,
-        /// The object that was to be made.
-        object: ObjectId,
         /// What is wrong.
         source: std::io::Error,
     },

@@ -17,84 +17,109 @@ use super::work::Desk;
 use super::{FetchOptions, FetchProgress};
 use crate::image::{Image, ObjectUse};
 use crate::model::{BLOCK_SIZE, DeltaId, LARGE_OBJECT, ObjectId};
-use crate::remote::delta::{DeltaHead, apply_piece, base_range, piece_count, piece_range};
-use crate::remote::format::{Frame, is_in_proportion};
+use crate::remote::delta::{self, BATCH_PACKED_MAX, DeltaError, DeltaHead, base_range, piece_count, piece_range};
+use crate::remote::format::Frame;
 use crate::remote::layout;
 use crate::remote::transport::Transport;
 use crate::store::{ObjectSource as _, StoreWriter};
 
-/// The patches to fetch from one delta.
+/// The batches of pieces to fetch from one delta, and what comes of them.
 #[derive(Debug, Default)]
 pub struct PatchPlan {
     delta: Option<DeltaId>,
     objects: Vec<ObjectUse>,
-    patches: Vec<Patch>,
+    pieces: Vec<Patch>,
+    batches: Vec<Batch>,
+    /// Where those are, to be asked for like frames of a pack.
     frames: Vec<Frame>,
     requests: Vec<Request>,
 }
 
-/// One patch: a piece of one object of the plan.
+/// One piece in a batch.
 #[derive(Debug)]
 struct Patch {
+    /// Bytes of it.
+    length: u64,
+    /// What is to become of it; nothing when nobody wants it, or what it is made of is not here.
+    wanted: Option<Wanted>,
+}
+
+/// A piece that is wanted.
+#[derive(Debug)]
+struct Wanted {
+    /// Number of the object in the plan.
     object: u32,
     piece: u64,
     base: ObjectId,
     base_range: Range<u64>,
 }
 
+/// One batch that is fetched.
+#[derive(Debug)]
+struct Batch {
+    /// Which of the pieces of the plan.
+    pieces: Range<usize>,
+    /// Bytes of all of them.
+    length: u64,
+}
+
 impl PatchPlan {
-    /// Takes out of `missing` what the delta can make of objects that are here. `old` are the objects of the older image.
-    #[must_use]
+    /// Takes out of `missing` what the delta can make of objects that are here. `old` and `new` are the objects of the
+    /// older and the newer image.
+    ///
+    /// # Errors
+    /// [`DeltaError`] when the delta is for other images; nothing is taken then.
     pub fn new(
         delta: DeltaId,
         head: &DeltaHead,
-        old: &[ObjectUse],
+        (old, new): (&[ObjectUse], &[ObjectUse]),
         missing: &mut Vec<ObjectUse>,
         is_here: &dyn Fn(ObjectId) -> bool,
-    ) -> Self {
+    ) -> Result<Self, DeltaError> {
         let mut plan = Self { delta: Some(delta), ..Self::default() };
         let mut taken = HashSet::new();
-        for pieces in head.pieces().chunk_by(|a, b| a.new == b.new) {
+        for (row, pair) in (0..).zip(head.objects()) {
+            let object = new.get(pair.new as usize).ok_or(DeltaError::Row(row))?;
+            let base = old.get(pair.old as usize).ok_or(DeltaError::Row(row))?;
             // Both ascend by number, since `missing` is in the order of the image.
-            let Ok(place) = missing.binary_search_by_key(&pieces[0].new, |object| object.index) else { continue };
-            let object = missing[place];
-            let Some(base) = old.get(pieces[0].old as usize).filter(|base| is_here(base.id)) else { continue };
-            let is_whole = pieces.len() as u64 == piece_count(object.size)
-                && pieces.iter().all(|piece| piece.old == pieces[0].old)
-                && plan.frames_of(pieces, object.size).is_some();
-            if !is_whole || !taken.insert(object.index) {
-                continue;
-            }
-            plan.frames.extend(plan.frames_of(pieces, object.size).unwrap_or_default());
+            let is_missing = missing.binary_search_by_key(&object.index, |missing| missing.index).is_ok();
             let number = u32::try_from(plan.objects.len()).unwrap_or(u32::MAX);
-            plan.objects.push(object);
-            plan.patches.extend((0..pieces.len() as u64).map(|piece| Patch {
-                object: number,
-                piece,
-                base: base.id,
-                base_range: base_range(piece, base.size),
+            let is_wanted = is_missing && is_here(base.id) && taken.insert(object.index);
+            if is_wanted {
+                plan.objects.push(*object);
+            }
+            plan.pieces.extend((0..piece_count(object.size)).map(|piece| {
+                let range = piece_range(piece, object.size);
+                let base_range = base_range(piece, object.size, base.size);
+                let wanted = is_wanted.then_some(Wanted { object: number, piece, base: base.id, base_range });
+                Patch { length: range.end - range.start, wanted }
             }));
         }
+        plan.choose_batches(head)?;
         missing.retain(|object| !taken.contains(&object.index));
         plan.requests = ranges::requests(&plan.frames);
-        plan
+        Ok(plan)
     }
 
-    /// The patches as frames of one file; `None` when one is out of proportion or out of order.
-    fn frames_of(&self, pieces: &[crate::remote::delta::Piece], size: u64) -> Option<Vec<Frame>> {
-        let mut end = self.frames.last().map_or(0, Frame::end);
-        let mut frames = Vec::with_capacity(pieces.len());
-        for (number, piece) in (0..).zip(pieces) {
-            let range = piece_range(number, size);
-            let raw_length = u32::try_from(range.end - range.start).ok()?;
-            let frame = Frame { pack: 0, offset: u32::try_from(piece.offset).ok()?, length: piece.length, raw_length };
-            if piece.offset < end || !is_in_proportion(frame.length, raw_length) {
-                return None;
+    /// Deals the pieces out to the batches, and takes those with a piece that is wanted.
+    fn choose_batches(&mut self, head: &DeltaHead) -> Result<(), DeltaError> {
+        let mut next = 0_usize;
+        for batch in head.batches() {
+            let pieces = next..next.saturating_add(batch.pieces as usize);
+            next = pieces.end;
+            let content = self.pieces.get(pieces.clone()).ok_or(DeltaError::Length)?;
+            let length: u64 = content.iter().map(|piece| piece.length).sum();
+            if content.iter().all(|piece| piece.wanted.is_none()) {
+                continue;
             }
-            end = frame.end();
-            frames.push(frame);
+            if u64::from(batch.length) > BATCH_PACKED_MAX || batch.length == 0 {
+                return Err(DeltaError::Length);
+            }
+            let offset = u32::try_from(batch.offset).map_err(|_| DeltaError::Length)?;
+            self.frames.push(Frame { pack: 0, offset, length: batch.length, raw_length: 0 });
+            self.batches.push(Batch { pieces, length });
         }
-        Some(frames)
+        if next == self.pieces.len() { Ok(()) } else { Err(DeltaError::Length) }
     }
 
     /// Whether there is nothing to fetch.
@@ -138,7 +163,7 @@ pub fn fetch_patches(
     let objects = FetchPlan::of_objects(plan.objects.clone());
     let desk = Desk::new(&objects, image, transport.url(), writer, progress);
     let next = AtomicUsize::new(0);
-    // Each holds one piece with its base, some 12 MiB: as many as decode otherwise.
+    // Each holds a batch and a piece with its base, some 20 MiB: as many as decode otherwise.
     let threads = options.decoders.clamp(1, plan.requests.len().max(1));
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -161,7 +186,7 @@ pub fn fetch_patches(
     }
 }
 
-/// One request: applies each patch as soon as it is there.
+/// One request: works on each batch as soon as it is there.
 fn receive(
     plan: &PatchPlan,
     request: &Request,
@@ -182,9 +207,9 @@ fn receive(
             if frame.end() > start + buffer.len() as u64 {
                 break;
             }
-            let patch = buffer.split_to(frame.length as usize);
+            let packed = buffer.split_to(frame.length as usize);
             start = frame.end();
-            if let Err(error) = apply(&plan.patches[waiting.start], frame, &patch, delta, desk) {
+            if let Err(error) = unpack(plan, &plan.batches[waiting.start], &packed, delta, desk) {
                 failure = Some(error);
                 return ControlFlow::Break(());
             }
@@ -198,22 +223,35 @@ fn receive(
     }
 }
 
-fn apply(patch: &Patch, frame: &Frame, bytes: &[u8], delta: DeltaId, desk: &Desk<'_>) -> Result<(), FetchError> {
-    let object = desk.object(patch.object);
-    let refused = |source| FetchError::Patch { url: desk.url(), delta, object: object.id, source };
-    let length = usize::try_from(patch.base_range.end - patch.base_range.start).unwrap_or_default();
-    let mut base = vec![0; length];
-    // A base that is shorter than it should be makes something else, which is noticed.
-    desk.store().read_at(patch.base, patch.base_range.start, &mut base)?;
-    let made = apply_piece(&base, bytes, u64::from(frame.raw_length)).map_err(refused)?;
-    drop(base);
-    if object.size <= LARGE_OBJECT {
-        return desk.keep_patched(Piece::Whole { object: patch.object, offset: 0 }, &made, delta);
+/// Makes all pieces of a batch.
+fn unpack(plan: &PatchPlan, batch: &Batch, packed: &[u8], delta: DeltaId, desk: &Desk<'_>) -> Result<(), FetchError> {
+    let refused = |source| FetchError::Patch { url: desk.url(), delta, source };
+    let mut pieces = delta::Batch::unpack(packed, batch.length).map_err(refused)?;
+    for patch in &plan.pieces[batch.pieces.clone()] {
+        let length = usize::try_from(patch.length).unwrap_or(usize::MAX);
+        let Some(wanted) = &patch.wanted else {
+            pieces.skip(length).map_err(refused)?;
+            continue;
+        };
+        let old_length = wanted.base_range.end - wanted.base_range.start;
+        let mut old = vec![0; usize::try_from(old_length).unwrap_or_default()];
+        // A base that is shorter than it should be makes something else, which is noticed.
+        desk.store().read_at(wanted.base, wanted.base_range.start, &mut old)?;
+        let made = pieces.next(&old, length).map_err(refused)?;
+        keep(wanted, &made, delta, desk)?;
     }
-    let first = piece_range(patch.piece, object.size).start / BLOCK_SIZE;
+    Ok(())
+}
+
+fn keep(wanted: &Wanted, made: &[u8], delta: DeltaId, desk: &Desk<'_>) -> Result<(), FetchError> {
+    let object = desk.object(wanted.object);
+    if object.size <= LARGE_OBJECT {
+        return desk.keep_patched(Piece::Whole { object: wanted.object, offset: 0 }, made, delta);
+    }
+    let first = piece_range(wanted.piece, object.size).start / BLOCK_SIZE;
     for (block, bytes) in (first..).zip(made.chunks(usize::try_from(BLOCK_SIZE).unwrap_or(usize::MAX))) {
         let block = u32::try_from(block).unwrap_or(u32::MAX);
-        desk.keep_patched(Piece::Block { object: patch.object, block }, bytes, delta)?;
+        desk.keep_patched(Piece::Block { object: wanted.object, block }, bytes, delta)?;
     }
     Ok(())
 }

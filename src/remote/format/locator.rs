@@ -21,7 +21,7 @@
 //! looks at each once.
 
 use super::pack::{FRAME_RAW_MAX, PACK_HEADER_SIZE, is_in_proportion};
-use crate::model::{BLOCK_SIZE, LARGE_OBJECT, PackId};
+use crate::model::{BLOCK_SIZE, Commit, LARGE_OBJECT, PackId};
 
 const MAGIC: [u8; 8] = *b"SAPWLOC\0";
 const VERSION: u32 = 1;
@@ -192,6 +192,8 @@ pub struct Locator {
 /// and need not hold more in memory than that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LocatorBound {
+    /// At least so many objects.
+    least: u32,
     objects: u32,
     frames: u64,
 }
@@ -204,14 +206,26 @@ impl LocatorBound {
             objects = objects.saturating_add(1);
             frames = frames.saturating_add(if size > LARGE_OBJECT { size.div_ceil(BLOCK_SIZE) } else { 1 });
         }
-        Self { objects, frames }
+        Self { least: objects, objects, frames }
+    }
+
+    /// Of the image of a commit, for whoever does not have the image.
+    #[must_use]
+    pub fn of_commit(commit: &Commit) -> Self {
+        let objects = u32::try_from(commit.entries).unwrap_or(u32::MAX);
+        let frames = commit.entries.saturating_add(commit.content_bytes / BLOCK_SIZE);
+        Self { least: 0, objects, frames }
     }
 
     /// Bytes that such a locator has at most.
     #[must_use]
     pub fn length(&self) -> u64 {
-        let rows = self.most_packs() * PACK_ROW as u64 + self.most_frames() * 16 + u64::from(self.objects) * 8;
-        LENGTH_MAX.min(rows + (rows >> 7) + 1024)
+        let rows = self
+            .most_packs()
+            .saturating_mul(PACK_ROW as u64)
+            .saturating_add(self.most_frames().saturating_mul(16))
+            .saturating_add(u64::from(self.objects) * 8);
+        LENGTH_MAX.min(rows.saturating_add((rows >> 7) + 1024))
     }
 
     const fn most_frames(&self) -> u64 {
@@ -223,7 +237,7 @@ impl LocatorBound {
     }
 
     fn check(&self, packs: u32, frames: u32, objects: u32) -> Result<(), LocatorError> {
-        if objects != self.objects {
+        if !(self.least..=self.objects).contains(&objects) {
             return Err(LocatorError::Count { expected: self.objects, found: objects });
         }
         if u64::from(frames) > self.most_frames() || u64::from(packs) > self.most_packs() {
@@ -421,7 +435,7 @@ mod tests {
         builder
     }
 
-    const BOUND: LocatorBound = LocatorBound { objects: 3000, frames: 3000 };
+    const BOUND: LocatorBound = LocatorBound { least: 0, objects: 3000, frames: 3000 };
 
     #[test]
     fn a_locator_survives_and_is_small() {

@@ -1,19 +1,21 @@
-//! Carrying out a plan: packs, locators, images, profiles, commits, placements, and refs last.
+//! Carrying out a plan: packs, locators, images, profiles and deltas go up; then commits, placements and refs give them names.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicU64;
 
 use super::deltas::make_deltas;
 use super::error::PublishError;
-use super::existing::Survey;
+use super::existing::{Survey, objects};
+use super::names::{self, Named};
 use super::options::PublishOptions;
-use super::packs::{NewPacks, pack_and_upload};
-use super::plan::{CommitPlan, PublishPlan, frame_count};
-use super::refs;
+use super::packs::pack_and_upload;
+use super::places::{NewLocator, Places};
+use super::plan::{CommitPlan, PublishPlan};
+use super::progress::{Phase, PublishProgress};
+use super::upload::put_immutable;
 use crate::image::Image;
-use crate::model::{CommitId, LocatorId, ObjectId, PackId, ProfileId};
+use crate::model::{CommitId, LocatorId, ObjectId, ProfileId};
 use crate::remote::format::wire::encode_image;
-use crate::remote::format::{FileRef, Frame, ImageRef, LocatorBuilder, PackRef, Placement, Spot};
+use crate::remote::format::{FileRef, ImageRef, Placement};
 use crate::remote::layout;
 use crate::remote::transport::{Traffic, Transport};
 use crate::store::{Hold, Store};
@@ -27,6 +29,8 @@ pub struct Published {
     pub new_objects: usize,
     /// Bytes of the published image.
     pub image_bytes: u64,
+    /// Deltas made for it.
+    pub new_deltas: usize,
 }
 
 /// What was done.
@@ -40,16 +44,18 @@ pub struct PublishReport {
     pub pack_bytes: u64,
     /// Bytes of content in them.
     pub content_bytes: u64,
-    /// Bytes of the deltas that lead to the commits.
+    /// Bytes of the deltas made.
     pub delta_bytes: u64,
+    /// Bytes of files that were there already, sent by an attempt before.
+    pub already_there: u64,
     /// What went over the line.
     pub traffic: Traffic,
 }
 
 /// The level for what is small and read by everybody: images and locators. A second for a Debian root.
-const METADATA_LEVEL: i32 = 19;
+pub(super) const METADATA_LEVEL: i32 = 19;
 
-/// Carries out `plan`. `progress` counts bytes of content up to [`PublishPlan::raw_bytes`].
+/// Carries out `plan`.
 ///
 /// # Errors
 /// [`PublishError`]; no ref that was not reported changed, and running again goes on where this stopped.
@@ -59,109 +65,87 @@ pub fn apply(
     survey: &Survey,
     plan: &PublishPlan,
     options: &PublishOptions,
-    progress: &AtomicU64,
+    progress: &PublishProgress,
 ) -> Result<PublishReport, PublishError> {
+    let mut report = PublishReport::default();
+    if plan.is_empty() {
+        report.traffic = transport.counters().traffic();
+        return Ok(report);
+    }
     // A collection must not take what is being read.
     let _hold: Option<Hold> = store.hold(crate::disk::Wait::Announced(&|_| {})).ok();
     let objects: Vec<(ObjectId, u64)> = plan.commits.iter().flat_map(|commit| &commit.objects).copied().collect();
+    progress.enter(Phase::Packing, plan.raw_bytes());
     let new = pack_and_upload(store, transport, &objects, options, progress)?;
-    let mut report = PublishReport {
-        packs: new.packs.len(),
-        pack_bytes: new.packs.iter().map(|pack| pack.length).sum(),
-        content_bytes: plan.raw_bytes(),
-        ..PublishReport::default()
-    };
-    let mut placements = HashMap::new();
+    report.packs = new.packs.len();
+    report.pack_bytes = new.packs.iter().map(|pack| pack.length).sum();
+    report.content_bytes = plan.raw_bytes();
+    let mut placements: HashMap<CommitId, Placement> = HashMap::new();
     for commit in &plan.commits {
-        let mut placement = place(store, transport, survey, &new, commit, options)?;
-        placement.deltas = make_deltas(store, transport, survey, commit, options, progress)?;
-        report.delta_bytes += placement.deltas.iter().map(|delta| delta.length).sum::<u64>();
-        refs::put_commit(transport, commit, &options.signers)?;
-        refs::put_placement(transport, commit.id, &placement)?;
-        let (commit, new_objects) = (commit.id, commit.objects.len());
-        report.commits.push(Published { commit, new_objects, image_bytes: placement.image.length });
-        placements.insert(commit, placement);
-    }
-    refs::put_announcements(transport, &options.announcements)?;
-    for name in &plan.refs {
-        let commit = plan.commits.iter().find(|commit| commit.id == name.commit).map(|commit| &commit.commit);
-        if let (Some(commit), Some(placement)) = (commit, placements.get(&name.commit)) {
-            refs::put_ref(transport, survey, name, (commit, placement), &options.signers, options.now)?;
+        let mut placement = match &commit.placed {
+            Some(placed) => placed.clone(),
+            None => place(store, transport, [&survey.there, &new], commit, progress)?,
+        };
+        if let Some(profile) = put_profile(store, transport, commit, options, progress)? {
+            placement.profile = Some(profile);
         }
+        let made = make_deltas(store, transport, commit, options, progress)?;
+        report.delta_bytes += made.iter().map(|delta| delta.length).sum::<u64>();
+        let (new_objects, image_bytes) = (commit.objects.len(), placement.image.length);
+        report.commits.push(Published { commit: commit.id, new_objects, image_bytes, new_deltas: made.len() });
+        // Newest first, so that a client that has several takes the one with the fewest bytes.
+        placement.deltas.splice(0..0, made);
+        placements.insert(commit.id, placement);
     }
+    progress.enter(Phase::Naming, 0);
+    names::give(transport, survey, plan, &Named { placements, new_packs: &new.packs }, options)?;
+    report.already_there = progress.already_there();
     report.traffic = transport.counters().traffic();
     Ok(report)
 }
 
-/// Uploads the image, the locator and the profile of a commit, and says where they are.
+/// Uploads the image and the locator of a commit, and says where they are.
 fn place(
     store: &Store,
     transport: &Transport,
-    survey: &Survey,
-    new: &NewPacks,
+    places: [&Places; 2],
     plan: &CommitPlan,
-    options: &PublishOptions,
+    progress: &PublishProgress,
 ) -> Result<Placement, PublishError> {
     let id = plan.commit.image;
     let image = store.image(id)?;
     let wire = encode_image(image.as_bytes(), METADATA_LEVEL).map_err(|source| PublishError::Wire { id, source })?;
-    let image_ref = ImageRef { length: wire.bytes.len() as u64, prefix: wire.prefix };
-    refs::put_immutable(transport, &layout::image(id), wire.bytes)?;
-    let bytes = locator(&image, survey, new)?;
+    let image_ref = ImageRef::new(id, &wire);
+    put_immutable(transport, &layout::image(id), wire.bytes, progress)?;
+    let bytes = locator(&image, places)?;
     let locator = FileRef { id: LocatorId::of(&bytes), length: bytes.len() as u64 };
-    refs::put_immutable(transport, &layout::locator(locator.id), bytes)?;
-    let mut placement = Placement::new(image_ref, locator);
-    if let Some(profile) = &options.profile {
-        let damaged = |source| PublishError::Image { id, source };
-        let bytes = profile.resolve(&image).map_err(damaged)?.encode()?;
-        let profile = FileRef { id: ProfileId::of(&bytes), length: bytes.len() as u64 };
-        refs::put_immutable(transport, &layout::profile(profile.id), bytes)?;
-        placement.profile = Some(profile);
-    }
-    Ok(placement)
+    put_immutable(transport, &layout::locator(locator.id), bytes, progress)?;
+    Ok(Placement::new(image_ref, locator))
 }
 
-/// Says for every object of the image where it is: in a pack made now, or in one that was there.
-fn locator(image: &Image, survey: &Survey, new: &NewPacks) -> Result<Vec<u8>, PublishError> {
-    let damaged = |source| PublishError::Image { id: image.id(), source };
-    let mut placed = Placed::default();
-    for object in image.objects_with_sizes().map_err(damaged)? {
-        let (id, size) = object.map_err(damaged)?;
-        let count = frame_count(size);
-        if let Some((first, offset)) = new.objects.get(&id) {
-            let frames = &new.frames[*first as usize..][..count];
-            placed.add(&new.packs, frames, *offset);
-        } else if let Some(there) = survey.find(&id, count) {
-            placed.add(there.packs, there.frames, there.offset);
-        } else {
-            // Planned as published, and gone since the survey.
-            return Err(PublishError::damaged(layout::REFS.to_owned(), format_args!("object {id} is in no pack")));
-        }
-    }
-    Ok(placed.builder.finish()?)
+/// Uploads what a boot of the commit reads, if that is to be published.
+fn put_profile(
+    store: &Store,
+    transport: &Transport,
+    plan: &CommitPlan,
+    options: &PublishOptions,
+    progress: &PublishProgress,
+) -> Result<Option<FileRef<ProfileId>>, PublishError> {
+    let Some(profile) = &options.profile else { return Ok(None) };
+    let id = plan.commit.image;
+    let resolved = profile.resolve(&store.image(id)?).map_err(|source| PublishError::Image { id, source })?;
+    let bytes = resolved.encode()?;
+    let profile = FileRef { id: ProfileId::of(&bytes), length: bytes.len() as u64 };
+    put_immutable(transport, &layout::profile(profile.id), bytes, progress)?;
+    Ok(Some(profile))
 }
 
-/// The locator that is being filled.
-#[derive(Default)]
-struct Placed {
-    builder: LocatorBuilder,
-    packs: HashMap<PackId, u32>,
-    frames: HashMap<(u32, u32), u32>,
-}
-
-impl Placed {
-    /// Adds the next object, which begins at `offset` of the first of `frames`.
-    fn add(&mut self, packs: &[PackRef], frames: &[Frame], offset: u32) {
-        let mut first = None;
-        for frame in frames {
-            let PackRef { id, length } = packs[frame.pack as usize];
-            let builder = &mut self.builder;
-            let pack = *self.packs.entry(id).or_insert_with(|| builder.pack(id, length));
-            let here = Frame { pack, ..*frame };
-            // Frames of a large object follow each other and belong to nobody else; shared ones are added once.
-            let number = *self.frames.entry((pack, frame.offset)).or_insert_with(|| builder.frame(here));
-            first.get_or_insert(number);
-        }
-        self.builder.object(Spot { frame: first.unwrap_or_default(), offset });
+/// Says for every object of the image where it is: in a pack that was there, or in one made now.
+fn locator(image: &Image, places: [&Places; 2]) -> Result<Vec<u8>, PublishError> {
+    let mut locator = NewLocator::default();
+    for (id, size) in objects(image)? {
+        let place = places.iter().find_map(|places| places.find(&id, size));
+        locator.add(&place.ok_or(PublishError::NotPacked { id })?);
     }
+    Ok(locator.finish()?)
 }

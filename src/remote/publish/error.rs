@@ -6,6 +6,8 @@ use crate::image::ImageError;
 use crate::model::{CommitId, ImageId, ObjectId, RefName};
 use crate::remote::delta::DeltaError;
 use crate::remote::format::wire::WireError;
+use crate::remote::lease::LeaseError;
+use crate::remote::published::PublishedError;
 use crate::remote::transport::TransportError;
 use crate::store::{ReadError, RefError};
 
@@ -49,16 +51,26 @@ pub enum PublishError {
         /// The ref.
         name: RefName,
     },
+    /// A prune took what was not needed until now.
+    #[error("{path} was removed by a prune while this was being published")]
+    Pruned {
+        /// Relative to the URL.
+        path: String,
+    },
     /// The other side.
     #[error(transparent)]
     Transport(#[from] TransportError),
-    /// A published file is not what it should be.
-    #[error("{path} is damaged: {reason}")]
-    Damaged {
-        /// Relative to the URL.
-        path: String,
-        /// What is wrong.
-        reason: String,
+    /// What is published cannot be read.
+    #[error(transparent)]
+    Published(#[from] PublishedError),
+    /// The right to write names.
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
+    /// An object that was published when this began is in no pack that is known.
+    #[error("object {id} is in no pack")]
+    NotPacked {
+        /// The object.
+        id: ObjectId,
     },
     /// An object is shorter than its image says.
     #[error("object {id} has {found} bytes where its image says {expected}")]
@@ -92,11 +104,4 @@ pub enum PublishError {
     /// No room for a pack, or no memory to compress.
     #[error("cannot write a pack")]
     Pack(#[from] io::Error),
-}
-
-impl PublishError {
-    /// A published file that cannot be understood.
-    pub(super) fn damaged(path: String, reason: impl std::fmt::Display) -> Self {
-        Self::Damaged { path, reason: reason.to_string() }
-    }
 }

@@ -1,187 +1,146 @@
-//! What is published already: refs, placements, and where each object is.
+//! What is published already: refs, which commits, and where the objects are that are to be published.
 //!
-//! A publisher believes its destination as far as placement goes: whoever can write there can spoil it anyway, and clients
-//! check everything. What cannot be read is treated as not there, and published again under other names.
+//! What cannot be read is treated as not there, and published again. Memory does not grow with what is published, only
+//! with what is to be: of all that the locators there tell, what nobody asks for is forgotten at once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::error::PublishError;
+use super::places::Places;
+use super::request::{PublishRequest, history};
 use crate::image::Image;
 use crate::model::{CommitId, ImageId, ObjectId, RefName};
 use crate::remote::format::wire::{IMAGE_SIZE_MAX, decode_image};
-use crate::remote::format::{Frame, Locator, LocatorBound, PLACEMENT_SIZE_MAX, PackRef, Placement};
+use crate::remote::format::{Locator, LocatorBound, Placement};
 use crate::remote::layout;
-use crate::remote::transport::{Transport, TransportError, Version};
+use crate::remote::published::{self, PublishedError, PublishedRef};
+use crate::remote::transport::Transport;
 use crate::store::{ReadError, Store};
 use crate::sys::Mapping;
-use crate::trust::{Envelope, PublicKey, RefRecord};
-
-/// Largest ref file in bytes.
-const REF_SIZE_MAX: u64 = 1 << 20;
-
-/// A ref as it is published.
-#[derive(Debug, Clone)]
-pub struct PublishedRef {
-    /// What it says.
-    pub record: RefRecord,
-    /// Its signed part, as it is.
-    pub envelope: Envelope,
-    /// The placement of its commit.
-    pub placement: Placement,
-    /// The version of the file, for replacing it.
-    pub version: Version,
-}
-
-impl PublishedRef {
-    /// Whether all of these have signed it.
-    pub(super) fn is_signed_by(&self, keys: &[PublicKey]) -> bool {
-        let signers: Vec<PublicKey> = self.envelope.claimed_signers().collect();
-        keys.iter().all(|key| signers.contains(key))
-    }
-}
 
 /// What is published.
 #[derive(Default)]
 pub struct Survey {
     pub(super) refs: BTreeMap<RefName, PublishedRef>,
+    /// All commits that are published, of any ref.
+    pub(super) commits: HashSet<CommitId>,
+    /// Of those that were looked at.
     pub(super) placements: HashMap<CommitId, Placement>,
-    locators: Vec<Locator>,
-    /// Locator and index there of each object.
-    objects: HashMap<ObjectId, (u32, u32)>,
+    /// Of the objects that are to be published, those that are there.
+    pub(super) there: Places,
 }
 
-/// The frames of a published object.
-pub(super) struct PublishedObject<'a> {
-    pub packs: &'a [PackRef],
-    pub frames: &'a [Frame],
-    pub offset: u32,
+/// Reads what is published: all refs, which commits, and where the contents are of what `request` asks for.
+///
+/// # Errors
+/// [`PublishError::Published`] when the destination does not answer, or a ref of the request cannot be understood.
+pub fn survey(store: &Store, transport: &Transport, request: &PublishRequest) -> Result<Survey, PublishError> {
+    let mut survey = Survey::default();
+    survey.read_refs(transport, &request.names)?;
+    survey.commits = published::commits(transport)?;
+    let mut ours = Vec::new();
+    for name in &request.names {
+        for (id, _) in history(store, name, request.depth)? {
+            ours.push(id);
+            survey.read_placement(transport, id)?;
+        }
+    }
+    let mut wanted = HashSet::new();
+    for id in ours.iter().filter(|id| !survey.placements.contains_key(id)) {
+        wanted.extend(objects(&store.image(store.commit(*id)?.image)?)?.map(|(id, _)| id));
+    }
+    // What was published of the same refs knows most of them.
+    let mut sources: Vec<CommitId> = request.names.iter().filter_map(|name| survey.newest(name)).collect();
+    sources.extend(&ours);
+    sources.extend(survey.refs.keys().filter_map(|name| survey.newest(name)));
+    let mut seen = HashSet::new();
+    for id in sources.into_iter().filter(|id| seen.insert(*id)) {
+        if wanted.is_empty() {
+            break;
+        }
+        survey.find_objects(store, transport, id, &mut wanted)?;
+    }
+    Ok(survey)
 }
 
 impl Survey {
     /// Whether the object is in some pack.
     #[must_use]
     pub fn has(&self, id: &ObjectId) -> bool {
-        self.objects.contains_key(id)
+        self.there.has(id)
     }
 
-    /// Where an object of `frames` frames is.
-    pub(super) fn find(&self, id: &ObjectId, frames: usize) -> Option<PublishedObject<'_>> {
-        let (locator, object) = *self.objects.get(id)?;
-        let locator = &self.locators[locator as usize];
-        let spot = locator.object(object)?;
-        let first = spot.frame as usize;
-        let frames = locator.frames().get(first..first.checked_add(frames)?)?;
-        Some(PublishedObject { packs: locator.packs(), frames, offset: spot.offset })
+    /// What a ref names.
+    fn newest(&self, name: &RefName) -> Option<CommitId> {
+        Some(self.refs.get(name)?.record.commit)
     }
-}
 
-/// Reads what is published: the refs `names` with `depth` ancestors as they are known here, and all others if the
-/// destination can be listed.
-///
-/// # Errors
-/// [`PublishError::Transport`] when the destination does not answer, [`PublishError::Damaged`] for a ref of `names` that
-/// cannot be understood.
-pub fn survey(store: &Store, transport: &Transport, names: &[RefName], depth: u64) -> Result<Survey, PublishError> {
-    let mut survey = Survey::default();
-    let others = match transport.list(layout::REFS) {
-        Ok(listed) => listed,
-        Err(TransportError::CannotList { .. }) => Vec::new(),
-        Err(error) => return Err(error.into()),
-    };
-    let prefix = format!("{}/", layout::REFS);
-    let others = others.iter().filter_map(|listed| listed.path.strip_prefix(&prefix)?.parse::<RefName>().ok());
-    let mut all: Vec<RefName> = names.iter().cloned().chain(others.filter(|other| !names.contains(other))).collect();
-    all.dedup();
-    for name in all {
-        let found = match read_ref(transport, &name) {
-            Err(PublishError::Damaged { path, reason }) if !names.contains(&name) => {
-                tracing::warn!("{path} is not used: {reason}");
-                continue;
+    /// Reads every ref there is. One that nobody asks about and nobody can read is nobody's business.
+    fn read_refs(&mut self, transport: &Transport, names: &[RefName]) -> Result<(), PublishError> {
+        let mut all = published::ref_names(transport).map_err(PublishedError::from)?;
+        all.extend(names.iter().filter(|name| !all.contains(name)).cloned().collect::<Vec<_>>());
+        let read = published::at_once(&all, |name| published::read_ref(transport, name));
+        for (name, found) in all.into_iter().zip(read) {
+            let found = match found {
+                Err(PublishedError::Damaged { path, reason }) if !names.contains(&name) => {
+                    tracing::warn!("{path} is not used: {reason}");
+                    continue;
+                }
+                other => other?,
+            };
+            if let Some(found) = found {
+                self.placements.insert(found.record.commit, found.placement.clone());
+                self.refs.insert(name, found);
             }
-            other => other?,
-        };
-        if let Some(found) = found {
-            survey.placements.insert(found.record.commit, found.placement.clone());
-            survey.refs.insert(name, found);
-        }
-    }
-    for name in names {
-        for id in ancestors(store, name, depth)? {
-            survey.read_placement(transport, id)?;
-        }
-    }
-    let all: Vec<(CommitId, Placement)> = survey.placements.iter().map(|(id, it)| (*id, it.clone())).collect();
-    for (id, placement) in all {
-        survey.add_objects(store, transport, id, &placement)?;
-    }
-    Ok(survey)
-}
-
-/// The commits that may be published, as far as they are here.
-fn ancestors(store: &Store, name: &RefName, depth: u64) -> Result<Vec<CommitId>, PublishError> {
-    let mut ids = Vec::new();
-    let mut next = store.read_ref(name)?;
-    while let Some(id) = next.filter(|_| ids.len() as u64 <= depth) {
-        ids.push(id);
-        next = match store.commit(id) {
-            Ok(commit) => commit.parent,
-            Err(ReadError::MissingCommit { .. }) => None,
-            Err(error) => return Err(error.into()),
-        };
-    }
-    Ok(ids)
-}
-
-/// A ref as it is published now, if it is.
-pub(super) fn read_ref(transport: &Transport, name: &RefName) -> Result<Option<PublishedRef>, PublishError> {
-    let path = layout::reference(name);
-    let Some((bytes, version)) = transport.get(&path, REF_SIZE_MAX)? else { return Ok(None) };
-    let damaged = |error: &dyn std::fmt::Display| PublishError::damaged(path.clone(), error);
-    let (envelope, rest) = Envelope::parse(&bytes).map_err(|error| damaged(&error))?;
-    let record = RefRecord::parse(envelope.payload()).map_err(|error| damaged(&error))?;
-    let placement = Placement::parse(rest).map_err(|error| damaged(&error))?;
-    Ok(Some(PublishedRef { record, envelope, placement, version }))
-}
-
-impl Survey {
-    /// Learns the placement of a commit, if it is published.
-    fn read_placement(&mut self, transport: &Transport, id: CommitId) -> Result<(), PublishError> {
-        if self.placements.contains_key(&id) {
-            return Ok(());
-        }
-        let path = layout::placement(id);
-        if let Some((bytes, _)) = transport.get(&path, PLACEMENT_SIZE_MAX as u64)? {
-            let placement = Placement::parse(&bytes).map_err(|error| PublishError::damaged(path, error))?;
-            self.placements.insert(id, placement);
         }
         Ok(())
     }
 
-    /// Learns where the objects of a published commit are. A commit whose image is neither here nor there teaches
-    /// nothing.
-    pub(super) fn add_objects(
+    /// Learns the placement of a commit, if it is published.
+    fn read_placement(&mut self, transport: &Transport, id: CommitId) -> Result<(), PublishError> {
+        if self.placements.contains_key(&id) || !self.commits.contains(&id) {
+            return Ok(());
+        }
+        match published::read_placement(transport, id) {
+            Ok(found) => self.placements.extend(found.map(|placement| (id, placement))),
+            Err(PublishedError::Damaged { path, reason }) => {
+                tracing::warn!("{path} is written again: {reason}");
+                self.commits.remove(&id);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// Learns where the objects of a published commit are that are `wanted`. A commit whose image is neither here nor there
+    /// teaches nothing, nor does one whose locator is not what it should be.
+    fn find_objects(
         &mut self,
         store: &Store,
         transport: &Transport,
         commit: CommitId,
-        placement: &Placement,
+        wanted: &mut HashSet<ObjectId>,
     ) -> Result<(), PublishError> {
+        let Some(placement) = self.placements.get(&commit) else { return Ok(()) };
         let Some(image) = image_of(store, transport, commit, placement)? else { return Ok(()) };
         let path = layout::locator(placement.locator.id);
-        let damaged = |source| PublishError::Image { id: image.id(), source };
-        let bound = LocatorBound::new(image.object_sizes().map_err(damaged)?);
-        let Some((bytes, _)) = transport.get(&path, bound.length())? else { return Ok(()) };
-        let locator = Locator::parse(&bytes, bound).map_err(|error| PublishError::damaged(path, error))?;
-        let number = u32::try_from(self.locators.len()).expect("one a ref");
-        for (index, id) in image.objects().map_err(damaged)?.enumerate() {
-            let Ok(index) = u32::try_from(index) else { break };
-            if locator.object(index).is_some() {
-                self.objects.entry(id).or_insert((number, index));
-            }
+        let bound = LocatorBound::new(objects(&image)?.map(|(_, size)| size));
+        let Some((bytes, _)) = transport.get(&path, bound.length()).map_err(PublishedError::from)? else {
+            return Ok(());
+        };
+        match Locator::parse(&bytes, bound) {
+            Ok(locator) => self.there.learn(&locator, objects(&image)?, wanted),
+            Err(error) => tracing::warn!("{path} is not used: {error}"),
         }
-        self.locators.push(locator);
         Ok(())
     }
+}
+
+/// The objects of an image with their sizes, in order.
+pub(super) fn objects(image: &Image) -> Result<impl Iterator<Item = (ObjectId, u64)>, PublishError> {
+    let damaged = |source| PublishError::Image { id: image.id(), source };
+    let all = image.objects_with_sizes().map_err(damaged)?.collect::<Result<Vec<_>, _>>().map_err(damaged)?;
+    Ok(all.into_iter())
 }
 
 /// The image of a published commit, from here or else from there.
@@ -193,8 +152,8 @@ fn image_of(
 ) -> Result<Option<Image>, PublishError> {
     let id = match store.commit(commit) {
         Ok(record) => record.image,
-        Err(ReadError::MissingCommit { .. }) => match commit_image(transport, commit)? {
-            Some(id) => id,
+        Err(ReadError::MissingCommit { .. }) => match published::read_commit(transport, commit)? {
+            Some(record) => record.image,
             None => return Ok(None),
         },
         Err(error) => return Err(error.into()),
@@ -204,19 +163,21 @@ fn image_of(
         Err(ReadError::MissingImage { .. }) => {}
         Err(error) => return Err(error.into()),
     }
-    let path = layout::image(id);
-    let Some((published, _)) = transport.get(&path, placement.image.length.min(IMAGE_SIZE_MAX))? else {
-        return Ok(None);
-    };
-    let bytes = decode_image(&published, id).map_err(|error| PublishError::damaged(path, error))?;
-    let image = Image::open(Mapping::of_bytes(bytes)).map_err(|source| PublishError::Image { id, source })?;
-    Ok(Some(image))
+    published_image(transport, id, placement)
 }
 
-fn commit_image(transport: &Transport, id: CommitId) -> Result<Option<ImageId>, PublishError> {
-    let path = layout::commit(id);
-    let Some((bytes, _)) = transport.get(&path, crate::trust::ENVELOPE_SIZE_MAX as u64)? else { return Ok(None) };
-    let (envelope, _) = Envelope::parse(&bytes).map_err(|error| PublishError::damaged(path.clone(), error))?;
-    let commit = crate::model::Commit::decode(envelope.payload(), id);
-    Ok(Some(commit.map_err(|error| PublishError::damaged(path, error))?.image))
+fn published_image(transport: &Transport, id: ImageId, placement: &Placement) -> Result<Option<Image>, PublishError> {
+    let path = layout::image(id);
+    let limit = placement.image.length.min(IMAGE_SIZE_MAX);
+    let Some((bytes, _)) = transport.get(&path, limit).map_err(PublishedError::from)? else { return Ok(None) };
+    match decode_image(&bytes, id) {
+        Ok(bytes) => {
+            let image = Image::open(Mapping::of_bytes(bytes));
+            Ok(Some(image.map_err(|source| PublishError::Image { id, source })?))
+        }
+        Err(error) => {
+            tracing::warn!("{path} is not used: {error}");
+            Ok(None)
+        }
+    }
 }

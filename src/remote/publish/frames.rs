@@ -7,11 +7,20 @@ use super::error::PublishError;
 use crate::model::{BLOCK_SIZE, LARGE_OBJECT, ObjectId};
 use crate::store::{ObjectSource, Store};
 
-/// Contents of at least this many bytes have a frame of their own.
-const OWN_FRAME: u64 = 64 << 10;
+/// How contents that are not large are put into frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrameSizes {
+    /// Contents of at least this many bytes have a frame of their own.
+    pub own: u64,
+    /// Shared frames are closed before they get larger than this, in bytes of content.
+    pub shared: usize,
+}
 
-/// Shared frames are closed before they get larger than this, in bytes of content.
-const SHARED_FRAME: usize = 128 << 10;
+impl Default for FrameSizes {
+    fn default() -> Self {
+        Self { own: 64 << 10, shared: 128 << 10 }
+    }
+}
 
 /// What a frame holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,14 +34,15 @@ pub(super) enum FrameContents {
 /// Reads objects in order and cuts them into frames.
 pub(super) struct FrameCutter<'a> {
     store: &'a Store,
+    sizes: FrameSizes,
     objects: std::slice::Iter<'a, (ObjectId, u64)>,
     shared: (Vec<(ObjectId, u32)>, Vec<u8>),
     large: Option<(ObjectId, u64, u32)>,
 }
 
 impl<'a> FrameCutter<'a> {
-    pub(super) fn new(store: &'a Store, objects: &'a [(ObjectId, u64)]) -> Self {
-        Self { store, objects: objects.iter(), shared: Default::default(), large: None }
+    pub(super) fn new(store: &'a Store, objects: &'a [(ObjectId, u64)], sizes: FrameSizes) -> Self {
+        Self { store, sizes, objects: objects.iter(), shared: Default::default(), large: None }
     }
 
     /// The next frame and its bytes.
@@ -46,12 +56,12 @@ impl<'a> FrameCutter<'a> {
                 return self.block(id, size, 0).map(Some);
             }
             let bytes = self.read(id, size, 0, size)?;
-            if size >= OWN_FRAME {
+            if size >= self.sizes.own {
                 return Ok(Some((FrameContents::Whole(vec![(id, 0)]), bytes)));
             }
-            let full = self.shared.1.len() + bytes.len() > SHARED_FRAME;
+            let full = self.shared.1.len() + bytes.len() > self.sizes.shared;
             let closed = if full { self.close_shared() } else { None };
-            let offset = u32::try_from(self.shared.1.len()).expect("at most SHARED_FRAME");
+            let offset = u32::try_from(self.shared.1.len()).expect("at most as long as a frame may be");
             self.shared.0.push((id, offset));
             self.shared.1.extend_from_slice(&bytes);
             if closed.is_some() {

@@ -5,21 +5,30 @@
 //! the name, so that a reader at any moment finds either the old state or the new one whole. Immutable files are named by
 //! their content and never sent twice; a publisher that was killed is simply started again.
 //!
-//! Two publishers at once do not harm each other: a ref is replaced only if it still is what the plan has seen, and
-//! nothing is ever removed here (`prune` does that).
+//! Two publishers at once do not harm each other: a ref is replaced only if it still is what the plan has seen. Nothing is
+//! ever removed here, `prune` does that; how the two keep out of each other's way is told in [`super::layout`].
 
 mod apply;
 mod deltas;
 mod error;
+mod estimate;
 mod existing;
 mod frames;
+mod names;
 mod options;
 mod packs;
+mod places;
 mod plan;
-mod refs;
+mod progress;
+mod request;
+mod upload;
 
 pub use apply::{PublishReport, Published, apply};
 pub use error::PublishError;
+pub use estimate::{Estimate, estimate};
 pub use existing::{Survey, survey};
-pub use options::{PACK_SIZE, PublishOptions};
-pub use plan::{CommitPlan, PublishPlan, PublishRequest, RefPlan, plan};
+pub use frames::FrameSizes;
+pub use options::{DEFAULT_LEVEL, PACK_SIZE, PublishOptions};
+pub use plan::{CommitPlan, PublishPlan, RefPlan, plan};
+pub use progress::{Phase, PublishProgress};
+pub use request::PublishRequest;

@@ -1,16 +1,16 @@
 //! Frames into packs, packs to the destination, while the next one is being filled.
 
-use std::collections::HashMap;
 use std::fs::File;
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
 use super::error::PublishError;
 use super::frames::{FrameContents, FrameCutter};
 use super::options::PublishOptions;
+use super::places::Places;
+use super::progress::PublishProgress;
+use super::upload::put_immutable_file;
 use crate::disk::TemporaryFile;
 use crate::model::{ObjectId, PackId};
 use crate::remote::format::{Frame, PackRef, PackWriter, compress_frames};
@@ -18,31 +18,22 @@ use crate::remote::layout;
 use crate::remote::transport::Transport;
 use crate::store::Store;
 
-/// What was packed in this run.
-#[derive(Debug, Default)]
-pub(super) struct NewPacks {
-    pub packs: Vec<PackRef>,
-    pub frames: Vec<Frame>,
-    /// First frame and the offset in it of each object.
-    pub objects: HashMap<ObjectId, (u32, u32)>,
-}
-
 /// Packs `objects` in their order and uploads the packs that are not there. `progress` counts bytes of content.
 pub(super) fn pack_and_upload(
     store: &Store,
     transport: &Transport,
     objects: &[(ObjectId, u64)],
     options: &PublishOptions,
-    progress: &AtomicU64,
-) -> Result<NewPacks, PublishError> {
+    progress: &PublishProgress,
+) -> Result<Places, PublishError> {
     if objects.is_empty() {
-        return Ok(NewPacks::default());
+        return Ok(Places::default());
     }
-    let mut cutter = FrameCutter::new(store, objects);
+    let mut cutter = FrameCutter::new(store, objects, options.frames);
     thread::scope(|scope| {
         // One pack waits while another is sent: disk and memory stay bounded.
         let (sender, receiver) = sync_channel::<(File, PackRef)>(1);
-        let uploader = scope.spawn(move || upload_all(transport, &receiver));
+        let uploader = scope.spawn(move || upload_all(transport, &receiver, progress));
         let mut filling = Filling::new(store.layout().temporary());
         let packed = compress_frames(
             options.level,
@@ -50,7 +41,7 @@ pub(super) fn pack_and_upload(
             || cutter.next(),
             |contents, raw, frame| {
                 filling.add(contents, raw.len(), &frame)?;
-                progress.fetch_add(raw.len() as u64, Ordering::Relaxed);
+                progress.add(raw.len() as u64);
                 let Some(pack) = filling.close_if(options.pack_size) else { return Ok(()) };
                 // The uploader is gone only after an error, which is reported below.
                 sender.send(pack).map_err(|_| PublishError::Pack(std::io::Error::other("the upload has stopped")))
@@ -68,14 +59,13 @@ pub(super) fn pack_and_upload(
     })
 }
 
-fn upload_all(transport: &Transport, packs: &Receiver<(File, PackRef)>) -> Result<(), PublishError> {
+fn upload_all(
+    transport: &Transport,
+    packs: &Receiver<(File, PackRef)>,
+    progress: &PublishProgress,
+) -> Result<(), PublishError> {
     for (file, pack) in packs {
-        let path = layout::pack(pack.id);
-        if transport.length(&path)? != Some(pack.length) {
-            // The file has no name any more; this is its name while it is open.
-            let name = format!("/proc/self/fd/{}", file.as_raw_fd());
-            transport.put_file(&path, Path::new(&name), &|_| {})?;
-        }
+        put_immutable_file(transport, &layout::pack(pack.id), &file, pack.length, progress)?;
     }
     Ok(())
 }
@@ -84,12 +74,12 @@ fn upload_all(transport: &Transport, packs: &Receiver<(File, PackRef)>) -> Resul
 struct Filling {
     directory: PathBuf,
     current: Option<PackWriter<File>>,
-    done: NewPacks,
+    done: Places,
 }
 
 impl Filling {
     fn new(directory: PathBuf) -> Self {
-        Self { directory, current: None, done: NewPacks::default() }
+        Self { directory, current: None, done: Places::default() }
     }
 
     fn add(&mut self, contents: FrameContents, raw_length: usize, frame: &[u8]) -> Result<(), PublishError> {

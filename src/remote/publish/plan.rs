@@ -1,30 +1,15 @@
-//! Which commits go up, and which of their objects are not there yet: pure data, printable by `--dry-run`.
+//! Which commits go up, which of their objects are not there yet, and which deltas: pure data, printable by `--dry-run`.
 
 use std::collections::HashSet;
 
 use super::error::PublishError;
-use super::existing::Survey;
-use crate::model::{Commit, CommitId, LARGE_OBJECT, ObjectId, RefName};
-use crate::remote::format::ProfileText;
+use super::existing::{Survey, objects};
+use super::request::{PublishRequest, history};
+use crate::model::{Commit, CommitId, ObjectId, RefName};
+use crate::remote::format::{Placement, ProfileText};
 use crate::store::{ReadError, Store};
-use crate::trust::PublicKey;
 
-/// What is to be published.
-#[derive(Debug, Clone, Default)]
-pub struct PublishRequest {
-    /// The refs.
-    pub names: Vec<RefName>,
-    /// How many ancestors of each besides its newest commit, as far as they are here.
-    pub depth: u64,
-    /// Whether a published state that is no ancestor is replaced.
-    pub force: bool,
-    /// Who is going to sign.
-    pub signers: Vec<PublicKey>,
-    /// What is read first.
-    pub profile: Option<ProfileText>,
-}
-
-/// A commit that goes up.
+/// A commit that goes up, or gains something.
 #[derive(Debug, Clone)]
 pub struct CommitPlan {
     /// Which.
@@ -33,6 +18,24 @@ pub struct CommitPlan {
     pub commit: Commit,
     /// Its objects that are in no pack yet, in the order in which they are packed, with their lengths in bytes.
     pub objects: Vec<(ObjectId, u64)>,
+    /// Older commits from which a delta is to be made.
+    pub deltas: Vec<CommitId>,
+    /// Where its parts are, if they are there.
+    pub(super) placed: Option<Placement>,
+}
+
+impl CommitPlan {
+    /// Whether all of it but what it gains is there.
+    #[must_use]
+    pub const fn is_published(&self) -> bool {
+        self.placed.is_some()
+    }
+
+    /// Bytes of content that are to be compressed.
+    #[must_use]
+    pub fn raw_bytes(&self) -> u64 {
+        self.objects.iter().map(|(_, size)| size).sum()
+    }
 }
 
 /// A ref that is written.
@@ -59,7 +62,7 @@ impl PublishPlan {
     /// Bytes of content that are to be compressed.
     #[must_use]
     pub fn raw_bytes(&self) -> u64 {
-        self.commits.iter().flat_map(|commit| &commit.objects).map(|(_, size)| size).sum()
+        self.commits.iter().map(CommitPlan::raw_bytes).sum()
     }
 
     /// Number of objects that are to be packed.
@@ -68,10 +71,16 @@ impl PublishPlan {
         self.commits.iter().map(|commit| commit.objects.len()).sum()
     }
 
+    /// Number of deltas that are to be made.
+    #[must_use]
+    pub fn deltas(&self) -> usize {
+        self.commits.iter().map(|commit| commit.deltas.len()).sum()
+    }
+
     /// Whether everything is there already.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.refs.is_empty()
+        self.refs.is_empty() && self.commits.is_empty()
     }
 }
 
@@ -81,52 +90,87 @@ impl PublishPlan {
 /// [`PublishError::Diverged`] when history would be rewritten without being asked for; those of reading the repository.
 pub fn plan(store: &Store, survey: &Survey, request: &PublishRequest) -> Result<PublishPlan, PublishError> {
     let mut plan = PublishPlan::default();
-    let mut planned = HashSet::new();
     let mut packed = HashSet::new();
     for name in &request.names {
-        let tip = store.read_ref(name)?.ok_or_else(|| PublishError::NoSuchRef(name.clone()))?;
-        let published = survey.refs.get(name);
-        let history = history(store, tip, request.depth)?;
-        for (id, commit) in &history {
-            if commit.ref_name != *name {
-                let made_for = commit.ref_name.clone();
-                return Err(PublishError::OtherRef { commit: *id, name: name.clone(), made_for });
-            }
-        }
-        if !request.force {
-            refuse_divergence(store, name, tip, survey)?;
-        }
-        let is_current = published.is_some_and(|there| {
-            there.record.commit == tip && there.is_signed_by(&request.signers) && request.profile.is_none()
-        });
-        let all_placed = history.iter().all(|(id, _)| survey.placements.contains_key(id));
-        if is_current && all_placed {
-            continue;
-        }
-        for (id, commit) in history.into_iter().rev() {
-            if planned.insert(id) {
-                let objects = new_objects(store, &commit, survey, request.profile.as_ref(), &mut packed)?;
-                plan.commits.push(CommitPlan { id, commit, objects });
-            }
-        }
-        let replaces = published.map(|there| there.record.commit);
-        plan.refs.push(RefPlan { name: name.clone(), commit: tip, replaces });
+        plan_ref(store, survey, request, name, &mut packed, &mut plan)?;
     }
     Ok(plan)
 }
 
-/// The newest commit and up to `depth` ancestors, as far as they are here, newest first.
-fn history(store: &Store, tip: CommitId, depth: u64) -> Result<Vec<(CommitId, Commit)>, PublishError> {
-    let mut commits = vec![(tip, store.commit(tip)?)];
-    while (commits.len() as u64) <= depth {
-        let Some(parent) = commits.last().and_then(|(_, commit)| commit.parent) else { break };
-        match store.commit(parent) {
-            Ok(commit) => commits.push((parent, commit)),
-            Err(ReadError::MissingCommit { .. }) => break,
-            Err(error) => return Err(error.into()),
+/// Adds what one ref needs. `packed` has the objects of the commits planned before.
+fn plan_ref(
+    store: &Store,
+    survey: &Survey,
+    request: &PublishRequest,
+    name: &RefName,
+    packed: &mut HashSet<ObjectId>,
+    plan: &mut PublishPlan,
+) -> Result<(), PublishError> {
+    let history = history(store, name, request.depth)?;
+    let Some(&(tip, _)) = history.first() else { return Ok(()) };
+    if let Some((id, commit)) = history.iter().find(|(_, commit)| commit.ref_name != *name) {
+        let (commit, made_for) = (*id, commit.ref_name.clone());
+        return Err(PublishError::OtherRef { commit, name: name.clone(), made_for });
+    }
+    if !request.force {
+        refuse_divergence(store, name, tip, survey)?;
+    }
+    let published = survey.refs.get(name);
+    let is_named = published.is_some_and(|there| there.record.commit == tip && there.is_signed_by(&request.signers));
+    let mut gains = !is_named || request.profile.is_some();
+    for (id, commit) in history.into_iter().rev() {
+        if plan.commits.iter().any(|planned| planned.id == id) {
+            continue;
+        }
+        let placed = survey.placements.get(&id).cloned();
+        let deltas = if id == tip {
+            missing_deltas(store, survey, request.deltas, (&commit, &placed), plan)?
+        } else {
+            Vec::new()
+        };
+        let objects = match placed {
+            Some(_) => Vec::new(),
+            None => new_objects(store, &commit, survey, request.profile.as_ref(), packed)?,
+        };
+        if placed.is_none() || !deltas.is_empty() || gains {
+            gains |= id == tip;
+            plan.commits.push(CommitPlan { id, commit, objects, deltas, placed });
         }
     }
-    Ok(commits)
+    if gains {
+        let replaces = published.map(|there| there.record.commit);
+        plan.refs.push(RefPlan { name: name.clone(), commit: tip, replaces });
+    }
+    Ok(())
+}
+
+/// Of the newest `count` ancestors of a commit that are published, or are going to be, those that no delta leads from yet.
+/// An ancestor that is not here is left out: a delta is an offer.
+fn missing_deltas(
+    store: &Store,
+    survey: &Survey,
+    count: u64,
+    (commit, placed): (&Commit, &Option<Placement>),
+    plan: &PublishPlan,
+) -> Result<Vec<CommitId>, PublishError> {
+    let has_delta = |from| placed.iter().flat_map(|placed| &placed.deltas).any(|delta| delta.from == from);
+    let (mut found, mut missing) = (0, Vec::new());
+    let mut next = commit.parent;
+    while let Some(id) = next.filter(|_| found < count) {
+        let ancestor = match store.commit(id) {
+            Err(ReadError::MissingCommit { .. }) => break,
+            other => other?,
+        };
+        if survey.commits.contains(&id) || plan.commits.iter().any(|planned| planned.id == id) {
+            found += 1;
+            let is_here = !matches!(store.image(ancestor.image), Err(ReadError::MissingImage { .. }));
+            if is_here && !has_delta(id) {
+                missing.push(id);
+            }
+        }
+        next = ancestor.parent;
+    }
+    Ok(missing)
 }
 
 /// What is published must be the new commit or an ancestor of it.
@@ -162,21 +206,15 @@ fn new_objects(
     packed: &mut HashSet<ObjectId>,
 ) -> Result<Vec<(ObjectId, u64)>, PublishError> {
     let image = store.image(commit.image)?;
+    let all: Vec<(ObjectId, u64)> = objects(&image)?.collect();
     let damaged = |source| PublishError::Image { id: commit.image, source };
-    let all = image.objects_with_sizes().map_err(damaged)?.collect::<Result<Vec<_>, _>>().map_err(damaged)?;
     let first = profile.map(|profile| profile.resolve(&image)).transpose().map_err(damaged)?.unwrap_or_default();
     let first = first.entries.iter().filter_map(|entry| all.get(entry.object as usize)).copied();
-    let mut objects = Vec::new();
+    let mut new = Vec::new();
     for (id, size) in first.chain(all.iter().copied()) {
         if !survey.has(&id) && packed.insert(id) {
-            objects.push((id, size));
+            new.push((id, size));
         }
     }
-    Ok(objects)
-}
-
-/// Frames that an object of `size` bytes takes: one, or one for each block of a large one.
-pub(super) fn frame_count(size: u64) -> usize {
-    let blocks = if size > LARGE_OBJECT { size.div_ceil(crate::model::BLOCK_SIZE) } else { 1 };
-    usize::try_from(blocks).unwrap_or(usize::MAX)
+    Ok(new)
 }

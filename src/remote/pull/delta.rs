@@ -66,15 +66,26 @@ impl Offer {
         }
     }
 
-    /// Takes what this offers out of `missing`.
-    pub(super) fn patches(&self, missing: &mut Vec<ObjectUse>, is_here: &dyn Fn(ObjectId) -> bool) -> PatchPlan {
-        let old: Result<Vec<ObjectUse>, _> = self.old.object_uses().collect();
-        match old {
-            Ok(old) => PatchPlan::new(self.reference.id, &self.head, &old, missing, is_here),
-            Err(error) => {
+    /// Takes what this offers for `new` out of `missing`.
+    pub(super) fn patches(
+        &self,
+        remote: &Remote,
+        new: &Image,
+        missing: &mut Vec<ObjectUse>,
+        is_here: &dyn Fn(ObjectId) -> bool,
+    ) -> PatchPlan {
+        let uses = |image: &Image| image.object_uses().collect::<Result<Vec<_>, _>>();
+        let (old, new) = match (uses(&self.old), uses(new)) {
+            (Ok(old), Ok(new)) => (old, new),
+            (Err(error), _) | (_, Err(error)) => {
                 tracing::warn!("image {} is damaged: {error}; run 'sapwood fsck'", self.old.id().short());
-                PatchPlan::default()
+                return PatchPlan::default();
             }
-        }
+        };
+        PatchPlan::new(self.reference.id, &self.head, (&old, &new), missing, is_here).unwrap_or_else(|error| {
+            let (path, url) = (layout::delta(self.reference.id), remote.transport().url());
+            tracing::warn!("{path} of {url} cannot be used: {error}; doing without");
+            PatchPlan::default()
+        })
     }
 }

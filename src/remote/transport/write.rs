@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use object_store::{
@@ -130,6 +130,36 @@ impl Transport {
             Err(object_store::Error::NotFound { .. }) | Ok(()) => Ok(()),
             Err(source) => Err(endpoint.failed("remove", path, source)),
         }
+    }
+
+    /// How many requests [`Self::put_file`] makes for a file of so many bytes.
+    #[must_use]
+    pub fn upload_requests(&self, length: u64) -> u64 {
+        let parts = length / PART as u64 + u64::from(!length.is_multiple_of(PART as u64));
+        match self.first().kind {
+            // Begun, each part, ended.
+            Kind::Bucket if length >= PART as u64 => parts + 2,
+            _ => 1,
+        }
+    }
+
+    /// How many requests it takes to take a lease and to give it back.
+    #[must_use]
+    pub fn lease_requests(&self) -> u64 {
+        if matches!(self.first().kind, Kind::Directory(_)) { 0 } else { 2 }
+    }
+
+    /// A file beside the published ones that processes lock which write to the same directory; none where there are no
+    /// locks. The directory is made.
+    pub(in crate::remote) fn lock_file(&self, name: &str) -> Result<Option<PathBuf>, TransportError> {
+        let Kind::Directory(directory) = &self.writable()?.kind else { return Ok(None) };
+        let file = directory.join(format!(".{name}"));
+        let failed = |source| TransportError::Lock {
+            path: name.to_owned(),
+            source: LockError::Io { path: file.clone(), source },
+        };
+        std::fs::create_dir_all(directory).map_err(failed)?;
+        Ok(Some(file))
     }
 
     pub(super) fn writable(&self) -> Result<&Endpoint, TransportError> {

@@ -1,0 +1,250 @@
+//! `sapwood publish`.
+
+mod prune;
+mod words;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::json;
+
+use super::{Context, environment, keys, lazy, output, repository};
+use crate::model::RefName;
+use crate::remote::format::FRAME_RAW_MAX;
+use crate::remote::lease::LeaseTerms;
+use crate::remote::publish::{
+    DEFAULT_LEVEL, FrameSizes, PACK_SIZE, PublishError, PublishOptions, PublishProgress, PublishRequest, apply,
+    estimate, plan, survey,
+};
+use crate::remote::transport::Transport;
+use crate::remote::{Remotes, RemotesError};
+use crate::trust::SecretKey;
+
+/// The end of `-h`, and the beginning of what `--help` says at its end.
+macro_rules! examples {
+    () => {
+        "\
+Examples:
+  sapwood key generate release
+  sapwood publish --sign release file:///srv/www/os debian/12   a directory that a web server shows
+  sapwood publish --sign release s3://bucket/os debian/12       AWS_… variables or ~/.aws as usual
+  sapwood publish --dry-run file:///srv/www/os debian/12        how much would be sent
+  sapwood publish --prune --keep-last 5 file:///srv/www/os      remove what is older
+  sapwood publish --prune --keep-younger-than 90d --sign release s3://bucket/os debian/12
+                                                                publish, then prune
+
+Only what is not there yet is sent, and the ref is written last: readers see the old state or the new one.
+A publisher that was stopped can be started again; nothing is sent twice. Several may publish to one place."
+    };
+}
+
+/// Put commits where others can pull and mount them: a web server's directory, or a bucket
+#[derive(Debug, clap::Args)]
+#[command(after_help = examples!(), after_long_help = LONG_HELP)]
+pub struct Args {
+    /// Where to: file:///DIR, s3://BUCKET/…, gs://…, az://…, or the name of a remote
+    #[arg(value_name = "DEST")]
+    destination: String,
+    /// The refs to publish
+    #[arg(required_unless_present = "prune", value_name = "REF")]
+    refs: Vec<RefName>,
+    /// Sign commits and refs with this key (a name or a file); several are possible
+    #[arg(long, value_name = "KEY")]
+    sign: Vec<String>,
+    /// Also publish so many ancestors of each ref
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    depth: u64,
+    /// Level of zstd, 1 to 22: higher is smaller and slower
+    #[arg(long, value_name = "LEVEL", default_value_t = DEFAULT_LEVEL, value_parser = clap::value_parser!(i32).range(1..=22))]
+    level: i32,
+    /// Have a delta from so many published ancestors, for clients that have one of them
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    deltas: u64,
+    /// Pack first what this profile lists, and publish it ('sapwood profile record' makes one)
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
+    /// Replace what is published even if it is no ancestor
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    prune: prune::PruneArgs,
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
+    /// Bytes after which a pack ends
+    #[arg(long, value_name = "BYTES", hide = true, default_value_t = PACK_SIZE)]
+    pack_size: u64,
+    /// Contents of so many bytes and more have a frame of their own; for measuring
+    #[arg(long, value_name = "BYTES", hide = true)]
+    own_frame: Option<u64>,
+    /// Bytes of content that share a frame; for measuring
+    #[arg(long, value_name = "BYTES", hide = true, value_parser = parse_shared_frame)]
+    shared_frame: Option<usize>,
+    /// Seconds after which the right to write names is nobody's, if its holder died; for tests of that
+    #[arg(long, value_name = "SECONDS", hide = true)]
+    lease: Option<u64>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What only `--help` says.
+const LONG_HELP: &str = concat!(
+    examples!(),
+    "
+
+A web server needs to know nothing: any that serves plain files with Range requests does, such as
+
+  server { listen 443 ssl; server_name os.example.org; root /srv/www/os;
+           location ~ ^/(packs|images|locators|deltas|profiles)/ { add_header Cache-Control immutable; expires max; }
+           location / { expires -1; } }
+
+A bucket needs the rights to read, write, list and delete, and conditional writes (S3 itself and most of
+its likes have them). A rule that aborts unfinished multipart uploads removes what killed publishers left.
+
+Pruning. Of each ref the newest commit is kept, and those before it as --keep-last or --keep-younger-than
+say, or all. A file that no kept commit needs is marked; when its mark is older than --grace, the next
+prune removes it, so run it regularly, as by a timer after publishing. Packs of which most is dead are copied
+without what is dead. Clients that read the refs before go on for the grace period: pulls, and lazy
+mounts that fetch as they read. Publishers may work at the same time. --grace 0 removes at once: only
+where nobody reads.
+
+--json prints one object.
+  publishing  commits: [{commit, new_objects, image_bytes, new_deltas}], packs, pack_bytes, content_bytes, delta_bytes,
+              already_there (bytes that an earlier attempt had sent), traffic: {requests, received, sent}
+  --dry-run   refs: [{ref, commit, replaces}], commits: [{commit, is_published, new_objects, content_bytes, deltas_from}],
+              content_bytes, estimate: {pack_bytes, metadata_bytes, delta_bytes, delta_objects, requests, sampled_bytes}
+  --prune     refs, commits (numbers that stay), dropped: [commit], repack: [{pack, bytes, live_bytes}],
+              supersede, remove: [{path, bytes}], waiting: [{path, bytes, seconds}], restore: [path],
+              kept_bytes, and when it was done: new_packs, new_pack_bytes, traffic
+  both        {publish: …, prune: …}"
+);
+
+/// Runs the verb.
+///
+/// # Errors
+/// When something cannot be read here or written there.
+pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
+    let published = match args.refs[..] {
+        [] => None,
+        _ => Some(publish(args, context).with_context(|| format!("cannot publish to {}", args.destination))?),
+    };
+    let pruned = if args.prune.is_wanted() {
+        Some(prune::run(args, context).with_context(|| format!("cannot prune {}", args.destination))?)
+    } else {
+        None
+    };
+    if args.json {
+        match (published, pruned) {
+            (Some(publish), Some(prune)) => output::json(&json!({ "publish": publish, "prune": prune }))?,
+            (published, pruned) => output::json(&published.or(pruned))?,
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Publishes, or says what that would do. Returns what a program would read.
+fn publish(args: &Args, context: &Context) -> Result<serde_json::Value> {
+    let begin = Instant::now();
+    let store = repository::open(context)?;
+    let transport = destination(&args.destination, context)?;
+    let (request, options) = request(args)?;
+    let survey = survey(&store, &transport, &request).map_err(explain)?;
+    let plan = plan(&store, &survey, &request).map_err(explain)?;
+    if args.dry_run {
+        let estimate = estimate(&store, &transport, &plan, &options).map_err(explain)?;
+        return words::plan(&plan, &estimate, args);
+    }
+    if options.signers.is_empty() {
+        output::note("nothing is signed: clients need --insecure-unsigned ('sapwood key generate' makes a key)");
+    }
+    let progress = PublishProgress::default();
+    let work = || apply(&store, &transport, &survey, &plan, &options, &progress);
+    let report = output::while_publishing(&progress, work).map_err(explain)?;
+    words::report(&plan, &report, args, begin)
+}
+
+/// What is asked for, and how it is to be done.
+fn request(args: &Args) -> Result<(PublishRequest, PublishOptions)> {
+    let signers = args.sign.iter().map(|key| keys::secret(key)).collect::<Result<Vec<_>>>()?;
+    let mut announcements = Vec::new();
+    for (name, signer) in args.sign.iter().zip(&signers) {
+        announcements.extend(keys::announcement(name)?.map(|bytes| (signer.public(), bytes)));
+    }
+    let profile = args.profile.as_deref().map(lazy::read_profile).transpose()?;
+    let request = PublishRequest {
+        names: args.refs.clone(),
+        depth: args.depth,
+        deltas: args.deltas,
+        force: args.force,
+        signers: signers.iter().map(SecretKey::public).collect(),
+        profile: profile.clone(),
+    };
+    let frames = FrameSizes::default();
+    let options = PublishOptions {
+        level: args.level,
+        frames: FrameSizes {
+            own: args.own_frame.unwrap_or(frames.own),
+            shared: args.shared_frame.unwrap_or(frames.shared),
+        },
+        pack_size: args.pack_size,
+        threads: std::thread::available_parallelism().map_or(1, usize::from),
+        signers,
+        announcements,
+        profile,
+        now: jiff::Timestamp::now().as_second(),
+        lease: args.lease_terms(),
+        announce: Box::new(announce),
+    };
+    Ok((request, options))
+}
+
+impl Args {
+    fn lease_terms(&self) -> LeaseTerms {
+        self.lease.map_or_else(LeaseTerms::default, |seconds| LeaseTerms { expiry: Duration::from_secs(seconds) })
+    }
+}
+
+fn announce(holder: &str) {
+    output::note(format_args!("waiting for {holder}, which is writing names or removing files there…"));
+}
+
+fn parse_shared_frame(text: &str) -> Result<usize> {
+    let bytes: usize = text.parse()?;
+    if bytes > FRAME_RAW_MAX {
+        bail!("a frame has at most {FRAME_RAW_MAX} bytes");
+    }
+    Ok(bytes)
+}
+
+/// A URL, or the remote of that name.
+fn destination(text: &str, context: &Context) -> Result<Transport> {
+    if text.contains("://") {
+        return Ok(Transport::open_destination(text, &environment::transport_options())?);
+    }
+    let name = text.parse().with_context(|| format!("'{text}' is neither a URL nor a remote"))?;
+    match Remotes::of(&repository::open(context)?).read(&name) {
+        Err(RemotesError::Unknown(_)) => {
+            bail!("'{text}' is neither a URL nor a remote; for a directory write file://{text}")
+        }
+        other => {
+            let config = environment::complete(other?);
+            Ok(Transport::open_destination(&config.url, &config.transport)?)
+        }
+    }
+}
+
+/// Adds the next command where there is an obvious one.
+fn explain(error: PublishError) -> anyhow::Error {
+    let hint = match &error {
+        PublishError::NoSuchRef(_) => "'sapwood refs' lists what there is",
+        PublishError::Diverged { .. } => "pull and build on it, or replace it with --force",
+        PublishError::Raced { .. } | PublishError::Pruned { .. } | PublishError::NotPacked { .. } => {
+            "run the same command again: what was sent is not sent again"
+        }
+        _ => return error.into(),
+    };
+    anyhow::Error::from(error).context(super::error::Hint(hint))
+}
