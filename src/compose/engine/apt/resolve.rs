@@ -1,7 +1,8 @@
 //! From names to exact packages: apt's own solver, on an empty system.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -106,7 +107,9 @@ fn copy_files(from: &Path, to: &Path) -> Result<(), EngineError> {
         let entry = entry.map_err(io_error("list", from))?;
         let source = entry.path();
         if source.is_file() && entry.file_name() != "lock" {
-            fs::copy(&source, to.join(entry.file_name())).map_err(io_error("copy", &source))?;
+            let mut text = File::open(&source).map_err(io_error("open", &source))?;
+            let mut copy = File::create(to.join(entry.file_name())).map_err(io_error("make", to))?;
+            io::copy(&mut text, &mut copy).map_err(io_error("copy", &source))?;
         }
     }
     Ok(())
