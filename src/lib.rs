@@ -8,6 +8,7 @@
 pub mod cache;
 pub mod cli;
 pub mod compose;
+pub mod deploy;
 pub mod disk;
 pub mod export;
 pub mod fuse;

@@ -23,7 +23,7 @@ fn records() -> Vec<(&'static str, Vec<u8>)> {
         extra: [("origin".to_owned(), "a test".to_owned())].into(),
     };
     let mut placement = Placement::new(
-        ImageRef { length: 900_000, prefix: 70_000 },
+        ImageRef { id: None, length: 900_000, prefix: 70_000, hot: None },
         FileRef { id: LocatorId::of(b"l"), length: 50_000 },
     );
     placement.profile = Some(FileRef { id: ProfileId::of(b"p"), length: 4_000 });

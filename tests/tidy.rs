@@ -28,7 +28,7 @@ const FILE_LINES_MAX: usize = 600;
 
 /// Packages in the lock file, tests' own included. Each is code that somebody has to trust and wait for; raise this
 /// only together with the reason in the commit's message.
-const PACKAGES_MAX: usize = 350;
+const PACKAGES_MAX: usize = 360;
 
 #[test]
 fn the_source_tree_is_tidy() {

@@ -18,6 +18,12 @@ use crate::machine;
 /// The ref, the branch, the name of everything.
 pub const NAME: &str = "usr";
 
+/// Where both versions are published, on the server.
+pub const PLAIN: &str = "sapwood";
+
+/// Where the newer one is published with a profile.
+pub const PROFILED: &str = "sapwood-profiled";
+
 /// The key that signs.
 const KEY: &str = "bench";
 
@@ -119,16 +125,16 @@ impl Ground {
         machine::time(self.sapwood(&self.work, ["key", "generate", KEY])).map(drop)
     }
 
-    /// `publish` with these options.
-    pub fn publish(&self, repository: &Path, options: &[&str]) -> anyhow::Result<Cost> {
-        let destination = format!("file://{}", self.www("sapwood").display());
+    /// `publish` to one of the server's directories, with these options.
+    pub fn publish(&self, repository: &Path, to: &str, options: &[&str]) -> anyhow::Result<Cost> {
+        let destination = format!("file://{}", self.www(to).display());
         let words = ["publish", "--sign", KEY].iter().chain(options).copied().chain([destination.as_str(), NAME]);
         cost::of_command(self.sapwood(repository, words))
     }
 
     /// `pull` of what is published.
     pub fn pull(&self, repository: &Path, link: Option<&Link>, options: &[&str]) -> anyhow::Result<Cost> {
-        let source = format!("{}#{NAME}", self.url(link, "sapwood"));
+        let source = format!("{}#{NAME}", self.url(link, PLAIN));
         let words = ["pull", "--key", KEY].iter().chain(options).copied().chain([source.as_str()]);
         cost::of_command(self.sapwood(repository, words))
     }

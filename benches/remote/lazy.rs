@@ -9,7 +9,7 @@ use nix::mount::{MntFlags, umount2};
 
 use crate::Options;
 use crate::cost::{self, Cost};
-use crate::ground::{Ground, NAME};
+use crate::ground::{Ground, NAME, PLAIN, PROFILED};
 use crate::link::{Link, Shape};
 use crate::machine::{self, drop_caches};
 use crate::report::{Report, Table};
@@ -17,9 +17,12 @@ use crate::report::{Report, Table};
 /// What is done one after the other to a fresh mount: what the table calls it, and the command line.
 const STEPS: &[(Table, &str)] = &[
     (Table::LazyList, "ls $USR"),
-    (Table::LazyPython, "chroot $ROOT /usr/bin/python3 -c 'import json,http.client,ssl,sqlite3,asyncio'"),
+    (Table::LazyPython, FIRST),
     (Table::LazyCompile, "chroot $ROOT /usr/bin/g++ -o /tmp/small /tmp/small.cc"),
 ];
+
+/// What is run first; a profile of it is recorded.
+pub const FIRST: &str = "chroot $ROOT /usr/bin/python3 -c 'import json,http.client,ssl,sqlite3,asyncio'";
 
 /// Reads every file.
 const READ: &str = "find $USR -type f -print0 | xargs -0 cat > /dev/null";
@@ -30,11 +33,11 @@ const FIND: &str = "find $USR -printf '%y %m %U %G %s %T@ %l\\n' > /dev/null";
 /// Everything, all peers.
 pub fn run(ground: &Ground, options: &Options, report: &mut Report) -> anyhow::Result<()> {
     for _ in 0..options.rounds() {
-        for (peer, mount_options) in
-            [("sapwood, no profile", "profile=none"), ("sapwood, with the profile", "profile=auto")]
+        for (peer, from, mount_options) in
+            [("sapwood, no profile", PLAIN, "profile=none"), ("sapwood, with the profile", PROFILED, "profile=auto")]
         {
             let link = ground.link(Shape::HOME);
-            let mounted = Mounted::sapwood(ground, &link, mount_options)?;
+            let mounted = Mounted::sapwood(ground, &link, from, mount_options)?;
             let mut first = Some(mounted.cost);
             for (table, command) in STEPS {
                 let cost = mounted.step(&link, command)?;
@@ -46,7 +49,7 @@ pub fn run(ground: &Ground, options: &Options, report: &mut Report) -> anyhow::R
         }
         for (table, shape) in [(Table::LazyListRadio, Shape::RADIO), (Table::LazyFind, Shape::HOME)] {
             let link = ground.link(shape);
-            let mounted = Mounted::sapwood(ground, &link, "profile=none")?;
+            let mounted = Mounted::sapwood(ground, &link, PLAIN, "profile=none")?;
             let command = if table == Table::LazyFind { FIND } else { STEPS[0].1 };
             let cost = sum(mounted.cost, mounted.step(&link, command)?);
             report.add(table, "sapwood", cost);
@@ -54,7 +57,7 @@ pub fn run(ground: &Ground, options: &Options, report: &mut Report) -> anyhow::R
         }
     }
     let link = ground.link(Shape::HOME);
-    let mounted = Mounted::sapwood(ground, &link, "profile=none")?;
+    let mounted = Mounted::sapwood(ground, &link, PLAIN, "profile=none")?;
     let cost = sum(mounted.cost, mounted.step(&link, READ)?);
     let peak = machine::memory_of(&ground.program)?.map(|memory| memory.peak as f64 / 1024.0);
     report.add(Table::LazyAll, "sapwood", Cost { peak, ..cost });
@@ -90,10 +93,10 @@ struct Mounted<'a> {
 }
 
 impl<'a> Mounted<'a> {
-    fn sapwood(ground: &'a Ground, link: &Link, options: &str) -> anyhow::Result<Self> {
+    fn sapwood(ground: &'a Ground, link: &Link, from: &str, options: &str) -> anyhow::Result<Self> {
         let client = ground.client("client-lazy", None)?;
         drop_caches()?;
-        let source = format!("{}#{NAME}", ground.url(Some(link), "sapwood"));
+        let source = format!("{}#{NAME}", ground.url(Some(link), from));
         let options = format!("suid,dev,allow_other,{options}");
         let target = ground.chroot.join(NAME);
         let words = ["mount", "--key", "bench", "-o", &options, &source].map(std::ffi::OsStr::new);
@@ -121,7 +124,8 @@ impl<'a> Mounted<'a> {
     /// Does something to the mount.
     fn step(&self, link: &Link, command: &str) -> anyhow::Result<Cost> {
         let mut shell = Command::new("sh");
-        shell.args(["-c", command]).env("USR", self.ground.chroot.join(NAME)).env("ROOT", &self.ground.chroot);
+        shell.args(["-c", command]);
+        let shell = with_places(self.ground, shell);
         cost::through(link, || cost::of_work(|| machine::time(shell).map(drop)))
     }
 
@@ -132,6 +136,12 @@ impl<'a> Mounted<'a> {
         }
         Ok(())
     }
+}
+
+/// Lets a command line say `$USR` and `$ROOT`.
+pub fn with_places(ground: &Ground, mut command: Command) -> Command {
+    command.env("USR", ground.chroot.join(NAME)).env("ROOT", &ground.chroot);
+    command
 }
 
 fn wait_for_mount(target: &Path) -> anyhow::Result<()> {

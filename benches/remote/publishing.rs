@@ -1,11 +1,16 @@
 //! Two versions put where others can fetch them: time, memory, bytes; and what leads from one to the other.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use anyhow::Context as _;
+use nix::mount::{MntFlags, umount2};
+
 use crate::cost::{self, Cost, size};
-use crate::ground::{Ground, NAME};
+use crate::ground::{Ground, NAME, PLAIN, PROFILED};
+use crate::lazy;
 use crate::machine::{self, drop_caches};
 use crate::report::{Report, Table};
 
@@ -23,12 +28,12 @@ pub fn run(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
 fn sapwood(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
     ground.make_key()?;
     let publisher = ground.client("publisher", None)?;
-    let www = ground.www("sapwood");
+    let www = ground.www(PLAIN);
     for (number, tree) in ground.trees.iter().enumerate() {
-        let words = [std::ffi::OsStr::new("commit"), "--ref".as_ref(), NAME.as_ref(), tree.as_os_str()];
+        let words = [OsStr::new("commit"), "--ref".as_ref(), NAME.as_ref(), tree.as_os_str()];
         machine::time(ground.sapwood(&publisher, words))?;
         drop_caches()?;
-        let cost = ground.publish(&publisher, &["--deltas", "0"])?;
+        let cost = ground.publish(&publisher, PLAIN, &["--deltas", "0"])?;
         add(report, number, "sapwood publish", cost, &www)?;
         if number == 0 {
             let old = ground.client("client-old", None)?;
@@ -37,10 +42,24 @@ fn sapwood(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
     }
     let without = size(&www)?;
     drop_caches()?;
-    let cost = ground.publish(&publisher, &["--deltas", "1"])?;
+    let cost = ground.publish(&publisher, PLAIN, &["--deltas", "1"])?;
     let cost = Cost { megabytes: Some(size(&www)? - without), ..cost };
     report.add(Table::Delta, "sapwood publish --deltas 1", cost);
-    Ok(())
+    with_profile(ground, &publisher)
+}
+
+/// The newer version once more, packed in the order in which a first program reads it.
+fn with_profile(ground: &Ground, publisher: &Path) -> anyhow::Result<()> {
+    let (target, profile) = (ground.chroot.join(NAME), ground.work.join("first.profile"));
+    let mount = ["mount", "-o", "suid,dev,allow_other", NAME].map(OsStr::new);
+    machine::time(ground.sapwood(publisher, mount.into_iter().chain([target.as_os_str()])))?;
+    let words = [OsStr::new("profile"), "record".as_ref(), target.as_os_str(), "-o".as_ref(), profile.as_os_str()];
+    let mut record = ground.sapwood(publisher, words);
+    record.args(["--", "sh", "-c", lazy::FIRST]);
+    machine::time(lazy::with_places(ground, record))?;
+    umount2(&target, MntFlags::empty())?;
+    let profile = profile.to_str().context("paths of the benchmark are UTF-8")?;
+    ground.publish(publisher, PROFILED, &["--deltas", "0", "--profile", profile]).map(drop)
 }
 
 fn squashfs(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {

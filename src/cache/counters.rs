@@ -11,12 +11,16 @@ pub struct LazyCounters {
     pub misses: AtomicU64,
     /// Fetches that were wanted while they were under way.
     pub joined: AtomicU64,
-    /// Objects and blocks that were fetched and kept, neighbours included.
-    pub kept: AtomicU64,
     /// Fetches that failed.
     pub failures: AtomicU64,
     /// Bytes of frames that were fetched ahead of reading.
     pub ahead: AtomicU64,
+    /// Bytes that came in long requests: profiles and fills.
+    pub streamed: AtomicU64,
+    /// Objects that were here and were evicted.
+    pub gone: AtomicU64,
+    /// Their bytes on disk.
+    pub evicted: AtomicU64,
 }
 
 impl LazyCounters {
@@ -54,8 +58,22 @@ pub struct LazyFigures {
     pub bytes: u64,
     /// Bytes of the objects that are here whole.
     pub bytes_local: u64,
+    /// Bytes that are here of large objects of which others are missing.
+    pub bytes_partial: u64,
     /// Whether everything is here, so that the remote is not needed any more.
     pub offline_safe: bool,
     /// Whether the last request was answered.
     pub online: bool,
+    /// Seconds since nobody answers, if nobody does.
+    pub offline_seconds: Option<u64>,
+    /// Bytes that came because they were to be read first, or in a fill.
+    pub bytes_streamed: u64,
+    /// Bytes of fetched contents that may be kept, if that is bounded.
+    pub cache_limit: Option<u64>,
+    /// Bytes of those that are kept; counted only if they are bounded.
+    pub cache_used: u64,
+    /// Things that this mount evicted.
+    pub evictions: u64,
+    /// Bytes that became free by that.
+    pub bytes_evicted: u64,
 }

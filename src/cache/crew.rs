@@ -1,4 +1,8 @@
-//! The threads that fetch. What somebody waits for comes first: nothing else begins while any of that is left.
+//! The threads that fetch. What somebody waits for comes first: nothing large begins while any of that is left, what is
+//! under way pauses, and of what is only guessed little is on the way at a time.
+//!
+//! Jobs of one lane may wait for those of an earlier one in [`Lane`] and for no others, so that they cannot wait in a
+//! circle.
 
 use std::io;
 use std::sync::Arc;
@@ -6,76 +10,107 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Sender, unbounded};
 use parking_lot::{Condvar, Mutex};
 
-/// Urgent fetches at the same time.
-const URGENT: usize = 8;
+/// What a job is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// Parts of the image that somebody waits for.
+    Names,
+    /// Contents that somebody waits for.
+    Urgent,
+    /// Contents that are likely to be wanted in a moment. Does not give way, so it has to be little.
+    Guess,
+    /// All else.
+    Later,
+}
 
-/// Other fetches at the same time: two keep a link busy while the third unpacks.
-const OTHERS: usize = 3;
+impl Lane {
+    const ALL: [Self; 4] = [Self::Names, Self::Urgent, Self::Guess, Self::Later];
+
+    /// How many jobs of it run at the same time. Of those for later, two keep a link busy while a third unpacks.
+    const fn threads(self) -> usize {
+        match self {
+            Self::Names => 4,
+            Self::Urgent => 8,
+            Self::Guess => 2,
+            Self::Later => 3,
+        }
+    }
+
+    const fn is_awaited(self) -> bool {
+        matches!(self, Self::Names | Self::Urgent)
+    }
+}
 
 type Job = Box<dyn FnOnce() + Send>;
 
 /// The threads that fetch.
 pub(super) struct Crew {
-    urgent: Sender<Job>,
-    others: Sender<Job>,
-    traffic: Arc<Lights>,
+    lanes: [Sender<Job>; Lane::ALL.len()],
+    lights: Arc<Lights>,
 }
 
-/// Says how many urgent fetches there are, and whether it is all over.
+/// Says how much somebody waits for, and whether it is all over.
 #[derive(Default)]
 struct Lights {
-    urgent: Mutex<usize>,
+    state: Mutex<State>,
     green: Condvar,
     closed: AtomicBool,
-    /// When the last urgent fetch ended.
-    ended: Mutex<Option<Instant>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Jobs that somebody waits for.
+    awaited: usize,
+    /// When the last of them ended.
+    ended: Option<Instant>,
 }
 
 impl Crew {
     /// Starts the threads. They end some time after the value is closed or dropped.
     pub fn start() -> io::Result<Self> {
-        let traffic = Arc::<Lights>::default();
-        let (urgent, urgent_jobs) = unbounded::<Job>();
-        let (others, other_jobs) = unbounded::<Job>();
-        for _ in 0..URGENT {
-            let (jobs, lights): (Receiver<Job>, _) = (urgent_jobs.clone(), Arc::clone(&traffic));
-            spawn(move || jobs.iter().for_each(|job| lights.run_urgent(job)))?;
+        let lights = Arc::<Lights>::default();
+        let mut lanes = Vec::new();
+        for lane in Lane::ALL {
+            let (sender, jobs) = unbounded::<Job>();
+            for _ in 0..lane.threads() {
+                let (jobs, lights) = (jobs.clone(), Arc::clone(&lights));
+                let run = move || jobs.iter().for_each(|job| lights.run(lane, job));
+                thread::Builder::new().name("fetch".to_owned()).spawn(run)?;
+            }
+            lanes.push(sender);
         }
-        for _ in 0..OTHERS {
-            let (jobs, lights): (Receiver<Job>, _) = (other_jobs.clone(), Arc::clone(&traffic));
-            spawn(move || jobs.iter().for_each(|job| lights.run_other(job)))?;
-        }
-        Ok(Self { urgent, others, traffic })
+        let lanes = lanes.try_into().map_err(|_| io::Error::other("as many as there are lanes"))?;
+        Ok(Self { lanes, lights })
     }
 
-    /// Runs what somebody waits for.
-    pub fn urgent(&self, job: impl FnOnce() + Send + 'static) {
-        *self.traffic.urgent.lock() += 1;
-        if self.urgent.send(Box::new(job)).is_err() {
-            self.traffic.finished();
+    /// Runs a job some time.
+    pub fn run(&self, lane: Lane, job: impl FnOnce() + Send + 'static) {
+        if lane.is_awaited() {
+            self.lights.state.lock().awaited += 1;
         }
-    }
-
-    /// Runs what nobody waits for yet.
-    pub fn later(&self, job: impl FnOnce() + Send + 'static) {
         // Without receivers it is dropped, which is as good as not having been asked.
-        if self.others.send(Box::new(job)).is_err() {
-            tracing::debug!("a fetch came after the end");
+        if self.lanes[lane as usize].send(Box::new(job)).is_err() && lane.is_awaited() {
+            self.lights.finished();
         }
     }
 
-    /// Waits until nothing urgent is left; returns whether to go on at all.
+    /// Waits until nobody waits for anything; returns whether to go on at all.
     pub fn give_way(&self) -> bool {
-        self.traffic.wait_for_green()
+        self.lights.wait_for_green(None)
     }
 
-    /// Waits until nothing urgent was wanted for a while; returns whether to go on at all.
+    /// The same, but not for ever: a server does not keep a connection on which nothing is read.
+    pub fn give_way_within(&self, limit: Duration) -> bool {
+        self.lights.wait_for_green(Some(Instant::now() + limit))
+    }
+
+    /// Waits until nobody has waited for anything for a while; returns whether to go on at all.
     pub fn wait_for_quiet(&self, quiet: Duration) -> bool {
-        while self.traffic.wait_for_green() {
-            let since = self.traffic.ended.lock().map_or(quiet, |at| at.elapsed());
+        while self.give_way() {
+            let since = self.lights.state.lock().ended.map_or(quiet, |at| at.elapsed());
             match quiet.checked_sub(since) {
                 None | Some(Duration::ZERO) => return true,
                 Some(rest) => thread::sleep(rest.min(Duration::from_millis(200))),
@@ -84,10 +119,26 @@ impl Crew {
         false
     }
 
+    /// Sleeps; returns whether to go on at all.
+    pub fn pause(&self, length: Duration) -> bool {
+        let end = Instant::now() + length;
+        let mut state = self.lights.state.lock();
+        while !self.is_closed() && Instant::now() < end {
+            self.lights.green.wait_until(&mut state, end);
+        }
+        !self.is_closed()
+    }
+
+    /// Whether it is all over.
+    pub fn is_closed(&self) -> bool {
+        self.lights.closed.load(Ordering::Relaxed)
+    }
+
     /// Drops what has not begun.
     pub fn close(&self) {
-        self.traffic.closed.store(true, Ordering::Relaxed);
-        self.traffic.green.notify_all();
+        let _state = self.lights.state.lock();
+        self.lights.closed.store(true, Ordering::Relaxed);
+        self.lights.green.notify_all();
     }
 }
 
@@ -98,37 +149,60 @@ impl Drop for Crew {
 }
 
 impl Lights {
-    fn run_urgent(&self, job: Job) {
-        if !self.closed.load(Ordering::Relaxed) {
+    fn run(&self, lane: Lane, job: Job) {
+        let goes_on = lane != Lane::Later || self.wait_for_green(None);
+        if goes_on && !self.closed.load(Ordering::Relaxed) {
             job();
         }
-        self.finished();
-    }
-
-    fn run_other(&self, job: Job) {
-        if self.wait_for_green() {
-            job();
+        if lane.is_awaited() {
+            self.finished();
         }
     }
 
     fn finished(&self) {
-        *self.ended.lock() = Some(Instant::now());
-        let mut urgent = self.urgent.lock();
-        *urgent = urgent.saturating_sub(1);
-        if *urgent == 0 {
+        let mut state = self.state.lock();
+        state.awaited = state.awaited.saturating_sub(1);
+        state.ended = Some(Instant::now());
+        if state.awaited == 0 {
             self.green.notify_all();
         }
     }
 
-    fn wait_for_green(&self) -> bool {
-        let mut urgent = self.urgent.lock();
-        while *urgent > 0 && !self.closed.load(Ordering::Relaxed) {
-            self.green.wait_for(&mut urgent, Duration::from_secs(1));
+    fn wait_for_green(&self, end: Option<Instant>) -> bool {
+        let mut state = self.state.lock();
+        while state.awaited > 0 && !self.closed.load(Ordering::Relaxed) && end.is_none_or(|end| Instant::now() < end) {
+            match end {
+                Some(end) => _ = self.green.wait_until(&mut state, end),
+                None => self.green.wait(&mut state),
+            }
         }
         !self.closed.load(Ordering::Relaxed)
     }
 }
 
-fn spawn(run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    thread::Builder::new().name("fetch".to_owned()).spawn(run).map(drop)
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn what_is_for_later_begins_when_nobody_waits_any_more() {
+        let crew = Crew::start().expect("threads");
+        let (release, held) = channel::<()>();
+        let (said, heard) = channel();
+        let wait = Duration::from_secs(60);
+        crew.run(Lane::Urgent, move || held.recv_timeout(wait).expect("released"));
+        let told = said.clone();
+        crew.run(Lane::Later, move || told.send("later").expect("heard"));
+        crew.run(Lane::Guess, move || said.send("guess").expect("heard"));
+        assert_eq!(heard.recv_timeout(wait), Ok("guess"));
+        assert!(crew.give_way_within(Duration::from_millis(20)), "not closed");
+        assert!(heard.try_recv().is_err(), "somebody waits still");
+        release.send(()).expect("waiting");
+        assert_eq!(heard.recv_timeout(wait), Ok("later"));
+        assert!(crew.give_way());
+        crew.close();
+        assert!(!crew.give_way() && !crew.pause(wait));
+    }
 }

@@ -1,12 +1,17 @@
-//! What is fetched while nothing urgent is to be done: digests, then, if wanted, all contents.
+//! What is fetched that nobody asked for: names, what is read first, digests, then, if wanted, everything.
+//!
+//! Whatever somebody waits for comes before. When everything was wanted and is here, the commit is made a plain one.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::crew::Crew;
-use super::frames::Frames;
-use super::image::LazyImage;
+use super::error::FetchError;
+use super::frames::{Frames, UNHURRIED};
+use super::profile::ProfileChoice;
 use super::shelf::chain;
+use super::stream::Course;
+use super::whole::{Wholeness, make_whole};
+use crate::model::CommitId;
 
 /// How long a fill that got nowhere waits.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -14,63 +19,132 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// Digests are fetched after nothing else was wanted for so long: they would compete with what starts first.
 const QUIET: Duration = Duration::from_secs(2);
 
-/// Frames looked at in one step.
-const STEP: usize = 64;
-
 /// What is fetched that nobody asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Fill {
+    /// What is read first.
+    pub profile: ProfileChoice,
+    /// What else.
+    pub rest: Rest,
+}
+
+/// What is fetched besides what is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Fill {
-    /// Names, attributes and digests.
+pub enum Rest {
+    /// Names and attributes, and once anything is read also digests, so that what is missing is known.
     #[default]
     Metadata,
     /// Everything.
     Everything,
 }
 
-/// Runs until everything wanted is here or the mount ends.
-pub(super) fn run(image: &Arc<LazyImage>, frames: &Frames, crew: &Crew, fill: Fill) {
-    if fill == Fill::Metadata {
-        std::thread::sleep(QUIET);
+/// Fetches names, what is read first, and digests. Returns whether to go on at all.
+pub(super) fn first_things(frames: &Arc<Frames>, fill: &Fill) -> bool {
+    let hot = frames.image.fetch_hot(Instant::now() + UNHURRIED);
+    log(hot);
+    let at_once =
+        fill.rest == Rest::Everything || matches!(fill.profile, ProfileChoice::Published | ProfileChoice::Listed(_));
+    if !at_once && !frames.wait_until_wanted() {
+        return false;
     }
-    let quiet = if fill == Fill::Metadata { QUIET } else { Duration::ZERO };
-    while crew.wait_for_quiet(quiet) {
-        match image.fetch_more() {
+    log(first_reads(frames, &fill.profile));
+    fill.rest == Rest::Everything || digests(frames)
+}
+
+/// Fetches what the profile lists.
+fn first_reads(frames: &Arc<Frames>, choice: &ProfileChoice) -> Result<(), FetchError> {
+    if *choice == ProfileChoice::None {
+        return Ok(());
+    }
+    // While the locator is on its way.
+    let profile = std::thread::scope(|scope| {
+        let profile = scope.spawn(|| frames.profile(choice));
+        log(frames.catalogue(Instant::now() + UNHURRIED).map(drop));
+        profile.join().unwrap_or(Err(FetchError::GivenUp))
+    })?;
+    let Some(profile) = profile else { return Ok(()) };
+    let catalogue = frames.catalogue(Instant::now() + UNHURRIED)?;
+    std::thread::scope(|scope| {
+        scope.spawn(|| log(frames.ask_for_names_of(catalogue, &profile)));
+        frames.follow(frames.course_of(catalogue, &profile))
+    })
+}
+
+/// Fetches digests whenever it is quiet; returns whether to go on at all.
+fn digests(frames: &Frames) -> bool {
+    while frames.crew.wait_for_quiet(QUIET) {
+        match frames.image.fetch_more() {
             Ok(true) => {}
-            Ok(false) if image.missing() == 0 => break,
-            Ok(false) => std::thread::sleep(PAUSE / 10),
+            Ok(false) if frames.image.missing() == 0 => return true,
+            Ok(false) => _ = frames.crew.pause(PAUSE / 10),
             Err(error) => {
-                tracing::debug!("in the background: {}", chain(&error));
-                std::thread::sleep(PAUSE);
+                log(Err(error));
+                frames.crew.pause(PAUSE);
             }
         }
     }
-    if fill == Fill::Everything {
-        everything(frames, crew);
+    false
+}
+
+/// Fetches all that is missing until nothing is, and makes the commit a plain one. What fails is tried again, after a
+/// pause; what there is no room for is left.
+pub(super) fn everything(frames: &Arc<Frames>, commit: CommitId) {
+    while frames.crew.give_way() {
+        match attempt(frames, commit) {
+            Ok(Attempt::Done) => return,
+            Ok(Attempt::Again) => {}
+            Err(error) => {
+                tracing::debug!("in the background: {}", chain(&*error));
+                frames.crew.pause(PAUSE);
+            }
+        }
     }
 }
 
-fn everything(frames: &Frames, crew: &Crew) {
-    loop {
-        if !crew.give_way() {
-            return;
+enum Attempt {
+    Done,
+    Again,
+}
+
+fn attempt(frames: &Arc<Frames>, commit: CommitId) -> Result<Attempt, Box<dyn std::error::Error>> {
+    let course = missing(frames)?;
+    let catalogue = frames.catalogue(Instant::now() + UNHURRIED)?;
+    let needed = frames.room.used().saturating_add(course.content_bytes(catalogue));
+    if let Some(limit) = frames.room.limit().filter(|limit| needed > *limit) {
+        tracing::warn!("not everything is fetched: {needed} bytes would be kept, and cache-size is {limit}");
+        return Ok(Attempt::Done);
+    }
+    if course.requests() > 0 {
+        if frames.shelf.is_resting() {
+            frames.crew.pause(PAUSE);
+        } else {
+            frames.follow(course)?;
         }
-        let deadline = Instant::now() + PAUSE;
-        let Ok(catalogue) = frames.catalogue(deadline) else {
-            std::thread::sleep(PAUSE);
-            continue;
-        };
-        let all: Vec<u32> = (0..catalogue.frames()).collect();
-        let mut missing = 0_usize;
-        for step in all.chunks(STEP) {
-            if !crew.give_way() {
-                return;
-            }
-            frames.fetch_quietly(step, deadline);
-            missing += step.iter().filter(|frame| !frames.has_frame_now(catalogue, **frame)).count();
+        return Ok(Attempt::Again);
+    }
+    match make_whole(frames, commit)? {
+        Wholeness::Whole => {
+            tracing::info!("everything of commit {} is here", commit.short());
+            Ok(Attempt::Done)
         }
-        if missing == 0 {
-            return;
+        // Something was evicted meanwhile, or the disk is full.
+        Wholeness::Incomplete => {
+            frames.crew.pause(PAUSE);
+            Ok(Attempt::Again)
         }
-        std::thread::sleep(PAUSE);
+    }
+}
+
+/// The way to all frames that are not here. Needs all names, and fetches them.
+pub(super) fn missing(frames: &Arc<Frames>) -> Result<Course, FetchError> {
+    while frames.image.fetch_more()? {}
+    let catalogue = frames.catalogue(Instant::now() + UNHURRIED)?;
+    let all = (0..catalogue.frames()).filter(|frame| !frames.has_frame(catalogue, *frame));
+    Ok(Course::new(catalogue, all))
+}
+
+fn log(result: Result<(), FetchError>) {
+    if let Err(error) = result {
+        tracing::debug!("in the background: {}", chain(&error));
     }
 }

@@ -1,39 +1,38 @@
-//! From an object that is missing to the frame that holds it, and back with all its neighbours.
+//! From an object that is missing to the frame that holds it: what is here, what is on its way, what to ask for.
 //!
 //! One fetch per frame is under way at a time. Whoever needs a frame waits for it, at most as long as it may; the fetch
-//! itself goes on in threads of its own. What arrives is checked piece by piece against the image before anything is kept.
+//! itself goes on in threads of its own, see `haul`. The name of an object and its bytes are asked for at the same time.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
-use super::ahead::Ahead;
+use super::ahead::{Ahead, Touch};
 use super::catalogue::{Catalogue, Piece};
 use super::counters::LazyCounters;
-use super::crew::Crew;
+use super::crew::{Crew, Lane};
 use super::error::FetchError;
 use super::flight::{Flights, Pilot, Seat};
 use super::image::LazyImage;
 use super::large::LargeObjects;
 use super::origin::Origin;
-use super::ranges::{Run, plan};
+use super::ranges::{GUESS_MAX, RUN_MAX, Run, plan};
+use super::room::Room;
 use super::shelf::{Key, Shelf};
-use crate::image::{ImageError, ObjectRef};
-use crate::model::{LARGE_OBJECT, ObjectId};
-use crate::remote::format::{Frame, Locator, LocatorBound, decode_frame};
+use super::uses::Uses;
+use crate::disk;
+use crate::image::{Image, ObjectRef};
+use crate::model::{BLOCK_SIZE, LARGE_OBJECT, LocatorId, ObjectId};
+use crate::remote::format::{Frame, Locator, LocatorBound};
 use crate::remote::layout;
 use crate::store::{Absent, ObjectSource, ReadError, Store};
-use crate::{disk, model::LocatorId};
 
-/// What is here whole.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Local {
-    pub objects: u64,
-    pub bytes: u64,
-}
+/// How long what nobody waits for may take to learn the names of what came.
+pub(super) const UNHURRIED: Duration = Duration::from_secs(60);
 
 /// The contents of one commit.
 pub(super) struct Frames {
@@ -44,34 +43,53 @@ pub(super) struct Frames {
     pub large: LargeObjects,
     pub crew: Arc<Crew>,
     pub counters: Arc<LazyCounters>,
+    pub flights: Flights<u32>,
+    pub room: Arc<Room>,
+    pub uses: Uses,
+    /// What the locator can hold at most, known before the image is here.
+    bound: LocatorBound,
     catalogue: OnceLock<Catalogue>,
     loading: Mutex<()>,
-    flights: Flights<u32>,
     ahead: Mutex<Ahead>,
+    wanted: (Mutex<Wanted>, Condvar),
+}
+
+/// Whether any content was asked for yet.
+#[derive(Default, PartialEq, Eq)]
+enum Wanted {
+    #[default]
+    NotYet,
+    Something,
 }
 
 impl Frames {
     pub fn new(
         origin: &Arc<Origin>,
         image: &Arc<LazyImage>,
-        store: &Store,
         shelf: Shelf,
+        room: Arc<Room>,
         crew: &Arc<Crew>,
         counters: &Arc<LazyCounters>,
+        bound: LocatorBound,
     ) -> Self {
+        let store = shelf.store().clone();
         let shelf = Arc::new(shelf);
         Self {
             origin: Arc::clone(origin),
             image: Arc::clone(image),
-            store: store.clone(),
-            large: LargeObjects::new(store, image.image(), &shelf),
+            large: LargeObjects::new(image.image(), &shelf, &room),
+            uses: Uses::new(&store),
+            room,
+            store,
             shelf,
             crew: Arc::clone(crew),
             counters: Arc::clone(counters),
+            flights: Flights::default(),
+            bound,
             catalogue: OnceLock::new(),
             loading: Mutex::default(),
-            flights: Flights::default(),
             ahead: Mutex::default(),
+            wanted: Default::default(),
         }
     }
 
@@ -86,53 +104,75 @@ impl Frames {
             return Ok(length);
         }
         if self.store.has_object(object.id) {
-            return self.store.read_at(object.id, offset, buffer);
+            match self.store.read_at(object.id, offset, buffer) {
+                // Another process has evicted it a moment ago.
+                Err(ReadError::MissingObject { .. }) => {}
+                done => return done,
+            }
         }
         if object.size > LARGE_OBJECT {
             return self.large.read(object, offset, buffer);
         }
         let length = object.size.saturating_sub(offset).min(buffer.len() as u64);
-        Err(ReadError::Absent(Absent::Object { object: *object, offset, length }))
+        Err(ReadError::Absent(Absent::Content { index: object.index, size: object.size, offset, length }))
     }
 
-    /// Fetches the bytes `offset..offset + length` of an object.
+    /// Fetches the bytes `wanted` of the object with this number and size, and its name.
     pub fn fetch(
         self: &Arc<Self>,
-        object: &ObjectRef,
-        offset: u64,
-        length: u64,
+        index: u32,
+        size: u64,
+        wanted: Range<u64>,
         deadline: Instant,
     ) -> Result<(), FetchError> {
+        self.note_wanted();
+        let blocks = blocks_of(size, &wanted);
+        self.ask_for_names(index, &blocks);
         let catalogue = self.catalogue(deadline)?;
-        let no_place = FetchError::NoPlace { index: object.index };
-        let range = catalogue.frames_of(object.index, offset, length).ok_or(no_place)?;
-        let wanted: Vec<u32> = if object.size > LARGE_OBJECT {
-            let first = catalogue.locator().object(object.index).map_or(0, |spot| spot.frame);
-            for block in range.clone() {
-                self.image.with_blocks(deadline, |image| image.block_of_object(object.index, block - first))?;
-            }
-            range.filter(|frame| !self.large.has(object, frame - first)).collect()
-        } else {
-            range.collect()
-        };
-        let result = self.need(catalogue, &wanted, deadline);
+        let (offset, length) = (wanted.start, wanted.end.saturating_sub(wanted.start));
+        let range = catalogue.frames_of(index, offset, length).ok_or(FetchError::NoPlace { index })?;
+        let missing: Vec<u32> = range.filter(|frame| !self.has_frame(catalogue, *frame)).collect();
+        let seats = self.depart(catalogue, &missing);
+        let id = self.image.with_blocks(deadline, |image| image.object_by_index(index))?;
+        for block in blocks {
+            self.image.with_blocks(deadline, |image| image.block_of_object(index, block))?;
+        }
+        let result = seats.iter().try_for_each(|seat| seat.wait(deadline));
+        let is_here = self.is_here(&ObjectRef { id, index, size }, &wanted);
         // A neighbour that is not what it should be is no reason to refuse what was asked for.
         match result {
-            Err(FetchError::Corrupt { .. }) if self.is_here(object, offset, length) => Ok(()),
-            Ok(()) if !self.is_here(object, offset, length) => Err(FetchError::GivenUp),
+            Err(FetchError::Corrupt { .. }) if is_here => Ok(()),
+            Ok(()) if !is_here => Err(FetchError::GivenUp),
             other => other,
+        }
+    }
+
+    /// Has the names of an object and of its blocks fetched while something else is.
+    fn ask_for_names(&self, index: u32, blocks: &Range<u32>) {
+        self.image.ask_ahead(|image| image.object_by_index(index));
+        for block in blocks.clone() {
+            self.image.ask_ahead(|image| image.block_of_object(index, block));
         }
     }
 
     /// Notes a read and fetches ahead of it.
     pub fn touch(self: &Arc<Self>, object: &ObjectRef, offset: u64, length: u64, missed: bool) {
+        if self.room.limit().is_some() {
+            self.uses.note(object.id);
+        }
         let Some(catalogue) = self.catalogue.get() else { return };
-        let Some(range) = catalogue.frames_of(object.index, offset, length) else { return };
-        let frames = catalogue.locator().frames();
-        let more = self.ahead.lock().touch(range, missed, frames);
-        for run in plan(more.filter_map(|frame| Some((frame, catalogue.frame(frame)?))).collect()) {
-            let own = Arc::clone(self);
-            self.crew.later(move || own.fetch_ahead(&run.frames));
+        let Some(frames) = catalogue.frames_of(object.index, offset, length) else { return };
+        let large = (object.size > LARGE_OBJECT).then(|| catalogue.frames_of(object.index, 0, object.size)).flatten();
+        let mut wish = self.ahead.lock().touch(&Touch { frames, large, missed }, catalogue.locator().frames());
+        let located = |frames: &mut dyn Iterator<Item = u32>| {
+            frames.filter_map(|frame| Some((frame, catalogue.frame(frame)?))).collect::<Vec<_>>()
+        };
+        for run in plan(located(&mut std::mem::take(&mut wish.likely).into_iter()), GUESS_MAX) {
+            let lane = if self.origin.affords(run.range.end - run.range.start) { Lane::Guess } else { Lane::Later };
+            self.fetch_ahead(lane, run);
+        }
+        for run in plan(located(&mut wish.stream), RUN_MAX) {
+            self.fetch_ahead(Lane::Later, run);
         }
     }
 
@@ -141,91 +181,75 @@ impl Frames {
         self.ahead.lock().unread_bytes()
     }
 
-    fn fetch_ahead(&self, frames: &[u32]) {
-        let Some(catalogue) = self.catalogue.get() else { return };
-        for frame in self.fetch_quietly(frames, Instant::now() + std::time::Duration::from_secs(60)) {
-            let length = catalogue.frame(frame).map_or(0, |frame| frame.length);
-            LazyCounters::add(&self.counters.ahead, u64::from(length));
-            self.ahead.lock().fetched(frame, catalogue.locator().frames());
-        }
+    /// Takes notice that something that was here may be gone.
+    pub fn forget(&self) {
+        self.ahead.lock().forget();
+    }
+
+    fn fetch_ahead(self: &Arc<Self>, lane: Lane, run: Run) {
+        let own = Arc::clone(self);
+        self.crew.run(lane, move || {
+            let Some(catalogue) = own.catalogue.get() else { return };
+            for frame in own.fetch_quietly(catalogue, &run.frames) {
+                let length = catalogue.frame(frame).map_or(0, |frame| frame.length);
+                LazyCounters::add(&own.counters.ahead, u64::from(length));
+                own.ahead.lock().fetched(frame, catalogue.locator().frames());
+            }
+        });
     }
 
     /// Fetches those of `frames` that are neither here nor under way, in this thread; returns those that came. That others
     /// did not is nobody's business yet.
-    pub fn fetch_quietly(&self, frames: &[u32], deadline: Instant) -> Vec<u32> {
-        let Ok(catalogue) = self.catalogue(deadline) else { return Vec::new() };
-        let missing = frames.iter().copied().filter(|frame| {
-            !self.flights.is_under_way(*frame) && !self.has_frame(catalogue, *frame, deadline).unwrap_or(true)
-        });
+    fn fetch_quietly(&self, catalogue: &Catalogue, frames: &[u32]) -> Vec<u32> {
         let mut pilots: HashMap<u32, Pilot<u32>> = HashMap::new();
-        for frame in missing {
-            if let (_, Some(pilot)) = self.flights.board(frame) {
-                pilots.insert(frame, pilot);
-            }
+        for &frame in frames {
+            pilots.extend(self.board_if_missing(catalogue, frame).map(|pilot| (frame, pilot)));
         }
         let led: Vec<u32> = pilots.keys().copied().collect();
-        for run in plan(led.iter().filter_map(|frame| Some((*frame, catalogue.frame(*frame)?))).collect()) {
+        for run in plan(led.iter().filter_map(|frame| Some((*frame, catalogue.frame(*frame)?))).collect(), RUN_MAX) {
             let crew = run.frames.iter().filter_map(|frame| pilots.remove(frame)).collect();
             self.fly(catalogue, &run, crew);
         }
-        led
+        led.into_iter().filter(|frame| self.has_frame(catalogue, *frame)).collect()
     }
 
-    /// Whether all pieces of a frame are here. Fetches their names if those are not.
-    pub fn has_frame(&self, catalogue: &Catalogue, frame: u32, deadline: Instant) -> Result<bool, FetchError> {
-        for piece in catalogue.pieces(frame) {
-            let here = match piece {
-                Piece::Object { index, .. } => {
-                    let id = self.image.with_blocks(deadline, |image| image.object_by_index(index))?;
-                    self.has_small(id)
-                }
-                Piece::Block { index, block } => {
-                    let id = self.image.with_blocks(deadline, |image| image.object_by_index(index))?;
-                    self.image.with_blocks(deadline, |image| image.block_of_object(index, block))?;
-                    let size = catalogue.sizes().get(index as usize).copied().unwrap_or(0);
-                    self.store.has_object(id) || self.large.has(&ObjectRef { id, index, size }, block)
-                }
-            };
-            if !here {
-                return Ok(false);
-            }
+    /// The duty to fetch a frame, unless it is here or somebody else has that duty.
+    pub fn board_if_missing(&self, catalogue: &Catalogue, frame: u32) -> Option<Pilot<u32>> {
+        if self.flights.is_under_way(frame) || self.has_frame(catalogue, frame) {
+            return None;
         }
-        Ok(true)
+        self.flights.board(frame).1
     }
 
-    /// Like [`Self::has_frame`], without fetching anything.
-    pub fn has_frame_now(&self, catalogue: &Catalogue, frame: u32) -> bool {
-        self.has_frame(catalogue, frame, Instant::now()).unwrap_or(false)
-    }
-
-    /// What is here of all objects; `None` while that cannot be known.
-    pub fn local(&self) -> Option<Local> {
-        let catalogue = self.catalogue.get()?;
-        let mut local = Local::default();
-        for (index, size) in (0_u32..).zip(catalogue.sizes()) {
-            if self.has_small(self.image.image().object_by_index(index).ok()?) {
-                local.objects += 1;
-                local.bytes += size;
+    /// Whether all pieces of a frame are here. Those whose names are not here count as not being here.
+    pub fn has_frame(&self, catalogue: &Catalogue, frame: u32) -> bool {
+        let image = self.image.image();
+        catalogue.pieces(frame).iter().all(|piece| match *piece {
+            Piece::Object { index, .. } => image.object_by_index(index).is_ok_and(|id| self.has_small(id)),
+            Piece::Block { index, block } => {
+                let size = catalogue.sizes().get(index as usize).copied().unwrap_or(0);
+                image.block_of_object(index, block).is_ok()
+                    && image.object_by_index(index).is_ok_and(|id| {
+                        self.store.has_object(id) || self.large.has(&ObjectRef { id, index, size }, block)
+                    })
             }
-        }
-        Some(local)
+        })
     }
 
-    fn has_small(&self, id: ObjectId) -> bool {
+    pub fn has_small(&self, id: ObjectId) -> bool {
         self.shelf.get(Key::Object(id)).is_some() || self.store.has_object(id)
     }
 
-    fn is_here(&self, object: &ObjectRef, offset: u64, length: u64) -> bool {
+    fn is_here(&self, object: &ObjectRef, wanted: &Range<u64>) -> bool {
         if object.size <= LARGE_OBJECT {
             return self.has_small(object.id);
         }
-        let blocks = offset / crate::model::BLOCK_SIZE..(offset + length).div_ceil(crate::model::BLOCK_SIZE);
         self.store.has_object(object.id)
-            || blocks.into_iter().all(|block| self.large.has(object, u32::try_from(block).unwrap_or(u32::MAX)))
+            || blocks_of(object.size, wanted).into_iter().all(|block| self.large.has(object, block))
     }
 
-    /// Fetches frames that somebody waits for.
-    fn need(self: &Arc<Self>, catalogue: &Catalogue, frames: &[u32], deadline: Instant) -> Result<(), FetchError> {
+    /// Has frames fetched that somebody waits for.
+    fn depart(self: &Arc<Self>, catalogue: &Catalogue, frames: &[u32]) -> Vec<Seat> {
         let (mut seats, mut pilots): (Vec<Seat>, HashMap<u32, Pilot<u32>>) = Default::default();
         for &frame in frames {
             let (seat, pilot) = self.flights.board(frame);
@@ -236,96 +260,36 @@ impl Frames {
             seats.push(seat);
         }
         let led: Vec<(u32, Frame)> = pilots.keys().filter_map(|n| Some((*n, catalogue.frame(*n)?))).collect();
-        for run in plan(led) {
+        for run in plan(led, RUN_MAX) {
             let crew: Vec<Pilot<u32>> = run.frames.iter().filter_map(|frame| pilots.remove(frame)).collect();
-            self.depart(run, crew);
-        }
-        seats.iter().try_for_each(|seat| seat.wait(deadline))
-    }
-
-    fn depart(self: &Arc<Self>, run: Run, pilots: Vec<Pilot<u32>>) {
-        let own = Arc::clone(self);
-        self.crew.urgent(move || {
-            if let Some(catalogue) = own.catalogue.get() {
-                own.fly(catalogue, &run, pilots);
-            }
-        });
-    }
-
-    /// Carries out one request and tells everybody.
-    fn fly(&self, catalogue: &Catalogue, run: &Run, pilots: Vec<Pilot<u32>>) {
-        let Some(pack) = catalogue.locator().packs().get(run.pack as usize) else { return };
-        let path = layout::pack(pack.id);
-        match self.origin.range(&path, run.range.clone()) {
-            Err(error) => {
-                LazyCounters::add(&self.counters.failures, 1);
-                pilots.into_iter().for_each(|pilot| pilot.land(Err(error.clone())));
-            }
-            Ok(bytes) => {
-                for pilot in pilots {
-                    let arrived = self.unpack(catalogue, run, pilot.key(), &bytes, &path);
-                    if let Err(error) = &arrived {
-                        LazyCounters::add(&self.counters.failures, 1);
-                        self.origin.complain(error);
-                    }
-                    pilot.land(arrived);
+            let own = Arc::clone(self);
+            self.crew.run(Lane::Urgent, move || {
+                if let Some(catalogue) = own.catalogue.get() {
+                    own.fly(catalogue, &run, crew);
                 }
-            }
+            });
         }
+        seats
     }
 
-    fn unpack(
-        &self,
-        catalogue: &Catalogue,
-        run: &Run,
-        number: u32,
-        bytes: &Bytes,
-        path: &str,
-    ) -> Result<(), FetchError> {
-        let corrupt = || FetchError::Corrupt { path: path.to_owned() };
-        let frame = catalogue.frame(number).ok_or_else(corrupt)?;
-        let start = usize::try_from(u64::from(frame.offset) - run.range.start).map_err(|_| corrupt())?;
-        let packed = bytes.get(start..start + frame.length as usize).ok_or_else(corrupt)?;
-        let raw = Bytes::from(decode_frame(packed, frame.raw_length).map_err(|_| corrupt())?);
-        let mut sound = true;
-        for piece in catalogue.pieces(number) {
-            sound &= self.keep(catalogue, &piece, &raw)?;
+    fn note_wanted(&self) {
+        let (wanted, changed) = &self.wanted;
+        *wanted.lock() = Wanted::Something;
+        changed.notify_all();
+    }
+
+    /// Waits until some content was asked for that was not here; returns whether to go on at all.
+    pub fn wait_until_wanted(&self) -> bool {
+        let (wanted, changed) = &self.wanted;
+        let mut wanted = wanted.lock();
+        while *wanted == Wanted::NotYet && !self.crew.is_closed() {
+            changed.wait_for(&mut wanted, Duration::from_millis(500));
         }
-        if sound { Ok(()) } else { Err(corrupt()) }
+        !self.crew.is_closed()
     }
 
-    /// Keeps a piece if it is what the image says; returns whether it is. One whose digest is not here is let go.
-    fn keep(&self, catalogue: &Catalogue, piece: &Piece, raw: &Bytes) -> Result<bool, FetchError> {
-        let image = self.image.image();
-        let (Piece::Object { index, .. } | Piece::Block { index, .. }) = piece;
-        let id = match image.object_by_index(*index) {
-            Err(ImageError::Absent { .. }) => return Ok(true),
-            other => other?,
-        };
-        let kept = match piece {
-            Piece::Object { range, .. } => {
-                let Some(part) = raw.get(range.clone()).filter(|part| ObjectId::of(part) == id) else {
-                    return Ok(false);
-                };
-                // A copy, or a small object would keep its whole frame in memory.
-                let whole = part.len() == raw.len();
-                self.shelf.put(id, &if whole { raw.clone() } else { Bytes::copy_from_slice(part) });
-                true
-            }
-            Piece::Block { block, .. } => {
-                let size = catalogue.sizes().get(*index as usize).copied().unwrap_or(0);
-                match self.large.put(&ObjectRef { id, index: *index, size }, *block, raw) {
-                    Err(ImageError::Absent { .. }) => return Ok(true),
-                    other => other?,
-                }
-            }
-        };
-        LazyCounters::add(&self.counters.kept, u64::from(kept));
-        Ok(kept)
-    }
-
-    /// The catalogue, fetched when first needed.
-    pub fn catalogue(&self, deadline: Instant) -> Result<&Catalogue, FetchError> {
+    /// The catalogue, fetched when first needed: the locator, and at the same time the sizes.
+    pub fn catalogue(self: &Arc<Self>, deadline: Instant) -> Result<&Catalogue, FetchError> {
         if let Some(catalogue) = self.catalogue.get() {
             return Ok(catalogue);
         }
@@ -333,34 +297,52 @@ impl Frames {
         if let Some(catalogue) = self.catalogue.get() {
             return Ok(catalogue);
         }
-        // The image tells how large its locator can be.
+        self.image.ask_ahead(Image::object_sizes);
+        let bytes = self.locator()?;
         self.image.fetch_hot(deadline)?;
         let sizes = self.image.image().object_sizes()?;
-        let locator = self.load_locator(LocatorBound::new(sizes.iter().copied()))?;
+        let locator = Locator::parse(&bytes, LocatorBound::new(sizes.iter().copied())).map_err(Arc::new)?;
         Ok(self.catalogue.get_or_init(|| Catalogue::new(locator, sizes)))
     }
 
-    fn load_locator(&self, bound: LocatorBound) -> Result<Locator, FetchError> {
+    /// The catalogue if it is here.
+    pub fn known_catalogue(&self) -> Option<&Catalogue> {
+        self.catalogue.get()
+    }
+
+    /// The bytes of the locator, from here if they are here.
+    fn locator(&self) -> Result<Bytes, FetchError> {
         let wanted = self.origin.placement()?.locator;
         let path = self.store.layout().image_locator(self.image.image().id());
         if let Ok(bytes) = std::fs::read(&path)
             && LocatorId::of(&bytes) == wanted.id
         {
-            return Ok(Locator::parse(&bytes, bound).map_err(Arc::new)?);
+            return Ok(bytes.into());
         }
         let name = layout::locator(wanted.id);
-        if wanted.length > bound.length() {
+        if wanted.length > self.bound.length() {
             return Err(FetchError::Corrupt { path: name });
         }
         let bytes = self.origin.range(&name, 0..wanted.length)?;
         if LocatorId::of(&bytes) != wanted.id {
             return Err(FetchError::Corrupt { path: name });
         }
-        let locator = Locator::parse(&bytes, bound).map_err(Arc::new)?;
-        // It can be fetched again.
-        if let Err(error) = disk::replace(&path, &bytes) {
-            tracing::debug!(%error, "the locator is not kept");
-        }
-        Ok(locator)
+        // It can be fetched again, so nobody waits for it to be kept.
+        let kept = bytes.clone();
+        self.crew.run(Lane::Later, move || {
+            if let Err(error) = disk::replace(&path, &kept) {
+                tracing::debug!(%error, "the locator is not kept");
+            }
+        });
+        Ok(bytes)
     }
+}
+
+/// The blocks of a large object that hold these bytes; none of a small one.
+fn blocks_of(size: u64, wanted: &Range<u64>) -> Range<u32> {
+    if size <= LARGE_OBJECT {
+        return 0..0;
+    }
+    let number = |block: u64| u32::try_from(block).unwrap_or(u32::MAX);
+    number(wanted.start / BLOCK_SIZE)..number(wanted.end.min(size).div_ceil(BLOCK_SIZE))
 }

@@ -4,6 +4,7 @@
 //! whole image takes less time than a request. What is asked for first is the beginning of the published form, which tells
 //! where everything is; then all that `stat` tells comes by one request, and digests block by block.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -13,9 +14,10 @@ use std::time::Instant;
 
 use rustix::fs::{FallocateFlags, MemfdFlags};
 
-use super::crew::Crew;
+use super::beginning::Beginning;
+use super::crew::{Crew, Lane};
 use super::error::FetchError;
-use super::flight::{Flights, Pilot};
+use super::flight::{Flights, Pilot, Seat};
 use super::origin::Origin;
 use super::shelf::chain;
 use crate::disk;
@@ -82,19 +84,36 @@ pub enum LazyImageError {
 }
 
 impl LazyImage {
-    /// The image `id`, from the store if it is there whole, else as far as it is here.
-    pub fn open(store: &Store, id: ImageId, origin: &Arc<Origin>, crew: &Arc<Crew>) -> Result<Self, LazyImageError> {
+    /// The image `id`, from the store if it is there whole, else as far as it is here or on its way.
+    pub fn open(
+        store: &Store,
+        id: ImageId,
+        origin: &Arc<Origin>,
+        crew: &Arc<Crew>,
+        beginning: Option<Beginning>,
+    ) -> Result<Arc<Self>, LazyImageError> {
         let (origin, crew) = (Arc::clone(origin), Arc::clone(crew));
         match store.image(id) {
-            Ok(image) => return Ok(Self { image, origin, crew, parts: None }),
+            Ok(image) => return Ok(Arc::new(Self { image, origin, crew, parts: None })),
             Err(ReadError::MissingImage { .. }) => {}
             Err(other) => return Err(other.into()),
         }
         let failed = |source| LazyImageError::Fetch { id, source };
         let layout = store.layout();
+        let beginning = beginning.filter(|beginning| beginning.id() == id);
         let (prelude, prefix) = match read_head(&layout.image_head(id), id) {
             Some((prelude, prefix)) => (prelude, prefix),
-            None => fetch_head(&origin, id, &layout.image_head(id)).map_err(failed)?,
+            None => {
+                let (prelude, prefix) = fetch_head(&origin, id, beginning.as_ref()).map_err(failed)?;
+                // It can be fetched again, so nobody waits for it to be kept.
+                let (path, kept) = (layout.image_head(id), prefix.clone());
+                crew.run(Lane::Later, move || {
+                    if let Err(error) = disk::replace(&path, &kept) {
+                        tracing::debug!(%error, "the beginning of the image is not kept");
+                    }
+                });
+                (prelude, prefix)
+            }
         };
         let length = prelude.outline().file_length();
         let no_room = |source| LazyImageError::Room { id, source };
@@ -109,7 +128,25 @@ impl LazyImage {
             .for_each(|block| presence.mark(block));
         let parts = Parts { id, file, presence, prelude: Some(prelude), flights: Flights::default() };
         parts.keep_prefix(&prefix).map_err(failed)?;
-        Ok(Self { image, origin, crew, parts: Some(parts) })
+        let opened = Arc::new(Self { image, origin, crew, parts: Some(parts) });
+        if let Some(beginning) = beginning {
+            opened.expect_hot(beginning);
+        }
+        Ok(opened)
+    }
+
+    /// Keeps what comes behind the prefix in one request. Whoever needs it from now on waits for that.
+    fn expect_hot(self: &Arc<Self>, beginning: Beginning) {
+        let Some(parts) = &self.parts else { return };
+        let hot = parts.frames().iter().position(|frame| frame.kind == FrameKind::Hot);
+        let Some(frame) = hot.filter(|frame| !parts.is_here(&parts.frames()[*frame])) else { return };
+        if let (_, Some(pilot)) = parts.flights.board(frame) {
+            let own = Arc::clone(self);
+            self.crew.run(Lane::Names, move || match beginning.all() {
+                Ok(bytes) => own.unpack(vec![pilot], 0, &bytes),
+                Err(error) => pilot.land(Err(error)),
+            });
+        }
     }
 
     /// The image: answers what is here, and says what is not.
@@ -143,12 +180,55 @@ impl LazyImage {
             return Ok(());
         }
         let frame = parts.frame_with(block).ok_or(FetchError::NoRemote)?;
+        self.board(parts, frame).wait(deadline)
+    }
+
+    fn board(self: &Arc<Self>, parts: &Parts, frame: usize) -> Seat {
         let (seat, pilot) = parts.flights.board(frame);
-        if let Some(pilot) = pilot {
-            let own = Arc::clone(self);
-            self.crew.urgent(move || own.fly(vec![pilot]));
+        self.launch(pilot.into_iter().collect());
+        seat
+    }
+
+    /// Has the block that `question` needs fetched, if one is needed, while the caller does something else.
+    pub fn ask_ahead<T>(self: &Arc<Self>, question: impl Fn(&Image) -> Result<T, ImageError>) {
+        if let (Some(parts), Err(ImageError::Absent { block })) = (&self.parts, question(&self.image))
+            && let Some(frame) = parts.frame_with(block)
+        {
+            self.board(parts, frame);
         }
-        seat.wait(deadline)
+    }
+
+    /// Has the blocks fetched that are needed to answer `question` of each of `things`, in as few requests as that takes,
+    /// while the caller does something else.
+    pub fn ask_for_all<K, T>(
+        self: &Arc<Self>,
+        things: impl IntoIterator<Item = K>,
+        question: impl Fn(&Image, K) -> Result<T, ImageError>,
+    ) {
+        let Some(parts) = &self.parts else { return };
+        let mut wanted = BTreeSet::new();
+        for thing in things {
+            if let Err(ImageError::Absent { block }) = question(&self.image, thing) {
+                wanted.extend(parts.frame_with(block));
+            }
+        }
+        let mut together: Vec<Pilot<usize>> = Vec::new();
+        for frame in wanted {
+            let Some(pilot) = parts.flights.board(frame).1 else { continue };
+            let goes_on = together.last().is_none_or(|last| last.key() + 1 == frame);
+            if !goes_on {
+                self.launch(std::mem::take(&mut together));
+            }
+            together.push(pilot);
+        }
+        self.launch(together);
+    }
+
+    fn launch(self: &Arc<Self>, pilots: Vec<Pilot<usize>>) {
+        if !pilots.is_empty() {
+            let own = Arc::clone(self);
+            self.crew.run(Lane::Names, move || own.fly(pilots));
+        }
     }
 
     /// Fetches all that names and attributes need.
@@ -166,8 +246,7 @@ impl LazyImage {
         let Some(parts) = &self.parts else { return Ok(false) };
         let (mut pilots, mut end, mut bytes) = (Vec::new(), None, 0);
         for (number, frame) in parts.frames().iter().enumerate() {
-            let is_here = frame.kind == FrameKind::Head || frame.blocks.iter().all(|block| parts.presence.has(*block));
-            if is_here || parts.flights.is_under_way(number) {
+            if frame.kind == FrameKind::Head || parts.is_here(frame) || parts.flights.is_under_way(number) {
                 continue;
             }
             if end.is_some_and(|end| end != frame.range.start) || bytes >= DIGESTS_AT_ONCE {
@@ -196,17 +275,23 @@ impl LazyImage {
         let path = layout::image(parts.id);
         match self.origin.range(&path, range.clone()) {
             Err(error) => pilots.into_iter().for_each(|pilot| pilot.land(Err(error.clone()))),
-            Ok(bytes) => {
-                for pilot in pilots {
-                    let Some(frame) = frame(&pilot) else { continue };
-                    let place = index(frame.range.start - range.start)..index(frame.range.end - range.start);
-                    let kept = bytes.get(place).map_or(Ok(()), |packed| parts.keep(frame, packed));
-                    if let Err(error) = &kept {
-                        self.origin.complain(error);
-                    }
-                    pilot.land(kept);
-                }
+            Ok(bytes) => self.unpack(pilots, range.start, &bytes),
+        }
+    }
+
+    /// Keeps the frames of `pilots` out of `bytes`, which begin at `start` of the published image, and tells everybody.
+    fn unpack(&self, pilots: Vec<Pilot<usize>>, start: u64, bytes: &[u8]) {
+        let Some(parts) = &self.parts else { return };
+        for pilot in pilots {
+            let Some(frame) = parts.frames().get(pilot.key()) else { continue };
+            let place = index(frame.range.start - start)..index(frame.range.end - start);
+            // The placement may have promised that all of it would come; it can be asked for again.
+            let Some(packed) = bytes.get(place) else { continue };
+            let kept = parts.keep(frame, packed);
+            if let Err(error) = &kept {
+                self.origin.complain(error);
             }
+            pilot.land(kept);
         }
     }
 }
@@ -214,6 +299,10 @@ impl LazyImage {
 impl Parts {
     fn frames(&self) -> &[WireFrame] {
         self.prelude.as_ref().map_or(&[], Prelude::frames)
+    }
+
+    fn is_here(&self, frame: &WireFrame) -> bool {
+        frame.blocks.iter().all(|block| self.presence.has(*block))
     }
 
     /// The frame that brings a block and the most with it; what the head frame brings, the hot one brings too.
@@ -239,9 +328,8 @@ impl Parts {
 
     fn keep_prefix(&self, prefix: &[u8]) -> Result<(), FetchError> {
         for frame in self.frames() {
-            let all_here = frame.blocks.iter().all(|block| self.presence.has(*block));
             match prefix.get(index(frame.range.start)..index(frame.range.end)) {
-                Some(packed) if !all_here => self.keep(frame, packed)?,
+                Some(packed) if !self.is_here(frame) => self.keep(frame, packed)?,
                 Some(_) => {}
                 None => break,
             }
@@ -261,19 +349,19 @@ fn read_head(path: &Path, id: ImageId) -> Option<(Prelude, Vec<u8>)> {
     }
 }
 
-fn fetch_head(origin: &Origin, id: ImageId, keep: &Path) -> Result<(Prelude, Vec<u8>), FetchError> {
+fn fetch_head(origin: &Origin, id: ImageId, beginning: Option<&Beginning>) -> Result<(Prelude, Vec<u8>), FetchError> {
     let place = origin.placement()?.image;
     let name = layout::image(id);
     if place.prefix > PREFIX_MAX || place.prefix > place.length {
         return Err(FetchError::Corrupt { path: name });
     }
-    let bytes = origin.range(&name, 0..place.prefix)?.to_vec();
+    let on_its_way = beginning.and_then(|beginning| beginning.first(place.prefix).ok());
+    let bytes = match on_its_way {
+        Some(bytes) => bytes,
+        None => origin.range(&name, 0..place.prefix)?,
+    };
     let prelude = Prelude::parse(&bytes, id).map_err(Arc::new)?;
-    // It can be fetched again.
-    if let Err(error) = disk::replace(keep, &bytes) {
-        tracing::debug!(%error, "the beginning of the image is not kept");
-    }
-    Ok((prelude, bytes))
+    Ok((prelude, bytes.to_vec()))
 }
 
 /// A file of `length` bytes that has room for all of them: on disk, or in memory when the disk refuses.

@@ -7,7 +7,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
@@ -15,6 +15,7 @@ use bytes::Bytes;
 use lru::LruCache;
 use parking_lot::Mutex;
 
+use super::room::Room;
 use super::shelf::{Key, Shelf, chain};
 use crate::disk::read_from;
 use crate::image::{Image, ImageError, ObjectRef};
@@ -43,26 +44,44 @@ pub(super) struct LargeObjects {
     store: Store,
     image: Image,
     shelf: Arc<Shelf>,
+    room: Arc<Room>,
     open: Mutex<LruCache<ObjectId, Arc<Large>>>,
 }
 
 impl LargeObjects {
-    pub fn new(store: &Store, image: &Image, shelf: &Arc<Shelf>) -> Self {
+    pub fn new(image: &Image, shelf: &Arc<Shelf>, room: &Arc<Room>) -> Self {
         let open = Mutex::new(LruCache::new(OPEN_MAX));
-        Self { store: store.clone(), image: image.clone(), shelf: Arc::clone(shelf), open }
+        let store = shelf.store().clone();
+        Self { store, image: image.clone(), shelf: Arc::clone(shelf), room: Arc::clone(room), open }
+    }
+
+    /// Closes files that were evicted: they take room for as long as they are open, and what is written to them is lost.
+    pub fn close_removed(&self) {
+        let is_removed = |large: &Large| {
+            let file = large.file.as_ref();
+            file.is_some_and(|file| file.metadata().is_ok_and(|metadata| metadata.nlink() == 0))
+        };
+        let mut open = self.open.lock();
+        let removed: Vec<ObjectId> = open.iter().filter(|(_, large)| is_removed(large)).map(|(id, _)| *id).collect();
+        removed.iter().for_each(|id| _ = open.pop(id));
     }
 
     /// Like [`crate::store::ObjectSource::read_object`], for an object that is not in the store.
     pub fn read(&self, object: &ObjectRef, offset: u64, buffer: &mut [u8]) -> Result<usize, ReadError> {
         let wanted = object.size.saturating_sub(offset).min(buffer.len() as u64);
         let end = offset + wanted;
-        let (large, mut at) = (self.open(object), offset);
+        let (large, mut at) = (self.known(object), offset);
         while at < end {
             let block = u32::try_from(at / BLOCK_SIZE).unwrap_or(u32::MAX);
             let block_end = (u64::from(block) + 1).saturating_mul(BLOCK_SIZE).min(end);
             let part = &mut buffer[index(at - offset)..index(block_end - offset)];
-            if !self.read_block(&large, block, at, part)? {
-                return Err(ReadError::Absent(Absent::Object { object: *object, offset: at, length: end - at }));
+            if !self.read_block(object, large.as_deref(), block, at, part)? {
+                return Err(ReadError::Absent(Absent::Content {
+                    index: object.index,
+                    size: object.size,
+                    offset: at,
+                    length: end - at,
+                }));
             }
             at = block_end;
         }
@@ -71,8 +90,8 @@ impl LargeObjects {
 
     /// Whether a block is here.
     pub fn has(&self, object: &ObjectRef, block: u32) -> bool {
-        let large = self.open(object);
-        self.shelf.get(Key::Block(object.id, block)).is_some() || matches!(self.look(&large, block), Ok(true))
+        self.shelf.get(Key::Block(object.id, block)).is_some()
+            || self.known(object).is_some_and(|large| matches!(self.look(&large, block), Ok(true)))
     }
 
     /// Keeps a block if it is what the image says; returns whether it is.
@@ -81,7 +100,8 @@ impl LargeObjects {
             return Ok(false);
         }
         let large = self.open(object);
-        let written = large.file.as_ref().map(|file| file.write_all_at(bytes, u64::from(block) * BLOCK_SIZE));
+        let file = large.file.as_ref().filter(|_| self.room.take(bytes.len() as u64));
+        let written = file.map(|file| file.write_all_at(bytes, u64::from(block) * BLOCK_SIZE));
         match written {
             Some(Ok(())) => large.found(block, &self.shelf),
             Some(Err(error)) => {
@@ -93,14 +113,22 @@ impl LargeObjects {
         Ok(true)
     }
 
-    fn read_block(&self, large: &Large, block: u32, at: u64, part: &mut [u8]) -> Result<bool, ReadError> {
-        if self.look(large, block)?
+    fn read_block(
+        &self,
+        object: &ObjectRef,
+        large: Option<&Large>,
+        block: u32,
+        at: u64,
+        part: &mut [u8],
+    ) -> Result<bool, ReadError> {
+        if let Some(large) = large
+            && self.look(large, block)?
             && let Some(file) = &large.file
         {
-            let failed = |source| ReadError::Object { id: large.object.id, source };
+            let failed = |source| ReadError::Object { id: object.id, source };
             return Ok(read_from(file, at, part).map_err(failed)? == part.len());
         }
-        let Some(bytes) = self.shelf.get(Key::Block(large.object.id, block)) else { return Ok(false) };
+        let Some(bytes) = self.shelf.get(Key::Block(object.id, block)) else { return Ok(false) };
         let start = index(at - u64::from(block) * BLOCK_SIZE);
         let Some(found) = bytes.get(start..start + part.len()) else { return Ok(false) };
         part.copy_from_slice(found);
@@ -130,6 +158,14 @@ impl LargeObjects {
         }
         // Only from unknown: another thread may have put it meanwhile.
         Ok(state.compare_exchange(UNKNOWN, ABSENT, Ordering::AcqRel, Ordering::Acquire) == Err(PRESENT))
+    }
+
+    /// The object if any of it has come; looking for it makes nothing.
+    fn known(&self, object: &ObjectRef) -> Option<Arc<Large>> {
+        if let Some(large) = self.open.lock().get(&object.id) {
+            return Some(Arc::clone(large));
+        }
+        self.store.layout().partial_object(object.id).exists().then(|| self.open(object))
     }
 
     fn open(&self, object: &ObjectRef) -> Arc<Large> {

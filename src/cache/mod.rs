@@ -22,9 +22,12 @@
 //! | `shelf` | what has arrived, in memory until it is in the repository |
 //! | `flight`, `crew`, `origin` | single fetches, the threads that carry them out, the other side |
 //! | `catalogue`, `ranges`, `ahead` | pure planning: which frame holds what, what to ask for together, what to fetch ahead |
-//! | `fill` | what is fetched that nobody asked for |
+//! | `fill`, `profile`, `prefetch`, `stream` | what is fetched that nobody waits for |
+//! | `room`, `uses`, `janitor` | how much may be kept, and what goes when that is too little |
+//! | `whole` | when all is here: an ordinary commit |
 
 mod ahead;
+mod beginning;
 mod catalogue;
 mod counters;
 mod crew;
@@ -32,17 +35,30 @@ mod error;
 mod fill;
 mod flight;
 mod frames;
+mod haul;
 mod image;
+mod janitor;
 mod large;
+mod ledger;
+mod local;
 mod origin;
+mod prefetch;
+mod profile;
 mod ranges;
+mod room;
 mod shelf;
+mod stream;
 mod tree;
+mod uses;
 mod visit;
+mod whole;
 
 pub use counters::LazyFigures;
 pub use error::FetchError;
-pub use fill::Fill;
+pub use fill::{Fill, Rest};
 pub use image::LazyImageError;
-pub use tree::{LazyError, LazyTree, Patience};
+pub use prefetch::{PrefetchError, PrefetchPlan, Selection};
+pub use profile::ProfileChoice;
+pub use tree::{LazyError, LazyOptions, LazyTree, Patience};
 pub use visit::{Visit, VisitError};
+pub use whole::Wholeness;

@@ -1,8 +1,8 @@
 //! The other side of a lazy mount: where the parts of one commit are, and whether anybody answers.
 
 use std::collections::HashSet;
-use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::ops::{ControlFlow, Range};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -19,6 +19,12 @@ const COMPLAINTS_MAX: usize = 64;
 /// How long a request is sent again and again before its failure is told. Whoever reads asks again himself; and what waits
 /// here holds one of the few threads that fetch.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Answers shorter than this say nothing about the link's rate.
+const TELLING: usize = 16 << 10;
+
+/// How much longer somebody may wait for what he needs since something else is on its way.
+const DELAY_MAX: Duration = Duration::from_millis(60);
 
 /// A time in which nobody answers, still going on.
 #[derive(Debug, Clone, Copy)]
@@ -37,7 +43,8 @@ pub(super) struct Origin {
     complaints: Mutex<HashSet<String>>,
     outage: Mutex<Option<Outage>>,
     answered: Mutex<Option<Instant>>,
-    before: Traffic,
+    /// Bytes a second that requests brought lately, waiting for the first of them counted; 0 for not known.
+    rate: AtomicU64,
 }
 
 impl Origin {
@@ -50,7 +57,7 @@ impl Origin {
             complaints: Mutex::default(),
             outage: Mutex::new(None),
             answered: Mutex::new(None),
-            before: Traffic::default(),
+            rate: AtomicU64::new(0),
         }
     }
 
@@ -62,13 +69,41 @@ impl Origin {
     /// Exactly these bytes of a file.
     pub fn range(&self, path: &str, range: Range<u64>) -> Result<Bytes, FetchError> {
         let (transport, _) = self.remote.as_ref().ok_or(FetchError::NoRemote)?;
-        self.noted(transport.get_range(path, range))
+        let begin = Instant::now();
+        let bytes = self.noted(transport.get_range(path, range))?;
+        self.note_rate(bytes.len(), begin.elapsed());
+        Ok(bytes)
+    }
+
+    /// The same, piece by piece as they arrive; ends early when `take` breaks.
+    pub fn stream(
+        &self,
+        path: &str,
+        range: Range<u64>,
+        take: &mut dyn FnMut(Bytes) -> ControlFlow<()>,
+    ) -> Result<(), FetchError> {
+        let (transport, _) = self.remote.as_ref().ok_or(FetchError::NoRemote)?;
+        self.noted(transport.stream_range(path, range, take))
+    }
+
+    /// Whether so many bytes that nobody waits for may be asked for while somebody waits for others.
+    pub fn affords(&self, bytes: u64) -> bool {
+        let rate = self.rate.load(Ordering::Relaxed);
+        u128::from(bytes) * 1000 <= u128::from(rate) * DELAY_MAX.as_millis()
+    }
+
+    fn note_rate(&self, bytes: usize, time: Duration) {
+        if bytes < TELLING {
+            return;
+        }
+        let now = (bytes as u128 * 1_000_000 / time.as_micros().max(1)).try_into().unwrap_or(u64::MAX);
+        let before = self.rate.load(Ordering::Relaxed);
+        self.rate.store(if before == 0 { now } else { before / 4 * 3 + now / 4 }, Ordering::Relaxed);
     }
 
     /// What was moved since the mount began.
     pub fn traffic(&self) -> Traffic {
-        let now = self.remote.as_ref().map(|(transport, _)| transport.counters().traffic()).unwrap_or_default();
-        Traffic { requests: now.requests - self.before.requests, ..now }
+        self.remote.as_ref().map(|(transport, _)| transport.counters().traffic()).unwrap_or_default()
     }
 
     /// Whether the last request was answered.
@@ -106,15 +141,15 @@ impl Origin {
         }
     }
 
-    fn noted(&self, result: Result<Bytes, TransportError>) -> Result<Bytes, FetchError> {
+    fn noted<T>(&self, result: Result<T, TransportError>) -> Result<T, FetchError> {
         match result {
-            Ok(bytes) => {
+            Ok(done) => {
                 if !self.online.swap(true, Ordering::Relaxed) {
                     tracing::info!("{} answers again", self.url());
                 }
                 *self.answered.lock() = Some(Instant::now());
                 *self.outage.lock() = None;
-                Ok(bytes)
+                Ok(done)
             }
             Err(error) => {
                 let error = FetchError::from(error);

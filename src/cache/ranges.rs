@@ -9,7 +9,10 @@ use crate::remote::format::Frame;
 const GAP_MAX: u64 = 64 << 10;
 
 /// Bytes of one request at most. Several of these in flight fill a link; one does not hold up what is urgent for long.
-const RUN_MAX: u64 = 2 << 20;
+pub(super) const RUN_MAX: u64 = 2 << 20;
+
+/// The same of what is fetched on a guess.
+pub(super) const GUESS_MAX: u64 = 128 << 10;
 
 /// Frames of one pack that are fetched by one request.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,8 +25,9 @@ pub(super) struct Run {
     pub frames: Vec<u32>,
 }
 
-/// The requests that bring `wanted`, which are numbers of frames and the frames.
-pub(super) fn plan(mut wanted: Vec<(u32, Frame)>) -> Vec<Run> {
+/// The requests that bring `wanted`, which are numbers of frames and the frames. None is longer than `longest` unless one
+/// frame is.
+pub(super) fn plan(mut wanted: Vec<(u32, Frame)>, longest: u64) -> Vec<Run> {
     wanted.sort_by_key(|(_, frame)| (frame.pack, frame.offset));
     let mut runs: Vec<Run> = Vec::new();
     for (number, frame) in wanted {
@@ -33,7 +37,7 @@ pub(super) fn plan(mut wanted: Vec<(u32, Frame)>) -> Vec<Run> {
                 if run.pack == frame.pack
                     && start >= run.range.end
                     && start - run.range.end <= GAP_MAX
-                    && end - run.range.start <= RUN_MAX =>
+                    && end - run.range.start <= longest =>
             {
                 run.range.end = end;
                 run.frames.push(number);
@@ -61,7 +65,7 @@ mod tests {
             (2, frame(0, 60_000, 100)),
             (9, frame(1, 60_200, 5)),
         ];
-        let runs = plan(wanted);
+        let runs = plan(wanted, RUN_MAX);
         let shapes: Vec<_> = runs.iter().map(|run| (run.pack, run.range.clone(), run.frames.clone())).collect();
         assert_eq!(
             shapes,
@@ -72,7 +76,7 @@ mod tests {
     #[test]
     fn long_runs_become_several_requests_that_hold_everything() {
         let wanted: Vec<_> = (0..100_u32).map(|n| (n, frame(0, n * 100_000, 100_000))).collect();
-        let runs = plan(wanted);
+        let runs = plan(wanted, RUN_MAX);
         assert!(runs.iter().all(|run| run.range.end - run.range.start <= RUN_MAX));
         assert_eq!(runs.len(), 5);
         let frames: Vec<u32> = runs.into_iter().flat_map(|run| run.frames).collect();

@@ -14,18 +14,28 @@ use bytes::Bytes;
 use lru::LruCache;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use super::room::Room;
 use crate::disk::{LockError, Wait};
 use crate::model::ObjectId;
 use crate::store::{Store, WriteError};
 
 /// Bytes of objects held in memory, those that wait to be written among them.
-const MEMORY: usize = 48 << 20;
+const MEMORY: usize = 32 << 20;
 
 /// Bytes that may wait to be written before whoever fetches has to wait.
-const BACKLOG: usize = 32 << 20;
+const BACKLOG: usize = 24 << 20;
 
 /// Bytes that are worth a batch at once.
-const BATCH: usize = 16 << 20;
+const BATCH: usize = 12 << 20;
+
+/// In a bounded repository, one part in so many of the limit is.
+const BATCH_SHARE: u64 = 16;
+
+/// How long the writing of objects waits for others to be evicted. Then they are not kept.
+const ROOM_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Bytes that an object takes besides its own, in an index.
+const OVERHEAD: u64 = 64;
 
 /// How long something waits for more to be written with it.
 const GATHER: Duration = Duration::from_secs(2);
@@ -50,6 +60,7 @@ pub(super) enum Key {
 
 struct Inner {
     store: Store,
+    room: Arc<Room>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -63,12 +74,13 @@ struct State {
     since: Option<Instant>,
     /// Until when nothing is written.
     resting: Option<Instant>,
+    writing: bool,
     closed: bool,
 }
 
 impl Shelf {
     /// An empty shelf before `store`, with the thread that writes.
-    pub fn start(store: &Store) -> io::Result<Self> {
+    pub fn start(store: &Store, room: &Arc<Room>) -> io::Result<Self> {
         let state = State {
             held: LruCache::unbounded(),
             held_bytes: 0,
@@ -77,12 +89,19 @@ impl Shelf {
             waiting_bytes: 0,
             since: None,
             resting: None,
+            writing: false,
             closed: false,
         };
-        let inner = Arc::new(Inner { store: store.clone(), state: Mutex::new(state), changed: Condvar::new() });
+        let (store, room) = (store.clone(), Arc::clone(room));
+        let inner = Arc::new(Inner { store, room, state: Mutex::new(state), changed: Condvar::new() });
         let keeper = Arc::clone(&inner);
         let keeper = thread::Builder::new().name("keeper".to_owned()).spawn(move || keeper.run())?;
         Ok(Self { inner, keeper: Mutex::new(Some(keeper)) })
+    }
+
+    /// Where it is written to.
+    pub fn store(&self) -> &Store {
+        &self.inner.store
     }
 
     /// What is in memory under `key`.
@@ -120,6 +139,22 @@ impl Shelf {
         state.complete.push(id);
         state.since.get_or_insert_with(Instant::now);
         self.inner.changed.notify_all();
+    }
+
+    /// Waits until nothing waits to be written.
+    pub fn flush(&self) {
+        let mut state = self.inner.state.lock();
+        while (state.since.is_some() || state.writing) && !state.closed {
+            // Not later.
+            state.since = state.since.map(|since| since.checked_sub(GATHER).unwrap_or(since));
+            self.inner.changed.notify_all();
+            self.inner.changed.wait_for(&mut state, GATHER);
+        }
+    }
+
+    /// Whether nothing is kept for now.
+    pub fn is_resting(&self) -> bool {
+        self.inner.state.lock().is_resting()
     }
 
     /// Writes what waits, and stops.
@@ -168,6 +203,7 @@ impl Inner {
         while let Some(batch) = self.next_batch() {
             let written = self.write(&batch);
             let mut state = self.state.lock();
+            state.writing = false;
             match written {
                 Ok(()) => {
                     if state.resting.take().is_some() {
@@ -189,7 +225,7 @@ impl Inner {
         let mut state = self.state.lock();
         loop {
             let due = state.since.is_some_and(|since| since.elapsed() >= GATHER);
-            if state.since.is_some() && (due || state.closed || state.waiting_bytes >= BATCH) {
+            if state.since.is_some() && (due || state.closed || state.waiting_bytes >= self.batch()) {
                 return Some(Self::take(&mut state));
             }
             if state.closed {
@@ -204,17 +240,49 @@ impl Inner {
 
     fn take(state: &mut MutexGuard<'_, State>) -> Batch {
         state.since = None;
+        state.writing = true;
         state.waiting_bytes = 0;
         Batch { objects: std::mem::take(&mut state.waiting), complete: std::mem::take(&mut state.complete) }
     }
 
+    /// Bytes that are worth a batch at once.
+    fn batch(&self) -> usize {
+        let share = self.room.limit().map_or(u64::MAX, |limit| limit / BATCH_SHARE);
+        usize::try_from(share).unwrap_or(usize::MAX).min(BATCH)
+    }
+
+    /// The lock is not held while room is made: whoever makes it needs the lock.
     fn write(&self, batch: &Batch) -> Result<(), WriteError> {
-        let writer = self.lock()?;
-        for bytes in &batch.objects {
-            writer.put(bytes.len() as u64, &mut &bytes[..])?;
+        let longest = self.batch();
+        let mut rest = &batch.objects[..];
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let count = rest.iter().take_while(|object| {
+                bytes += object.len();
+                bytes <= longest
+            });
+            let (portion, others) = rest.split_at(count.count().max(1));
+            rest = others;
+            self.write_portion(portion)?;
         }
-        for id in &batch.complete {
-            writer.adopt_partial(*id)?;
+        if !batch.complete.is_empty() {
+            let writer = self.lock()?;
+            for id in &batch.complete {
+                writer.adopt_partial(*id)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_portion(&self, portion: &[Bytes]) -> Result<(), WriteError> {
+        let bytes = portion.iter().map(|object| object.len() as u64 + OVERHEAD).sum();
+        if !self.room.take_within(bytes, ROOM_PATIENCE) {
+            tracing::debug!("no room for {} objects", portion.len());
+            return Ok(());
+        }
+        let writer = self.lock()?;
+        for object in portion {
+            writer.put(object.len() as u64, &mut &object[..])?;
         }
         writer.settle()
     }

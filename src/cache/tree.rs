@@ -6,20 +6,28 @@
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
+use super::beginning::Beginning;
 use super::counters::{LazyCounters, LazyFigures};
 use super::crew::Crew;
 use super::error::FetchError;
-use super::fill::{self, Fill};
+use super::fill::{self, Fill, Rest};
 use super::frames::Frames;
 use super::image::{LazyImage, LazyImageError};
+use super::janitor;
+use super::local::LastLook;
 use super::origin::Origin;
-use super::shelf::{Shelf, chain};
+use super::prefetch::{self, PrefetchError, PrefetchPlan, Selection};
+use super::room::Room;
+use super::shelf::Shelf;
+use super::whole::Wholeness;
 use crate::image::{Image, ObjectRef};
 use crate::model::{Commit, CommitId, ObjectId};
-use crate::remote::format::Placement;
+use crate::remote::format::{LocatorBound, Placement, ProfileText};
 use crate::remote::transport::Transport;
 use crate::store::{Absent, Fetch, ObjectSource, ReadError, Store};
 
@@ -59,6 +67,25 @@ pub enum LazyError {
     Thread(#[source] std::io::Error),
 }
 
+/// How a commit is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LazyOptions {
+    /// How long readers wait.
+    pub patience: Patience,
+    /// Bytes of fetched contents that are kept at most, instead of what the repository says.
+    pub cache_size: Option<u64>,
+}
+
+/// A commit to be opened, and where its missing parts are; none of them can be fetched when there is no remote.
+#[derive(Debug, Clone)]
+pub(super) struct Source {
+    pub id: CommitId,
+    pub commit: Commit,
+    pub remote: Option<(Transport, Placement)>,
+    /// The beginning of its image, if it was asked for already.
+    pub beginning: Option<Beginning>,
+}
+
 /// A commit of which anything may be missing.
 pub struct LazyTree {
     commit: CommitId,
@@ -69,30 +96,29 @@ pub struct LazyTree {
     frames: Arc<Frames>,
     crew: Arc<Crew>,
     counters: Arc<LazyCounters>,
+    local: LastLook,
+    janitor: Mutex<Option<JoinHandle<()>>>,
     patience: Patience,
 }
 
 impl LazyTree {
-    /// The commit `id`, whose missing parts are where `remote` says; none of them can be fetched when there is none.
-    ///
-    /// # Errors
-    /// [`LazyError`].
-    pub fn open(
-        store: &Store,
-        (id, commit): (CommitId, &Commit),
-        remote: Option<(Transport, Placement)>,
-        patience: Patience,
-    ) -> Result<Arc<Self>, LazyError> {
+    pub(super) fn open(store: &Store, source: Source, options: LazyOptions) -> Result<Arc<Self>, LazyError> {
         let partial = store.layout().partial();
         if let Err(error) = std::fs::create_dir_all(&partial) {
             tracing::warn!("{}: {error}: nothing is kept of what is fetched", partial.display());
         }
+        let Source { id, commit, remote, beginning } = source;
         let origin = Arc::new(Origin::new(remote));
         let crew = Arc::new(Crew::start().map_err(LazyError::Thread)?);
         let counters = Arc::<LazyCounters>::default();
-        let image = Arc::new(LazyImage::open(store, commit.image, &origin, &crew)?);
-        let shelf = Shelf::start(store).map_err(LazyError::Thread)?;
-        let frames = Arc::new(Frames::new(&origin, &image, store, shelf, &crew, &counters));
+        let image = LazyImage::open(store, commit.image, &origin, &crew, beginning)?;
+        let room = Arc::new(Room::new(options.cache_size, store.config().cache_size));
+        let shelf = Shelf::start(store, &room).map_err(LazyError::Thread)?;
+        let bound = LocatorBound::of_commit(&commit);
+        let frames = Arc::new(Frames::new(&origin, &image, shelf, room, &crew, &counters, bound));
+        let kept = Arc::clone(&frames);
+        let janitor = thread::Builder::new().name("janitor".to_owned()).spawn(move || janitor::run(&kept));
+        let janitor = Mutex::new(Some(janitor.map_err(LazyError::Thread)?));
         Ok(Arc::new(Self {
             commit: id,
             content_bytes: commit.content_bytes,
@@ -102,7 +128,9 @@ impl LazyTree {
             frames,
             crew,
             counters,
-            patience,
+            local: LastLook::default(),
+            janitor,
+            patience: options.patience,
         }))
     }
 
@@ -112,23 +140,48 @@ impl LazyTree {
         self.image.image()
     }
 
-    /// Begins to fetch what is going to be needed, and, if wanted, all the rest.
+    /// Begins to fetch what is going to be needed, in a thread of its own that ends with the mount.
     pub fn fill(self: &Arc<Self>, wanted: Fill) {
-        let own = Arc::downgrade(self);
+        let frames = Arc::clone(&self.frames);
+        let commit = self.commit;
         let run = move || {
-            let Some(tree) = own.upgrade() else { return };
-            let (frames, image, crew) = (Arc::clone(&tree.frames), Arc::clone(&tree.image), Arc::clone(&tree.crew));
-            drop(tree);
-            let deadline = || Instant::now() + Duration::from_secs(60);
-            // The names first: what reads the first file waits for them.
-            if let Err(error) = image.fetch_hot(deadline()).and_then(|()| frames.catalogue(deadline()).map(drop)) {
-                tracing::debug!("in the background: {}", chain(&error));
+            if fill::first_things(&frames, &wanted) && wanted.rest == Rest::Everything {
+                fill::everything(&frames, commit);
             }
-            fill::run(&image, &frames, &crew, wanted);
         };
         if let Err(error) = thread::Builder::new().name("fill".to_owned()).spawn(run) {
             tracing::warn!("nothing is fetched in the background: {error}");
         }
+    }
+
+    /// Plans to fetch what is selected. Asks the remote for names only.
+    ///
+    /// # Errors
+    /// [`PrefetchError`].
+    pub fn plan_prefetch(&self, selection: &Selection) -> Result<PrefetchPlan, PrefetchError> {
+        prefetch::plan(&self.frames, self.commit, selection)
+    }
+
+    /// Fetches what was planned for `selection`. What came before a failure is kept.
+    ///
+    /// # Errors
+    /// [`PrefetchError`].
+    pub fn prefetch(&self, plan: &PrefetchPlan, selection: &Selection) -> Result<Wholeness, PrefetchError> {
+        prefetch::fetch(&self.frames, self.commit, plan, selection)
+    }
+
+    /// What was published as being read first, by path; none when nothing was.
+    ///
+    /// # Errors
+    /// [`PrefetchError::Fetch`].
+    pub fn published_profile(&self) -> Result<Option<ProfileText>, PrefetchError> {
+        prefetch::published_profile(&self.frames)
+    }
+
+    /// Bytes that came in long requests: how far a prefetch is.
+    #[must_use]
+    pub fn streamed(&self) -> u64 {
+        self.counters.streamed.load(Ordering::Relaxed)
     }
 
     /// How it stands.
@@ -136,7 +189,7 @@ impl LazyTree {
     pub fn figures(&self) -> LazyFigures {
         let (traffic, counters) = (self.origin.traffic(), &self.counters);
         let misses = counters.misses.load(Ordering::Relaxed);
-        let local = self.frames.local();
+        let local = self.local.at(&self.frames);
         LazyFigures {
             requests: traffic.requests,
             bytes_fetched: traffic.received,
@@ -152,9 +205,16 @@ impl LazyTree {
             objects_local: local.map(|local| local.objects),
             bytes: self.content_bytes,
             bytes_local: local.map_or(0, |local| local.bytes),
+            bytes_partial: local.map_or(0, |local| local.partial),
             offline_safe: self.image.missing() == 0
                 && local.is_some_and(|local| local.objects == u64::from(self.image().object_count())),
             online: self.origin.is_online(),
+            offline_seconds: self.origin.outage().map(|outage| outage.since.elapsed().as_secs()),
+            bytes_streamed: counters.streamed.load(Ordering::Relaxed),
+            cache_limit: self.frames.room.limit(),
+            cache_used: self.frames.room.used(),
+            evictions: counters.gone.load(Ordering::Relaxed),
+            bytes_evicted: counters.evicted.load(Ordering::Relaxed),
         }
     }
 
@@ -167,7 +227,13 @@ impl LazyTree {
     /// Writes what waits in memory.
     pub fn flush(&self) {
         self.crew.close();
+        self.frames.room.close();
         self.frames.shelf.close();
+        if let Some(janitor) = self.janitor.lock().take()
+            && janitor.join().is_err()
+        {
+            tracing::error!("the thread that makes room panicked");
+        }
     }
 
     /// Until when a reader who could wait until `deadline` does wait; `None` if not at all.
@@ -185,7 +251,9 @@ impl LazyTree {
     fn attempt(&self, absent: &Absent, deadline: Instant) -> Result<(), FetchError> {
         match absent {
             Absent::ImageBlock(block) => self.image.fetch_block(*block, deadline),
-            Absent::Object { object, offset, length } => self.frames.fetch(object, *offset, *length, deadline),
+            Absent::Content { index, size, offset, length } => {
+                self.frames.fetch(*index, *size, *offset..offset.saturating_add(*length), deadline)
+            }
         }
     }
 }

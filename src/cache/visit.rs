@@ -5,8 +5,9 @@
 
 use std::time::{Duration, Instant};
 
+use super::beginning::Beginning;
 use super::shelf::chain;
-use super::tree::{LazyError, LazyTree, Patience};
+use super::tree::{LazyError, LazyOptions, LazyTree, Source};
 use crate::disk::{self, LockError, Wait};
 use crate::model::{Commit, CommitId, RefName};
 use crate::remote::format::Placement;
@@ -53,12 +54,9 @@ enum RememberError {
 }
 
 /// A commit, and where its missing parts are.
+#[derive(Debug)]
 pub struct Visit {
-    /// Its id.
-    pub id: CommitId,
-    /// The commit.
-    pub commit: Commit,
-    remote: Option<(Transport, Placement)>,
+    source: Source,
 }
 
 impl Visit {
@@ -67,19 +65,20 @@ impl Visit {
     /// # Errors
     /// [`VisitError`]. A remote that answers with something that is refused is an error even if something is here.
     pub fn remote(store: &Store, remote: &Remote, name: &RefName) -> Result<Self, VisitError> {
-        match remote.tip(name) {
-            Ok(tip) => {
+        match tip(store, remote, name) {
+            Ok((tip, beginning)) => {
                 if let Err(error) = remember(store, remote, &tip) {
                     tracing::warn!("'{name}' cannot be mounted without a network later: {}", chain(&error));
                 }
-                let transport = remote.transport().clone();
-                let remote = Some((transport, tip.placement));
-                Ok(Self { id: tip.record.commit, commit: tip.commit.into_inner(), remote })
+                let (id, transport) = (tip.record.commit, remote.transport().clone());
+                let commit = tip.commit.into_inner();
+                let source = Source { id, commit, remote: Some((transport, tip.placement)), beginning };
+                Ok(Self { source })
             }
             Err(error @ RemoteError::Transport { .. }) => {
                 let mut visit = Self::seen_last(store, &remote.name().local_ref(name), error)?;
-                let placement = read_placement(store, visit.id);
-                visit.remote = placement.map(|placement| (remote.transport().clone(), placement));
+                let placement = read_placement(store, visit.id());
+                visit.source.remote = placement.map(|placement| (remote.transport().clone(), placement));
                 Ok(visit)
             }
             Err(other) => Err(VisitError::Remote(Box::new(other))),
@@ -103,16 +102,45 @@ impl Visit {
     /// # Errors
     /// [`VisitError::Read`].
     pub fn local(store: &Store, id: CommitId) -> Result<Self, VisitError> {
-        Ok(Self { id, commit: store.commit(id)?, remote: None })
+        Ok(Self { source: Source { id, commit: store.commit(id)?, remote: None, beginning: None } })
+    }
+
+    /// The same, with what is missing to be had by `transport`, if it was ever learned where it is there.
+    #[must_use]
+    pub fn through(mut self, store: &Store, transport: Transport) -> Self {
+        self.source.remote = read_placement(store, self.source.id).map(|placement| (transport, placement));
+        self
+    }
+
+    /// The commit's id.
+    #[must_use]
+    pub const fn id(&self) -> CommitId {
+        self.source.id
+    }
+
+    /// The commit.
+    #[must_use]
+    pub const fn commit(&self) -> &Commit {
+        &self.source.commit
     }
 
     /// Opens the commit.
     ///
     /// # Errors
     /// [`LazyError`].
-    pub fn open(&self, store: &Store, patience: Patience) -> Result<std::sync::Arc<LazyTree>, LazyError> {
-        LazyTree::open(store, (self.id, &self.commit), self.remote.clone(), patience)
+    pub fn open(&self, store: &Store, options: LazyOptions) -> Result<std::sync::Arc<LazyTree>, LazyError> {
+        LazyTree::open(store, self.source.clone(), options)
     }
+}
+
+/// Asks for the commit, and at the same time for the beginning of its image if that is not here.
+fn tip(store: &Store, remote: &Remote, name: &RefName) -> Result<(Tip, Option<Beginning>), RemoteError> {
+    let pointer = remote.pointer(name)?;
+    let place = pointer.placement().image;
+    let layout = store.layout();
+    let is_here = place.id.is_none_or(|id| layout.image(id).exists() || layout.image_head(id).exists());
+    let beginning = if is_here { None } else { Beginning::request(remote.transport(), &place) };
+    Ok((remote.tip_of(pointer)?, beginning))
 }
 
 fn remember(store: &Store, remote: &Remote, tip: &Tip) -> Result<(), RememberError> {

@@ -4,6 +4,9 @@ use std::io;
 use std::process::ExitCode;
 
 use super::output;
+use crate::deploy::apply::Refusal;
+use crate::deploy::boot::BootError;
+use crate::deploy::error::SysrootError;
 use crate::remote::transport::Reason;
 use crate::store::{OpenError, ReadError, RefError, ResolveError};
 use crate::trust::{SignatureError, TrustError};
@@ -95,6 +98,18 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     }
     if let Some(RefError::Changed { .. }) = cause.downcast_ref::<RefError>() {
         return Some("look at it with 'sapwood log' and try again".to_owned());
+    }
+    if let Some(Refusal::EmptyMenu) = cause.downcast_ref::<Refusal>() {
+        return Some("'sapwood sysroot write-menu' writes it anew, from the deployments there are".to_owned());
+    }
+    if let Some(BootError::NotMounted(_)) = cause.downcast_ref::<BootError>() {
+        return Some("mount it; if it is a new one, 'sapwood sysroot write-menu' fills it".to_owned());
+    }
+    if let Some(SysrootError::NotASysroot(path)) = cause.downcast_ref::<SysrootError>() {
+        return Some(format!("make it one with: sapwood sysroot init {}", path.display()));
+    }
+    if let Some(SysrootError::NoDeployment(_)) = cause.downcast_ref::<SysrootError>() {
+        return Some("'sapwood status' lists them".to_owned());
     }
     match cause.downcast_ref::<io::Error>()?.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {

@@ -1,16 +1,20 @@
 //! Remote sources as mounts and prefetches see them: which repository keeps what comes, and the commit behind a name.
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
 use super::remote_source::{Origin, RemoteSource, TrustArgs};
-use super::{Context, repository};
-use crate::cache::{LazyTree, Patience, Visit};
-use crate::remote::RemoteError;
+use super::{Context, environment, repository};
+use crate::cache::{LazyOptions, LazyTree, Patience, ProfileChoice, Visit};
+use crate::fuse::{MountOptions, Profile};
+use crate::model::CommitId;
+use crate::remote::format::ProfileText;
+use crate::remote::transport::Transport;
+use crate::remote::{RemoteError, RemoteName, Remotes};
 use crate::store::{Config, OpenError, Store};
 
 /// Where what comes from bare URLs is kept on behalf of the system.
@@ -42,7 +46,7 @@ pub fn repository(source: &RemoteSource, context: &Context) -> Result<PathBuf> {
 ///
 /// # Errors
 /// When something else is there.
-pub fn open_or_make(path: &std::path::Path) -> Result<Store> {
+pub fn open_or_make(path: &Path) -> Result<Store> {
     match Store::open(path) {
         Err(OpenError::NotARepository(_)) => match Store::init(path, &Config::default()) {
             // Somebody was faster.
@@ -72,11 +76,60 @@ pub fn visit(store: &Store, source: &RemoteSource, trust: &TrustArgs) -> Result<
     }
 }
 
-/// The same commit opened, with the patience that mount options give.
+/// The commit `id` as it is here, with the way to what is missing if one of the configured remotes has it.
+///
+/// # Errors
+/// When it is not here.
+pub fn visit_local(store: &Store, id: CommitId) -> Result<Visit> {
+    let visit = Visit::local(store, id)?;
+    if !store.is_lazy(id) {
+        return Ok(visit);
+    }
+    Ok(match transport_to(store, id) {
+        Some(transport) => visit.through(store, transport),
+        None => visit,
+    })
+}
+
+/// The way to the remote that a local ref to the commit came from.
+fn transport_to(store: &Store, id: CommitId) -> Option<Transport> {
+    let remotes = Remotes::of(store);
+    let refs = store.refs().ok()?;
+    let names = refs.iter().filter(|(_, commit)| *commit == id).filter_map(|(name, _)| RemoteName::of_local_ref(name));
+    let configs = names.filter_map(|name| remotes.read(&name).ok()).map(environment::complete);
+    configs.into_iter().find_map(|config| Transport::open(&config.url, &config.transport).ok())
+}
+
+/// A visited commit opened as mount options say.
 ///
 /// # Errors
 /// When its image cannot be had.
-pub fn open(store: &Store, visit: &Visit, fetch_timeout: Option<Duration>) -> Result<Arc<LazyTree>> {
-    let patience = fetch_timeout.map_or(Patience::None, Patience::Within);
-    Ok(visit.open(store, patience)?)
+pub fn open(store: &Store, visit: &Visit, options: &MountOptions) -> Result<Arc<LazyTree>> {
+    let patience = options.fetch_timeout.map_or(Patience::None, Patience::Within);
+    Ok(visit.open(store, LazyOptions { patience, cache_size: options.cache_size })?)
+}
+
+/// What is fetched first. A file that cannot be used is no reason not to mount.
+pub fn profile(option: &Profile) -> ProfileChoice {
+    match option {
+        Profile::None => ProfileChoice::None,
+        Profile::WhenReading => ProfileChoice::WhenReading,
+        Profile::Auto => ProfileChoice::Published,
+        Profile::File(path) => match read_profile(path) {
+            Ok(text) => ProfileChoice::Listed(text),
+            Err(error) => {
+                tracing::warn!("nothing is fetched first: {error:#}");
+                ProfileChoice::None
+            }
+        },
+    }
+}
+
+/// Reads the text of a profile.
+///
+/// # Errors
+/// When there is no such file or it is no profile.
+pub fn read_profile(path: &Path) -> Result<ProfileText> {
+    let text = std::fs::read(path).with_context(|| format!("cannot read the profile {}", path.display()))?;
+    ProfileText::parse(&text).with_context(|| path.display().to_string())
 }

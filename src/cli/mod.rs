@@ -9,16 +9,30 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::compose::sandbox;
+
+mod boot;
 mod cat;
+mod cleanup;
 mod commit;
+mod compose;
+mod config;
+mod db;
 mod demo;
+mod deploy;
+mod deploy_words;
+mod deploying;
+mod described;
 mod diff;
 mod environment;
 mod error;
+mod etc;
 mod export;
 mod fsck;
 mod gc;
+mod history;
 mod init;
+mod kargs;
 mod key;
 mod keys;
 mod lazy;
@@ -28,18 +42,30 @@ mod manual;
 mod mount;
 mod mounts;
 mod output;
+mod pin;
+mod prefetch;
+mod profile;
 mod publish;
 mod pull;
+mod record;
 mod refs;
 mod remote;
 mod remote_source;
 mod repository;
+mod rollback;
 mod serve;
 mod show;
 mod size;
 mod source;
+mod status;
+mod switch;
+mod sysroot;
+mod sysroot_args;
 mod transport_args;
 mod umount;
+mod undeploy;
+mod upgrade;
+mod whence;
 
 /// Root filesystems as commits: store them, look into them, mount them.
 #[derive(Debug, Parser)]
@@ -77,12 +103,16 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Init(init::Args),
+    Config(config::Args),
     Commit(commit::Args),
+    Compose(compose::Args),
     Refs(refs::Args),
     Log(log::Args),
     Show(show::Args),
     Ls(ls::Args),
     Cat(cat::Args),
+    Db(db::Args),
+    Whence(whence::Args),
     Diff(diff::Args),
     Export(export::Args),
     Fsck(fsck::Args),
@@ -93,12 +123,27 @@ enum Verb {
     Serve(serve::Args),
     Remote(remote::Args),
     Pull(pull::Args),
+    Prefetch(prefetch::Args),
+    Profile(profile::Args),
     Demo(demo::Args),
     #[command(hide = true)]
     Manual(manual::Args),
     Mount(mount::Args),
     Umount(umount::Args),
     Mounts(mounts::Args),
+    Sysroot(sysroot::Args),
+    Status(status::Args),
+    Deploy(deploy::Args),
+    Upgrade(upgrade::Args),
+    Switch(switch::Args),
+    Rollback(rollback::Args),
+    Pin(pin::Args),
+    Undeploy(undeploy::Args),
+    Cleanup(cleanup::Args),
+    Kargs(kargs::Args),
+    Etc(etc::Args),
+    History(history::Args),
+    Boot(boot::Args),
 }
 
 /// What every verb gets.
@@ -111,6 +156,13 @@ pub struct Context {
 /// Runs the command that `arguments` (the program's name first) describe and returns the exit status.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     crate::sys::give_back_large_buffers();
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    if arguments.first().is_some_and(|name| name == sandbox::NAME) {
+        return match sandbox::enter(&arguments) {
+            Ok(code) => ExitCode::from(code),
+            Err(error) => error::report(&error.into()),
+        };
+    }
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => return error::usage(&error),
@@ -122,12 +174,16 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let context = Context { repo: cli.repo };
     let result = match &cli.verb {
         Verb::Init(args) => init::run(args, &context),
+        Verb::Config(args) => config::run(args, &context),
         Verb::Commit(args) => commit::run(args, &context),
+        Verb::Compose(args) => compose::run(args, &context),
         Verb::Refs(args) => refs::run(args, &context),
         Verb::Log(args) => log::run(args, &context),
         Verb::Show(args) => show::run(args, &context),
         Verb::Ls(args) => ls::run(args, &context),
         Verb::Cat(args) => cat::run(args, &context),
+        Verb::Db(args) => db::run(args, &context),
+        Verb::Whence(args) => whence::run(args, &context),
         Verb::Diff(args) => diff::run(args, &context),
         Verb::Export(args) => export::run(args, &context),
         Verb::Fsck(args) => fsck::run(args, &context),
@@ -138,11 +194,26 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Serve(args) => serve::run(args),
         Verb::Remote(args) => remote::run(args, &context),
         Verb::Pull(args) => pull::run(args, &context),
+        Verb::Prefetch(args) => prefetch::run(args, &context),
+        Verb::Profile(args) => profile::run(args, &context),
         Verb::Demo(args) => demo::run(args),
         Verb::Manual(args) => manual::run(args),
         Verb::Mount(args) => mount::run(args, &context),
         Verb::Umount(args) => umount::run(args),
         Verb::Mounts(args) => mounts::run(args),
+        Verb::Sysroot(args) => sysroot::run(args),
+        Verb::Status(args) => status::run(args),
+        Verb::Deploy(args) => deploy::run(args),
+        Verb::Upgrade(args) => upgrade::run(args),
+        Verb::Switch(args) => switch::run(args),
+        Verb::Rollback(args) => rollback::run(args),
+        Verb::Pin(args) => pin::run(args),
+        Verb::Undeploy(args) => undeploy::run(args),
+        Verb::Cleanup(args) => cleanup::run(args),
+        Verb::Kargs(args) => kargs::run(args),
+        Verb::Etc(args) => etc::run(args),
+        Verb::History(args) => history::run(args),
+        Verb::Boot(args) => boot::run(args),
     };
     match result {
         Ok(code) => code,

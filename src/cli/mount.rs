@@ -14,9 +14,10 @@ use std::sync::{Arc, Weak};
 
 use anyhow::{Context as _, Result, bail};
 
+use super::record::RecordingFile;
 use super::remote_source::{RemoteSource, TrustArgs};
 use super::{Context, lazy, output, repository, source};
-use crate::cache::{Fill, LazyTree, Visit};
+use crate::cache::{Fill, LazyTree, Rest, Visit};
 use crate::fuse::{
     Action, MountOptions, MountRequest, Registry, RunningMount, Session, StopSignals, Told, path_text,
     remount_read_only, serve,
@@ -43,7 +44,11 @@ Examples:
 
 Options: subdir=/DIR, allow_other, suid, dev, noexec (nosuid and nodev unless asked), passthrough (the kernel
 reads large files itself; root, Linux 6.9), threads=N, context=CONTEXT, repo=DIR; of what is fetched
-as it is read: fetch-timeout=SECONDS (30: how long a reader waits before it gets an error), nowait.")]
+as it is read: fetch-timeout=SECONDS (30: how long a reader waits before it gets an error), nowait,
+cache-size=SIZE (keep no more than 512M, 2G … of it, what was used last), profile=auto|none|FILE (what
+is fetched first: what the publisher recorded, as soon as some file is read, or with 'auto' at once),
+background-fill (like --background-fill, for fstab);
+profile-record=FILE writes down what is read, for 'sapwood publish --profile'.")]
 pub struct Args {
     /// Mount options, separated by commas
     #[arg(short = 'o', long = "options", value_name = "OPTIONS")]
@@ -111,7 +116,9 @@ fn start_daemon(args: &Args, repository: &Path) -> Result<ExitCode> {
     let mark = if nix::unistd::geteuid().is_root() { "@" } else { "" };
     let mut command = Command::new("/proc/self/exe");
     command.arg0(format!("{mark}{DAEMON_NAME}")).arg("--repo").arg(&repository).args(["mount", "--daemon"]);
-    command.args(args.options.iter().flat_map(|options| ["-o".to_owned(), without_repository(options)]));
+    for options in &args.options {
+        command.arg("-o").arg(for_elsewhere(options)?);
+    }
     command.args(args.background_fill.then_some("--background-fill")).args(args.trust.to_arguments());
     command.arg("--").arg(&args.source).arg(absolute(&args.mountpoint)?);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
@@ -131,10 +138,23 @@ fn start_daemon(args: &Args, repository: &Path) -> Result<ExitCode> {
     }
 }
 
-/// The options without `repo=`, whose place `--repo` takes with an absolute path. Something is left in any case.
-fn without_repository(options: &str) -> String {
-    let others = options.split(',').filter(|option| !option.starts_with("repo="));
-    ["ro"].into_iter().chain(others).collect::<Vec<_>>().join(",")
+/// The options for a process that lives elsewhere: files are named by absolute paths, and `--repo` takes the place of
+/// `repo=`. Something is left in any case.
+fn for_elsewhere(options: &str) -> Result<String> {
+    let mut others = vec!["ro".to_owned()];
+    for option in options.split(',').filter(|option| !option.starts_with("repo=")) {
+        others.push(match option.split_once('=') {
+            Some((name @ "profile", file)) if file != "auto" && file != "none" => absolute_option(name, file)?,
+            Some((name @ "profile-record", file)) => absolute_option(name, file)?,
+            _ => option.to_owned(),
+        });
+    }
+    Ok(others.join(","))
+}
+
+fn absolute_option(name: &str, file: &str) -> Result<String> {
+    let path = std::path::absolute(file).with_context(|| format!("mount option '{name}={file}'"))?;
+    Ok(format!("{name}={}", path.display()))
 }
 
 fn leave_session() -> Result<()> {
@@ -167,22 +187,28 @@ fn serve_mount(args: &Args, options: MountOptions, repository: &Path, ready: imp
     let found = find(args, &options, repository)?;
     let store = &found.store;
     // Held until the end, so that no collection takes the objects away.
-    let _root = store.register_mount(found.visit.id).inspect_err(|error| not_rooted(error)).ok();
+    let _root = store.register_mount(found.visit.id()).inspect_err(|error| not_rooted(error)).ok();
     let tree = found.open(args, &options)?;
     let vfs = filesystem(&found, tree.as_ref())?;
     let request = MountRequest { source: args.source.clone(), mountpoint: args.mountpoint.clone(), options };
     let stop = StopSignals::block()?;
     let session = Session::mount(Arc::new(vfs), &request)?;
-    let entry = entry(&session, &request, store, found.visit.id);
-    tracing::info!("{} ({}) mounted on {}", entry.source, found.visit.id.short(), entry.mountpoint);
+    let entry = entry(&session, &request, store, found.visit.id());
+    tracing::info!("{} ({}) mounted on {}", entry.source, found.visit.id().short(), entry.mountpoint);
     // A mount that is on no list is still a mount: /run may be read-only.
-    let told =
-        Told { counters: Arc::clone(session.counters()), lazy: tree.as_ref().map_or_else(Weak::new, Arc::downgrade) };
+    let told = Told {
+        counters: Arc::clone(session.counters()),
+        lazy: tree.as_ref().map_or_else(Weak::new, Arc::downgrade),
+        recording: Some(session.recording().clone()),
+    };
+    let record = |path| RecordingFile::start(session.recording(), path);
+    let recorded = request.options.profile_record.as_deref().map(record).transpose()?;
     let registration = registry().register(entry, told);
     let registration =
         registration.inspect_err(|error| tracing::warn!("'sapwood mounts' will not show this mount: {error}")).ok();
     survive_memory_shortage();
     serve(session, stop, registration, ready)?;
+    drop(recorded);
     if let Some(tree) = tree {
         tree.flush();
     }
@@ -202,7 +228,7 @@ fn find(args: &Args, options: &MountOptions, repository: &Path) -> Result<Found>
         let (spec, path) = source::split(&args.source)?;
         let subdir = subdirectory(args, options, path)?;
         let store = Store::open(repository)?;
-        let visit = Visit::local(&store, store.resolve(spec)?)?;
+        let visit = lazy::visit_local(&store, store.resolve(spec)?)?;
         return Ok(Found { store, visit, subdir });
     };
     let subdir = subdirectory(args, options, remote.path.clone())?;
@@ -214,11 +240,12 @@ fn find(args: &Args, options: &MountOptions, repository: &Path) -> Result<Found>
 impl Found {
     /// The commit as it is fetched; none when all of it is here.
     fn open(&self, args: &Args, options: &MountOptions) -> Result<Option<Arc<LazyTree>>> {
-        if self.store.commit(self.visit.id).is_ok() && !self.store.is_lazy(self.visit.id) {
+        if self.store.commit(self.visit.id()).is_ok() && !self.store.is_lazy(self.visit.id()) {
             return Ok(None);
         }
-        let tree = lazy::open(&self.store, &self.visit, options.fetch_timeout)?;
-        tree.fill(if args.background_fill { Fill::Everything } else { Fill::Metadata });
+        let tree = lazy::open(&self.store, &self.visit, options)?;
+        let rest = if args.background_fill { Rest::Everything } else { options.rest };
+        tree.fill(Fill { profile: lazy::profile(&options.profile), rest });
         Ok(Some(tree))
     }
 }
@@ -242,7 +269,7 @@ fn entry(session: &Session, request: &MountRequest, store: &Store, commit: Commi
 }
 
 fn filesystem(found: &Found, tree: Option<&Arc<LazyTree>>) -> Result<Vfs> {
-    let (store, commit) = (&found.store, &found.visit.commit);
+    let (store, commit) = (&found.store, found.visit.commit());
     let directory = store.directory().try_clone().context("cannot keep the repository open")?;
     let volume = Volume { content_bytes: commit.content_bytes, store: Some(directory) };
     match tree {
@@ -277,7 +304,7 @@ pub fn registry() -> Registry {
 }
 
 /// `/run/sapwood` for root; for others below what their session gives them, else a directory of their own in `/tmp`.
-fn runtime_directory() -> PathBuf {
+pub fn runtime_directory() -> PathBuf {
     let user = nix::unistd::geteuid();
     if user.is_root() {
         return PathBuf::from("/run/sapwood");

@@ -10,7 +10,7 @@ use crate::remote::{Remote, RemoteConfig, RemoteName, Remotes, RemotesError};
 use crate::store::Store;
 
 /// Whom to believe, where that is not configured.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 pub struct TrustArgs {
     /// Trust what this key signed: a file, a name, or 64 hex digits; several are possible
     #[arg(long = "key", value_name = "KEY")]
@@ -20,7 +20,7 @@ pub struct TrustArgs {
     insecure_unsigned: bool,
     /// Accept a state older than one seen before, this once
     #[arg(long)]
-    allow_older: bool,
+    pub allow_older: bool,
 }
 
 impl TrustArgs {

@@ -6,6 +6,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::{Context, output, repository, source};
+use crate::compose::packages::{self, PackageList};
 use crate::image::{Image, Ino};
 use crate::model::{Commit, ImagePath};
 
@@ -62,9 +63,17 @@ pub fn details(commit: &Commit) -> Result<()> {
         output::line(format_args!("\n    {}", commit.subject))?;
     }
     for (key, value) in &commit.extra {
-        output::line(format_args!("{key}: {value}"))?;
+        let words = if key == packages::KEY { count_of_packages(value) } else { value.clone() };
+        output::line(format_args!("{key}: {words}"))?;
     }
     Ok(())
+}
+
+fn count_of_packages(text: &str) -> String {
+    match PackageList::decode(text) {
+        Ok(list) => format!("{} ('sapwood db list' lists them)", output::count(list.packages.len() as u64)),
+        Err(error) => error.to_string(),
+    }
 }
 
 /// Prints everything an image says about one entry.

@@ -74,22 +74,8 @@ fn absolute(path: Option<&Path>) -> Result<Option<PathBuf>> {
 }
 
 fn parse_size(text: &str) -> Result<u64> {
-    let (digits, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
-        Some(at) => text.split_at(at),
-        None => (text, ""),
-    };
-    let factor = match unit.trim_end_matches("iB").trim_end_matches('B') {
-        "" => 1,
-        "K" | "k" => 1 << 10,
-        "M" => 1 << 20,
-        "G" => 1 << 30,
-        _ => bail!("'{text}' is no number of bytes: write 500000, 500K, 2M or 1G"),
-    };
-    let number: u64 = digits.parse().with_context(|| format!("'{text}' is no number of bytes"))?;
-    match number.checked_mul(factor) {
-        Some(size) if size > 0 => Ok(size),
-        _ => bail!("'{text}' is no number of bytes that makes sense here"),
-    }
+    let size = crate::model::parse_size(text).filter(|size| *size > 0);
+    size.with_context(|| format!("'{text}' is no number of bytes: write 500000, 500K, 2M or 1G"))
 }
 
 /// What of `options` is not as it is by default, a line each: name and value.
@@ -112,19 +98,4 @@ pub fn differences(options: &TransportOptions) -> Vec<(&'static str, String)> {
     ];
     lines.extend(others.into_iter().filter_map(|(name, value)| Some((name, value?))));
     lines
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_have_units() {
-        for (text, size) in [("1", 1), ("500K", 500 << 10), ("2M", 2 << 20), ("1G", 1 << 30), ("3MiB", 3 << 20)] {
-            assert_eq!(parse_size(text).expect("legal"), size, "{text}");
-        }
-        for bad in ["", "K", "0", "-1", "1T", "1.5M", "99999999999G"] {
-            assert!(parse_size(bad).is_err(), "{bad}");
-        }
-    }
 }

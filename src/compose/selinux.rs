@@ -1,4 +1,4 @@
-//! SELinux labels from a `file_contexts` file.
+//! SELinux labels from a `file_contexts` file; [`policy`] finds the files of a whole policy in a root.
 //!
 //! Each line is `regular expression [-type] context`; the expression must match the whole path. As in libselinux, a line
 //! without special characters wins over one with them, and among equals the last one wins; `<<none>>` means that the path
@@ -6,6 +6,8 @@
 //!
 //! Expressions are grouped by the directory they start with, so that a path is tried against those of its own ancestors
 //! only.
+
+pub mod policy;
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
@@ -74,14 +76,23 @@ impl FileContexts {
     /// [`ContextsError`] names the line.
     pub fn parse(text: &str) -> Result<Self, ContextsError> {
         let mut contexts = Self { rules: Vec::new(), exact: HashMap::new(), by_stem: HashMap::new() };
+        contexts.extend(text)?;
+        Ok(contexts)
+    }
+
+    /// Reads further rules, which win over those before.
+    ///
+    /// # Errors
+    /// [`ContextsError`] names the line.
+    pub fn extend(&mut self, text: &str) -> Result<(), ContextsError> {
         for (number, line) in text.lines().enumerate() {
             let line_text = line.trim();
             if line_text.is_empty() || line_text.starts_with('#') || line_text.contains("%{") {
                 continue;
             }
-            contexts.add(parse_line(number + 1, line_text)?);
+            self.add(parse_line(number + 1, line_text)?);
         }
-        Ok(contexts)
+        Ok(())
     }
 
     fn add(&mut self, rule: Rule) {
@@ -123,11 +134,16 @@ impl FileContexts {
     /// # Errors
     /// [`ContextsError`].
     pub fn apply(&self, tree: &mut Tree) -> Result<(), ContextsError> {
+        self.apply_as(tree, &|path| path.to_vec())
+    }
+
+    /// Like [`Self::apply`] for entries that are looked up under another path than they have.
+    fn apply_as(&self, tree: &mut Tree, seen_as: &dyn Fn(&[u8]) -> Vec<u8>) -> Result<(), ContextsError> {
         let mut pending = vec![(tree.root(), Vec::new())];
         while let Some((node, path)) = pending.pop() {
             let shown: &[u8] = if path.is_empty() { b"/" } else { &path };
             let kind = tree.node(node).kind.file_kind();
-            let label = self.label(shown, kind)?;
+            let label = self.label(&seen_as(shown), kind)?;
             set_label(tree, node, label)?;
             if kind == FileKind::Directory {
                 let below = |name: &[u8]| [&path, &b"/"[..], name].concat();

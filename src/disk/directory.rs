@@ -25,6 +25,15 @@ pub fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
+/// Opens the directory `name` of `directory`; a symbolic link is not followed.
+///
+/// # Errors
+/// Those of `openat(2)`.
+pub fn open_directory_at(directory: impl AsFd, name: &[u8]) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(directory, name, flags, Mode::empty())?)
+}
+
 /// Opens the entry `name` of `directory` for reading. Fails with `ELOOP` on a symbolic link; never blocks on a fifo.
 ///
 /// # Errors

@@ -4,18 +4,27 @@
 //! Knows nothing of repositories. Whatever fsyncs or renames lives here. Used by `store`, `compose`, `export` and
 //! `deploy`.
 
+mod at;
 mod directory;
+mod entry;
 mod extents;
 mod lock;
 mod positioned;
 mod replace;
+mod room;
 mod temporary;
 mod xattr;
 
-pub use directory::{DirectoryEntry, list, open_directory, open_file_at};
+pub use at::{TEMPORARY, create_file_at, replace_at};
+pub use directory::{DirectoryEntry, list, open_directory, open_directory_at, open_file_at};
+pub use entry::Entry;
 pub use extents::data_extents;
 pub use lock::{Lock, LockError, Wait};
 pub use positioned::read_from;
-pub use replace::{promote, remove_directory, replace, sync_directory, sync_filesystem};
+pub use replace::{
+    append, install, make_directories, promote, remove_directory, remove_file, rename_directory, replace, replace_in,
+    replace_on_fat, sync_directory, sync_filesystem,
+};
+pub use room::{Room, room};
 pub use temporary::{TemporaryFile, TemporaryPath};
-pub use xattr::{XattrPair, read_xattrs, write_xattr};
+pub use xattr::{XattrPair, read_xattrs};

@@ -9,7 +9,6 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 /// Name and value of one attribute.
@@ -40,14 +39,6 @@ pub fn read_xattrs(directory: impl AsFd, name: &[u8]) -> io::Result<Vec<XattrPai
     Ok(pairs)
 }
 
-/// Sets one attribute of the entry `name` of `directory`, or of the directory itself when `name` is empty.
-///
-/// # Errors
-/// Those of `lsetxattr(2)`.
-pub fn write_xattr(directory: impl AsFd, name: &[u8], attribute: &[u8], value: &[u8]) -> io::Result<()> {
-    Ok(rustix::fs::lsetxattr(proc_path(&directory, name), attribute, value, XattrFlags::empty())?)
-}
-
 fn read_value(path: &PathBuf, name: &[u8]) -> io::Result<Option<Box<[u8]>>> {
     let mut value = vec![0; 256];
     loop {
@@ -64,7 +55,8 @@ fn read_value(path: &PathBuf, name: &[u8]) -> io::Result<Option<Box<[u8]>>> {
     }
 }
 
-fn proc_path(directory: impl AsFd, name: &[u8]) -> PathBuf {
+/// A path of any entry of an open directory, however deep; of the directory itself when `name` is empty.
+pub(super) fn proc_path(directory: impl AsFd, name: &[u8]) -> PathBuf {
     let mut path = format!("/proc/self/fd/{}/", directory.as_fd().as_raw_fd()).into_bytes();
     path.extend_from_slice(if name.is_empty() { b"." } else { name });
     PathBuf::from(OsString::from_vec(path))

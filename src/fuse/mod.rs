@@ -14,7 +14,8 @@
 //! | `attach` | `mount(2)`, `fusermount3`, unmounting, and what their errors mean |
 //! | `options` | what may stand behind `-o` |
 //! | `daemon` | the background process: signals, readiness, its end |
-//! | `registry` | the list of running mounts and the control socket of each |
+//! | `registry`, `control` | the list of running mounts; what is said over the socket of each |
+//! | `recording` | what is read through a mount, for profiles |
 //! | `mountinfo`, `users` | the kernel's list of mounts; which processes use one |
 //!
 //! Used by `cli`.
@@ -24,22 +25,26 @@ mod answers;
 mod attach;
 mod attributes;
 mod complaints;
+mod control;
 mod counters;
 mod daemon;
 mod mountinfo;
 mod negotiate;
 mod options;
 mod passthrough;
+mod recording;
 mod registry;
 mod session;
 mod users;
 mod waiting;
 
 pub use attach::{MountError, MountRequest, Unmount, UnmountError, remount_read_only, unmount};
+pub use control::{Answer, Question, Told};
 pub use counters::{Counters, Figures, Opcode};
 pub use daemon::{DaemonError, StopSignals, serve};
 pub use mountinfo::{FILESYSTEM_TYPE, MountPoint, MountTable};
 pub use options::{Action, Audience, Devices, Mode, MountOptions, OptionError, Profile, Programs, SetUid};
-pub use registry::{Registration, Registry, RegistryError, RunningMount, Status, Told, path_text};
+pub use recording::{RecordError, Recording};
+pub use registry::{Registration, Registry, RegistryError, RunningMount, Status, path_text};
 pub use session::{Session, Unmounter};
 pub use users::{User, users_of};

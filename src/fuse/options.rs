@@ -7,7 +7,8 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::model::{ImagePath, PathError};
+use crate::cache::Rest;
+use crate::model::{ImagePath, PathError, parse_size};
 
 /// Threads that answer the kernel unless `threads=` says otherwise. On two CPUs neither one nor four measured better.
 const DEFAULT_THREADS: usize = 2;
@@ -81,13 +82,27 @@ pub enum Action {
 }
 
 /// What is fetched before it is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Profile {
-    /// Nothing.
+    /// What the publisher says is read first, as soon as some file is read.
     #[default]
-    None,
-    /// `auto`: what the publisher says that a boot reads.
+    WhenReading,
+    /// `auto`: the same, at once.
     Auto,
+    /// `none`: nothing.
+    None,
+    /// What a file lists, at once.
+    File(PathBuf),
+}
+
+impl Profile {
+    fn parse(value: &str) -> Self {
+        match value {
+            "auto" => Self::Auto,
+            "none" => Self::None,
+            file => Self::File(file.into()),
+        }
+    }
 }
 
 /// Who may look into the mount.
@@ -127,6 +142,10 @@ pub struct MountOptions {
     pub cache_size: Option<u64>,
     /// `profile=`: what is fetched first.
     pub profile: Profile,
+    /// `background-fill`: what is fetched that nobody reads.
+    pub rest: Rest,
+    /// `profile-record=`: where it is written down what is read.
+    pub profile_record: Option<PathBuf>,
     /// `context=` and its kin, for the security module, as given.
     pub security: Vec<String>,
 }
@@ -146,6 +165,8 @@ impl Default for MountOptions {
             fetch_timeout: Some(FETCH_TIMEOUT),
             cache_size: None,
             profile: Profile::default(),
+            rest: Rest::default(),
+            profile_record: None,
             security: Vec::new(),
         }
     }
@@ -180,11 +201,8 @@ pub enum OptionError {
     #[error("mount option 'fetch-timeout={0}': a number of seconds is needed")]
     Timeout(String),
     /// Not a number of bytes.
-    #[error("mount option 'cache-size={0}': a number of bytes is needed, with K, M or G after it if you like")]
+    #[error("mount option 'cache-size={0}': a number of bytes is needed, with K, M, G or T after it if you like")]
     Size(String),
-    /// Not a profile.
-    #[error("mount option 'profile={0}': only 'auto' and 'none' are possible")]
-    Profile(String),
     /// Not a path inside an image.
     #[error("mount option 'subdir': {0}")]
     Subdir(#[from] PathError),
@@ -198,6 +216,7 @@ const VALUED: &[&str] = &[
     "fetch-timeout",
     "cache-size",
     "profile",
+    "profile-record",
     "context",
     "fscontext",
     "defcontext",
@@ -205,8 +224,20 @@ const VALUED: &[&str] = &[
 ];
 
 /// Options without a value that mean something here.
-const FLAGS: &[&str] =
-    &["ro", "passthrough", "nowait", "allow_other", "suid", "nosuid", "dev", "nodev", "exec", "noexec", "remount"];
+const FLAGS: &[&str] = &[
+    "ro",
+    "passthrough",
+    "nowait",
+    "background-fill",
+    "allow_other",
+    "suid",
+    "nosuid",
+    "dev",
+    "nodev",
+    "exec",
+    "noexec",
+    "remount",
+];
 
 /// Options that are true anyway, that only `mount(8)`, fstab and systemd read, or that `mount -o remount` copies from
 /// the kernel's list of mounts.
@@ -271,10 +302,10 @@ impl MountOptions {
             ("context" | "fscontext" | "defcontext" | "rootcontext", Some(_)) => self.security.push(option.to_owned()),
             ("fetch-timeout", Some(value)) => self.fetch_timeout = Some(seconds(value)?),
             ("cache-size", Some(value)) => self.cache_size = Some(bytes(value)?),
-            ("profile", Some("auto")) => self.profile = Profile::Auto,
-            ("profile", Some("none")) => self.profile = Profile::None,
-            ("profile", Some(value)) => return Err(OptionError::Profile(value.to_owned())),
+            ("profile", Some(value)) => self.profile = Profile::parse(value),
+            ("profile-record", Some(value)) => self.profile_record = Some(value.into()),
             ("nowait", _) => self.fetch_timeout = None,
+            ("background-fill", _) => self.rest = Rest::Everything,
             ("passthrough", _) => self.mode = Mode::Passthrough,
             ("allow_other", _) => self.audience = Audience::Everybody,
             ("suid", _) => self.set_uid = Some(SetUid::Honoured),
@@ -312,16 +343,8 @@ fn seconds(value: &str) -> Result<Duration, OptionError> {
     value.parse().map(Duration::from_secs).map_err(|_| OptionError::Timeout(value.to_owned()))
 }
 
-/// `512M` and the like.
 fn bytes(value: &str) -> Result<u64, OptionError> {
-    let (digits, shift) = match value.as_bytes().last() {
-        Some(b'K' | b'k') => (&value[..value.len() - 1], 10),
-        Some(b'M' | b'm') => (&value[..value.len() - 1], 20),
-        Some(b'G' | b'g') => (&value[..value.len() - 1], 30),
-        _ => (value, 0),
-    };
-    let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
-    bytes.ok_or_else(|| OptionError::Size(value.to_owned()))
+    parse_size(value).ok_or_else(|| OptionError::Size(value.to_owned()))
 }
 
 /// The known option that takes the fewest changed letters to reach.
@@ -384,9 +407,9 @@ mod tests {
         assert_eq!(message("suid=1"), "mount option 'suid' takes no value");
         assert_eq!(
             message("cache-size=much"),
-            "mount option 'cache-size=much': a number of bytes is needed, with K, M or G after it if you like"
+            "mount option 'cache-size=much': a number of bytes is needed, with K, M, G or T after it if you like"
         );
-        assert!(message("profile=mine").starts_with("mount option 'profile=mine'"));
+        assert_eq!(message("profile-record"), "mount option 'profile-record' needs a value: NAME=VALUE");
         assert_eq!(message("threads=0"), "mount option 'threads=0': a number from 1 to 64 is needed");
         assert!(message("subdir=../x").starts_with("mount option 'subdir': bad path"));
     }

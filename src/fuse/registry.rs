@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DIR/<pid>-<device>.json    what is mounted where; its process holds a lock on it for as long as it lives
-//! DIR/<pid>-<device>.sock    answers every connection with one JSON object
+//! DIR/<pid>-<device>.sock    answers questions, see `control`
 //! ```
 //!
 //! Invariant: an entry whose lock can be taken belongs to nobody and is removed by whoever notices. So there is nothing
@@ -14,21 +14,18 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, FlockOperation, flock, renameat, unlinkat};
 
-use super::counters::{Counters, Figures};
+use super::control::{Answer, Question, Told, answer_all, ask};
+use super::counters::Figures;
 use super::options::Mode;
-use crate::cache::{LazyFigures, LazyTree};
+use crate::cache::LazyFigures;
 use crate::model::CommitId;
-
-/// A daemon that does not answer within this is asked no further.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often a wait for the end of a daemon looks again.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
@@ -96,14 +93,6 @@ pub struct Status {
     pub lazy: Option<LazyFigures>,
 }
 
-/// What the daemon of a mount tells whoever asks.
-pub struct Told {
-    /// What the kernel asked.
-    pub counters: Arc<Counters>,
-    /// What is fetched as it is read; of no mount when everything is here. Does not keep it alive.
-    pub lazy: Weak<LazyTree>,
-}
-
 /// How a path is written into the list.
 #[must_use]
 pub fn path_text(path: &Path) -> String {
@@ -142,10 +131,7 @@ impl Registry {
         remove_if_there(&directory, &format!("{stem}.sock")).map_err(at)?;
         let listener = UnixListener::bind(&socket).map_err(at)?;
         let entry = self.write_entry(&directory, &stem, &mount).map_err(at)?;
-        thread::Builder::new()
-            .name("control".to_owned())
-            .spawn(move || answer_all(&listener, &mount, &told))
-            .map_err(at)?;
+        thread::Builder::new().name("control".to_owned()).spawn(move || answer_all(&listener, &told)).map_err(at)?;
         Ok(Registration { directory, stem, _lock: entry })
     }
 
@@ -195,9 +181,20 @@ impl Registry {
     /// A mount with its figures, which its daemon is asked for.
     #[must_use]
     pub fn status(&self, mount: &RunningMount) -> Status {
-        let answer = ask(&self.file_of(mount, "sock")).ok();
-        let (figures, lazy) = answer.map_or((None, None), |status| (status.figures, status.lazy));
+        let (figures, lazy) = match self.ask(mount, Question::Figures) {
+            Ok(Answer::Figures { kernel, lazy }) => (Some(kernel), lazy.map(|lazy| *lazy)),
+            Ok(_) | Err(_) => (None, None),
+        };
         Status { mount: mount.clone(), figures, lazy }
+    }
+
+    /// Asks the daemon of a mount.
+    ///
+    /// # Errors
+    /// [`RegistryError::Io`] when it does not answer.
+    pub fn ask(&self, mount: &RunningMount, question: Question) -> Result<Answer, RegistryError> {
+        let socket = self.file_of(mount, "sock");
+        ask(&socket, question).map_err(|source| RegistryError::Io { path: socket, source })
     }
 
     /// Waits until the daemon of `mount` has gone; says whether it has.
@@ -250,28 +247,6 @@ fn remove_if_there(directory: &OwnedFd, name: &str) -> io::Result<()> {
     }
 }
 
-fn ask(socket: &Path) -> io::Result<Status> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-    let mut text = Vec::new();
-    stream.read_to_end(&mut text)?;
-    Ok(serde_json::from_slice(&text)?)
-}
-
-fn answer_all(listener: &UnixListener, mount: &RunningMount, told: &Told) {
-    for stream in listener.incoming() {
-        let lazy = told.lazy.upgrade().map(|tree| tree.figures());
-        let status = Status { mount: mount.clone(), figures: Some(told.counters.figures()), lazy };
-        let answered = stream.and_then(|mut stream| {
-            stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
-            stream.write_all(&serde_json::to_vec(&status)?)
-        });
-        if let Err(error) = answered {
-            tracing::debug!("control socket: {error}");
-        }
-    }
-}
-
 /// A mount that is on the list. Dropping it takes it off.
 pub struct Registration {
     directory: OwnedFd,
@@ -291,8 +266,10 @@ impl Drop for Registration {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Weak};
+
     use super::*;
-    use crate::fuse::Opcode;
+    use crate::fuse::{Counters, Opcode};
 
     fn example(device: &str) -> RunningMount {
         RunningMount {
@@ -314,11 +291,13 @@ mod tests {
         let registry = Registry::new(directory.path().join("mounts"));
         assert_eq!(registry.list().expect("empty"), []);
         let counters = Arc::new(Counters::default());
-        let told = Told { counters: Arc::clone(&counters), lazy: Weak::new() };
+        let told = Told { counters: Arc::clone(&counters), lazy: Weak::new(), recording: None };
         let registration = registry.register(example("0:41"), told).expect("registers");
         counters.count(Opcode::Read);
         assert_eq!(registry.list().expect("lists"), [example("0:41")]);
         assert_eq!(registry.status(&example("0:41")).figures, Some(counters.figures()));
+        let refused = registry.ask(&example("0:41"), Question::StartRecording).expect("answers");
+        assert!(matches!(refused, Answer::Refused(_)), "{refused:?}");
         assert!(!registry.wait_gone(&example("0:41"), Duration::ZERO));
         drop(registration);
         assert!(registry.wait_gone(&example("0:41"), Duration::ZERO));

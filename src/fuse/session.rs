@@ -9,6 +9,7 @@ use super::adapter::Adapter;
 use super::attach::{self, MountError, MountRequest, Unmount, UnmountError};
 use super::counters::Counters;
 use super::mountinfo::{FILESYSTEM_TYPE, MountTable};
+use super::recording::Recording;
 use crate::vfs::Vfs;
 
 /// KiB that the kernel reads ahead. At its default of 128 a file of 146 MB takes eight times as many messages.
@@ -23,6 +24,7 @@ pub struct Session {
     inner: fuser::Session<Adapter>,
     unmounter: Unmounter,
     counters: Arc<Counters>,
+    recording: Recording,
 }
 
 /// Ends a mount from any thread.
@@ -57,7 +59,8 @@ impl Session {
     ) -> Result<Self, MountError> {
         let counters = Arc::new(Counters::default());
         let read_ahead = if vfs.fetcher().is_some() { READ_AHEAD_LAZY_KIB } else { READ_AHEAD_KIB };
-        let adapter = Adapter::new(vfs, Arc::clone(&counters), request.options.mode).map_err(MountError::Threads)?;
+        let adapter =
+            Adapter::new(Arc::clone(&vfs), Arc::clone(&counters), request.options.mode).map_err(MountError::Threads)?;
         let mut config = fuser::Config::default();
         config.n_threads = Some(request.options.threads.get());
         // Who may look in is the kernel's decision (allow_other); asking twice would cost time on every message.
@@ -65,13 +68,20 @@ impl Session {
         let inner = fuser::Session::from_fd(adapter, device, everybody, config).map_err(MountError::Handshake)?;
         let unmounter = Unmounter { mountpoint: mountpoint.to_owned(), device: device_number(mountpoint)? };
         set_read_ahead(&unmounter.device, read_ahead);
-        Ok(Self { inner, unmounter, counters })
+        let recording = Recording::new(vfs, inner.notifier(), request.options.mode);
+        Ok(Self { inner, unmounter, counters, recording })
     }
 
     /// The counters of this mount.
     #[must_use]
     pub const fn counters(&self) -> &Arc<Counters> {
         &self.counters
+    }
+
+    /// What records this mount.
+    #[must_use]
+    pub const fn recording(&self) -> &Recording {
+        &self.recording
     }
 
     /// What ends this mount.

@@ -27,7 +27,9 @@ impl Image {
             };
             nodes.push(added.map_err(|error| match error {
                 TreeError::Exists(_) => wrong(Section::Names, entry, EntryFault::NameOrder),
-                TreeError::NotADirectory(_) => wrong(Section::Parent, entry, EntryFault::Parent),
+                TreeError::NotADirectory(_) | TreeError::Missing(_) | TreeError::Inside(_) => {
+                    wrong(Section::Parent, entry, EntryFault::Parent)
+                }
                 TreeError::DirectoryLink(_) => wrong(Section::HardLinks, entry, EntryFault::HardLink),
             })?);
         }

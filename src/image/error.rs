@@ -176,6 +176,12 @@ pub enum TreeError {
     /// The target of a hard link is a directory.
     #[error("'{0}' cannot be a hard link to a directory")]
     DirectoryLink(crate::model::EntryName),
+    /// There is nothing of that name.
+    #[error("there is no '{0}'")]
+    Missing(crate::model::EntryName),
+    /// A directory was to be moved into itself.
+    #[error("'{0}' cannot be moved into itself")]
+    Inside(crate::model::EntryName),
 }
 
 /// Why a [`super::Tree`] cannot be written as an image.

@@ -76,6 +76,40 @@ impl Tree {
         self.slots[parent.index()].children.remove(name)
     }
 
+    /// Gives what is called `name` in `parent` the name `new_name` in `new_parent`, with all that is below it.
+    ///
+    /// # Errors
+    /// [`TreeError::Missing`] when there is no such name, [`TreeError::Inside`] when the new place is below the old one,
+    /// [`TreeError::NotADirectory`], or [`TreeError::Exists`] when the new name is taken. The tree is then as it was.
+    pub fn rename(
+        &mut self,
+        parent: NodeId,
+        name: &EntryName,
+        new_parent: NodeId,
+        new_name: EntryName,
+    ) -> Result<(), TreeError> {
+        let moved = self.child(parent, name.as_bytes()).ok_or_else(|| TreeError::Missing(name.clone()))?;
+        self.check_free(new_parent, &new_name)?;
+        if self.contains(moved, new_parent) {
+            return Err(TreeError::Inside(name.clone()));
+        }
+        self.slots[parent.index()].children.remove(name);
+        self.slots[new_parent.index()].children.insert(new_name, moved);
+        Ok(())
+    }
+
+    /// Whether `inner` is `top` or a directory below it.
+    fn contains(&self, top: NodeId, inner: NodeId) -> bool {
+        let mut pending = vec![top];
+        while let Some(at) = pending.pop() {
+            if at == inner {
+                return true;
+            }
+            pending.extend(self.children(at).map(|(_, id)| id).filter(|id| self.node(*id).kind == NodeKind::Directory));
+        }
+        false
+    }
+
     /// The inode that `name` in `parent` stands for.
     #[must_use]
     pub fn child(&self, parent: NodeId, name: &[u8]) -> Option<NodeId> {
@@ -158,5 +192,22 @@ mod tests {
         assert_eq!(tree.remove(tree.root(), &name("a")), Some(pipe));
         assert_eq!(tree.child(tree.root(), b"a"), None);
         assert_eq!(tree.child(tree.root(), b"b"), Some(pipe));
+    }
+    #[test]
+    fn a_directory_moves_with_what_is_in_it_but_not_into_itself() {
+        let mut tree = Tree::new(Metadata::default());
+        let outer = tree.insert(tree.root(), name("outer"), node(NodeKind::Directory)).expect("free");
+        let inner = tree.insert(outer, name("inner"), node(NodeKind::Directory)).expect("free");
+        let pipe = tree.insert(inner, name("pipe"), node(NodeKind::Fifo)).expect("free");
+        assert_eq!(tree.rename(tree.root(), &name("outer"), inner, name("x")), Err(TreeError::Inside(name("outer"))));
+        assert_eq!(tree.rename(outer, &name("x"), tree.root(), name("y")), Err(TreeError::Missing(name("x"))));
+        assert_eq!(
+            tree.rename(outer, &name("inner"), tree.root(), name("outer")),
+            Err(TreeError::Exists(name("outer")))
+        );
+        tree.rename(outer, &name("inner"), tree.root(), name("moved")).expect("free");
+        let path = ImagePath::parse(b"/moved/pipe").expect("legal");
+        assert_eq!(tree.resolve(&path), Some(pipe));
+        assert_eq!(tree.children(outer).len(), 0);
     }
 }

@@ -134,6 +134,19 @@ impl PosixAcl {
         Self::new(entries)
     }
 
+    /// The same for users and groups that have other numbers now.
+    #[must_use]
+    pub fn renumbered(&self, number: &dyn Fn(AclSubject, u32) -> u32) -> Self {
+        let renumber = |(tag, permissions): &(Tag, u8)| match *tag {
+            Tag::User(id) => (Tag::User(number(AclSubject::User, id)), *permissions),
+            Tag::Group(id) => (Tag::Group(number(AclSubject::Group, id)), *permissions),
+            other => (other, *permissions),
+        };
+        let mut entries: Vec<_> = self.0.iter().map(renumber).collect();
+        entries.sort_unstable();
+        Self(entries)
+    }
+
     /// Whether the list says no more than nine permission bits do; Linux keeps no attribute for such an access ACL.
     #[must_use]
     pub fn is_minimal(&self) -> bool {

@@ -10,6 +10,7 @@ mod id;
 mod name;
 mod node;
 mod record;
+mod size;
 
 pub use acl::{ACL_ACCESS, ACL_DEFAULT, AclError, AclSubject, PosixAcl};
 pub use commit::{COMMIT_SIZE_MAX, Commit, CommitError};
@@ -21,3 +22,4 @@ pub use node::{
     XattrError, Xattrs,
 };
 pub use record::{Record, RecordError, RecordKind, RecordWriter};
+pub use size::parse_size;

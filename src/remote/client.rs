@@ -93,6 +93,21 @@ pub enum RemoteError {
     },
 }
 
+/// What a ref says: its record, checked, and advice about its commit, which was not looked at yet.
+#[derive(Debug, Clone)]
+pub struct Pointer {
+    record: Verified<RefRecord>,
+    placement: Placement,
+}
+
+impl Pointer {
+    /// Where the parts of the commit are.
+    #[must_use]
+    pub const fn placement(&self) -> &Placement {
+        &self.placement
+    }
+}
+
 /// The newest commit of a ref, checked.
 #[derive(Debug, Clone)]
 pub struct Tip {
@@ -153,6 +168,14 @@ impl Remote {
     /// # Errors
     /// [`RemoteError`]; nothing was believed then.
     pub fn tip(&self, name: &RefName) -> Result<Tip, RemoteError> {
+        self.tip_of(self.pointer(name)?)
+    }
+
+    /// The first half of [`Self::tip`], for whoever has something to ask for beside the commit.
+    ///
+    /// # Errors
+    /// As for [`Self::tip`].
+    pub fn pointer(&self, name: &RefName) -> Result<Pointer, RemoteError> {
         let bytes = self.get(&layout::reference(name), REF_SIZE_MAX)?;
         let bytes = bytes.ok_or_else(|| RemoteError::NoSuchRef { url: self.url(), name: name.clone() })?;
         let seen = self.remotes.seen(&self.name, name)?;
@@ -160,6 +183,15 @@ impl Remote {
         let refused = |source| RemoteError::Ref { url: self.url(), name: name.clone(), source };
         let (record, rest) = accepted.map_err(refused)?;
         let placement = self.placement_from(record.commit, rest)?;
+        Ok(Pointer { record, placement })
+    }
+
+    /// The second half of [`Self::tip`].
+    ///
+    /// # Errors
+    /// As for [`Self::tip`].
+    pub fn tip_of(&self, pointer: Pointer) -> Result<Tip, RemoteError> {
+        let Pointer { record, placement } = pointer;
         let (commit, envelope) = self.commit(&record)?;
         Ok(Tip { record, commit, envelope, placement })
     }

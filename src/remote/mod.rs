@@ -19,5 +19,5 @@ pub mod transport;
 mod client;
 mod remotes;
 
-pub use client::{Remote, RemoteError, Tip};
+pub use client::{Pointer, Remote, RemoteError, Tip};
 pub use remotes::{RemoteConfig, RemoteName, RemoteNameError, Remotes, RemotesError};

@@ -95,6 +95,12 @@ impl RemoteName {
     pub fn local_ref(&self, name: &RefName) -> RefName {
         format!("remotes/{self}/{name}").parse().expect("a ref's name with legal parts before it is a ref's name")
     }
+
+    /// The remote that a local ref came from, if it came from one.
+    #[must_use]
+    pub fn of_local_ref(name: &RefName) -> Option<Self> {
+        name.as_str().strip_prefix("remotes/")?.split_once('/')?.0.parse().ok()
+    }
 }
 
 impl FromStr for RemoteName {

@@ -21,6 +21,9 @@ pub struct Config {
     /// Objects up to this many bytes are put into packs, larger ones get a file each; 0 for a file each always.
     #[serde(default = "default_pack_limit")]
     pub pack_limit: u64,
+    /// Bytes of fetched contents that are kept at most, of those that no whole commit needs; all when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_size: Option<u64>,
 }
 
 const fn default_pack_limit() -> u64 {
@@ -29,7 +32,7 @@ const fn default_pack_limit() -> u64 {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { version: VERSION, features: Vec::new(), pack_limit: DEFAULT_PACK_LIMIT }
+        Self { version: VERSION, features: Vec::new(), pack_limit: DEFAULT_PACK_LIMIT, cache_size: None }
     }
 }
 
@@ -76,7 +79,7 @@ mod tests {
 
     #[test]
     fn what_is_rendered_can_be_parsed() {
-        let config = Config { pack_limit: 0, ..Config::default() };
+        let config = Config { pack_limit: 0, cache_size: Some(1 << 40), ..Config::default() };
         assert_eq!(Config::parse(&config.render()).expect("own output"), config);
     }
 

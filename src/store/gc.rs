@@ -224,6 +224,7 @@ impl Gc {
         let directory = store.layout().packs();
         let old = packs.iter().filter(|pack| !kept.contains(&pack.name)).map(|pack| directory.join(&pack.name));
         remove_files(old, &directory)?;
+        packs.iter().filter(|pack| !kept.contains(&pack.name)).for_each(|pack| store.forget_uses(&pack.name));
         store.reload_packs().map_err(|source| GcError::Io { action: "read", path: directory, source })
     }
 }

@@ -160,6 +160,18 @@ impl Layout {
         self.lazy().join(id.to_string())
     }
 
+    /// When packed objects were used. Made when first needed.
+    #[must_use]
+    pub fn uses(&self) -> PathBuf {
+        self.root.join("state/used")
+    }
+
+    /// When the objects of one pack were used, by the name of its file.
+    #[must_use]
+    pub fn uses_of_pack(&self, name: &str) -> PathBuf {
+        self.uses().join(name)
+    }
+
     /// Files without a name yet.
     #[must_use]
     pub fn temporary(&self) -> PathBuf {
@@ -176,6 +188,12 @@ impl Layout {
     #[must_use]
     pub fn removal_lock(&self) -> PathBuf {
         self.root.join("state/removal.lock")
+    }
+
+    /// Held by whoever changes settings.
+    #[must_use]
+    pub fn config_lock(&self) -> PathBuf {
+        self.root.join("state/config.lock")
     }
 
     /// One locked file for each running mount.

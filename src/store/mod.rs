@@ -10,7 +10,8 @@
 //! partial/<id>         what is here of an image or a large object that is fetched as it is read
 //! signatures/<id>      the envelope around a commit record, from whoever published it
 //! remotes/             where others are, whom to believe there, and what was seen last
-//! state/               locks, running mounts, the cache of file attributes, which commits are here lazily
+//! state/               locks, running mounts, the cache of file attributes, which commits are here lazily, when packed
+//!                      objects were used
 //! tmp/                 files that have no name yet
 //! ```
 //!
@@ -22,9 +23,11 @@
 
 mod adopt;
 mod config;
+mod evict;
 mod fsck;
 mod gc;
 mod ingest;
+mod inventory;
 mod layout;
 mod lazy;
 mod open;
@@ -33,6 +36,7 @@ mod pack;
 mod reach;
 mod read;
 mod receive;
+mod recency;
 mod refs;
 mod resolve;
 mod roots;
@@ -43,6 +47,7 @@ mod write;
 
 pub use adopt::Adoption;
 pub use config::{Config, ConfigError};
+pub use evict::EvictionPlan;
 pub use fsck::{Damage, Damaged, Fsck, FsckError, FsckReport};
 pub use gc::{Gc, GcError, GcPlan, GcReport, PackPlan};
 pub use layout::Layout;
@@ -50,6 +55,7 @@ pub use open::{OpenError, Store};
 pub use reach::{Reachable, reachable};
 pub use read::Hold;
 pub use receive::{Incoming, ReceiveError};
+pub use recency::Recency;
 pub use refs::{Expect, RefEdit, RefError};
 pub use resolve::ResolveError;
 pub use roots::MountRoot;

@@ -13,7 +13,7 @@ use super::config::{Config, ConfigError};
 use super::layout::Layout;
 use super::open_files::OpenFiles;
 use super::pack::PackSet;
-use crate::disk;
+use crate::disk::{self, Lock, Wait};
 
 /// Why a repository cannot be made or opened.
 #[derive(Debug, thiserror::Error)]
@@ -107,13 +107,7 @@ impl Store {
             other => other.map_err(io_error("find"))?,
         };
         let layout = Layout::new(path.clone());
-        let text = match fs::read_to_string(layout.config()) {
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                return Err(OpenError::NotARepository(path));
-            }
-            other => other.map_err(|source| OpenError::Io { action: "read", path: layout.config(), source })?,
-        };
-        let config = Config::parse(&text).map_err(|source| OpenError::Config { path: layout.config(), source })?;
+        let config = read_config(&layout)?;
         let io_error = |action| {
             let path = path.clone();
             move |source| OpenError::Io { action, path, source }
@@ -122,6 +116,31 @@ impl Store {
         let packs = PackSet::load(&directory).map_err(io_error("read the packs of"))?;
         let open_files = OpenFiles::new();
         Ok(Self { inner: Arc::new(Inner { layout, config, directory, packs: RwLock::new(packs), open_files }) })
+    }
+
+    /// Changes settings, in the order of whoever changes some at the same time. Whoever has the repository open goes on with
+    /// those it had, except for the size of the cache.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn change_config(&self, change: impl FnOnce(&mut Config)) -> Result<Config, OpenError> {
+        let path = self.layout().config();
+        let failed = |source| OpenError::Io { action: "write", path: path.clone(), source };
+        let lock = self.layout().config_lock();
+        let _lock =
+            Lock::exclusive(&lock, Wait::Announced(&|_| {})).map_err(|error| failed(io::Error::other(error)))?;
+        let mut config = read_config(self.layout())?;
+        change(&mut config);
+        disk::replace(&path, config.render().as_bytes()).map_err(failed)?;
+        Ok(config)
+    }
+
+    /// How much of what was fetched is kept, as it is set now.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn configured_cache_size(&self) -> Result<Option<u64>, OpenError> {
+        Ok(read_config(self.layout())?.cache_size)
     }
 
     /// The repository's directory.
@@ -147,6 +166,17 @@ impl Store {
     pub fn directory(&self) -> &OwnedFd {
         &self.inner.directory
     }
+}
+
+fn read_config(layout: &Layout) -> Result<Config, OpenError> {
+    let path = layout.config();
+    let text = match fs::read_to_string(&path) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Err(OpenError::NotARepository(layout.root().to_owned()));
+        }
+        other => other.map_err(|source| OpenError::Io { action: "read", path: path.clone(), source })?,
+    };
+    Config::parse(&text).map_err(|source| OpenError::Config { path, source })
 }
 
 impl std::fmt::Debug for Store {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use lru::LruCache;
 use parking_lot::Mutex;
 
+use super::pack::is_removed;
 use crate::model::ObjectId;
 
 /// How many files are kept open. A process has at least 1,024 descriptors.
@@ -26,6 +27,13 @@ impl OpenFiles {
 
     pub(super) fn put(&self, id: ObjectId, file: Arc<File>) {
         self.0.lock().put(id, file);
+    }
+
+    /// Closes those that were removed by another process, so that their room becomes free.
+    pub(super) fn close_removed(&self) {
+        let mut files = self.0.lock();
+        let removed: Vec<ObjectId> = files.iter().filter(|(_, file)| is_removed(file)).map(|(id, _)| *id).collect();
+        removed.iter().for_each(|id| _ = files.pop(id));
     }
 
     pub(super) fn clear(&self) {

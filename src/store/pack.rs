@@ -58,6 +58,9 @@ pub(super) struct Pack {
 }
 
 impl Pack {
+    /// What an object takes in the index.
+    pub(super) const ROW_BYTES: u64 = ROW as u64;
+
     fn open(directory: &OwnedFd, name: &str) -> io::Result<Self> {
         let path = Path::new(Layout::PACKS).join(name);
         let file = File::from(rustix::fs::openat(directory, &path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?);
@@ -97,8 +100,12 @@ impl Pack {
 
     /// Where `id` is, if it is here.
     pub(super) fn find(&self, id: &ObjectId) -> Option<Slot> {
-        let row = interpolate(self.count, id, |row| self.row(row).0)?;
-        self.row(row).1
+        self.row(self.find_row(id)?).1
+    }
+
+    /// The row of `id`, if it is here.
+    pub(super) fn find_row(&self, id: &ObjectId) -> Option<usize> {
+        interpolate(self.count, id, |row| self.row(row).0)
     }
 
     /// Whether the index still has the digest that names the pack.
@@ -179,6 +186,22 @@ impl PackSet {
     pub(super) fn find(&self, id: &ObjectId) -> Option<(&Arc<Pack>, Slot)> {
         self.packs.iter().find_map(|pack| pack.find(id).map(|slot| (pack, slot)))
     }
+
+    /// In which row of which pack `id` is, if it is in any.
+    pub(super) fn find_row(&self, id: &ObjectId) -> Option<(&Arc<Pack>, usize)> {
+        self.packs.iter().find_map(|pack| pack.find_row(id).map(|row| (pack, row)))
+    }
+
+    /// Whether some pack was removed since it was opened.
+    pub(super) fn has_removed(&self) -> bool {
+        self.packs.iter().any(|pack| is_removed(&pack.file))
+    }
+}
+
+/// Whether an open file has no name any more, so that it takes room only as long as it is open.
+pub(super) fn is_removed(file: &File) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    file.metadata().is_ok_and(|metadata| metadata.nlink() == 0)
 }
 
 /// A pack that is being written.

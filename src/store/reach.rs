@@ -70,6 +70,28 @@ pub fn reachable(
     Ok(found)
 }
 
+/// The objects of all commits that `tips` and their history lead to and that are here as a whole: those that may not be
+/// fetched again.
+///
+/// # Errors
+/// [`ReadError`] for the first thing that cannot be read.
+pub(super) fn needed_by_whole(
+    store: &Store,
+    tips: impl IntoIterator<Item = CommitId>,
+) -> Result<HashSet<ObjectId>, ReadError> {
+    let mut commits = BTreeMap::new();
+    for tip in tips {
+        follow_history(store, tip, None, &mut commits)?;
+    }
+    let whole = commits.iter().filter(|(id, _)| !store.is_lazy(**id));
+    let images: BTreeSet<ImageId> = whole.map(|(_, commit)| commit.image).collect();
+    let mut objects = HashSet::new();
+    for id in images {
+        objects.extend(store.image(id)?.objects().map_err(|source| ReadError::Image { id, source })?);
+    }
+    Ok(objects)
+}
+
 /// Adds `tip` and up to `depth` of its ancestors. With a depth, a commit seen from another tip is followed again, since
 /// that one may have reached it with fewer steps left.
 fn follow_history(

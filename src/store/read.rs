@@ -117,6 +117,15 @@ impl Store {
         Ok(())
     }
 
+    /// Lets go of files that another process has removed: they take room for as long as they are open.
+    ///
+    /// # Errors
+    /// Those of listing the packs.
+    pub fn close_removed(&self) -> io::Result<()> {
+        self.inner.open_files.close_removed();
+        if self.inner.packs.read().has_removed() { self.reload_packs() } else { Ok(()) }
+    }
+
     /// Closes the object files kept open, after some were removed.
     pub(super) fn forget_open_files(&self) {
         self.inner.open_files.clear();

@@ -96,10 +96,12 @@ pub enum ReadError {
 pub enum Absent {
     /// A block of 64 KiB of the image.
     ImageBlock(u32),
-    /// Some bytes of an object.
-    Object {
-        /// The object.
-        object: ObjectRef,
+    /// Some bytes of an object, and perhaps its name.
+    Content {
+        /// Its number among the objects of the image.
+        index: u32,
+        /// Its length in bytes.
+        size: u64,
         /// The first byte that is needed.
         offset: u64,
         /// How many are needed.
@@ -111,7 +113,9 @@ impl std::fmt::Display for Absent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::ImageBlock(block) => write!(f, "block {block} of the image is not here"),
-            Self::Object { object, offset, .. } => write!(f, "object {} is not here from byte {offset} on", object.id),
+            Self::Content { index, offset, .. } => {
+                write!(f, "object number {index} of the image is not here from byte {offset} on")
+            }
         }
     }
 }

@@ -88,6 +88,12 @@ impl<T> Deref for Verified<T> {
 }
 
 impl Verified<Commit> {
+    /// A commit that nobody else vouches for: it was made on this machine, and its user says that it is meant.
+    #[must_use]
+    pub const fn made_here(value: Commit) -> Self {
+        Self { value, signer: None }
+    }
+
     /// The parent of a verified commit: its id is in the child, so whoever vouches for the child vouches for it.
     ///
     /// # Errors
@@ -156,6 +162,20 @@ impl Trust {
         if value.sequence != record.sequence {
             return Err(TrustError::Sequence { record: record.sequence, commit: value.sequence });
         }
+        Ok(Verified { value, signer })
+    }
+}
+
+impl Trust {
+    /// Checks a commit that was kept with its signatures, as it was published, and that must be the one `id` names. That it
+    /// is the newest of its ref was checked when it came.
+    ///
+    /// # Errors
+    /// [`TrustError`].
+    pub fn accept_kept(&self, bytes: &[u8], id: CommitId) -> Result<Verified<Commit>, TrustError> {
+        let (envelope, _) = Envelope::parse(bytes)?;
+        let signer = self.check(Purpose::Commit, &envelope)?;
+        let value = Commit::decode(envelope.payload(), id)?;
         Ok(Verified { value, signer })
     }
 }
@@ -230,6 +250,9 @@ mod tests {
         let another = Envelope::unsigned(commit(4).encode()).signed(Purpose::Commit, &key(1)).encode();
         assert_eq!(trust(1).accept_commit(&another, &record), Err(CommitError::WrongId.into()));
         assert_eq!(Trust::InsecureUnsigned.accept_commit(&as_ref, &record).expect("anything").signer(), None);
+        assert_eq!(trust(1).accept_kept(&good, commit(3).id()).expect("good").signer(), Some(key(1).public()));
+        assert_eq!(trust(1).accept_kept(&good, commit(4).id()), Err(CommitError::WrongId.into()));
+        assert!(matches!(trust(2).accept_kept(&good, commit(3).id()), Err(TrustError::Signature(_))));
     }
 
     #[test]

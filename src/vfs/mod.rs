@@ -14,6 +14,7 @@
 mod directory;
 mod error;
 mod read;
+mod record;
 #[cfg(test)]
 mod tests;
 mod volume;
@@ -21,9 +22,12 @@ mod volume;
 use std::sync::Arc;
 use std::time::Instant;
 
+use parking_lot::RwLock;
+
 pub use directory::{Entry, Listing};
 pub use error::FsError;
 pub use read::Whence;
+pub use record::Recorder;
 pub use volume::{Volume, VolumeFigures};
 
 use crate::image::{Attributes, Image, ImageError, Ino};
@@ -81,6 +85,7 @@ pub struct Vfs {
     root: Ino,
     volume: Volume,
     fetcher: Option<Arc<dyn Fetch>>,
+    recorder: RwLock<Option<Arc<Recorder>>>,
 }
 
 impl Vfs {
@@ -95,7 +100,7 @@ impl Vfs {
         volume: Volume,
     ) -> Result<Self, RootError> {
         let root = find_root(&image, subdir)?;
-        Ok(Self { image, objects, root, volume, fetcher: None })
+        Ok(Self { image, objects, root, volume, fetcher: None, recorder: RwLock::default() })
     }
 
     /// The same over an image and contents of which parts are absent and can be fetched. Waits for what finding the
@@ -120,7 +125,12 @@ impl Vfs {
             }
         };
         let fetcher: Arc<dyn Fetch> = Arc::<S>::clone(&source);
-        Ok(Self { image, objects: source, root, volume, fetcher: Some(fetcher) })
+        Ok(Self { image, objects: source, root, volume, fetcher: Some(fetcher), recorder: RwLock::default() })
+    }
+
+    /// Has reads noted from now on, or no longer. Gives back who noted them before.
+    pub fn set_recorder(&self, recorder: Option<Arc<Recorder>>) -> Option<Arc<Recorder>> {
+        std::mem::replace(&mut *self.recorder.write(), recorder)
     }
 
     /// What brings that which is absent; none when everything is here.

@@ -1,8 +1,9 @@
 //! The bytes of files, holes included, and where the holes are.
 
 use super::{FsError, Vfs};
-use crate::image::{Ino, ObjectRef};
+use crate::image::{ImageError, Ino, ObjectRef};
 use crate::model::Extent;
+use crate::store::Absent;
 
 /// What `lseek` looks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,13 +38,32 @@ impl Vfs {
         let size = self.regular(ino)?.size;
         let wanted = size.saturating_sub(offset).min(buffer.len() as u64);
         let wanted = usize::try_from(wanted).expect("at most the length of the buffer");
-        let Some(object) = self.image.object_ref(ino)?.filter(|_| wanted > 0) else { return Ok(0) };
+        let Some(object) = self.content(ino, size, offset..offset + wanted as u64)?.filter(|_| wanted > 0) else {
+            return Ok(0);
+        };
+        if let Some(recorder) = &*self.recorder.read() {
+            recorder.note(ino, size, offset, wanted as u64);
+        }
         let buffer = &mut buffer[..wanted];
         match self.image.extents(ino)? {
             None => self.read_data(&object, offset, buffer)?,
             Some(extents) => self.read_sparse(&object, &extents, offset, buffer)?,
         }
         Ok(wanted)
+    }
+
+    /// The object of a file. When its name is absent, so may be the bytes that are wanted: both are then asked for at once.
+    fn content(&self, ino: Ino, size: u64, wanted: std::ops::Range<u64>) -> Result<Option<ObjectRef>, FsError> {
+        match self.image.object_ref(ino) {
+            Err(absent @ ImageError::Absent { .. }) => match self.image.object_index(ino)? {
+                Some(index) => {
+                    let (offset, length) = (wanted.start, wanted.end - wanted.start);
+                    Err(FsError::Absent(Absent::Content { index, size, offset, length }))
+                }
+                None => Err(absent.into()),
+            },
+            found => Ok(found?),
+        }
     }
 
     /// Reads what is data and zeroes what is a hole.

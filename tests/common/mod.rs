@@ -8,6 +8,7 @@
 
 pub mod facts;
 pub mod link;
+pub mod machine;
 pub mod published;
 pub mod sandbox;
 pub mod trees;

@@ -64,8 +64,8 @@ impl Published {
         };
         let raw = fs::read(store.layout().image(commit.image)).expect("here");
         let wire = encode_image(&raw, 3).expect("an image");
-        let length = write(destination, &layout::image(commit.image), &wire.bytes);
-        let placement = Placement::new(ImageRef { length, prefix: wire.prefix }, locator).render();
+        write(destination, &layout::image(commit.image), &wire.bytes);
+        let placement = Placement::new(ImageRef::new(commit.image, &wire), locator).render();
         write(destination, &layout::placement(id), &placement);
         write(destination, &layout::commit(id), &Envelope::unsigned(commit.encode()).encode());
         let record = Envelope::unsigned(RefRecord::of(&commit, 0).encode()).encode();

@@ -210,13 +210,18 @@ pub fn run<A: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = A
 /// Runs a command to its end, with its output in files.
 ///
 /// Not in pipes: a daemon that holds on to the pipe would make the test wait for ever instead of failing.
-pub fn finish(mut command: Command) -> Run {
+pub fn finish(command: Command) -> Run {
+    finish_within(command, PATIENCE)
+}
+
+/// Like [`finish`] for what may take longer.
+pub fn finish_within(mut command: Command, patience: Duration) -> Run {
     let line = format!("{command:?}");
     let (stdout, stderr) = (temporary(), temporary());
     let begin = Instant::now();
     command.stdin(Stdio::null()).stdout(clone(&stdout)).stderr(clone(&stderr)).env("LC_ALL", "C");
     let child = command.spawn().unwrap_or_else(|error| panic!("{line}: {error} (tests/install installs it)"));
-    let (status, memory) = wait(child, &line);
+    let (status, memory) = wait(child, &line, patience);
     let time = begin.elapsed();
     Run { command: line, status, stdout: content(stdout), stderr: lossy(content(stderr)), time, memory }
 }
@@ -228,16 +233,16 @@ pub fn peak_memory(pid: u32) -> Option<u64> {
     Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? << 10)
 }
 
-fn wait(mut child: Child, line: &str) -> (ExitStatus, u64) {
+fn wait(mut child: Child, line: &str, patience: Duration) -> (ExitStatus, u64) {
     let (begin, mut memory) = (Instant::now(), 0);
     loop {
         if let Some(status) = child.try_wait().expect("a child can be waited for") {
             return (status, memory);
         }
         memory = peak_memory(child.id()).unwrap_or(0).max(memory);
-        if begin.elapsed() > PATIENCE {
+        if begin.elapsed() > patience {
             let _ = child.kill();
-            panic!("{line} still runs after {} s", PATIENCE.as_secs());
+            panic!("{line} still runs after {} s", patience.as_secs());
         }
         // Short at first: many commands take a few milliseconds.
         sleep(if begin.elapsed() < Duration::from_millis(100) {

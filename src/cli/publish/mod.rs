@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde_json::json;
 
-use super::{Context, environment, keys, output, repository};
+use super::{Context, environment, keys, lazy, output, repository};
 use crate::model::RefName;
-use crate::remote::format::{FRAME_RAW_MAX, ProfileText};
+use crate::remote::format::FRAME_RAW_MAX;
 use crate::remote::lease::LeaseTerms;
 use crate::remote::publish::{
     DEFAULT_LEVEL, FrameSizes, PACK_SIZE, PublishError, PublishOptions, PublishProgress, PublishRequest, apply,
@@ -174,7 +174,7 @@ fn request(args: &Args) -> Result<(PublishRequest, PublishOptions)> {
     for (name, signer) in args.sign.iter().zip(&signers) {
         announcements.extend(keys::announcement(name)?.map(|bytes| (signer.public(), bytes)));
     }
-    let profile = args.profile.as_ref().map(read_profile).transpose()?;
+    let profile = args.profile.as_deref().map(lazy::read_profile).transpose()?;
     let request = PublishRequest {
         names: args.refs.clone(),
         depth: args.depth,
@@ -235,11 +235,6 @@ fn destination(text: &str, context: &Context) -> Result<Transport> {
             Ok(Transport::open_destination(&config.url, &config.transport)?)
         }
     }
-}
-
-fn read_profile(path: &PathBuf) -> Result<ProfileText> {
-    let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    ProfileText::parse(&text).with_context(|| format!("{}", path.display()))
 }
 
 /// Adds the next command where there is an obvious one.

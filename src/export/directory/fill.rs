@@ -9,8 +9,9 @@ use std::os::unix::fs::FileExt;
 
 use crossbeam_channel::Receiver;
 
-use super::apply::{Entry, apply};
+use super::apply::apply;
 use super::ledger::{ExportCause, Ledger, image_cause, io_cause};
+use crate::disk::Entry;
 use crate::export::report::Progress;
 use crate::export::report::words;
 use crate::image::{Attributes, Image};

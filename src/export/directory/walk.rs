@@ -12,9 +12,10 @@ use crossbeam_channel::Sender;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::apply::{Entry, apply};
+use super::apply::apply;
 use super::fill::Job;
 use super::ledger::{ExportCause, Ledger, image_cause, io_cause};
+use crate::disk::Entry;
 use crate::export::report::{Loss, Progress};
 use crate::image::{Attributes, Image, Ino};
 use crate::model::{ACL_ACCESS, ACL_DEFAULT, FileKind};

@@ -22,7 +22,7 @@ const REQUEST: u64 = 16 << 20;
 
 /// One request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Request {
+pub struct Request {
     /// Number of the pack in the locator.
     pub pack: u32,
     /// The bytes of the pack.
@@ -32,7 +32,8 @@ pub(super) struct Request {
 }
 
 /// Groups `frames`, which must ascend by pack and offset and not overlap, into requests.
-pub(super) fn requests(frames: &[Frame]) -> Vec<Request> {
+#[must_use]
+pub fn requests(frames: &[Frame]) -> Vec<Request> {
     let largest_gap = affordable_gap(frames);
     let mut runs: Vec<Request> = Vec::new();
     for (index, frame) in frames.iter().enumerate() {

@@ -220,8 +220,12 @@ impl LocatorBound {
     /// Bytes that such a locator has at most.
     #[must_use]
     pub fn length(&self) -> u64 {
-        let rows = self.most_packs() * PACK_ROW as u64 + self.most_frames() * 16 + u64::from(self.objects) * 8;
-        LENGTH_MAX.min(rows + (rows >> 7) + 1024)
+        let rows = self
+            .most_packs()
+            .saturating_mul(PACK_ROW as u64)
+            .saturating_add(self.most_frames().saturating_mul(16))
+            .saturating_add(u64::from(self.objects) * 8);
+        LENGTH_MAX.min(rows.saturating_add((rows >> 7) + 1024))
     }
 
     const fn most_frames(&self) -> u64 {

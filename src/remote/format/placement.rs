@@ -3,7 +3,8 @@
 //! JSON, since it is small, unsigned, and read by people who wonder what their bucket holds. A reader ignores keys it
 //! does not know. Placement is advice about where to look: whatever is found there is checked against the commit.
 
-use crate::model::{CommitId, DeltaId, LocatorId, ProfileId};
+use super::wire::WireImage;
+use crate::model::{CommitId, DeltaId, ImageId, LocatorId, ProfileId};
 
 /// Largest placement that is read, in bytes.
 pub const PLACEMENT_SIZE_MAX: usize = 64 << 10;
@@ -37,10 +38,24 @@ pub struct FileRef<Id> {
 /// The published form of the commit's image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ImageRef {
+    /// Its name, so that it can be asked for together with the commit, which says the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<ImageId>,
     /// Bytes of the file `images/ID`.
     pub length: u64,
     /// Bytes at its start that suffice to open it and to list the top directories.
     pub prefix: u64,
+    /// Bytes at its start that hold all names and attributes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hot: Option<u64>,
+}
+
+impl ImageRef {
+    /// Of the image `id`, which is published in this form.
+    #[must_use]
+    pub const fn new(id: ImageId, wire: &WireImage) -> Self {
+        Self { id: Some(id), length: wire.bytes.len() as u64, prefix: wire.prefix, hot: Some(wire.hot) }
+    }
 }
 
 /// A delta that leads to the commit.

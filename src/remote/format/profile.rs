@@ -53,6 +53,14 @@ pub struct ProfileEntry {
     pub blocks: u32,
 }
 
+impl ProfileEntry {
+    /// All of the object with this number.
+    #[must_use]
+    pub const fn whole(object: u32) -> Self {
+        Self { object, first: 0, blocks: 0 }
+    }
+}
+
 /// What is read, in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Profile {

@@ -10,7 +10,7 @@
 //! newline is written `\n` and a backslash `\\`. Lines that begin with `#` and empty ones are skipped. Profiles may be edited, and joined
 //! with cat.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::profile::{Profile, ProfileEntry};
 use crate::image::{Image, ImageError};
@@ -79,6 +79,48 @@ impl ProfileText {
             lines.push(parse_line(line).ok_or(ProfileTextError { line: index + 1 })?);
         }
         Ok(Self { lines })
+    }
+
+    /// What `profile` lists of `image`, each under one of the paths that lead to it.
+    ///
+    /// # Errors
+    /// [`ImageError`] when the image is damaged, or what is needed of it is not here.
+    pub fn of(image: &Image, profile: &Profile) -> Result<Self, ImageError> {
+        let wanted: HashSet<u32> = profile.entries.iter().map(|entry| entry.object).collect();
+        let mut paths = HashMap::new();
+        image.walk(image.root(), &mut |path, ino, kind| {
+            if kind == FileKind::Regular
+                && let Some(object) = image.object_index(ino)?.filter(|object| wanted.contains(object))
+            {
+                paths.entry(object).or_insert_with(|| path.clone());
+            }
+            Ok::<(), ImageError>(())
+        })?;
+        let line = |entry: &ProfileEntry| {
+            let path = paths.get(&entry.object)?.clone();
+            Some(ProfileLine { path, first: entry.first, blocks: entry.blocks })
+        };
+        Ok(Self { lines: profile.entries.iter().filter_map(line).collect() })
+    }
+
+    /// Several profiles in one: what the first lists, then what only the others list. Of a file that one of them lists as a
+    /// whole there are no parts.
+    #[must_use]
+    pub fn merged(profiles: &[Self]) -> Self {
+        let lines = || profiles.iter().flat_map(|profile| &profile.lines);
+        let whole: HashSet<Vec<u8>> =
+            lines().filter(|line| line.blocks == 0).map(|line| line.path.to_bytes()).collect();
+        let mut seen = HashSet::new();
+        let mut merged = Vec::new();
+        for line in lines() {
+            let path = line.path.to_bytes();
+            let line =
+                if whole.contains(&path) { ProfileLine { first: 0, blocks: 0, ..line.clone() } } else { line.clone() };
+            if seen.insert((path, line.first, line.blocks)) {
+                merged.push(line);
+            }
+        }
+        Self { lines: merged }
     }
 
     /// The profile for `image`: the objects behind the paths, each piece once, in order. Paths that are not there, or
@@ -152,6 +194,16 @@ mod tests {
             ],
         };
         assert_eq!(ProfileText::parse(&text.render()), Ok(text));
+    }
+
+    #[test]
+    fn joined_profiles_have_each_thing_once() {
+        let parse = |text: &str| ProfileText::parse(text.as_bytes()).expect("legal");
+        let merged = ProfileText::merged(&[
+            parse("all /a\n0+2 /b\n5+1 /b\n"),
+            parse("3+1 /c\n0+2 /b\nall /d\n1+1 /a\nall /c\n"),
+        ]);
+        assert_eq!(merged, parse("all /a\n0+2 /b\n5+1 /b\nall /c\nall /d\n"));
     }
 
     #[test]

@@ -115,7 +115,7 @@ fn place(
     let id = plan.commit.image;
     let image = store.image(id)?;
     let wire = encode_image(image.as_bytes(), METADATA_LEVEL).map_err(|source| PublishError::Wire { id, source })?;
-    let image_ref = ImageRef { length: wire.bytes.len() as u64, prefix: wire.prefix };
+    let image_ref = ImageRef::new(id, &wire);
     put_immutable(transport, &layout::image(id), wire.bytes, progress)?;
     let bytes = locator(&image, places)?;
     let locator = FileRef { id: LocatorId::of(&bytes), length: bytes.len() as u64 };

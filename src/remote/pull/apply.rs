@@ -40,7 +40,7 @@ pub(super) fn commit(
         get(&plan.frames)?;
     }
     if !is_patched {
-        let missing = selection::missing(store, target.id, &plan.image.image, options, &HashSet::new())?;
+        let missing = selection::missing(store, target.id, &plan.image.image, options, &plan.profile, &HashSet::new())?;
         let locator = match &target.placement {
             Some(placement) => placement.locator,
             None => remote.placement(target.id)?.locator,

@@ -20,8 +20,10 @@ mod selection;
 use self::plan::{CommitPlan, Foreseen};
 use super::client::Remote;
 use super::fetch::{FetchOptions, FetchProgress};
-use crate::model::{ImagePath, RefName};
+use crate::image::Image;
+use crate::model::{Commit, ImagePath, RefName};
 use crate::store::{Store, StoreWriter};
+use crate::trust::Verified;
 
 pub use error::PullError;
 pub use report::{CommitReport, ImageSource, RefReport};
@@ -35,6 +37,8 @@ pub struct PullOptions {
     pub paths: Vec<ImagePath>,
     /// No objects at all.
     pub metadata_only: bool,
+    /// With paths: also what the publisher says that a boot reads.
+    pub boot_profile: bool,
     /// Take packs even where a delta would do.
     pub without_deltas: bool,
     /// How much to do at once.
@@ -48,24 +52,46 @@ impl PullOptions {
     }
 }
 
+/// What a pull would bring, known without bringing it.
+#[derive(Debug)]
+pub struct Preview {
+    /// What it would do.
+    pub report: RefReport,
+    /// The newest commit, checked.
+    pub commit: Verified<Commit>,
+    /// Its image.
+    pub image: Image,
+}
+
 /// What pulling `name` would do. Asks the remote for what describes the commits, writes nothing.
 ///
 /// # Errors
 /// [`PullError`].
 pub fn dry_run(store: &Store, remote: &Remote, name: &RefName, options: &PullOptions) -> Result<RefReport, PullError> {
+    Ok(preview(store, remote, name, options)?.report)
+}
+
+/// The same, with the newest commit and its image.
+///
+/// # Errors
+/// [`PullError`].
+pub fn preview(store: &Store, remote: &Remote, name: &RefName, options: &PullOptions) -> Result<Preview, PullError> {
     let before = remote.transport().counters().traffic();
     let (tip, targets) = history::targets(store, remote, name, options.depth)?;
     let mut foreseen = Foreseen::default();
     let mut report = RefReport::new(remote, &tip);
+    let mut image = None;
     for target in &targets {
         let plan = CommitPlan::new(store, remote, target, options, &foreseen)?;
         foreseen.extend(target, &plan);
         report.add(plan.report());
+        image = Some(plan.image.image);
     }
     let now = remote.transport().counters().traffic();
     report.requests += now.requests - before.requests;
     report.download_bytes += now.received - before.received;
-    Ok(report)
+    let image = image.expect("the newest commit is the last target");
+    Ok(Preview { report, commit: tip.commit, image })
 }
 
 /// Pulls `name`: its newest commit and as many before it as `options` say. The oldest comes first, since newer ones can

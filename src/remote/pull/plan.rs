@@ -11,10 +11,10 @@ use super::image::Obtained;
 use super::report::{CommitReport, ImageSource};
 use super::selection;
 use crate::image::{Image, ObjectUse};
-use crate::model::{CommitId, LocatorId, ObjectId};
+use crate::model::{CommitId, LocatorId, ObjectId, ProfileId};
 use crate::remote::client::Remote;
 use crate::remote::fetch::{FetchPlan, PatchPlan};
-use crate::remote::format::{FileRef, Locator, LocatorBound, LocatorError, Placement};
+use crate::remote::format::{FileRef, Locator, LocatorBound, LocatorError, PROFILE_SIZE_MAX, Placement, Profile};
 use crate::remote::layout;
 use crate::store::Store;
 
@@ -43,6 +43,8 @@ impl Foreseen {
 pub(super) struct CommitPlan {
     pub image: Obtained,
     pub objects: Vec<ObjectId>,
+    /// What the boot profile adds to the objects that are wanted.
+    pub profile: HashSet<ObjectId>,
     pub patches: PatchPlan,
     pub frames: FetchPlan,
     report: CommitReport,
@@ -69,7 +71,8 @@ impl CommitPlan {
                 }
             }
         };
-        let mut missing = selection::missing(store, target.id, &image.image, options, &foreseen.objects)?;
+        let profile = if options.boot_profile { placement.profile(&image.image)? } else { HashSet::new() };
+        let mut missing = selection::missing(store, target.id, &image.image, options, &profile, &foreseen.objects)?;
         let objects = missing.iter().map(|object| object.id).collect();
         let disk_bytes = selection::disk_bytes(&image.image, &missing)?;
         if !missing.is_empty() && image.source == ImageSource::Here {
@@ -94,7 +97,7 @@ impl CommitPlan {
             disk_bytes: disk_bytes + new_image,
             lazy: !options.wants_everything(),
         };
-        Ok(Self { image, objects, patches, frames, report })
+        Ok(Self { image, objects, profile, patches, frames, report })
     }
 
     /// The plan in numbers.
@@ -144,6 +147,22 @@ impl LazyPlacement<'_> {
         }
         let (remote, target) = (self.remote, self.target);
         Ok(Offer::find(&|id| foreseen.image(store, id), remote, &target.commit, self.get()?))
+    }
+
+    /// The objects of the boot profile; none when there is no profile, or one that cannot be used: it is a hint.
+    fn profile(&mut self, image: &Image) -> Result<HashSet<ObjectId>, PullError> {
+        let Some(file) = self.get()?.profile else { return Ok(HashSet::new()) };
+        let (transport, length) = (self.remote.transport(), file.length.min(PROFILE_SIZE_MAX));
+        let bytes = transport
+            .get_range(&layout::profile(file.id), 0..length)
+            .map_err(|source| PullError::Transport { url: transport.url().into(), source })?;
+        match Profile::parse(&bytes) {
+            Ok(profile) if ProfileId::of(&bytes) == file.id => Ok(selection::profiled(image, &profile)),
+            _ => {
+                tracing::warn!("the boot profile {} of {} is not what its name says", file.id, transport.url());
+                Ok(HashSet::new())
+            }
+        }
     }
 
     fn get(&mut self) -> Result<&Placement, PullError> {

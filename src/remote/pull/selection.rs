@@ -6,21 +6,26 @@ use super::PullOptions;
 use super::error::PullError;
 use crate::image::{Image, ImageError, ObjectUse};
 use crate::model::{CommitId, FileKind, ImageId, ObjectId};
+use crate::remote::format::Profile;
 use crate::store::{ReadError, Store};
 
-/// The objects to get, in the order of the image.
+/// The objects to get, in the order of the image: those below the paths and those of the boot profile, if only some are wanted.
 pub(super) fn missing(
     store: &Store,
     commit: CommitId,
     image: &Image,
     options: &PullOptions,
+    profile: &HashSet<ObjectId>,
     planned: &HashSet<ObjectId>,
 ) -> Result<Vec<ObjectUse>, PullError> {
     if options.metadata_only {
         return Ok(Vec::new());
     }
     let damaged = |source| ReadError::Image { id: image.id(), source };
-    let selected = if options.paths.is_empty() { None } else { Some(below(commit, image, options)?) };
+    let mut selected = if options.paths.is_empty() { None } else { Some(below(commit, image, options)?) };
+    if let Some(selected) = &mut selected {
+        selected.extend(profile);
+    }
     let mut missing = Vec::new();
     for object in image.object_uses() {
         let object = object.map_err(damaged)?;
@@ -30,6 +35,11 @@ pub(super) fn missing(
         }
     }
     Ok(missing)
+}
+
+/// The objects that a boot profile lists. What it names and the image does not have is left out: it is a hint.
+pub(super) fn profiled(image: &Image, profile: &Profile) -> HashSet<ObjectId> {
+    profile.entries.iter().filter_map(|entry| image.object_by_index(entry.object).ok()).collect()
 }
 
 /// Whether any object of the image is not here.

@@ -14,6 +14,8 @@ pub struct WireImage {
     pub bytes: Vec<u8>,
     /// Bytes at its start that suffice to open it and to list the top directories.
     pub prefix: u64,
+    /// Bytes at its start that hold all names and attributes.
+    pub hot: u64,
 }
 
 struct Packed {
@@ -44,14 +46,16 @@ pub fn encode_image(image: &[u8], level: i32) -> Result<WireImage, WireError> {
     }
     // What comes with the first request.
     let in_prefix = frames.first().map_or(0, |frame| frame.bytes.len() as u64);
+    let until_hot: u64 = frames.iter().map(|frame| frame.bytes.len() as u64).sum();
     for block in hot..outline.blocks() {
         let range = outline.block(block);
         let bytes = zstd::bulk::compress(&image[index(range.start)..index(range.end)], level.min(3))?;
         frames.push(Packed { kind: FrameKind::Digest, first: block, blocks: 1, bytes });
     }
     let header = &image[..index(outline.header_length())];
-    let prefix = (HEADER_SIZE + header.len() + ROW_SIZE * frames.len()) as u64 + in_prefix;
-    Ok(WireImage { bytes: assemble(header, &frames)?, prefix })
+    let prelude = (HEADER_SIZE + header.len() + ROW_SIZE * frames.len()) as u64;
+    let bytes = assemble(header, &frames)?;
+    Ok(WireImage { bytes, prefix: prelude + in_prefix, hot: prelude + until_hot })
 }
 
 fn head(outline: &Outline, image: &[u8], level: i32) -> Result<Packed, WireError> {

@@ -154,6 +154,8 @@ mod tests {
             assert_eq!(prelude.frames()[0].kind == FrameKind::Head, has_head);
             let first = &prelude.frames()[0];
             assert_eq!(first.range.end, wire.prefix);
+            let hot = prelude.frames().iter().rfind(|frame| frame.kind != FrameKind::Digest).expect("some entry");
+            assert_eq!(hot.range.end, wire.hot);
             for frame in prelude.frames() {
                 let packed = &wire.bytes[index(frame.range.start)..index(frame.range.end)];
                 for (block, bytes) in prelude.decode(frame, packed).expect("own frame") {

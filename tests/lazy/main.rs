@@ -4,7 +4,11 @@
 //! server may do wrong is done to the published files or to the link.
 #![allow(clippy::disallowed_methods, reason = "fixtures need neither atomic nor durable writes")]
 
+mod bounded;
+mod chosen;
+#[path = "../common/mod.rs"]
 mod common;
+mod figures;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,6 +23,7 @@ use common::trees;
 struct Scene {
     sandbox: Sandbox,
     published: PathBuf,
+    publisher: Repository,
     client: Repository,
 }
 
@@ -30,7 +35,7 @@ impl Scene {
         publisher.commit("main", tree);
         Published::default().add(publisher.path(), "main", &published);
         let client = sandbox.repository("client");
-        let scene = Self { sandbox, published, client };
+        let scene = Self { sandbox, published, publisher, client };
         scene.add_remote(&scene.client);
         scene
     }
@@ -303,55 +308,4 @@ fn background_fill_brings_everything_without_a_reader() {
     assert_eq!(assert_right_or_refused(&tree, &at), 0);
     scene.client.run(["umount", at.to_str().expect("UTF-8")]).success();
     scene.client.assert_clean();
-}
-
-/// Not a test but the figures by which it is judged: a Debian root over a home's connection. `SAPWOOD_PUBLISHED` names a
-/// published repository with the ref `main`, if there is one already.
-#[test]
-#[ignore = "takes minutes; prints figures"]
-fn figures_of_a_debian_root_over_a_slow_link() {
-    let sandbox = Sandbox::new("lazy-figures");
-    let published = std::env::var_os("SAPWOOD_PUBLISHED").map(PathBuf::from).unwrap_or_else(|| {
-        let published = PathBuf::from("/tmp/lazy-scratch/published");
-        let publisher = sandbox.repository("publisher");
-        publisher.commit("main", &trees::debian_root());
-        Published::default().add(publisher.path(), "main", &published);
-        published
-    });
-    let web = common::web::Web::serve(&published);
-    let link = common::link::Link::to(web.address(), common::link::Shape::HOME);
-    let url = format!("http://{}#main", link.address());
-    let at = sandbox.directory("mounted");
-    let client = sandbox.repository("client");
-    let before = std::cell::Cell::new((Instant::now(), link.passed()));
-    let report = |what: &str| {
-        let (start, passed) = before.replace((Instant::now(), link.passed()));
-        let now = link.passed();
-        println!(
-            "{what}: {:.3} s, {} requests, {:.2} MB",
-            start.elapsed().as_secs_f64(),
-            now.requests - passed.requests,
-            (now.received - passed.received) as f64 / 1e6
-        );
-    };
-    let mount = || client.run(["mount", "-o", "suid,dev", "--insecure-unsigned", &url, at.to_str().expect("UTF-8")]);
-    mount().success();
-    report("mount");
-    let run = |what: &str, command: &str| {
-        before.set((Instant::now(), link.passed()));
-        let command = command.replace("MOUNT", at.to_str().expect("UTF-8"));
-        let output = std::process::Command::new("sh").args(["-c", &command]).output().expect("runs");
-        report(what);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    };
-    run("ls", "ls MOUNT");
-    run("find", "find MOUNT -printf '%s %m %T@' | wc -c");
-    run("python3", "chroot MOUNT /usr/bin/python3 -c 'import json, ssl, sqlite3, email; print(1)'");
-    run("g++", "echo 'int main() {}' > /tmp/lazy-figures.cc; chroot MOUNT /usr/bin/g++ --version");
-    println!("{}", client.run(["mounts", "--json"]).success());
-    if std::env::var_os("SAPWOOD_READ_ALL").is_some() {
-        run("read everything", "cd MOUNT && find . -xdev -type f -print0 | xargs -0 cat | wc -c");
-        println!("{}", client.run(["mounts", "--json"]).success());
-    }
-    client.run(["umount", at.to_str().expect("UTF-8")]).success();
 }

@@ -1,0 +1,161 @@
+//! Many frames in few long requests, for what nobody waits for: a profile, or all the rest.
+//!
+//! The requests are planned as a pull plans them. What arrives is kept frame by frame. While somebody waits for something
+//! else nothing more is read from the connection, so that what is on the way stays little; and only the next frames count
+//! as being under way, so that whoever needs one from further behind fetches it by itself.
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use crossbeam_channel::bounded;
+
+use super::catalogue::Catalogue;
+use super::counters::LazyCounters;
+use super::crew::Lane;
+use super::error::FetchError;
+use super::flight::Pilot;
+use super::frames::Frames;
+use crate::remote::fetch::{Request, requests};
+use crate::remote::format::Frame;
+use crate::remote::layout;
+
+/// Frames that begin within so many bytes of what has arrived are under way: more than that is not waited for.
+const IN_SIGHT: u64 = 512 << 10;
+
+/// A connection on which nothing is read for longer may be cut by the server.
+const PATIENCE_OF_SERVERS: Duration = Duration::from_secs(5);
+
+/// The requests that bring some frames.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Course {
+    /// Their numbers, in the order of packs.
+    numbers: Vec<u32>,
+    requests: Vec<Request>,
+}
+
+impl Course {
+    /// To `wanted` frames, each counted once.
+    pub fn new(catalogue: &Catalogue, wanted: impl IntoIterator<Item = u32>) -> Self {
+        let mut located: Vec<(Frame, u32)> =
+            wanted.into_iter().filter_map(|number| Some((catalogue.frame(number)?, number))).collect();
+        located.sort_unstable_by_key(|(frame, number)| (frame.pack, frame.offset, *number));
+        located.dedup_by_key(|(_, number)| *number);
+        let frames: Vec<Frame> = located.iter().map(|(frame, _)| *frame).collect();
+        Self { numbers: located.into_iter().map(|(_, number)| number).collect(), requests: requests(&frames) }
+    }
+
+    /// How many requests.
+    pub fn requests(&self) -> u64 {
+        self.requests.len() as u64
+    }
+
+    /// How many bytes its frames unpack to.
+    pub fn content_bytes(&self, catalogue: &Catalogue) -> u64 {
+        let raw = |number: &u32| catalogue.frame(*number).map_or(0, |frame| u64::from(frame.raw_length));
+        self.numbers.iter().map(raw).sum()
+    }
+
+    /// How many bytes they ask for.
+    pub fn bytes(&self) -> u64 {
+        self.requests.iter().map(|request| request.range.end - request.range.start).sum()
+    }
+}
+
+impl Frames {
+    /// Fetches what `course` leads to and is not here, giving way to whatever somebody waits for. Returns when all of it was
+    /// tried, with the first failure.
+    pub fn follow(self: &Arc<Self>, course: Course) -> Result<(), FetchError> {
+        let (course, (told, heard)) = (Arc::new(course), bounded(1));
+        for number in 0..course.requests.len() {
+            let (own, course, told) = (Arc::clone(self), Arc::clone(&course), told.clone());
+            self.crew.run(Lane::Later, move || {
+                let done = own.follow_one(&course, &course.requests[number]);
+                // Nobody listens any more after the first failure.
+                let _ = told.send(done);
+            });
+        }
+        drop(told);
+        heard.iter().take(course.requests.len()).collect()
+    }
+
+    fn follow_one(&self, course: &Course, request: &Request) -> Result<(), FetchError> {
+        let Some(catalogue) = self.known_catalogue() else { return Ok(()) };
+        let numbers = &course.numbers[request.frames.clone()];
+        // Some may have come since, at either end or all of them.
+        let is_missing = |number: &u32| !self.has_frame(catalogue, *number);
+        let Some(first) = numbers.iter().position(is_missing) else { return Ok(()) };
+        let last = numbers.iter().rposition(is_missing).unwrap_or(first);
+        let frames: VecDeque<(u32, Frame)> =
+            numbers[first..=last].iter().filter_map(|number| Some((*number, catalogue.frame(*number)?))).collect();
+        let (Some((_, begin)), Some((_, end))) = (frames.front(), frames.back()) else { return Ok(()) };
+        let range = u64::from(begin.offset)..end.end();
+        let Some(pack) = catalogue.locator().packs().get(request.pack as usize) else { return Ok(()) };
+        let path = layout::pack(pack.id);
+        let mut arrival = Arrival {
+            frames: self,
+            catalogue,
+            path: &path,
+            ahead: frames,
+            boarded: VecDeque::new(),
+            buffer: BytesMut::new(),
+            start: range.start,
+        };
+        arrival.board();
+        self.origin.stream(&path, range, &mut |piece| arrival.take(&piece))
+    }
+}
+
+/// A long answer that is arriving.
+struct Arrival<'a> {
+    frames: &'a Frames,
+    catalogue: &'a Catalogue,
+    path: &'a str,
+    /// What comes after what is in sight.
+    ahead: VecDeque<(u32, Frame)>,
+    /// What is in sight, each with the duty to keep it, or without if it is here or somebody else fetches it.
+    boarded: VecDeque<(Frame, Option<Pilot<u32>>)>,
+    buffer: BytesMut,
+    /// Where in the pack the buffer begins.
+    start: u64,
+}
+
+impl Arrival<'_> {
+    fn take(&mut self, piece: &[u8]) -> ControlFlow<()> {
+        self.buffer.extend_from_slice(piece);
+        LazyCounters::add(&self.frames.counters.streamed, piece.len() as u64);
+        self.board();
+        self.land();
+        if self.frames.crew.give_way_within(PATIENCE_OF_SERVERS) {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        }
+    }
+
+    fn board(&mut self) {
+        let sight = self.start + self.buffer.len() as u64 + IN_SIGHT;
+        while let Some((number, frame)) = pop_if(&mut self.ahead, |(_, frame)| u64::from(frame.offset) < sight) {
+            self.boarded.push_back((frame, self.frames.board_if_missing(self.catalogue, number)));
+        }
+    }
+
+    fn land(&mut self) {
+        let arrived = self.start + self.buffer.len() as u64;
+        while let Some((frame, pilot)) = pop_if(&mut self.boarded, |(frame, _)| frame.end() <= arrived) {
+            let before = usize::try_from(u64::from(frame.offset).saturating_sub(self.start)).unwrap_or(usize::MAX);
+            drop(self.buffer.split_to(before.min(self.buffer.len())));
+            let bytes: Bytes = self.buffer.split_to((frame.length as usize).min(self.buffer.len())).freeze();
+            self.start = frame.end();
+            if let Some(pilot) = pilot {
+                self.frames.land(self.catalogue, pilot, &bytes, u64::from(frame.offset), self.path);
+            }
+        }
+    }
+}
+
+fn pop_if<T>(queue: &mut VecDeque<T>, condition: impl Fn(&T) -> bool) -> Option<T> {
+    if queue.front().is_some_and(condition) { queue.pop_front() } else { None }
+}

@@ -1,0 +1,153 @@
+//! `sapwood kargs`.
+
+use std::env;
+use std::fs;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::json;
+
+use super::deploying::{self, DeployArgs, Wish};
+use super::output;
+use crate::deploy::kargs::{KargEdit, Kargs};
+use crate::deploy::status;
+use crate::deploy::sysroot::Deployment;
+
+/// Show or change the kernel arguments
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sapwood kargs                                  what boots next boots with
+  sapwood kargs --append console=ttyS0 --delete quiet
+  sapwood kargs --replace root=UUID=1=UUID=2     where a key has several values: KEY=OLD=NEW
+  sapwood kargs --editor
+
+Changes are made in a new deployment of the same commit, so that 'sapwood rollback' takes them back.
+An upgrade keeps them, and follows what commits suggest where nothing was changed here.")]
+pub struct Args {
+    /// Add an argument
+    #[arg(long, value_name = "KEY[=VALUE]")]
+    append: Vec<String>,
+
+    /// Add an argument unless the very same is there
+    #[arg(long, value_name = "KEY[=VALUE]")]
+    append_if_missing: Vec<String>,
+
+    /// Remove an argument
+    #[arg(long, value_name = "KEY[=VALUE]")]
+    delete: Vec<String>,
+
+    /// Remove an argument if it is there
+    #[arg(long, value_name = "KEY[=VALUE]")]
+    delete_if_present: Vec<String>,
+
+    /// Change the value of an argument
+    #[arg(long, value_name = "KEY=VALUE[=NEW]")]
+    replace: Vec<String>,
+
+    /// Edit them all in $EDITOR
+    #[arg(long, conflicts_with_all = ["append", "append_if_missing", "delete", "delete_if_present", "replace"])]
+    editor: bool,
+
+    #[command(flatten)]
+    common: DeployArgs,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// When an argument is not there, or the deployment cannot be made.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let opened = args.common.sysroot.open()?;
+    let state = opened.state()?;
+    let Some(current) = state.next() else { bail!("nothing is deployed") };
+    let before = arguments(current);
+    let edits = if args.editor { edited(&before)? } else { edits(args) };
+    if edits.is_empty() {
+        if args.common.json {
+            output::json(
+                &json!({ "deployment": current.id, "kargs": before, "suggested": current.origin.suggested_kargs }),
+            )?;
+        } else {
+            output::line(&before)?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let store = opened.sysroot.store();
+    let chosen = status::again(store, current)?;
+    let image = store.image(chosen.commit.image)?;
+    // A staged deployment is replaced by one with its commit, and begins with the /etc that runs.
+    let base = state.merge_base(current.id.stateroot()).map_or_else(|| before.clone(), arguments);
+    let edits = if base == before { edits } else { replay(&base, &before, edits) };
+    let wish = Wish { chosen, image: &image, stateroot: current.id.stateroot().clone(), kargs: edits, fetched: None };
+    if args.common.dry_run {
+        deploying::tell(&opened, &wish, &args.common)
+    } else {
+        deploying::deploy(&opened, &wish, &args.common)
+    }
+}
+
+fn arguments(deployment: &Deployment) -> Kargs {
+    deployment.entry.as_ref().map_or_else(|| deployment.origin.kargs.clone(), |entry| entry.target.options.clone())
+}
+
+fn edits(args: &Args) -> Vec<KargEdit> {
+    let make = |list: &[String], edit: fn(String) -> KargEdit| list.iter().cloned().map(edit).collect::<Vec<_>>();
+    [
+        make(&args.delete, KargEdit::Delete),
+        make(&args.delete_if_present, KargEdit::DeleteIfPresent),
+        make(&args.replace, KargEdit::Replace),
+        make(&args.append, KargEdit::Append),
+        make(&args.append_if_missing, KargEdit::AppendIfMissing),
+    ]
+    .concat()
+}
+
+/// The edits that make `to` of `from`, then those that were asked for.
+fn replay(from: &Kargs, to: &Kargs, edits: Vec<KargEdit>) -> Vec<KargEdit> {
+    difference(from, to).into_iter().chain(edits).collect()
+}
+
+/// The edits that lead from one list to another, but for the order.
+fn difference(from: &Kargs, to: &Kargs) -> Vec<KargEdit> {
+    let missing = |a: &Kargs, b: &Kargs| -> Vec<String> {
+        let mut rest: Vec<&str> = b.iter().collect();
+        let mut left = Vec::new();
+        for argument in a.iter() {
+            match rest.iter().position(|other| *other == argument) {
+                Some(place) => _ = rest.remove(place),
+                None => left.push(argument.to_owned()),
+            }
+        }
+        left
+    };
+    let deleted = missing(from, to).into_iter().map(KargEdit::Delete);
+    deleted.chain(missing(to, from).into_iter().map(KargEdit::Append)).collect()
+}
+
+/// Has the person edit the list.
+fn edited(before: &Kargs) -> Result<Vec<KargEdit>> {
+    let editor = env::var("VISUAL").or_else(|_| env::var("EDITOR")).unwrap_or_else(|_| "vi".to_owned());
+    let path = env::temp_dir().join(format!("sapwood-kargs-{}", std::process::id()));
+    let text = format!(
+        "# One argument a line; lines that begin with # do not count.\n{}\n",
+        before.iter().collect::<Vec<_>>().join("\n")
+    );
+    crate::disk::replace(&path, text.as_bytes()).context("cannot write a file to edit")?;
+    let written = fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600));
+    let result = written.context("cannot protect the file to edit").and_then(|()| {
+        let status = Command::new("sh").arg("-c").arg(format!("{editor} \"$0\"")).arg(&path).status();
+        let status = status.with_context(|| format!("cannot start {editor}"))?;
+        if !status.success() {
+            bail!("{editor} ended with {status}: nothing was changed");
+        }
+        let text = fs::read_to_string(&path).context("cannot read what was edited")?;
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let after: Kargs = lines.map(str::to_owned).collect();
+        Ok(difference(before, &after))
+    });
+    if let Err(error) = fs::remove_file(&path) {
+        tracing::warn!(%error, "{} stays behind", path.display());
+    }
+    result
+}

@@ -1,0 +1,215 @@
+//! Exact packages in a file, so that the same can be composed again later or elsewhere.
+//!
+//! JSON, sorted and one package a line, so that two of them can be compared by eye:
+//!
+//! ```json
+//! {
+//!   "sapwood-lock": 1,
+//!   "format": "deb",
+//!   "packages": [
+//!     {"name": "bash", "version": "5.2.15-2+b7", "arch": "amd64", "sha256": "…"}
+//!   ]
+//! }
+//! ```
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::engine::{Bound, Resolution};
+use super::packages::{Format, Package};
+
+/// Why a text is no lock, or a lock does not fit.
+#[derive(Debug, thiserror::Error)]
+pub enum LockFileError {
+    /// The text is no lock.
+    #[error("not a lock file")]
+    Parse(#[from] serde_json::Error),
+    /// Written by a newer program.
+    #[error("version {0} of lock files is newer than this program; upgrade sapwood")]
+    Version(u32),
+    /// For packages of another kind.
+    #[error("it locks {found} packages, and these are {expected} packages")]
+    Format {
+        /// In the lock.
+        found: String,
+        /// What the engine installs.
+        expected: &'static str,
+    },
+    /// What was resolved is not what is locked.
+    #[error("{}", describe(.changed, .unneeded))]
+    Different {
+        /// Packages with another content, or not in the lock.
+        changed: Vec<String>,
+        /// Packages that nothing asks for.
+        unneeded: Vec<String>,
+    },
+}
+
+fn describe(changed: &[String], unneeded: &[String]) -> String {
+    let mut parts = Vec::new();
+    if !changed.is_empty() {
+        parts.push(format!("these are not what it names: {}", changed.join(", ")));
+    }
+    if !unneeded.is_empty() {
+        parts.push(format!("it names what the treefile does not need: {}", unneeded.join(", ")));
+    }
+    format!("{}; write a new one with --write-lock", parts.join("; "))
+}
+
+/// A lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LockFile {
+    /// The kind of the packages.
+    pub format: Format,
+    /// Exact packages.
+    pub packages: Vec<Package>,
+}
+
+#[derive(Deserialize)]
+struct Raw {
+    #[serde(rename = "sapwood-lock")]
+    version: u32,
+    format: String,
+    packages: Vec<RawPackage>,
+}
+
+#[derive(Deserialize)]
+struct RawPackage {
+    name: String,
+    version: String,
+    arch: String,
+    sha256: Option<String>,
+}
+
+impl LockFile {
+    /// The lock that gives this resolution again.
+    #[must_use]
+    pub fn of(resolution: &Resolution) -> Self {
+        let mut packages = resolution.list();
+        packages.sort();
+        Self { format: resolution.format, packages }
+    }
+
+    /// Reads a lock.
+    ///
+    /// # Errors
+    /// [`LockFileError`].
+    pub fn parse(text: &str) -> Result<Self, LockFileError> {
+        let raw: Raw = serde_json::from_str(text)?;
+        if raw.version != 1 {
+            return Err(LockFileError::Version(raw.version));
+        }
+        let format = match raw.format.as_str() {
+            "deb" => Format::Deb,
+            "rpm" => Format::Rpm,
+            _ => return Err(LockFileError::Format { found: raw.format, expected: "deb or rpm" }),
+        };
+        let package = |raw: RawPackage| Package {
+            source: raw.name.clone(),
+            name: raw.name,
+            version: raw.version,
+            arch: raw.arch,
+            sha256: raw.sha256,
+        };
+        Ok(Self { format, packages: raw.packages.into_iter().map(package).collect() })
+    }
+
+    /// The text of the file.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let line = |package: &Package| {
+            let mut fields =
+                BTreeMap::from([("name", &package.name), ("version", &package.version), ("arch", &package.arch)]);
+            fields.extend(package.sha256.as_ref().map(|digest| ("sha256", digest)));
+            format!("    {}", serde_json::json!(fields))
+        };
+        let lines: Vec<String> = self.packages.iter().map(line).collect();
+        format!(
+            "{{\n  \"sapwood-lock\": 1,\n  \"format\": \"{}\",\n  \"packages\": [\n{}\n  ]\n}}\n",
+            self.format.word(),
+            lines.join(",\n")
+        )
+    }
+
+    /// The packages by name and architecture, for an engine that installs packages of `format`.
+    ///
+    /// # Errors
+    /// [`LockFileError::Format`].
+    pub fn bound(&self, format: Format) -> Result<Bound, LockFileError> {
+        if self.format != format {
+            return Err(LockFileError::Format { found: self.format.word().to_owned(), expected: format.word() });
+        }
+        let key = |package: &Package| (package.name.clone(), format!("{} {}", package.arch, package.version));
+        Ok(self.packages.iter().map(|package| (key(package), package.clone())).collect())
+    }
+
+    /// Checks that a resolution is this lock, neither more nor less.
+    ///
+    /// # Errors
+    /// [`LockFileError::Different`].
+    pub fn check(&self, resolution: &Resolution) -> Result<(), LockFileError> {
+        let key = |package: &Package| (package.name.clone(), package.version.clone(), package.arch.clone());
+        let mut locked: BTreeMap<_, _> = self.packages.iter().map(|package| (key(package), package)).collect();
+        let mut changed = Vec::new();
+        for resolved in &resolution.packages {
+            let package = &resolved.package;
+            let words = format!("{} {}", package.name, package.version);
+            match locked.remove(&key(package)) {
+                Some(expected) if expected.sha256.is_some() && expected.sha256 != package.sha256 => {
+                    changed.push(format!("{words} (another checksum)"));
+                }
+                Some(_) => {}
+                None => changed.push(words),
+            }
+        }
+        let unneeded: Vec<String> = locked.values().map(|package| package.name.clone()).collect();
+        if changed.is_empty() && unneeded.is_empty() {
+            Ok(())
+        } else {
+            Err(LockFileError::Different { changed, unneeded })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::engine::Resolved;
+    use super::*;
+
+    fn resolution(packages: &[(&str, &str, &str)]) -> Resolution {
+        let resolved = |(name, version, digest): &(&str, &str, &str)| Resolved {
+            package: Package {
+                name: (*name).to_owned(),
+                version: (*version).to_owned(),
+                arch: "amd64".to_owned(),
+                source: (*name).to_owned(),
+                sha256: Some((*digest).to_owned()),
+            },
+            file: String::new(),
+            size: 0,
+        };
+        Resolution { format: Format::Deb, packages: packages.iter().map(resolved).collect() }
+    }
+
+    #[test]
+    fn a_lock_survives_its_file_and_fits_what_it_was_made_of() {
+        let first = resolution(&[("b", "1:2-3", "aa"), ("a", "1", "bb")]);
+        let lock = LockFile::of(&first);
+        let again = LockFile::parse(&lock.render()).expect("own text");
+        assert_eq!(again, lock);
+        again.check(&first).expect("the same");
+        assert_eq!(again.bound(Format::Deb).expect("deb").len(), 2);
+        assert!(again.bound(Format::Rpm).is_err());
+        for (other, words) in [
+            (resolution(&[("b", "1:2-3", "aa")]), "does not need: a"),
+            (resolution(&[("b", "1:2-3", "cc"), ("a", "1", "bb")]), "b 1:2-3 (another checksum)"),
+            (resolution(&[("b", "1:2-4", "aa"), ("a", "1", "bb")]), "b 1:2-4"),
+        ] {
+            let message = lock.check(&other).expect_err("different").to_string();
+            assert!(message.contains(words), "{message}");
+        }
+        assert!(LockFile::parse("{}").is_err());
+        assert!(matches!(LockFile::parse(&lock.render().replace(": 1,", ": 2,")), Err(LockFileError::Version(2))));
+    }
+}

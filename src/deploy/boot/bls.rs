@@ -1,0 +1,143 @@
+//! Entries by the Boot Loader Specification, type 1: a small file each. Parse after render is identity. Pure.
+//!
+//! ```text
+//! sapwood-0123abcd-00007+3.conf      `+LEFT-DONE` only while the entry is counted; the loader renames it at each try
+//!
+//! title Debian GNU/Linux 12 (12.8)
+//! version 7
+//! sort-key sapwood-0123abcd
+//! options root=UUID=… ro sapwood=main/0123456789ab.0
+//! linux /sapwood/0123abcd/DIGEST/vmlinuz
+//! initrd /sapwood/0123abcd/DIGEST/initramfs.img
+//! ```
+
+use std::fmt::Write as _;
+
+use super::entry::{BootEntry, DeviceTree, Target, Tries};
+
+const SUFFIX: &str = ".conf";
+
+/// What the names of all entries of the sysroot `id` begin with.
+fn prefix(id: &str) -> String {
+    format!("sapwood-{id}-")
+}
+
+/// The name of the file of an entry.
+#[must_use]
+pub fn file_name(id: &str, order: u32, tries: Option<Tries>) -> String {
+    let tries = match tries {
+        None => String::new(),
+        Some(Tries { left, done: 0 }) => format!("+{left}"),
+        Some(Tries { left, done }) => format!("+{left}-{done}"),
+    };
+    format!("{}{order:05}{tries}{SUFFIX}", prefix(id))
+}
+
+/// What the name of a file says; `None` for files of others.
+#[must_use]
+pub fn parse_name(id: &str, name: &str) -> Option<(u32, Option<Tries>)> {
+    let rest = name.strip_prefix(&prefix(id))?.strip_suffix(SUFFIX)?;
+    let (order, tries) = match rest.split_once('+') {
+        None => (rest, None),
+        Some((order, tries)) => {
+            let (left, done) = tries.split_once('-').unwrap_or((tries, "0"));
+            (order, Some(Tries { left: left.parse().ok()?, done: done.parse().ok()? }))
+        }
+    };
+    Some((order.parse().ok()?, tries))
+}
+
+/// The text of an entry.
+#[must_use]
+pub fn render(id: &str, entry: &BootEntry) -> String {
+    let target = &entry.target;
+    let mut text = String::new();
+    let mut line = |key: &str, value: &str| {
+        let written = writeln!(text, "{key} {value}");
+        written.expect("a String takes everything");
+    };
+    line("title", &target.title);
+    line("version", &entry.order.to_string());
+    line("sort-key", prefix(id).trim_end_matches('-'));
+    line("options", &target.command_line());
+    line("linux", &target.linux);
+    target.initrd.iter().for_each(|initrd| line("initrd", initrd));
+    match &target.devicetree {
+        Some(DeviceTree::File(path)) => line("devicetree", path),
+        // Not of the specification: loaders skip keys they do not know, U-Boot knows this one.
+        Some(DeviceTree::Directory(path)) => line("fdtdir", path),
+        None => {}
+    }
+    text
+}
+
+/// Reads the file `name` with this text; `None` when it is not a whole entry of this sysroot.
+#[must_use]
+pub fn parse(id: &str, name: &str, text: &str) -> Option<BootEntry> {
+    let (order, tries) = parse_name(id, name)?;
+    let (mut title, mut linux, mut initrd, mut devicetree, mut options) = (None, None, Vec::new(), None, Vec::new());
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let (key, value) = line.split_once(char::is_whitespace)?;
+        let value = value.trim().to_owned();
+        match key {
+            "title" => title = Some(value),
+            "linux" => linux = Some(value),
+            "initrd" => initrd.push(value),
+            "devicetree" => devicetree = Some(DeviceTree::File(value)),
+            "fdtdir" => devicetree = Some(DeviceTree::Directory(value)),
+            "options" => options.push(value),
+            _ => {}
+        }
+    }
+    let (deployment, options) = Target::split_command_line(&options.join(" "))?;
+    let target = Target { deployment, title: title?, linux: linux?, initrd, devicetree, options };
+    Some(BootEntry { order, tries, target })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::entry::examples::entry;
+    use super::*;
+
+    const ID: &str = "0123abcd";
+
+    #[test]
+    fn an_entry_survives_its_file() {
+        let mut entries = vec![entry(7, "a", None), entry(70_000, "b", Some(3)), entry(1, "c", Some(0))];
+        entries[1].target.devicetree = Some(DeviceTree::File("/x.dtb".into()));
+        entries[2].target.devicetree = Some(DeviceTree::Directory("/dtb".into()));
+        entries[2].target.initrd.clear();
+        entries[2].tries = Some(Tries { left: 0, done: 3 });
+        for entry in entries {
+            let name = file_name(ID, entry.order, entry.tries);
+            assert_eq!(parse(ID, &name, &render(ID, &entry)), Some(entry), "{name}");
+        }
+    }
+
+    #[test]
+    fn names_are_those_of_the_specification_and_others_are_not_ours() {
+        let tries = |left, done| Some(Tries { left, done });
+        assert_eq!(file_name(ID, 7, tries(3, 0)), "sapwood-0123abcd-00007+3.conf");
+        assert_eq!(parse_name(ID, "sapwood-0123abcd-00007+1-2.conf"), Some((7, tries(1, 2))));
+        assert_eq!(parse_name(ID, "sapwood-0123abcd-00007.conf"), Some((7, None)));
+        for other in [
+            "debian.conf",
+            "sapwood-fedcba98-00007.conf",
+            "sapwood-0123abcd-00007.conf.tmp",
+            ".tmp-1",
+            "sapwood-0123abcd-x.conf",
+        ] {
+            assert_eq!(parse_name(ID, other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_torn_file_is_no_entry() {
+        let whole = render(ID, &entry(7, "a", None));
+        let name = file_name(ID, 7, None);
+        let end = whole.find("\nlinux").expect("rendered");
+        for length in 0..end {
+            assert_eq!(parse(ID, &name, &whole[..length]), None, "{length} bytes");
+        }
+    }
+}

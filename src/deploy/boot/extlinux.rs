@@ -1,0 +1,146 @@
+//! `extlinux.conf`, as SYSLINUX' extlinux and U-Boot's distro boot read it. Pure.
+//!
+//! Ours is a block between two marks; what others wrote around it stays as it is. The block is the last, since of several
+//! `DEFAULT` lines these loaders take the last. They do not count tries.
+
+use std::fmt::Write as _;
+
+use super::entry::{BootEntry, DeviceTree, Target};
+
+/// The file in its directory.
+pub const CONFIG: &str = "extlinux.conf";
+
+fn begin(id: &str) -> String {
+    format!("# begin sapwood {id}: written by sapwood; changes between these lines are lost")
+}
+
+fn end(id: &str) -> String {
+    format!("# end sapwood {id}")
+}
+
+fn label(id: &str, order: u32) -> String {
+    format!("sapwood-{id}-{order:05}")
+}
+
+/// The whole file: `before` with our block in it replaced.
+#[must_use]
+pub fn render(id: &str, before: &str, entries: &[BootEntry]) -> String {
+    let mut text = foreign(id, before);
+    let has_timeout = text.lines().any(|line| line.trim_start().to_ascii_uppercase().starts_with("TIMEOUT"));
+    let written = block(&mut text, id, entries, if has_timeout { None } else { Some("TIMEOUT 30") });
+    written.expect("a String takes everything");
+    text
+}
+
+fn block(text: &mut String, id: &str, entries: &[BootEntry], timeout: Option<&str>) -> std::fmt::Result {
+    writeln!(text, "{}", begin(id))?;
+    if let Some(timeout) = timeout {
+        // In tenths of a second.
+        writeln!(text, "{timeout}")?;
+    }
+    if let Some(first) = entries.first() {
+        writeln!(text, "DEFAULT {}", label(id, first.order))?;
+    }
+    for entry in entries {
+        let target = &entry.target;
+        writeln!(text, "LABEL {}", label(id, entry.order))?;
+        writeln!(text, "    MENU LABEL {}", target.title)?;
+        writeln!(text, "    LINUX {}", target.linux)?;
+        if !target.initrd.is_empty() {
+            writeln!(text, "    INITRD {}", target.initrd.join(","))?;
+        }
+        match &target.devicetree {
+            Some(DeviceTree::File(path)) => writeln!(text, "    FDT {path}")?,
+            Some(DeviceTree::Directory(path)) => writeln!(text, "    FDTDIR {path}")?,
+            None => {}
+        }
+        writeln!(text, "    APPEND {}", target.command_line())?;
+    }
+    writeln!(text, "{}", end(id))
+}
+
+/// What others wrote, without our block.
+fn foreign(id: &str, text: &str) -> String {
+    let (begin, end) = (begin(id), end(id));
+    let mut inside = false;
+    let mut kept = String::new();
+    for line in text.lines() {
+        inside |= line == begin;
+        if !inside {
+            kept.push_str(line);
+            kept.push('\n');
+        }
+        inside &= line != end;
+    }
+    kept
+}
+
+/// The entries of our block; none when the block is not whole.
+#[must_use]
+pub fn parse(id: &str, text: &str) -> Vec<BootEntry> {
+    let (begin, end) = (begin(id), end(id));
+    let mut lines = text.lines().skip_while(|line| *line != begin).skip(1);
+    let block: Vec<&str> = lines.by_ref().take_while(|line| *line != end).collect();
+    let is_whole = text.lines().any(|line| line == end);
+    let labels = block.split(|line| line.starts_with("LABEL ")).skip(1);
+    let orders = block.iter().filter_map(|line| line.strip_prefix("LABEL "));
+    let entries = orders.zip(labels).filter_map(|(label, lines)| one(id, label, lines));
+    if is_whole { entries.collect() } else { Vec::new() }
+}
+
+fn one(id: &str, label: &str, lines: &[&str]) -> Option<BootEntry> {
+    let order = label.strip_prefix(&format!("sapwood-{id}-"))?.parse().ok()?;
+    let value = |key: &str| lines.iter().find_map(|line| line.trim_start().strip_prefix(key)?.strip_prefix(' '));
+    let (deployment, options) = Target::split_command_line(value("APPEND")?)?;
+    let file = value("FDT").map(|path| DeviceTree::File(path.to_owned()));
+    let target = Target {
+        deployment,
+        title: value("MENU LABEL")?.to_owned(),
+        linux: value("LINUX")?.to_owned(),
+        initrd: value("INITRD").map(|paths| paths.split(',').map(str::to_owned).collect()).unwrap_or_default(),
+        devicetree: file.or_else(|| value("FDTDIR").map(|path| DeviceTree::Directory(path.to_owned()))),
+        options,
+    };
+    Some(BootEntry { order, tries: None, target })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::entry::examples::entry;
+    use super::*;
+
+    const ID: &str = "0123abcd";
+
+    #[test]
+    fn entries_survive_their_file() {
+        let mut entries = vec![entry(7, "a", None), entry(3, "b", None), entry(1, "c", None)];
+        entries[1].target.devicetree = Some(DeviceTree::File("/x.dtb".into()));
+        entries[2].target.devicetree = Some(DeviceTree::Directory("/dtb".into()));
+        entries[2].target.initrd.clear();
+        let text = render(ID, "", &entries);
+        assert_eq!(parse(ID, &text), entries, "{text}");
+        assert_eq!(render(ID, &text, &entries), text);
+    }
+
+    #[test]
+    fn what_others_wrote_stays_and_ours_is_the_last_default() {
+        let before = "TIMEOUT 50\nDEFAULT other\nLABEL other\n  KERNEL /x\n";
+        let text = render(ID, before, &[entry(1, "a", None)]);
+        assert!(text.starts_with(before), "{text}");
+        assert_eq!(text.matches("TIMEOUT").count(), 1);
+        let defaults: Vec<&str> = text.lines().filter(|line| line.starts_with("DEFAULT")).collect();
+        assert_eq!(defaults, ["DEFAULT other", "DEFAULT sapwood-0123abcd-00001"]);
+        let again = render(ID, &text, &[entry(2, "b", None)]);
+        assert!(again.starts_with(before));
+        assert_eq!(parse(ID, &again), [entry(2, "b", None)]);
+        assert_eq!(parse("fedcba98", &text), []);
+    }
+
+    #[test]
+    fn a_torn_block_has_no_entries() {
+        let text = render(ID, "", &[entry(7, "a", None)]);
+        for length in 0..text.len() - 1 {
+            assert_eq!(parse(ID, &text[..length]), [], "{length} bytes");
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! The kernel of a commit: where it is in the image, and what it is called on the boot partition.
+//!
+//! ```text
+//! /usr/lib/modules/VERSION/vmlinuz
+//! /usr/lib/modules/VERSION/initramfs.img    or `initramfs`
+//! /usr/lib/modules/VERSION/devicetree       one blob; or `dtb/`, a directory of them
+//! ```
+//!
+//! A tree as a distribution's packages leave it has them elsewhere, and boots too, if nothing is in the places above:
+//!
+//! ```text
+//! /boot/vmlinuz-VERSION
+//! /boot/initrd.img-VERSION                  or `initramfs-VERSION.img`
+//! ```
+//!
+//! On the boot partition these lie in a directory named by a digest of all of them, so that deployments with the same
+//! kernel share it, and one that differs in the least has its own.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::entry::DeviceTree;
+use crate::image::{Image, ImageError, Ino};
+use crate::model::{FileKind, ImagePath, ObjectId};
+
+const MODULES: &str = "/usr/lib/modules";
+
+const BOOT: &str = "/boot";
+
+/// Hex digits of the digest that names a kernel's directory: enough for all kernels of a machine and short enough for any
+/// loader.
+const DIGEST_DIGITS: usize = 32;
+
+/// Why a commit cannot be booted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KernelError {
+    /// No kernel.
+    #[error("there is no kernel in it: nothing at /usr/lib/modules/VERSION/vmlinuz or /boot/vmlinuz-VERSION")]
+    NoKernel,
+    /// A kernel and no initramfs.
+    #[error("there is no initramfs for its kernel: nothing at {0}")]
+    NoInitramfs(String),
+    /// A version that cannot be named in a boot entry.
+    #[error("'{0}' cannot be the version of a kernel")]
+    Version(String),
+    /// The image is damaged.
+    #[error("its image is damaged")]
+    Image(#[from] ImageError),
+}
+
+/// One file for the boot partition.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BootFile {
+    /// Its path in the kernel's directory.
+    pub name: String,
+    /// Its content; `None` for an empty file.
+    pub object: Option<ObjectId>,
+    /// Its length in bytes.
+    pub size: u64,
+}
+
+/// The kernel of a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kernel {
+    /// What a deployment keeps of it.
+    pub record: KernelRecord,
+    /// Its files.
+    pub files: Vec<BootFile>,
+    /// Where these are in the image: files, and directories of device trees.
+    pub paths: Vec<String>,
+}
+
+/// What a deployment keeps of its kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct KernelRecord {
+    /// Its version.
+    pub version: String,
+    /// Names its directory on the boot partition.
+    pub digest: String,
+    /// Device trees that come with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub devicetree: Option<DeviceTreeKind>,
+}
+
+/// How a kernel's device trees come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeviceTreeKind {
+    /// One blob.
+    File,
+    /// A directory of them.
+    Directory,
+}
+
+impl KernelRecord {
+    /// Where its kernel is, seen from the directory of kernels at `base`.
+    #[must_use]
+    pub fn linux(&self, base: &str) -> String {
+        format!("{base}/{}/vmlinuz", self.digest)
+    }
+
+    /// Where its initramfs is.
+    #[must_use]
+    pub fn initrd(&self, base: &str) -> String {
+        format!("{base}/{}/initramfs.img", self.digest)
+    }
+
+    /// Where its device trees are.
+    #[must_use]
+    pub fn device_tree(&self, base: &str) -> Option<DeviceTree> {
+        Some(match self.devicetree? {
+            DeviceTreeKind::File => DeviceTree::File(format!("{base}/{}/devicetree", self.digest)),
+            DeviceTreeKind::Directory => DeviceTree::Directory(format!("{base}/{}/dtb", self.digest)),
+        })
+    }
+}
+
+/// A kernel that was found, and where what belongs to it may be, the preferred places first.
+struct Candidate {
+    version: String,
+    linux: String,
+    initramfs: [String; 2],
+    devicetree: String,
+    devicetrees: String,
+}
+
+impl Candidate {
+    fn in_modules(version: &str) -> Self {
+        let at = |name: &str| format!("{MODULES}/{version}/{name}");
+        Self {
+            version: version.to_owned(),
+            linux: at("vmlinuz"),
+            initramfs: [at("initramfs.img"), at("initramfs")],
+            devicetree: at("devicetree"),
+            devicetrees: at("dtb"),
+        }
+    }
+
+    fn in_boot(version: &str) -> Self {
+        Self {
+            linux: format!("{BOOT}/vmlinuz-{version}"),
+            initramfs: [format!("{BOOT}/initrd.img-{version}"), format!("{BOOT}/initramfs-{version}.img")],
+            ..Self::in_modules(version)
+        }
+    }
+}
+
+/// The kernel of `image`: of several the one with the highest version.
+///
+/// # Errors
+/// [`KernelError`].
+pub fn find(image: &Image) -> Result<Kernel, KernelError> {
+    let modules = names(image, MODULES)?;
+    let in_modules = modules.iter().map(|name| Candidate::in_modules(name));
+    let candidate = match newest(image, in_modules)? {
+        Some(found) => found,
+        None => {
+            let boot = names(image, BOOT)?;
+            let versions = boot.iter().filter_map(|name| name.strip_prefix("vmlinuz-"));
+            newest(image, versions.map(Candidate::in_boot))?.ok_or(KernelError::NoKernel)?
+        }
+    };
+    let is_plain = candidate.version.bytes().all(|byte| byte.is_ascii_graphic());
+    if !is_plain {
+        return Err(KernelError::Version(candidate.version));
+    }
+    collect(image, candidate)
+}
+
+/// The names in a directory of the image; none if there is no such directory.
+fn names(image: &Image, path: &str) -> Result<Vec<String>, KernelError> {
+    let Some(directory) = lookup(image, path)?.filter(|ino| image.kind(*ino) == Ok(FileKind::Directory)) else {
+        return Ok(Vec::new());
+    };
+    let mut names = Vec::new();
+    for child in image.children(directory, 0)? {
+        names.push(String::from_utf8_lossy(child?.name).into_owned());
+    }
+    Ok(names)
+}
+
+/// The candidate with the highest version whose kernel is there.
+fn newest(image: &Image, candidates: impl Iterator<Item = Candidate>) -> Result<Option<Candidate>, KernelError> {
+    let mut best: Option<Candidate> = None;
+    for candidate in candidates {
+        let is_newer = best.as_ref().is_none_or(|best| version_key(&best.version) < version_key(&candidate.version));
+        if is_newer && is_file(image, &candidate.linux)? {
+            best = Some(candidate);
+        }
+    }
+    Ok(best)
+}
+
+fn collect(image: &Image, candidate: Candidate) -> Result<Kernel, KernelError> {
+    let [preferred, other] = &candidate.initramfs;
+    let initramfs = if is_file(image, preferred)? { preferred } else { other };
+    if !is_file(image, initramfs)? {
+        return Err(KernelError::NoInitramfs(preferred.clone()));
+    }
+    let mut files = Vec::new();
+    let mut paths = vec![candidate.linux.clone(), initramfs.clone()];
+    for (name, path) in [("vmlinuz", &candidate.linux), ("initramfs.img", initramfs)] {
+        let ino = lookup(image, path)?.ok_or(KernelError::NoKernel)?;
+        files.push(file(image, name, ino)?);
+    }
+    let mut devicetree = None;
+    let blobs = lookup(image, &candidate.devicetrees)?.filter(|ino| image.kind(*ino) == Ok(FileKind::Directory));
+    if let Some(blob) = lookup(image, &candidate.devicetree)? {
+        files.push(file(image, "devicetree", blob)?);
+        devicetree = Some(DeviceTreeKind::File);
+        paths.push(candidate.devicetree);
+    } else if let Some(blobs) = blobs {
+        image.walk(blobs, &mut |path, ino, kind| {
+            if kind == FileKind::Regular {
+                let name = format!("dtb{}", String::from_utf8_lossy(&path.to_bytes()));
+                files.push(file(image, &name, ino)?);
+            }
+            Ok::<(), KernelError>(())
+        })?;
+        devicetree = Some(DeviceTreeKind::Directory);
+        paths.push(candidate.devicetrees);
+    }
+    files.sort();
+    let record = KernelRecord { version: candidate.version, digest: digest(&files), devicetree };
+    Ok(Kernel { record, files, paths })
+}
+
+fn is_file(image: &Image, path: &str) -> Result<bool, KernelError> {
+    Ok(lookup(image, path)?.is_some_and(|ino| image.kind(ino) == Ok(FileKind::Regular)))
+}
+
+/// What is at a path; `None` too for a path that cannot be in any image.
+fn lookup(image: &Image, path: &str) -> Result<Option<Ino>, KernelError> {
+    let Ok(path) = ImagePath::parse(path.as_bytes()) else { return Ok(None) };
+    Ok(image.resolve(&path)?)
+}
+
+fn file(image: &Image, name: &str, ino: Ino) -> Result<BootFile, ImageError> {
+    let (object, size) = (image.object(ino)?, image.attributes(ino)?.size);
+    Ok(BootFile { name: name.to_owned(), object, size })
+}
+
+fn digest(files: &[BootFile]) -> String {
+    let mut hasher = Sha256::new();
+    for file in files {
+        hasher.update(file.name.as_bytes());
+        hasher.update([0]);
+        hasher.update(file.object.unwrap_or_else(|| ObjectId::of(b"")).as_bytes());
+    }
+    let digest: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    digest[..DIGEST_DIGITS].to_owned()
+}
+
+/// Orders versions as people do: runs of digits by their value, everything else by its bytes.
+fn version_key(version: &str) -> Vec<(u64, &str)> {
+    let mut key = Vec::new();
+    let mut rest = version;
+    while !rest.is_empty() {
+        let (digits, after) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len()));
+        let (text, after) = after.split_at(after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len()));
+        key.push((digits.parse().unwrap_or(0), text));
+        rest = after;
+    }
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::{Tree, encode};
+    use crate::model::{Content, EntryName, Metadata, Node, NodeKind};
+    use crate::sys::Mapping;
+
+    fn image(paths: &[(&str, &str)]) -> Image {
+        let mut tree = Tree::new(Metadata::default());
+        for (path, content) in paths {
+            let mut at = tree.root();
+            let parts: Vec<&str> = path.split('/').collect();
+            for (index, part) in parts.iter().enumerate() {
+                let name = EntryName::new(part.as_bytes()).expect("legal");
+                at = tree.child(at, part.as_bytes()).unwrap_or_else(|| {
+                    let object = Some(ObjectId::of(content.as_bytes()));
+                    let kind = if index + 1 < parts.len() {
+                        NodeKind::Directory
+                    } else {
+                        NodeKind::Regular(Content { object, size: content.len() as u64, ..Content::default() })
+                    };
+                    tree.insert(at, name, Node { metadata: Metadata::default(), kind }).expect("free")
+                });
+            }
+        }
+        Image::open(Mapping::of_bytes(encode(&tree).expect("legal").bytes)).expect("sound")
+    }
+
+    #[test]
+    fn the_newest_kernel_with_its_files_is_found() {
+        let found = find(&image(&[
+            ("usr/lib/modules/6.1.0-9/vmlinuz", "old"),
+            ("usr/lib/modules/6.1.0-9/initramfs.img", "i"),
+            ("usr/lib/modules/6.1.0-10/vmlinuz", "new"),
+            ("usr/lib/modules/6.1.0-10/initramfs", "i"),
+            ("usr/lib/modules/6.1.0-10/dtb/vendor/board.dtb", "d"),
+            ("usr/lib/modules/extra/readme", "no kernel"),
+        ]))
+        .expect("there is one");
+        assert_eq!(found.record.version, "6.1.0-10");
+        assert_eq!(found.record.devicetree, Some(DeviceTreeKind::Directory));
+        let names: Vec<&str> = found.files.iter().map(|file| file.name.as_str()).collect();
+        assert_eq!(names, ["dtb/vendor/board.dtb", "initramfs.img", "vmlinuz"]);
+        assert_eq!(found.record.digest.len(), DIGEST_DIGITS);
+    }
+
+    #[test]
+    fn the_directory_is_named_by_what_is_in_it() {
+        let kernel = |linux, initramfs| {
+            let files = [("usr/lib/modules/6/vmlinuz", linux), ("usr/lib/modules/6/initramfs.img", initramfs)];
+            find(&image(&files)).expect("whole").record.digest
+        };
+        assert_eq!(kernel("a", "b"), kernel("a", "b"));
+        assert_ne!(kernel("a", "b"), kernel("b", "a"));
+        assert_ne!(kernel("a", "b"), kernel("a", "c"));
+    }
+
+    #[test]
+    fn what_cannot_boot_is_said() {
+        assert_eq!(find(&image(&[("usr/bin/true", "x")])), Err(KernelError::NoKernel));
+        assert_eq!(find(&image(&[("usr/lib/modules", "x")])), Err(KernelError::NoKernel));
+        let bare = image(&[("usr/lib/modules/6/vmlinuz", "x")]);
+        assert_eq!(find(&bare), Err(KernelError::NoInitramfs("/usr/lib/modules/6/initramfs.img".to_owned())));
+        let unnameable = image(&[("usr/lib/modules/6 1/vmlinuz", "x"), ("usr/lib/modules/6 1/initramfs", "x")]);
+        assert_eq!(find(&unnameable), Err(KernelError::Version("6 1".to_owned())));
+    }
+
+    #[test]
+    fn the_places_of_distributions_are_looked_at_last() {
+        let debian = [
+            ("boot/vmlinuz-6.1.0-9-amd64", "k"),
+            ("boot/initrd.img-6.1.0-9-amd64", "i"),
+            ("boot/vmlinuz-6.1.0-8", "k"),
+        ];
+        let found = find(&image(&debian)).expect("there is one");
+        assert_eq!(found.record.version, "6.1.0-9-amd64");
+        assert_eq!(found.paths, ["/boot/vmlinuz-6.1.0-9-amd64", "/boot/initrd.img-6.1.0-9-amd64"]);
+        let fedora = [("boot/vmlinuz-6.12", "k"), ("boot/initramfs-6.12.img", "i")];
+        assert_eq!(find(&image(&fedora)).expect("there is one").record.version, "6.12");
+        let ours = [("usr/lib/modules/5/vmlinuz", "k"), ("usr/lib/modules/5/initramfs", "i")];
+        assert_eq!(find(&image(&[&debian[..], &ours].concat())).expect("there is one").record.version, "5");
+    }
+}

@@ -1,0 +1,61 @@
+//! Making a filesystem's journal empty, for readers that cannot replay one: boot loaders.
+//!
+//! After `fsync(2)` a change is durable, but perhaps in the journal only. The kernel replays that; GRUB reads the disk
+//! as if there were none, and would see the state before, or worse, half of it.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use rustix::io::Errno;
+use rustix::ioctl::{Setter, ioctl, opcode};
+
+const EXT4_CHECKPOINT: rustix::ioctl::Opcode = opcode::write::<u32>(b'f', 43);
+const FREEZE: rustix::ioctl::Opcode = opcode::read_write::<i32>(b'X', 119);
+const THAW: rustix::ioctl::Opcode = opcode::read_write::<i32>(b'X', 120);
+
+/// Whether a filesystem may be frozen for a moment, where nothing else empties its journal (XFS).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freeze {
+    /// It holds nothing that this process or its helpers write.
+    Allowed,
+    /// It may be what the system runs on.
+    Never,
+}
+
+/// Has the filesystem of `directory` write everything in its journal to where it belongs. Does nothing where there is no
+/// journal, no privilege, or no such operation: what was synced before is durable all the same.
+///
+/// # Errors
+/// Those of the operation where it exists and fails.
+#[expect(unsafe_code, reason = "an ioctl whose argument the kernel reads")]
+pub fn empty_journal(directory: impl AsFd, freeze: Freeze) -> io::Result<()> {
+    // SAFETY: the kernel reads 4 bytes behind the pointer that `Setter` makes of its own value, and writes nothing.
+    let done = unsafe { ioctl(&directory, Setter::<EXT4_CHECKPOINT, u32>::new(0)) };
+    match done {
+        // No such device: no journal.
+        Ok(()) | Err(Errno::PERM | Errno::NODEV) => return Ok(()),
+        Err(Errno::NOTTY | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) if freeze == Freeze::Allowed => {}
+        Err(Errno::NOTTY | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    }
+    // SAFETY: as above; these ignore their argument.
+    let frozen = unsafe { ioctl(&directory, Setter::<FREEZE, i32>::new(0)) };
+    match frozen {
+        Ok(()) => {}
+        Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOTTY | Errno::BUSY | Errno::INVAL | Errno::NOSYS) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    }
+    // SAFETY: as above.
+    Ok(unsafe { ioctl(&directory, Setter::<THAW, i32>::new(0)) }?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_there_is_no_such_operation_nothing_happens() {
+        let directory = std::fs::File::open("/proc").expect("mounted");
+        empty_journal(&directory, Freeze::Never).expect("nothing to do");
+    }
+}
