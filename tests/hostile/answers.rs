@@ -36,7 +36,8 @@ fn cases() -> Vec<Case> {
         ("refs/", Fault::EndlessBody("Content-Length: 1099511627776\r\n"), "has more than"),
         ("refs/", Fault::EndlessBody("Transfer-Encoding: chunked\r\n"), "cannot read refs/main"),
         ("refs/", Fault::EndlessBody(""), "cannot read refs/main"),
-        ("packs/", Fault::EndlessBody("Transfer-Encoding: chunked\r\n"), "is damaged at byte 16"),
+        // Which is noticed first depends on which of two threads is faster.
+        ("packs/", Fault::EndlessBody("Transfer-Encoding: chunked\r\n"), "is damaged at byte 16|has more than"),
         ("images/", Fault::EndlessBody(""), "has more than"),
         ("refs/", Fault::ShortBody, "the connection broke"),
         ("packs/", Fault::ShortBody, "the connection broke"),
@@ -82,7 +83,7 @@ fn try_case(scene: &Scene, number: usize, (path, fault, word): &Case) {
     let said = client.pull_in_vain();
     let asked = server.asked().len();
     assert!(asked < 100, "{fault:?} at {path}: {asked} requests");
-    assert!(said.contains(word), "{fault:?} at {path}: '{word}' is not in '{said}'");
+    assert!(word.split('|').any(|word| said.contains(word)), "{fault:?} at {path}: '{word}' is not in '{said}'");
     assert!(said.contains(&server.url()), "{fault:?} at {path} names no server: {said}");
     assert!(said.lines().all(|line| line.len() < 500), "a long story: {said}");
     server.mend();

@@ -68,8 +68,6 @@ pub struct Args {
     /// Replace what is published even if it is no ancestor
     #[arg(long)]
     force: bool,
-    #[command(flatten)]
-    prune: prune::PruneArgs,
     /// Only say what would be done
     #[arg(long)]
     dry_run: bool,
@@ -88,6 +86,9 @@ pub struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    // The last, since its heading holds for all that follows.
+    #[command(flatten)]
+    prune: prune::PruneArgs,
 }
 
 /// What only `--help` says.

@@ -244,15 +244,17 @@ impl Draft {
         Ok(())
     }
 
-    /// Sees to it that a directory is there; a new one is root's and has this mode, as have those above it.
+    /// Sees to it that a directory is there; a new one is root's and has this mode; those made above it have 0755.
     ///
     /// # Errors
     /// [`DraftError`] when something else is there.
     pub fn directory(&mut self, path: impl AsRef<[u8]>, permissions: u16) -> Result<NodeId, DraftError> {
         let mut at = self.tree.root();
         let mut done = Vec::new();
-        for name in parts(path.as_ref()) {
+        let mut names = parts(path.as_ref()).peekable();
+        while let Some(name) = names.next() {
             done = join(&done, name);
+            let permissions = if names.peek().is_some() { 0o755 } else { permissions };
             at = match self.tree.child(at, name) {
                 Some(id) if self.tree.node(id).kind == NodeKind::Directory => id,
                 Some(id) => {

@@ -6,7 +6,7 @@
 //! needs. Whatever it starts or mounts ends with it, also when this process is killed.
 //!
 //! It is entered by starting this program again under another name, twice: once to leave the namespaces, once to be
-//! process 1 of the new ones ([`stages`]). So nothing of a running, threaded process is ever forked.
+//! process 1 of the new ones (`stages`). So nothing of a running, threaded process is ever forked.
 
 mod stages;
 

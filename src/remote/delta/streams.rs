@@ -112,20 +112,21 @@ impl Streams {
         self.extra.extend_from_slice(&other.extra);
     }
 
-    fn bytes(&self) -> io::Result<Vec<u8>> {
+    fn into_bytes(self) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::with_capacity(HEADER + self.len());
         for part in self.parts() {
             let length = u32::try_from(part.len()).map_err(|_| invalid())?;
             bytes.extend_from_slice(&length.to_le_bytes());
         }
-        self.parts().iter().for_each(|part| bytes.extend_from_slice(part));
+        // Each is freed at once: there are some MiB of them.
+        [self.copies, self.runs, self.values, self.extra].into_iter().for_each(|part| bytes.extend(part));
         Ok(bytes)
     }
 
     /// The batch of these pieces.
-    pub(super) fn pack(&self) -> io::Result<Vec<u8>> {
+    pub(super) fn pack(self) -> io::Result<Vec<u8>> {
         use zstd::zstd_safe::CParameter;
-        let bytes = self.bytes()?;
+        let bytes = self.into_bytes()?;
         let mut compressor = zstd::bulk::Compressor::new(LEVEL)?;
         if bytes.len() > 1 << 20 {
             // 12 MiB of tables instead of 80, for 0.1 % more bytes.
@@ -137,7 +138,7 @@ impl Streams {
 
     /// About how many bytes they take in a batch; quick.
     pub(super) fn estimate(&self) -> io::Result<usize> {
-        Ok(zstd::bulk::compress(&self.bytes()?, 3)?.len())
+        Ok(zstd::bulk::compress(&self.clone().into_bytes()?, 3)?.len())
     }
 }
 

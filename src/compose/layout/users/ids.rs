@@ -25,6 +25,7 @@ pub fn assign<'a>(
     reserved: &BTreeMap<String, u32>,
 ) -> Result<Renumbering, LayoutError> {
     let wanted = |name: &str| kept.get(name).or_else(|| reserved.get(name)).copied();
+    // Of somebody whom the parent knew. What new names share among each other stays shared.
     let mut taken: BTreeSet<u32> = kept.values().chain(reserved.values()).copied().collect();
     let mut renumbering = Renumbering::new();
     let mut homeless = Vec::new();
@@ -34,7 +35,7 @@ pub fn assign<'a>(
             Some(kept) if kept != id => _ = renumbering.entry(id).or_insert(kept),
             Some(_) => {}
             None if taken.contains(&id) && DYNAMIC.contains(&id) => homeless.push((name, id)),
-            None => _ = taken.insert(id),
+            None => {}
         }
     }
     for (name, id) in homeless {
