@@ -75,8 +75,5 @@ pub fn read_file(objects: &dyn ObjectSource, image: &Image, path: &str) -> Resul
         return Ok(None);
     }
     let Some(object) = image.object(ino)? else { return Ok(Some(Vec::new())) };
-    let mut bytes = vec![0; usize::try_from(attributes.size).unwrap_or_default()];
-    let length = objects.read_at(object, 0, &mut bytes)?;
-    bytes.truncate(length);
-    Ok(Some(bytes))
+    Ok(Some(objects.read_whole(object, attributes.size)?))
 }

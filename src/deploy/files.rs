@@ -54,28 +54,14 @@ pub fn read_inode(image: &Image, store: &Store, ino: Ino) -> Result<Found, FileE
     }
     let Some(id) = image.object(ino)? else { return Ok(Found::Bytes(Vec::new())) };
     if store.has_object(id) {
-        Ok(Found::Bytes(read_object(store, id, image.attributes(ino)?.size)?))
+        let size = image.attributes(ino)?.size;
+        if size > SIZE_MAX {
+            return Err(FileError::TooLarge(id));
+        }
+        Ok(Found::Bytes(store.read_whole(id, size)?))
     } else {
         Ok(Found::Absent)
     }
-}
-
-/// A whole object of at most `size` bytes.
-///
-/// # Errors
-/// [`FileError`].
-pub fn read_object(store: &Store, id: ObjectId, size: u64) -> Result<Vec<u8>, FileError> {
-    let length = usize::try_from(size).ok().filter(|_| size <= SIZE_MAX).ok_or(FileError::TooLarge(id))?;
-    let mut bytes = vec![0; length];
-    let mut done = 0;
-    while done < bytes.len() {
-        match store.read_at(id, done as u64, &mut bytes[done..])? {
-            0 => break,
-            length => done += length,
-        }
-    }
-    bytes.truncate(done);
-    Ok(bytes)
 }
 
 /// The inode at an absolute path, links not followed.
@@ -160,19 +146,10 @@ impl super::etc::Contents for EtcContents<'_> {
             .map_err(|source| ContentError::Local { path: super::etc::path_to_text(path), source })
     }
 
-    fn object(&self, id: ObjectId) -> Result<Vec<u8>, ContentError> {
+    fn object(&self, id: ObjectId, size: u64) -> Result<Vec<u8>, ContentError> {
         if !self.store.has_object(id) {
             return Err(ContentError::Absent);
         }
-        // Its size is not asked for: read until it ends.
-        let mut bytes = Vec::new();
-        let mut chunk = vec![0; 64 << 10];
-        loop {
-            let length = self.store.read_at(id, bytes.len() as u64, &mut chunk)?;
-            if length == 0 || bytes.len() as u64 > SIZE_MAX {
-                return Ok(bytes);
-            }
-            bytes.extend_from_slice(&chunk[..length]);
-        }
+        Ok(self.store.read_whole(id, size)?)
     }
 }

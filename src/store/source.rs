@@ -140,6 +140,18 @@ pub trait ObjectSource: Send + Sync {
     /// [`ReadError`], with the object.
     fn read_at(&self, id: ObjectId, offset: u64, buffer: &mut [u8]) -> Result<usize, ReadError>;
 
+    /// An object as a whole, of which the image says that it has `size` bytes. For what is known to be small: all of it is
+    /// held in memory.
+    ///
+    /// # Errors
+    /// [`ReadError`], with the object; [`ReadError::Object`] when it is shorter.
+    fn read_whole(&self, id: ObjectId, size: u64) -> Result<Vec<u8>, ReadError> {
+        let broken = |kind: io::ErrorKind| ReadError::Object { id, source: kind.into() };
+        let mut bytes = vec![0; usize::try_from(size).map_err(|_| broken(io::ErrorKind::FileTooLarge))?];
+        let length = self.read_at(id, 0, &mut bytes)?;
+        if length == bytes.len() { Ok(bytes) } else { Err(broken(io::ErrorKind::UnexpectedEof)) }
+    }
+
     /// Like [`Self::read_at`] for an object of which the image is known; sources that must look for it elsewhere need
     /// that. Never waits for a network: what would have to be fetched is [`ReadError::Absent`].
     ///

@@ -8,7 +8,6 @@ mod bounded;
 mod chosen;
 #[path = "../common/mod.rs"]
 mod common;
-mod figures;
 
 use std::fs;
 use std::path::{Path, PathBuf};

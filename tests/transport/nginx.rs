@@ -72,6 +72,19 @@ impl Nginx {
         format!("http://127.0.0.1:{}", self.ports[0])
     }
 
+    /// The lines of what one of the servers was asked, at least `count` of them: nginx writes a line after it has answered.
+    pub fn asked_of(&self, server: usize, count: usize) -> Vec<String> {
+        let port = format!("{} ", self.port(server));
+        let begin = Instant::now();
+        loop {
+            let lines: Vec<_> = self.asked().into_iter().filter(|line| line.starts_with(&port)).collect();
+            if lines.len() >= count || begin.elapsed() > Duration::from_secs(60) {
+                return lines;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// What was asked so far, a line each.
     pub fn asked(&self) -> Vec<String> {
         fs::read_to_string(&self.log).unwrap_or_default().lines().map(str::to_owned).collect()

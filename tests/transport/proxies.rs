@@ -102,13 +102,9 @@ fn a_token_goes_to_its_server_and_to_nobody_else() {
     fetch(&url(1), &with_token, "refs/main").expect("redirected");
     let mirrored = TransportOptions { mirrors: vec![url(2)], bearer_file: Some(token), ..impatient() };
     fetch("http://127.0.0.1:1", &mirrored, "refs/main").expect("from the mirror");
-    let of = |server| {
-        let port = format!("{} ", nginx.port(server));
-        nginx.asked().into_iter().filter(|line| line.starts_with(&port)).collect::<Vec<_>>()
-    };
-    assert!(of(0)[0].contains("auth=Bearer secret-token"), "{:#?}", of(0));
-    assert!(of(1)[0].contains("auth=Bearer secret-token"), "{:#?}", of(1));
-    let others = of(2);
+    assert!(nginx.asked_of(0, 1)[0].contains("auth=Bearer secret-token"), "{:#?}", nginx.asked_of(0, 1));
+    assert!(nginx.asked_of(1, 1)[0].contains("auth=Bearer secret-token"), "{:#?}", nginx.asked_of(1, 1));
+    let others = nginx.asked_of(2, 2);
     assert_eq!(others.len(), 2, "{others:#?}");
     assert!(others.iter().all(|line| line.contains(" 200 ") && line.ends_with("auth=-")), "{others:#?}");
 

@@ -80,7 +80,8 @@ impl Published {
     fn copy(&self, from: PathBuf, to: PathBuf) {
         let mut from = from.into_os_string();
         from.push("/");
-        run("rsync", [OsStr::new("-a"), "--delete".as_ref(), &from, to.as_os_str()]).success();
+        // By contents: a ref that was rewritten in the same second has the same length.
+        run("rsync", [OsStr::new("-ac"), "--delete".as_ref(), &from, to.as_os_str()]).success();
     }
 
     fn keys(&self) -> Vec<String> {

@@ -191,10 +191,11 @@ impl LiveEtc<'_> {
     ) -> Result<(Vec<u8>, Item), EditError> {
         let no_text = || EditError::NotText(path_to_text(path));
         let item = current.get(path).ok_or_else(no_text)?;
-        let there = new.get(path).map(|new| self.object(new)).transpose()?.flatten().ok_or_else(no_text)?;
-        if !matches!(item.body, Body::File { .. }) {
+        let default = new.get(path).ok_or_else(no_text)?;
+        if !item.body.is_mergeable() || !default.body.is_mergeable() {
             return Err(no_text());
         }
+        let there = self.object(default)?.ok_or_else(no_text)?;
         let here = self.read(path)?;
         match text::merge(old, &here, &there) {
             TextMerge::Binary => Err(no_text()),
@@ -226,7 +227,7 @@ impl LiveEtc<'_> {
     /// [`EditError::Read`].
     pub fn object(&self, item: &Item) -> Result<Option<Vec<u8>>, EditError> {
         let Body::File { content, size } = item.body else { return Ok(None) };
-        Ok(Some(read_object(self.store, content, size)?))
+        Ok(Some(if size == 0 { Vec::new() } else { self.store.read_whole(content, size)? }))
     }
 
     /// Makes the edits, whose local contents are in `from`, after writing them down. Directories that are needed and not
@@ -327,22 +328,5 @@ pub fn is_file(root: &Path, path: &[u8]) -> bool {
 pub fn read_file(root: &Path, path: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     std::io::Read::read_to_end(&mut open_local(root, path)?, &mut bytes)?;
-    Ok(bytes)
-}
-
-/// A whole object.
-fn read_object(store: &Store, id: ObjectId, size: u64) -> Result<Vec<u8>, ReadError> {
-    if size == 0 {
-        return Ok(Vec::new());
-    }
-    let mut bytes = vec![0; usize::try_from(size).map_err(|_| ReadError::MissingObject { id })?];
-    let mut done = 0;
-    while done < bytes.len() {
-        match store.read_at(id, done as u64, &mut bytes[done..])? {
-            0 => break,
-            length => done += length,
-        }
-    }
-    bytes.truncate(done);
     Ok(bytes)
 }

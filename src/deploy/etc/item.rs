@@ -10,6 +10,9 @@ use crate::model::{DeviceNumber, ObjectId, Timestamp, Xattrs};
 /// before what is in it.
 pub type EtcPath = Box<[u8]>;
 
+/// Files with more bytes are not merged but taken whole: those that people write are smaller by far.
+pub const MERGED_MAX: u64 = 16 << 20;
+
 /// What an entry is and holds, apart from its attributes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Body {
@@ -35,6 +38,12 @@ pub enum Body {
 }
 
 impl Body {
+    /// Whether it is a file that a merge may hold in memory.
+    #[must_use]
+    pub const fn is_mergeable(&self) -> bool {
+        matches!(self, Self::File { size, .. } if *size <= MERGED_MAX)
+    }
+
     /// Whether it is a directory.
     #[must_use]
     pub const fn is_directory(&self) -> bool {

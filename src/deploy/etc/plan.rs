@@ -60,7 +60,7 @@ pub trait Contents {
     ///
     /// # Errors
     /// [`ContentError`].
-    fn object(&self, id: ObjectId) -> Result<Vec<u8>, ContentError>;
+    fn object(&self, id: ObjectId, size: u64) -> Result<Vec<u8>, ContentError>;
 }
 
 /// How one of the two descendants differs from the old defaults.
@@ -424,11 +424,14 @@ impl<'a> Merger<'a> {
         }
         let object = |item: &Item| match item.body {
             Body::File { size: 0, .. } => Ok(Some(Vec::new())),
-            Body::File { content, .. } => self.contents.object(content).map(Some),
+            Body::File { content, size } => self.contents.object(content, size).map(Some),
             _ => Ok(None),
         };
+        if !old.into_iter().chain([local, new]).all(|item| item.body.is_mergeable()) {
+            return Ok(None);
+        }
         let old = old.map_or(Ok(Some(Vec::new())), object)?;
-        let (Some(old), Some(new), Body::File { .. }) = (old, object(new)?, &local.body) else { return Ok(None) };
+        let (Some(old), Some(new)) = (old, object(new)?) else { return Ok(None) };
         let local = self.contents.local(path)?;
         if let Some(file) = file {
             let merged = accounts::merge(file, &old, &local, &new);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+use super::item::MERGED_MAX;
 use super::item::examples::{directory, file, item, symlink, tree};
 use super::*;
 use crate::image::Aspect;
@@ -17,12 +18,12 @@ const TEXTS: [&str; 9] = ["", "A", "B", "C", "a\nb\nc\nd\n", "A\nb\nc\nd\n", "a\
 impl Contents for Known<'_> {
     fn local(&self, path: &[u8]) -> Result<Vec<u8>, ContentError> {
         match self.0.get(path).map(|item| &item.body) {
-            Some(Body::File { content, .. }) => self.object(*content),
+            Some(Body::File { content, .. }) => self.object(*content, 0),
             _ => Err(ContentError::Absent),
         }
     }
 
-    fn object(&self, id: ObjectId) -> Result<Vec<u8>, ContentError> {
+    fn object(&self, id: ObjectId, _: u64) -> Result<Vec<u8>, ContentError> {
         let found = TEXTS.iter().find(|text| ObjectId::of(text.as_bytes()) == id);
         found.map(|text| text.as_bytes().to_vec()).ok_or(ContentError::Absent)
     }
@@ -391,7 +392,7 @@ fn accounts_are_merged_by_entry_without_a_rule() {
         fn local(&self, _: &[u8]) -> Result<Vec<u8>, ContentError> {
             Ok(b"root:x:0:0::/:/bin/sh\nme:x:1000:1000::/:/bin/sh\n".to_vec())
         }
-        fn object(&self, id: ObjectId) -> Result<Vec<u8>, ContentError> {
+        fn object(&self, id: ObjectId, _: u64) -> Result<Vec<u8>, ContentError> {
             let text = "root:x:0:0::/:/bin/sh\n";
             let added = if id == ObjectId::of(b"new") { "svc:x:101:101::/:/bin/false\n" } else { "" };
             Ok(format!("{text}{added}").into_bytes())
@@ -413,7 +414,7 @@ fn what_is_not_fetched_yet_is_left_undecided() {
         fn local(&self, _: &[u8]) -> Result<Vec<u8>, ContentError> {
             Ok(Vec::new())
         }
-        fn object(&self, _: ObjectId) -> Result<Vec<u8>, ContentError> {
+        fn object(&self, _: ObjectId, _: u64) -> Result<Vec<u8>, ContentError> {
             Err(ContentError::Absent)
         }
     }
@@ -421,4 +422,23 @@ fn what_is_not_fetched_yet_is_left_undecided() {
     let plan = plan(&one("A"), &one("B"), &one("C"), &Rules::default(), &Nothing).expect("planned");
     assert_eq!(plan.decisions[0].outcome, Outcome::Undecided);
     assert_eq!(result(&plan), one("B"));
+}
+
+#[test]
+fn files_that_are_too_large_to_be_merged_stay_as_they_are_here() {
+    let rules = Rules::parse("text = [\"big\"]").expect("rules");
+    let of = |content: &str, size: u64| {
+        let mut item = file(content);
+        item.body = Body::File { content: ObjectId::of(content.as_bytes()), size };
+        tree(&[("big", item)])
+    };
+    let plan_of = |size| {
+        let (old, new) = (of(TEXTS[4], size), of(TEXTS[6], size));
+        let local = of(TEXTS[5], size);
+        plan(&old, &local, &new, &rules, &Known(&local)).expect("planned")
+    };
+    assert_eq!(plan_of(MERGED_MAX).decisions[0].outcome, Outcome::Merged);
+    let whole = plan_of(MERGED_MAX + 1);
+    assert_eq!(whole.decisions[0].outcome, Outcome::Conflict);
+    assert_eq!(result(&whole), of(TEXTS[5], MERGED_MAX + 1));
 }
