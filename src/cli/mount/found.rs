@@ -66,7 +66,8 @@ impl Found {
     /// When the repository cannot be opened, or this program does not understand what was handed on.
     pub fn again(handoff: &Handoff, service: Service) -> Result<Self> {
         let store = Store::open_here()?;
-        let remote = handoff.remote.clone().filter(|_| service == Service::Full);
+        // What is whole asks nobody, and its worker may not even look at what asking takes.
+        let remote = handoff.remote.clone().filter(|_| service == Service::Full && !handoff.is_whole);
         let transport = match &remote {
             None => None,
             Some(part) => {
