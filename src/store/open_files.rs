@@ -36,6 +36,10 @@ impl OpenFiles {
         removed.iter().for_each(|id| _ = files.pop(id));
     }
 
+    pub(super) fn forget(&self, id: ObjectId) {
+        self.0.lock().pop(&id);
+    }
+
     pub(super) fn clear(&self) {
         self.0.lock().clear();
     }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use rustix::fs::{Advice, Mode, OFlags};
 
+use super::damage::DamagedPart;
 use super::layout::Layout;
 use super::open::Store;
 use super::pack::{Pack, PackSet, Slot};
@@ -73,9 +74,12 @@ impl Store {
         Commit::decode(&bytes, id).map_err(|source| ReadError::Commit { id, source })
     }
 
-    /// Whether the object's bytes are here.
+    /// Whether the object's bytes are here. Those that were found damaged are not.
     #[must_use]
     pub fn has_object(&self, id: ObjectId) -> bool {
+        if self.is_condemned(DamagedPart { object: id, block: None }) {
+            return false;
+        }
         if self.inner.packs.read().find(&id).is_some() {
             return true;
         }

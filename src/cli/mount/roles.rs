@@ -23,8 +23,8 @@ use crate::cache::LazyTree;
 use crate::cli::record::RecordingFile;
 use crate::cli::{error, output};
 use crate::fuse::{
-    Beginning, Board, Content, Ended, Held, Limits, MountRequest, ReadAhead, Registration, Roles, RunningMount,
-    Service, Session, Supervisor, Told, Turn, Unmounter, WorkerSignals, end, mount_anew, serve,
+    Beginning, Board, Content, Ended, Held, Limits, MetricsOutput, MountRequest, ReadAhead, Registration, Roles,
+    RunningMount, Service, Session, Supervisor, Told, Turn, Unmounter, WorkerSignals, end, mount_anew, serve,
 };
 use crate::store::MountRoot;
 
@@ -353,8 +353,19 @@ fn announce(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         handoff: VERSION,
     };
+    metrics(handoff)?.start(mount.clone(), told.clone()).context("cannot tell figures")?;
     let announced = Registration::announce(take(directory)?, take(figures)?, &mount, told);
     Ok(announced.inspect_err(|error| tracing::warn!("'sapwood mounts' will not show this worker: {error}")).ok())
+}
+
+/// Where figures go.
+fn metrics(handoff: &Handoff) -> Result<MetricsOutput> {
+    let numbers = handoff.descriptors;
+    let file = handoff.metrics_file.as_ref().zip(numbers.metrics_file);
+    Ok(MetricsOutput {
+        file: file.map(|(name, number)| Ok::<_, anyhow::Error>((take(number)?, name.get()))).transpose()?,
+        listener: numbers.metrics_listen.map(take).transpose()?.map(Into::into),
+    })
 }
 
 // ----------------------------------------------------------------------------------------------------------- others

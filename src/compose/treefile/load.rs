@@ -1,14 +1,18 @@
 //! From a file name to a [`Treefile`]: includes, variables, decisions.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::raw::{OneOrMany, Raw, RawCheck, RawIds, SyntaxError};
 use super::variables::{Value, VariableError, Variables};
 use super::{AddFile, AptSource, EngineKind, InitramfsKind, OptUsrLocal, Treefile, UserCheck, Variant};
 use crate::model::RefNameError;
+
+/// Longest text that a treefile may name, in bytes. Scripts are some kilobytes.
+const TEXT_MAX: u64 = 4 << 20;
 
 /// How deep files may include each other.
 const DEPTH_MAX: usize = 32;
@@ -143,8 +147,19 @@ impl Loader<'_> {
     }
 }
 
+/// A treefile may come from anywhere: nothing that it names is waited for, and nothing without an end is read.
 fn read_text(path: &Path) -> Result<String, LoadError> {
-    fs::read_to_string(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })
+    let failed = |source| LoadError::Read { path: path.to_owned(), source };
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(failed(io::Error::other("not a regular file")));
+    }
+    let mut text = String::new();
+    file.take(TEXT_MAX + 1).read_to_string(&mut text).map_err(failed)?;
+    if text.len() as u64 > TEXT_MAX {
+        return Err(failed(io::Error::from(io::ErrorKind::FileTooLarge)));
+    }
+    Ok(text)
 }
 
 fn variables_of(raw: &Raw, outer: &Variables) -> Variables {

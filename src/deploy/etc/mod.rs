@@ -20,6 +20,7 @@ mod text;
 #[cfg(test)]
 mod tests;
 
+pub use accounts::{AccountFile, EntryMerge, merge as merge_accounts};
 pub use apply::{Applied, ApplyError, Sources, Use, apply};
 pub use edit::{EditError, Edited, LiveEtc, Mode, is_file, read_file};
 pub use item::{Body, EtcPath, EtcTree, Item, Owner, parent, path_from_text, path_to_text};
