@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{Advice, Mode, OFlags};
+use rustix::io::Errno;
 
 use super::damage::DamagedPart;
 use super::layout::Layout;
@@ -137,7 +138,13 @@ impl Store {
 
     fn open_relative(&self, path: &Path) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        Ok(File::from(rustix::fs::openat(&self.inner.directory, path, flags, Mode::empty())?))
+        loop {
+            match rustix::fs::openat(&self.inner.directory, path, flags, Mode::empty()) {
+                // What is kept open for later is in the way of what is wanted now.
+                Err(Errno::MFILE | Errno::NFILE) if self.inner.open_files.make_room() => {}
+                opened => return Ok(File::from(opened?)),
+            }
+        }
     }
 }
 

@@ -12,6 +12,7 @@ mod scene;
 mod server;
 
 mod answers;
+mod changes;
 mod damage;
 mod files;
 mod lazy;

@@ -8,6 +8,7 @@ mod bounded;
 mod chosen;
 #[path = "../common/mod.rs"]
 mod common;
+mod figures;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -18,3 +18,4 @@ mod kills;
 mod load;
 mod mount;
 mod old_kernel;
+mod starved;
