@@ -38,10 +38,9 @@ by_path = [
     call('chmod', 90, file, 0o777), call('fchmodat', 268, CWD, file, 0o777), call('fchmodat2', 452, CWD, file, 0o777, 0),
     call('chown', 92, file, 1, 1), call('lchown', 94, link, 1, 1), call('fchownat', 260, CWD, file, 1, 1, 0),
     call('utime', 132, file, N), call('utimes', 235, file, N), call('futimesat', 261, CWD, file, N), call('utimensat', 280, CWD, file, N, 0),
-    call('setxattr', 188, file, b'user.a', b'v', 1, 0), call('lsetxattr', 189, file, b'user.a', b'v', 1, 0), call('setxattr acl', 188, file, b'security.capability', bytes(20), 20, 0),
+    call('setxattr', 188, file, b'user.a', b'v', 1, 0), call('lsetxattr', 189, file, b'user.a', b'v', 1, 0), call('setxattr capability', 188, file, b'security.capability', b'\0\0\0\2' + bytes(16), 20, 0),
     call('removexattr', 197, file, b'user.x'), call('lremovexattr', 198, file, b'user.x'),
     call('setxattrat', 463, CWD, file, 0, b'user.a', xattr_args, 16), call('removexattrat', 466, CWD, file, 0, b'user.x'),
-    call('file_setattr', 469, CWD, file, attr, 24, 0),
     call('fchmod', 91, fd, 0o777), call('fchown', 93, fd, 1, 1), call('futimens', 280, fd, N, N, 0),
     call('fsetxattr', 190, fd, b'user.a', b'v', 1, 0), call('fremovexattr', 199, fd, b'user.x'),
 ]
@@ -51,6 +50,8 @@ by_descriptor = [
     call('ioctl FICLONE', 16, fd, 0x40049409, fd), call('ioctl FS_IOC_SETFLAGS', 16, fd, 0x40086602, struct.pack('l', 16)),
     call('ioctl FS_IOC_FSSETXATTR', 16, fd, 0x401c5820, bytes(28)), call('ioctl FS_IOC_ENABLE_VERITY', 16, fd, 0x40806685, struct.pack('IIII', 1, 1, 4096, 0) + bytes(112)),
     call('mmap to write', 9, 0, 4096, 3, 1, fd, 0),
+    # Not on a descriptor, but of the same kind: most filesystems do not offer it.
+    call('file_setattr', 469, CWD, file, attr, 24, 0),
 ]
 def bind():
     s = socket.socket(socket.AF_UNIX)
