@@ -287,7 +287,7 @@ impl Inner {
         if !batch.complete.is_empty() || !batch.mends.is_empty() {
             let writer = self.lock()?;
             for (part, bytes) in &batch.mends {
-                writer.mend(*part, bytes)?;
+                writer.mend_or_log(*part, bytes);
             }
             for id in &batch.complete {
                 writer.adopt_partial(*id)?;

@@ -4,8 +4,9 @@
 //! [`ReadError::Damaged`], never bytes, and counts as absent from then on. What the kernel checks by itself (fs-verity) is hashed
 //! once; after that every page is compared by the kernel with what was hashed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs::File;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -37,7 +38,8 @@ pub struct CheckedStore {
     image: Image,
     verify: Verify,
     objects: Bits,
-    blocks: RwLock<HashMap<u32, Arc<Bits>>>,
+    /// Blocks of large objects that were found sound: number of the object, of the block.
+    blocks: RwLock<HashSet<(u32, u32)>>,
     lent: RwLock<HashSet<ObjectId>>,
 }
 
@@ -70,7 +72,7 @@ impl CheckedStore {
         let part = DamagedPart { object: object.id, block: None };
         let bytes = match self.store.read_whole(object.id, object.size) {
             Ok(bytes) if ObjectId::of(&bytes) == object.id => bytes,
-            Err(missing @ ReadError::MissingObject { .. }) => return Err(missing),
+            Err(error) if !is_damage(&error) => return Err(error),
             Ok(_) | Err(_) => return Err(self.condemn(part)),
         };
         if self.is_remembered(object.id) {
@@ -91,7 +93,7 @@ impl CheckedStore {
         if self.store.is_condemned(part) {
             return Err(ReadError::Damaged { id: object.id, block: Some(block) });
         }
-        let known = self.verify == Verify::OnEntry || self.blocks_of(object).has(block);
+        let known = self.verify == Verify::OnEntry || self.blocks.read().contains(&(object.index, block));
         if known {
             return self.store.read_at(object.id, at, buffer);
         }
@@ -104,11 +106,11 @@ impl CheckedStore {
         let mut bytes = vec![0; index(object.size.saturating_sub(start).min(BLOCK_SIZE))];
         match self.store.read_at(object.id, start, &mut bytes) {
             Ok(length) if length == bytes.len() && Some(BlockId::of(&bytes)) == expected => {}
-            Err(missing @ ReadError::MissingObject { .. }) => return Err(missing),
+            Err(error) if !is_damage(&error) => return Err(error),
             Ok(_) | Err(_) => return Err(self.condemn(part)),
         }
         if self.is_remembered(object.id) {
-            self.blocks_of(object).set(block);
+            self.blocks.write().insert((object.index, block));
         }
         let found = bytes.get(index(at.saturating_sub(start))..).unwrap_or_default();
         let length = found.len().min(buffer.len());
@@ -149,14 +151,6 @@ impl CheckedStore {
                 Err(_) => false,
             },
         }
-    }
-
-    fn blocks_of(&self, object: &ObjectRef) -> Arc<Bits> {
-        if let Some(bits) = self.blocks.read().get(&object.index) {
-            return Arc::clone(bits);
-        }
-        let count = u32::try_from(object.size.div_ceil(BLOCK_SIZE)).unwrap_or(u32::MAX);
-        Arc::clone(self.blocks.write().entry(object.index).or_insert_with(|| Arc::new(Bits::new(count))))
     }
 }
 
@@ -219,6 +213,12 @@ impl Bits {
             word.fetch_or(1 << (number % u64::BITS), Ordering::Relaxed);
         }
     }
+}
+
+/// Whether a failure is the disk's, as opposed to one of this process that passes.
+fn is_damage(error: &ReadError) -> bool {
+    let ReadError::Object { source, .. } = error else { return false };
+    source.kind() == io::ErrorKind::UnexpectedEof || source.raw_os_error() == Some(libc::EIO)
 }
 
 fn index(position: u64) -> usize {

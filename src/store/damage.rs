@@ -94,6 +94,16 @@ impl StoreWriter {
     }
 }
 
+impl StoreWriter {
+    /// The same where something else goes on if it cannot be: a file that the kernel watches (fs-verity) cannot be written to.
+    pub fn mend_or_log(&self, part: DamagedPart, bytes: &[u8]) {
+        if let Err(error) = self.mend(part, bytes) {
+            let why = std::error::Error::source(&error).map_or_else(String::new, ToString::to_string);
+            tracing::warn!(object = %part.object, block = part.block, "{error}: {why}; 'sapwood fsck --repair' drops it");
+        }
+    }
+}
+
 /// Everything in a repository is read-only, also for us.
 fn overwrite(store: &Store, path: &Path, offset: u64, bytes: &[u8]) -> io::Result<()> {
     let open = |flags| rustix::fs::openat(store.directory(), path, flags | OFlags::CLOEXEC, Mode::empty());

@@ -171,7 +171,8 @@ impl StoreWriter {
         let whole = DamagedPart { object: id, block: None };
         if self.store.is_condemned(whole) {
             self.count_known();
-            return self.mend(whole, bytes);
+            self.mend_or_log(whole, bytes);
+            return Ok(());
         }
         if self.has_object(id) || !self.append_to_pack(id, bytes)? {
             self.count_known();

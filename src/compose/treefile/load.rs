@@ -12,6 +12,9 @@ use super::error::{DEPTH_MAX, LoadError};
 use super::raw::{OneOrMany, Raw, RawCheck};
 use super::variables::{Value, Variables};
 
+/// Longest text that a treefile may name, in bytes. Scripts are some kilobytes.
+const TEXT_MAX: u64 = 4 << 20;
+
 /// Reads the treefile at `path` for machines of `arch` (as rpm calls it).
 ///
 /// # Errors
@@ -23,9 +26,6 @@ pub fn load(path: &Path, arch: &str) -> Result<Treefile, LoadError> {
     let directory = path.parent().unwrap_or(Path::new("/")).to_owned();
     Decision { variables: variables_of(&raw, &Variables::new(arch)), raw, directory, arch }.treefile()
 }
-
-/// Longest text that a treefile may name, in bytes. Scripts are some kilobytes.
-const TEXT_MAX: u64 = 4 << 20;
 
 struct Loader<'a> {
     arch: &'a str,
