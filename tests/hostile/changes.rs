@@ -6,10 +6,11 @@
 use crate::common::sandbox::{Sandbox, run};
 
 /// Calls by path must fail with EROFS. Calls on a descriptor that is open for reading may fail with what says so (`EBADF`,
-/// `EINVAL`, `EACCES`), before the filesystem is asked. `ENOSYS` is a kernel that does not have the call.
+/// `EINVAL`, `EACCES`), before the filesystem is asked. `ENOSYS` is a kernel that does not have the call. When the kernel does not
+/// refuse in our place, a file may be opened, and nothing be written to it; unnamed files are not offered at all.
 const SCRIPT: &str = r#"
 import ctypes, errno, os, socket, struct, sys
-at = sys.argv[1].encode()
+at, is_asked = sys.argv[1].encode(), sys.argv[2] == 'asked'
 libc = ctypes.CDLL(None, use_errno=True)
 file, directory, link, new = at + b'/file', at + b'/directory', at + b'/link', at + b'/new'
 READ_ONLY, NOT_OPEN = {errno.EROFS}, {errno.EROFS, errno.EBADF, errno.EINVAL, errno.EACCES, errno.EOPNOTSUPP, errno.ENOTTY}
@@ -64,6 +65,10 @@ for allowed, calls in ((READ_ONLY, by_path), (NOT_OPEN, by_descriptor)):
     for name, act in calls:
         ctypes.set_errno(0)
         result, error = act(), ctypes.get_errno()
+        if result != -1 and is_asked and name.startswith('open'):
+            # Without messages for opening, what is written is what is refused.
+            result, error = libc.write(result, b'x', ctypes.c_size_t(1)), ctypes.get_errno()
+        if is_asked and error == errno.EOPNOTSUPP and 'open 2020' in name: continue
         if result != -1: wrong.append('%s succeeded' % name)
         elif error == errno.ENOSYS: continue
         elif error not in allowed: wrong.append('%s: %s' % (name, os.strerror(error)))
@@ -93,13 +98,13 @@ fn every_call_that_changes_something_is_refused() {
     for options in [&[][..], &["passthrough"]] {
         let mounted = repository.mount("main", &sandbox.join("m"), options);
         let at = mounted.path().to_str().expect("UTF-8").to_owned();
-        let tried = run("python3", ["-c", SCRIPT, &at]).success();
+        let tried = run("python3", ["-c", SCRIPT, &at, "by the kernel"]).success();
         assert!(tried.parse::<usize>().expect("a number") > 60, "only {tried} calls were tried");
         run("python3", ["-c", MAY_WRITE, &at]).success();
         let table = std::fs::read_to_string("/proc/thread-self/mountinfo").expect("proc is mounted");
         let line = table.lines().find(|line| line.split(' ').nth(4) == Some(&at)).expect("mounted");
         println!("{options:?}: {tried} calls; then as {line}");
-        run("python3", ["-c", SCRIPT, &at]).success();
+        run("python3", ["-c", SCRIPT, &at, "asked"]).success();
         run("diff", ["-r".as_ref(), tree.as_os_str(), mounted.path().as_os_str()]).success();
         mounted.unmount();
     }
