@@ -17,7 +17,7 @@
 //!
 //! Invariants. What has a name here, outside `partial/`, is whole and durable: bytes are written under `tmp/`, synced, and only then
 //! renamed; a ref is replaced after all it leads to was synced. Objects, packs, images and commits never change;
-//! damaged bytes alone are replaced, by those that the name promises (`damage`). At most
+//! damaged bytes alone are replaced, by those that the name promises (`mend`). At most
 //! one [`StoreWriter`] exists, and it is the only thing that adds; [`Gc`] is the only thing that removes.
 //!
 //! Nothing above this module knows whether an object is a file or lives in a pack.
@@ -33,6 +33,7 @@ mod ingest;
 mod inventory;
 mod layout;
 mod lazy;
+mod mend;
 mod open;
 mod open_files;
 mod pack;
