@@ -97,42 +97,53 @@ fn same<T: PartialEq + ?Sized>(found: &T, expected: &T, path: &Path) -> Result<(
     if found == expected { Ok(()) } else { Err(format!("{}: A WRONG ANSWER", path.display())) }
 }
 
+/// Workers that hang count as crashes, and five of those within a minute make a mount fetch nothing more: that has tests of its own.
+const STOPS_APART: Duration = Duration::from_secs(16);
+
+/// One number of each kind of fault.
+const EACH: [u64; 8] = [18, 0, 6, 7, 10, 13, 15, 17];
+
 /// What can go wrong, and how often each of it did.
 struct Faults<'a> {
     subject: &'a Subject,
     link: &'a Link,
     dice: Dice,
+    stopped: Option<Instant>,
     counts: BTreeMap<&'static str, u64>,
 }
 
 impl Faults<'_> {
     fn one(&mut self) {
-        let kind = match self.dice.below(10) {
-            0..=2 => {
+        // Each kind once, then at random.
+        let made: u64 = self.counts.values().sum();
+        let number = EACH.get(made as usize).copied().unwrap_or_else(|| self.dice.below(20));
+        let kind = match number {
+            0..=5 => {
                 self.subject.hit(Signal::SIGKILL);
                 "kill -9"
             }
-            3 => {
+            6 if self.stopped.is_none_or(|last| last.elapsed() > STOPS_APART) => {
+                self.stopped = Some(Instant::now());
                 self.subject.hit(Signal::SIGSTOP);
                 "SIGSTOP"
             }
-            4 => {
+            7..=9 => {
                 self.link.cut();
                 std::thread::sleep(Duration::from_millis(self.dice.below(CUT)));
                 self.link.mend();
                 "link cut"
             }
-            5 => {
+            10..=12 => {
                 self.link.cut_after(self.dice.below(300_000));
                 std::thread::sleep(Duration::from_millis(self.dice.below(CUT)));
                 self.link.mend();
                 "cut within an answer"
             }
-            6 => {
+            13 | 14 => {
                 self.link.forget_connections();
                 "connections forgotten"
             }
-            7 => {
+            15 | 16 => {
                 let mut command = self.subject.repository.command([
                     "mounts".as_ref(),
                     "--reexec".as_ref(),
@@ -143,7 +154,7 @@ impl Faults<'_> {
                 finish(command);
                 "program exchanged"
             }
-            8 => {
+            17 => {
                 self.subject.repository.run(["gc"]);
                 "gc"
             }
@@ -214,11 +225,11 @@ fn soaks(name: &str, time: Duration, number: usize) -> String {
     }
     std::thread::sleep(Duration::from_secs(2));
     let before = (descriptors(subject.supervisor), memory(subject.supervisor));
-    let mut faults = Faults { subject: &subject, link: &link, dice: Dice::new(0x5eed), counts: BTreeMap::new() };
+    let mut faults =
+        Faults { subject: &subject, link: &link, dice: Dice::new(0x5eed), stopped: None, counts: BTreeMap::new() };
     let end = Instant::now() + time;
     while Instant::now() < end {
         faults.one();
-        // Crashes that follow one another at once make a mount serve only what is here; that has tests of its own.
         std::thread::sleep(Duration::from_millis(500 + faults.dice.below(1500)));
     }
     let counts = faults.counts;
