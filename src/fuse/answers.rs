@@ -17,9 +17,8 @@ use fuser::{
 
 use super::attributes::{file_attr, file_type, nothing};
 use super::board::{Board, Subject, Ticket};
-use super::complaints::Complaints;
+use super::complaints::{Complaints, Seldom};
 use super::counters::Counters;
-use super::waiting::Seldom;
 use crate::vfs::{FsError, Listing, Vfs, Whence};
 
 /// How long the kernel may keep an answer: for ever. Larger values overflow its arithmetic on 32-bit machines.

@@ -10,7 +10,6 @@ use std::time::Duration;
 use super::board::{Board, Health};
 use super::counters::{Counters, Figures};
 use super::recording::Recording;
-use super::registry::{RunningMount, Status};
 use crate::cache::{LazyFigures, LazyTree};
 
 /// A question is written at once; who does not is not waited for.
@@ -75,15 +74,10 @@ pub struct Told {
 }
 
 impl Told {
-    fn figures(&self) -> (Figures, Health, Option<LazyFigures>) {
+    /// How it stands.
+    pub(super) fn figures(&self) -> (Figures, Health, Option<LazyFigures>) {
         let lazy = self.lazy.upgrade().map(|tree| tree.figures());
         (Counters::of(&self.board).figures(), self.board.health(), lazy)
-    }
-
-    /// The same as whoever lists mounts sees it.
-    pub(super) fn status(&self, mount: RunningMount) -> Status {
-        let (figures, health, lazy) = self.figures();
-        Status { mount, figures: Some(figures), health: Some(health), lazy }
     }
 
     fn answer(&self, question: Question) -> Answer {

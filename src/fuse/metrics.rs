@@ -156,7 +156,10 @@ impl MetricsOutput {
     /// # Errors
     /// When there can be no more threads, or the file cannot be written.
     pub fn start(self, mount: RunningMount, told: Told) -> io::Result<()> {
-        let text = Arc::new(move || open_metrics(&[told.status(mount.clone())]));
+        let text = Arc::new(move || {
+            let (figures, health, lazy) = told.figures();
+            open_metrics(&[Status { mount: mount.clone(), figures: Some(figures), health: Some(health), lazy }])
+        });
         if let Some((directory, name)) = self.file {
             let text = Arc::clone(&text);
             disk::replace_in(&directory, &name, text().as_bytes())?;

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use fuser::INodeNo;
-use parking_lot::Mutex;
 
 use super::answers::{Desk, Outcome, Refuse};
 use super::board::Ticket;
@@ -90,24 +89,6 @@ fn slow_span(desk: &Desk, node: INodeNo, absent: &Absent) -> tracing::Span {
         Absent::ImageBlock(_) => None,
     };
     tracing::info_span!("request", inode = node.0, object = object.map(|id| id.short()))
-}
-
-/// Says no more than one thing in a while.
-#[derive(Default)]
-pub(super) struct Seldom(Mutex<Option<Instant>>);
-
-impl Seldom {
-    /// A network that is slow is slow for everybody: one line every few seconds tells as much as a hundred.
-    const PAUSE: Duration = Duration::from_secs(5);
-
-    fn is_due(&self) -> bool {
-        let mut last = self.0.lock();
-        let is_due = last.is_none_or(|last| last.elapsed() >= Self::PAUSE);
-        if is_due {
-            *last = Some(Instant::now());
-        }
-        is_due
-    }
 }
 
 fn wait_for<R>(

@@ -172,7 +172,7 @@ fn a_repository_that_becomes_read_only_is_read_on() {
     remote.client.assert_clean();
 }
 
-/// The wall clock of a worker is wrong by years, to and fro: it decides nothing.
+/// The wall clock of a worker is wrong by years, either way: it decides nothing.
 #[test]
 fn clocks_may_jump() {
     let remote = Remote::new("starved-clock", 100);
