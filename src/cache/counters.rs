@@ -118,3 +118,19 @@ pub struct LazyFigures {
     #[serde(default)]
     pub latency: Latency,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_counts_up_to_its_bound() {
+        let counter = LatencyCounter::default();
+        for millis in [0, 1, 2, 3, 30_000, 30_001] {
+            counter.note(Duration::from_millis(millis));
+        }
+        let latency = counter.read();
+        assert_eq!(latency.counts, [2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
+        assert_eq!(latency.sum, Duration::from_millis(60_007));
+    }
+}

@@ -82,3 +82,36 @@ fn overwrite(store: &Store, path: &Path, offset: u64, bytes: &[u8]) -> io::Resul
         file.sync_data()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::Wait;
+    use crate::store::{Config, ObjectSource as _};
+
+    #[test]
+    fn what_is_condemned_is_absent_until_it_comes_again_and_is_then_right() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let store = Store::init(directory.path(), &Config::default()).expect("empty");
+        let put = |content: &[u8]| {
+            let writer = store.writer(Wait::No).expect("nobody else");
+            writer.put(content.len() as u64, &mut &*content).expect("room");
+            writer.settle().expect("durable");
+        };
+        // In a pack, and in a file of its own.
+        for content in [vec![7; 1000], vec![8; 100_000]] {
+            put(&content);
+            let object = ObjectId::of(&content);
+            let (path, start) = store.whereabouts(object).expect("here");
+            overwrite(&store, &path, start + 10, b"damage").expect("ours");
+            let whole = DamagedPart { object, block: None };
+            assert!(store.condemn(whole) && !store.condemn(whole), "it is news once");
+            assert!(!store.has_object(object));
+            put(&content);
+            assert!(store.has_object(object) && !store.is_condemned(whole));
+            assert_eq!(store.read_whole(object, content.len() as u64).expect("here"), content);
+            let mode = std::fs::metadata(directory.path().join(&path)).expect("there").permissions();
+            assert!(mode.readonly(), "nobody may write to it");
+        }
+    }
+}

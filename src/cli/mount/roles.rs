@@ -336,11 +336,8 @@ fn announce(
 ) -> Result<Option<Registration>> {
     let lazy = tree.map_or_else(Weak::new, Arc::downgrade);
     let told = Told { board: board.clone(), lazy, recording: Some(session.recording().clone()) };
-    let (Some(name), Some((directory, _, figures, _))) = (&handoff.name, handoff.descriptors.registry) else {
-        return Ok(None);
-    };
     let mount = RunningMount {
-        name: name.clone(),
+        name: handoff.name.clone().unwrap_or_default(),
         mountpoint: crate::fuse::path_text(&handoff.mountpoint()),
         source: handoff.source.clone(),
         repo: handoff.repository.clone(),
@@ -353,7 +350,15 @@ fn announce(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         handoff: VERSION,
     };
-    metrics(handoff)?.start(mount.clone(), told.clone()).context("cannot tell figures")?;
+    match metrics(handoff)?.start(mount.clone(), told.clone()) {
+        Ok(()) => {}
+        // Whoever mounts hears of it; but no mount ends because its figures have no place any more.
+        Err(error) if board.health().starts <= 1 => return Err(error).context("cannot tell figures"),
+        Err(error) => tracing::warn!("figures are not told any more: {error}"),
+    }
+    let (Some(_), Some((directory, _, figures, _))) = (&handoff.name, handoff.descriptors.registry) else {
+        return Ok(None);
+    };
     let announced = Registration::announce(take(directory)?, take(figures)?, &mount, told);
     Ok(announced.inspect_err(|error| tracing::warn!("'sapwood mounts' will not show this worker: {error}")).ok())
 }
