@@ -66,10 +66,10 @@ impl CheckedStore {
 
     /// Reads a small object.
     fn read_small(&self, object: &ObjectRef, offset: u64, buffer: &mut [u8]) -> Result<usize, ReadError> {
-        if self.objects.has(object.index) {
-            return self.store.read_at(object.id, offset, buffer);
-        }
         let part = DamagedPart { object: object.id, block: None };
+        if self.objects.has(object.index) {
+            return self.read_sound(part, offset, buffer);
+        }
         let bytes = match self.store.read_whole(object.id, object.size) {
             Ok(bytes) if ObjectId::of(&bytes) == object.id => bytes,
             Err(error) if !is_damage(&error) => return Err(error),
@@ -95,7 +95,7 @@ impl CheckedStore {
         }
         let known = self.verify == Verify::OnEntry || self.blocks.read().contains(&(object.index, block));
         if known {
-            return self.store.read_at(object.id, at, buffer);
+            return self.read_sound(part, at, buffer);
         }
         let expected = match self.image.block_of_object(object.index, block) {
             Err(ImageError::Absent { block }) => return Err(ReadError::Absent(Absent::ImageBlock(block))),
@@ -116,6 +116,12 @@ impl CheckedStore {
         let length = found.len().min(buffer.len());
         buffer[..length].copy_from_slice(&found[..length]);
         Ok(length)
+    }
+
+    /// Reads what was found sound before. The disk, or the kernel that checks (fs-verity), may say otherwise by now.
+    fn read_sound(&self, part: DamagedPart, offset: u64, buffer: &mut [u8]) -> Result<usize, ReadError> {
+        let read = self.store.read_at(part.object, offset, buffer);
+        read.map_err(|error| if is_damage(&error) { self.condemn(part) } else { error })
     }
 
     fn read_large(&self, object: &ObjectRef, offset: u64, buffer: &mut [u8]) -> Result<usize, ReadError> {
