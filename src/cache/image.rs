@@ -20,7 +20,7 @@ use super::error::FetchError;
 use super::flight::{Flights, Pilot, Seat};
 use super::origin::Origin;
 use super::shelf::chain;
-use crate::disk;
+use crate::disk::TemporaryFile;
 use crate::image::{Image, ImageError, Presence};
 use crate::model::ImageId;
 use crate::remote::format::wire::{FrameKind, Prelude, WireFrame};
@@ -105,13 +105,10 @@ impl LazyImage {
             Some((prelude, prefix)) => (prelude, prefix),
             None => {
                 let (prelude, prefix) = fetch_head(&origin, id, beginning.as_ref()).map_err(failed)?;
-                // It can be fetched again, so nobody waits for it to be kept.
-                let (path, kept) = (layout.image_head(id), prefix.clone());
-                crew.run(Lane::Later, move || {
-                    if let Err(error) = disk::replace(&path, &kept) {
-                        tracing::debug!(%error, "the beginning of the image is not kept");
-                    }
-                });
+                // At once: the process that will serve the mount is about to look for it.
+                if let Err(error) = keep_head(store, id, &prefix) {
+                    tracing::debug!(%error, "the beginning of the image is not kept");
+                }
                 (prelude, prefix)
             }
         };
@@ -336,6 +333,13 @@ impl Parts {
         }
         Ok(())
     }
+}
+
+/// Not durably: it is checked when it is read, and can be fetched again.
+fn keep_head(store: &Store, id: ImageId, head: &[u8]) -> io::Result<()> {
+    let file = TemporaryFile::create(&store.layout().temporary())?;
+    file.file().write_all_at(head, 0)?;
+    file.persist(&store.layout().image_head(id))
 }
 
 fn read_head(path: &Path, id: ImageId) -> Option<(Prelude, Vec<u8>)> {
