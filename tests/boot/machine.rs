@@ -1,11 +1,10 @@
 //! A virtual machine: QEMU without acceleration, its serial console in a file, its power at our fingertips.
 //!
 //! Software emulation only: it works everywhere, and is what the waiting times here are made for. A machine is a process of
-//! this test, ended when the value is dropped.
+//! this test, ended when the value is dropped. Its second serial port has a shell, which a unit of the test starts.
 
 use std::fs::{self, File};
-use std::io::Write as _;
-use std::net::TcpListener;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -13,6 +12,19 @@ use std::time::{Duration, Instant};
 
 /// Nothing that a machine is waited for takes longer, on a busy host too.
 const PATIENCE: Duration = Duration::from_secs(400);
+
+/// What the unit of the shell says on the console when it starts.
+const SHELL_READY: &str = "the shell of the test is ready";
+
+/// The unit of the shell.
+pub const SHELL_UNIT: &str = "\
+[Unit]
+Description=A shell for the test
+[Service]
+ExecStart=/bin/sh -c 'stty -F /dev/ttyS1 raw -echo; echo the shell of the test is ready > /dev/ttyS0; exec /bin/sh < /dev/ttyS1 > /dev/ttyS1 2>&1'
+[Install]
+WantedBy=multi-user.target
+";
 
 /// What a machine is made of.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +46,7 @@ pub struct Machine {
     child: Child,
     console: PathBuf,
     monitor: PathBuf,
+    control: PathBuf,
     seen: usize,
 }
 
@@ -41,17 +54,21 @@ impl Machine {
     /// Starts a machine whose files go to `place`.
     pub fn start(hardware: &Hardware, place: &Path) -> Self {
         fs::create_dir_all(place).expect("the sandbox is writable");
-        let (console, monitor) = (place.join("console.log"), place.join("monitor"));
-        let _ = fs::remove_file(&monitor);
+        let (console, monitor, control) = (place.join("console.log"), place.join("monitor"), place.join("control"));
+        for socket in [&monitor, &control] {
+            let _ = fs::remove_file(socket);
+        }
         File::create(&console).expect("the sandbox is writable");
         let mut command = Command::new("qemu-system-x86_64");
         // `-svm`: or the guest loads a hypervisor of its own.
         command.args(["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max,-svm", "-smp", "2", "-m", "1024"]);
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-M", "q35"]);
         command.arg("-serial").arg(format!("file:{}", console.display()));
+        command.arg("-serial").arg(format!("unix:{},server=on,wait=off", control.display()));
         command.arg("-monitor").arg(format!("unix:{},server=on,wait=off", monitor.display()));
         for disk in &hardware.disks {
-            command.arg("-drive").arg(format!("file={},if=virtio,format=raw,cache=unsafe", disk.display()));
+            let format = if disk.extension().is_some_and(|kind| kind == "qcow2") { "qcow2" } else { "raw" };
+            command.arg("-drive").arg(format!("file={},if=virtio,format={format},cache=unsafe", disk.display()));
         }
         if let Some((kernel, initramfs, arguments)) = &hardware.kernel {
             command.arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs).arg("-append").arg(arguments);
@@ -70,7 +87,7 @@ impl Machine {
         let log = File::create(place.join("qemu.log")).expect("the sandbox is writable");
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file")).stderr(log);
         let child = command.spawn().expect("tests/boot/tools installs QEMU");
-        Self { child, console, monitor, seen: 0 }
+        Self { child, console, monitor, control, seen: 0 }
     }
 
     /// What the console has shown so far.
@@ -132,9 +149,50 @@ impl Machine {
         self.say("system_powerdown");
     }
 
-    /// Unplugs the network, or plugs it in.
-    pub fn set_network(&self, is_up: bool) {
-        self.say(if is_up { "set_link net0 on" } else { "set_link net0 off" });
+    /// Whether the console has shown `text` after what was waited for before.
+    pub fn has_said(&mut self, text: &str) -> bool {
+        let ended = self.child.try_wait().expect("a child can be waited for");
+        assert!(ended.is_none(), "the machine ended before it said '{text}':\n{}", self.tail());
+        self.console().get(self.seen..).is_some_and(|rest| rest.contains(text))
+    }
+
+    /// Does something while the machine stands still, with all that it wrote on its disks.
+    pub fn while_paused<T>(&self, act: impl FnOnce() -> T) -> T {
+        // Whoever answers the last command has carried out those before.
+        self.ask("stop\ninfo status", "paused");
+        let done = act();
+        self.ask("cont\ninfo status", "running");
+        done
+    }
+
+    fn ask(&self, commands: &str, answer: &str) {
+        let mut monitor = UnixStream::connect(&self.monitor).expect("the machine has a monitor");
+        writeln!(monitor, "{commands}").expect("the monitor listens");
+        monitor.set_read_timeout(Some(PATIENCE)).expect("a time");
+        let mut heard = Vec::new();
+        while !String::from_utf8_lossy(&heard).contains(&format!("VM status: {answer}")) {
+            let mut piece = [0; 512];
+            let length = std::io::Read::read(&mut monitor, &mut piece).expect("the monitor answers");
+            assert!(length > 0, "the monitor hung up: {}", String::from_utf8_lossy(&heard));
+            heard.extend(&piece[..length]);
+        }
+    }
+
+    /// Unplugs the network.
+    pub fn unplug_network(&self) {
+        self.say("set_link net0 off");
+    }
+
+    /// Plugs the network in again.
+    pub fn plug_network(&self) {
+        self.say("set_link net0 on");
+    }
+
+    /// Waits until the shell of the test runs, and talks to it.
+    #[track_caller]
+    pub fn shell(&mut self) -> Shell {
+        self.wait_for(SHELL_READY);
+        Shell::connect(&self.control)
     }
 
     fn say(&self, command: &str) {
@@ -151,14 +209,55 @@ impl Machine {
     }
 }
 
+/// A shell in a machine.
+pub struct Shell {
+    stream: BufReader<UnixStream>,
+    commands: usize,
+}
+
+impl Shell {
+    fn connect(socket: &Path) -> Self {
+        let stream = UnixStream::connect(socket).expect("the machine has a second serial port");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time");
+        Self { stream: BufReader::new(stream), commands: 0 }
+    }
+
+    /// Runs a command: its exit status, and what it said on both outputs.
+    #[track_caller]
+    pub fn run(&mut self, command: &str) -> (i32, String) {
+        self.commands += 1;
+        let mark = format!("<end of {}:", self.commands);
+        self.send(&format!("{{ {command}\n}} < /dev/null 2>&1; echo; echo \"{mark}$?>\"\n"));
+        let mut text = String::new();
+        loop {
+            let mut line = Vec::new();
+            let read = self.stream.read_until(b'\n', &mut line);
+            assert!(read.as_ref().is_ok_and(|read| *read > 0), "no answer to '{command}', only: {text} ({read:?})");
+            let line = String::from_utf8_lossy(&line).replace('\r', "");
+            if let Some(status) = line.trim_end().strip_prefix(&mark) {
+                let status = status.trim_end_matches('>').parse().expect("a status");
+                return (status, text.trim_end().to_owned());
+            }
+            text.push_str(&line);
+        }
+    }
+
+    /// The same for a command that is to succeed: what it said.
+    #[track_caller]
+    pub fn ok(&mut self, command: &str) -> String {
+        let (status, text) = self.run(command);
+        assert_eq!(status, 0, "'{command}' failed:\n{text}");
+        text
+    }
+
+    /// Says something to which no answer comes.
+    pub fn send(&mut self, text: &str) {
+        self.stream.get_mut().write_all(text.as_bytes()).expect("the machine listens");
+    }
+}
+
 impl Drop for Machine {
     fn drop(&mut self) {
         self.cut_power();
     }
-}
-
-/// A port of loopback that is free now.
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
-    listener.local_addr().expect("just bound").port()
 }

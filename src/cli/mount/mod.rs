@@ -85,6 +85,14 @@ pub struct Args {
     mountpoint: PathBuf,
 }
 
+impl Args {
+    /// What a machine mounts of itself: a directory of a commit in its repository.
+    pub fn of_the_system(source: String, mountpoint: PathBuf, options: Vec<String>) -> Self {
+        let trust = TrustArgs::default();
+        Self { options, foreground: false, background_fill: false, trust, source, mountpoint }
+    }
+}
+
 /// Runs the verb.
 ///
 /// # Errors
