@@ -77,7 +77,7 @@ fn boot_copy(sandbox: &Sandbox, copy: &Path, number: usize) -> String {
     let entries = menu::read(&sysroot, "systemd-boot");
     let first = entries.first().unwrap_or_else(|| panic!("cut {number}: nothing to boot"));
     let root = Loop::new(&raw);
-    let booted = Booted::start(system(), sandbox, &root, &first.deployment);
+    let booted = Booted::start(system(), sandbox, &root, &sysroot.join("boot"), &first.deployment);
     booted.wait_until_running();
     let modules = "/usr/lib/modules/*";
     for (file, name) in [(&first.linux, "vmlinuz"), (&first.initrd, "initramfs.img")] {

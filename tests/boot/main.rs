@@ -12,6 +12,7 @@ mod kernel;
 mod lazy;
 mod machine;
 #[path = "../deploy/menu.rs"]
+#[allow(dead_code, reason = "it is made for another test program")]
 mod menu;
 mod namespace;
 mod selinux;

@@ -19,6 +19,10 @@ use crate::system::{System, system};
 /// Nothing that is waited for here takes longer.
 const PATIENCE: Duration = Duration::from_secs(180);
 
+/// There is no console, no network, and no second serial port.
+const MASKED: &str = "systemd.mask=console-getty.service systemd.mask=systemd-networkd-wait-online.service \
+                      systemd.mask=test-shell.service";
+
 /// What is done before the initramfs's own init: what only a container needs.
 const SURROUNDINGS: &str = r#"#!/bin/busybox sh
 set -e
@@ -43,6 +47,18 @@ export container=test
 exec /init $ARGUMENTS
 "#;
 
+/// Has the end of the system looked at from inside. The directory stays mounted until then.
+const HOOK: &str = r#"
+hooks=/usr/lib/systemd/system-shutdown
+unit=$(systemd-escape -p --suffix=mount $hooks)
+mkdir -p "/run/systemd/system/$unit.d" /var/hooks
+printf '[Unit]\nDefaultDependencies=no\n' > "/run/systemd/system/$unit.d/stay.conf"
+systemctl daemon-reload && mount --bind /var/hooks $hooks && cd $hooks || exit 1
+md5sum /usr/bin/* > expected
+printf '#!/bin/sh\ncd '$hooks'\nmd5sum /usr/bin/* > sums\npgrep -fl sapwood-mount > left\n' > look
+chmod 755 look
+"#;
+
 /// A booted system.
 pub struct Booted {
     child: Child,
@@ -50,8 +66,14 @@ pub struct Booted {
 }
 
 impl Booted {
-    /// Boots a deployment on `root`.
-    pub fn start(system: &System, sandbox: &Sandbox, root: &Loop, deployment: &str) -> Self {
+    /// Boots a deployment on `root`, with what is in `boot` for its `/boot`.
+    pub fn start(system: &System, sandbox: &Sandbox, root: &Loop, boot: &Path, deployment: &str) -> Self {
+        let physical = sandbox.directory("physical");
+        run("mount", [root.device().as_os_str(), physical.as_os_str()]).success();
+        let mut files = boot.as_os_str().to_owned();
+        files.push("/.");
+        run("cp", ["-r".as_ref(), &*files, physical.join("boot").as_os_str()]).success();
+        run("umount", [physical.as_os_str()]).success();
         let initramfs = sandbox.tmpfs("initramfs", 256 << 20);
         for directory in ["bin", "proc", "sys", "dev", "run", "sysroot", "usr/lib/sapwood", "old"] {
             fs::create_dir_all(initramfs.join(directory)).expect("writable");
@@ -67,7 +89,7 @@ impl Booted {
         fs::write(initramfs.join("cmdline"), format!("{line}\n")).expect("writable");
         let surroundings = SURROUNDINGS
             .replace("$ROOT_NUMBERS", &root.numbers())
-            .replace("$ARGUMENTS", &format!("{line} systemd.mask=console-getty.service systemd.log_target=console"));
+            .replace("$ARGUMENTS", &format!("{line} {MASKED}"));
         fs::write(initramfs.join("start"), surroundings).expect("writable");
         fs::set_permissions(initramfs.join("start"), fs::Permissions::from_mode(0o755)).expect("ours");
         // Its own part of the tree of control groups, from which the namespace of them is taken.
@@ -75,7 +97,7 @@ impl Booted {
             "set -e; mkdir -p {dir}/cg; mount -t cgroup2 cgroup2 {dir}/cg; mkdir -p {dir}/cg/sapwood-boot-test; \
              echo $$ > {dir}/cg/sapwood-boot-test/cgroup.procs; umount {dir}/cg; \
              exec unshare -m -p -f -u -i -n -C --kill-child sh -c \
-             'mount --make-rprivate /; cd {root}; pivot_root . old; umount -l /old; exec /start'",
+             'mount --make-rprivate / && cd {root} && pivot_root . old && /bin/busybox umount -l /old && exec /start'",
             dir = sandbox.path().display(),
             root = initramfs.display(),
         );
@@ -90,7 +112,10 @@ impl Booted {
 
     fn find_init(&self) -> Option<u32> {
         let children = format!("/proc/{0}/task/{0}/children", self.child.id());
-        fs::read_to_string(children).ok()?.split_whitespace().next()?.parse().ok()
+        let child = fs::read_to_string(children).ok()?.split_whitespace().next()?.parse().ok()?;
+        // Not one of those that only prepare.
+        let namespace = |of: String| fs::read_link(format!("/proc/{of}/ns/pid")).ok();
+        (namespace(format!("{child}"))? != namespace("self".to_owned())?).then_some(child)
     }
 
     /// Runs a command in it.
@@ -149,7 +174,7 @@ fn a_deployment_boots_and_outlives_all_that_systemd_does() {
     let system = system();
     let sandbox = Sandbox::new("boot-namespace");
     let root = Loop::new(&system.disk(&sandbox.join("disk.img")));
-    let booted = Booted::start(system, &sandbox, &root, &system.deployment());
+    let booted = Booted::start(system, &sandbox, &root, &system.boot(), &system.deployment());
     booted.wait_until_running();
     assert_eq!(booted.ok("systemctl --failed --no-legend"), "");
     let table = booted.ok("findmnt -n -o TARGET,FSTYPE,OPTIONS --list");
@@ -163,24 +188,18 @@ fn a_deployment_boots_and_outlives_all_that_systemd_does() {
     let status = booted.ok("sapwood status");
     assert!(status.starts_with("* 0 ") && status.contains("(running"), "{status}");
     assert!(booted.ok("sapwood mounts").contains("/usr"));
-    eprintln!("{table}\n{}", booted.ok("systemd-analyze; cat /run/sapwood/mount.log; journalctl -b -p 4 --no-pager"));
     // What usually takes daemons with it.
     booted.ok("systemctl daemon-reexec && systemctl is-system-running");
     booted.ok("systemctl isolate multi-user.target && systemctl is-system-running --wait");
-    let worker = booted.ok("pgrep -f 'sapwood-mount worker'");
+    let worker = booted.ok("pgrep -f '^@sapwood-mount worker'");
     booted.ok(&format!("kill -9 {worker} && md5sum /usr/bin/* > /dev/null"));
-    assert_ne!(booted.ok("pgrep -f 'sapwood-mount worker'"), worker);
-    // systemd runs this, from /usr, after it has killed everything that it may kill.
-    booted.ok(
-        "mkdir /var/shutdown && printf '#!/bin/sh\\nmd5sum /usr/bin/* > /var/shutdown/sums\\npgrep -fl sapwood-mount > /var/shutdown/left\\n' \
-         > /var/shutdown/look && chmod 755 /var/shutdown/look && md5sum /usr/bin/* > /var/shutdown/expected && \
-         mkdir /var/shutdown/hooks && mv /var/shutdown/look /var/shutdown/hooks && \
-         mount --bind /var/shutdown/hooks /usr/lib/systemd/system-shutdown",
-    );
+    assert_ne!(booted.ok("pgrep -f '^@sapwood-mount worker'"), worker);
+    // systemd runs this, from /usr, after it has unmounted what it can and killed everything that it may kill.
+    booted.ok(HOOK);
     assert_eq!(booted.end("poweroff"), 2, "SIGINT is how a namespace tells of a power-off");
     let at = sandbox.directory("after");
     run("mount", [root.device().as_os_str(), at.as_os_str()]).success();
-    let left = |name: &str| fs::read_to_string(at.join("sapwood/deploy/main/var/shutdown").join(name)).expect("it was run");
+    let left = |name: &str| fs::read_to_string(at.join("sapwood/deploy/main/var/hooks").join(name)).expect("it was run");
     assert_eq!(left("sums"), left("expected"));
     assert!(left("left").contains("sapwood-mount"));
 }

@@ -19,6 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(2400);
 /// The ref of the system.
 pub const REF: &str = "debian/12/x86_64/bootable";
 
+/// To be changed together with what is kept.
+const LAYOUT: &str = "1";
+
 /// Bytes of the root partition. The image is sparse.
 const ROOT_SIZE: u64 = 2 << 30;
 
@@ -68,8 +71,6 @@ pub struct System {
     pub publisher: Repository,
     /// The package it has.
     pub package: PathBuf,
-    /// Kernels that were fetched for the tests.
-    pub tools: PathBuf,
 }
 
 /// The system, made by whoever asks first.
@@ -101,19 +102,19 @@ pub fn tools() -> PathBuf {
 
 impl System {
     fn make() -> Self {
-        let tools = tools();
+        tools();
         let temporary = Path::new(env!("CARGO_TARGET_TMPDIR"));
         let package = PathBuf::from(within(source("mount-helpers/debian/package"), &[&temporary.join("package")]));
-        let inputs = [package.clone(), source("examples/debian-bootable.yaml"), source("tests/boot/system.rs")];
+        let inputs = [package.clone(), source("examples/debian-bootable.yaml")];
         let sums = run("sha256sum", &inputs).success();
-        let key: String = sums.split_whitespace().step_by(2).map(|sum| &sum[..12]).collect::<Vec<_>>().join("-");
+        let sums = format!("{LAYOUT} - {sums}");
+        let key: String = sums.split_whitespace().step_by(2).map(|sum| &sum[..sum.len().min(12)]).collect::<Vec<_>>().join("-");
         let cache = std::env::var_os("SAPWOOD_BOOT_CACHE").map_or_else(|| "/var/tmp/sapwood-boot-cache".into(), PathBuf::from);
         let directory = cache.join(&key);
         let system = Self {
             publisher: Repository::at(directory.join("publisher")),
             directory,
             package,
-            tools,
         };
         if !system.directory.join("made").exists() {
             remove_tree(&cache);
@@ -277,6 +278,11 @@ impl System {
         let disk = self.directory.join("disk.img");
         run("cp", arguments.chain([disk.into(), at.as_os_str().to_owned()])).success();
         at.to_owned()
+    }
+
+    /// What is on its boot partition.
+    pub fn boot(&self) -> PathBuf {
+        self.directory.join("boot")
     }
 
     /// What was deployed on it.
