@@ -14,7 +14,7 @@ use crate::disk::{Loop, copy_boot};
 use crate::kernel::wait_until_running;
 use crate::machine::Machine;
 use crate::menu;
-use crate::namespace::Booted;
+use crate::namespace::{Boot, Booted};
 use crate::one_at_a_time;
 use crate::story::{follow, hardware};
 use crate::system::{Version, system};
@@ -40,7 +40,7 @@ fn whenever_the_power_goes_while_it_upgrades_the_machine_boots() {
     wait_until_running(&mut shell);
     let web = Web::serve(&system.published(Version::Next));
     follow(system, &mut shell, &web);
-    shell.send("sapwood upgrade && echo staged > /dev/console && systemctl reboot\n");
+    shell.send("sapwood upgrade && echo staged > /dev/console && systemctl reboot; exit\n");
     let mut copies: Vec<PathBuf> = Vec::new();
     let mut next = |machine: &mut Machine, until: &str| {
         while !machine.has_said(until) {
@@ -77,7 +77,8 @@ fn boot_copy(sandbox: &Sandbox, copy: &Path, number: usize) -> String {
     let entries = menu::read(&sysroot, "systemd-boot");
     let first = entries.first().unwrap_or_else(|| panic!("cut {number}: nothing to boot"));
     let root = Loop::new(&raw);
-    let booted = Booted::start(system(), sandbox, &root, &sysroot.join("boot"), &first.deployment);
+    let (boot, deployment) = (sysroot.join("boot"), first.deployment.as_str());
+    let booted = Booted::start(system(), sandbox, &Boot { root: &root, boot: &boot, deployment, arguments: "", key: None });
     booted.wait_until_running();
     let modules = "/usr/lib/modules/*";
     for (file, name) in [(&first.linux, "vmlinuz"), (&first.initrd, "initramfs.img")] {

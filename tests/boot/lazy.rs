@@ -77,7 +77,7 @@ fn a_machine_boots_what_it_fetches_on_the_way_and_fills_up_later() {
     let status = shell.ok("sapwood status");
     assert!(!status.contains("needs a network"), "{status}");
     let profile = shell.ok("cat /var/boot.profile");
-    shell.send("systemctl poweroff\n");
+    shell.send("systemctl poweroff; exit\n");
     assert!(machine.wait_until_off().success());
     drop(shell);
 
@@ -94,6 +94,6 @@ fn a_machine_boots_what_it_fetches_on_the_way_and_fills_up_later() {
     let seconds = wait_until_running(&mut shell);
     let (bytes, requests) = passed_since(&link, before);
     eprintln!("with a profile: running after {seconds} s; {bytes} bytes in {requests} requests");
-    shell.send("systemctl poweroff\n");
+    shell.send("systemctl poweroff; exit\n");
     assert!(machine.wait_until_off().success());
 }

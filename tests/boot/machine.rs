@@ -20,7 +20,9 @@ const SHELL_READY: &str = "the shell of the test is ready";
 pub const SHELL_UNIT: &str = "\
 [Unit]
 Description=A shell for the test
+ConditionPathExists=/dev/ttyS1
 [Service]
+KillSignal=SIGKILL
 ExecStart=/bin/sh -c 'stty -F /dev/ttyS1 raw -echo; echo the shell of the test is ready > /dev/ttyS0; exec /bin/sh < /dev/ttyS1 > /dev/ttyS1 2>&1'
 [Install]
 WantedBy=multi-user.target
@@ -219,7 +221,10 @@ impl Shell {
     fn connect(socket: &Path) -> Self {
         let stream = UnixStream::connect(socket).expect("the machine has a second serial port");
         stream.set_read_timeout(Some(PATIENCE)).expect("a time");
-        Self { stream: BufReader::new(stream), commands: 0 }
+        let mut shell = Self { stream: BufReader::new(stream), commands: 0 };
+        // It takes the port for a terminal. From here on it prompts for nothing.
+        shell.run("PS1= PS2=");
+        shell
     }
 
     /// Runs a command: its exit status, and what it said on both outputs.
@@ -234,7 +239,7 @@ impl Shell {
             let read = self.stream.read_until(b'\n', &mut line);
             assert!(read.as_ref().is_ok_and(|read| *read > 0), "no answer to '{command}', only: {text} ({read:?})");
             let line = String::from_utf8_lossy(&line).replace('\r', "");
-            if let Some(status) = line.trim_end().strip_prefix(&mark) {
+            if let Some((_, status)) = line.trim_end().split_once(&mark) {
                 let status = status.trim_end_matches('>').parse().expect("a status");
                 return (status, text.trim_end().to_owned());
             }

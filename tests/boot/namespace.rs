@@ -59,6 +59,20 @@ printf '#!/bin/sh\ncd '$hooks'\nmd5sum /usr/bin/* > sums\npgrep -fl sapwood-moun
 chmod 755 look
 "#;
 
+/// What is to be booted.
+pub struct Boot<'a> {
+    /// The physical root.
+    pub root: &'a Loop,
+    /// What is on its boot partition.
+    pub boot: &'a Path,
+    /// Which deployment.
+    pub deployment: &'a str,
+    /// Kernel arguments.
+    pub arguments: &'a str,
+    /// The key in the initramfs.
+    pub key: Option<&'a Path>,
+}
+
 /// A booted system.
 pub struct Booted {
     child: Child,
@@ -66,8 +80,9 @@ pub struct Booted {
 }
 
 impl Booted {
-    /// Boots a deployment on `root`, with what is in `boot` for its `/boot`.
-    pub fn start(system: &System, sandbox: &Sandbox, root: &Loop, boot: &Path, deployment: &str) -> Self {
+    /// Boots it.
+    pub fn start(system: &System, sandbox: &Sandbox, boot: &Boot<'_>) -> Self {
+        let Boot { root, boot, deployment, arguments, key } = *boot;
         let physical = sandbox.directory("physical");
         run("mount", [root.device().as_os_str(), physical.as_os_str()]).success();
         let mut files = boot.as_os_str().to_owned();
@@ -85,7 +100,11 @@ impl Booted {
         fs::copy("/bin/busybox", initramfs.join("bin/busybox")).expect("tests/boot/tools installs it");
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("mount-helpers/init/init");
         fs::copy(source, initramfs.join("init")).expect("there");
-        let line = format!("sapwood={deployment} root=/dev/vda");
+        if let Some(key) = key {
+            fs::create_dir_all(initramfs.join("etc/sapwood/keys")).expect("writable");
+            fs::copy(key, initramfs.join("etc/sapwood/keys/test.pub")).expect("a key");
+        }
+        let line = format!("sapwood={deployment} root=/dev/vda {arguments}");
         fs::write(initramfs.join("cmdline"), format!("{line}\n")).expect("writable");
         let surroundings = SURROUNDINGS
             .replace("$ROOT_NUMBERS", &root.numbers())
@@ -174,7 +193,9 @@ fn a_deployment_boots_and_outlives_all_that_systemd_does() {
     let system = system();
     let sandbox = Sandbox::new("boot-namespace");
     let root = Loop::new(&system.disk(&sandbox.join("disk.img")));
-    let booted = Booted::start(system, &sandbox, &root, &system.boot(), &system.deployment());
+    let (boot, deployment) = (system.boot(), system.deployment());
+    let boot = Boot { root: &root, boot: &boot, deployment: &deployment, arguments: "", key: None };
+    let booted = Booted::start(system, &sandbox, &boot);
     booted.wait_until_running();
     assert_eq!(booted.ok("systemctl --failed --no-legend"), "");
     let table = booted.ok("findmnt -n -o TARGET,FSTYPE,OPTIONS --list");
@@ -202,4 +223,28 @@ fn a_deployment_boots_and_outlives_all_that_systemd_does() {
     let left = |name: &str| fs::read_to_string(at.join("sapwood/deploy/main/var/hooks").join(name)).expect("it was run");
     assert_eq!(left("sums"), left("expected"));
     assert!(left("left").contains("sapwood-mount"));
+}
+
+#[test]
+fn what_no_key_of_the_initramfs_has_signed_is_not_booted() {
+    let _one = one_at_a_time();
+    let system = system();
+    let sandbox = Sandbox::new("boot-signature");
+    let root = Loop::new(&system.disk(&sandbox.join("disk.img")));
+    let stranger = system.stranger(sandbox.path());
+    let (boot, deployment, key) = (system.boot(), system.deployment(), system.key());
+    let arguments = "sapwood.verify=require";
+    let boot = |key| Boot { root: &root, boot: &boot, deployment: &deployment, arguments, key };
+    for (key, expected) in [(None, "there is no key in /etc/sapwood/keys"), (Some(&*stranger), "which is not trusted")] {
+        let inside = Sandbox::new("boot-signature-refused");
+        let refused = Booted::start(system, &inside, &boot(key));
+        let console = || fs::read_to_string(inside.join("console.log")).expect("readable");
+        wait_for("the emergency", || console().contains("sapwood: cannot boot: ").then_some(()));
+        wait_for("the reason", || console().contains(expected).then_some(()));
+        drop(refused);
+    }
+    let inside = Sandbox::new("boot-signature-good");
+    let booted = Booted::start(system, &inside, &boot(Some(&key)));
+    booted.wait_until_running();
+    booted.end("poweroff");
 }

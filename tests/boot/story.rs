@@ -42,7 +42,7 @@ fn with_role<'a>(status: &'a Value, role: &str) -> &'a Value {
 /// Reboots; gives the shell of what boots then, when all has started.
 #[track_caller]
 fn reboot(machine: &mut Machine, mut shell: Shell) -> Shell {
-    shell.send("systemctl reboot\n");
+    shell.send("systemctl reboot; exit\n");
     drop(shell);
     let mut shell = machine.shell();
     wait_until_running(&mut shell);
@@ -91,7 +91,7 @@ fn a_disk_lives_through_upgrades_a_rollback_and_a_commit_that_hangs() {
     follow(system, &mut shell, &web);
     shell.ok("sapwood upgrade");
     let hanging = with_role(&status(&mut shell), "staged")["id"].as_str().expect("a name").to_owned();
-    shell.send("systemctl reboot\n");
+    shell.send("systemctl reboot; exit\n");
     drop(shell);
     for _ in 0..TRIES {
         machine.wait_for("this one hangs");
@@ -106,7 +106,7 @@ fn a_disk_lives_through_upgrades_a_rollback_and_a_commit_that_hangs() {
     let told = shell.ok("sapwood status");
     assert!(told.contains("it did not come up in 3 tries"), "{told}");
     assert_eq!(shell.run("sapwood upgrade --unchanged-exit-77").0, 77, "it is not deployed again by itself");
-    shell.send("systemctl poweroff\n");
+    shell.send("systemctl poweroff; exit\n");
     assert!(machine.wait_until_off().success());
     assert!(machine.console().contains("reboot: Power down"), "{}", machine.console());
 }

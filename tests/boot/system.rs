@@ -90,8 +90,8 @@ fn within(program: impl Into<PathBuf>, arguments: &[&Path]) -> String {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CARGO_")) {
         command.env_remove(name);
     }
-    // After a change only what changed is compiled again.
-    command.env("CARGO_INCREMENTAL", "1");
+    // After a change only what changed is compiled again, and after none the package is the same.
+    command.env("CARGO_INCREMENTAL", "1").env("SOURCE_DATE_EPOCH", "1700000000");
     finish_within(command, PATIENCE).success()
 }
 
@@ -104,7 +104,11 @@ impl System {
     fn make() -> Self {
         tools();
         let temporary = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let package = PathBuf::from(within(source("mount-helpers/debian/package"), &[&temporary.join("package")]));
+        // One that was built elsewhere may be tried, too.
+        let package = std::env::var_os("SAPWOOD_BOOT_PACKAGE").map_or_else(
+            || PathBuf::from(within(source("mount-helpers/debian/package"), &[&temporary.join("package")])),
+            PathBuf::from,
+        );
         let inputs = [package.clone(), source("examples/debian-bootable.yaml")];
         let sums = run("sha256sum", &inputs).success();
         let sums = format!("{LAYOUT} - {sums}");
@@ -214,6 +218,14 @@ impl System {
     /// The key that signs.
     pub fn key(&self) -> PathBuf {
         self.directory.join("keys/release.pub")
+    }
+
+    /// A key that signs nothing, in `place`.
+    pub fn stranger(&self, place: &Path) -> PathBuf {
+        let mut command = self.publisher.command(["key", "generate", "stranger"]);
+        command.env("SAPWOOD_KEYS", place);
+        finish_within(command, PATIENCE).success();
+        place.join("stranger.pub")
     }
 
     /// Its digits.
