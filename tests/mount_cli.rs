@@ -61,7 +61,7 @@ fn number(repository: &Repository, at: &Path, name: &str) -> u32 {
 fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !is_so() {
-        assert!(start.elapsed() < Duration::from_secs(60), "{what} did not come about in a minute");
+        assert!(start.elapsed() < Duration::from_secs(60), "{what} did not come about in 60 s");
         sleep(Duration::from_millis(5));
     }
 }

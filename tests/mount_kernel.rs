@@ -170,7 +170,7 @@ impl Mount {
 
     fn end(mut self) {
         // Another test of this program may be starting a process, which holds our files until its exec.
-        let give_up = Instant::now() + Duration::from_secs(5);
+        let give_up = Instant::now() + Duration::from_secs(60);
         while let Err(error) = self.unmounter.unmount(Unmount::Now) {
             assert!(Instant::now() < give_up, "not in use: {error}");
             std::thread::sleep(Duration::from_millis(20));

@@ -1,6 +1,7 @@
 //! What a lazy mount has done so far and how much of it is here.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Counts since the mount began. Relaxed: the figures need not agree with one another.
 #[derive(Debug, Default)]
@@ -21,12 +22,46 @@ pub struct LazyCounters {
     pub gone: AtomicU64,
     /// Their bytes on disk.
     pub evicted: AtomicU64,
+    /// Damaged objects and blocks that came again.
+    pub mended: AtomicU64,
 }
 
 impl LazyCounters {
     pub(super) fn add(counter: &AtomicU64, count: u64) {
         counter.fetch_add(count, Ordering::Relaxed);
     }
+}
+
+/// The bounds in milliseconds between which durations are counted: from a hit in the memory of a server next door to the usual patience.
+pub const LATENCY_BOUNDS_MS: [u64; 13] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 30_000];
+
+/// How often something took how long.
+#[derive(Debug, Default)]
+pub(super) struct LatencyCounter {
+    counts: [AtomicU64; LATENCY_BOUNDS_MS.len() + 1],
+    micros: AtomicU64,
+}
+
+impl LatencyCounter {
+    pub fn note(&self, time: Duration) {
+        let bucket = LATENCY_BOUNDS_MS.partition_point(|bound| Duration::from_millis(*bound) < time);
+        self.counts[bucket].fetch_add(1, Ordering::Relaxed);
+        self.micros.fetch_add(u64::try_from(time.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub fn read(&self) -> Latency {
+        let counts = self.counts.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+        Latency { counts, sum: Duration::from_micros(self.micros.load(Ordering::Relaxed)) }
+    }
+}
+
+/// The same at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct Latency {
+    /// Up to each of [`LATENCY_BOUNDS_MS`], and over the last.
+    pub counts: Vec<u64>,
+    /// All together.
+    pub sum: Duration,
 }
 
 /// How a lazy mount stands.
@@ -76,4 +111,26 @@ pub struct LazyFigures {
     pub evictions: u64,
     /// Bytes that became free by that.
     pub bytes_evicted: u64,
+    /// Damaged objects and blocks that came again.
+    #[serde(default)]
+    pub mended: u64,
+    /// How long requests to the remote took.
+    #[serde(default)]
+    pub latency: Latency,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_counts_up_to_its_bound() {
+        let counter = LatencyCounter::default();
+        for millis in [0, 1, 2, 3, 30_000, 30_001] {
+            counter.note(Duration::from_millis(millis));
+        }
+        let latency = counter.read();
+        assert_eq!(latency.counts, [2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
+        assert_eq!(latency.sum, Duration::from_millis(60_007));
+    }
 }

@@ -29,7 +29,7 @@ use crate::image::{Image, ObjectRef};
 use crate::model::{BLOCK_SIZE, LARGE_OBJECT, LocatorId, ObjectId};
 use crate::remote::format::{Frame, Locator, LocatorBound};
 use crate::remote::layout;
-use crate::store::{Absent, ObjectSource, ReadError, Store};
+use crate::store::{Absent, CheckedStore, DamagedPart, ObjectSource, ReadError, Store, Verify};
 
 /// How long what nobody waits for may take to learn the names of what came.
 pub(super) const UNHURRIED: Duration = Duration::from_secs(60);
@@ -39,6 +39,7 @@ pub(super) struct Frames {
     pub origin: Arc<Origin>,
     pub image: Arc<LazyImage>,
     pub store: Store,
+    pub checked: Arc<CheckedStore>,
     pub shelf: Arc<Shelf>,
     pub large: LargeObjects,
     pub crew: Arc<Crew>,
@@ -66,21 +67,22 @@ impl Frames {
     pub fn new(
         origin: &Arc<Origin>,
         image: &Arc<LazyImage>,
+        checked: Arc<CheckedStore>,
         shelf: Shelf,
-        room: Arc<Room>,
         crew: &Arc<Crew>,
         counters: &Arc<LazyCounters>,
         bound: LocatorBound,
     ) -> Self {
-        let store = shelf.store().clone();
+        let (store, room) = (shelf.store().clone(), Arc::clone(shelf.room()));
         let shelf = Arc::new(shelf);
         Self {
             origin: Arc::clone(origin),
             image: Arc::clone(image),
-            large: LargeObjects::new(image.image(), &shelf, &room),
+            large: LargeObjects::new(image.image(), &checked, &shelf, &room),
             uses: Uses::new(&store),
             room,
             store,
+            checked,
             shelf,
             crew: Arc::clone(crew),
             counters: Arc::clone(counters),
@@ -103,10 +105,11 @@ impl Frames {
             buffer[..length].copy_from_slice(&rest[..length]);
             return Ok(length);
         }
-        if self.store.has_object(object.id) {
-            match self.store.read_at(object.id, offset, buffer) {
-                // Another process has evicted it a moment ago.
-                Err(ReadError::MissingObject { .. }) => {}
+        let is_by_block = object.size > LARGE_OBJECT && self.checked.verify() != Verify::OnEntry;
+        if !is_by_block && self.store.has_object(object.id) {
+            match self.checked.read_object(object, offset, buffer) {
+                // Another process has evicted it a moment ago; or it is damaged, and comes again.
+                Err(ReadError::MissingObject { .. } | ReadError::Damaged { .. }) => {}
                 done => return done,
             }
         }
@@ -229,9 +232,9 @@ impl Frames {
             Piece::Block { index, block } => {
                 let size = catalogue.sizes().get(index as usize).copied().unwrap_or(0);
                 image.block_of_object(index, block).is_ok()
-                    && image.object_by_index(index).is_ok_and(|id| {
-                        self.store.has_object(id) || self.large.has(&ObjectRef { id, index, size }, block)
-                    })
+                    && image
+                        .object_by_index(index)
+                        .is_ok_and(|id| self.has_block(&ObjectRef { id, index, size }, block))
             }
         })
     }
@@ -244,8 +247,12 @@ impl Frames {
         if object.size <= LARGE_OBJECT {
             return self.has_small(object.id);
         }
-        self.store.has_object(object.id)
-            || blocks_of(object.size, wanted).into_iter().all(|block| self.large.has(object, block))
+        blocks_of(object.size, wanted).into_iter().all(|block| self.has_block(object, block))
+    }
+
+    fn has_block(&self, object: &ObjectRef, block: u32) -> bool {
+        let part = DamagedPart { object: object.id, block: Some(block) };
+        (self.store.has_object(object.id) && !self.store.is_condemned(part)) || self.large.has(object, block)
     }
 
     /// Has frames fetched that somebody waits for.

@@ -17,6 +17,7 @@ use crate::image::ObjectRef;
 use crate::model::ObjectId;
 use crate::remote::format::decode_frame;
 use crate::remote::layout;
+use crate::store::DamagedPart;
 
 impl Frames {
     /// Carries out one request, in this thread, and tells everybody how it went.
@@ -69,6 +70,10 @@ impl Frames {
         let deadline = Instant::now() + UNHURRIED;
         let (Piece::Object { index, .. } | Piece::Block { index, .. }) = *piece;
         let id = self.image.with_blocks(deadline, |image| image.object_by_index(index))?;
+        let block = if let Piece::Block { block, .. } = *piece { Some(block) } else { None };
+        if self.store.is_condemned(DamagedPart { object: id, block }) {
+            LazyCounters::add(&self.counters.mended, 1);
+        }
         let kept = match piece {
             Piece::Object { range, .. } => {
                 let Some(part) = raw.get(range.clone()).filter(|part| ObjectId::of(part) == id) else {

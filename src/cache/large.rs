@@ -20,7 +20,7 @@ use super::shelf::{Key, Shelf, chain};
 use crate::disk::read_from;
 use crate::image::{Image, ImageError, ObjectRef};
 use crate::model::{BLOCK_SIZE, BlockId, ObjectId};
-use crate::store::{Absent, ReadError, Store};
+use crate::store::{Absent, CheckedStore, DamagedPart, ReadError, Store, Verify};
 
 /// Large objects whose files are kept open. One that is closed is checked again when it is opened.
 const OPEN_MAX: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
@@ -42,6 +42,7 @@ struct Large {
 /// The large objects of one image.
 pub(super) struct LargeObjects {
     store: Store,
+    checked: Arc<CheckedStore>,
     image: Image,
     shelf: Arc<Shelf>,
     room: Arc<Room>,
@@ -49,10 +50,10 @@ pub(super) struct LargeObjects {
 }
 
 impl LargeObjects {
-    pub fn new(image: &Image, shelf: &Arc<Shelf>, room: &Arc<Room>) -> Self {
+    pub fn new(image: &Image, checked: &Arc<CheckedStore>, shelf: &Arc<Shelf>, room: &Arc<Room>) -> Self {
         let open = Mutex::new(LruCache::new(OPEN_MAX));
-        let store = shelf.store().clone();
-        Self { store, image: image.clone(), shelf: Arc::clone(shelf), room: Arc::clone(room), open }
+        let (store, checked) = (shelf.store().clone(), Arc::clone(checked));
+        Self { store, checked, image: image.clone(), shelf: Arc::clone(shelf), room: Arc::clone(room), open }
     }
 
     /// Closes files that were evicted: they take room for as long as they are open, and what is written to them is lost.
@@ -66,7 +67,8 @@ impl LargeObjects {
         removed.iter().for_each(|id| _ = open.pop(id));
     }
 
-    /// Like [`crate::store::ObjectSource::read_object`], for an object that is not in the store.
+    /// Like [`crate::store::ObjectSource::read_object`], for an object that is not in the store, or of which each block is to be
+    /// checked.
     pub fn read(&self, object: &ObjectRef, offset: u64, buffer: &mut [u8]) -> Result<usize, ReadError> {
         let wanted = object.size.saturating_sub(offset).min(buffer.len() as u64);
         let end = offset + wanted;
@@ -99,6 +101,10 @@ impl LargeObjects {
         if self.image.block_of_object(object.index, block)? != Some(BlockId::of(bytes)) {
             return Ok(false);
         }
+        if self.store.has_object(object.id) {
+            self.shelf.mend(DamagedPart { object: object.id, block: Some(block) }, bytes);
+            return Ok(true);
+        }
         let large = self.open(object);
         let file = large.file.as_ref().filter(|_| self.room.take(bytes.len() as u64));
         let written = file.map(|file| file.write_all_at(bytes, u64::from(block) * BLOCK_SIZE));
@@ -121,6 +127,12 @@ impl LargeObjects {
         at: u64,
         part: &mut [u8],
     ) -> Result<bool, ReadError> {
+        if self.checked.verify() != Verify::OnEntry && self.store.has_object(object.id) {
+            match self.checked.read_block(object, block, at, part) {
+                Err(ReadError::Damaged { .. } | ReadError::MissingObject { .. }) => {}
+                read => return Ok(read? == part.len()),
+            }
+        }
         if let Some(large) = large
             && self.look(large, block)?
             && let Some(file) = &large.file

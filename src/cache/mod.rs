@@ -53,7 +53,7 @@ mod uses;
 mod visit;
 mod whole;
 
-pub use counters::LazyFigures;
+pub use counters::{LATENCY_BOUNDS_MS, Latency, LazyFigures};
 pub use error::FetchError;
 pub use fill::{Fill, Rest};
 pub use image::LazyImageError;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::counters::{Latency, LatencyCounter};
 use super::error::FetchError;
 use super::shelf::chain;
 use crate::remote::format::Placement;
@@ -45,6 +46,7 @@ pub(super) struct Origin {
     answered: Mutex<Option<Instant>>,
     /// Bytes a second that requests brought lately, waiting for the first of them counted; 0 for not known.
     rate: AtomicU64,
+    latency: LatencyCounter,
 }
 
 impl Origin {
@@ -58,6 +60,7 @@ impl Origin {
             outage: Mutex::new(None),
             answered: Mutex::new(None),
             rate: AtomicU64::new(0),
+            latency: LatencyCounter::default(),
         }
     }
 
@@ -70,7 +73,9 @@ impl Origin {
     pub fn range(&self, path: &str, range: Range<u64>) -> Result<Bytes, FetchError> {
         let (transport, _) = self.remote.as_ref().ok_or(FetchError::NoRemote)?;
         let begin = Instant::now();
-        let bytes = self.noted(transport.get_range(path, range))?;
+        let answer = transport.get_range(path, range);
+        self.latency.note(begin.elapsed());
+        let bytes = self.noted(answer)?;
         self.note_rate(bytes.len(), begin.elapsed());
         Ok(bytes)
     }
@@ -99,6 +104,11 @@ impl Origin {
         let now = (bytes as u128 * 1_000_000 / time.as_micros().max(1)).try_into().unwrap_or(u64::MAX);
         let before = self.rate.load(Ordering::Relaxed);
         self.rate.store(if before == 0 { now } else { before / 4 * 3 + now / 4 }, Ordering::Relaxed);
+    }
+
+    /// How long requests took.
+    pub fn latency(&self) -> Latency {
+        self.latency.read()
     }
 
     /// What was moved since the mount began.

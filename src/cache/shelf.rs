@@ -17,7 +17,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use super::room::Room;
 use crate::disk::{LockError, Wait};
 use crate::model::ObjectId;
-use crate::store::{Store, WriteError};
+use crate::store::{DamagedPart, Store, WriteError};
 
 /// Bytes of objects held in memory, those that wait to be written among them.
 const MEMORY: usize = 32 << 20;
@@ -70,6 +70,7 @@ struct State {
     held_bytes: usize,
     waiting: Vec<Bytes>,
     complete: Vec<ObjectId>,
+    mends: Vec<(DamagedPart, Bytes)>,
     waiting_bytes: usize,
     since: Option<Instant>,
     /// Until when nothing is written.
@@ -86,6 +87,7 @@ impl Shelf {
             held_bytes: 0,
             waiting: Vec::new(),
             complete: Vec::new(),
+            mends: Vec::new(),
             waiting_bytes: 0,
             since: None,
             resting: None,
@@ -102,6 +104,11 @@ impl Shelf {
     /// Where it is written to.
     pub fn store(&self) -> &Store {
         &self.inner.store
+    }
+
+    /// How much may be kept there.
+    pub fn room(&self) -> &Arc<Room> {
+        &self.inner.room
     }
 
     /// What is in memory under `key`.
@@ -131,6 +138,16 @@ impl Shelf {
     /// Holds a block that could not be written into its file.
     pub fn hold_block(&self, id: ObjectId, block: u32, bytes: &Bytes) {
         self.inner.state.lock().hold(Key::Block(id, block), bytes);
+    }
+
+    /// Holds a block of an object in the repository, and has it written there if the one there is damaged.
+    pub fn mend(&self, part: DamagedPart, bytes: &Bytes) {
+        let Some(block) = part.block.filter(|_| self.store().is_condemned(part)) else { return };
+        let mut state = self.inner.state.lock();
+        state.hold(Key::Block(part.object, block), bytes);
+        state.mends.push((part, bytes.clone()));
+        state.since.get_or_insert_with(Instant::now);
+        self.inner.changed.notify_all();
     }
 
     /// Has a large object of which every block is here made a plain one.
@@ -196,6 +213,7 @@ impl State {
 struct Batch {
     objects: Vec<Bytes>,
     complete: Vec<ObjectId>,
+    mends: Vec<(DamagedPart, Bytes)>,
 }
 
 impl Inner {
@@ -242,7 +260,8 @@ impl Inner {
         state.since = None;
         state.writing = true;
         state.waiting_bytes = 0;
-        Batch { objects: std::mem::take(&mut state.waiting), complete: std::mem::take(&mut state.complete) }
+        let (objects, complete) = (std::mem::take(&mut state.waiting), std::mem::take(&mut state.complete));
+        Batch { objects, complete, mends: std::mem::take(&mut state.mends) }
     }
 
     /// Bytes that are worth a batch at once.
@@ -265,8 +284,11 @@ impl Inner {
             rest = others;
             self.write_portion(portion)?;
         }
-        if !batch.complete.is_empty() {
+        if !batch.complete.is_empty() || !batch.mends.is_empty() {
             let writer = self.lock()?;
+            for (part, bytes) in &batch.mends {
+                writer.mend_or_log(*part, bytes);
+            }
             for id in &batch.complete {
                 writer.adopt_partial(*id)?;
             }

@@ -29,7 +29,7 @@ use crate::image::{Image, ObjectRef};
 use crate::model::{Commit, CommitId, ObjectId};
 use crate::remote::format::{LocatorBound, Placement, ProfileText};
 use crate::remote::transport::Transport;
-use crate::store::{Absent, Fetch, ObjectSource, ReadError, Store};
+use crate::store::{Absent, CheckedStore, Fetch, ObjectSource, ReadError, Store, Verify};
 
 /// How long after a failure the same is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -74,6 +74,8 @@ pub struct LazyOptions {
     pub patience: Patience,
     /// Bytes of fetched contents that are kept at most, instead of what the repository says.
     pub cache_size: Option<u64>,
+    /// When what is here is compared with its names. What is damaged is fetched again.
+    pub verify: Verify,
 }
 
 /// A commit to be opened, and where its missing parts are; none of them can be fetched when there is no remote.
@@ -115,7 +117,8 @@ impl LazyTree {
         let room = Arc::new(Room::new(options.cache_size, store.config().cache_size));
         let shelf = Shelf::start(store, &room).map_err(LazyError::Thread)?;
         let bound = LocatorBound::of_commit(&commit);
-        let frames = Arc::new(Frames::new(&origin, &image, shelf, room, &crew, &counters, bound));
+        let checked = Arc::new(CheckedStore::new(store, image.image(), options.verify));
+        let frames = Arc::new(Frames::new(&origin, &image, checked, shelf, &crew, &counters, bound));
         let kept = Arc::clone(&frames);
         let janitor = thread::Builder::new().name("janitor".to_owned()).spawn(move || janitor::run(&kept));
         let janitor = Mutex::new(Some(janitor.map_err(LazyError::Thread)?));
@@ -215,6 +218,8 @@ impl LazyTree {
             cache_used: self.frames.room.used(),
             evictions: counters.gone.load(Ordering::Relaxed),
             bytes_evicted: counters.evicted.load(Ordering::Relaxed),
+            mended: counters.mended.load(Ordering::Relaxed),
+            latency: self.origin.latency(),
         }
     }
 
@@ -272,7 +277,7 @@ impl ObjectSource for LazyTree {
     }
 
     fn backing_file(&self, id: ObjectId) -> Result<Option<Arc<File>>, ReadError> {
-        if self.store.has_object(id) { self.store.backing_file(id) } else { Ok(None) }
+        if self.store.has_object(id) { self.frames.checked.backing_file(id) } else { Ok(None) }
     }
 }
 

@@ -120,6 +120,12 @@ impl Visit {
         self
     }
 
+    /// Whether it is known where its parts can be had.
+    #[must_use]
+    pub const fn is_fetchable(&self) -> bool {
+        self.source.remote.is_some()
+    }
+
     /// The commit's id.
     #[must_use]
     pub const fn id(&self) -> CommitId {

@@ -113,7 +113,7 @@ impl Described {
             Place::Here(store) => Tree::Here(store.clone(), Box::new(store.image(self.commit.image)?)),
             Place::There(store, visit) => {
                 let patience = Patience::Within(PATIENCE);
-                Tree::There(visit.open(store, LazyOptions { patience, cache_size: None })?)
+                Tree::There(visit.open(store, LazyOptions { patience, ..LazyOptions::default() })?)
             }
         };
         Ok(self.tree.get_or_init(|| tree))

@@ -11,7 +11,7 @@ use super::remote_source::{Origin, RemoteSource, TrustArgs};
 use super::{Context, environment, repository};
 use crate::cache::{LazyOptions, LazyTree, Patience, ProfileChoice, Visit};
 use crate::fuse::{MountOptions, Profile};
-use crate::model::CommitId;
+use crate::model::{CommitId, ImagePath};
 use crate::remote::format::ProfileText;
 use crate::remote::transport::Transport;
 use crate::remote::{RemoteConfig, RemoteError, RemoteName, Remotes};
@@ -96,6 +96,28 @@ pub fn visit_with_remote(store: &Store, id: CommitId) -> Result<(Visit, Option<R
     })
 }
 
+/// The same for a commit that is here as a whole, from whose remote damaged things are to be fetched again: that is asked
+/// whether it has the commit. If it does not say so within a few seconds, it is as if there were none.
+///
+/// # Errors
+/// When the commit is not here.
+pub fn visit_for_mending(store: &Store, id: CommitId) -> Result<(Visit, Option<RemoteConfig>)> {
+    for (name, _) in store.refs()?.into_iter().filter(|(_, commit)| *commit == id) {
+        let Some((remote, name)) = RemoteName::split_local_ref(&name) else { continue };
+        let source = RemoteSource { origin: Origin::Named(remote), name, path: ImagePath::root() };
+        let trust = TrustArgs::default();
+        let asked = source.config(store, &trust).and_then(|config| Ok((visit(store, &source, &trust)?, config)));
+        match asked {
+            Ok((visit, config)) if visit.id() == id && visit.is_fetchable() => return Ok((visit, Some(config))),
+            Ok(_) => {
+                tracing::info!("{}: a newer commit is there, so what is damaged stays an error", source.remote_name())
+            }
+            Err(error) => tracing::warn!("what is damaged stays an error: {error:#}"),
+        }
+    }
+    Ok((Visit::local(store, id)?, None))
+}
+
 /// The remote that a local ref to the commit came from, and the way to it.
 fn way_to(store: &Store, id: CommitId) -> Option<(RemoteConfig, Transport)> {
     let remotes = Remotes::of(store);
@@ -114,7 +136,7 @@ fn way_to(store: &Store, id: CommitId) -> Option<(RemoteConfig, Transport)> {
 /// When its image cannot be had.
 pub fn open(store: &Store, visit: &Visit, options: &MountOptions) -> Result<Arc<LazyTree>> {
     let patience = options.fetch_timeout.map_or(Patience::None, Patience::Within);
-    Ok(visit.open(store, LazyOptions { patience, cache_size: options.cache_size })?)
+    Ok(visit.open(store, LazyOptions { patience, cache_size: options.cache_size, verify: options.verify })?)
 }
 
 /// What is fetched first. A file that cannot be used is no reason not to mount.

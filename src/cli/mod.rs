@@ -18,6 +18,7 @@ mod commit;
 mod compose;
 mod config;
 mod db;
+mod debug;
 mod demo;
 mod deploy;
 mod deploy_words;
@@ -133,6 +134,7 @@ enum Verb {
     Mount(mount::Args),
     Umount(umount::Args),
     Mounts(mounts::Args),
+    Debug(debug::Args),
     Sysroot(sysroot::Args),
     Status(status::Args),
     Deploy(deploy::Args),
@@ -215,6 +217,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Mount(args) => mount::run(args, &context),
         Verb::Umount(args) => umount::run(args),
         Verb::Mounts(args) => mounts::run(args),
+        Verb::Debug(args) => debug::run(args),
         Verb::Sysroot(args) => sysroot::run(args),
         Verb::Status(args) => status::run(args),
         Verb::Deploy(args) => deploy::run(args),

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use super::mount::{HANDOFF_VERSION, own_program, registry};
 use super::{output, prefetch};
 use crate::cache::LazyFigures;
-use crate::fuse::{Figures, Health, RunningMount, Service, Status, exchange_program};
+use crate::fuse::{Figures, Health, RunningMount, Service, Status, exchange_program, open_metrics};
 
 /// How long an old worker is helped to come to an end, where it has to end by itself.
 const FAREWELL: Duration = Duration::from_secs(10);
@@ -22,6 +22,7 @@ Examples:
   sapwood mounts
   sapwood mounts /mnt              how much of it is here, what was fetched, whether it works offline
   sapwood mounts --json
+  sapwood mounts --openmetrics     the figures as Prometheus reads them; see also 'mount --metrics-listen'
   sapwood mounts --reexec          after an upgrade of this program: all mounts go on with it
   sapwood mounts --reexec /mnt     the same for one
 
@@ -34,8 +35,11 @@ pub struct Args {
     /// Print JSON, with the number of messages of each kind from the kernel
     #[arg(long)]
     json: bool,
-    /// Have the mounts served by the program that this command is, without unmounting them
+    /// Print OpenMetrics
     #[arg(long, conflicts_with = "json")]
+    openmetrics: bool,
+    /// Have the mounts served by the program that this command is, without unmounting them
+    #[arg(long, conflicts_with_all = ["json", "openmetrics"])]
     reexec: bool,
 }
 
@@ -48,6 +52,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let named = args.mountpoint.as_deref().map(find).transpose()?;
     if args.reexec {
         return reexec(&named.map_or_else(|| registry.list(), |mount| Ok(vec![mount]))?);
+    }
+    if args.openmetrics {
+        let mounts = named.map_or_else(|| registry.list(), |mount| Ok(vec![mount]))?;
+        let statuses: Vec<Status> = mounts.iter().map(|mount| registry.status(mount)).collect();
+        output::bytes(open_metrics(&statuses).as_bytes())?;
+        return Ok(ExitCode::SUCCESS);
     }
     if let Some(mount) = named {
         let status = registry.status(&mount);
@@ -72,7 +82,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn find(path: &Path) -> Result<RunningMount> {
+/// The mount of this user on `path`.
+///
+/// # Errors
+/// When there is none.
+pub fn find(path: &Path) -> Result<RunningMount> {
     let mount = prefetch::running_mount(&path.to_string_lossy())?;
     mount.with_context(|| format!("nothing of yours is mounted on {}: 'sapwood mounts' lists what is", path.display()))
 }

@@ -78,6 +78,15 @@ impl TemporaryFile {
 }
 
 impl TemporaryPath {
+    /// Where it is for now.
+    ///
+    /// # Panics
+    /// Never: it is gone only when [`Self::persist`] has consumed it.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.0.as_deref().expect("it was not persisted")
+    }
+
     /// Renames the file to `path`, over whatever is there.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ use fuser::{
 
 use super::attributes::{file_attr, file_type, nothing};
 use super::board::{Board, Subject, Ticket};
-use super::complaints::Complaints;
+use super::complaints::{Complaints, Seldom};
 use super::counters::Counters;
 use crate::vfs::{FsError, Listing, Vfs, Whence};
 
@@ -71,6 +71,7 @@ pub(super) struct Desk {
     pub vfs: Arc<Vfs>,
     pub counters: Counters,
     pub complaints: Complaints,
+    pub slow: Seldom,
     board: Board,
     /// Which of the mount's workers this is.
     worker: u8,
@@ -111,7 +112,8 @@ impl Desk {
         let (is_wanted, resting) = (AtomicBool::new(false), AtomicUsize::new(0));
         let (board, worker) = (board.clone(), board.worker_number());
         let rest = Arc::new(Rest { is_wanted, resting, readers, board: board.clone(), worker });
-        Self { vfs, counters: Counters::of(&board), complaints: Complaints::default(), board, worker, rest }
+        let (counters, complaints) = (Counters::of(&board), Complaints::default());
+        Self { vfs, counters, complaints, slow: Seldom::default(), board, worker, rest }
     }
 
     /// How this worker comes to rest.

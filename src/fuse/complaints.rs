@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::error::Error;
 use std::iter::successors;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -44,6 +45,25 @@ impl Complaints {
             return false;
         }
         true
+    }
+}
+
+/// Says no more than one thing in a while.
+#[derive(Default)]
+pub(super) struct Seldom(Mutex<Option<Instant>>);
+
+impl Seldom {
+    /// A network that is slow is slow for everybody: one line every few seconds tells as much as a hundred.
+    const PAUSE: Duration = Duration::from_secs(5);
+
+    /// Whether it is time for another.
+    pub(super) fn is_due(&self) -> bool {
+        let mut last = self.0.lock();
+        let is_due = last.is_none_or(|last| last.elapsed() >= Self::PAUSE);
+        if is_due {
+            *last = Some(Instant::now());
+        }
+        is_due
     }
 }
 

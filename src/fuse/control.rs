@@ -63,6 +63,7 @@ pub enum Answer {
 }
 
 /// What the worker of a mount can tell whoever asks.
+#[derive(Clone)]
 pub struct Told {
     /// What the kernel asked, and how workers fared.
     pub board: Board,
@@ -73,13 +74,18 @@ pub struct Told {
 }
 
 impl Told {
+    /// How it stands.
+    pub(super) fn figures(&self) -> (Figures, Health, Option<LazyFigures>) {
+        let lazy = self.lazy.upgrade().map(|tree| tree.figures());
+        (Counters::of(&self.board).figures(), self.board.health(), lazy)
+    }
+
     fn answer(&self, question: Question) -> Answer {
         let refused = |error: super::recording::RecordError| Answer::Refused(error.to_string());
         match (question, &self.recording) {
             (Question::Figures, _) => {
-                let lazy = self.lazy.upgrade().map(|tree| Box::new(tree.figures()));
-                let kernel = Counters::of(&self.board).figures();
-                Answer::Figures { kernel, health: Some(self.board.health()), lazy }
+                let (kernel, health, lazy) = self.figures();
+                Answer::Figures { kernel, health: Some(health), lazy: lazy.map(Box::new) }
             }
             (_, None) => Answer::Refused("this mount cannot be recorded".to_owned()),
             (Question::StartRecording, Some(recording)) => {

@@ -20,6 +20,7 @@
 //! | `connections` | the kernel's count of unanswered requests |
 //! | `board` | what outlives a worker |
 //! | `registry`, `control` | the list of running mounts; what is said over the socket of each |
+//! | `metrics` | the figures, for machines that watch machines |
 //! | `recording` | what is read through a mount, for profiles |
 //! | `mountinfo`, `users` | the kernel's list of mounts; which processes use one |
 //!
@@ -36,6 +37,7 @@ mod control;
 mod counters;
 mod daemon;
 mod device;
+mod metrics;
 mod mountinfo;
 mod negotiate;
 mod options;
@@ -54,6 +56,7 @@ pub use connections::open_connections;
 pub use control::{Answer, Question, Told};
 pub use counters::{Counters, Figures, Opcode};
 pub use daemon::{DaemonError, Turn, WorkerSignals, ask_to_be_replaced, end, serve};
+pub use metrics::{MetricsOutput, open_metrics};
 pub use mountinfo::{FILESYSTEM_TYPE, MountPoint, MountTable};
 pub use options::{
     Action, Audience, Confinement, Devices, Mode, MountOptions, OptionError, Profile, Programs, Resend, SetUid,

@@ -3,12 +3,14 @@
 //! Options that only mean something to `mount(8)`, fstab or systemd are accepted and ignored, so that a line of fstab can
 //! be passed on as it is.
 
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cache::Rest;
 use crate::model::{ImagePath, PathError, parse_size};
+use crate::store::Verify;
 
 /// Threads that answer the kernel unless `threads=` says otherwise. On two CPUs neither one nor four measured better.
 const DEFAULT_THREADS: usize = 2;
@@ -176,6 +178,12 @@ pub struct MountOptions {
     pub rest: Rest,
     /// `profile-record=`: where it is written down what is read.
     pub profile_record: Option<PathBuf>,
+    /// When what is here is compared with its names.
+    pub verify: Verify,
+    /// Where the figures are written again and again.
+    pub metrics_file: Option<PathBuf>,
+    /// Where the figures are told over HTTP.
+    pub metrics_listen: Option<SocketAddr>,
     /// `context=` and its kin, for the security module, as given.
     pub security: Vec<String>,
 }
@@ -199,6 +207,9 @@ impl Default for MountOptions {
             confinement: Confinement::default(),
             resend: Resend::default(),
             rest: Rest::default(),
+            verify: Verify::default(),
+            metrics_file: None,
+            metrics_listen: None,
             profile_record: None,
             security: Vec::new(),
         }
@@ -241,6 +252,12 @@ pub enum OptionError {
     /// Not a number of bytes.
     #[error("mount option 'cache-size={0}': a number of bytes is needed, with K, M, G or T after it if you like")]
     Size(String),
+    /// Not a way to verify.
+    #[error("mount option 'verify={0}': 'open' compares what is read first, 'full' all that is read, 'none' neither")]
+    Verify(String),
+    /// Not an address.
+    #[error("mount option 'metrics-listen={0}': an address and a port are needed, as 127.0.0.1:9321")]
+    Address(String),
     /// Not a path inside an image.
     #[error("mount option 'subdir': {0}")]
     Subdir(#[from] PathError),
@@ -256,6 +273,9 @@ const VALUED: &[&str] = &[
     "cache-size",
     "profile",
     "profile-record",
+    "verify",
+    "metrics-file",
+    "metrics-listen",
     "context",
     "fscontext",
     "defcontext",
@@ -348,6 +368,12 @@ impl MountOptions {
             ("noresend", _) => self.resend = Resend::Never,
             ("profile", Some(value)) => self.profile = Profile::parse(value),
             ("profile-record", Some(value)) => self.profile_record = Some(value.into()),
+            ("verify", Some(value)) => self.verify = verify(value)?,
+            ("metrics-file", Some(value)) => self.metrics_file = Some(value.into()),
+            ("metrics-listen", Some(value)) => {
+                let address = value.parse().map_err(|_| OptionError::Address(value.to_owned()))?;
+                self.metrics_listen = Some(address);
+            }
             ("nowait", _) => self.fetch_timeout = None,
             ("background-fill", _) => self.rest = Rest::Everything,
             ("passthrough", _) => self.mode = Mode::Passthrough,
@@ -386,6 +412,15 @@ fn threads(value: &str) -> Result<NonZeroUsize, OptionError> {
 fn seconds(name: &str, value: &str) -> Result<Duration, OptionError> {
     let wrong = |_| OptionError::Seconds { name: name.to_owned(), value: value.to_owned() };
     value.parse().map(Duration::from_secs).map_err(wrong)
+}
+
+fn verify(value: &str) -> Result<Verify, OptionError> {
+    match value {
+        "none" => Ok(Verify::OnEntry),
+        "open" => Ok(Verify::OnOpen),
+        "full" => Ok(Verify::Always),
+        _ => Err(OptionError::Verify(value.to_owned())),
+    }
 }
 
 fn bytes(value: &str) -> Result<u64, OptionError> {

@@ -6,7 +6,7 @@
 use std::io;
 use std::sync::Arc;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use fuser::INodeNo;
@@ -18,6 +18,9 @@ use crate::vfs::{FsError, Vfs};
 
 /// Operations that can wait at the same time; more wait for their turn. Each may keep a buffer of the largest READ.
 const THREADS: usize = 16;
+
+/// A reader that waited longer is mentioned in the log, with what it waited for.
+const SLOW: Duration = Duration::from_secs(2);
 
 type Job = Box<dyn FnOnce(&Desk, &dyn Fetch) + Send>;
 
@@ -52,6 +55,8 @@ impl Waiting {
         let since = Instant::now();
         ticket.waits();
         let job: Job = Box::new(move |desk, fetcher| {
+            let span = slow_span(desk, node, &absent);
+            let _within = span.enter();
             let deadline = since + fetcher.patience();
             let again = |desk: &Desk, reply| {
                 ticket.in_hand();
@@ -59,8 +64,14 @@ impl Waiting {
                 ticket.waits();
                 outcome
             };
-            if let Outcome::Unanswered(reply, error) = wait_for(desk, fetcher, deadline, absent, reply, &again) {
-                reply.refuse(desk.fail(node, &error));
+            let outcome = wait_for(desk, fetcher, deadline, absent, reply, &again);
+            let waited = since.elapsed();
+            match outcome {
+                Outcome::Answered if waited >= SLOW && desk.slow.is_due() => {
+                    tracing::warn!(seconds = waited.as_secs_f32(), "a reader waited for what was not here: {absent}");
+                }
+                Outcome::Answered => {}
+                Outcome::Unanswered(reply, error) => reply.refuse(desk.fail(node, &error)),
             }
         });
         // Without receivers the job comes back and is dropped, and with it the reply, which then answers by itself.
@@ -68,6 +79,16 @@ impl Waiting {
             tracing::debug!("an operation came after the end");
         }
     }
+}
+
+/// What a request is about, for every line of the log that is written on its behalf.
+fn slow_span(desk: &Desk, node: INodeNo, absent: &Absent) -> tracing::Span {
+    let image = desk.vfs.image();
+    let object = match absent {
+        Absent::Content { index, .. } => image.object_by_index(*index).ok(),
+        Absent::ImageBlock(_) => None,
+    };
+    tracing::info_span!("request", inode = node.0, object = object.map(|id| id.short()))
 }
 
 fn wait_for<R>(

@@ -99,7 +99,14 @@ impl RemoteName {
     /// The remote that a local ref came from, if it came from one.
     #[must_use]
     pub fn of_local_ref(name: &RefName) -> Option<Self> {
-        name.as_str().strip_prefix("remotes/")?.split_once('/')?.0.parse().ok()
+        Self::split_local_ref(name).map(|(remote, _)| remote)
+    }
+
+    /// The same, with what the ref is called there.
+    #[must_use]
+    pub fn split_local_ref(name: &RefName) -> Option<(Self, RefName)> {
+        let (remote, name) = name.as_str().strip_prefix("remotes/")?.split_once('/')?;
+        Some((remote.parse().ok()?, name.parse().ok()?))
     }
 }
 

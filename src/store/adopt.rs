@@ -54,6 +54,7 @@ impl StoreWriter {
         }
         file.set_permissions(fs::Permissions::from_mode(0o444)).map_err(error("protect"))?;
         disk::promote(&file, &path, &target).map_err(error("name"))?;
+        self.store().replaced(id);
         Ok(Adoption::Done)
     }
 

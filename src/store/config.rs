@@ -24,6 +24,27 @@ pub struct Config {
     /// Bytes of fetched contents that are kept at most, of those that no whole commit needs; all when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache_size: Option<u64>,
+    /// Whether the kernel is to check what is added from now on, where the filesystem can.
+    #[serde(default, skip_serializing_if = "FsVerity::is_off")]
+    pub fs_verity: FsVerity,
+}
+
+/// Whether files of objects get a tree of digests that the kernel checks at each read (fs-verity).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FsVerity {
+    /// No.
+    #[default]
+    Off,
+    /// Where the filesystem can: ext4 and f2fs with the feature `verity`, Btrfs.
+    On,
+}
+
+impl FsVerity {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+    const fn is_off(&self) -> bool {
+        matches!(self, Self::Off)
+    }
 }
 
 const fn default_pack_limit() -> u64 {
@@ -32,7 +53,13 @@ const fn default_pack_limit() -> u64 {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { version: VERSION, features: Vec::new(), pack_limit: DEFAULT_PACK_LIMIT, cache_size: None }
+        Self {
+            version: VERSION,
+            features: Vec::new(),
+            pack_limit: DEFAULT_PACK_LIMIT,
+            cache_size: None,
+            fs_verity: FsVerity::Off,
+        }
     }
 }
 
@@ -79,7 +106,7 @@ mod tests {
 
     #[test]
     fn what_is_rendered_can_be_parsed() {
-        let config = Config { pack_limit: 0, cache_size: Some(1 << 40), ..Config::default() };
+        let config = Config { pack_limit: 0, cache_size: Some(1 << 40), fs_verity: FsVerity::On, ..Config::default() };
         assert_eq!(Config::parse(&config.render()).expect("own output"), config);
     }
 

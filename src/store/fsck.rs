@@ -319,6 +319,11 @@ impl Store {
         }
     }
 
+    /// Whether the bytes of an object are those of its name.
+    pub(super) fn has_digest(&self, id: ObjectId) -> Result<bool, ReadError> {
+        Ok(self.digest_of(id, &mut vec![0; CHUNK])?.0 == id)
+    }
+
     fn digest_of(&self, id: ObjectId, buffer: &mut [u8]) -> Result<(ObjectId, u64), ReadError> {
         let (file, start, limit) = match self.place(id)? {
             Place::Packed(pack, slot) => (pack.file.clone(), slot.offset, u64::from(slot.length)),

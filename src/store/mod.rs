@@ -16,13 +16,16 @@
 //! ```
 //!
 //! Invariants. What has a name here, outside `partial/`, is whole and durable: bytes are written under `tmp/`, synced, and only then
-//! renamed; a ref is replaced after all it leads to was synced. Objects, packs, images and commits never change. At most
+//! renamed; a ref is replaced after all it leads to was synced. Objects, packs, images and commits never change;
+//! damaged bytes alone are replaced, by those that the name promises (`mend`). At most
 //! one [`StoreWriter`] exists, and it is the only thing that adds; [`Gc`] is the only thing that removes.
 //!
 //! Nothing above this module knows whether an object is a file or lives in a pack.
 
 mod adopt;
+mod checked;
 mod config;
+mod damage;
 mod evict;
 mod fsck;
 mod gc;
@@ -30,6 +33,7 @@ mod ingest;
 mod inventory;
 mod layout;
 mod lazy;
+mod mend;
 mod open;
 mod open_files;
 mod pack;
@@ -46,7 +50,9 @@ mod usage;
 mod write;
 
 pub use adopt::Adoption;
-pub use config::{Config, ConfigError};
+pub use checked::{CheckedStore, Verify};
+pub use config::{Config, ConfigError, FsVerity};
+pub use damage::DamagedPart;
 pub use evict::EvictionPlan;
 pub use fsck::{Damage, Damaged, Fsck, FsckError, FsckReport};
 pub use gc::{Gc, GcError, GcPlan, GcReport, PackPlan};

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 
 use super::config::{Config, ConfigError};
+use super::damage::Suspects;
 use super::layout::Layout;
 use super::open_files::OpenFiles;
 use super::pack::PackSet;
@@ -61,6 +62,7 @@ pub(super) struct Inner {
     pub(super) directory: OwnedFd,
     pub(super) packs: RwLock<PackSet>,
     pub(super) open_files: OpenFiles,
+    pub(super) suspects: Suspects,
 }
 
 impl Store {
@@ -124,8 +126,8 @@ impl Store {
         };
         let directory = disk::open_directory(&path).map_err(io_error("open"))?;
         let packs = PackSet::load(&directory).map_err(io_error("read the packs of"))?;
-        let open_files = OpenFiles::new();
-        Ok(Self { inner: Arc::new(Inner { layout, config, directory, packs: RwLock::new(packs), open_files }) })
+        let (packs, open_files, suspects) = (RwLock::new(packs), OpenFiles::new(), Suspects::default());
+        Ok(Self { inner: Arc::new(Inner { layout, config, directory, packs, open_files, suspects }) })
     }
 
     /// Changes settings, in the order of whoever changes some at the same time. Whoever has the repository open goes on with

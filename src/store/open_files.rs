@@ -36,6 +36,18 @@ impl OpenFiles {
         removed.iter().for_each(|id| _ = files.pop(id));
     }
 
+    /// Closes half of them, for a process that may open no more; returns whether there was any.
+    pub(super) fn make_room(&self) -> bool {
+        let mut files = self.0.lock();
+        let half = files.len().div_ceil(2);
+        (0..half).for_each(|_| _ = files.pop_lru());
+        half > 0
+    }
+
+    pub(super) fn forget(&self, id: ObjectId) {
+        self.0.lock().pop(&id);
+    }
+
     pub(super) fn clear(&self) {
         self.0.lock().clear();
     }

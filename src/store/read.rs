@@ -11,7 +11,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{Advice, Mode, OFlags};
+use rustix::io::Errno;
 
+use super::damage::DamagedPart;
 use super::layout::Layout;
 use super::open::Store;
 use super::pack::{Pack, PackSet, Slot};
@@ -73,9 +75,12 @@ impl Store {
         Commit::decode(&bytes, id).map_err(|source| ReadError::Commit { id, source })
     }
 
-    /// Whether the object's bytes are here.
+    /// Whether the object's bytes are here. Those that were found damaged are not.
     #[must_use]
     pub fn has_object(&self, id: ObjectId) -> bool {
+        if self.is_condemned(DamagedPart { object: id, block: None }) {
+            return false;
+        }
         if self.inner.packs.read().find(&id).is_some() {
             return true;
         }
@@ -133,7 +138,13 @@ impl Store {
 
     fn open_relative(&self, path: &Path) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        Ok(File::from(rustix::fs::openat(&self.inner.directory, path, flags, Mode::empty())?))
+        loop {
+            match rustix::fs::openat(&self.inner.directory, path, flags, Mode::empty()) {
+                // What is kept open for later is in the way of what is wanted now.
+                Err(Errno::MFILE | Errno::NFILE) if self.inner.open_files.make_room() => {}
+                opened => return Ok(File::from(opened?)),
+            }
+        }
     }
 }
 

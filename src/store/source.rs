@@ -26,6 +26,14 @@ pub enum ReadError {
         /// What the system said.
         source: io::Error,
     },
+    /// The object's bytes are here and are not those of its name.
+    #[error("object {id} is damaged; 'sapwood fsck' tells more")]
+    Damaged {
+        /// The object.
+        id: ObjectId,
+        /// Which block of it, if it is a large one.
+        block: Option<u32>,
+    },
     /// Not here, but it may be fetched.
     #[error("{0}")]
     Absent(Absent),

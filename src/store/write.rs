@@ -12,11 +12,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use super::config::FsVerity;
+use super::damage::{DamagedPart, while_writable};
 use super::open::Store;
 use super::pack::{PACK_TARGET, PackWriter};
 use crate::disk::{self, Lock, LockError, TemporaryFile, TemporaryPath, Wait};
 use crate::image::EncodedImage;
 use crate::model::{Commit, CommitId, ImageId, ObjectId};
+use crate::sys::{self, Verity};
 
 /// Up to this many directories are synced one by one; more are cheaper by one sync of the whole filesystem.
 const SYNC_ONE_BY_ONE: usize = 8;
@@ -165,6 +168,12 @@ impl StoreWriter {
 
     /// Adds a small object to the current pack unless it is here already.
     pub(super) fn stage_packed(&self, id: ObjectId, bytes: &[u8]) -> Result<(), WriteError> {
+        let whole = DamagedPart { object: id, block: None };
+        if self.store.is_condemned(whole) {
+            self.count_known();
+            self.mend_or_log(whole, bytes);
+            return Ok(());
+        }
         if self.has_object(id) || !self.append_to_pack(id, bytes)? {
             self.count_known();
         } else {
@@ -217,6 +226,7 @@ impl StoreWriter {
         }
         self.sync_everything()?;
         let mut touched = BTreeSet::new();
+        self.protect(packs.iter().map(|(pack, ..)| pack).chain(staged.values()))?;
         for (temporary, name, _) in packs {
             let path = layout.packs().join(&name);
             self.settled_packs.lock().insert(name);
@@ -231,6 +241,7 @@ impl StoreWriter {
                 touched.insert(layout.objects());
             }
             temporary.persist(&path).map_err(error("name", &path))?;
+            self.store.replaced(id);
         }
         if touched.len() > SYNC_ONE_BY_ONE {
             self.sync_everything()?;
@@ -240,6 +251,22 @@ impl StoreWriter {
             }
         }
         self.store.reload_packs().map_err(error("read", &layout.packs()))
+    }
+
+    /// Has the kernel check files from now on, if that is wanted and it can.
+    fn protect<'a>(&self, files: impl Iterator<Item = &'a TemporaryPath>) -> Result<(), WriteError> {
+        if self.store.config().fs_verity == FsVerity::Off {
+            return Ok(());
+        }
+        for path in files.map(TemporaryPath::path) {
+            let enabled = fs::File::open(path).and_then(|file| while_writable(&file, || sys::enable_verity(&file)));
+            let failed = |source| WriteError::Write { action: "enable fs-verity on", path: path.to_owned(), source };
+            if enabled.map_err(failed)? == Verity::Unsupported {
+                tracing::debug!("this filesystem knows no fs-verity");
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     /// The names of the packs this writer made.

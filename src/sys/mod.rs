@@ -8,6 +8,7 @@ mod heap;
 mod journal;
 mod mapping;
 mod program;
+mod verity;
 mod words;
 
 pub use backing::{close_backing, open_backing, reply_with_backing};
@@ -15,4 +16,5 @@ pub use heap::give_back_large_buffers;
 pub use journal::{Freeze, empty_journal};
 pub use mapping::Mapping;
 pub use program::{Arguments, inherited, renumber, replace_descriptor};
+pub use verity::{Verity, enable_verity, has_verity};
 pub use words::Words;

@@ -1,9 +1,9 @@
 //! A full disk and a broken one: one system call after the other fails, and nothing else does.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::common::sandbox::{Run, Sandbox, finish};
+use crate::common::sandbox::{Run, Sandbox, finish, run};
 use crate::work::{ALL, COMMIT, GC, Scene, Work};
 
 /// Calls by which something comes to a disk, and how each of them may fail.
@@ -45,6 +45,40 @@ fn failing(command: &Command, call: &str, error: &str, number: usize, record: &P
     strace
 }
 
+/// A scene that is prepared once, and put back as it was before each change.
+struct Prepared {
+    scene: Scene,
+    sandbox: Sandbox,
+}
+
+impl Prepared {
+    fn new(work: &Work) -> Self {
+        let sandbox = Sandbox::new(&format!("errors-{}", work.name));
+        let scene = Scene::new(&sandbox, &sandbox.directory("disk"));
+        (work.prepare)(&scene);
+        for directory in [&scene.outside, &scene.disk] {
+            copy(directory, &saved(directory));
+        }
+        Self { scene, sandbox }
+    }
+
+    fn again(&self) -> &Scene {
+        for directory in [&self.scene.outside, &self.scene.disk] {
+            crate::common::sandbox::remove_tree(directory);
+            copy(&saved(directory), directory);
+        }
+        &self.scene
+    }
+}
+
+fn saved(directory: &Path) -> PathBuf {
+    directory.with_extension("saved")
+}
+
+fn copy(from: &Path, to: &Path) {
+    run("cp", ["-a".as_ref(), from.as_os_str(), to.as_os_str()]).success();
+}
+
 /// What became of a change of which one call failed.
 #[derive(Default)]
 struct Outcome {
@@ -56,10 +90,11 @@ struct Outcome {
 #[track_caller]
 fn survives(work: &Work, step: usize) -> String {
     let mut outcome = Outcome::default();
+    let prepared = Prepared::new(work);
     for (call, errors) in CALLS {
         for error in *errors {
             let mut number = 1;
-            while fails_well(work, call, error, number, &mut outcome) {
+            while fails_well(work, &prepared, (call, error, number), &mut outcome) {
                 number += step;
             }
         }
@@ -76,12 +111,15 @@ fn survives(work: &Work, step: usize) -> String {
 
 /// Returns whether there was a call of that number.
 #[track_caller]
-fn fails_well(work: &Work, call: &str, error: &str, number: usize, outcome: &mut Outcome) -> bool {
-    let sandbox = Sandbox::new(&format!("errors-{}", work.name));
-    let scene = Scene::new(&sandbox, &sandbox.directory("disk"));
-    (work.prepare)(&scene);
-    let record = sandbox.join("strace");
-    let run = finish(failing(&(work.change)(&scene), call, error, number, &record));
+fn fails_well(
+    work: &Work,
+    prepared: &Prepared,
+    (call, error, number): (&str, &str, usize),
+    outcome: &mut Outcome,
+) -> bool {
+    let scene = prepared.again();
+    let record = prepared.sandbox.join("strace");
+    let run = finish(failing(&(work.change)(scene), call, error, number, &record));
     let record = std::fs::read_to_string(record).expect("strace writes it");
     if !record.contains("(INJECTED)") {
         return false;
@@ -94,9 +132,9 @@ fn fails_well(work: &Work, call: &str, error: &str, number: usize, outcome: &mut
         outcome.failed += 1;
         assert!(!run.stderr.trim().is_empty(), "{what}: failed without a word");
     }
-    let is_new = (work.look)(&scene);
+    let is_new = (work.look)(scene);
     assert!(is_new || !run.status.success(), "{what}: it said that it was done, and it is not: {}", run.stderr);
-    again(work, &scene, &what);
+    again(work, scene, &what);
     true
 }
 

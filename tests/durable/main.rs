@@ -15,7 +15,11 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+#[path = "../deploy/menu.rs"]
+mod menu;
+
 mod crash;
+mod deploy;
 mod errors;
 mod recorder;
 mod work;

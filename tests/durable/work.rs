@@ -174,4 +174,5 @@ pub const PUBLISH: Work = Work {
     },
 };
 
-pub const ALL: [Work; 4] = [COMMIT, GC, PULL, PUBLISH];
+pub const ALL: [Work; 7] =
+    [COMMIT, GC, PULL, PUBLISH, crate::deploy::SYSTEMD_BOOT, crate::deploy::GRUB, crate::deploy::EXTLINUX];

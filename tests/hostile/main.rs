@@ -12,6 +12,8 @@ mod scene;
 mod server;
 
 mod answers;
+mod changes;
+mod damage;
 mod files;
 mod lazy;
 mod signatures;

@@ -128,6 +128,6 @@ fn settings_are_shown_changed_and_refused() {
     assert_eq!(json["cache-size"], 2 * 1024 * MIB);
     config(&["cache-size", "none"]).success();
     assert_eq!(config(&["cache-size"]).success(), "none");
-    assert!(config(&["cache-sise", "1G"]).any_failure().contains("there are cache-size and pack-limit"));
+    assert!(config(&["cache-sise", "1G"]).any_failure().contains("there are cache-size, pack-limit and fs-verity"));
     assert!(config(&["cache-size", "much"]).any_failure().contains("'much' is no size"));
 }

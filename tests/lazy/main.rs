@@ -8,6 +8,7 @@ mod bounded;
 mod chosen;
 #[path = "../common/mod.rs"]
 mod common;
+mod figures;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -198,7 +199,8 @@ fn what_is_gone_is_an_error_what_is_here_goes_on_and_all_recovers() {
     scene.set_online(false);
     let start = Instant::now();
     assert!(assert_right_or_refused(&tree, mounted.path()) > 0, "everything came with one small file");
-    assert!(start.elapsed() < Duration::from_secs(10));
+    // Two seconds for each of the hundreds of files that are missing would be minutes.
+    assert!(start.elapsed() < Duration::from_secs(60));
     assert_eq!(read("01/file-1").expect("it is here"), cached);
     assert!(fs::metadata(mounted.path().join("39/file-199")).expect("names are here").len() > 3000);
     scene.set_online(true);

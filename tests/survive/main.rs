@@ -18,3 +18,5 @@ mod kills;
 mod load;
 mod mount;
 mod old_kernel;
+mod soak;
+mod starved;

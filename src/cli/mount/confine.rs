@@ -65,7 +65,11 @@ pub fn enter(
     let sandbox = Sandbox {
         files: files(handoff, options, repository, network)?,
         network,
-        writing: if handoff.is_whole && handoff.record.is_none() { Writing::None } else { Writing::Needed },
+        writing: if handoff.is_whole && handoff.record.is_none() && handoff.metrics_file.is_none() {
+            Writing::None
+        } else {
+            Writing::Needed
+        },
         backing: if options.mode == MountMode::Passthrough { Backing::Registered } else { Backing::None },
         repository: if is_ours { Owner::Own } else { Owner::Other },
     };
@@ -87,7 +91,7 @@ fn files(handoff: &Handoff, options: &MountOptions, repository: &OwnedFd, networ
     if let Some((directory, ..)) = handoff.descriptors.registry {
         files.push(Access::write_in(super::handoff::copy(directory)?));
     }
-    if let Some(directory) = handoff.descriptors.record {
+    for directory in [handoff.descriptors.record, handoff.descriptors.metrics_file].into_iter().flatten() {
         files.push(Access::write_in(super::handoff::copy(directory)?));
     }
     let everywhere = ["/dev/null", "/dev/urandom"].into_iter();

@@ -15,7 +15,7 @@ use crate::model::ImagePath;
 use crate::remote::RemoteConfig;
 use crate::remote::format::ProfileText;
 use crate::remote::transport::Transport;
-use crate::store::Store;
+use crate::store::{CheckedStore, Store, Verify};
 use crate::vfs::{Vfs, Volume};
 
 /// What is mounted, and from where.
@@ -44,18 +44,32 @@ impl Found {
             let (spec, path) = source::split(&args.source)?;
             let subdir = subdirectory(args, options, path)?;
             let store = Store::open(repository)?;
-            let (visit, config) = lazy::visit_with_remote(&store, store.resolve(spec)?)?;
-            return Ok(Self::new(store, visit, subdir, config));
+            let id = store.resolve(spec)?;
+            let is_whole = store.commit(id).is_ok() && !store.is_lazy(id);
+            let (visit, config) = if is_whole && options.verify != Verify::OnEntry {
+                lazy::visit_for_mending(&store, id)?
+            } else {
+                lazy::visit_with_remote(&store, id)?
+            };
+            return Ok(Self::new(store, visit, subdir, config, options));
         };
         let subdir = subdirectory(args, options, remote.path.clone())?;
         let store = lazy::open_or_make(repository)?;
         let visit = lazy::visit(&store, &remote, &args.trust)?;
         let config = remote.config(&store, &args.trust)?;
-        Ok(Self::new(store, visit, subdir, Some(config)))
+        Ok(Self::new(store, visit, subdir, Some(config), options))
     }
 
-    fn new(store: Store, visit: Visit, subdir: ImagePath, remote: Option<RemoteConfig>) -> Self {
-        let is_whole = store.commit(visit.id()).is_ok() && !store.is_lazy(visit.id());
+    fn new(
+        store: Store,
+        visit: Visit,
+        subdir: ImagePath,
+        remote: Option<RemoteConfig>,
+        options: &MountOptions,
+    ) -> Self {
+        // What is checked may turn out to be missing after all.
+        let may_mend = options.verify != Verify::OnEntry && visit.is_fetchable();
+        let is_whole = store.commit(visit.id()).is_ok() && !store.is_lazy(visit.id()) && !may_mend;
         let remote = remote.map(RemotePart::new);
         Self { store, visit, subdir, remote, is_whole }
     }
@@ -66,7 +80,8 @@ impl Found {
     /// When the repository cannot be opened, or this program does not understand what was handed on.
     pub fn again(handoff: &Handoff, service: Service) -> Result<Self> {
         let store = Store::open_here()?;
-        let remote = handoff.remote.clone().filter(|_| service == Service::Full);
+        // What is whole asks nobody, and its worker may not even look at what asking takes.
+        let remote = handoff.remote.clone().filter(|_| service == Service::Full && !handoff.is_whole);
         let transport = match &remote {
             None => None,
             Some(part) => {
@@ -87,7 +102,9 @@ impl Found {
         let directory = store.directory().try_clone().context("cannot keep the repository open")?;
         let volume = Volume { content_bytes: commit.content_bytes, store: Some(directory) };
         if self.is_whole {
-            let vfs = Vfs::new(store.image(commit.image)?, Arc::new(store.clone()), &self.subdir, volume)?;
+            let image = store.image(commit.image)?;
+            let objects = Arc::new(CheckedStore::new(store, &image, options.verify));
+            let vfs = Vfs::new(image, objects, &self.subdir, volume)?;
             return Ok(Shown { vfs, tree: None });
         }
         let tree = lazy::open(store, &self.visit, options)?;

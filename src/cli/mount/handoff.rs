@@ -63,6 +63,9 @@ pub struct Handoff {
     /// The name of the file into which it is written what is read; its directory is among the descriptors.
     #[serde(default)]
     pub record: Option<OsStringBytes>,
+    /// The name of the file into which figures are written; its directory is among the descriptors.
+    #[serde(default)]
+    pub metrics_file: Option<OsStringBytes>,
     /// What is at the other end of the log.
     pub log: LogKind,
     /// The file below `state/mounts` that protects the commit.
@@ -123,6 +126,10 @@ pub struct Numbers {
     pub root: Option<i32>,
     /// The directory of the file into which it is written what is read.
     pub record: Option<i32>,
+    /// The directory of the file into which figures are written.
+    pub metrics_file: Option<i32>,
+    /// The socket on which figures are told.
+    pub metrics_listen: Option<i32>,
     /// The directory of the list of mounts, the lock, and the sockets.
     pub registry: Option<(i32, i32, i32, i32)>,
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
-use tracing_subscriber::fmt::{FmtContext, MakeWriter};
+use tracing_subscriber::fmt::{FmtContext, FormattedFields, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
 
 use super::DAEMON_NAME;
@@ -91,6 +91,11 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>, N: for<'a> FormatFields<'a> + 'stat
         } else {
             let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ");
             write!(writer, "{now} {level:5} {DAEMON_NAME}[{}] ", std::process::id())?;
+        }
+        for span in context.event_scope().into_iter().flat_map(|scope| scope.from_root()) {
+            if let Some(fields) = span.extensions().get::<FormattedFields<N>>() {
+                write!(writer, "{}{{{fields}}} ", span.name())?;
+            }
         }
         context.format_fields(writer.by_ref(), event)?;
         writeln!(writer)

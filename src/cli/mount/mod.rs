@@ -20,6 +20,7 @@ mod roles;
 
 use std::ffi::OsString;
 use std::io::{self, Read};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -65,6 +66,10 @@ is fetched first: what the publisher recorded, as soon as some file is read, or 
 background-fill (like --background-fill, for fstab);
 profile-record=FILE writes down what is read, for 'sapwood publish --profile'.
 
+What comes is compared with its name before it is kept. verify=open compares it once more when a mount
+reads it first, verify=full whenever it is read; what is damaged is fetched again if a remote has it,
+else it is an I/O error. metrics-file=FILE and metrics-listen=ADDRESS:PORT are options, too, for fstab.
+
 The processes behind a mount watch over each other: watchdog=SECONDS (30; 0: never) replaces one that
 answers nothing for so long; nosandbox lets it do whatever its user may.")]
 pub struct Args {
@@ -77,6 +82,12 @@ pub struct Args {
     /// Fetch everything while nothing urgent is to be done, not only what is read
     #[arg(long)]
     background_fill: bool,
+    /// Write the figures of this mount, in OpenMetrics, to a file every 10 s
+    #[arg(long, value_name = "FILE")]
+    metrics_file: Option<PathBuf>,
+    /// Tell the figures of this mount, in OpenMetrics, over HTTP
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics_listen: Option<SocketAddr>,
     #[command(flatten)]
     trust: TrustArgs,
     /// What to mount, also REMOTE:REF or URL#REF; SOURCE:/DIR shows only that directory of it
@@ -98,7 +109,9 @@ impl Args {
 /// # Errors
 /// Whatever kept the mount from coming about.
 pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
-    let options = MountOptions::parse(&args.options.join(","))?;
+    let mut options = MountOptions::parse(&args.options.join(","))?;
+    options.metrics_file = args.metrics_file.clone().or(options.metrics_file);
+    options.metrics_listen = args.metrics_listen.or(options.metrics_listen);
     if options.action == Action::Remount {
         let path = absolute(&args.mountpoint)?;
         remount_read_only(&path, &options)?;
@@ -169,6 +182,8 @@ impl Front<'_> {
             connections.inspect_err(|error| tracing::debug!("the kernel's count of requests: {error}")).ok();
         let root = root.and_then(crate::store::MountRoot::hand_over);
         let record = self.options.profile_record.as_deref().map(record::place).transpose()?;
+        let metrics = self.options.metrics_file.as_deref().map(record::place).transpose()?;
+        let listener = self.options.metrics_listen.map(listen).transpose()?;
         let entry = reserved.as_ref().map(|r| -> Result<_> {
             Ok((hand_on(&r.directory)?, hand_on(&r.lock)?, hand_on(&r.figures)?, hand_on(&r.orders)?))
         });
@@ -184,12 +199,16 @@ impl Front<'_> {
             go: (hand_on(&go.0)?, hand_on(&go.1)?),
             root: root.as_ref().map(|(root, _)| hand_on(root)).transpose()?,
             record: record.as_ref().map(|(directory, _)| hand_on(directory)).transpose()?,
+            metrics_file: metrics.as_ref().map(|(directory, _)| hand_on(directory)).transpose()?,
+            metrics_listen: listener.as_ref().map(hand_on).transpose()?,
             registry: entry.transpose()?,
         };
         let name = reserved.as_ref().map(|reserved| reserved.name.clone());
         let root_name = root.as_ref().map(|(_, name)| name.clone().into());
         let record = record.as_ref().map(|(_, name)| name.clone().into());
-        let described = Handoff { name, root: root_name, record, ..self.describe(kind, descriptors) }.write()?;
+        let metrics_file = metrics.as_ref().map(|(_, name)| name.clone().into());
+        let handoff = Handoff { name, root: root_name, record, metrics_file, ..self.describe(kind, descriptors) };
+        let described = handoff.write()?;
         self.start(&described)
     }
 
@@ -226,6 +245,7 @@ impl Front<'_> {
             background_fill: args.background_fill,
             profile: self.profile(),
             record: None,
+            metrics_file: None,
             log,
             root: None,
             descriptors,
@@ -284,6 +304,11 @@ impl Supervisor {
         let status = self.child.wait().context("cannot wait for the process behind the mount")?;
         Ok(status.code().map_or(ExitCode::FAILURE, |code| ExitCode::from(u8::try_from(code).unwrap_or(1))))
     }
+}
+
+/// Where figures are told. Bound here: a worker may bind nothing.
+fn listen(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).with_context(|| format!("cannot tell figures on {address}"))
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd)> {

@@ -23,8 +23,8 @@ use crate::cache::LazyTree;
 use crate::cli::record::RecordingFile;
 use crate::cli::{error, output};
 use crate::fuse::{
-    Beginning, Board, Content, Ended, Held, Limits, MountRequest, ReadAhead, Registration, Roles, RunningMount,
-    Service, Session, Supervisor, Told, Turn, Unmounter, WorkerSignals, end, mount_anew, serve,
+    Beginning, Board, Content, Ended, Held, Limits, MetricsOutput, MountRequest, ReadAhead, Registration, Roles,
+    RunningMount, Service, Session, Supervisor, Told, Turn, Unmounter, WorkerSignals, end, mount_anew, serve,
 };
 use crate::store::MountRoot;
 
@@ -336,11 +336,8 @@ fn announce(
 ) -> Result<Option<Registration>> {
     let lazy = tree.map_or_else(Weak::new, Arc::downgrade);
     let told = Told { board: board.clone(), lazy, recording: Some(session.recording().clone()) };
-    let (Some(name), Some((directory, _, figures, _))) = (&handoff.name, handoff.descriptors.registry) else {
-        return Ok(None);
-    };
     let mount = RunningMount {
-        name: name.clone(),
+        name: handoff.name.clone().unwrap_or_default(),
         mountpoint: crate::fuse::path_text(&handoff.mountpoint()),
         source: handoff.source.clone(),
         repo: handoff.repository.clone(),
@@ -353,8 +350,27 @@ fn announce(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         handoff: VERSION,
     };
+    match metrics(handoff)?.start(mount.clone(), told.clone()) {
+        Ok(()) => {}
+        // Whoever mounts hears of it; but no mount ends because its figures have no place any more.
+        Err(error) if board.health().starts <= 1 => return Err(error).context("cannot tell figures"),
+        Err(error) => tracing::warn!("figures are not told any more: {error}"),
+    }
+    let (Some(_), Some((directory, _, figures, _))) = (&handoff.name, handoff.descriptors.registry) else {
+        return Ok(None);
+    };
     let announced = Registration::announce(take(directory)?, take(figures)?, &mount, told);
     Ok(announced.inspect_err(|error| tracing::warn!("'sapwood mounts' will not show this worker: {error}")).ok())
+}
+
+/// Where figures go.
+fn metrics(handoff: &Handoff) -> Result<MetricsOutput> {
+    let numbers = handoff.descriptors;
+    let file = handoff.metrics_file.as_ref().zip(numbers.metrics_file);
+    Ok(MetricsOutput {
+        file: file.map(|(name, number)| Ok::<_, anyhow::Error>((take(number)?, name.get()))).transpose()?,
+        listener: numbers.metrics_listen.map(take).transpose()?.map(Into::into),
+    })
 }
 
 // ----------------------------------------------------------------------------------------------------------- others

@@ -1,84 +1,19 @@
-//! From a file name to a [`Treefile`]: includes, variables, decisions.
+//! From a file name to a [`Treefile`]: reads it and what it includes, with what the files know of each other.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io;
+use std::collections::BTreeSet;
+use std::fs::OpenOptions;
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use super::raw::{OneOrMany, Raw, RawCheck, RawIds, SyntaxError};
-use super::variables::{Value, VariableError, Variables};
-use super::{AddFile, AptSource, EngineKind, InitramfsKind, OptUsrLocal, Treefile, UserCheck, Variant};
-use crate::model::RefNameError;
+use super::Treefile;
+use super::decide::{Decision, is_file};
+use super::error::{DEPTH_MAX, LoadError};
+use super::raw::{OneOrMany, Raw, RawCheck};
+use super::variables::{Value, Variables};
 
-/// How deep files may include each other.
-const DEPTH_MAX: usize = 32;
-
-/// Why a treefile cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// A file cannot be read.
-    #[error("cannot read {}", .path.display())]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A file is wrong.
-    #[error("{}", .path.display())]
-    Syntax {
-        /// Which.
-        path: PathBuf,
-        /// What and where.
-        source: SyntaxError,
-    },
-    /// A file is included twice, or files include each other.
-    #[error("{} is included twice", .0.display())]
-    Twice(PathBuf),
-    /// Includes that go too deep.
-    #[error("{} is included more than {DEPTH_MAX} levels deep", .0.display())]
-    Deep(PathBuf),
-    /// A kickstart file.
-    #[error("{} is a kickstart file, which is not supported: write a treefile", .0.display())]
-    Kickstart(PathBuf),
-    /// A variable or a condition.
-    #[error("'{key}'")]
-    Variable {
-        /// The key it stands at.
-        key: &'static str,
-        /// What is wrong.
-        source: VariableError,
-    },
-    /// No `ref`.
-    #[error("'ref' is missing: it names the commits, as in 'ref: debian/12/${{basearch}}/server'")]
-    NoRef,
-    /// A `ref` that is no name.
-    #[error("'ref'")]
-    Ref(#[source] RefNameError),
-    /// Neither `distribution` nor `engine`.
-    #[error(
-        "say which packages are meant: 'distribution: debian' (or ubuntu, fedora, centos, …) or 'engine: apt' or dnf"
-    )]
-    NoEngine,
-    /// A value that is none of those there are.
-    #[error("'{key}: {found}' is none of: {expected}")]
-    Choice {
-        /// The key.
-        key: &'static str,
-        /// What stands there.
-        found: String,
-        /// What may.
-        expected: &'static str,
-    },
-    /// A value that makes no sense.
-    #[error("'{key}': {what}")]
-    Value {
-        /// The key.
-        key: &'static str,
-        /// What is wrong.
-        what: String,
-    },
-}
+/// Longest text that a treefile may name, in bytes. Scripts are some kilobytes.
+const TEXT_MAX: u64 = 4 << 20;
 
 /// Reads the treefile at `path` for machines of `arch` (as rpm calls it).
 ///
@@ -143,8 +78,19 @@ impl Loader<'_> {
     }
 }
 
+/// A treefile may come from anywhere: nothing that it names is waited for, and nothing without an end is read.
 fn read_text(path: &Path) -> Result<String, LoadError> {
-    fs::read_to_string(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })
+    let failed = |source| LoadError::Read { path: path.to_owned(), source };
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(failed(io::Error::other("not a regular file")));
+    }
+    let mut text = String::new();
+    file.take(TEXT_MAX + 1).read_to_string(&mut text).map_err(failed)?;
+    if text.len() as u64 > TEXT_MAX {
+        return Err(failed(io::Error::from(io::ErrorKind::FileTooLarge)));
+    }
+    Ok(text)
 }
 
 fn variables_of(raw: &Raw, outer: &Variables) -> Variables {
@@ -188,238 +134,9 @@ fn absolute(raw: &mut Raw, directory: &Path) -> Result<(), LoadError> {
     Ok(())
 }
 
-/// Whether an entry of `packages` is a file.
-fn is_file(package: &str) -> bool {
-    package.contains('/') && (package.ends_with(".deb") || package.ends_with(".rpm"))
-}
-
-/// The last step: one value for each question.
-struct Decision<'a> {
-    raw: Raw,
-    variables: Variables,
-    directory: PathBuf,
-    arch: &'a str,
-}
-
-impl Decision<'_> {
-    fn treefile(self) -> Result<Treefile, LoadError> {
-        let raw = &self.raw;
-        let reference = self.text("ref", raw.reference.as_deref())?.ok_or(LoadError::NoRef)?;
-        let (distribution, engine) = self.engine()?;
-        let container = raw.container.unwrap_or(false);
-        let (local, named) = self.packages();
-        Ok(Treefile {
-            ref_name: reference.parse().map_err(LoadError::Ref)?,
-            directory: self.directory.clone(),
-            distribution,
-            engine,
-            variant: self.variant()?,
-            arch: self.arch.to_owned(),
-            releasever: raw.releasever.clone(),
-            apt_sources: self.apt_sources()?,
-            repos: raw.repos.clone(),
-            unsigned_repos: raw.unsigned_repos.clone(),
-            packages: named,
-            local_packages: local,
-            exclude_packages: raw.exclude_packages.clone(),
-            recommends: raw.recommends.unwrap_or(true),
-            documentation: raw.documentation.unwrap_or(true),
-            install_langs: raw.install_langs.clone(),
-            units: raw.units.clone(),
-            default_target: raw.default_target.clone(),
-            add_files: raw
-                .add_files
-                .iter()
-                .map(|(source, destination)| AddFile { source: source.into(), destination: destination.clone() })
-                .collect(),
-            remove_files: raw.remove_files.clone(),
-            remove_from_packages: self.remove_from_packages()?,
-            scripts: raw.postprocess.iter().chain(&raw.postprocess_script).cloned().collect(),
-            container,
-            kernel: raw.kernel.clone(),
-            initramfs: self.initramfs(container)?,
-            initramfs_args: raw.initramfs_args.clone(),
-            selinux: raw.selinux.unwrap_or(engine == EngineKind::Dnf) && !container,
-            machineid_compat: raw.machineid_compat.unwrap_or(true),
-            tmp_is_dir: raw.tmp_is_dir.unwrap_or(true),
-            opt_usrlocal: self.opt_usrlocal()?,
-            readonly_executables: raw.readonly_executables.unwrap_or(false),
-            ignore_devices: raw.ignore_devices.unwrap_or(true),
-            preserve_passwd: raw.preserve_passwd.unwrap_or(true),
-            check_passwd: user_check("check-passwd", raw.check_passwd.as_ref())?,
-            check_groups: user_check("check-groups", raw.check_groups.as_ref())?,
-            ignore_removed_users: raw.ignore_removed_users.clone(),
-            ignore_removed_groups: raw.ignore_removed_groups.clone(),
-            version_prefix: self.text("automatic-version-prefix", raw.automatic_version_prefix.as_deref())?,
-            version_suffix: self.suffix()?,
-            mutate_os_release: self.text("mutate-os-release", raw.mutate_os_release.as_deref())?,
-            commit_metadata: self.commit_metadata()?,
-        })
-    }
-
-    fn text(&self, key: &'static str, text: Option<&str>) -> Result<Option<String>, LoadError> {
-        let substitute = |text| self.variables.substitute(text).map_err(|source| LoadError::Variable { key, source });
-        text.map(substitute).transpose()
-    }
-
-    fn engine(&self) -> Result<(String, EngineKind), LoadError> {
-        let engine = match self.raw.engine.as_deref() {
-            None => None,
-            Some("apt") => Some(EngineKind::Apt),
-            Some("dnf") => Some(EngineKind::Dnf),
-            Some(found) => return Err(choice("engine", found, "apt, dnf")),
-        };
-        let distribution = self.raw.distribution.as_deref().map(str::to_lowercase);
-        let usual = match distribution.as_deref() {
-            Some("debian" | "ubuntu" | "devuan" | "kali" | "raspbian") => Some(EngineKind::Apt),
-            Some("fedora" | "centos" | "rhel" | "almalinux" | "rocky" | "opensuse" | "mageia") => Some(EngineKind::Dnf),
-            // A treefile of rpm-ostree says nothing else.
-            None if !self.raw.repos.is_empty() => Some(EngineKind::Dnf),
-            _ => None,
-        };
-        let engine = engine.or(usual).ok_or(LoadError::NoEngine)?;
-        let fallback = match engine {
-            EngineKind::Apt => "debian",
-            EngineKind::Dnf => "rpm",
-        };
-        Ok((distribution.unwrap_or_else(|| fallback.to_owned()), engine))
-    }
-
-    fn variant(&self) -> Result<Variant, LoadError> {
-        match self.raw.variant.as_deref() {
-            None | Some("required" | "minbase") => Ok(Variant::Required),
-            Some("essential") => Ok(Variant::Essential),
-            Some("important") => Ok(Variant::Important),
-            Some("standard") => Ok(Variant::Standard),
-            Some(found) => Err(choice("variant", found, "essential, required (minbase), important, standard")),
-        }
-    }
-
-    fn apt_sources(&self) -> Result<Vec<AptSource>, LoadError> {
-        let texts = self.raw.apt_sources.as_ref().map_or(&[][..], OneOrMany::as_slice);
-        let mut sources = Vec::new();
-        for text in texts {
-            let text = self.text("apt-sources", Some(text))?.unwrap_or_default();
-            let is_line = |line: &str| line.starts_with("deb ") || line.starts_with("deb-src ");
-            if text.lines().any(|line| is_line(line.trim_start())) {
-                sources.push(AptSource::Lines(text));
-            } else if text.lines().any(|line| line.to_lowercase().starts_with("types:")) {
-                sources.push(AptSource::Stanzas(text));
-            } else {
-                let what = "neither a deb822 stanza with 'Types:' nor a line that starts with 'deb '".to_owned();
-                return Err(LoadError::Value { key: "apt-sources", what });
-            }
-        }
-        Ok(sources)
-    }
-
-    /// Local files, and the words of the other entries. An entry in single quotes is one word.
-    fn packages(&self) -> (Vec<PathBuf>, Vec<String>) {
-        let (mut local, mut named) = (Vec::new(), Vec::new());
-        for entry in self.raw.packages_for(self.arch) {
-            let quoted = entry.strip_prefix('\'').and_then(|entry| entry.strip_suffix('\''));
-            match quoted {
-                _ if is_file(&entry) => local.push(PathBuf::from(entry)),
-                Some(query) => named.push(query.to_owned()),
-                None => named.extend(entry.split_whitespace().map(str::to_owned)),
-            }
-        }
-        let mut seen = BTreeSet::new();
-        named.retain(|name| seen.insert(name.clone()));
-        (local, named)
-    }
-
-    fn remove_from_packages(&self) -> Result<Vec<(String, Vec<String>)>, LoadError> {
-        let key = "remove-from-packages";
-        let split = |entry: &Vec<String>| match &entry[..] {
-            [package, expressions @ ..] if !expressions.is_empty() => Ok((package.clone(), expressions.to_vec())),
-            _ => Err(LoadError::Value { key, what: "each entry is a package and at least one expression".to_owned() }),
-        };
-        self.raw.remove_from_packages.iter().map(split).collect()
-    }
-
-    fn initramfs(&self, container: bool) -> Result<InitramfsKind, LoadError> {
-        match self.raw.initramfs.as_deref() {
-            _ if container || self.raw.no_initramfs == Some(true) => Ok(InitramfsKind::None),
-            None | Some("auto") => Ok(InitramfsKind::Auto),
-            Some("dracut") => Ok(InitramfsKind::Dracut),
-            Some("initramfs-tools") => Ok(InitramfsKind::InitramfsTools),
-            Some("none") => Ok(InitramfsKind::None),
-            Some(found) => Err(choice("initramfs", found, "auto, dracut, initramfs-tools, none")),
-        }
-    }
-
-    fn opt_usrlocal(&self) -> Result<OptUsrLocal, LoadError> {
-        match self.raw.opt_usrlocal.as_deref() {
-            None | Some("var") => Ok(OptUsrLocal::Var),
-            Some("root") => Ok(OptUsrLocal::Root),
-            Some(found) => Err(choice("opt-usrlocal", found, "var, root")),
-        }
-    }
-
-    fn suffix(&self) -> Result<char, LoadError> {
-        let text = self.raw.automatic_version_suffix.as_deref().unwrap_or(".");
-        let mut characters = text.chars();
-        match (characters.next(), characters.next()) {
-            (Some(suffix), None) if suffix.is_ascii() => Ok(suffix),
-            _ => Err(LoadError::Value {
-                key: "automatic-version-suffix",
-                what: format!("'{text}' is not one ASCII character"),
-            }),
-        }
-    }
-
-    fn commit_metadata(&self) -> Result<BTreeMap<String, String>, LoadError> {
-        let mut metadata = BTreeMap::new();
-        for (key, value) in &self.raw.add_commit_metadata {
-            let value = match value {
-                serde_json::Value::String(text) => self.text("add-commit-metadata", Some(text))?.unwrap_or_default(),
-                other => other.to_string(),
-            };
-            if key.contains('\0') || key.starts_with("compose.") {
-                let what = format!("'{key}' is not free to be set");
-                return Err(LoadError::Value { key: "add-commit-metadata", what });
-            }
-            metadata.insert(key.clone(), value);
-        }
-        Ok(metadata)
-    }
-}
-
-fn choice(key: &'static str, found: &str, expected: &'static str) -> LoadError {
-    LoadError::Choice { key, found: found.to_owned(), expected }
-}
-
-fn user_check(key: &'static str, check: Option<&RawCheck>) -> Result<UserCheck, LoadError> {
-    Ok(match check {
-        None | Some(RawCheck::None) => UserCheck::None,
-        Some(RawCheck::Previous) => UserCheck::Previous,
-        Some(RawCheck::File { filename }) => UserCheck::File(filename.clone()),
-        Some(RawCheck::Data { entries }) => {
-            let mut ids = BTreeMap::new();
-            for (name, value) in entries {
-                let pair = match value {
-                    RawIds::One(id) => (*id, None),
-                    RawIds::Several(list) => match list[..] {
-                        [id] => (id, None),
-                        [uid, gid] => (uid, Some(gid)),
-                        _ => {
-                            return Err(LoadError::Value {
-                                key,
-                                what: format!("'{name}' has neither one number nor two"),
-                            });
-                        }
-                    },
-                };
-                ids.insert(name.clone(), pair);
-            }
-            UserCheck::Data(ids)
-        }
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::{EngineKind, UserCheck};
     use super::*;
 
     fn write(directory: &Path, files: &[(&str, &str)]) {

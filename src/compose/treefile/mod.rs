@@ -4,6 +4,8 @@
 //! decided and every file name absolute. It installs nothing and knows no package manager. Keys and their meaning are
 //! rpm-ostree's wherever the concept is the same; [`keys`] lists them.
 
+mod decide;
+mod error;
 pub mod keys;
 mod load;
 mod raw;
@@ -12,7 +14,8 @@ mod variables;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-pub use load::{LoadError, load};
+pub use error::LoadError;
+pub use load::load;
 pub use raw::SyntaxError;
 pub use variables::{Value, VariableError};
 

@@ -28,7 +28,7 @@ impl GrubEnv {
     pub fn parse(bytes: &[u8]) -> Result<Self, GrubEnvError> {
         let text = String::from_utf8_lossy(bytes);
         let rest = text.strip_prefix(HEADER).ok_or(GrubEnvError::Header)?;
-        let lines = rest.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('='));
+        let lines = lines(rest).filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('='));
         Ok(Self(lines.map(|(name, value)| (name.to_owned(), unescape(value))).collect()))
     }
 
@@ -39,7 +39,7 @@ impl GrubEnv {
     pub fn render(&self) -> Result<Vec<u8>, GrubEnvError> {
         let mut text = HEADER.to_owned();
         for (name, value) in &self.0 {
-            text.push_str(&format!("{name}={}\n", value.replace('\\', "\\\\")));
+            text.push_str(&format!("{name}={}\n", value.replace('\\', "\\\\").replace('\n', "\\\n")));
         }
         if text.len() > SIZE {
             return Err(GrubEnvError::Full);
@@ -69,6 +69,16 @@ impl GrubEnv {
     }
 }
 
+/// A backslash takes the end of its line along: values may have several.
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    let mut is_escaped = false;
+    text.split(move |character| {
+        let is_end = character == '\n' && !is_escaped;
+        is_escaped = character == '\\' && !is_escaped;
+        is_end
+    })
+}
+
 fn unescape(value: &str) -> String {
     let mut text = String::with_capacity(value.len());
     let mut characters = value.chars();
@@ -86,7 +96,7 @@ mod tests {
     fn a_block_has_one_size_and_survives() {
         let mut block = GrubEnv::default();
         block.set("sapwood_tries_7", Some("3".to_owned()));
-        block.set("odd", Some("a\\b=c".to_owned()));
+        block.set("odd", Some("a\\b=c\nd=e\r".to_owned()));
         let bytes = block.render().expect("fits");
         assert_eq!(bytes.len(), SIZE);
         assert_eq!(GrubEnv::parse(&bytes), Ok(block.clone()));

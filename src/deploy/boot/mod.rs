@@ -3,9 +3,9 @@
 //! Everything here but [`Menu`] and [`Loader`] is pure: texts in, values out, and back. Foreign entries are never touched.
 //! What a deployment is, and which of them are to be in the menu, is decided above.
 
-mod bls;
+pub mod bls;
 mod entry;
-mod extlinux;
+pub mod extlinux;
 mod grub;
 mod grubenv;
 mod kernels;
@@ -13,7 +13,7 @@ mod loader;
 mod menu;
 
 pub use entry::{BootEntry, DeviceTree, Target, Tries, WantedEntry, arrange};
-pub use grubenv::GrubEnvError;
+pub use grubenv::{GrubEnv, GrubEnvError};
 pub use kernels::{BootFile, DeviceTreeKind, Kernel, KernelError, KernelRecord, find as find_kernel};
 pub use loader::{Loader, LoaderKind};
 pub use menu::{BootError, Menu, Step, settle_disk};

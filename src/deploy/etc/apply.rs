@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Mode, makedev};
 use rustix::io::Errno;
 
+use super::decision::{Planned, PlannedContent};
 use super::item::{Body, EtcPath, EtcTree, Item, parent};
-use super::plan::{Planned, PlannedContent};
+
 use super::scan::{Ownership, join};
 use crate::disk::{self, Entry};
 use crate::model::{DeviceNumber, ObjectId};

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::apply::{Applied, ApplyError, Sources, Use, apply, open_local};
+use super::decision::{Planned, PlannedContent};
 use super::item::{Body, EtcPath, EtcTree, Item, parent, path_from_text, path_to_text};
 use super::journal::{Before, Journal, JournalError, LogEntry, Operation};
-use super::plan::{Planned, PlannedContent};
+
 use super::scan::{self, Ownership, ScanError};
 use super::text::{self, TextMerge};
 use crate::disk;

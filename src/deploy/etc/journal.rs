@@ -16,8 +16,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::apply::{ApplyError, Sources, Use, apply};
+use super::decision::{Decision, Difference, Outcome, Planned, PlannedContent};
 use super::item::{Body, EtcPath, EtcTree, Item, parent, path_from_text, path_to_text};
-use super::plan::{Decision, Difference, Outcome, Planned, PlannedContent};
+
 use crate::deploy::id::DeploymentId;
 use crate::disk;
 use crate::model::{CommitId, ObjectId};

@@ -1,0 +1,163 @@
+//! Reads bytes as each of the small texts that a machine is composed, booted and configured by. Shared by the fuzz target and
+//! the test over its seeds.
+//!
+//! Answers may be errors, since the texts may be anything; what must not happen is a panic, a hang, or that what was read and
+//! written again is read as something else: a boot menu would change by being looked at.
+
+use std::io::Write as _;
+
+use sapwood::compose::lock::LockFile;
+use sapwood::compose::treefile;
+use sapwood::deploy::boot::{GrubEnv, bls, extlinux};
+use sapwood::deploy::config::SysrootConfig;
+use sapwood::deploy::etc::{AccountFile, Rules, TextMerge, merge_accounts, merge_texts, text_difference};
+use sapwood::deploy::kargs::{KargEdit, Kargs};
+use sapwood::deploy::origin::Origin;
+
+/// What a text is read as, and by whom.
+type Kind = (&'static str, fn(&[u8]));
+
+/// In the order of the first byte of the fuzzer's input.
+pub const KINDS: [Kind; 11] = [
+    ("treefile", treefile),
+    ("entry", entry),
+    ("grubenv", grubenv),
+    ("extlinux", extlinux),
+    ("command-line", command_line),
+    ("suggestion", suggestion),
+    ("rules", rules),
+    ("accounts", accounts),
+    ("merge", merge),
+    ("origin", origin),
+    ("lock", lock),
+];
+
+/// The sysroot whose boot menu is read.
+const ID: &str = "0123abcd";
+
+/// Separates the texts where a reader takes several.
+const NEXT: u8 = 0xff;
+
+/// Reads a text as what its first byte says.
+pub fn exercise(data: &[u8]) {
+    if let Some((kind, bytes)) = data.split_first() {
+        KINDS[usize::from(*kind) % KINDS.len()].1(bytes);
+    }
+}
+
+fn text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
+    String::from_utf8_lossy(bytes)
+}
+
+/// Through a file, since files that it names are looked for beside it.
+fn treefile(bytes: &[u8]) {
+    thread_local! {
+        static FILE: tempfile::NamedTempFile = tempfile::NamedTempFile::new().expect("there is room in /tmp");
+    }
+    FILE.with(|file| {
+        let mut out = std::fs::File::create(file.path()).expect("it was just made");
+        out.write_all(bytes).expect("there is room in /tmp");
+        if let Ok(read) = treefile::load(file.path(), "x86_64") {
+            assert!(read.packages.iter().all(|package| !package.is_empty()));
+        }
+    });
+}
+
+/// A file of the boot menu, its name in the first line.
+fn entry(bytes: &[u8]) {
+    let text = text(bytes);
+    let (name, text) = text.split_once('\n').unwrap_or((&text, ""));
+    if let Some(entry) = bls::parse(ID, name, text) {
+        let name = bls::file_name(ID, entry.order, entry.tries);
+        assert_eq!(bls::parse(ID, &name, &bls::render(ID, &entry)), Some(entry));
+    }
+}
+
+fn grubenv(bytes: &[u8]) {
+    if let Ok(env) = GrubEnv::parse(bytes)
+        && let Ok(block) = env.render()
+    {
+        assert_eq!(GrubEnv::parse(&block), Ok(env));
+    }
+}
+
+fn extlinux(bytes: &[u8]) {
+    let text = text(bytes);
+    let entries = extlinux::parse(ID, &text);
+    let again = extlinux::render(ID, &text, &entries);
+    assert_eq!(extlinux::parse(ID, &again), entries);
+    assert_eq!(extlinux::render(ID, &again, &entries), again, "a menu that is written twice is the same");
+}
+
+/// A command line, a change of it, and two that a commit suggests.
+fn command_line(bytes: &[u8]) {
+    let texts: Vec<_> = bytes.split(|byte| *byte == NEXT).map(text).collect();
+    let line = |at: usize| Kargs::parse(texts.get(at).map_or("", |text| text));
+    let mut own = line(0);
+    assert_eq!(Kargs::parse(&own.to_string()), own, "one line, two meanings");
+    let argument = texts.get(1).map_or_else(String::new, ToString::to_string);
+    for change in [KargEdit::Append, KargEdit::AppendIfMissing, KargEdit::Replace, KargEdit::Delete] {
+        if own.edit(&change(argument.clone())).is_ok() {
+            assert_eq!(Kargs::parse(&own.to_string()), own, "a change that is read as another");
+        }
+    }
+    let merged = Kargs::merge(&line(2), &own, &line(3)).result;
+    assert_eq!(Kargs::parse(&merged.to_string()), merged);
+    assert_eq!(Kargs::merge(&line(2), &own, &line(2)).result, own, "nothing new, and yet something changed");
+    let _ = Kargs::of_running_kernel(&own.to_string());
+}
+
+fn suggestion(bytes: &[u8]) {
+    if let Ok(suggested) = Kargs::of_suggestion(&text(bytes), "x86_64") {
+        assert_eq!(Kargs::parse(&suggested.to_string()), suggested);
+    }
+}
+
+/// Rules, and a path that they may be about.
+fn rules(bytes: &[u8]) {
+    let mut parts = bytes.splitn(2, |byte| *byte == NEXT);
+    let (rules, path) = (parts.next().unwrap_or_default(), parts.next().unwrap_or(b"ssh/sshd_config"));
+    if let Ok(rules) = Rules::parse(&text(rules)) {
+        let _ = rules.of(path);
+    }
+}
+
+/// The three texts that are merged.
+fn three(bytes: &[u8]) -> [&[u8]; 3] {
+    let mut parts = bytes.splitn(3, |byte| *byte == NEXT);
+    [(); 3].map(|()| parts.next().unwrap_or_default())
+}
+
+fn accounts(bytes: &[u8]) {
+    let [old, local, new] = three(bytes);
+    for path in [&b"passwd"[..], b"group", b"shadow", b"gshadow", b"subuid"] {
+        let file = AccountFile::at(path).expect("it is one");
+        let merged = merge_accounts(file, old, local, new).text;
+        // What nobody changed stays, and a second merge finds nothing to do.
+        assert_eq!(merge_accounts(file, new, &merged, new).text, merged);
+    }
+}
+
+fn merge(bytes: &[u8]) {
+    let [old, local, new] = three(bytes);
+    if let TextMerge::Clean(merged) = merge_texts(old, local, old) {
+        assert_eq!(merged, local, "only one side changed");
+    }
+    let _ = merge_texts(old, local, new);
+    let _ = text_difference(("a", old), ("b", new));
+}
+
+fn origin(bytes: &[u8]) {
+    if let Ok(origin) = Origin::parse(&text(bytes)) {
+        assert_eq!(Origin::parse(&origin.render()).expect("own form"), origin);
+    }
+    if let Ok(config) = SysrootConfig::parse(&text(bytes)) {
+        assert_eq!(SysrootConfig::parse(&config.render()).expect("own form").render(), config.render());
+    }
+}
+
+fn lock(bytes: &[u8]) {
+    if let Ok(lock) = LockFile::parse(&text(bytes)) {
+        assert_eq!(LockFile::parse(&lock.render()).expect("own form").render(), lock.render());
+    }
+}

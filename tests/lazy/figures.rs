@@ -1,0 +1,94 @@
+//! Figures for machines that watch machines, and the report for people who help: read by Prometheus' own parser.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use crate::common::published::Published;
+use crate::common::sandbox::{Sandbox, run};
+use crate::common::trees;
+use crate::common::web::Web;
+
+/// What Prometheus makes of a text: `name{labels} value` for each sample.
+fn samples(sandbox: &Sandbox, text: &str) -> Vec<String> {
+    let path = sandbox.join("metrics.txt");
+    std::fs::write(&path, text).expect("writable");
+    let script = "import sys
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+for family in text_string_to_metric_families(open(sys.argv[1]).read()):
+    for sample in family.samples: print(sample.name, sample.value, sample.labels.get('le', sample.labels.get('kind', '')), sample.labels['mountpoint'])";
+    // Not whichever comes first in somebody's PATH: the distribution's, which has the parser.
+    let text = run("/usr/bin/python3", ["-c".as_ref(), script.as_ref(), path.as_os_str()]).success();
+    text.lines().map(str::to_owned).collect()
+}
+
+fn value(samples: &[String], name: &str) -> f64 {
+    let found = samples.iter().find_map(|sample| sample.strip_prefix(name)?.strip_prefix(' ')?.split(' ').next());
+    found.unwrap_or_else(|| panic!("no {name} in {samples:#?}")).parse().expect("a number")
+}
+
+fn get(address: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).expect("somebody listens");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").expect("it takes a request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it answers");
+    answer
+}
+
+#[test]
+fn figures_are_told_over_http_in_a_file_and_by_the_list_of_mounts() {
+    let sandbox = Sandbox::new("figures");
+    let tree = sandbox.join("tree");
+    trees::medium(&tree, 60);
+    let publisher = sandbox.repository("publisher");
+    publisher.commit("main", &tree);
+    let published = sandbox.join("published");
+    Published::default().add(publisher.path(), "main", &published);
+    let web = Web::serve(&published);
+    let client = sandbox.repository("client");
+    client.run(["remote", "add", "os", &web.url(), "--insecure-unsigned"]).success();
+    let address = TcpListener::bind("127.0.0.1:0").expect("ports").local_addr().expect("bound");
+    let (file, at) = (sandbox.join("sapwood.prom"), sandbox.directory("m"));
+    let mut command = client.command(["mount", "os:main", "--metrics-listen", &address.to_string(), "--metrics-file"]);
+    command.arg(&file).arg(&at);
+    crate::common::sandbox::finish(command).success();
+    run("diff", ["-r".as_ref(), tree.as_os_str(), at.as_os_str()]).success();
+
+    let answer = get(address, "/metrics");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.contains("openmetrics-text"), "{head}");
+    assert!(get(address, "/etc/passwd").starts_with("HTTP/1.1 404"));
+    let told = samples(&sandbox, body);
+    let fetched = value(&told, "sapwood_fetch_requests_total");
+    assert!(fetched > 0.0 && value(&told, "sapwood_read_bytes_total") > 1e5, "{told:#?}");
+    // The profile and fills come in streams, whose time says nothing.
+    let timed = value(&told, "sapwood_fetch_duration_seconds_count");
+    assert!(timed > 0.0 && timed <= fetched && value(&told, "sapwood_fetch_duration_seconds_sum") > 0.0, "{told:#?}");
+    assert_eq!(value(&told, "sapwood_errors_total"), 0.0);
+    assert!(told.iter().all(|sample| sample.ends_with(at.to_str().expect("UTF-8"))));
+
+    let listed = client.run(["mounts".as_ref(), "--openmetrics".as_ref(), at.as_os_str()]).success();
+    assert_eq!(value(&samples(&sandbox, &format!("{listed}\n")), "sapwood_up"), 1.0);
+
+    let begin = Instant::now();
+    let written = loop {
+        let text = std::fs::read_to_string(&file).expect("it is written when the mount begins");
+        let written = samples(&sandbox, &text);
+        if value(&written, "sapwood_fetch_requests_total") >= fetched {
+            break written;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(90), "the file is not written again");
+        std::thread::sleep(Duration::from_millis(500));
+    };
+    assert_eq!(written.len(), told.len());
+
+    let bundle = sandbox.join("bundle.txt");
+    client.run(["debug".as_ref(), "bundle".as_ref(), at.as_os_str(), bundle.as_os_str()]).success();
+    let report = std::fs::read_to_string(&bundle).expect("written");
+    for part in ["version", "status", "metrics", "worker: status", "mount table", "repository: settings", "log"] {
+        assert!(report.contains(&format!("=== {part}\n")), "no {part} in {report}");
+    }
+    assert!(report.contains("sapwood_fetch_requests_total") && report.contains("mounted on"), "{report}");
+    client.umount(&at);
+    assert!(TcpStream::connect(address).is_err(), "nobody is left");
+}
