@@ -146,11 +146,6 @@ impl Machine {
         let _ = self.child.wait();
     }
 
-    /// Presses the power button.
-    pub fn press_power_button(&self) {
-        self.say("system_powerdown");
-    }
-
     /// Whether the console has shown `text` after what was waited for before.
     pub fn has_said(&mut self, text: &str) -> bool {
         let ended = self.child.try_wait().expect("a child can be waited for");
@@ -180,28 +175,11 @@ impl Machine {
         }
     }
 
-    /// Unplugs the network.
-    pub fn unplug_network(&self) {
-        self.say("set_link net0 off");
-    }
-
-    /// Plugs the network in again.
-    pub fn plug_network(&self) {
-        self.say("set_link net0 on");
-    }
-
     /// Waits until the shell of the test runs, and talks to it.
     #[track_caller]
     pub fn shell(&mut self) -> Shell {
         self.wait_for(SHELL_READY);
         Shell::connect(&self.control)
-    }
-
-    fn say(&self, command: &str) {
-        let mut monitor = UnixStream::connect(&self.monitor).expect("the machine has a monitor");
-        writeln!(monitor, "{command}").expect("the monitor listens");
-        // It closes only after it has read what came.
-        std::thread::sleep(Duration::from_millis(200));
     }
 
     fn tail(&self) -> String {

@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(2400);
 pub const REF: &str = "debian/12/x86_64/bootable";
 
 /// To be changed together with what is kept.
-const LAYOUT: &str = "1";
+const LAYOUT: &str = "2";
 
 /// Bytes of the root partition. The image is sparse.
 const ROOT_SIZE: u64 = 2 << 30;

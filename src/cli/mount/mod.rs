@@ -100,7 +100,8 @@ impl Args {
     /// What a machine mounts of itself: a directory of a commit in its repository.
     pub fn of_the_system(source: String, mountpoint: PathBuf, options: Vec<String>) -> Self {
         let trust = TrustArgs::default();
-        Self { options, foreground: false, background_fill: false, trust, source, mountpoint }
+        let (metrics_file, metrics_listen) = (None, None);
+        Self { options, foreground: false, background_fill: false, metrics_file, metrics_listen, trust, source, mountpoint }
     }
 }
 
