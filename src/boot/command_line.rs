@@ -135,7 +135,7 @@ mod tests {
         let found = found.expect("legal");
         assert_eq!((found.signature, found.contents), (Signature::Required, Contents::Local));
         assert_eq!(found.mount_options("usr"), ["allow_other", "suid", "dev", "fetch-timeout=5"]);
-        let words = ["verify=yes", "lazy=maybe", "timeout=x", "mode=fast", "record=here", "verfiy=require"];
+        let words = ["verify=yes", "lazy=maybe", "timeout=x", "mode=fast", "record=here", "verified=require"];
         for wrong in words.map(|word| format!("sapwood.{word}")) {
             assert_eq!(CommandLine::parse(&wrong).expect_err(&wrong).word, wrong);
         }

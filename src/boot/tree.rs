@@ -156,8 +156,7 @@ pub fn make_writable(physical: &Path) -> Result<(), TreeError> {
     if !flags.contains(StatVfsMountFlags::RDONLY) {
         return Ok(());
     }
-    mount(None::<&str>, physical, None::<&str>, MsFlags::MS_REMOUNT, None::<&str>)
-        .map_err(|errno| failed(errno.into()))
+    mount(None::<&str>, physical, None::<&str>, MsFlags::MS_REMOUNT, None::<&str>).map_err(|errno| failed(errno.into()))
 }
 
 impl Step {

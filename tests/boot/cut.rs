@@ -78,7 +78,8 @@ fn boot_copy(sandbox: &Sandbox, copy: &Path, number: usize) -> String {
     let first = entries.first().unwrap_or_else(|| panic!("cut {number}: nothing to boot"));
     let root = Loop::new(&raw);
     let (boot, deployment) = (sysroot.join("boot"), first.deployment.as_str());
-    let booted = Booted::start(system(), sandbox, &Boot { root: &root, boot: &boot, deployment, arguments: "", key: None });
+    let booted =
+        Booted::start(system(), sandbox, &Boot { root: &root, boot: &boot, deployment, arguments: "", key: None });
     booted.wait_until_running();
     let modules = "/usr/lib/modules/*";
     for (file, name) in [(&first.linux, "vmlinuz"), (&first.initrd, "initramfs.img")] {

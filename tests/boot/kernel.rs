@@ -48,12 +48,17 @@ fn a_machine_boots_from_a_deployment_and_reboots_cleanly() {
     eprintln!("running after {seconds} s; {}", shell.ok("systemd-analyze; dmesg | grep sapwood"));
     let inside = shell.ok(&format!("cd / && {{ {LOOK}; }} > /tmp/usr && wc -l < /tmp/usr && sha256sum < /tmp/usr"));
     let mounted = system.publisher.mount(REF, &sandbox.join("usr"), &[]);
-    let script = format!("cd {} && {{ {LOOK}; }} > {out} && wc -l < {out} && sha256sum < {out}", mounted.path().display(), out = sandbox.join("sums").display());
+    let script = format!(
+        "cd {} && {{ {LOOK}; }} > {out} && wc -l < {out} && sha256sum < {out}",
+        mounted.path().display(),
+        out = sandbox.join("sums").display()
+    );
     assert_eq!(inside, run("sh", ["-c", &script]).success(), "/usr is not the commit's");
-    shell.send("systemctl reboot; exit\n");
+    shell.end("reboot");
     assert!(machine.wait_until_off().success());
     let console = machine.console();
-    for trouble in ["I/O error", "Input/output error", "Transport endpoint", "Oops:", "Call Trace", "blocked for more"] {
+    for trouble in ["I/O error", "Input/output error", "Transport endpoint", "Oops:", "Call Trace", "blocked for more"]
+    {
         assert!(!console.contains(trouble), "{trouble}:\n{console}");
     }
     assert!(console.contains("reboot: Restarting system"), "{console}");
@@ -71,7 +76,7 @@ fn how_long_it_takes_beside_the_same_files_on_ext4() {
         let mut machine = Machine::start(&hardware(system, disk, arguments), sandbox.path());
         let mut shell = machine.shell();
         let seconds = wait_until_running(&mut shell);
-        shell.send("systemctl poweroff; exit\n");
+        shell.end("poweroff");
         machine.wait_until_off();
         assert!(machine.console().contains("reboot: Power down"), "{}", machine.console());
         seconds

@@ -20,7 +20,10 @@ const SHARE: u64 = 30;
 
 /// A machine whose disk was deployed lazily from behind `link`.
 fn start(system: &System, sandbox: &Sandbox, link: &Link, more: &str) -> Machine {
-    let remote = Remote { url: format!("http://{}/", link.address()), inside: format!("http://10.0.2.2:{}/", link.address().port()) };
+    let remote = Remote {
+        url: format!("http://{}/", link.address()),
+        inside: format!("http://10.0.2.2:{}/", link.address().port()),
+    };
     let place = sandbox.directory("disk");
     let deployment = system.deploy_lazily(&place, &remote);
     let disk: PathBuf = place.join("disk.img");
@@ -56,7 +59,9 @@ fn a_machine_boots_what_it_fetches_on_the_way_and_fills_up_later() {
     let size = tree_size(&mut shell);
     let packs = run("du", ["-sb", &system.published(Version::First).join("packs").display().to_string()]).success();
     let full: u64 = packs.split_whitespace().next().and_then(|size| size.parse().ok()).expect("a number");
-    eprintln!("lazy: running after {seconds} s; {bytes} bytes in {requests} requests, of {full} in packs, a tree of {size}");
+    eprintln!(
+        "lazy: running after {seconds} s; {bytes} bytes in {requests} requests, of {full} in packs, a tree of {size}"
+    );
     assert!(bytes * 100 < full * SHARE, "{bytes} of {full} bytes were fetched until it ran");
 
     // Without the network: what is here works, what is missing says so.
@@ -65,7 +70,8 @@ fn a_machine_boots_what_it_fetches_on_the_way_and_fills_up_later() {
     assert_ne!(status, 0, "{said}");
     assert!(said.contains("Input/output error"), "{said}");
     shell.ok("md5sum /usr/bin/systemctl && systemctl is-system-running");
-    let told = shell.ok("sapwood mounts /usr; journalctl -b -t sapwood-mount -o cat --no-pager | tail; cat /run/sapwood/mount.log");
+    let told = shell
+        .ok("sapwood mounts /usr; journalctl -b -t sapwood-mount -o cat --no-pager | tail; cat /run/sapwood/mount.log");
     eprintln!("{told}");
 
     // With it, everything comes, and then it is not needed any more.
@@ -77,9 +83,8 @@ fn a_machine_boots_what_it_fetches_on_the_way_and_fills_up_later() {
     let status = shell.ok("sapwood status");
     assert!(!status.contains("needs a network"), "{status}");
     let profile = shell.ok("cat /var/boot.profile");
-    shell.send("systemctl poweroff; exit\n");
+    shell.end("poweroff");
     assert!(machine.wait_until_off().success());
-    drop(shell);
 
     // The publisher puts first what that boot read.
     let file = sandbox.join("boot.profile");
@@ -94,6 +99,6 @@ fn a_machine_boots_what_it_fetches_on_the_way_and_fills_up_later() {
     let seconds = wait_until_running(&mut shell);
     let (bytes, requests) = passed_since(&link, before);
     eprintln!("with a profile: running after {seconds} s; {bytes} bytes in {requests} requests");
-    shell.send("systemctl poweroff; exit\n");
+    shell.end("poweroff");
     assert!(machine.wait_until_off().success());
 }

@@ -112,7 +112,8 @@ impl Machine {
             let rest = console.get(self.seen..).unwrap_or_default();
             // Whole lines only: the text may be a part of what is still being written.
             let end = rest.rfind('\n').map_or(0, |end| end + 1);
-            let found = texts.iter().enumerate().filter_map(|(which, text)| Some((rest[..end].find(text)?, which))).min();
+            let found =
+                texts.iter().enumerate().filter_map(|(which, text)| Some((rest[..end].find(text)?, which))).min();
             if let Some((at, which)) = found {
                 let line_end = rest[at..].find('\n').map_or(rest.len(), |end| at + end);
                 let line_start = rest[..at].rfind('\n').map_or(0, |start| start + 1);
@@ -231,6 +232,18 @@ impl Shell {
         let (status, text) = self.run(command);
         assert_eq!(status, 0, "'{command}' failed:\n{text}");
         text
+    }
+
+    /// Has the machine reboot or go off, and ends the shell.
+    #[track_caller]
+    pub fn end(mut self, verb: &str) {
+        self.send(&format!("systemctl {verb}; echo left; exit\n"));
+        // The port takes a few letters at a time: whoever hangs up early is not heard to the end.
+        let mut line = String::new();
+        while !line.contains("left") {
+            line.clear();
+            assert!(self.stream.read_line(&mut line).is_ok_and(|read| read > 0), "no answer to '{verb}'");
+        }
     }
 
     /// Says something to which no answer comes.

@@ -106,9 +106,8 @@ impl Booted {
         }
         let line = format!("sapwood={deployment} root=/dev/vda {arguments}");
         fs::write(initramfs.join("cmdline"), format!("{line}\n")).expect("writable");
-        let surroundings = SURROUNDINGS
-            .replace("$ROOT_NUMBERS", &root.numbers())
-            .replace("$ARGUMENTS", &format!("{line} {MASKED}"));
+        let surroundings =
+            SURROUNDINGS.replace("$ROOT_NUMBERS", &root.numbers()).replace("$ARGUMENTS", &format!("{line} {MASKED}"));
         fs::write(initramfs.join("start"), surroundings).expect("writable");
         fs::set_permissions(initramfs.join("start"), fs::Permissions::from_mode(0o755)).expect("ours");
         // Its own part of the tree of control groups, from which the namespace of them is taken.
@@ -140,7 +139,21 @@ impl Booted {
     /// Runs a command in it.
     pub fn run(&self, command: &str) -> Run {
         let mut enter = Command::new("nsenter");
-        enter.args(["-t", &self.init.to_string(), "-m", "-p", "-u", "-i", "-n", "-C", "-r", "-w", "/bin/sh", "-c", command]);
+        enter.args([
+            "-t",
+            &self.init.to_string(),
+            "-m",
+            "-p",
+            "-u",
+            "-i",
+            "-n",
+            "-C",
+            "-r",
+            "-w",
+            "/bin/sh",
+            "-c",
+            command,
+        ]);
         enter.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         finish(enter)
     }
@@ -205,7 +218,10 @@ fn a_deployment_boots_and_outlives_all_that_systemd_does() {
     };
     assert!(options("/").contains(" ro,") && options("/usr").contains("fuse.sapwood"), "{table}");
     assert!(options("/etc").contains(" rw,") && options("/var").contains(" rw,"), "{table}");
-    assert!(options("/usr").contains("default_permissions,allow_other") && !options("/usr").contains("nosuid"), "{table}");
+    assert!(
+        options("/usr").contains("default_permissions,allow_other") && !options("/usr").contains("nosuid"),
+        "{table}"
+    );
     let status = booted.ok("sapwood status");
     assert!(status.starts_with("* 0 ") && status.contains("(running"), "{status}");
     assert!(booted.ok("sapwood mounts").contains("/usr"));
@@ -220,7 +236,8 @@ fn a_deployment_boots_and_outlives_all_that_systemd_does() {
     assert_eq!(booted.end("poweroff"), 2, "SIGINT is how a namespace tells of a power-off");
     let at = sandbox.directory("after");
     run("mount", [root.device().as_os_str(), at.as_os_str()]).success();
-    let left = |name: &str| fs::read_to_string(at.join("sapwood/deploy/main/var/hooks").join(name)).expect("it was run");
+    let left =
+        |name: &str| fs::read_to_string(at.join("sapwood/deploy/main/var/hooks").join(name)).expect("it was run");
     assert_eq!(left("sums"), left("expected"));
     assert!(left("left").contains("sapwood-mount"));
 }
@@ -235,7 +252,8 @@ fn what_no_key_of_the_initramfs_has_signed_is_not_booted() {
     let (boot, deployment, key) = (system.boot(), system.deployment(), system.key());
     let arguments = "sapwood.verify=require";
     let boot = |key| Boot { root: &root, boot: &boot, deployment: &deployment, arguments, key };
-    for (key, expected) in [(None, "there is no key in /etc/sapwood/keys"), (Some(&*stranger), "which is not trusted")] {
+    for (key, expected) in [(None, "there is no key in /etc/sapwood/keys"), (Some(&*stranger), "which is not trusted")]
+    {
         let inside = Sandbox::new("boot-signature-refused");
         let refused = Booted::start(system, &inside, &boot(key));
         let console = || fs::read_to_string(inside.join("console.log")).expect("readable");

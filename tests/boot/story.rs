@@ -24,7 +24,10 @@ pub fn hardware(sandbox: &Sandbox, disk: &Path) -> Hardware {
 /// Has the machine upgrade from a server on this one.
 pub fn follow(system: &System, shell: &mut Shell, web: &Web) {
     let url = format!("http://10.0.2.2:{}/", web.address().port());
-    shell.ok(&format!("sapwood --repo /sysroot/sapwood/repo remote add --replace os {url} --key {}", system.key_digits()));
+    shell.ok(&format!(
+        "sapwood --repo /sysroot/sapwood/repo remote add --replace os {url} --key {}",
+        system.key_digits()
+    ));
 }
 
 fn status(shell: &mut Shell) -> Value {
@@ -41,9 +44,8 @@ fn with_role<'a>(status: &'a Value, role: &str) -> &'a Value {
 
 /// Reboots; gives the shell of what boots then, when all has started.
 #[track_caller]
-fn reboot(machine: &mut Machine, mut shell: Shell) -> Shell {
-    shell.send("systemctl reboot; exit\n");
-    drop(shell);
+fn reboot(machine: &mut Machine, shell: Shell) -> Shell {
+    shell.end("reboot");
     let mut shell = machine.shell();
     wait_until_running(&mut shell);
     shell
@@ -63,7 +65,9 @@ fn a_disk_lives_through_upgrades_a_rollback_and_a_commit_that_hangs() {
     assert_eq!(with_role(&status(&mut shell), "booted")["id"], first.as_str());
 
     // /etc and /var are edited; an upgrade is fetched, staged, finished at shutdown.
-    shell.ok("echo mine >> /etc/issue.net; echo mine > /etc/own; echo mine > /var/lib/own; ! touch /usr/own; ! touch /own");
+    shell.ok(
+        "echo mine >> /etc/issue.net; echo mine > /etc/own; echo mine > /var/lib/own; ! touch /usr/own; ! touch /own",
+    );
     let web = Web::serve(&system.published(Version::Next));
     follow(system, &mut shell, &web);
     eprintln!("{}", shell.ok("sapwood upgrade 2>&1"));
@@ -75,7 +79,11 @@ fn a_disk_lives_through_upgrades_a_rollback_and_a_commit_that_hangs() {
     assert_eq!(shell.ok("cat /usr/share/version /etc/version"), "next\nnext", "what the defaults gained");
     assert_eq!(shell.ok("tail -qn1 /etc/issue.net /etc/own /var/lib/own"), "mine\nmine\nmine");
     shell.ok("systemctl is-active sapwood-health sapwood-bless sapwood-booted");
-    assert_eq!(with_role(&status(&mut shell), "booted")["tries"], Value::Null, "it came up, so nothing counts any more");
+    assert_eq!(
+        with_role(&status(&mut shell), "booted")["tries"],
+        Value::Null,
+        "it came up, so nothing counts any more"
+    );
     let entries = shell.ok("ls /boot/loader/entries");
     assert!(!entries.contains('+'), "{entries}");
 
@@ -91,8 +99,7 @@ fn a_disk_lives_through_upgrades_a_rollback_and_a_commit_that_hangs() {
     follow(system, &mut shell, &web);
     shell.ok("sapwood upgrade");
     let hanging = with_role(&status(&mut shell), "staged")["id"].as_str().expect("a name").to_owned();
-    shell.send("systemctl reboot; exit\n");
-    drop(shell);
+    shell.end("reboot");
     for _ in 0..TRIES {
         machine.wait_for("this one hangs");
         machine.cut_power();
@@ -106,7 +113,7 @@ fn a_disk_lives_through_upgrades_a_rollback_and_a_commit_that_hangs() {
     let told = shell.ok("sapwood status");
     assert!(told.contains("it did not come up in 3 tries"), "{told}");
     assert_eq!(shell.run("sapwood upgrade --unchanged-exit-77").0, 77, "it is not deployed again by itself");
-    shell.send("systemctl poweroff; exit\n");
+    shell.end("poweroff");
     assert!(machine.wait_until_off().success());
     assert!(machine.console().contains("reboot: Power down"), "{}", machine.console());
 }

@@ -112,14 +112,12 @@ impl System {
         let inputs = [package.clone(), source("examples/debian-bootable.yaml")];
         let sums = run("sha256sum", &inputs).success();
         let sums = format!("{LAYOUT} - {sums}");
-        let key: String = sums.split_whitespace().step_by(2).map(|sum| &sum[..sum.len().min(12)]).collect::<Vec<_>>().join("-");
-        let cache = std::env::var_os("SAPWOOD_BOOT_CACHE").map_or_else(|| "/var/tmp/sapwood-boot-cache".into(), PathBuf::from);
+        let key: String =
+            sums.split_whitespace().step_by(2).map(|sum| &sum[..sum.len().min(12)]).collect::<Vec<_>>().join("-");
+        let cache =
+            std::env::var_os("SAPWOOD_BOOT_CACHE").map_or_else(|| "/var/tmp/sapwood-boot-cache".into(), PathBuf::from);
         let directory = cache.join(&key);
-        let system = Self {
-            publisher: Repository::at(directory.join("publisher")),
-            directory,
-            package,
-        };
+        let system = Self { publisher: Repository::at(directory.join("publisher")), directory, package };
         if !system.directory.join("made").exists() {
             remove_tree(&cache);
             system.compose();
@@ -138,7 +136,8 @@ impl System {
             fs::copy(file, self.directory.join(file.file_name().expect("a file"))).expect("room");
         }
         self.publisher.run(["init"]).success();
-        let cache = std::env::var_os("SAPWOOD_COMPOSE_CACHE").unwrap_or_else(|| "/var/tmp/sapwood-compose-cache".into());
+        let cache =
+            std::env::var_os("SAPWOOD_COMPOSE_CACHE").unwrap_or_else(|| "/var/tmp/sapwood-compose-cache".into());
         let words: [OsString; 6] = [
             "compose".into(),
             "--cachedir".into(),
@@ -167,7 +166,10 @@ impl System {
     fn publish(&self, repository: &Repository, version: Version) {
         let published = self.directory.join("published");
         let mut command = repository.command(["publish", "--sign", "release"]);
-        command.arg(format!("file://{}", published.display())).arg(REF).env("SAPWOOD_KEYS", self.directory.join("keys"));
+        command
+            .arg(format!("file://{}", published.display()))
+            .arg(REF)
+            .env("SAPWOOD_KEYS", self.directory.join("keys"));
         finish_within(command, PATIENCE).success();
         // What is published is never written to, only replaced.
         run("cp", ["-al".as_ref(), published.as_os_str(), self.published(version).as_os_str()]).success();

@@ -101,7 +101,16 @@ impl Args {
     pub fn of_the_system(source: String, mountpoint: PathBuf, options: Vec<String>) -> Self {
         let trust = TrustArgs::default();
         let (metrics_file, metrics_listen) = (None, None);
-        Self { options, foreground: false, background_fill: false, metrics_file, metrics_listen, trust, source, mountpoint }
+        Self {
+            options,
+            foreground: false,
+            background_fill: false,
+            metrics_file,
+            metrics_listen,
+            trust,
+            source,
+            mountpoint,
+        }
     }
 }
 
