@@ -6,14 +6,9 @@
 
 #[path = "../common/mod.rs"]
 mod common;
-mod cut;
 mod disk;
 mod kernel;
-mod lazy;
 mod machine;
-#[path = "../deploy/menu.rs"]
-#[allow(dead_code, reason = "it is made for another test program")]
-mod menu;
 mod namespace;
 mod selinux;
 mod story;
