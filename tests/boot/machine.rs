@@ -180,7 +180,8 @@ impl Shell {
         self.commands += 1;
         let word = format!("<listening {}>", self.commands);
         self.stream.get_ref().set_read_timeout(Some(Duration::from_secs(5))).expect("a time");
-        self.send(&format!("\nPS1= PS2=\necho; echo '{word}'\n"));
+        // Of a line whose beginning was lost the word would be another.
+        self.send(&format!("\nNUMBER={} PS1= PS2=; echo; echo \"<listening $NUMBER>\"\n", self.commands));
         let mut line = Vec::new();
         while self.stream.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
             if String::from_utf8_lossy(&line).contains(&word) {
