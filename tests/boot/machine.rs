@@ -165,11 +165,31 @@ pub struct Shell {
 impl Shell {
     fn connect(socket: &Path) -> Self {
         let stream = UnixStream::connect(socket).expect("the machine has a second serial port");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a time");
         let mut shell = Self { stream: BufReader::new(stream), commands: 0 };
-        // It takes the port for a terminal. From here on it prompts for nothing.
-        shell.run("PS1= PS2=");
+        let begin = Instant::now();
+        // It says that it is ready before it listens, and takes the port for a terminal. From here on it prompts for nothing.
+        while !shell.greet() {
+            assert!(begin.elapsed() < PATIENCE, "the shell does not answer");
+        }
+        shell.stream.get_ref().set_read_timeout(Some(PATIENCE)).expect("a time");
         shell
+    }
+
+    /// Whether it answers.
+    fn greet(&mut self) -> bool {
+        self.commands += 1;
+        let word = format!("<listening {}>", self.commands);
+        self.stream.get_ref().set_read_timeout(Some(Duration::from_secs(5))).expect("a time");
+        // Of a line whose beginning was lost the word would be another.
+        self.send(&format!("\nNUMBER={} PS1= PS2=; echo; echo \"<listening $NUMBER>\"\n", self.commands));
+        let mut line = Vec::new();
+        while self.stream.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+            if String::from_utf8_lossy(&line).contains(&word) {
+                return true;
+            }
+            line.clear();
+        }
+        false
     }
 
     /// Runs a command: its exit status, and what it said on both outputs.
