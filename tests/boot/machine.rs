@@ -223,7 +223,7 @@ impl Shell {
     /// Has the machine reboot or go off, and ends the shell.
     #[track_caller]
     pub fn end(mut self, verb: &str) {
-        self.send(&format!("systemctl {verb}; echo left; exit\n"));
+        self.send(&format!("echo left; systemctl {verb}; exit\n"));
         // The port takes a few letters at a time: whoever hangs up early is not heard to the end.
         let mut line = String::new();
         while !line.contains("left") {
