@@ -5,6 +5,7 @@
 //! [`disk`] and [`sys`] at the bottom. The journey of a read is `fuse` → `vfs` → `image` and `store`; the journey of a
 //! commit is `compose` → `store` → `image` → `disk`.
 
+pub mod boot;
 pub mod cache;
 pub mod cli;
 pub mod compose;

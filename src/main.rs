@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    sapwood::cli::main(std::env::args_os())
+    sapwood::cli::called_by_name(std::env::args_os())
 }

@@ -11,6 +11,7 @@ use std::path::Path;
 /// Top to bottom. A module may use only modules on lower lines; siblings on one line do not name each other.
 const LAYERS: &[&[&str]] = &[
     &["cli"],
+    &["boot"],
     &["fuse"],
     &["vfs", "deploy"],
     &["compose", "export", "cache"],

@@ -45,6 +45,16 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
         // Whoever read our output has seen enough, as in `sapwood log | head`.
         return ExitCode::SUCCESS;
     }
+    output::note(format_args!("sapwood: {}", sentence(error)));
+    let given = error.downcast_ref::<Hint>().map(|hint| hint.0);
+    if let Some(hint) = given.map(str::to_owned).or_else(|| error.chain().find_map(hint)) {
+        output::note(format_args!("hint: {hint}"));
+    }
+    ExitCode::FAILURE
+}
+
+/// An error and its causes in one line, without its hint.
+pub fn sentence(error: &anyhow::Error) -> String {
     let mut text = String::new();
     let given = error.downcast_ref::<Hint>().map(|hint| hint.0);
     for cause in error.chain().map(ToString::to_string).filter(|cause| given != Some(cause)) {
@@ -53,11 +63,7 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
             text = if text.is_empty() { cause } else { format!("{text}: {cause}") };
         }
     }
-    output::note(format_args!("sapwood: {text}"));
-    if let Some(hint) = given.map(str::to_owned).or_else(|| error.chain().find_map(hint)) {
-        output::note(format_args!("hint: {hint}"));
-    }
-    ExitCode::FAILURE
+    text
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -3,8 +3,8 @@
 //! One file for each verb: its arguments and a `run` that calls the library and reports. Everything printed goes through
 //! `output`; what an error means to a person is in `error`. Nothing below this layer prints or exits.
 
-use std::ffi::OsString;
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -41,10 +41,12 @@ mod log;
 mod ls;
 mod manual;
 mod mount;
+pub mod mount_helper;
 mod mounts;
 mod output;
 mod pin;
 mod prefetch;
+pub mod prepare_root;
 mod profile;
 mod publish;
 mod pull;
@@ -155,6 +157,18 @@ pub struct Context {
     pub repo: Option<PathBuf>,
 }
 
+/// Runs whichever program `arguments` (the program's name first) call: where this one is installed under the names of the
+/// others, it is all of them.
+pub fn called_by_name(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let name = arguments.first().and_then(|name| Path::new(name).file_name()).and_then(OsStr::to_str);
+    match name {
+        Some("sapwood-prepare-root") => prepare_root::main(arguments),
+        Some("mount.sapwood" | "mount.fuse.sapwood") => mount_helper::main(arguments),
+        _ => main(arguments),
+    }
+}
+
 /// Runs the command that `arguments` (the program's name first) describe and returns the exit status.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     crate::sys::give_back_large_buffers();
@@ -222,11 +236,4 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(code) => code,
         Err(error) => error::report(&error),
     }
-}
-
-/// Whether the arguments of a process (the program's name first) say that it is one of those behind a mount, started by
-/// [`main`] for `mount`. A helper that offers `mount` under another name is then called with arguments for [`main`].
-#[must_use]
-pub fn is_mount_daemon(arguments: &[OsString]) -> bool {
-    mount::Role::of(arguments).is_some()
 }

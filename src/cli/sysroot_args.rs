@@ -57,8 +57,11 @@ impl SysrootArgs {
     /// # Errors
     /// When there is none, or it cannot be used.
     pub fn open(&self) -> Result<Opened> {
-        let sysroot = Sysroot::open(&self.path())?;
-        let is_own = [Path::new("/"), Path::new(RUNNING)].contains(&sysroot.layout().root());
+        let path = self.path();
+        let is_at = |place: &str| path.canonicalize().is_ok_and(|path| path == Path::new(place));
+        let top = if is_at(RUNNING) { Path::new("/") } else { &path };
+        let sysroot = Sysroot::open_with_boot(&path, top)?;
+        let is_own = is_at("/") || is_at(RUNNING);
         let running = match &self.running {
             Some(line) => Some(line.clone()),
             None if is_own => {

@@ -7,7 +7,7 @@ use super::origin::{Upstream, Voucher};
 use crate::model::{Commit, CommitId};
 use crate::remote::{Remotes, RemotesError};
 use crate::store::{ReadError, Store};
-use crate::trust::{Envelope, SignatureError, Trust, TrustError, Verified};
+use crate::trust::{Envelope, Keyring, SignatureError, Trust, TrustError, Verified};
 
 /// Whether a commit that nobody signed is accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +101,15 @@ pub fn local(store: &Store, id: CommitId, unsigned: Unsigned) -> Result<Chosen, 
             Ok(Chosen { id, commit: Verified::made_here(record), voucher: Voucher::Local, upstream: None })
         }
     }
+}
+
+/// A commit of this machine's repository, if one of these keys signed it.
+///
+/// # Errors
+/// [`ChooseError`].
+pub fn signed_by(store: &Store, id: CommitId, keys: Keyring) -> Result<Verified<Commit>, ChooseError> {
+    let kept = kept(store, id)?;
+    Trust::Keys(keys).accept_kept(&kept, id).map_err(|source| ChooseError::Refused { id, source })
 }
 
 /// The commit as it was published; as nobody signed it, for one that was made here.

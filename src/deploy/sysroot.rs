@@ -95,11 +95,20 @@ impl Sysroot {
         Self::open(root)
     }
 
-    /// Opens the sysroot at `root`.
+    /// Opens the sysroot at `root`, with its boot partition mounted below it.
     ///
     /// # Errors
     /// [`SysrootError`].
     pub fn open(root: &Path) -> Result<Self, SysrootError> {
+        Self::open_with_boot(root, root)
+    }
+
+    /// Opens the sysroot at `root` of a machine that runs from it: what is at `/boot` is mounted there, below `top`, and not
+    /// below the physical root.
+    ///
+    /// # Errors
+    /// [`SysrootError`].
+    pub fn open_with_boot(root: &Path, top: &Path) -> Result<Self, SysrootError> {
         let not_found = || SysrootError::NotASysroot(root.to_owned());
         let root = root.canonicalize().map_err(|_| not_found())?;
         let layout = SysrootLayout::new(root.clone());
@@ -113,8 +122,9 @@ impl Sysroot {
         let config =
             SysrootConfig::parse(&text).map_err(|source| SysrootError::Config { path, source: Box::new(source) })?;
         let store = Store::open(&layout.repository())?;
-        let loader = Loader::of(&root, config.bootloader, config.boot.as_deref())
-            .map_err(|source| SysrootError::Io { action: "look for a boot loader in", path: root, source })?;
+        let top = top.canonicalize().map_err(|_| not_found())?;
+        let loader = Loader::of(&top, config.bootloader, config.boot.as_deref())
+            .map_err(|source| SysrootError::Io { action: "look for a boot loader in", path: top, source })?;
         Ok(Self { layout, config, store, loader })
     }
 

@@ -1,11 +1,10 @@
 //! A virtual machine: QEMU without acceleration, its serial console in a file, its power at our fingertips.
 //!
 //! Software emulation only: it works everywhere, and is what the waiting times here are made for. A machine is a process of
-//! this test, ended when the value is dropped.
+//! this test, ended when the value is dropped. Its second serial port has a shell, which a unit of the test starts.
 
 use std::fs::{self, File};
-use std::io::Write as _;
-use std::net::TcpListener;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -13,6 +12,21 @@ use std::time::{Duration, Instant};
 
 /// Nothing that a machine is waited for takes longer, on a busy host too.
 const PATIENCE: Duration = Duration::from_secs(400);
+
+/// What the unit of the shell says on the console when it starts.
+const SHELL_READY: &str = "the shell of the test is ready";
+
+/// The unit of the shell.
+pub const SHELL_UNIT: &str = "\
+[Unit]
+Description=A shell for the test
+ConditionPathExists=/dev/ttyS1
+[Service]
+KillSignal=SIGKILL
+ExecStart=/bin/sh -c 'stty -F /dev/ttyS1 raw -echo; echo the shell of the test is ready > /dev/ttyS0; exec /bin/sh < /dev/ttyS1 > /dev/ttyS1 2>&1'
+[Install]
+WantedBy=multi-user.target
+";
 
 /// What a machine is made of.
 #[derive(Clone, Debug, Default)]
@@ -33,7 +47,7 @@ pub struct Hardware {
 pub struct Machine {
     child: Child,
     console: PathBuf,
-    monitor: PathBuf,
+    control: PathBuf,
     seen: usize,
 }
 
@@ -41,15 +55,15 @@ impl Machine {
     /// Starts a machine whose files go to `place`.
     pub fn start(hardware: &Hardware, place: &Path) -> Self {
         fs::create_dir_all(place).expect("the sandbox is writable");
-        let (console, monitor) = (place.join("console.log"), place.join("monitor"));
-        let _ = fs::remove_file(&monitor);
+        let (console, control) = (place.join("console.log"), place.join("control"));
+        let _ = fs::remove_file(&control);
         File::create(&console).expect("the sandbox is writable");
         let mut command = Command::new("qemu-system-x86_64");
         // `-svm`: or the guest loads a hypervisor of its own.
         command.args(["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max,-svm", "-smp", "2", "-m", "1024"]);
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-M", "q35"]);
         command.arg("-serial").arg(format!("file:{}", console.display()));
-        command.arg("-monitor").arg(format!("unix:{},server=on,wait=off", monitor.display()));
+        command.arg("-serial").arg(format!("unix:{},server=on,wait=off", control.display()));
         for disk in &hardware.disks {
             command.arg("-drive").arg(format!("file={},if=virtio,format=raw,cache=unsafe", disk.display()));
         }
@@ -70,7 +84,7 @@ impl Machine {
         let log = File::create(place.join("qemu.log")).expect("the sandbox is writable");
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file")).stderr(log);
         let child = command.spawn().expect("tests/boot/tools installs QEMU");
-        Self { child, console, monitor, seen: 0 }
+        Self { child, console, control, seen: 0 }
     }
 
     /// What the console has shown so far.
@@ -93,7 +107,8 @@ impl Machine {
             let rest = console.get(self.seen..).unwrap_or_default();
             // Whole lines only: the text may be a part of what is still being written.
             let end = rest.rfind('\n').map_or(0, |end| end + 1);
-            let found = texts.iter().enumerate().filter_map(|(which, text)| Some((rest[..end].find(text)?, which))).min();
+            let found =
+                texts.iter().enumerate().filter_map(|(which, text)| Some((rest[..end].find(text)?, which))).min();
             if let Some((at, which)) = found {
                 let line_end = rest[at..].find('\n').map_or(rest.len(), |end| at + end);
                 let line_start = rest[..at].rfind('\n').map_or(0, |start| start + 1);
@@ -127,21 +142,11 @@ impl Machine {
         let _ = self.child.wait();
     }
 
-    /// Presses the power button.
-    pub fn press_power_button(&self) {
-        self.say("system_powerdown");
-    }
-
-    /// Unplugs the network, or plugs it in.
-    pub fn set_network(&self, is_up: bool) {
-        self.say(if is_up { "set_link net0 on" } else { "set_link net0 off" });
-    }
-
-    fn say(&self, command: &str) {
-        let mut monitor = UnixStream::connect(&self.monitor).expect("the machine has a monitor");
-        writeln!(monitor, "{command}").expect("the monitor listens");
-        // It closes only after it has read what came.
-        std::thread::sleep(Duration::from_millis(200));
+    /// Waits until the shell of the test runs, and talks to it.
+    #[track_caller]
+    pub fn shell(&mut self) -> Shell {
+        self.wait_for(SHELL_READY);
+        Shell::connect(&self.control)
     }
 
     fn tail(&self) -> String {
@@ -151,14 +156,90 @@ impl Machine {
     }
 }
 
+/// A shell in a machine.
+pub struct Shell {
+    stream: BufReader<UnixStream>,
+    commands: usize,
+}
+
+impl Shell {
+    fn connect(socket: &Path) -> Self {
+        let stream = UnixStream::connect(socket).expect("the machine has a second serial port");
+        let mut shell = Self { stream: BufReader::new(stream), commands: 0 };
+        let begin = Instant::now();
+        // It says that it is ready before it listens, and takes the port for a terminal. From here on it prompts for nothing.
+        while !shell.greet() {
+            assert!(begin.elapsed() < PATIENCE, "the shell does not answer");
+        }
+        shell.stream.get_ref().set_read_timeout(Some(PATIENCE)).expect("a time");
+        shell
+    }
+
+    /// Whether it answers.
+    fn greet(&mut self) -> bool {
+        self.commands += 1;
+        let word = format!("<listening {}>", self.commands);
+        self.stream.get_ref().set_read_timeout(Some(Duration::from_secs(5))).expect("a time");
+        // Of a line whose beginning was lost the word would be another.
+        self.send(&format!("\nNUMBER={} PS1= PS2=; echo; echo \"<listening $NUMBER>\"\n", self.commands));
+        let mut line = Vec::new();
+        while self.stream.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+            if String::from_utf8_lossy(&line).contains(&word) {
+                return true;
+            }
+            line.clear();
+        }
+        false
+    }
+
+    /// Runs a command: its exit status, and what it said on both outputs.
+    #[track_caller]
+    pub fn run(&mut self, command: &str) -> (i32, String) {
+        self.commands += 1;
+        let mark = format!("<end of {}:", self.commands);
+        self.send(&format!("{{ {command}\n}} < /dev/null 2>&1; echo; echo \"{mark}$?>\"\n"));
+        let mut text = String::new();
+        loop {
+            let mut line = Vec::new();
+            let read = self.stream.read_until(b'\n', &mut line);
+            assert!(read.as_ref().is_ok_and(|read| *read > 0), "no answer to '{command}', only: {text} ({read:?})");
+            let line = String::from_utf8_lossy(&line).replace('\r', "");
+            if let Some((_, status)) = line.trim_end().split_once(&mark) {
+                let status = status.trim_end_matches('>').parse().expect("a status");
+                return (status, text.trim_end().to_owned());
+            }
+            text.push_str(&line);
+        }
+    }
+
+    /// The same for a command that is to succeed: what it said.
+    #[track_caller]
+    pub fn ok(&mut self, command: &str) -> String {
+        let (status, text) = self.run(command);
+        assert_eq!(status, 0, "'{command}' failed:\n{text}");
+        text
+    }
+
+    /// Has the machine reboot or go off, and ends the shell.
+    #[track_caller]
+    pub fn end(mut self, verb: &str) {
+        self.send(&format!("systemctl {verb}; echo left; exit\n"));
+        // The port takes a few letters at a time: whoever hangs up early is not heard to the end.
+        let mut line = String::new();
+        while !line.contains("left") {
+            line.clear();
+            assert!(self.stream.read_line(&mut line).is_ok_and(|read| read > 0), "no answer to '{verb}'");
+        }
+    }
+
+    /// Says something to which no answer comes.
+    pub fn send(&mut self, text: &str) {
+        self.stream.get_mut().write_all(text.as_bytes()).expect("the machine listens");
+    }
+}
+
 impl Drop for Machine {
     fn drop(&mut self) {
         self.cut_power();
     }
-}
-
-/// A port of loopback that is free now.
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
-    listener.local_addr().expect("just bound").port()
 }

@@ -5,7 +5,7 @@
 //! files.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -97,12 +97,22 @@ fn files(handoff: &Handoff, options: &MountOptions, repository: &OwnedFd, networ
     let everywhere = ["/dev/null", "/dev/urandom"].into_iter();
     files.extend(everywhere.filter_map(|path| Access::read(Path::new(path))));
     if network == Network::Needed {
+        let mountpoint = handoff.mountpoint();
         let names = ETC_FILES.iter().map(|name| Path::new(ETC).join(name));
-        files.extend(names.chain(NETWORK.iter().map(Into::into)).filter_map(|path| Access::read(&path)));
+        let elsewhere = NETWORK.iter().map(PathBuf::from).filter(|path| !is_below(path, &mountpoint));
+        files.extend(names.chain(elsewhere).filter_map(|path| Access::read(&path)));
         let paths = handoff.remote.as_ref().map(|remote| remote.get().local_paths()).unwrap_or_default();
         files.extend(paths.iter().filter_map(|path| Access::read(path)));
     }
     Ok(files)
+}
+
+/// Whether a path leads to what is mounted at `mountpoint`. Known without going there: if this process is to serve it, nobody
+/// answers yet.
+fn is_below(path: &Path, mountpoint: &Path) -> bool {
+    // The links of a merged /usr.
+    let target = std::fs::read_link(path).map(|link| Path::new("/").join(link));
+    path.starts_with(mountpoint) || target.is_ok_and(|target| target.starts_with(mountpoint))
 }
 
 fn open_below(directory: &OwnedFd, name: &str) -> Option<OwnedFd> {
@@ -142,6 +152,15 @@ impl NameFiles {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_served_is_not_looked_at() {
+        assert!(is_below(Path::new("/usr/lib/ssl"), Path::new("/usr")));
+        assert!(!is_below(Path::new("/etc/ssl"), Path::new("/usr")));
+        let links = tempfile::tempdir().expect("a temporary directory");
+        std::os::unix::fs::symlink("usr/lib", links.path().join("lib")).expect("made");
+        assert!(is_below(&links.path().join("lib"), Path::new("/usr")));
+    }
 
     #[test]
     fn files_that_are_not_there_are_no_obstacle() {

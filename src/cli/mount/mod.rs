@@ -96,6 +96,24 @@ pub struct Args {
     mountpoint: PathBuf,
 }
 
+impl Args {
+    /// What a machine mounts of itself: a directory of a commit in its repository.
+    pub fn of_the_system(source: String, mountpoint: PathBuf, options: Vec<String>) -> Self {
+        let trust = TrustArgs::default();
+        let (metrics_file, metrics_listen) = (None, None);
+        Self {
+            options,
+            foreground: false,
+            background_fill: false,
+            metrics_file,
+            metrics_listen,
+            trust,
+            source,
+            mountpoint,
+        }
+    }
+}
+
 /// Runs the verb.
 ///
 /// # Errors

@@ -1,0 +1,119 @@
+//! The life of one machine with a boot loader: UEFI, systemd-boot, a disk; upgrades over HTTP, and what goes wrong.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::common::sandbox::{Sandbox, run};
+use crate::common::web::Web;
+use crate::kernel::wait_until_running;
+use crate::machine::{Hardware, Machine, Shell};
+use crate::one_at_a_time;
+use crate::system::{System, Version, system};
+
+/// How often the loader tries what is new.
+const TRIES: usize = 3;
+
+/// A machine with this disk and a network, started by its firmware.
+pub fn hardware(sandbox: &Sandbox, disk: &Path) -> Hardware {
+    let variables = sandbox.join("variables.fd");
+    run("cp", ["/usr/share/OVMF/OVMF_VARS_4M.fd".as_ref(), variables.as_os_str()]).success();
+    Hardware { disks: vec![disk.to_owned()], firmware: Some(variables), network: true, ..Hardware::default() }
+}
+
+/// Has the machine upgrade from a server on this one.
+pub fn follow(system: &System, shell: &mut Shell, web: &Web) {
+    let url = format!("http://10.0.2.2:{}/", web.address().port());
+    shell.ok(&format!(
+        "sapwood --repo /sysroot/sapwood/repo remote add --replace os {url} --key {}",
+        system.key_digits()
+    ));
+}
+
+fn status(shell: &mut Shell) -> Value {
+    serde_json::from_str(&shell.ok("sapwood status --json")).expect("JSON")
+}
+
+/// The deployment with this role.
+#[track_caller]
+fn with_role<'a>(status: &'a Value, role: &str) -> &'a Value {
+    let all = status["deployments"].as_array().expect("a list");
+    let has = |found: &&Value| found["roles"].as_array().expect("a list").iter().any(|has| has == role);
+    all.iter().find(has).unwrap_or_else(|| panic!("nothing is {role}: {status}"))
+}
+
+/// Reboots; gives the shell of what boots then, when all has started.
+#[track_caller]
+fn reboot(machine: &mut Machine, shell: Shell) -> Shell {
+    shell.end("reboot");
+    let mut shell = machine.shell();
+    wait_until_running(&mut shell);
+    shell
+}
+
+#[test]
+fn a_disk_lives_through_upgrades_a_rollback_and_a_commit_that_hangs() {
+    let _one = one_at_a_time();
+    let system = system();
+    let sandbox = Sandbox::new("boot-story");
+    let disk = system.disk(&sandbox.join("disk.img"));
+    let hardware = hardware(&sandbox, &disk);
+    let mut machine = Machine::start(&hardware, sandbox.path());
+    let mut shell = machine.shell();
+    wait_until_running(&mut shell);
+    let first = system.deployment();
+    assert_eq!(with_role(&status(&mut shell), "booted")["id"], first.as_str());
+
+    // /etc and /var are edited; an upgrade is fetched, staged, finished at shutdown.
+    shell.ok(
+        "echo mine >> /etc/issue.net; echo mine > /etc/own; echo mine > /var/lib/own; ! touch /usr/own; ! touch /own",
+    );
+    let web = Web::serve(&system.published(Version::Next));
+    follow(system, &mut shell, &web);
+    eprintln!("{}", shell.ok("sapwood upgrade 2>&1"));
+    let staged = with_role(&status(&mut shell), "staged")["id"].as_str().expect("a name").to_owned();
+    shell = reboot(&mut machine, shell);
+    let now = status(&mut shell);
+    assert_eq!(with_role(&now, "booted")["id"], staged.as_str(), "{now}");
+    assert_eq!(with_role(&now, "rollback")["id"], first.as_str(), "{now}");
+    assert_eq!(shell.ok("cat /usr/share/version /etc/version"), "next\nnext", "what the defaults gained");
+    assert_eq!(shell.ok("tail -qn1 /etc/issue.net /etc/own /var/lib/own"), "mine\nmine\nmine");
+    shell.ok("systemctl is-active sapwood-health sapwood-bless sapwood-booted");
+    assert_eq!(
+        with_role(&status(&mut shell), "booted")["tries"],
+        Value::Null,
+        "it came up, so nothing counts any more"
+    );
+    let entries = shell.ok("ls /boot/loader/entries");
+    assert!(!entries.contains('+'), "{entries}");
+
+    // Back, and what was done to /etc meanwhile stays where it was done.
+    shell.ok("echo later > /etc/own");
+    shell.ok("sapwood rollback");
+    shell = reboot(&mut machine, shell);
+    assert_eq!(with_role(&status(&mut shell), "booted")["id"], first.as_str());
+    assert_eq!(shell.ok("cat /etc/own; ls /usr/share/version 2> /dev/null || true"), "mine");
+
+    // The next one hangs: each time somebody pulls the plug, and after its tries the loader is back on the good one.
+    let web = Web::serve(&system.published(Version::Hanging));
+    follow(system, &mut shell, &web);
+    shell.ok("sapwood upgrade");
+    let hanging = with_role(&status(&mut shell), "staged")["id"].as_str().expect("a name").to_owned();
+    shell.end("reboot");
+    for _ in 0..TRIES {
+        machine.wait_for("this one hangs");
+        machine.cut_power();
+        machine = Machine::start(&hardware, sandbox.path());
+    }
+    shell = machine.shell();
+    wait_until_running(&mut shell);
+    let now = status(&mut shell);
+    assert_eq!(with_role(&now, "booted")["id"], first.as_str(), "{now}");
+    assert_eq!(with_role(&now, "failed")["id"], hanging.as_str(), "{now}");
+    let told = shell.ok("sapwood status");
+    assert!(told.contains("it did not come up in 3 tries"), "{told}");
+    assert_eq!(shell.run("sapwood upgrade --unchanged-exit-77").0, 77, "it is not deployed again by itself");
+    shell.end("poweroff");
+    assert!(machine.wait_until_off().success());
+    assert!(machine.console().contains("reboot: Power down"), "{}", machine.console());
+}
