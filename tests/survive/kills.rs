@@ -61,6 +61,13 @@ fn survives(name: &str, options: &[&str], times: usize) -> String {
     let load = everybody(&tree, &mounted, &sandbox.directory("scratch"));
     let load = load.user("held", holder(&tree.join("large"), &mounted.join("large"), 40));
     kill_again_and_again(&subject, times, 50..400);
+    // On a busy machine workers come slowly, and some blows meet nobody.
+    for _ in 0..8 {
+        if subject.deaths() as usize >= times * 3 / 4 {
+            break;
+        }
+        kill_again_and_again(&subject, times / 4, 200..800);
+    }
     let (longest, line) = load.end();
     let status = subject.status();
     let deaths = status["health"]["deaths"].as_u64().expect("a number");
