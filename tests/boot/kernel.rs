@@ -36,6 +36,7 @@ pub fn wait_until_running(shell: &mut Shell) -> f64 {
 }
 
 #[test]
+#[ignore = "builds and composes a system and boots it: tests/run --boot"]
 fn a_machine_boots_from_a_deployment_and_reboots_cleanly() {
     let _one = one_at_a_time();
     let system = system();
@@ -65,6 +66,7 @@ fn a_machine_boots_from_a_deployment_and_reboots_cleanly() {
 }
 
 #[test]
+#[ignore = "builds and composes a system and boots it: tests/run --boot"]
 fn how_long_it_takes_beside_the_same_files_on_ext4() {
     let _one = one_at_a_time();
     let system = system();
@@ -88,6 +90,7 @@ fn how_long_it_takes_beside_the_same_files_on_ext4() {
 }
 
 #[test]
+#[ignore = "builds and composes a system and boots it: tests/run --boot"]
 fn a_damaged_image_ends_in_an_emergency_that_says_so() {
     let _one = one_at_a_time();
     let system = system();

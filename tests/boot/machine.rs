@@ -181,7 +181,7 @@ impl Shell {
         let word = format!("<listening {}>", self.commands);
         self.stream.get_ref().set_read_timeout(Some(Duration::from_secs(5))).expect("a time");
         // Of a line whose beginning was lost the word would be another.
-        self.send(&format!("\nNUMBER={} PS1= PS2=; echo; echo \"<listening $NUMBER>\"\n", self.commands));
+        self.send(&format!("\n NUMBER={} PS1= PS2=; echo; echo \"<listening $NUMBER>\"\n", self.commands));
         let mut line = Vec::new();
         while self.stream.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
             if String::from_utf8_lossy(&line).contains(&word) {

@@ -201,6 +201,7 @@ fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 }
 
 #[test]
+#[ignore = "builds and composes a system and boots it: tests/run --boot"]
 fn a_deployment_boots_and_outlives_all_that_systemd_does() {
     let _one = one_at_a_time();
     let system = system();
@@ -243,6 +244,7 @@ fn a_deployment_boots_and_outlives_all_that_systemd_does() {
 }
 
 #[test]
+#[ignore = "builds and composes a system and boots it: tests/run --boot"]
 fn what_no_key_of_the_initramfs_has_signed_is_not_booted() {
     let _one = one_at_a_time();
     let system = system();

@@ -52,6 +52,7 @@ fn reboot(machine: &mut Machine, shell: Shell) -> Shell {
 }
 
 #[test]
+#[ignore = "builds and composes a system and boots it: tests/run --boot"]
 fn a_disk_lives_through_upgrades_a_rollback_and_a_commit_that_hangs() {
     let _one = one_at_a_time();
     let system = system();
