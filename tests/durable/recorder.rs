@@ -15,8 +15,9 @@ use fuser::{
 
 use crate::common::sandbox::{Sandbox, run};
 
-/// Bytes that a disk writes or does not, but never half.
-pub const SECTOR: usize = 512;
+/// Bytes that a disk writes or does not, but never half: what disks of these years have below their 512. ext4 relies on it: a
+/// superblock of two sectors of which one is new has a wrong checksum, and is not mounted.
+pub const SECTOR: usize = 4096;
 
 /// What happened to the disk.
 #[derive(Clone, Debug)]
