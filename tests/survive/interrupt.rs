@@ -12,12 +12,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::common::link::{Link, Shape};
-use crate::common::published::Published;
-use crate::common::sandbox::Sandbox;
-use crate::common::trees;
-use crate::common::web::Web;
+use crate::common::link::Shape;
 use crate::mount::{Subject, eventually};
+use crate::remote::Remote;
 
 const MAPPED: &str = "import mmap,sys\nf=open(sys.argv[1],'rb')\nm=mmap.mmap(f.fileno(),0,prot=mmap.PROT_READ)\nm[0]\n";
 
@@ -58,38 +55,21 @@ fn wait_until_it_waits(child: &Child) {
     std::thread::sleep(Duration::from_millis(200));
 }
 
-struct Scene {
-    _sandbox: Sandbox,
-    _web: Web,
-    link: Link,
-    subject: Subject,
-}
-
-fn scene(name: &str, patience: &str) -> Scene {
-    let sandbox = Sandbox::new(name);
-    let tree = sandbox.join("tree");
-    trees::medium(&tree, 600);
-    let publisher = sandbox.repository("publisher");
-    publisher.commit("main", &tree);
-    let published = sandbox.join("published");
-    Published::default().add(publisher.path(), "main", &published);
-    let web = Web::serve(&published);
-    let link = Link::to(web.address(), Shape::HOME);
-    let client = sandbox.repository("client");
-    let url = format!("http://{}", link.address());
-    client.run(["remote", "add", "os", &url, "--insecure-unsigned"]).success();
-    let subject = Subject::new(&client, "os:main", &sandbox.join("m"), &[patience]);
+/// A mount that knows all names, and nobody answers it any more.
+fn cut_off(name: &str, patience: &str) -> (Remote, Subject) {
+    let remote = Remote::new(name, 600, Shape::HOME);
+    let subject = remote.mount(&[patience]);
     eventually("all names here", || subject.status()["lazy"]["image_blocks_missing"] == 0);
-    link.cut();
-    Scene { _sandbox: sandbox, _web: web, link, subject }
+    remote.link.cut();
+    (remote, subject)
 }
 
 #[test]
 fn a_reader_of_what_does_not_come_is_stopped_by_ctrl_c() {
-    let scene = scene("interrupt", "fetch-timeout=3600");
+    let (remote, subject) = cut_off("interrupt", "fetch-timeout=3600");
     // Python has plans of its own for SIGINT, and a signal that does not end a process does not end its wait.
     for (how, file, signal) in [("read", "00/file-200", Signal::SIGINT), ("mmap", "20/file-300", Signal::SIGTERM)] {
-        let path = scene.subject.join(file);
+        let path = subject.join(file);
         let mut child = reader(how, &path);
         wait_until_it_waits(&child);
         let begin = Instant::now();
@@ -101,15 +81,15 @@ fn a_reader_of_what_does_not_come_is_stopped_by_ctrl_c() {
         });
         println!("{how}: ended {} ms after {signal}: {}", begin.elapsed().as_millis(), status.expect("has ended"));
     }
-    scene.link.mend();
-    scene.subject.mounted.unmount();
+    remote.link.mend();
+    subject.mounted.unmount();
 }
 
 #[test]
 fn and_nobody_waits_longer_than_the_patience_of_the_mount() {
-    let scene = scene("patience", "fetch-timeout=5");
+    let (remote, subject) = cut_off("patience", "fetch-timeout=5");
     let begin = Instant::now();
-    let mut child = reader("direct", &scene.subject.join("00/file-200"));
+    let mut child = reader("direct", &subject.join("00/file-200"));
     wait_until_it_waits(&child);
     kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).expect("runs");
     let status = child.wait().expect("ours");
@@ -118,6 +98,6 @@ fn and_nobody_waits_longer_than_the_patience_of_the_mount() {
         begin.elapsed().as_millis()
     );
     assert!(begin.elapsed() < Duration::from_secs(60));
-    scene.link.mend();
-    scene.subject.mounted.unmount();
+    remote.link.mend();
+    subject.mounted.unmount();
 }

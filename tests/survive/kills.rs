@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::common::link::{Link, Shape};
-use crate::common::published::Published;
+use crate::common::link::Shape;
 use crate::common::sandbox::{Sandbox, run};
 use crate::common::trees;
-use crate::common::web::Web;
 use crate::load::{Load, compile, fio, holder, md5sums, mmap_reader};
 use crate::mount::{Dice, Subject};
+use crate::remote::Remote;
 
 /// A compiler, its headers, and something large: what all users together need.
 fn workshop(sandbox: &Sandbox) -> PathBuf {
@@ -91,20 +90,10 @@ fn nor_in_passthrough_mode_with_files_open() {
 
 #[test]
 fn nor_while_content_is_being_fetched() {
-    let sandbox = Sandbox::new("kill-lazy");
-    let tree = sandbox.join("tree");
-    trees::medium(&tree, 1200);
-    let publisher = sandbox.repository("publisher");
-    publisher.commit("main", &tree);
-    let published = sandbox.join("published");
-    Published::default().add(publisher.path(), "main", &published);
-    let web = Web::serve(&published);
-    let link = Link::to(web.address(), Shape::HOME);
-    let client = sandbox.repository("client");
-    let url = format!("http://{}", link.address());
-    client.run(["remote", "add", "os", &url, "--insecure-unsigned"]).success();
-    let subject = Subject::new(&client, "os:main", &sandbox.join("m"), &[]);
-    let load = Load::new().user("md5sum", md5sums(&tree, subject.mounted.path(), &sandbox.directory("scratch")));
+    let remote = Remote::new("kill-lazy", 1200, Shape::HOME);
+    let subject = remote.mount(&[]);
+    let scratch = remote.sandbox.directory("scratch");
+    let load = Load::new().user("md5sum", md5sums(&remote.tree, subject.mounted.path(), &scratch));
     kill_again_and_again(&subject, 15, 100..600);
     let (_, line) = load.end();
     let status = subject.status();
@@ -112,11 +101,11 @@ fn nor_while_content_is_being_fetched() {
     println!("lazy: {line}; {}", status["lazy"]);
     assert_eq!(status["figures"]["errors"], 0, "{status}");
     subject.mounted.unmount();
-    client.assert_clean();
+    remote.client.assert_clean();
     // What a dead worker had in memory alone is fetched again.
-    let mounted = client.mount("os:main", &sandbox.join("again"), &[]);
-    assert_eq!(md5sums(&tree, mounted.path(), &sandbox.directory("scratch"))(&AtomicBool::new(false)), Ok(()));
-    mounted.unmount();
+    let again = remote.mount(&[]);
+    remote.assert_all_right(&again);
+    again.mounted.unmount();
 }
 
 /// The figures in SECURITY.md: a whole Debian system, two hundred kills in each mode, caches dropped all the time.

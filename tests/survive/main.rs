@@ -18,5 +18,6 @@ mod kills;
 mod load;
 mod mount;
 mod old_kernel;
+mod remote;
 mod soak;
 mod starved;

@@ -18,12 +18,10 @@ use nix::sys::signal::Signal;
 use rustix::fs::{Advice, fadvise};
 
 use crate::common::link::{Link, Shape};
-use crate::common::published::Published;
-use crate::common::sandbox::{Sandbox, finish, run};
-use crate::common::trees;
-use crate::common::web::Web;
+use crate::common::sandbox::{finish, run};
 use crate::load::{Load, files};
 use crate::mount::{Dice, Subject, eventually};
+use crate::remote::Remote;
 
 /// How long the link may be cut: less than readers wait, so that no error is allowed at any time.
 const CUT: u64 = 3000;
@@ -204,36 +202,31 @@ fn memory(pid: i32) -> u64 {
 /// Returns a line of figures.
 #[track_caller]
 fn soaks(name: &str, time: Duration, number: usize) -> String {
-    let sandbox = Sandbox::new(name);
-    let tree = sandbox.join("tree");
-    trees::medium(&tree, number);
-    let publisher = sandbox.repository("publisher");
-    publisher.commit("main", &tree);
-    let published = sandbox.join("published");
-    Published::default().add(publisher.path(), "main", &published);
-    let web = Web::serve(&published);
-    let link = Link::to(web.address(), Shape::HOME);
-    let client = sandbox.repository("client");
-    let url = format!("http://{}", link.address());
-    client.run(["remote", "add", "os", &url, "--insecure-unsigned", "--stall-timeout", "2"]).success();
+    let remote = Remote::new(name, number, Shape::HOME);
+    remote.add(&["--stall-timeout", "2"]);
     let options = ["verify=full", "watchdog=2", "cache-size=8M", "fetch-timeout=60"];
-    let subject = Subject::new(&client, "os:main", &sandbox.join("m"), &options);
+    let subject = remote.mount(&options);
     let done = Arc::new(AtomicU64::new(0));
     let mut load = Load::new().prober(subject.mounted.path());
     for seed in 1..=4 {
-        load = load.user("reader", reader(seed * 77, &tree, subject.mounted.path(), &done));
+        load = load.user("reader", reader(seed * 77, &remote.tree, subject.mounted.path(), &done));
     }
     std::thread::sleep(Duration::from_secs(2));
     let before = (descriptors(subject.supervisor), memory(subject.supervisor));
-    let mut faults =
-        Faults { subject: &subject, link: &link, dice: Dice::new(0x5eed), stopped: None, counts: BTreeMap::new() };
+    let mut faults = Faults {
+        subject: &subject,
+        link: &remote.link,
+        dice: Dice::new(0x5eed),
+        stopped: None,
+        counts: BTreeMap::new(),
+    };
     let end = Instant::now() + time;
     while Instant::now() < end {
         faults.one();
         std::thread::sleep(Duration::from_millis(500 + faults.dice.below(1500)));
     }
     let counts = faults.counts;
-    link.mend();
+    remote.link.mend();
     let (longest, _) = load.end();
     let status = subject.status();
     assert_eq!(status["figures"]["errors"], 0, "{status}");

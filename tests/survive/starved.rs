@@ -9,57 +9,15 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::common::published::Published;
-use crate::common::sandbox::{Mounted, Repository, Sandbox, finish, run};
+use crate::common::sandbox::{Mounted, Sandbox, finish, run};
 use crate::common::trees;
-use crate::common::web::Web;
 use crate::load::{Load, files, md5sums};
 use crate::mount::{Subject, eventually};
-
-/// A client of a web server that has a tree nobody has read yet.
-struct Remote {
-    sandbox: Sandbox,
-    tree: PathBuf,
-    client: Repository,
-    _web: Web,
-}
-
-impl Remote {
-    fn new(name: &str, files: usize) -> Self {
-        Self::on(name, files, |sandbox| sandbox.path().to_owned())
-    }
-
-    /// With the client's repository on a disk that `make` makes.
-    fn on(name: &str, files: usize, make: impl FnOnce(&Sandbox) -> PathBuf) -> Self {
-        let sandbox = Sandbox::new(name);
-        let disk = make(&sandbox);
-        let tree = sandbox.join("tree");
-        trees::medium(&tree, files);
-        let publisher = sandbox.repository("publisher");
-        publisher.commit("main", &tree);
-        let published = sandbox.join("published");
-        Published::default().add(publisher.path(), "main", &published);
-        let web = Web::serve(&published);
-        let client = Repository::init(disk.join("client"));
-        client.run(["remote", "add", "os", &web.url(), "--insecure-unsigned"]).success();
-        Self { sandbox, tree, client, _web: web }
-    }
-
-    fn mount(&self, options: &[&str]) -> Subject {
-        Subject::new(&self.client, "os:main", &self.sandbox.join("m"), options)
-    }
-
-    #[track_caller]
-    fn assert_all_right(&self, subject: &Subject) {
-        let mut pass = md5sums(&self.tree, subject.mounted.path(), &self.sandbox.directory("scratch"));
-        assert_eq!(pass(&AtomicBool::new(false)), Ok(()));
-        assert_eq!(subject.status()["figures"]["errors"], 0, "{}", subject.status());
-    }
-}
+use crate::remote::{NEAR, Remote};
 
 #[test]
 fn a_worker_that_is_stopped_is_replaced() {
-    let remote = Remote::new("starved-stop", 100);
+    let remote = Remote::new("starved-stop", 100, NEAR);
     let subject = remote.mount(&["watchdog=1"]);
     let mut pass = md5sums(&remote.tree, subject.mounted.path(), &remote.sandbox.directory("scratch"));
     assert_eq!(pass(&AtomicBool::new(false)), Ok(()));
@@ -114,7 +72,7 @@ impl Drop for Cgroup {
 
 #[test]
 fn a_worker_that_is_killed_for_want_of_memory_is_replaced() {
-    let remote = Remote::new("starved-memory", 400);
+    let remote = Remote::new("starved-memory", 400, NEAR);
     let subject = remote.mount(&[]);
     let group = Cgroup::new("oom", 1 << 30);
     let worker = subject.number("worker_pid");
@@ -142,7 +100,7 @@ fn disk(sandbox: &Sandbox, options: &str) -> PathBuf {
 
 #[test]
 fn a_repository_without_room_is_streamed_past() {
-    let remote = Remote::on("starved-room", 600, |sandbox| disk(sandbox, "size=16m"));
+    let remote = Remote::on("starved-room", 600, NEAR, |sandbox| disk(sandbox, "size=16m"));
     let subject = remote.mount(&[]);
     remote.assert_all_right(&subject);
     subject.hit(Signal::SIGKILL);
@@ -153,7 +111,7 @@ fn a_repository_without_room_is_streamed_past() {
 
 #[test]
 fn a_repository_that_becomes_read_only_is_read_on() {
-    let remote = Remote::on("starved-read-only", 200, |sandbox| disk(sandbox, "size=1g"));
+    let remote = Remote::on("starved-read-only", 200, NEAR, |sandbox| disk(sandbox, "size=1g"));
     let disk = remote.sandbox.join("disk");
     let subject = remote.mount(&[]);
     let some = files(&remote.tree);
@@ -175,7 +133,7 @@ fn a_repository_that_becomes_read_only_is_read_on() {
 /// The wall clock of a worker is wrong by years, either way: it decides nothing.
 #[test]
 fn clocks_may_jump() {
-    let remote = Remote::new("starved-clock", 100);
+    let remote = Remote::new("starved-clock", 100, NEAR);
     let clock = remote.sandbox.join("clock");
     let at = remote.sandbox.directory("m");
     fs::write(&clock, "+20y").expect("writable");

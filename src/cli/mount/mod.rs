@@ -50,7 +50,7 @@ const READY: &[u8] = b"ready\n";
 pub const DAEMON_NAME: &str = "sapwood-mount";
 
 /// Show a commit as a read-only directory
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 #[command(after_help = "\
 Examples:
   sapwood mount debian/12 /mnt
@@ -99,18 +99,7 @@ pub struct Args {
 impl Args {
     /// What a machine mounts of itself: a directory of a commit in its repository.
     pub fn of_the_system(source: String, mountpoint: PathBuf, options: Vec<String>) -> Self {
-        let trust = TrustArgs::default();
-        let (metrics_file, metrics_listen) = (None, None);
-        Self {
-            options,
-            foreground: false,
-            background_fill: false,
-            metrics_file,
-            metrics_listen,
-            trust,
-            source,
-            mountpoint,
-        }
+        Self { options, source, mountpoint, ..Self::default() }
     }
 }
 
