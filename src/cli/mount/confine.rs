@@ -148,7 +148,6 @@ impl NameFiles {
     }
 }
 
-/// A file can be a link to where the real one is changed.
 #[cfg(test)]
 mod tests {
     use super::*;
