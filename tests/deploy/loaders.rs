@@ -2,16 +2,18 @@
 //! disk as GRUB sees it, without replaying the journal.
 
 use std::fs;
+use std::io::Read;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
+use nix::pty::{Winsize, openpty};
 use serde_json::Value;
 
 use super::menu;
 use crate::common::machine::{Machine, Os};
-use crate::common::sandbox::{Run, Sandbox, finish, is_mounted, run};
+use crate::common::sandbox::{Sandbox, finish, is_mounted, run};
 
 fn bootctl(boot: &Path) -> Vec<Value> {
     let mut command = Command::new("bootctl");
@@ -66,13 +68,30 @@ fn bootctl_reads_the_entries_and_takes_the_same_default() {
     }
 }
 
+/// Runs a command on a terminal, wide enough for long lines, and gives all that it wrote until it closed the terminal.
+///
+/// Not through `script`: on a busy machine that stops 10 ms after its child, with what the child wrote still on its way.
+fn on_terminal(mut command: Command) -> String {
+    let size = Winsize { ws_row: 50, ws_col: 1000, ws_xpixel: 0, ws_ypixel: 0 };
+    let terminal = openpty(Some(&size), None).expect("a terminal");
+    let end = || terminal.slave.try_clone().expect("a descriptor");
+    let mut child =
+        command.stdin(end()).stdout(end()).stderr(end()).spawn().expect("starts (tests/install installs it)");
+    drop((command, terminal.slave));
+    let mut text = Vec::new();
+    // Ends with EIO when nobody has the other end any more.
+    let _ = fs::File::from(terminal.master).read_to_end(&mut text);
+    child.wait().expect("a child");
+    String::from_utf8_lossy(&text).replace('\r', "\n")
+}
+
 /// GRUB in a process, started from an ext2 disk: what it takes for the default, and what it starts.
 fn grub(disk: &Path) -> (String, String) {
     let map = disk.with_extension("map");
     fs::write(&map, format!("(hd0) {}\n", disk.display())).expect("writable");
-    let emulated = format!("stty cols 1000; timeout 60 grub-emu -m {} -r hd0 -d /boot/grub", map.display());
-    let said: Run = run("script", ["-qec", &emulated, "/dev/null"]);
-    let text = String::from_utf8_lossy(&said.stdout).replace('\r', "\n");
+    let mut command = Command::new("timeout");
+    command.args(["60", "grub-emu", "-r", "hd0", "-d", "/boot/grub", "-m"]).arg(&map).env("TERM", "linux");
+    let text = on_terminal(command);
     let value = |key: &str| {
         let place = text.find(key).unwrap_or_else(|| panic!("GRUB did not say {key}: {text}"));
         text[place + key.len()..].lines().next().unwrap_or_default().trim().to_owned()
