@@ -1,5 +1,6 @@
 //! A mount of what was never pulled: first listing, everything's attributes, first programs, everything read.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -99,7 +100,7 @@ impl<'a> Mounted<'a> {
         let source = format!("{}#{NAME}", ground.url(Some(link), from));
         let options = format!("suid,dev,allow_other,{options}");
         let target = ground.chroot.join(NAME);
-        let words = ["mount", "--key", "bench", "-o", &options, &source].map(std::ffi::OsStr::new);
+        let words = ["mount", "--key", "bench", "-o", &options, &source].map(OsStr::new);
         let command = ground.sapwood(&client, words.into_iter().chain([target.as_os_str()]));
         let cost = cost::through(link, || cost::of_command(command))?;
         Ok(Self { ground, cost, child: None })
@@ -130,11 +131,18 @@ impl<'a> Mounted<'a> {
     }
 
     fn end(mut self) -> anyhow::Result<()> {
-        umount2(&self.ground.chroot.join(NAME), MntFlags::empty())?;
-        if let Some(child) = &mut self.child {
-            child.wait()?;
+        let target = self.ground.chroot.join(NAME);
+        match &mut self.child {
+            // Waits for the daemon, which may still be writing to the repository that goes away next.
+            None => {
+                let words = [OsStr::new("umount"), target.as_os_str()];
+                machine::time(self.ground.sapwood(&self.ground.work, words)).map(drop)
+            }
+            Some(child) => {
+                umount2(&target, MntFlags::empty())?;
+                Ok(child.wait().map(drop)?)
+            }
         }
-        Ok(())
     }
 }
 

@@ -9,7 +9,7 @@ use super::error::FetchError;
 use super::frames::{Frames, UNHURRIED};
 use super::profile::ProfileChoice;
 use super::shelf::chain;
-use super::stream::Course;
+use super::stream::{Course, Purpose};
 use super::whole::{Wholeness, make_whole};
 use crate::model::CommitId;
 
@@ -66,7 +66,7 @@ fn first_reads(frames: &Arc<Frames>, choice: &ProfileChoice) -> Result<(), Fetch
     let catalogue = frames.catalogue(Instant::now() + UNHURRIED)?;
     std::thread::scope(|scope| {
         scope.spawn(|| log(frames.ask_for_names_of(catalogue, &profile)));
-        frames.follow(frames.course_of(catalogue, &profile))
+        frames.follow(frames.course_of(catalogue, &profile, Purpose::ReadFirst))
     })
 }
 
@@ -140,7 +140,7 @@ pub(super) fn missing(frames: &Arc<Frames>) -> Result<Course, FetchError> {
     while frames.image.fetch_more()? {}
     let catalogue = frames.catalogue(Instant::now() + UNHURRIED)?;
     let all = (0..catalogue.frames()).filter(|frame| !frames.has_frame(catalogue, *frame));
-    Ok(Course::new(catalogue, all))
+    Ok(Course::new(catalogue, Purpose::Rest, all))
 }
 
 fn log(result: Result<(), FetchError>) {

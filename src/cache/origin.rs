@@ -91,10 +91,14 @@ impl Origin {
         self.noted(transport.stream_range(path, range, take))
     }
 
+    /// Bytes a second that requests brought lately, waiting for the first of them counted; 0 for not known.
+    pub fn rate(&self) -> u64 {
+        self.rate.load(Ordering::Relaxed)
+    }
+
     /// Whether so many bytes that nobody waits for may be asked for while somebody waits for others.
     pub fn affords(&self, bytes: u64) -> bool {
-        let rate = self.rate.load(Ordering::Relaxed);
-        u128::from(bytes) * 1000 <= u128::from(rate) * DELAY_MAX.as_millis()
+        u128::from(bytes) * 1000 <= u128::from(self.rate()) * DELAY_MAX.as_millis()
     }
 
     fn note_rate(&self, bytes: usize, time: Duration) {

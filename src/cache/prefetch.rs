@@ -11,7 +11,7 @@ use super::error::FetchError;
 use super::fill;
 use super::frames::{Frames, UNHURRIED};
 use super::profile::ProfileChoice;
-use super::stream::Course;
+use super::stream::{Course, Purpose};
 use super::whole::{Wholeness, make_whole};
 use crate::image::{Image, ImageError, Ino};
 use crate::model::{CommitId, FileKind, ImagePath};
@@ -87,7 +87,7 @@ pub(super) fn plan(
             let catalogue = frames.catalogue(Instant::now() + UNHURRIED)?;
             frames.ask_for_names_of(catalogue, &profile)?;
             frames.wait_for_names_of(catalogue, &profile)?;
-            frames.course_of(catalogue, &profile)
+            frames.course_of(catalogue, &profile, Purpose::ReadFirst)
         }
         Selection::Paths(paths) => below(frames, commit, paths)?,
     };
@@ -119,7 +119,7 @@ fn below(frames: &Arc<Frames>, commit: CommitId, paths: &[ImagePath]) -> Result<
     let profile = Profile { entries: objects.into_iter().map(ProfileEntry::whole).collect() };
     frames.ask_for_names_of(catalogue, &profile)?;
     frames.wait_for_names_of(catalogue, &profile)?;
-    Ok(frames.course_of(catalogue, &profile))
+    Ok(frames.course_of(catalogue, &profile, Purpose::Rest))
 }
 
 fn gather(image: &Image, top: Ino, objects: &mut BTreeSet<u32>) -> Result<(), ImageError> {

@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::catalogue::Catalogue;
 use super::error::FetchError;
 use super::frames::{Frames, UNHURRIED};
-use super::stream::Course;
+use super::stream::{Course, Purpose};
 use crate::model::{BLOCK_SIZE, LARGE_OBJECT, ProfileId};
 use crate::remote::format::{PROFILE_SIZE_MAX, Profile, ProfileEntry, ProfileText};
 use crate::remote::layout;
@@ -55,9 +55,9 @@ impl Frames {
     }
 
     /// The way to what `profile` lists and is not here.
-    pub fn course_of(&self, catalogue: &Catalogue, profile: &Profile) -> Course {
+    pub fn course_of(&self, catalogue: &Catalogue, profile: &Profile, purpose: Purpose) -> Course {
         let frames = profile.entries.iter().filter_map(|entry| frames_of(catalogue, entry)).flatten();
-        Course::new(catalogue, frames.filter(|frame| !self.has_frame(catalogue, *frame)))
+        Course::new(catalogue, purpose, frames.filter(|frame| !self.has_frame(catalogue, *frame)))
     }
 
     /// Has the names of all that `profile` lists fetched, in few requests. Waits for those that lead to others.

@@ -1,13 +1,14 @@
 //! Many frames in few long requests, for what nobody waits for: a profile, or all the rest.
 //!
-//! The requests are planned as a pull plans them. What arrives is kept frame by frame. While somebody waits for something
-//! else nothing more is read from the connection, so that what is on the way stays little; and only the next frames count
-//! as being under way, so that whoever needs one from further behind fetches it by itself.
+//! The requests are planned as a pull plans them. What arrives is kept frame by frame, and only the next frames count as
+//! being under way, so that whoever needs one from further behind fetches it by itself. How far that is, and whether
+//! nothing more is read from the connection while somebody waits for something else, depends on what the course is for, see
+//! [`Purpose`].
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use crossbeam_channel::bounded;
@@ -22,15 +23,46 @@ use crate::remote::fetch::{Request, requests};
 use crate::remote::format::Frame;
 use crate::remote::layout;
 
-/// Frames that begin within so many bytes of what has arrived are under way: more than that is not waited for.
+/// Frames that begin within so many bytes of what has arrived are under way in any case.
 const IN_SIGHT: u64 = 512 << 10;
+
+/// Of what is read first those count as under way, too, that arrive within so long: asking for them again would make
+/// everything behind them later, by what is fetched twice and by what is in the link's queues already.
+const SOON: Duration = Duration::from_secs(1);
 
 /// A connection on which nothing is read for longer may be cut by the server.
 const PATIENCE_OF_SERVERS: Duration = Duration::from_secs(5);
 
+/// What frames are fetched for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Somebody is about to read all of them, more or less in this order: they give way to nobody.
+    ReadFirst,
+    /// Nobody may ever read them: they give way to all that is waited for.
+    Rest,
+}
+
+impl Purpose {
+    const fn lane(self) -> Lane {
+        match self {
+            Self::ReadFirst => Lane::Guess,
+            Self::Rest => Lane::Later,
+        }
+    }
+
+    /// How many bytes behind what has arrived are waited for, at so many bytes a second.
+    fn sight(self, rate: u64) -> u64 {
+        match self {
+            Self::ReadFirst => IN_SIGHT.max(rate.saturating_mul(SOON.as_secs())),
+            Self::Rest => IN_SIGHT,
+        }
+    }
+}
+
 /// The requests that bring some frames.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Course {
+    purpose: Purpose,
     /// Their numbers, in the order of packs.
     numbers: Vec<u32>,
     requests: Vec<Request>,
@@ -38,13 +70,13 @@ pub(super) struct Course {
 
 impl Course {
     /// To `wanted` frames, each counted once.
-    pub fn new(catalogue: &Catalogue, wanted: impl IntoIterator<Item = u32>) -> Self {
+    pub fn new(catalogue: &Catalogue, purpose: Purpose, wanted: impl IntoIterator<Item = u32>) -> Self {
         let mut located: Vec<(Frame, u32)> =
             wanted.into_iter().filter_map(|number| Some((catalogue.frame(number)?, number))).collect();
         located.sort_unstable_by_key(|(frame, number)| (frame.pack, frame.offset, *number));
         located.dedup_by_key(|(_, number)| *number);
         let frames: Vec<Frame> = located.iter().map(|(frame, _)| *frame).collect();
-        Self { numbers: located.into_iter().map(|(_, number)| number).collect(), requests: requests(&frames) }
+        Self { purpose, numbers: located.into_iter().map(|(_, number)| number).collect(), requests: requests(&frames) }
     }
 
     /// How many requests.
@@ -71,7 +103,7 @@ impl Frames {
         let (course, (told, heard)) = (Arc::new(course), bounded(1));
         for number in 0..course.requests.len() {
             let (own, course, told) = (Arc::clone(self), Arc::clone(&course), told.clone());
-            self.crew.run(Lane::Later, move || {
+            self.crew.run(course.purpose.lane(), move || {
                 let done = own.follow_one(&course, &course.requests[number]);
                 // Nobody listens any more after the first failure.
                 let _ = told.send(done);
@@ -98,6 +130,9 @@ impl Frames {
             frames: self,
             catalogue,
             path: &path,
+            purpose: course.purpose,
+            begin: Instant::now(),
+            arrived: 0,
             ahead: frames,
             boarded: VecDeque::new(),
             buffer: BytesMut::new(),
@@ -113,6 +148,10 @@ struct Arrival<'a> {
     frames: &'a Frames,
     catalogue: &'a Catalogue,
     path: &'a str,
+    purpose: Purpose,
+    begin: Instant,
+    /// Bytes since then.
+    arrived: u64,
     /// What comes after what is in sight.
     ahead: VecDeque<(u32, Frame)>,
     /// What is in sight, each with the duty to keep it, or without if it is here or somebody else fetches it.
@@ -125,21 +164,28 @@ struct Arrival<'a> {
 impl Arrival<'_> {
     fn take(&mut self, piece: &[u8]) -> ControlFlow<()> {
         self.buffer.extend_from_slice(piece);
+        self.arrived += piece.len() as u64;
         LazyCounters::add(&self.frames.counters.streamed, piece.len() as u64);
         self.board();
         self.land();
-        if self.frames.crew.give_way_within(PATIENCE_OF_SERVERS) {
-            ControlFlow::Continue(())
-        } else {
-            ControlFlow::Break(())
-        }
+        let goes_on = match self.purpose {
+            Purpose::ReadFirst => !self.frames.crew.is_closed(),
+            Purpose::Rest => self.frames.crew.give_way_within(PATIENCE_OF_SERVERS),
+        };
+        if goes_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     }
 
     fn board(&mut self) {
-        let sight = self.start + self.buffer.len() as u64 + IN_SIGHT;
+        let sight = self.start + self.buffer.len() as u64 + self.purpose.sight(self.rate());
         while let Some((number, frame)) = pop_if(&mut self.ahead, |(_, frame)| u64::from(frame.offset) < sight) {
             self.boarded.push_back((frame, self.frames.board_if_missing(self.catalogue, number)));
         }
+    }
+
+    /// Bytes a second, of this answer or of those before it.
+    fn rate(&self) -> u64 {
+        let own = u128::from(self.arrived) * 1000 / self.begin.elapsed().as_millis().max(1);
+        u64::try_from(own).unwrap_or(u64::MAX).max(self.frames.origin.rate())
     }
 
     fn land(&mut self) {
