@@ -39,6 +39,10 @@ const SHARE: u64 = 4;
 const BULK: u64 = 32 << 20;
 const BULK_SHARE: u64 = 2;
 
+/// A reader of everything gets so much with each thing that he waits for, however much lies unread: it costs as much as
+/// waiting once more, and else the order in which he reads, where it is not the pack's, would make him wait for each file.
+const BULK_STEP: u64 = 256 << 10;
+
 /// Of one large object so much may lie unread in any case, so many times what was read of it, and no more than this.
 const OBJECT_ALLOWANCE: u64 = 512 << 10;
 const OBJECT_FACTOR: u64 = 8;
@@ -220,9 +224,9 @@ impl Ahead {
         if ahead > window / 2 {
             return edge..edge;
         }
-        let share = if self.is_bulk() { BULK_SHARE } else { SHARE };
+        let (share, step) = if self.is_bulk() { (BULK_SHARE, BULK_STEP) } else { (SHARE, 0) };
         let budget = ALLOWANCE.max(self.ledger.read_bytes() / share).saturating_sub(self.ledger.unread_bytes());
-        let mut room = (window - ahead).min(budget);
+        let mut room = (window - ahead).min(budget.max(step));
         let limit = if self.is_bulk() { u32::MAX } else { large.map_or(u32::MAX, |object| object.end) };
         let mut end = edge;
         while let Some(frame) = frames.get(end as usize).filter(|frame| u64::from(frame.length) <= room && end < limit)

@@ -170,12 +170,10 @@ impl Frames {
         let located = |frames: &mut dyn Iterator<Item = u32>| {
             frames.filter_map(|frame| Some((frame, catalogue.frame(frame)?))).collect::<Vec<_>>()
         };
-        for run in plan(located(&mut std::mem::take(&mut wish.likely).into_iter()), GUESS_MAX) {
+        let likely = plan(located(&mut std::mem::take(&mut wish.likely).into_iter()), GUESS_MAX);
+        for run in likely.into_iter().chain(plan(located(&mut wish.stream), RUN_MAX)) {
             let lane = if self.origin.affords(run.range.end - run.range.start) { Lane::Guess } else { Lane::Later };
             self.fetch_ahead(lane, run);
-        }
-        for run in plan(located(&mut wish.stream), RUN_MAX) {
-            self.fetch_ahead(Lane::Later, run);
         }
     }
 
