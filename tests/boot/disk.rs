@@ -58,6 +58,13 @@ fn partition(disk: &Path, number: usize) -> (u64, u64) {
     (bytes("start"), bytes("size"))
 }
 
+/// Copies what is on the boot partition to a new directory.
+pub fn copy_boot(disk: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("writable");
+    let image = format!("{}@@{}", disk.display(), partition(disk, 0).0);
+    run("mcopy", ["-s", "-n", "-i", &image, "::/*", &to.display().to_string()]).success();
+}
+
 /// A loop device with the root of a disk.
 pub struct Loop(PathBuf);
 

@@ -47,6 +47,7 @@ pub struct Hardware {
 pub struct Machine {
     child: Child,
     console: PathBuf,
+    monitor: PathBuf,
     control: PathBuf,
     seen: usize,
 }
@@ -55,8 +56,10 @@ impl Machine {
     /// Starts a machine whose files go to `place`.
     pub fn start(hardware: &Hardware, place: &Path) -> Self {
         fs::create_dir_all(place).expect("the sandbox is writable");
-        let (console, control) = (place.join("console.log"), place.join("control"));
-        let _ = fs::remove_file(&control);
+        let (console, monitor, control) = (place.join("console.log"), place.join("monitor"), place.join("control"));
+        for socket in [&monitor, &control] {
+            let _ = fs::remove_file(socket);
+        }
         File::create(&console).expect("the sandbox is writable");
         let mut command = Command::new("qemu-system-x86_64");
         // `-svm`: or the guest loads a hypervisor of its own.
@@ -64,8 +67,10 @@ impl Machine {
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-M", "q35"]);
         command.arg("-serial").arg(format!("file:{}", console.display()));
         command.arg("-serial").arg(format!("unix:{},server=on,wait=off", control.display()));
+        command.arg("-monitor").arg(format!("unix:{},server=on,wait=off", monitor.display()));
         for disk in &hardware.disks {
-            command.arg("-drive").arg(format!("file={},if=virtio,format=raw,cache=unsafe", disk.display()));
+            let format = if disk.extension().is_some_and(|kind| kind == "qcow2") { "qcow2" } else { "raw" };
+            command.arg("-drive").arg(format!("file={},if=virtio,format={format},cache=unsafe", disk.display()));
         }
         if let Some((kernel, initramfs, arguments)) = &hardware.kernel {
             command.arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs).arg("-append").arg(arguments);
@@ -84,7 +89,7 @@ impl Machine {
         let log = File::create(place.join("qemu.log")).expect("the sandbox is writable");
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file")).stderr(log);
         let child = command.spawn().expect("tests/boot/tools installs QEMU");
-        Self { child, console, control, seen: 0 }
+        Self { child, console, monitor, control, seen: 0 }
     }
 
     /// What the console has shown so far.
@@ -142,6 +147,35 @@ impl Machine {
         let _ = self.child.wait();
     }
 
+    /// Whether the console has shown `text` after what was waited for before.
+    pub fn has_said(&mut self, text: &str) -> bool {
+        let ended = self.child.try_wait().expect("a child can be waited for");
+        assert!(ended.is_none(), "the machine ended before it said '{text}':\n{}", self.tail());
+        self.console().get(self.seen..).is_some_and(|rest| rest.contains(text))
+    }
+
+    /// Does something while the machine stands still, with all that it wrote on its disks.
+    pub fn while_paused<T>(&self, act: impl FnOnce() -> T) -> T {
+        // Whoever answers the last command has carried out those before.
+        self.ask("stop\ninfo status", "paused");
+        let done = act();
+        self.ask("cont\ninfo status", "running");
+        done
+    }
+
+    fn ask(&self, commands: &str, answer: &str) {
+        let mut monitor = UnixStream::connect(&self.monitor).expect("the machine has a monitor");
+        writeln!(monitor, "{commands}").expect("the monitor listens");
+        monitor.set_read_timeout(Some(PATIENCE)).expect("a time");
+        let mut heard = Vec::new();
+        while !String::from_utf8_lossy(&heard).contains(&format!("VM status: {answer}")) {
+            let mut piece = [0; 512];
+            let length = std::io::Read::read(&mut monitor, &mut piece).expect("the monitor answers");
+            assert!(length > 0, "the monitor hung up: {}", String::from_utf8_lossy(&heard));
+            heard.extend(&piece[..length]);
+        }
+    }
+
     /// Waits until the shell of the test runs, and talks to it.
     #[track_caller]
     pub fn shell(&mut self) -> Shell {
@@ -197,7 +231,7 @@ impl Shell {
     pub fn run(&mut self, command: &str) -> (i32, String) {
         self.commands += 1;
         let mark = format!("<end of {}:", self.commands);
-        self.send(&format!("{{ {command}\n}} < /dev/null 2>&1; echo; echo \"{mark}$?>\"\n"));
+        self.send(&format!("{{ {command}\n}} < /dev/null 2>&1; STATUS=$?; echo; echo \"{mark}$STATUS>\"\n"));
         let mut text = String::new();
         loop {
             let mut line = Vec::new();

@@ -6,9 +6,13 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod cut;
 mod disk;
 mod kernel;
 mod machine;
+#[path = "../deploy/menu.rs"]
+#[allow(dead_code, reason = "it is made for another test program")]
+mod menu;
 mod namespace;
 mod selinux;
 mod story;

@@ -113,7 +113,8 @@ fn a_disk_lives_through_upgrades_a_rollback_and_a_commit_that_hangs() {
     assert_eq!(with_role(&now, "failed")["id"], hanging.as_str(), "{now}");
     let told = shell.ok("sapwood status");
     assert!(told.contains("it did not come up in 3 tries"), "{told}");
-    assert_eq!(shell.run("sapwood upgrade --unchanged-exit-77").0, 77, "it is not deployed again by itself");
+    let (code, said) = shell.run("sapwood upgrade --unchanged-exit-77");
+    assert_eq!(code, 77, "it is not deployed again by itself: {said}\n{told}");
     shell.end("poweroff");
     assert!(machine.wait_until_off().success());
     assert!(machine.console().contains("reboot: Power down"), "{}", machine.console());
