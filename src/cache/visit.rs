@@ -186,8 +186,7 @@ fn remember(store: &Store, remote: &Remote, tip: &Tip) -> Result<(), RememberErr
         let writer = writer(store)?;
         if !is_whole {
             // Also the marker: before the commit, so that nobody takes it for whole.
-            writer.mark_lazy(id)?;
-            disk::replace(&store.layout().lazy_commit(id), &tip.placement.render()).map_err(RememberError::Marker)?;
+            writer.mark_lazy(id, &tip.placement.render())?;
         }
         writer.put_signatures(id, &tip.envelope)?;
         writer.put_commit(&tip.commit)?;

@@ -90,10 +90,14 @@ pub fn visit_local(store: &Store, id: CommitId) -> Result<Visit> {
 /// When the commit is not here.
 pub fn visit_with_remote(store: &Store, id: CommitId) -> Result<(Visit, Option<RemoteConfig>)> {
     let visit = Visit::local(store, id)?;
-    Ok(match way_to(store, id).filter(|_| store.is_lazy(id)) {
-        Some((config, transport)) => (visit.through(store, transport), Some(config)),
-        None => (visit, None),
-    })
+    if !store.is_lazy(id) {
+        return Ok((visit, None));
+    }
+    let Some((transport, config)) = way_to(store, id) else {
+        tracing::warn!("not all of commit {} is here, and no remote is known that has it", id.short());
+        return Ok((visit, None));
+    };
+    Ok((visit.through(store, transport), Some(config)))
 }
 
 /// The same for a commit that is here as a whole, from whose remote damaged things are to be fetched again: that is asked
@@ -119,14 +123,15 @@ pub fn visit_for_mending(store: &Store, id: CommitId) -> Result<(Visit, Option<R
 }
 
 /// The remote that a local ref to the commit came from, and the way to it.
-fn way_to(store: &Store, id: CommitId) -> Option<(RemoteConfig, Transport)> {
+fn way_to(store: &Store, id: CommitId) -> Option<(Transport, RemoteConfig)> {
     let remotes = Remotes::of(store);
     let refs = store.refs().ok()?;
     let names = refs.iter().filter(|(_, commit)| *commit == id).filter_map(|(name, _)| RemoteName::of_local_ref(name));
     let configs = names.filter_map(|name| remotes.read(&name).ok()).map(environment::complete);
     configs.into_iter().find_map(|config| {
-        let transport = Transport::open(&config.url, &config.transport).ok()?;
-        Some((config, transport))
+        let opened = Transport::open(&config.url, &config.transport);
+        let opened = opened.inspect_err(|error| tracing::warn!("{} cannot be asked: {error}", config.url));
+        Some((opened.ok()?, config))
     })
 }
 

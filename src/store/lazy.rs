@@ -20,21 +20,19 @@ impl Store {
 }
 
 impl StoreWriter {
-    /// Says durably that parts of the commit may not be here. Comes before the commit itself.
+    /// Says durably that parts of the commit may not be here, and by its `placement` where they are. Comes before the commit itself.
     ///
     /// # Errors
     /// [`WriteError::Write`].
-    pub fn mark_lazy(&self, id: CommitId) -> Result<(), WriteError> {
+    pub fn mark_lazy(&self, id: CommitId, placement: &[u8]) -> Result<(), WriteError> {
         let layout = self.store().layout();
         let (directory, path) = (layout.lazy(), layout.lazy_commit(id));
-        if path.exists() {
+        if fs::read(&path).is_ok_and(|known| known == placement) {
             return Ok(());
         }
-        create_directory(&directory).and_then(|()| disk::replace(&path, b"")).map_err(|source| WriteError::Write {
-            action: "write",
-            path,
-            source,
-        })
+        create_directory(&directory)
+            .and_then(|()| disk::replace(&path, placement))
+            .map_err(|source| WriteError::Write { action: "write", path, source })
     }
 
     /// Takes back [`Self::mark_lazy`], durably: image and objects of the commit must have been settled.

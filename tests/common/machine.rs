@@ -137,7 +137,8 @@ impl Machine {
         Self { directory, publisher: publisher.clone(), sysroot }
     }
 
-    fn key(&self, suffix: &str) -> String {
+    /// The file of the key that signs: its public or its secret half, by the suffix.
+    pub fn key(&self, suffix: &str) -> String {
         self.directory.join("keys/release").with_extension(suffix).display().to_string()
     }
 

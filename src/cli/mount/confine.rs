@@ -110,9 +110,9 @@ fn files(handoff: &Handoff, options: &MountOptions, repository: &OwnedFd, networ
 /// Whether a path leads to what is mounted at `mountpoint`. Known without going there: if this process is to serve it, nobody
 /// answers yet.
 fn is_below(path: &Path, mountpoint: &Path) -> bool {
-    // The links of a merged /usr.
-    let target = std::fs::read_link(path).map(|link| Path::new("/").join(link));
-    path.starts_with(mountpoint) || target.is_ok_and(|target| target.starts_with(mountpoint))
+    // The links of a merged /usr; what is below it itself is not even asked whether it is one.
+    let target = || std::fs::read_link(path).map(|link| Path::new("/").join(link));
+    path.starts_with(mountpoint) || target().is_ok_and(|target| target.starts_with(mountpoint))
 }
 
 fn open_below(directory: &OwnedFd, name: &str) -> Option<OwnedFd> {

@@ -78,6 +78,11 @@ impl Children {
         self.current.filter(|_| self.has_begun)
     }
 
+    /// The worker that has not opened yet what it needs to serve.
+    pub fn starting(&self) -> Option<Worker> {
+        self.current.filter(|worker| !self.has_begun && !worker.is_ready)
+    }
+
     pub const fn state(&self) -> Workers {
         if self.leaving.is_none() && self.has_begun { Workers::Settled } else { Workers::Changing }
     }

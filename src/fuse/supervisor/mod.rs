@@ -148,7 +148,7 @@ impl Supervisor {
     /// Waits until something happens, or is to be done.
     fn wait(&mut self) {
         let now = now();
-        let times = [self.children.next(now), self.watchdog.next(now), self.orders.next(now)];
+        let times = [self.children.next(now), self.watchdog.next(now, &self.children), self.orders.next(now)];
         let millis = times.into_iter().flatten().min().map(|at| at.saturating_sub(now));
         let timeout = millis.map_or(PollTimeout::NONE, |millis| {
             PollTimeout::try_from(i32::try_from(millis).unwrap_or(i32::MAX)).unwrap_or(PollTimeout::MAX)

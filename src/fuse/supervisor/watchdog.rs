@@ -1,7 +1,8 @@
 //! How it is noticed that a worker answers nothing any more, and that a request will never be answered.
 //!
 //! Signs of the first: a request has been in a worker's hands for too long, or requests wait and it takes none. They have to be
-//! there at two looks, some time apart: after the whole machine stood still everything looks old once.
+//! there at two looks, some time apart: after the whole machine stood still everything looks old once. One that does not even
+//! come to serve is given up, too: whoever mounts waits for it.
 //!
 //! The second happens on kernels that cannot send a request again: a worker was killed between taking one and noting it. Then
 //! the kernel waits for an answer while nothing is left to be read and nobody has anything in hand, look after look.
@@ -11,6 +12,7 @@ use std::os::fd::AsFd;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 
+use super::children::{Children, Worker};
 use super::{Ended, Held, Limits, Supervisor, say};
 use crate::fuse::board::{Board, now};
 use crate::fuse::connections;
@@ -57,6 +59,8 @@ pub(super) struct Watchdog {
     hang: Option<u64>,
     patience: u64,
     next: u64,
+    /// When the newest worker was started.
+    begun: u64,
     messages: u64,
     still_since: u64,
     suspected: bool,
@@ -73,6 +77,7 @@ impl Watchdog {
             hang: limits.hang.map(millis).filter(|hang| *hang > 0),
             patience: millis(limits.patience),
             next: 0,
+            begun: 0,
             messages: 0,
             still_since: 0,
             suspected: false,
@@ -82,14 +87,25 @@ impl Watchdog {
     }
 
     /// When to look next.
-    pub fn next(&self, now: u64) -> Option<u64> {
-        let hang = self.hang.map(|_| self.next.max(now));
+    pub fn next(&self, now: u64, children: &Children) -> Option<u64> {
+        let hang = match (children.serving(), children.starting()) {
+            (Some(Worker { killed: Some(since), .. }), _) => Some(since + LAST_WAIT + 1),
+            (Some(_), _) => self.hang.map(|_| self.next.max(now)),
+            (None, Some(Worker { killed: None, .. })) => self.start_limit(),
+            // Its end, or the time for the next one, is what comes next.
+            (None, _) => None,
+        };
         hang.into_iter().chain(self.lost_look).min()
+    }
+
+    /// When a worker has to serve. It may wait for what is absent before, and for its turn to wait.
+    fn start_limit(&self) -> Option<u64> {
+        self.hang.map(|hang| self.begun + hang + self.patience * 2)
     }
 
     /// A new worker has its own time.
     pub fn begin(&mut self) {
-        (self.still_since, self.suspected) = (now(), false);
+        (self.begun, self.still_since, self.suspected) = (now(), now(), false);
         self.next = self.hang.map_or(0, |hang| now() + hang / LOOKS);
     }
 
@@ -139,7 +155,10 @@ impl Supervisor {
     /// Kills a worker that hangs, does without one that will not die, and ends a connection on which something is lost.
     /// Returns how all of it ended, if it did.
     pub(super) fn watch(&mut self) -> Option<Ended> {
-        let worker = self.children.serving()?;
+        let Some(worker) = self.children.serving() else {
+            self.watch_start();
+            return None;
+        };
         if let Some(since) = worker.killed {
             if now() - since > LAST_WAIT {
                 say("a worker does not end although it was killed; it is replaced all the same");
@@ -159,5 +178,15 @@ impl Supervisor {
             self.children.note_killed(now());
         }
         None
+    }
+
+    /// Kills a worker that does not come to serve.
+    fn watch_start(&mut self) {
+        let Some(worker) = self.children.starting().filter(|worker| worker.killed.is_none()) else { return };
+        if self.watchdog.start_limit().is_some_and(|limit| limit <= now()) {
+            say("a worker does not come to serve, and is killed");
+            let _ = kill(worker.pid, Signal::SIGKILL);
+            self.children.note_killed(now());
+        }
     }
 }

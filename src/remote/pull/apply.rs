@@ -51,8 +51,10 @@ pub(super) fn commit(
     }
     let is_new = store.commit(target.id).is_err();
     report.lazy = !options.wants_everything() && selection::is_incomplete(store, &plan.image.image)?;
-    if report.lazy && is_new {
-        writer.mark_lazy(target.id)?;
+    if report.lazy && (is_new || store.is_lazy(target.id)) {
+        // With the way to what is missing: a mount of it asks nobody for that.
+        let placement = target.placement.clone().map_or_else(|| remote.placement(target.id), Ok)?;
+        writer.mark_lazy(target.id, &placement.render())?;
     }
     writer.put_signatures(target.id, &target.envelope)?;
     writer.put_commit(&target.commit)?;
