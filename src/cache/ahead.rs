@@ -3,8 +3,8 @@
 //! Three kinds of reading are told apart. Who goes through neighbouring frames is a *stream*, ahead of which a window doubles
 //! as long as it goes on. Who reads a large object here and there, as the pages of a program are touched, will read more of
 //! *that object*. Who reads several small objects of one neighbourhood, as an interpreter does its modules and a compiler
-//! its headers, will read more of *that neighbourhood*. The first is fetched in large requests when nobody waits; the
-//! others are likely enough and little enough to be fetched at once.
+//! its headers, will read more of *that neighbourhood*. The first is fetched in large requests when nobody waits, its
+//! small ones at once; the others are likely enough and little enough to be fetched at once.
 //!
 //! What was fetched ahead and not read yet is bounded by a share of what was read, so that reading here and there wastes
 //! little and reading everything soon fetches far ahead. The constants were found by replaying what python3 and g++ read

@@ -1,5 +1,5 @@
 //! The threads that fetch. What somebody waits for comes first: nothing large begins while any of that is left, what is
-//! under way pauses, and of what is only guessed little is on the way at a time.
+//! under way pauses, and of what is only guessed little is on the way at a time. What a profile lists is no guess.
 //!
 //! Jobs of one lane may wait for those of an earlier one in [`Lane`] and for no others, so that they cannot wait in a
 //! circle.
@@ -20,7 +20,8 @@ pub(super) enum Lane {
     Names,
     /// Contents that somebody waits for.
     Urgent,
-    /// Contents that are likely to be wanted in a moment. Does not give way, so it has to be little.
+    /// Contents that are likely to be wanted in a moment. Does not give way, so it has to be little, or what a profile says
+    /// is about to be read.
     Guess,
     /// All else.
     Later,

@@ -1,4 +1,4 @@
-//! Many frames in few long requests, for what nobody waits for: a profile, or all the rest.
+//! Many frames in few long requests: what a profile lists, or all the rest.
 //!
 //! The requests are planned as a pull plans them. What arrives is kept frame by frame, and only the next frames count as
 //! being under way, so that whoever needs one from further behind fetches it by itself. How far that is, and whether
