@@ -152,14 +152,19 @@ fn two_hundred_kills_under_a_whole_debian_system() {
 /// Compiles with everything, the compiler, its libraries, the shell, from the mount.
 fn chroot_compile(sandbox: &Sandbox, mounted: &Path) -> impl FnMut(&AtomicBool) -> Result<(), String> + use<> {
     let root = sandbox.directory("root");
-    for directory in ["usr", "tmp"] {
+    for directory in ["usr", "etc", "tmp"] {
         fs::create_dir_all(root.join(directory)).expect("writable");
     }
     for link in ["bin", "sbin", "lib", "lib64"] {
         std::os::unix::fs::symlink(format!("usr/{link}"), root.join(link)).expect("writable");
     }
-    let flags = nix::mount::MsFlags::MS_BIND;
-    nix::mount::mount(Some(mounted), &root.join("usr"), None::<&str>, flags, None::<&str>).expect("binds");
+    let bind = |from: &Path, name: &str| {
+        let flags = nix::mount::MsFlags::MS_BIND;
+        nix::mount::mount(Some(from), &root.join(name), None::<&str>, flags, None::<&str>).expect("binds");
+    };
+    bind(mounted, "usr");
+    // Its alternatives say which library numpy computes with.
+    bind(&trees::debian_root().join("etc"), "etc");
     fs::write(root.join("tmp/a.cc"), "#include <iostream>\n#include <regex>\nint main() { std::cout << 7; }\n")
         .expect("writable");
     move |_| {
