@@ -143,6 +143,14 @@ impl LazyTree {
         self.image.image()
     }
 
+    /// Waits until all names and attributes are here, at most for `patience`: whoever is about to hand the mount over to
+    /// another process would make that ask for them again.
+    pub fn await_names(&self, patience: Duration) {
+        if let Err(error) = self.image.fetch_hot(Instant::now() + patience) {
+            tracing::debug!("names and attributes: {error}");
+        }
+    }
+
     /// Begins to fetch what is going to be needed, in a thread of its own that ends with the mount.
     pub fn fill(self: &Arc<Self>, wanted: Fill) {
         let frames = Arc::clone(&self.frames);

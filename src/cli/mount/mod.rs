@@ -24,6 +24,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{SigSet, Signal, kill};
@@ -44,6 +45,10 @@ pub use roles::Role;
 
 /// The word on the pipe that says that the mount answers.
 const READY: &[u8] = b"ready\n";
+
+/// How long a mount waits for the names and attributes that are on their way when it could be made: a megabyte over a fast
+/// line. On a slow one they would keep the user waiting, and the worker asks for them once more.
+const NAMES_PATIENCE: Duration = Duration::from_millis(150);
 
 /// What the processes behind a mount are called. As root an `@` comes before it, which asks systemd to leave them alone at
 /// shutdown until nothing is needed from their filesystem any more.
@@ -124,7 +129,9 @@ pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
     };
     let found = Found::look(args, &options, &repository)?;
     // Looked into before anything is mounted: a mount that cannot be served should never be seen.
-    drop(found.show(&options)?);
+    if let Some(tree) = found.show(&options)?.tree {
+        tree.await_names(NAMES_PATIENCE);
+    }
     let root = found.store.register_mount(found.visit.id()).inspect_err(|error| not_rooted(error)).ok();
     let request = MountRequest { source: args.source.clone(), mountpoint: args.mountpoint.clone(), options };
     let attached = Attached::new(&request)?;

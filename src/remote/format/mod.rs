@@ -12,7 +12,8 @@ pub mod wire;
 
 pub use locator::{Frame, Locator, LocatorBound, LocatorBuilder, LocatorError, PackRef, Spot};
 pub use pack::{
-    FRAME_RAW_MAX, FrameError, PACK_HEADER_SIZE, PackWriter, compress_frames, decode_frame, in_order, is_in_proportion,
+    FRAME_RAW_MAX, FrameError, PACK_HEADER_SIZE, PackWriter, RawFrame, compress_frames, decode_frame, in_order,
+    is_in_proportion,
 };
 pub use placement::{DeltaRef, FileRef, ImageRef, PLACEMENT_SIZE_MAX, Placement, PlacementError};
 pub use profile::{PROFILE_SIZE_MAX, Profile, ProfileEntry, ProfileError};

@@ -69,22 +69,31 @@ pub fn decode_frame(packed: &[u8], raw_length: u32) -> Result<Vec<u8>, FrameErro
     }
 }
 
+/// Bytes that are to become a frame.
+#[derive(Debug)]
+pub struct RawFrame {
+    /// At most [`FRAME_RAW_MAX`] of them.
+    pub bytes: Vec<u8>,
+    /// Level of zstd.
+    pub level: i32,
+}
+
 /// Compresses what `next` gives, in `threads` threads, and gives the results to `done` in the same order, each with the
 /// value that came with it. At most a few frames a thread are in memory.
 ///
 /// # Errors
 /// The first error of `next`, of `done`, or of the compressor.
 pub fn compress_frames<T: Send, E: From<io::Error> + Send>(
-    level: i32,
     threads: usize,
-    next: impl FnMut() -> Result<Option<(T, Vec<u8>)>, E> + Send,
+    next: impl FnMut() -> Result<Option<(T, RawFrame)>, E> + Send,
     mut done: impl FnMut(T, &[u8], Vec<u8>) -> Result<(), E>,
 ) -> Result<(), E> {
     let worker = || {
-        let mut compressor = zstd::bulk::Compressor::new(level);
-        move |raw: Vec<u8>| match &mut compressor {
-            Ok(compressor) => compressor.compress(&raw).map(|packed| (raw, packed)),
-            Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+        let mut compressor = zstd::bulk::Compressor::default();
+        move |raw: RawFrame| {
+            compressor.set_compression_level(raw.level)?;
+            let packed = compressor.compress(&raw.bytes)?;
+            Ok((raw.bytes, packed))
         }
     };
     in_order(threads, QUEUE, worker, next, |value, (raw, packed)| done(value, &raw, packed))
@@ -199,11 +208,13 @@ impl<W: Write> PackWriter<W> {
 mod tests {
     use super::*;
 
-    fn frames(count: u32) -> impl FnMut() -> Result<Option<(u32, Vec<u8>)>, io::Error> + Send {
-        let mut number = 0;
+    fn frames(count: u32) -> impl FnMut() -> Result<Option<(u32, RawFrame)>, io::Error> + Send {
+        let mut number = 0_u32;
         move || {
             number += 1;
-            Ok((number <= count).then(|| (number, format!("{number} ").repeat(number as usize * 37).into_bytes())))
+            let bytes = || format!("{number} ").repeat(number as usize * 37).into_bytes();
+            let level = if number.is_multiple_of(2) { 3 } else { 15 };
+            Ok((number <= count).then(|| (number, RawFrame { bytes: bytes(), level })))
         }
     }
 
@@ -217,7 +228,7 @@ mod tests {
                 made.push((number, packed));
                 Ok::<_, io::Error>(())
             };
-            compress_frames(3, threads, frames(100), done).expect("memory");
+            compress_frames(threads, frames(100), done).expect("memory");
             made
         };
         let one = made(1);
@@ -228,9 +239,9 @@ mod tests {
     #[test]
     fn errors_end_the_work() {
         let broken = || io::Error::other("broken");
-        let result = compress_frames(3, 2, || Err::<Option<((), Vec<u8>)>, _>(broken()), |(), _, _| Ok(()));
+        let result = compress_frames(2, || Err::<Option<((), RawFrame)>, _>(broken()), |(), _, _| Ok(()));
         assert_eq!(result.expect_err("next fails").to_string(), "broken");
-        let result = compress_frames(3, 2, frames(1000), |_, _, _| Err(broken()));
+        let result = compress_frames(2, frames(1000), |_, _, _| Err(broken()));
         assert_eq!(result.expect_err("done fails").to_string(), "broken");
     }
 

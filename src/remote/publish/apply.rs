@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::deltas::make_deltas;
 use super::error::PublishError;
 use super::existing::{Survey, objects};
+use super::frames::Section;
 use super::names::{self, Named};
 use super::options::PublishOptions;
 use super::packs::pack_and_upload;
@@ -13,7 +14,7 @@ use super::plan::{CommitPlan, PublishPlan};
 use super::progress::{Phase, PublishProgress};
 use super::upload::put_immutable;
 use crate::image::Image;
-use crate::model::{CommitId, LocatorId, ObjectId, ProfileId};
+use crate::model::{CommitId, LocatorId, ProfileId};
 use crate::remote::format::wire::encode_image;
 use crate::remote::format::{FileRef, ImageRef, Placement};
 use crate::remote::layout;
@@ -55,6 +56,10 @@ pub struct PublishReport {
 /// The level for what is small and read by everybody: images and locators. A second for a Debian root.
 pub(super) const METADATA_LEVEL: i32 = 19;
 
+/// The lowest level for what a profile names: somebody waits for it to come. It takes 9 % fewer bytes than at the usual
+/// level, at 8 MB/s and thread; level 19 would take another half percent at half the speed.
+const PROFILE_LEVEL: i32 = 15;
+
 /// Carries out `plan`.
 ///
 /// # Errors
@@ -74,9 +79,9 @@ pub fn apply(
     }
     // A collection must not take what is being read.
     let _hold: Option<Hold> = store.hold(crate::disk::Wait::Announced(&|_| {})).ok();
-    let objects: Vec<(ObjectId, u64)> = plan.commits.iter().flat_map(|commit| &commit.objects).copied().collect();
+    let sections: Vec<Section<'_>> = plan.commits.iter().flat_map(|commit| sections(commit, options)).collect();
     progress.enter(Phase::Packing, plan.raw_bytes());
-    let new = pack_and_upload(store, transport, &objects, options, progress)?;
+    let new = pack_and_upload(store, transport, &sections, options, progress)?;
     report.packs = new.packs.len();
     report.pack_bytes = new.packs.iter().map(|pack| pack.length).sum();
     report.content_bytes = plan.raw_bytes();
@@ -102,6 +107,13 @@ pub fn apply(
     report.already_there = progress.already_there();
     report.traffic = transport.counters().traffic();
     Ok(report)
+}
+
+/// What is packed of a commit: what the profile names, then the rest.
+fn sections<'a>(commit: &'a CommitPlan, options: &PublishOptions) -> [Section<'a>; 2] {
+    let (first, rest) = commit.objects.split_at(commit.profiled);
+    let level = options.level.max(PROFILE_LEVEL);
+    [Section { objects: first, level }, Section { objects: rest, level: options.level }]
 }
 
 /// Uploads the image and the locator of a commit, and says where they are.

@@ -2,7 +2,7 @@
 
 use super::apply::METADATA_LEVEL;
 use super::error::PublishError;
-use super::frames::FrameCutter;
+use super::frames::{FrameCutter, Section};
 use super::options::PublishOptions;
 use super::plan::{CommitPlan, PublishPlan};
 use crate::model::ObjectId;
@@ -100,14 +100,15 @@ fn sample(store: &Store, plan: &PublishPlan, options: &PublishOptions) -> Result
             position > scaled(total, place, places)
         });
         let Some(start) = start else { continue };
-        let mut cutter = FrameCutter::new(store, &objects[start..], options.frames);
+        let rest = [Section { objects: &objects[start..], level: options.level }];
+        let mut cutter = FrameCutter::new(store, &rest, options.frames);
         let mut left = each;
         let next = || {
             let frame = if left > 0 { cutter.next()? } else { None };
-            left = left.saturating_sub(frame.as_ref().map_or(0, |(_, bytes)| bytes.len() as u64));
+            left = left.saturating_sub(frame.as_ref().map_or(0, |(_, raw)| raw.bytes.len() as u64));
             Ok::<_, PublishError>(frame)
         };
-        compress_frames(options.level, options.threads, next, |_, raw, frame| {
+        compress_frames(options.threads, next, |_, raw, frame| {
             (sampled, packed) = (sampled + raw.len() as u64, packed + frame.len() as u64);
             Ok::<_, PublishError>(())
         })?;

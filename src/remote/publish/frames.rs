@@ -5,6 +5,7 @@
 
 use super::error::PublishError;
 use crate::model::{BLOCK_SIZE, LARGE_OBJECT, ObjectId};
+use crate::remote::format::RawFrame;
 use crate::store::{ObjectSource, Store};
 
 /// How contents that are not large are put into frames.
@@ -22,6 +23,15 @@ impl Default for FrameSizes {
     }
 }
 
+/// Objects that are packed one after the other. No frame is shared by two sections.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Section<'a> {
+    /// Which, with their lengths in bytes.
+    pub objects: &'a [(ObjectId, u64)],
+    /// Level of zstd.
+    pub level: i32,
+}
+
 /// What a frame holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum FrameContents {
@@ -35,18 +45,31 @@ pub(super) enum FrameContents {
 pub(super) struct FrameCutter<'a> {
     store: &'a Store,
     sizes: FrameSizes,
+    sections: std::slice::Iter<'a, Section<'a>>,
     objects: std::slice::Iter<'a, (ObjectId, u64)>,
+    level: i32,
     shared: (Vec<(ObjectId, u32)>, Vec<u8>),
     large: Option<(ObjectId, u64, u32)>,
 }
 
 impl<'a> FrameCutter<'a> {
-    pub(super) fn new(store: &'a Store, objects: &'a [(ObjectId, u64)], sizes: FrameSizes) -> Self {
-        Self { store, sizes, objects: objects.iter(), shared: Default::default(), large: None }
+    pub(super) fn new(store: &'a Store, sections: &'a [Section<'a>], sizes: FrameSizes) -> Self {
+        let (shared, objects) = (Default::default(), [].iter());
+        Self { store, sizes, sections: sections.iter(), objects, level: 0, shared, large: None }
     }
 
     /// The next frame and its bytes.
-    pub(super) fn next(&mut self) -> Result<Option<(FrameContents, Vec<u8>)>, PublishError> {
+    pub(super) fn next(&mut self) -> Result<Option<(FrameContents, RawFrame)>, PublishError> {
+        loop {
+            if let Some((contents, bytes)) = self.next_of_section()? {
+                return Ok(Some((contents, RawFrame { bytes, level: self.level })));
+            }
+            let Some(section) = self.sections.next() else { return Ok(None) };
+            (self.objects, self.level) = (section.objects.iter(), section.level);
+        }
+    }
+
+    fn next_of_section(&mut self) -> Result<Option<(FrameContents, Vec<u8>)>, PublishError> {
         if let Some((id, size, block)) = self.large {
             return self.block(id, size, block).map(Some);
         }
@@ -93,5 +116,41 @@ impl<'a> FrameCutter<'a> {
         } else {
             Err(PublishError::ObjectLength { id, expected, found: start + read as u64 })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::Wait;
+    use crate::store::Config;
+
+    #[test]
+    fn sections_share_no_frame_and_each_has_its_level() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let store = Store::init(directory.path(), &Config::default()).expect("empty");
+        let writer = store.writer(Wait::No).expect("nobody else");
+        let contents: Vec<Vec<u8>> = [100, 200, 300, 400, LARGE_OBJECT as usize + 1].map(|size| vec![7; size]).into();
+        let objects: Vec<_> = contents.iter().map(|bytes| (ObjectId::of(bytes), bytes.len() as u64)).collect();
+        let small = contents.iter().zip(&objects).take(4);
+        small.for_each(|(bytes, (id, _))| writer.put_object(*id, bytes).expect("right"));
+        writer.put(objects[4].1, &mut contents[4].as_slice()).expect("room");
+        writer.settle().expect("durable");
+        let (first, rest) = (&objects[..2], &objects[2..]);
+        let sections = [(first, 15), (&[][..], 9), (rest, 7)].map(|(objects, level)| Section { objects, level });
+        let mut cutter = FrameCutter::new(&store, &sections, FrameSizes::default());
+        let mut frames = Vec::new();
+        while let Some((contents, raw)) = cutter.next().expect("readable") {
+            let what = match contents {
+                FrameContents::Whole(objects) => objects.len(),
+                FrameContents::Block(..) => 0,
+            };
+            frames.push((what, raw.bytes.len(), raw.level));
+        }
+        let block = BLOCK_SIZE as usize;
+        let blocks = [(0, block, 7); 4];
+        assert_eq!(frames[..1], [(2, 300, 15)]);
+        assert_eq!(frames[1..5], blocks);
+        assert_eq!(frames[5..], [(0, 1, 7), (2, 700, 7)]);
     }
 }

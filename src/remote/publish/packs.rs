@@ -6,37 +6,36 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
 use super::error::PublishError;
-use super::frames::{FrameContents, FrameCutter};
+use super::frames::{FrameContents, FrameCutter, Section};
 use super::options::PublishOptions;
 use super::places::Places;
 use super::progress::PublishProgress;
 use super::upload::put_immutable_file;
 use crate::disk::TemporaryFile;
-use crate::model::{ObjectId, PackId};
+use crate::model::PackId;
 use crate::remote::format::{Frame, PackRef, PackWriter, compress_frames};
 use crate::remote::layout;
 use crate::remote::transport::Transport;
 use crate::store::Store;
 
-/// Packs `objects` in their order and uploads the packs that are not there. `progress` counts bytes of content.
+/// Packs the objects of `sections` in their order and uploads the packs that are not there. `progress` counts bytes of content.
 pub(super) fn pack_and_upload(
     store: &Store,
     transport: &Transport,
-    objects: &[(ObjectId, u64)],
+    sections: &[Section<'_>],
     options: &PublishOptions,
     progress: &PublishProgress,
 ) -> Result<Places, PublishError> {
-    if objects.is_empty() {
+    if sections.iter().all(|section| section.objects.is_empty()) {
         return Ok(Places::default());
     }
-    let mut cutter = FrameCutter::new(store, objects, options.frames);
+    let mut cutter = FrameCutter::new(store, sections, options.frames);
     thread::scope(|scope| {
         // One pack waits while another is sent: disk and memory stay bounded.
         let (sender, receiver) = sync_channel::<(File, PackRef)>(1);
         let uploader = scope.spawn(move || upload_all(transport, &receiver, progress));
         let mut filling = Filling::new(store.layout().temporary());
         let packed = compress_frames(
-            options.level,
             options.threads,
             || cutter.next(),
             |contents, raw, frame| {

@@ -18,6 +18,8 @@ pub struct CommitPlan {
     pub commit: Commit,
     /// Its objects that are in no pack yet, in the order in which they are packed, with their lengths in bytes.
     pub objects: Vec<(ObjectId, u64)>,
+    /// How many of them, from the first, the profile names.
+    pub profiled: usize,
     /// Older commits from which a delta is to be made.
     pub deltas: Vec<CommitId>,
     /// Where its parts are, if they are there.
@@ -128,13 +130,13 @@ fn plan_ref(
         } else {
             Vec::new()
         };
-        let objects = match placed {
-            Some(_) => Vec::new(),
+        let (objects, profiled) = match placed {
+            Some(_) => Default::default(),
             None => new_objects(store, &commit, survey, request.profile.as_ref(), packed)?,
         };
         if placed.is_none() || !deltas.is_empty() || gains {
             gains |= id == tip;
-            plan.commits.push(CommitPlan { id, commit, objects, deltas, placed });
+            plan.commits.push(CommitPlan { id, commit, objects, profiled, deltas, placed });
         }
     }
     if gains {
@@ -196,25 +198,23 @@ fn refuse_divergence(store: &Store, name: &RefName, tip: CommitId, survey: &Surv
     Ok(())
 }
 
-/// The objects of a commit that are in no pack: what the profile names first, then in the order of the image. `packed`
-/// has those of the commits planned before.
+/// The objects of a commit that are in no pack: what the profile names first, then in the order of the image; and how many
+/// it names. `packed` has those of the commits planned before.
 fn new_objects(
     store: &Store,
     commit: &Commit,
     survey: &Survey,
     profile: Option<&ProfileText>,
     packed: &mut HashSet<ObjectId>,
-) -> Result<Vec<(ObjectId, u64)>, PublishError> {
+) -> Result<(Vec<(ObjectId, u64)>, usize), PublishError> {
     let image = store.image(commit.image)?;
     let all: Vec<(ObjectId, u64)> = objects(&image)?.collect();
     let damaged = |source| PublishError::Image { id: commit.image, source };
     let first = profile.map(|profile| profile.resolve(&image)).transpose().map_err(damaged)?.unwrap_or_default();
     let first = first.entries.iter().filter_map(|entry| all.get(entry.object as usize)).copied();
-    let mut new = Vec::new();
-    for (id, size) in first.chain(all.iter().copied()) {
-        if !survey.has(&id) && packed.insert(id) {
-            new.push((id, size));
-        }
-    }
-    Ok(new)
+    let mut is_new = |(id, _): &(ObjectId, u64)| !survey.has(id) && packed.insert(*id);
+    let mut new: Vec<_> = first.filter(&mut is_new).collect();
+    let profiled = new.len();
+    new.extend(all.iter().copied().filter(is_new));
+    Ok((new, profiled))
 }
