@@ -46,6 +46,7 @@ impl LastLook {
 fn look(frames: &Frames) -> Option<Local> {
     let image = frames.image.image();
     let sizes = image.object_sizes().ok()?;
+    frames.store.look_for_new_packs();
     let (whole, partial) = (frames.store.objects_with_files(), frames.store.partial_sizes());
     let mut local = Local::default();
     for (index, size) in (0_u32..).zip(sizes) {

@@ -37,6 +37,7 @@ mod mend;
 mod open;
 mod open_files;
 mod pack;
+mod pack_set;
 mod reach;
 mod read;
 mod receive;

@@ -13,7 +13,7 @@ use super::config::{Config, ConfigError};
 use super::damage::Suspects;
 use super::layout::Layout;
 use super::open_files::OpenFiles;
-use super::pack::PackSet;
+use super::pack_set::PackSet;
 use crate::disk::{self, Lock, Wait};
 
 /// Why a repository cannot be made or opened.

@@ -61,7 +61,7 @@ impl Pack {
     /// What an object takes in the index.
     pub(super) const ROW_BYTES: u64 = ROW as u64;
 
-    fn open(directory: &OwnedFd, name: &str) -> io::Result<Self> {
+    pub(super) fn open(directory: &OwnedFd, name: &str) -> io::Result<Self> {
         let path = Path::new(Layout::PACKS).join(name);
         let file = File::from(rustix::fs::openat(directory, &path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?);
         let map = Mapping::of_file(&file)?;
@@ -145,57 +145,6 @@ fn interpolate(count: usize, id: &ObjectId, row: impl Fn(usize) -> ObjectId) -> 
         }
     }
     None
-}
-
-/// All packs of a repository.
-#[derive(Default)]
-pub(super) struct PackSet {
-    packs: Vec<Arc<Pack>>,
-}
-
-impl PackSet {
-    /// Opens every pack below the repository `directory`. One that cannot be read is left out with a warning: its
-    /// objects then count as missing, and everything else still works.
-    pub(super) fn load(directory: &OwnedFd) -> io::Result<Self> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let mut stream = rustix::fs::Dir::new(rustix::fs::openat(directory, Layout::PACKS, flags, Mode::empty())?)?;
-        let mut packs = Vec::new();
-        while let Some(entry) = stream.read() {
-            let entry = entry?;
-            let Ok(name) = entry.file_name().to_str() else { continue };
-            if !name.ends_with(Layout::PACK_SUFFIX) {
-                continue;
-            }
-            match Pack::open(directory, name) {
-                Ok(pack) => packs.push(Arc::new(pack)),
-                // Removed by a garbage collection between listing and opening.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => tracing::warn!(pack = name, %error, "a pack cannot be used; run 'sapwood fsck'"),
-            }
-        }
-        packs.sort_by(|a, b| b.size().cmp(&a.size()).then_with(|| a.name.cmp(&b.name)));
-        Ok(Self { packs })
-    }
-
-    /// The packs, largest first.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Pack>> {
-        self.packs.iter()
-    }
-
-    /// Where `id` is, if it is in any pack.
-    pub(super) fn find(&self, id: &ObjectId) -> Option<(&Arc<Pack>, Slot)> {
-        self.packs.iter().find_map(|pack| pack.find(id).map(|slot| (pack, slot)))
-    }
-
-    /// In which row of which pack `id` is, if it is in any.
-    pub(super) fn find_row(&self, id: &ObjectId) -> Option<(&Arc<Pack>, usize)> {
-        self.packs.iter().find_map(|pack| pack.find_row(id).map(|row| (pack, row)))
-    }
-
-    /// Whether some pack was removed since it was opened.
-    pub(super) fn has_removed(&self) -> bool {
-        self.packs.iter().any(|pack| is_removed(&pack.file))
-    }
 }
 
 /// Whether an open file has no name any more, so that it takes room only as long as it is open.
@@ -302,6 +251,7 @@ mod tests {
     use std::os::unix::fs::FileExt;
 
     use super::*;
+    use crate::store::pack_set::PackSet;
     use crate::disk;
 
     fn repository() -> tempfile::TempDir {

@@ -16,7 +16,8 @@ use rustix::io::Errno;
 use super::damage::DamagedPart;
 use super::layout::Layout;
 use super::open::Store;
-use super::pack::{Pack, PackSet, Slot};
+use super::pack::{Pack, Slot};
+use super::pack_set::PackSet;
 use super::source::{ObjectSource, ReadError};
 use crate::disk::{Lock, LockError, Wait, read_from};
 use crate::image::Image;
@@ -75,7 +76,7 @@ impl Store {
         Commit::decode(&bytes, id).map_err(|source| ReadError::Commit { id, source })
     }
 
-    /// Whether the object's bytes are here. Those that were found damaged are not.
+    /// Whether the object's bytes are here, also if another process has brought them. Those that were found damaged are not.
     #[must_use]
     pub fn has_object(&self, id: ObjectId) -> bool {
         if self.is_condemned(DamagedPart { object: id, block: None }) {
@@ -87,6 +88,20 @@ impl Store {
         let path = Layout::object_relative(id);
         rustix::fs::accessat(&self.inner.directory, path, rustix::fs::Access::EXISTS, rustix::fs::AtFlags::empty())
             .is_ok()
+            || self.has_in_new_pack(id)
+    }
+
+    fn has_in_new_pack(&self, id: ObjectId) -> bool {
+        self.look_for_new_packs() && self.inner.packs.read().find(&id).is_some()
+    }
+
+    /// Looks at the packs that other processes have brought meanwhile; whether there may be any.
+    pub fn look_for_new_packs(&self) -> bool {
+        if self.inner.packs.read().is_current(&self.inner.directory) {
+            return false;
+        }
+        let loaded = self.reload_packs();
+        loaded.inspect_err(|error| tracing::debug!(%error, "the packs cannot be listed")).is_ok()
     }
 
     pub(super) fn place(&self, id: ObjectId) -> Result<Place, ReadError> {

@@ -129,3 +129,19 @@ fn what_is_prefetched_is_here_when_nobody_answers_any_more() {
     assert!(scene.client.run(["mounts", text(mounted.path())]).success().contains("all are here"));
     mounted.unmount();
 }
+
+#[test]
+fn a_mount_sees_what_another_process_brought_when_nobody_answers_any_more() {
+    let ground = Sandbox::new("lazy-brought-tree");
+    let tree = medium_tree(&ground, 2000);
+    let scene = Scene::new("lazy-brought", &tree);
+    let mounted = scene.mount(&["fetch-timeout=1", "profile=none"]);
+    // The mount has seen packs, and is not looking at them anew for a while.
+    fs::read(mounted.path().join(READ[0])).expect("it comes");
+    assert_eq!(scene.prefetch(&["--all", text(mounted.path())])["whole"], true);
+    scene.set_online(false);
+    assert_eq!(assert_right_or_refused(&tree, mounted.path()), 0);
+    let told = scene.client.run(["mounts", text(mounted.path())]).success();
+    assert!(told.contains("everything is here"), "{told}");
+    mounted.unmount();
+}
