@@ -251,8 +251,8 @@ mod tests {
     use std::os::unix::fs::FileExt;
 
     use super::*;
-    use crate::store::pack_set::PackSet;
     use crate::disk;
+    use crate::store::pack_set::PackSet;
 
     fn repository() -> tempfile::TempDir {
         let directory = tempfile::tempdir().expect("a temporary directory");

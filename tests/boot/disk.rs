@@ -18,6 +18,11 @@ pub fn add_shell(etc: &Path) {
     symlink("../test-shell.service", wanted).expect("writable");
 }
 
+/// Keeps a unit of a deployment from being started.
+pub fn mask(etc: &Path, unit: &str) {
+    symlink("/dev/null", etc.join("systemd/system").join(unit)).expect("writable");
+}
+
 /// Puts systemd-boot onto a boot partition, as `bootctl install` does.
 pub fn add_loader(boot: &Path) {
     let loader = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi";

@@ -9,6 +9,7 @@ mod common;
 mod cut;
 mod disk;
 mod kernel;
+mod lazy;
 mod machine;
 #[path = "../deploy/menu.rs"]
 #[allow(dead_code, reason = "it is made for another test program")]

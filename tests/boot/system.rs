@@ -55,6 +55,14 @@ impl Version {
     }
 }
 
+/// Where a machine gets its system from: seen from here, and seen from the machine.
+pub struct Remote {
+    /// From here.
+    pub url: String,
+    /// From the machine.
+    pub inside: String,
+}
+
 /// A published system and the repository it was composed in.
 pub struct System {
     /// All of it.
@@ -229,29 +237,58 @@ impl System {
         text.split_whitespace().find(is_key).expect("64 digits").to_owned()
     }
 
-    /// Makes the disk that all tests begin with: a boot partition and a root, onto which the system was deployed with a shell
-    /// for the test. What is on the boot partition is left in `boot`.
+    /// Deploys the system onto a disk that all tests begin with.
     fn deploy(&self) {
-        let place = &self.directory;
+        let url = format!("file://{}", self.published(Version::First).display());
+        let name = self.deploy_on(&self.directory, &Remote { inside: url.clone(), url }, &[]);
+        fs::write(self.directory.join("deployment"), name).expect("writable");
+    }
+
+    /// Makes `disk.img` in `place` with next to nothing of the system on it; gives the deployment. What would fetch the rest by
+    /// itself is masked in its `/etc`.
+    pub fn deploy_lazily(&self, place: &Path, remote: &Remote) -> String {
+        self.deploy_on(place, remote, &["--lazy"])
+    }
+
+    /// Makes `disk.img` in `place`, with a boot partition and a root, onto which the system was deployed with a shell for the
+    /// test. What is on the boot partition is left in `boot`.
+    fn deploy_on(&self, place: &Path, remote: &Remote, how: &[&str]) -> String {
         let root = place.join("sysroot");
         fs::create_dir_all(root.join("boot")).expect("writable");
         let (sysroot, repository) = (root.display().to_string(), Repository::at(root.join("sapwood/repo")));
         self.keyed(&["sysroot", "init", &sysroot, "--bootloader", "systemd-boot", "--boot", "boot", "--id", ID]);
-        let url = format!("file://{}", self.published(Version::First).display());
-        repository.run(["remote", "add", "os", &url, "--key", &self.key_digits()]).success();
+        let name_remote = |url: &str| {
+            let words = ["remote", "add", "--replace", "os", url, "--key", &self.key_digits()];
+            repository.run(words).success();
+        };
+        name_remote(&remote.url);
         let kargs = ["root=LABEL=root", "rw", "console=ttyS0", "panic=5"].map(|karg| ["--karg", karg]).concat();
         let source = format!("os:{REF}");
-        let words = [&["deploy", "--sysroot", &sysroot], &kargs[..], &[&source]].concat();
+        let words = [&["deploy", "--sysroot", &sysroot], &kargs[..], how, &[&source]].concat();
         let name = finish_within(repository.command(words), PATIENCE).success();
         let name = name.lines().last().expect("its name").to_owned();
-        crate::disk::add_shell(&root.join("sapwood/deploy").join(&name).join("etc"));
+        name_remote(&remote.inside);
+        let etc = root.join("sapwood/deploy").join(&name).join("etc");
+        crate::disk::add_shell(&etc);
+        if how.contains(&"--lazy") {
+            crate::disk::mask(&etc, "sapwood-fill.service");
+        }
         let boot = place.join("boot");
         fs::rename(root.join("boot"), &boot).expect("same filesystem");
         fs::create_dir(root.join("boot")).expect("writable");
         crate::disk::add_loader(&boot);
         crate::disk::make(&place.join("disk.img"), &boot, &root, (FIRST, BOOT_SIZE, ROOT_SIZE));
         remove_tree(&root);
-        fs::write(place.join("deployment"), name).expect("writable");
+        name
+    }
+
+    /// Publishes the first commit with a boot profile, elsewhere.
+    pub fn publish_with_profile(&self, profile: &Path, to: &Path) -> PathBuf {
+        let mut command = self.publisher.command(["publish", "--sign", "release", "--profile"]);
+        command.arg(profile).arg(format!("file://{}", to.display())).arg(REF);
+        command.env("SAPWOOD_KEYS", self.directory.join("keys"));
+        finish_within(command, PATIENCE).success();
+        to.to_owned()
     }
 
     /// A copy of the disk.
