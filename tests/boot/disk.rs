@@ -23,17 +23,6 @@ pub fn mask(etc: &Path, unit: &str) {
     symlink("/dev/null", etc.join("systemd/system").join(unit)).expect("writable");
 }
 
-/// Puts systemd-boot onto a boot partition, as `bootctl install` does.
-pub fn add_loader(boot: &Path) {
-    let loader = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi";
-    for (directory, name) in [("EFI/BOOT", "BOOTX64.EFI"), ("EFI/systemd", "systemd-bootx64.efi")] {
-        fs::create_dir_all(boot.join(directory)).expect("writable");
-        fs::copy(loader, boot.join(directory).join(name)).expect("tests/boot/tools installs systemd-boot-efi");
-    }
-    fs::create_dir_all(boot.join("loader/entries")).expect("writable");
-    fs::write(boot.join("loader/loader.conf"), "timeout 0\n").expect("writable");
-}
-
 /// Makes the disk: where its first partition begins, how large it and the second are, in bytes.
 pub fn make(disk: &Path, boot: &Path, root: &Path, (first, boot_size, root_size): (u64, u64, u64)) {
     let second = first + boot_size;

@@ -55,6 +55,17 @@ impl Version {
     }
 }
 
+/// What starts the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loader {
+    /// systemd-boot, by UEFI.
+    SystemdBoot,
+    /// GRUB, by UEFI.
+    GrubEfi,
+    /// GRUB, by a BIOS.
+    GrubBios,
+}
+
 /// Where a machine gets its system from: seen from here, and seen from the machine.
 pub struct Remote {
     /// From here.
@@ -79,7 +90,11 @@ pub fn system() -> &'static System {
     SYSTEM.get_or_init(System::make)
 }
 
-fn source(path: &str) -> PathBuf {
+/// Below the source: the one that the system is made from.
+pub const TREEFILE: &str = "examples/debian-bootable.yaml";
+
+/// A file of the source.
+pub fn source(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
@@ -109,7 +124,7 @@ impl System {
             || PathBuf::from(within(source("mount-helpers/debian/package"), &[&temporary.join("package")])),
             PathBuf::from,
         );
-        let inputs = [package.clone(), source("examples/debian-bootable.yaml")];
+        let inputs = [package.clone(), source(TREEFILE)];
         let sums = run("sha256sum", &inputs).success();
         let sums = format!("{LAYOUT} - {sums}");
         let key: String =
@@ -120,7 +135,7 @@ impl System {
         let system = Self { publisher: Repository::at(directory.join("publisher")), directory, package };
         if !system.directory.join("made").exists() {
             remove_tree(&cache);
-            system.compose();
+            system.compose(&fs::read_to_string(source(TREEFILE)).expect("ours"));
             system.publish(&system.publisher, Version::First);
             system.deploy();
             system.commit_others();
@@ -129,12 +144,21 @@ impl System {
         system
     }
 
-    fn compose(&self) {
+    /// One made from another treefile, deployed in `directory`. It is not kept.
+    pub fn variant(&self, directory: PathBuf, treefile: &str) -> Self {
+        let package = self.package.clone();
+        let system = Self { publisher: Repository::at(directory.join("publisher")), directory, package };
+        system.compose(treefile);
+        system.publish(&system.publisher, Version::First);
+        system.deploy();
+        system
+    }
+
+    fn compose(&self, text: &str) {
         fs::create_dir_all(&self.directory).expect("the cache is writable");
-        let treefile = self.directory.join("debian-bootable.yaml");
-        for file in [&source("examples/debian-bootable.yaml"), &self.package] {
-            fs::copy(file, self.directory.join(file.file_name().expect("a file"))).expect("room");
-        }
+        let treefile = self.directory.join("bootable.yaml");
+        fs::write(&treefile, text).expect("room");
+        fs::copy(&self.package, self.directory.join(self.package.file_name().expect("a file"))).expect("room");
         self.publisher.run(["init"]).success();
         let cache =
             std::env::var_os("SAPWOOD_COMPOSE_CACHE").unwrap_or_else(|| "/var/tmp/sapwood-compose-cache".into());
@@ -240,23 +264,33 @@ impl System {
     /// Deploys the system onto a disk that all tests begin with.
     fn deploy(&self) {
         let url = format!("file://{}", self.published(Version::First).display());
-        let name = self.deploy_on(&self.directory, &Remote { inside: url.clone(), url }, &[]);
+        let remote = Remote { inside: url.clone(), url };
+        let name = self.deploy_on(&self.directory, &remote, &[], Loader::SystemdBoot);
         fs::write(self.directory.join("deployment"), name).expect("writable");
     }
 
     /// Makes `disk.img` in `place` with next to nothing of the system on it; gives the deployment. What would fetch the rest by
     /// itself is masked in its `/etc`.
     pub fn deploy_lazily(&self, place: &Path, remote: &Remote) -> String {
-        self.deploy_on(place, remote, &["--lazy"])
+        self.deploy_on(place, remote, &["--lazy"], Loader::SystemdBoot)
+    }
+
+    /// Makes `disk.img` in `place` with another loader; gives the deployment.
+    pub fn deploy_with(&self, place: &Path, loader: Loader) -> String {
+        let url = format!("file://{}", self.published(Version::First).display());
+        self.deploy_on(place, &Remote { inside: url.clone(), url }, &[], loader)
     }
 
     /// Makes `disk.img` in `place`, with a boot partition and a root, onto which the system was deployed with a shell for the
     /// test. What is on the boot partition is left in `boot`.
-    fn deploy_on(&self, place: &Path, remote: &Remote, how: &[&str]) -> String {
+    fn deploy_on(&self, place: &Path, remote: &Remote, how: &[&str], loader: Loader) -> String {
         let root = place.join("sysroot");
         fs::create_dir_all(root.join("boot")).expect("writable");
+        // A filesystem of its own, as it will be: GRUB's paths begin there.
+        run("mount", ["-t".as_ref(), "tmpfs".as_ref(), "boot".as_ref(), root.join("boot").as_os_str()]).success();
         let (sysroot, repository) = (root.display().to_string(), Repository::at(root.join("sapwood/repo")));
-        self.keyed(&["sysroot", "init", &sysroot, "--bootloader", "systemd-boot", "--boot", "boot", "--id", ID]);
+        let kind = if loader == Loader::SystemdBoot { "systemd-boot" } else { "grub" };
+        self.keyed(&["sysroot", "init", &sysroot, "--bootloader", kind, "--boot", "boot", "--id", ID]);
         let name_remote = |url: &str| {
             let words = ["remote", "add", "--replace", "os", url, "--key", &self.key_digits()];
             repository.run(words).success();
@@ -274,10 +308,14 @@ impl System {
             crate::disk::mask(&etc, "sapwood-fill.service");
         }
         let boot = place.join("boot");
-        fs::rename(root.join("boot"), &boot).expect("same filesystem");
-        fs::create_dir(root.join("boot")).expect("writable");
-        crate::disk::add_loader(&boot);
-        crate::disk::make(&place.join("disk.img"), &boot, &root, (FIRST, BOOT_SIZE, ROOT_SIZE));
+        run("cp", ["-a".as_ref(), root.join("boot").as_os_str(), boot.as_os_str()]).success();
+        run("umount", [root.join("boot")]).success();
+        let disk = place.join("disk.img");
+        crate::loader::add(loader, &boot);
+        crate::disk::make(&disk, &boot, &root, (FIRST, BOOT_SIZE, ROOT_SIZE));
+        if loader == Loader::GrubBios {
+            crate::loader::embed(&disk);
+        }
         remove_tree(&root);
         name
     }
