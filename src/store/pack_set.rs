@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{Mode, OFlags};
 
@@ -15,17 +15,24 @@ use crate::model::ObjectId;
 /// changed less long ago may change once more without showing it.
 const TICK: i128 = 2_000_000_000;
 
+/// In such a case it is listed again, but not for each object that is looked for.
+const AGAIN: Duration = Duration::from_millis(50);
+
 /// All packs of a repository.
-#[derive(Default)]
 pub(super) struct PackSet {
     packs: Vec<Arc<Pack>>,
     listed: Listed,
 }
 
-/// When the directory had changed last when it was listed, in nanoseconds since 1970; `None` when that was a moment ago, so
-/// that it does not tell this listing from later ones.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Listed(Option<i128>);
+/// What the directory showed when it was listed.
+#[derive(Debug, Clone, Copy)]
+struct Listed {
+    /// When it had changed last, in nanoseconds since 1970.
+    changed: i128,
+    /// That was a moment ago, so that it does not tell this listing from later ones.
+    may_come_again: bool,
+    at: Instant,
+}
 
 impl PackSet {
     /// Opens every pack below the repository `directory`. One that cannot be read is left out with a warning: its
@@ -54,7 +61,7 @@ impl PackSet {
 
     /// Whether no pack can have been added or removed since.
     pub(super) fn is_current(&self, directory: &OwnedFd) -> bool {
-        changed(directory).is_ok_and(|changed| self.listed == Listed(Some(changed)))
+        changed(directory).is_ok_and(|changed| self.listed.is_current(changed))
     }
 
     /// The packs, largest first.
@@ -82,8 +89,12 @@ impl Listed {
     /// Of a directory that changed at `changed`. A time to come is that of a clock that was set back since.
     fn now(changed: i128) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i128);
-        let may_come_again = (now - TICK..=now).contains(&changed);
-        Self((!may_come_again).then_some(changed))
+        Self { changed, may_come_again: (now - TICK..=now).contains(&changed), at: Instant::now() }
+    }
+
+    /// Whether the directory, which changed last at `changed`, cannot have changed since.
+    fn is_current(self, changed: i128) -> bool {
+        self.changed == changed && (!self.may_come_again || self.at.elapsed() < AGAIN)
     }
 }
 
@@ -95,6 +106,8 @@ fn changed(directory: &OwnedFd) -> io::Result<i128> {
 
 #[cfg(test)]
 mod tests {
+    use std::thread::sleep;
+
     use super::*;
     use crate::disk::Wait;
     use crate::store::{Config, Store};
@@ -104,7 +117,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let store = Store::init(directory.path(), &Config::default()).expect("empty");
         let packs = std::fs::File::open(directory.path().join(Layout::PACKS)).expect("made");
-        let long_ago = SystemTime::now() - std::time::Duration::from_secs(100);
+        let long_ago = SystemTime::now() - Duration::from_secs(100);
         packs.set_modified(long_ago).expect("ours");
         assert!(store.look_for_new_packs(), "its time is another");
         assert!(!store.look_for_new_packs());
@@ -117,8 +130,12 @@ mod tests {
         assert!(store.has_object(id));
         // What changed a moment ago may change once more.
         packs.set_modified(SystemTime::now()).expect("ours");
-        assert!(store.look_for_new_packs() && store.look_for_new_packs());
-        packs.set_modified(SystemTime::now() + std::time::Duration::from_secs(1000)).expect("ours");
         assert!(store.look_for_new_packs() && !store.look_for_new_packs());
+        sleep(AGAIN);
+        assert!(store.look_for_new_packs());
+        packs.set_modified(SystemTime::now() + Duration::from_secs(1000)).expect("ours");
+        assert!(store.look_for_new_packs() && !store.look_for_new_packs());
+        sleep(AGAIN);
+        assert!(!store.look_for_new_packs());
     }
 }

@@ -79,6 +79,12 @@ impl Store {
     /// Whether the object's bytes are here, also if another process has brought them. Those that were found damaged are not.
     #[must_use]
     pub fn has_object(&self, id: ObjectId) -> bool {
+        self.knows_object(id)
+            || (!self.is_condemned(DamagedPart { object: id, block: None }) && self.has_in_new_pack(id))
+    }
+
+    /// The same without looking for packs of other processes.
+    pub(super) fn knows_object(&self, id: ObjectId) -> bool {
         if self.is_condemned(DamagedPart { object: id, block: None }) {
             return false;
         }
@@ -88,7 +94,6 @@ impl Store {
         let path = Layout::object_relative(id);
         rustix::fs::accessat(&self.inner.directory, path, rustix::fs::Access::EXISTS, rustix::fs::AtFlags::empty())
             .is_ok()
-            || self.has_in_new_pack(id)
     }
 
     fn has_in_new_pack(&self, id: ObjectId) -> bool {

@@ -144,7 +144,8 @@ impl StoreWriter {
     /// Whether the object is in the repository or among those added by this writer.
     #[must_use]
     pub fn has_object(&self, id: ObjectId) -> bool {
-        self.is_staged(id) || self.store.has_object(id)
+        // Nobody else brings anything while this one has the right to write.
+        self.is_staged(id) || self.store.knows_object(id)
     }
 
     fn is_staged(&self, id: ObjectId) -> bool {
