@@ -141,9 +141,11 @@ fn a_machine_boots_what_it_fetches_on_the_way_and_fills_up_later() {
     fs::write(&file, profile + "\n").expect("writable");
     let profiled = system.publish_with_profile(&file, &sandbox.join("profiled"));
     let mut lazy = LazyMachine::start(system, &sandbox.join("second"), &profiled, "");
-    let (_shell, bytes_then, requests_then) = lazy.wait_until_running("with a profile", all);
+    let (shell, bytes_then, requests_then) = lazy.wait_until_running("with a profile", all);
     assert!(lazy.before.received < all * 2 / 3, "the deployment brought more than what was recorded");
     assert!(bytes_then < bytes && requests_then * PROFILED_GAIN < requests, "{requests_then} of {requests} requests");
-    // It is not filled, so it could not shut down by itself: what that runs is not here, and the network stops before.
-    lazy.machine.cut_power();
+    // What a shutdown runs is not here yet: the network stays until it has come.
+    shell.end("poweroff");
+    assert!(lazy.machine.wait_until_off().success());
+    assert!(lazy.machine.console().contains("reboot: Power down"), "{}", lazy.machine.console());
 }
