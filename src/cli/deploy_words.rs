@@ -34,10 +34,10 @@ pub fn print(plan: &DeployPlan, state: &State, fetched: Option<&RefReport>) -> i
     line("what", format_args!("{}, {}", plan.origin.menu_title(&plan.id), voucher(&plan.origin.voucher)))?;
     if let Some(report) = fetched {
         let (objects, requests) = (output::count(report.objects), output::count(report.requests));
-        line(
-            "fetch",
-            format_args!("{objects} objects, {} in {requests} requests", output::size(report.download_bytes)),
-        )?;
+        // Which libraries a lazy deployment needs is known when its programs are here.
+        let least = if report.commits.iter().any(|commit| commit.lazy) { "at least " } else { "" };
+        let bytes = output::size(report.download_bytes);
+        line("fetch", format_args!("{least}{objects} objects, {bytes} in {requests} requests"))?;
     }
     line("disk", room(plan.disk.needed, plan.disk.available))?;
     line("boot", room(plan.boot.needed, plan.boot.available))?;

@@ -17,6 +17,7 @@ use crate::deploy::id::StaterootName;
 use crate::deploy::kargs::KargEdit;
 use crate::deploy::origin::{Upstream, Voucher};
 use crate::deploy::plan::{DeployPlan, PlanError, Request, When};
+use crate::deploy::programs;
 use crate::deploy::source::{self, Chosen};
 use crate::deploy::sysroot::State;
 use crate::image::Image;
@@ -31,6 +32,19 @@ pub const UNCHANGED: u8 = 77;
 
 /// What a lazy deployment needs at once besides its kernel: what is copied out of it, and what describes it.
 const LAZY_PATHS: [&str; 5] = ["/var", "/root", "/usr/lib/os-release", "/usr/lib/sapwood", "/usr/lib/systemd/system"];
+
+/// The programs it needs as a whole, with what they load, so that a machine that has lost its network before the rest came
+/// still says what is wrong with it and shuts down: a page of process 1 that cannot be read is the end of the machine.
+const LAZY_PROGRAMS: [&str; 8] = [
+    "/usr/lib/systemd/systemd",
+    "/usr/lib/systemd/systemd-executor",
+    "/usr/lib/systemd/systemd-shutdown",
+    "/usr/bin/systemctl",
+    "/usr/bin/mount",
+    "/usr/bin/umount",
+    "/usr/bin/sh",
+    "/usr/bin/sapwood",
+];
 
 /// Choices of every verb that makes a deployment.
 #[derive(Debug, Clone, clap::Args)]
@@ -116,7 +130,8 @@ impl Found {
         }
         let names = PullOptions { metadata_only: true, ..PullOptions::default() };
         let first = pull::preview(store, &remote, name, &names)?;
-        let options = PullOptions { paths: lazy_paths(&first.image)?, boot_profile: true, ..PullOptions::default() };
+        let options =
+            PullOptions { paths: lazy_paths(store, &first.image)?, boot_profile: true, ..PullOptions::default() };
         let preview = pull::preview(store, &remote, name, &options)?;
         Ok(Self { upstream, remote, options, preview })
     }
@@ -165,17 +180,27 @@ impl Found {
         find_kernel(self.image()).map_err(|source| PlanError::Kernel { commit: self.commit(), source })?;
         let writer = store.writer(repository::announced())?;
         let progress = FetchProgress::default();
-        let name = &self.upstream.name;
-        let report =
-            output::while_fetching(&progress, || pull::pull(&writer, &self.remote, name, &self.options, &progress))?;
-        let chosen = source::pulled(store, report.commit, self.upstream.clone())?;
-        let image = store.image(chosen.commit.image)?;
-        Ok((chosen, image, report))
+        let mut options = self.options.clone();
+        let mut all: Option<RefReport> = None;
+        loop {
+            let pull = || pull::pull(&writer, &self.remote, &self.upstream.name, &options, &progress);
+            let report = output::while_fetching(&progress, pull)?;
+            let chosen = source::pulled(store, report.commit, self.upstream.clone())?;
+            let image = store.image(chosen.commit.image)?;
+            let report = all.map_or(report.clone(), |before| before.and_then(report));
+            // What has come tells what else is needed.
+            let paths = if options.paths.is_empty() { Vec::new() } else { lazy_paths(store, &image)? };
+            if paths == options.paths {
+                return Ok((chosen, image, report));
+            }
+            options.paths = paths;
+            all = Some(report);
+        }
     }
 }
 
-/// The paths that a lazy deployment needs at once, as far as the image has them.
-fn lazy_paths(image: &Image) -> Result<Vec<ImagePath>> {
+/// The paths that a lazy deployment needs at once, as far as the image has them and what is here tells.
+fn lazy_paths(store: &Store, image: &Image) -> Result<Vec<ImagePath>> {
     let mut texts: Vec<String> = LAZY_PATHS.iter().chain(&DEFAULTS).map(|path| (*path).to_owned()).collect();
     texts.extend(find_kernel(image)?.paths);
     let mut paths = Vec::new();
@@ -184,6 +209,7 @@ fn lazy_paths(image: &Image) -> Result<Vec<ImagePath>> {
             paths.push(ImagePath::parse(text.as_bytes())?);
         }
     }
+    paths.extend(programs::with_libraries(image, store, &LAZY_PROGRAMS)?);
     Ok(paths)
 }
 

@@ -17,7 +17,7 @@
 //! | `etc` | the merge of `/etc`, its journal, and changes of it |
 //! | `boot` | boot menus of three loaders |
 //! | `menu`, `apply`, `removal`, `health`, `conflicts` | doing it |
-//! | `status`, `history`, `files` | telling about it |
+//! | `status`, `history`, `files`, `programs` | telling about it |
 
 pub mod apply;
 pub mod boot;
@@ -34,6 +34,7 @@ pub mod layout;
 pub mod menu;
 pub mod origin;
 pub mod plan;
+pub mod programs;
 pub mod records;
 pub mod removal;
 pub mod roots;

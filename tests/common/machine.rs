@@ -22,12 +22,14 @@ pub struct Os {
     pub version: String,
     /// Its files.
     pub files: BTreeMap<String, String>,
+    /// Files that are copies of others, by path.
+    pub copies: BTreeMap<String, PathBuf>,
 }
 
 impl Os {
     /// The system in a version, with a kernel of its own.
     pub fn new(version: &str) -> Self {
-        let mut os = Self { version: version.to_owned(), files: BTreeMap::new() };
+        let mut os = Self { version: version.to_owned(), files: BTreeMap::new(), copies: BTreeMap::new() };
         for (path, content) in [
             ("bin", "-> usr/bin"),
             ("home/", ""),
@@ -88,6 +90,11 @@ impl Os {
                 fs::write(&target, content).expect("writable");
                 fs::set_permissions(&target, fs::Permissions::from_mode(0o644)).expect("ours");
             }
+        }
+        for (path, from) in &self.copies {
+            let target = root.join(path);
+            fs::create_dir_all(target.parent().expect("inside")).expect("writable");
+            fs::copy(from, target).expect("readable");
         }
         // Who builds a system sets its times.
         let touch = ["-exec", "touch", "-h", "-d", "@1700000000", "{}", "+"].map(OsStr::new);

@@ -1,7 +1,8 @@
 //! Deployments that are fetched as they are read.
 
-use std::fs;
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::mount::{MsFlags, mount};
@@ -58,6 +59,57 @@ fn a_lazy_update_boots_with_little_and_the_whole_one_before_stays() {
     machine.run(&["cleanup"]).success();
     assert_eq!(machine.versions(), ["3", "2"]);
     machine.repository().assert_clean();
+}
+
+/// Puts a program of this machine into the system, and what it loads, as `ldd` says it. Gives their paths.
+fn install(os: &mut Os, program: &str) -> Vec<String> {
+    let libraries = run("ldd", [program]).success();
+    let paths = libraries.split_whitespace().filter(|word| word.starts_with('/')).chain([program]);
+    let mut installed = Vec::new();
+    for path in paths {
+        let real = fs::canonicalize(path).expect("there");
+        let place = real.to_str().expect("ASCII").trim_start_matches('/').to_owned();
+        // `/lib/…` where that is a link to `/usr/lib`.
+        let path = path.trim_start_matches('/');
+        let path = if path.starts_with("usr/") { path.to_owned() } else { format!("usr/{path}") };
+        if path != place && !path.starts_with("usr/lib64") {
+            let target = real.file_name().expect("a file").to_str().expect("ASCII");
+            assert_eq!(Path::new(&path).parent(), Path::new(&place).parent(), "a link to another directory");
+            os.set(&path, &format!("-> {target}"));
+        }
+        os.copies.insert(place.clone(), real);
+        installed.push(place);
+    }
+    os.set("lib", "-> usr/lib");
+    os.set("lib64", "-> usr/lib64");
+    os.set("usr/lib64/ld-linux-x86-64.so.2", "-> ../lib/x86_64-linux-gnu/ld-linux-x86-64.so.2");
+    installed
+}
+
+#[test]
+fn what_a_machine_shuts_down_with_is_here_before_its_network_goes() {
+    let sandbox = Sandbox::new("lazy-programs");
+    let machine = Machine::new(&sandbox, "systemd-boot");
+    let mut os = os("1");
+    let programs =
+        ["/usr/lib/systemd/systemd", "/usr/lib/systemd/systemd-shutdown", "/usr/bin/systemctl", "/usr/bin/umount"];
+    let needed: BTreeSet<String> = programs.iter().flat_map(|program| install(&mut os, program)).collect();
+    assert!(needed.len() > 20, "{needed:?}");
+    let other = "usr/lib/x86_64-linux-gnu/libother.so.1";
+    os.copies.insert(other.to_owned(), PathBuf::from(env!("CARGO_BIN_EXE_mount-sapwood")));
+    machine.publish(&os);
+    machine.run(&["deploy", "--lazy", "os:test"]).success();
+    fs::remove_dir_all(machine.published()).expect("there");
+    let read = |path: &str| {
+        let copy = File::create(sandbox.join("copy")).expect("writable");
+        let mut command = machine.repository().command(["cat", &format!("remotes/os/test:/{path}")]);
+        command.stdout(copy).status().expect("starts").success()
+    };
+    for path in &needed {
+        assert!(read(path), "{path} is not here");
+        run("cmp", [sandbox.join("copy").as_os_str(), os.copies[path].as_os_str()]).success();
+    }
+    assert!(!read(other), "it was fetched as a whole");
 }
 
 /// A root in which nothing but `/usr` is missing: with the program, outside of it, and with what an initramfs brings along.

@@ -36,6 +36,17 @@ pub struct CommitReport {
     pub lazy: bool,
 }
 
+impl CommitReport {
+    fn add(&mut self, later: &Self) {
+        self.objects += later.objects;
+        self.delta_objects += later.delta_objects;
+        self.requests += later.requests;
+        self.download_bytes += later.download_bytes;
+        self.disk_bytes += later.disk_bytes;
+        self.lazy = later.lazy;
+    }
+}
+
 /// One ref.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct RefReport {
@@ -64,6 +75,26 @@ impl RefReport {
         let local_ref = remote.name().local_ref(&name);
         let commit = tip.record.commit;
         Self { name, local_ref, commit, requests: 0, download_bytes: 0, objects: 0, disk_bytes: 0, commits: Vec::new() }
+    }
+
+    /// What this pull and a later one of the same ref did together.
+    #[must_use]
+    pub fn and_then(self, later: Self) -> Self {
+        let mut commits = self.commits;
+        for commit in later.commits {
+            match commits.iter_mut().find(|before| before.commit == commit.commit) {
+                Some(before) => before.add(&commit),
+                None => commits.push(commit),
+            }
+        }
+        Self {
+            requests: self.requests + later.requests,
+            download_bytes: self.download_bytes + later.download_bytes,
+            objects: self.objects + later.objects,
+            disk_bytes: self.disk_bytes + later.disk_bytes,
+            commits,
+            ..later
+        }
     }
 
     pub(super) fn add(&mut self, commit: CommitReport) {
