@@ -293,18 +293,10 @@ fn suid_works_only_when_asked_for() {
     mounted.unmount();
 }
 
-/// udev gives the device to everybody; where there is no udev, a test has to.
-fn open_device_to_all(sandbox: &Sandbox) {
-    let device = sandbox.join("fuse-device");
-    mknod(&device, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(10, 229)).expect("root may");
-    fs::set_permissions(&device, fs::Permissions::from_mode(0o666)).expect("ours");
-    mount(Some(&device), "/dev/fuse", None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("binds");
-}
-
 #[test]
 fn an_ordinary_user_mounts_through_fusermount3() {
     let sandbox = Sandbox::new("cli-user");
-    open_device_to_all(&sandbox);
+    sandbox.open_fuse_to_everybody();
     let home = sandbox.directory("home");
     chown(&home, Some(NOBODY), Some(NOBODY)).expect("root may");
     let source = tree(&sandbox);

@@ -17,9 +17,8 @@ use crate::system::{Remote, System, Version, system};
 /// As fast as it goes: bytes and requests are counted here, and the machine is slow enough.
 const SHAPE: Shape = Shape { round_trip: Duration::ZERO, bits_per_second: 1_000_000_000 };
 
-/// What a lazy boot fetches at most of what a full pull fetches, in percent, until everything has started. What it reads is
-/// 13 % of a system as small as this; the rest are guesses.
-const SHARE: u64 = 30;
+/// What a lazy boot fetches at most of what a full pull fetches, in percent, until everything has started.
+const SHARE: u64 = 12;
 
 /// How many times fewer requests a boot makes at least when what an earlier one read is there already. No two boots read the
 /// same.

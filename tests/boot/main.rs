@@ -20,6 +20,7 @@ mod namespace;
 mod selinux;
 mod story;
 mod system;
+mod verity;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

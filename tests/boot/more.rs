@@ -10,6 +10,7 @@ use crate::machine::Machine;
 use crate::one_at_a_time;
 use crate::story::{by_bios, hardware, live};
 use crate::system::{Loader, TREEFILE, source, system, tools};
+use crate::verity;
 
 fn live_with(loader: Loader) {
     let _one = one_at_a_time();
@@ -63,12 +64,15 @@ fn dracut_and_a_newer_kernel_boot_with_passthrough_and_without() {
     for mode in ["cached", "passthrough"] {
         let disk = system.disk(&sandbox.join("disk.img"));
         let arguments = format!("sapwood={} sapwood.mode={mode}", system.deployment());
-        let mut machine = Machine::start(&by_kernel(&system, &disk, &arguments), sandbox.path());
+        let mut hardware = by_kernel(&system, &disk, &arguments);
+        hardware.disks.push(verity::disk(sandbox.join("verity.img")));
+        let mut machine = Machine::start(&hardware, sandbox.path());
         let mut shell = machine.shell();
         let seconds = wait_until_running(&mut shell);
         eprintln!("{}: running after {seconds} s; {}", shell.ok("uname -r"), shell.ok("sapwood mounts /usr"));
         assert!(shell.ok("sapwood mounts /usr").contains(mode));
         shell.ok("find /usr -xdev -type f -exec cat {} + > /dev/null");
+        verity::watch(&mut shell, if mode == "passthrough" { ",passthrough" } else { "" });
         shell.end("poweroff");
         assert!(machine.wait_until_off().success());
         assert!(machine.console().contains("reboot: Power down"), "{}", machine.console());

@@ -2,17 +2,20 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
 use crate::common::link::Shape;
-use crate::common::sandbox::{Sandbox, run};
+use crate::common::sandbox::{Repository, Sandbox, finish, run};
 use crate::common::trees;
 use crate::load::{Load, compile, fio, holder, md5sums, mmap_reader};
 use crate::mount::{Dice, Subject};
 use crate::remote::Remote;
+
+const NOBODY: u32 = 65534;
 
 /// A compiler, its headers, and something large: what all users together need.
 fn workshop(sandbox: &Sandbox) -> PathBuf {
@@ -106,6 +109,37 @@ fn nor_while_content_is_being_fetched() {
     let again = remote.mount(&[]);
     remote.assert_all_right(&again);
     again.mounted.unmount();
+}
+
+/// Who took the connection over has it from the supervisor: no help of root is needed once it is mounted.
+#[test]
+fn nor_by_an_ordinary_user_of_a_mount_of_their_own() {
+    let sandbox = Sandbox::new("kill-user");
+    sandbox.open_fuse_to_everybody();
+    let home = sandbox.directory("home");
+    let tree = home.join("tree");
+    trees::medium(&tree, 60);
+    run("chown", ["-R".as_ref(), "65534:65534".as_ref(), home.as_os_str()]).success();
+    let repository = Repository::init_as(home.join("repo"), NOBODY);
+    repository.commit("main", &tree);
+    let subject = Subject::new(&repository, "main", &home.join("m"), &[]);
+    // Past the kernel's cache, or no question would reach a worker.
+    let script = "find . -type f | while read file; do dd if=\"$1/$file\" iflag=direct bs=1M status=none | cmp - \"$file\" || exit; done";
+    let (from, at) = (tree, subject.mounted.path().to_owned());
+    let load = Load::new().user("cmp", move |_| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c", script, "sh"]).arg(&at);
+        command.current_dir(&from);
+        let compared = finish(command);
+        let said = String::from_utf8_lossy(&compared.stdout).into_owned() + &compared.stderr;
+        if compared.status.success() && said.is_empty() { Ok(()) } else { Err(said) }
+    });
+    kill_again_and_again(&subject, 15, 100..400);
+    let (_, line) = load.end();
+    assert!(subject.deaths() >= 10, "{}", subject.status());
+    println!("of an ordinary user: {} kills, {line}", subject.deaths());
+    subject.mounted.unmount();
+    repository.assert_clean();
 }
 
 /// The figures in SECURITY.md: a whole Debian system, two hundred kills in each mode, caches dropped all the time.
