@@ -51,11 +51,23 @@ const OBJECT_MAX: u64 = 8 << 20;
 /// Frames of a large object on either side of a read that are looked at.
 const OBJECT_REACH: u32 = 128;
 
-/// A neighbourhood: so many frames on either side. One is fetched when at least two of those around it were read, and for
-/// each of these so many bytes of it: the shorter it is, the less is lost if nobody reads it.
-const NEAR: u32 = 4;
-const NEAR_READ: usize = 2;
-const NEAR_BYTES: u32 = 10_000;
+/// Frames on either side of a read that may be fetched with it.
+const NEAR: u32 = 8;
+
+/// When a frame is likely to be read: enough of those around it were, and for each of these it has no more than so many
+/// bytes: the shorter it is, the less is lost if nobody reads it.
+struct Neighbourhood {
+    /// Frames on either side.
+    reach: u32,
+    /// How many of them were read at least.
+    read: usize,
+    /// Bytes for each.
+    bytes: u32,
+}
+
+/// A narrow one, as an interpreter reads modules, and a wide one, as a compiler reads headers all over their directory.
+const NEIGHBOURHOODS: [Neighbourhood; 2] =
+    [Neighbourhood { reach: 4, read: 2, bytes: 10_000 }, Neighbourhood { reach: 16, read: 4, bytes: 6_000 }];
 
 /// Frames longer than this are one object's own, which its neighbours say nothing about.
 const NEAR_LENGTH_MAX: u32 = 70 << 10;
@@ -150,20 +162,27 @@ impl Ahead {
 
     /// Frames around one whose surroundings were read.
     fn near(&mut self, frame: u32, frames: &[Frame]) -> Vec<u32> {
-        let room = (NEAR_ALLOWANCE + self.ledger.read_bytes() / NEAR_SHARE).saturating_sub(self.ledger.unread_bytes());
+        let allowance = NEAR_ALLOWANCE + self.ledger.read_bytes() / NEAR_SHARE;
+        let room = allowance.saturating_sub(self.ledger.near_unread_bytes());
         let pack = frames.get(frame as usize).map(|frame| frame.pack);
-        let around = |frame: u32| frame.saturating_sub(NEAR)..=frame.saturating_add(NEAR);
         let is_likely = |candidate: &u32| {
             let there = frames.get(*candidate as usize).filter(|there| Some(there.pack) == pack);
-            let Some(length) = there.map(|there| there.length).filter(|length| *length <= NEAR_LENGTH_MAX) else {
-                return false;
-            };
-            let read = around(*candidate).filter(|other| self.ledger.is_read(*other)).count();
-            read >= NEAR_READ && u32::try_from(read).unwrap_or(u32::MAX).saturating_mul(NEAR_BYTES) >= length
+            let length = there.map(|there| there.length).filter(|length| *length <= NEAR_LENGTH_MAX);
+            length.is_some_and(|length| {
+                NEIGHBOURHOODS.iter().any(|around| self.is_read_around(*candidate, length, around))
+            })
         };
         let nearest = (1..=NEAR).flat_map(|step| [frame.checked_add(step), frame.checked_sub(step)]).flatten();
         let likely: Vec<u32> = nearest.filter(is_likely).collect();
-        self.choose(likely.into_iter(), room, frames)
+        let chosen = self.choose(likely.into_iter(), room, frames);
+        chosen.iter().for_each(|frame| self.ledger.ask_near(*frame));
+        chosen
+    }
+
+    fn is_read_around(&self, frame: u32, length: u32, around: &Neighbourhood) -> bool {
+        let others = frame.saturating_sub(around.reach)..=frame.saturating_add(around.reach);
+        let read = others.filter(|other| self.ledger.is_read(*other)).count();
+        read >= around.read && u32::try_from(read).unwrap_or(u32::MAX).saturating_mul(around.bytes) >= length
     }
 
     /// Those of `candidates` that were not asked for yet and for which there is room.
@@ -296,7 +315,7 @@ mod tests {
                 step(&mut ahead, &small(frame), &frames);
                 let read = ahead.ledger.read_bytes();
                 let (near, streams) = (NEAR_ALLOWANCE + read / NEAR_SHARE, ALLOWANCE.max(read / BULK_SHARE));
-                assert!(ahead.unread_bytes() <= near.max(streams));
+                assert!(ahead.ledger.near_unread_bytes() <= near && ahead.unread_bytes() <= near + streams);
             }
         }
     }
@@ -339,7 +358,7 @@ mod tests {
             fetched += ahead.touch(&small(frame), &frames).likely.len();
         }
         assert!((1..=NEAR as usize * 2).contains(&fetched), "{fetched}");
-        for frame in [1003, 1019, 1031, 1047, 1005, 1021] {
+        for frame in [1003, 1023, 1043, 1063, 1008, 1028] {
             assert!(ahead.touch(&small(frame), &frames).likely.is_empty());
         }
     }

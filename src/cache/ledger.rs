@@ -9,6 +9,9 @@ pub(super) struct Ledger {
     /// Fetched ahead and not read yet.
     unread: Bits,
     unread_bytes: u64,
+    /// Of these, those of neighbourhoods.
+    near: Bits,
+    near_unread_bytes: u64,
     read_bytes: u64,
 }
 
@@ -21,6 +24,9 @@ impl Ledger {
         let was_ahead = self.unread.clear(frame);
         if was_ahead {
             self.unread_bytes = self.unread_bytes.saturating_sub(length);
+            if self.near.has(frame) {
+                self.near_unread_bytes = self.near_unread_bytes.saturating_sub(length);
+            }
         }
         if was_ahead || (is_new && missed) {
             self.read_bytes += length;
@@ -33,12 +39,26 @@ impl Ledger {
         self.asked.set(frame);
     }
 
+    /// The same for one of a neighbourhood.
+    pub fn ask_near(&mut self, frame: u32) {
+        self.asked.set(frame);
+        self.near.set(frame);
+    }
+
     /// Notes that a frame of `length` bytes was fetched ahead.
     pub fn fetched(&mut self, frame: u32, length: u64) {
         self.asked.set(frame);
         if !self.read.has(frame) && self.unread.set(frame) {
             self.unread_bytes += length;
+            if self.near.has(frame) {
+                self.near_unread_bytes += length;
+            }
         }
+    }
+
+    /// Those of neighbourhoods among them.
+    pub const fn near_unread_bytes(&self) -> u64 {
+        self.near_unread_bytes
     }
 
     pub fn is_read(&self, frame: u32) -> bool {
@@ -102,16 +122,20 @@ mod tests {
     #[test]
     fn bytes_are_counted_once() {
         let mut ledger = Ledger::default();
-        ledger.ask(100);
+        ledger.ask_near(100);
         ledger.fetched(100, 10);
         ledger.fetched(100, 10);
-        assert_eq!((ledger.unread_bytes(), ledger.read_bytes()), (10, 0));
+        assert_eq!((ledger.unread_bytes(), ledger.near_unread_bytes(), ledger.read_bytes()), (10, 10, 0));
         assert!(ledger.read(100, 10, false));
         assert!(!ledger.read(100, 10, true));
-        assert_eq!((ledger.unread_bytes(), ledger.read_bytes()), (0, 10));
+        assert_eq!((ledger.unread_bytes(), ledger.near_unread_bytes(), ledger.read_bytes()), (0, 0, 10));
+        ledger.ask(200);
+        ledger.fetched(200, 10);
+        assert_eq!((ledger.unread_bytes(), ledger.near_unread_bytes()), (10, 0));
+        ledger.read(200, 10, false);
         assert!(ledger.read(7, 5, false), "it was here all along");
         assert!(ledger.read(8, 5, true));
-        assert_eq!(ledger.read_bytes(), 15);
+        assert_eq!(ledger.read_bytes(), 25);
         ledger.fetched(8, 5);
         assert_eq!(ledger.unread_bytes(), 0, "somebody was faster");
     }
