@@ -24,6 +24,13 @@ const MULTIARCH: &str = "-linux-";
 /// How many names a program may have in its dynamic section; the largest of a distribution have some two hundred.
 const NAMES_MAX: usize = 1024;
 
+/// How many directories of its own it may name, and how long a name may be (`PATH_MAX`).
+const DIRECTORIES_MAX: usize = 16;
+const LENGTH_MAX: usize = 4096;
+
+/// What stands for the program's own directory.
+const ORIGIN: &str = "$ORIGIN";
+
 /// How many symbolic links a path may lead over, as in Linux.
 const LINKS_MAX: usize = 40;
 
@@ -47,7 +54,7 @@ pub fn with_libraries(image: &Image, store: &Store, programs: &[&str]) -> Result
             content => content?,
         };
         if let Found::Bytes(content) = content {
-            let names = Names::of(&content).unwrap_or_default();
+            let names = Names::of(&content, &directory_of(&path)).unwrap_or_default();
             open.extend(names.interpreter);
             for name in names.libraries {
                 // A path where there is a slash. Else every directory that has it: one too many is a file that is not used.
@@ -82,8 +89,8 @@ struct Names {
 }
 
 impl Names {
-    /// Reads it from a file; `None` when it is no ELF file, or a damaged one.
-    fn of(content: &[u8]) -> Option<Self> {
+    /// Reads it from a file in the directory `origin`; `None` when it is no ELF file, or a damaged one.
+    fn of(content: &[u8], origin: &str) -> Option<Self> {
         let file = ElfBytes::<AnyEndian>::minimal_parse(content).ok()?;
         let mut names = Self::default();
         if let Some(segment) = file.segments()?.iter().find(|segment| segment.p_type == PT_INTERP) {
@@ -95,15 +102,25 @@ impl Names {
             return Some(names);
         };
         for entry in dynamic.iter().take(NAMES_MAX) {
-            let text = || strings.get(usize::try_from(entry.d_val()).ok()?).ok();
+            let text =
+                || strings.get(usize::try_from(entry.d_val()).ok()?).ok().filter(|text| text.len() <= LENGTH_MAX);
             match entry.d_tag {
                 DT_NEEDED => names.libraries.extend(text().map(str::to_owned)),
-                DT_RUNPATH | DT_RPATH => names.directories.extend(text()?.split(':').map(str::to_owned)),
+                DT_RUNPATH | DT_RPATH => {
+                    names.directories.extend(text()?.split(':').map(|place| place.replace(ORIGIN, origin)));
+                }
                 _ => {}
             }
         }
+        names.directories.truncate(DIRECTORIES_MAX);
         Some(names)
     }
+}
+
+fn directory_of(path: &ImagePath) -> String {
+    let mut path = path.clone();
+    path.pop();
+    path.to_string()
 }
 
 /// The path of the regular file that an absolute path leads to; `None` when it leads to none.
@@ -141,4 +158,38 @@ fn follow(image: &Image, path: &[u8]) -> Result<Option<ImagePath>, ImageError> {
 fn parts(path: &[u8]) -> Vec<Vec<u8>> {
     let parts = path.split(|byte| *byte == b'/').rev();
     parts.filter(|part| !matches!(*part, b"" | b".")).map(<[u8]>::to_vec).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The program of this test: linked as any other, and not stripped.
+    fn program() -> Vec<u8> {
+        std::fs::read("/proc/self/exe").expect("a program runs")
+    }
+
+    #[test]
+    fn a_program_says_what_it_loads() {
+        let names = Names::of(&program(), "/usr/bin").expect("an ELF file");
+        assert!(names.interpreter.is_some_and(|path| path.contains("/ld-linux")));
+        assert!(names.libraries.iter().any(|name| name == "libc.so.6"), "{:?}", names.libraries);
+    }
+
+    #[test]
+    fn a_damaged_one_says_nothing_or_something_else() {
+        assert_eq!(Names::of(b"#!/bin/sh\n", "/"), None);
+        let program = program();
+        let head = &program[..program.len().min(1 << 16)];
+        for length in 0..2048 {
+            drop(Names::of(&head[..length], "/"));
+        }
+        for at in 0..2048 {
+            for value in [0, 1, 0x7f, 0xff] {
+                let mut damaged = head.to_vec();
+                damaged[at] = value;
+                drop(Names::of(&damaged, "/"));
+            }
+        }
+    }
 }
