@@ -150,7 +150,7 @@ fn many_moments_on_every_file_system() {
 }
 
 #[test]
-#[ignore = "takes half an hour"]
+#[ignore = "takes an hour and more"]
 fn every_moment_on_the_file_system_that_promises_least() {
     for work in &ALL {
         println!("{}", survives(work, &EXT4_STRICT, usize::MAX));
