@@ -9,9 +9,9 @@ pub(super) struct Ledger {
     /// Fetched ahead and not read yet.
     unread: Bits,
     unread_bytes: u64,
-    /// Of these, those of neighbourhoods.
-    near: Bits,
-    near_unread_bytes: u64,
+    /// Of large objects, of which other rules say how much may lie unread.
+    large: Bits,
+    large_unread_bytes: u64,
     read_bytes: u64,
 }
 
@@ -24,8 +24,8 @@ impl Ledger {
         let was_ahead = self.unread.clear(frame);
         if was_ahead {
             self.unread_bytes = self.unread_bytes.saturating_sub(length);
-            if self.near.has(frame) {
-                self.near_unread_bytes = self.near_unread_bytes.saturating_sub(length);
+            if self.large.has(frame) {
+                self.large_unread_bytes = self.large_unread_bytes.saturating_sub(length);
             }
         }
         if was_ahead || (is_new && missed) {
@@ -39,10 +39,9 @@ impl Ledger {
         self.asked.set(frame);
     }
 
-    /// The same for one of a neighbourhood.
-    pub fn ask_near(&mut self, frame: u32) {
-        self.asked.set(frame);
-        self.near.set(frame);
+    /// Notes, before it is fetched, that a frame is a large object's.
+    pub fn of_large(&mut self, frame: u32) {
+        self.large.set(frame);
     }
 
     /// Notes that a frame of `length` bytes was fetched ahead.
@@ -50,15 +49,10 @@ impl Ledger {
         self.asked.set(frame);
         if !self.read.has(frame) && self.unread.set(frame) {
             self.unread_bytes += length;
-            if self.near.has(frame) {
-                self.near_unread_bytes += length;
+            if self.large.has(frame) {
+                self.large_unread_bytes += length;
             }
         }
-    }
-
-    /// Those of neighbourhoods among them.
-    pub const fn near_unread_bytes(&self) -> u64 {
-        self.near_unread_bytes
     }
 
     pub fn is_read(&self, frame: u32) -> bool {
@@ -77,6 +71,11 @@ impl Ledger {
     /// Bytes that were fetched ahead and not read yet.
     pub const fn unread_bytes(&self) -> u64 {
         self.unread_bytes
+    }
+
+    /// Those among them that are not of large objects.
+    pub const fn small_unread_bytes(&self) -> u64 {
+        self.unread_bytes.saturating_sub(self.large_unread_bytes)
     }
 }
 
@@ -122,16 +121,16 @@ mod tests {
     #[test]
     fn bytes_are_counted_once() {
         let mut ledger = Ledger::default();
-        ledger.ask_near(100);
+        ledger.ask(100);
         ledger.fetched(100, 10);
         ledger.fetched(100, 10);
-        assert_eq!((ledger.unread_bytes(), ledger.near_unread_bytes(), ledger.read_bytes()), (10, 10, 0));
+        assert_eq!((ledger.unread_bytes(), ledger.small_unread_bytes(), ledger.read_bytes()), (10, 10, 0));
         assert!(ledger.read(100, 10, false));
         assert!(!ledger.read(100, 10, true));
-        assert_eq!((ledger.unread_bytes(), ledger.near_unread_bytes(), ledger.read_bytes()), (0, 0, 10));
-        ledger.ask(200);
+        assert_eq!((ledger.unread_bytes(), ledger.small_unread_bytes(), ledger.read_bytes()), (0, 0, 10));
+        ledger.of_large(200);
         ledger.fetched(200, 10);
-        assert_eq!((ledger.unread_bytes(), ledger.near_unread_bytes()), (10, 0));
+        assert_eq!((ledger.unread_bytes(), ledger.small_unread_bytes()), (10, 0));
         ledger.read(200, 10, false);
         assert!(ledger.read(7, 5, false), "it was here all along");
         assert!(ledger.read(8, 5, true));
