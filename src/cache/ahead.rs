@@ -34,8 +34,9 @@ const PROVEN: u32 = 3;
 const ALLOWANCE: u64 = 512 << 10;
 const SHARE: u64 = 4;
 
-/// So many bytes read make whoever reads a reader of everything: then a new stream begins with a window, and half of what
-/// was read may lie unread.
+/// So many bytes read make whoever reads a reader of everything: then a new stream begins with a window, half of what was read
+/// may lie unread, and streams go on while somebody waits. To leave the link idle until he had his answer made reading all
+/// of a Debian root 1.13 times as long as a pull over 20 ms and 50 Mbit/s; so it is 1.04, and another reader waits 6 % longer.
 const BULK: u64 = 32 << 20;
 const BULK_SHARE: u64 = 2;
 
@@ -93,8 +94,10 @@ pub(super) struct Touch {
 pub(super) struct Wish {
     /// At once, in this order.
     pub likely: Vec<u32>,
-    /// When nobody waits.
+    /// When nobody waits, unless whoever reads is a reader of everything.
     pub stream: Range<u32>,
+    /// Whether he is.
+    pub is_bulk: bool,
 }
 
 /// The readers of one commit.
@@ -131,7 +134,7 @@ impl Ahead {
             let own = likely.iter().copied().chain(stream.clone()).filter(|frame| object.contains(frame));
             own.for_each(|frame| self.ledger.of_large(frame));
         }
-        Wish { likely, stream }
+        Wish { likely, stream, is_bulk: self.is_bulk() }
     }
 
     /// Bytes of frames that were fetched ahead and not read yet.
@@ -298,6 +301,7 @@ mod tests {
         let mut longest = 0;
         for frame in 0..2000 {
             let wish = ahead.touch(&small(frame), &frames);
+            assert_eq!(wish.is_bulk, u64::from(frame + 1) * u64::from(LENGTH) > BULK, "after {frame}");
             assert!(wish.stream.is_empty() || wish.stream.start > frame);
             longest = longest.max(wish.stream.len());
             wish.likely.into_iter().chain(wish.stream).for_each(|frame| ahead.fetched(frame, &frames));

@@ -1,5 +1,6 @@
 //! The threads that fetch. What somebody waits for comes first: nothing large begins while any of that is left, what is
-//! under way pauses, and of what is only guessed little is on the way at a time. What a profile lists is no guess.
+//! under way pauses, and of what is only guessed little is on the way at a time. What a profile lists is no guess, and neither is
+//! what comes next to a reader of everything.
 //!
 //! Jobs of one lane may wait for those of an earlier one in [`Lane`] and for no others, so that they cannot wait in a
 //! circle.
@@ -23,19 +24,22 @@ pub(super) enum Lane {
     /// Contents that are likely to be wanted in a moment. Does not give way, so it has to be little, or what a profile says
     /// is about to be read.
     Guess,
+    /// What a reader of everything reads next. Does not give way: mostly it is he who waits, and a link that is idle until he
+    /// has his answer is time lost. Two requests at a time, so that whoever else waits has his share of the link.
+    Bulk,
     /// All else.
     Later,
 }
 
 impl Lane {
-    const ALL: [Self; 4] = [Self::Names, Self::Urgent, Self::Guess, Self::Later];
+    const ALL: [Self; 5] = [Self::Names, Self::Urgent, Self::Guess, Self::Bulk, Self::Later];
 
     /// How many jobs of it run at the same time. Of those for later, two keep a link busy while a third unpacks.
     const fn threads(self) -> usize {
         match self {
             Self::Names => 4,
             Self::Urgent => 8,
-            Self::Guess => 2,
+            Self::Guess | Self::Bulk => 2,
             Self::Later => 3,
         }
     }
@@ -196,8 +200,11 @@ mod tests {
         crew.run(Lane::Urgent, move || held.recv_timeout(wait).expect("released"));
         let told = said.clone();
         crew.run(Lane::Later, move || told.send("later").expect("heard"));
-        crew.run(Lane::Guess, move || said.send("guess").expect("heard"));
-        assert_eq!(heard.recv_timeout(wait), Ok("guess"));
+        for (lane, word) in [(Lane::Guess, "guess"), (Lane::Bulk, "bulk")] {
+            let said = said.clone();
+            crew.run(lane, move || said.send(word).expect("heard"));
+            assert_eq!(heard.recv_timeout(wait), Ok(word));
+        }
         assert!(crew.give_way_within(Duration::from_millis(20)), "not closed");
         assert!(heard.try_recv().is_err(), "somebody waits still");
         release.send(()).expect("waiting");

@@ -171,8 +171,9 @@ impl Frames {
             frames.filter_map(|frame| Some((frame, catalogue.frame(frame)?))).collect::<Vec<_>>()
         };
         let likely = plan(located(&mut std::mem::take(&mut wish.likely).into_iter()), GUESS_MAX);
+        let patient = if wish.is_bulk { Lane::Bulk } else { Lane::Later };
         for run in likely.into_iter().chain(plan(located(&mut wish.stream), RUN_MAX)) {
-            let lane = if self.origin.affords(run.range.end - run.range.start) { Lane::Guess } else { Lane::Later };
+            let lane = if self.origin.affords(run.range.end - run.range.start) { Lane::Guess } else { patient };
             self.fetch_ahead(lane, run);
         }
     }
