@@ -34,9 +34,10 @@ const PROVEN: u32 = 3;
 const ALLOWANCE: u64 = 512 << 10;
 const SHARE: u64 = 4;
 
-/// So many bytes read make whoever reads a reader of everything: then a new stream begins with a window, half of what was read
-/// may lie unread, and streams go on while somebody waits. To leave the link idle until he had his answer made reading all
-/// of a Debian root 1.13 times as long as a pull over 20 ms and 50 Mbit/s; so it is 1.04, and another reader waits 6 % longer.
+/// So many bytes read make whoever reads a reader of everything: then a new stream begins with a window, half of what was
+/// read may lie unread, and on all but slow links streams go on while somebody waits. To leave the link idle until he had
+/// his answer made reading all of a Debian root 1.13 times as long as a pull over 20 ms and 50 Mbit/s; so it is 1.04, and
+/// another reader waits 6 % longer.
 const BULK: u64 = 32 << 20;
 const BULK_SHARE: u64 = 2;
 

@@ -1,6 +1,6 @@
 //! The threads that fetch. What somebody waits for comes first: nothing large begins while any of that is left, what is
-//! under way pauses, and of what is only guessed little is on the way at a time. What a profile lists is no guess, and neither is
-//! what comes next to a reader of everything.
+//! under way pauses, and of what is only guessed little is on the way at a time. What a profile lists is no guess, and
+//! neither is what comes next to a reader of everything.
 //!
 //! Jobs of one lane may wait for those of an earlier one in [`Lane`] and for no others, so that they cannot wait in a
 //! circle.
@@ -24,8 +24,9 @@ pub(super) enum Lane {
     /// Contents that are likely to be wanted in a moment. Does not give way, so it has to be little, or what a profile says
     /// is about to be read.
     Guess,
-    /// What a reader of everything reads next. Does not give way: mostly it is he who waits, and a link that is idle until he
-    /// has his answer is time lost. Two requests at a time, so that whoever else waits has his share of the link.
+    /// What a reader of everything reads next, on all but slow links. Does not give way: mostly it is he who waits, and a
+    /// link that is idle until he has his answer is time lost. Two requests at a time, so that whoever else waits has his
+    /// share of the link.
     Bulk,
     /// All else.
     Later,
