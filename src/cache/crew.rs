@@ -14,6 +14,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Sender, unbounded};
 use parking_lot::{Condvar, Mutex};
 
+/// Bytes a second from which on a reader of everything has the link used while he waits: on a slower one a long request would
+/// hold others up for long, and little is lost between two.
+const BULK_RATE: u64 = 512 << 10;
+
 /// What a job is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lane {
@@ -43,6 +47,11 @@ impl Lane {
             Self::Guess | Self::Bulk => 2,
             Self::Later => 3,
         }
+    }
+
+    /// That of what a stream reads next over a link of so many bytes a second; `is_bulk` if its reader reads everything.
+    pub const fn of_stream(is_bulk: bool, rate: u64) -> Self {
+        if is_bulk && rate >= BULK_RATE { Self::Bulk } else { Self::Later }
     }
 
     const fn is_awaited(self) -> bool {
@@ -191,6 +200,16 @@ mod tests {
     use std::sync::mpsc::channel;
 
     use super::*;
+
+    #[test]
+    fn only_a_reader_of_everything_on_a_link_that_is_not_slow_has_it_used_while_somebody_waits() {
+        let megabit = 1_000_000 / 8;
+        assert_eq!(Lane::of_stream(true, 50 * megabit), Lane::Bulk);
+        // A link of 1 Mbit/s, and one of which nothing is known yet.
+        assert_eq!(Lane::of_stream(true, megabit), Lane::Later);
+        assert_eq!(Lane::of_stream(true, 0), Lane::Later);
+        assert_eq!(Lane::of_stream(false, 50 * megabit), Lane::Later);
+    }
 
     #[test]
     fn what_is_for_later_begins_when_nobody_waits_any_more() {

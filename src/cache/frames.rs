@@ -34,10 +34,6 @@ use crate::store::{Absent, CheckedStore, DamagedPart, ObjectSource, ReadError, S
 /// How long what nobody waits for may take to learn the names of what came.
 pub(super) const UNHURRIED: Duration = Duration::from_secs(60);
 
-/// Bytes a second from which on a reader of everything has the link used while he waits: on a slower one a request of
-/// [`RUN_MAX`] would hold others up for long, and little is lost between two.
-const BULK_RATE: u64 = 512 << 10;
-
 /// The contents of one commit.
 pub(super) struct Frames {
     pub origin: Arc<Origin>,
@@ -175,7 +171,7 @@ impl Frames {
             frames.filter_map(|frame| Some((frame, catalogue.frame(frame)?))).collect::<Vec<_>>()
         };
         let likely = plan(located(&mut std::mem::take(&mut wish.likely).into_iter()), GUESS_MAX);
-        let patient = if wish.is_bulk && self.origin.rate() >= BULK_RATE { Lane::Bulk } else { Lane::Later };
+        let patient = Lane::of_stream(wish.is_bulk, self.origin.rate());
         for run in likely.into_iter().chain(plan(located(&mut wish.stream), RUN_MAX)) {
             let lane = if self.origin.affords(run.range.end - run.range.start) { Lane::Guess } else { patient };
             self.fetch_ahead(lane, run);
