@@ -8,12 +8,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::common::menu;
 use crate::common::sandbox::{Sandbox, remove_tree, run};
 use crate::common::web::Web;
 use crate::disk::{Loop, copy_boot};
 use crate::kernel::wait_until_running;
 use crate::machine::Machine;
-use crate::menu;
 use crate::namespace::{Boot, Booted};
 use crate::one_at_a_time;
 use crate::story::{follow, hardware};

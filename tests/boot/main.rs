@@ -11,11 +11,8 @@ mod disk;
 mod kernel;
 mod lazy;
 mod loader;
+mod long;
 mod machine;
-#[path = "../deploy/menu.rs"]
-#[allow(dead_code, reason = "it is made for another test program")]
-mod menu;
-mod more;
 mod namespace;
 mod selinux;
 mod story;

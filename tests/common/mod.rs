@@ -9,6 +9,8 @@
 pub mod facts;
 pub mod link;
 pub mod machine;
+pub mod menu;
+pub mod process;
 pub mod published;
 pub mod sandbox;
 pub mod trees;

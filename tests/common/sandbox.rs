@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -35,7 +36,11 @@ impl Sandbox {
         assert!(Path::new("/dev/fuse").exists(), "/dev/fuse is missing: this test cannot run (modprobe fuse?)");
         unshare(CloneFlags::CLONE_NEWNS).expect("root may unshare its mounts (a container needs CAP_SYS_ADMIN)");
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).expect("private");
-        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.{}", std::process::id()));
+        // Tests that run beside each other in one program may choose the same name.
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{name}.{}.{number}", std::process::id());
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         remove_tree(&directory);
         fs::create_dir_all(&directory).expect("the build's temporary folder is writable");
         let namespace = Path::new("/proc/thread-self/ns/mnt");

@@ -119,7 +119,7 @@ fn number(a: &[u8], b: &[u8]) -> Ordering {
 mod tests {
     use super::*;
 
-    /// `tests/compose` asks dpkg and rpm themselves about the same and more.
+    /// `tests/root/compose` asks dpkg and rpm themselves about the same and more.
     #[test]
     fn versions_are_ordered_as_their_tools_order_them() {
         let deb = [

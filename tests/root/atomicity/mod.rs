@@ -1,0 +1,5 @@
+//! Atomicity: a crash at any system call, a power cut or an error leaves the old state or the new one.
+
+mod commit;
+mod durable;
+mod remote;

@@ -1,0 +1,78 @@
+//! The oracles themselves: they must call equal trees equal, and must notice each way in which trees can differ.
+//! Nothing of Sapwood runs here.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Command;
+
+use crate::common::facts::{Facts, Scope, assert_rsync_sees_no_difference};
+use crate::common::sandbox::{Sandbox, finish, remove_tree, run};
+use crate::common::trees;
+
+fn copy(from: &Path, to: &Path) {
+    run("cp", [Path::new("-a"), Path::new("--sparse=always"), from, to]).success();
+}
+
+#[test]
+fn a_faithful_copy_has_the_same_facts() {
+    let sandbox = Sandbox::new("fixtures-same");
+    let (nasty, copied) = (sandbox.join("nasty"), sandbox.join("copied"));
+    trees::nasty(&nasty);
+    // rsync keeps hard links, ACLs and all attributes, but not holes as they were: those are compared elsewhere.
+    run("rsync", [Path::new("-aHAX"), &nasty.join(""), &copied]).success();
+    let (mine, theirs) = (Facts::of(&nasty, Scope::All), Facts::of(&copied, Scope::All));
+    assert!(mine.entries() > 1500, "the tree has only {} entries", mine.entries());
+    mine.except(&["lseek (holes)", "tar"]).assert_same(&theirs.except(&["lseek (holes)", "tar"]), "rsync's copy");
+    Facts::of(&nasty, Scope::All).assert_same(&Facts::of(&nasty, Scope::All), "the same tree twice");
+}
+
+#[test]
+fn each_difference_is_noticed() {
+    let sandbox = Sandbox::new("fixtures-differ");
+    let changes: &[(&str, &str, &str)] = &[
+        ("find", "mode", "chmod 0600 sizes/noise-1"),
+        ("find", "owner", "chown -h 70001 symlinks/up"),
+        ("find", "time", "touch -h -d '2001-01-01 00:00:00.000000001' kinds/fifo"),
+        ("find", "directory's time", "touch -d '2001-01-01' 'empty directory'"),
+        ("find", "target", "ln -sfn elsewhere symlinks/dangling"),
+        ("find", "missing", "rm sizes/noise-4096"),
+        ("find", "added", "mkdir 'empty directory/more'"),
+        ("find", "kind", "rm kinds/fifo; mknod kinds/fifo c 1 3"),
+        ("stat (devices)", "numbers", "rm kinds/null; mknod kinds/null c 1 4"),
+        ("find (hard links)", "link", "cp -a --remove-destination links/here/one x; mv x links/there/three"),
+        ("getfattr", "value", "setfattr -n user.text -v other attributes/user"),
+        ("getfattr", "label of a symlink", "setfattr -h -n security.selinux -v other attributes/symlink"),
+        ("getfattr", "capability", "setfattr -x security.capability attributes/capability"),
+        ("getfattr", "acl", "setfacl -b attributes/acl"),
+        ("lseek (holes)", "filled", "cp --sparse=never 'sparse/all hole' x; cat x > 'sparse/all hole'; rm x"),
+        ("sha256sum", "byte", "printf y | dd of=sizes/noise-1048577 bs=1 seek=1000000 conv=notrunc status=none"),
+        ("tar", "byte", "printf y | dd of=sizes/noise-1048577 bs=1 seek=1000000 conv=notrunc status=none"),
+        ("tar", "name", "mv names/A names/B"),
+    ];
+    let nasty = sandbox.join("nasty");
+    trees::nasty(&nasty);
+    let facts = Facts::of(&nasty, Scope::All);
+    for (tool, what, change) in changes {
+        let changed = sandbox.join("changed");
+        copy(&nasty, &changed);
+        let mut command = Command::new("sh");
+        command.args(["-ec", change]).current_dir(&changed);
+        finish(command).success();
+        let report = facts.report(&Facts::of(&changed, Scope::All));
+        assert!(report.contains(tool), "{tool} should notice: {what}; the report is\n{report}");
+        remove_tree(&changed);
+    }
+}
+
+#[test]
+fn rsync_notices_a_changed_mode() {
+    let sandbox = Sandbox::new("fixtures-rsync");
+    let (one, two) = (sandbox.directory("one"), sandbox.join("two"));
+    fs::write(one.join("file"), "x").expect("the sandbox is writable");
+    copy(&one, &two);
+    assert_rsync_sees_no_difference(&one, &two, Scope::All);
+    fs::set_permissions(two.join("file"), fs::Permissions::from_mode(0o600)).expect("root may change modes");
+    let seen = std::panic::catch_unwind(|| assert_rsync_sees_no_difference(&one, &two, Scope::All));
+    assert!(seen.is_err(), "rsync did not notice");
+}

@@ -1,0 +1,12 @@
+//! The image format from outside: random trees, damaged bytes, the golden file, sizes nobody has at home.
+
+mod arbitrary;
+mod diff;
+#[path = "../../../fuzz/exercise.rs"]
+mod exercise;
+mod faults;
+mod golden;
+mod listing;
+mod mutations;
+mod round_trip;
+mod scale;

@@ -1,0 +1,15 @@
+//! What needs neither root nor `/dev/fuse`: formats, damaged bytes, the fuzzers' inputs, rules over the source text.
+//!
+//! `tests/README.md` says which file proves which promise.
+
+#![allow(clippy::disallowed_methods, reason = "fixtures need neither atomic nor durable writes")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod archive;
+mod fuzzed;
+mod image;
+mod published;
+mod records;
+mod tidy;
