@@ -4,6 +4,8 @@
 //! The rules are functions from source text to findings. One test applies them to `src`; the others feed each rule a
 //! bad snippet, since a rule that cannot fail checks nothing.
 
+mod dependencies;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
