@@ -19,11 +19,12 @@ const MAX_BACKGROUND: u16 = 64;
 /// From here on the kernel holds readahead back.
 const CONGESTION: u16 = 48;
 
-/// Directories and names are kept, looked up in parallel, and delivered with attributes where a program wants both;
-/// targets of links and pages are kept until we say otherwise, which is never; NFS may ask for `.` and `..`.
+/// Directories and names are kept, and looked up in parallel. Listings always carry attributes: with
+/// `FUSE_READDIRPLUS_AUTO` the kernel asks for names only, from the second message of a directory on, until it has seen the
+/// attributes used, and each of these entries then costs a lookup. Targets of links and pages are kept until we say
+/// otherwise, which is never; NFS may ask for `.` and `..`.
 const ALWAYS: InitFlags = InitFlags::FUSE_PARALLEL_DIROPS
     .union(InitFlags::FUSE_DO_READDIRPLUS)
-    .union(InitFlags::FUSE_READDIRPLUS_AUTO)
     .union(InitFlags::FUSE_CACHE_SYMLINKS)
     .union(InitFlags::FUSE_NO_OPENDIR_SUPPORT)
     .union(InitFlags::FUSE_EXPLICIT_INVAL_DATA)

@@ -251,6 +251,49 @@ fn a_warm_tree_costs_no_message() {
     mount.end();
 }
 
+/// One directory has more entries than fit into a message: after the first message, the kernel may ask for names only, and
+/// look up each entry.
+#[test]
+fn a_cold_walk_with_attributes_costs_two_messages_a_directory() {
+    for options in ["", "passthrough"] {
+        let sandbox = Sandbox::new("kernel-walk");
+        let mount = |name: &str| {
+            let mut builder = Builder::new();
+            let root = builder.root();
+            for outer in 0..10 {
+                let outer = builder.directory(root, &format!("outer-{outer}"));
+                for inner in 0..20 {
+                    let inner = builder.directory(outer, &format!("inner-{inner}"));
+                    for file in 0..10 {
+                        builder.file(inner, &format!("file-{file}"), "contents");
+                    }
+                }
+            }
+            let large = builder.directory(root, "large-");
+            for file in 0..400 {
+                builder.file(large, &format!("file-{file}"), "contents");
+            }
+            builder.mount(&sandbox.join(name), options)
+        };
+        let check = |mount: Mount| {
+            let figures = mount.figures();
+            let directories = 1 + 10 + 10 * 20 + 1;
+            assert_eq!(mount.count("lookup"), 0, "{figures:?}");
+            assert!(figures.messages * 10 <= directories * 22, "{directories} directories: {figures:?}");
+            mount.end();
+        };
+        let with_attributes = mount("attributes");
+        let lines = shell(&format!("find {} -printf '%y %s %m %T@\\n' | wc -l", with_attributes.at.display()));
+        assert_eq!(lines.trim(), "2612");
+        check(with_attributes);
+        // Where only names are read, none is missing, and no more messages are sent.
+        let names = mount("names");
+        let lines = shell(&format!("cd {} && ls -fR | grep -c -- -", names.at.display()));
+        assert_eq!(lines.trim(), "2822", "2,611 names, and 211 headings that have one");
+        check(names);
+    }
+}
+
 #[test]
 fn an_image_with_capabilities_costs_one_message_an_exec() {
     let sandbox = Sandbox::new("kernel-caps");
