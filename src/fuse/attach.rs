@@ -105,6 +105,34 @@ pub enum MountError {
     /// The list of mounts cannot be read.
     #[error("cannot read the list of mounts")]
     Table(#[source] io::Error),
+    /// The new mount is not in the kernel's list.
+    #[error("{} was mounted, but device {device} is not in the kernel's list of mounts", .mountpoint.display())]
+    NotListed {
+        /// As given to the kernel.
+        mountpoint: PathBuf,
+        /// The filesystem's `major:minor`.
+        device: String,
+    },
+    /// The kernel's list has the new mount under another path.
+    #[error(
+        "{} was mounted, but the kernel lists it as '{}', and mounts are found again by that list",
+        .mountpoint.display(),
+        .listed.display()
+    )]
+    ListedElsewhere {
+        /// As given to the kernel.
+        mountpoint: PathBuf,
+        /// As listed.
+        listed: PathBuf,
+    },
+    /// Another filesystem was mounted over the new mount at the same time.
+    #[error("{} was mounted, but {filesystem} has been mounted over it", .mountpoint.display())]
+    Covered {
+        /// As given to the kernel.
+        mountpoint: PathBuf,
+        /// The other filesystem's type.
+        filesystem: String,
+    },
 }
 
 fn refusal(errno: &Errno) -> String {

@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+
 use super::adapter::Adapter;
 use super::answers::Rest;
 use super::attach::{self, MountError, MountRequest, Unmount, UnmountError};
@@ -229,11 +231,55 @@ impl Unmounter {
     }
 }
 
-/// `major:minor` of the filesystem just mounted, from the list: `stat` would be a request to ourselves.
+/// Returns `major:minor` of the filesystem that was just mounted on `mountpoint`.
 fn device_number(mountpoint: &Path) -> Result<String, MountError> {
-    let table = MountTable::read().map_err(MountError::Table)?;
-    let there = table.top(mountpoint).filter(|there| there.filesystem == FILESYSTEM_TYPE);
-    there.map(|there| there.device.clone()).ok_or_else(|| {
-        MountError::Table(io::Error::other(format!("{} vanished right after it was mounted", mountpoint.display())))
-    })
+    // The kernel answers this by itself: no attribute is asked for, none is refreshed, and nobody serves the mount yet.
+    let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT | AtFlags::SYMLINK_NOFOLLOW;
+    let stat = statx(CWD, mountpoint, flags, StatxFlags::empty())
+        .map_err(|errno| MountError::Mountpoint { path: mountpoint.to_owned(), source: errno.into() })?;
+    let device = format!("{}:{}", stat.stx_dev_major, stat.stx_dev_minor);
+    check_listed(&MountTable::read().map_err(MountError::Table)?, &device, mountpoint)?;
+    Ok(device)
+}
+
+/// Checks that the kernel's list has the filesystem `device` where it was mounted: unmounting and all that is said of
+/// mounts goes by these paths. An emulated processor with a fault is enough for them to be wrong.
+fn check_listed(table: &MountTable, device: &str, mountpoint: &Path) -> Result<(), MountError> {
+    let Some(first) = table.mounts_of(device).next() else {
+        return Err(MountError::NotListed { mountpoint: mountpoint.to_owned(), device: device.to_owned() });
+    };
+    // Where mounts propagate, one filesystem has several.
+    let there = table.mounts_of(device).find(|mount| mount.path == mountpoint);
+    match there {
+        Some(mount) if mount.filesystem == FILESYSTEM_TYPE => Ok(()),
+        Some(mount) => {
+            Err(MountError::Covered { mountpoint: mountpoint.to_owned(), filesystem: mount.filesystem.clone() })
+        }
+        None => Err(MountError::ListedElsewhere { mountpoint: mountpoint.to_owned(), listed: first.path.clone() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_mount_that_is_listed_otherwise_is_an_error_that_says_how() {
+        let list = "22 1 253:0 / / rw - ext4 /dev/root rw\n";
+        let ours = |path: &str| format!("{list}36 22 0:41 / {path} ro - fuse.sapwood main ro\n");
+        let propagated = format!("{}37 22 0:41 / /mnt/usr ro - fuse.sapwood main ro\n", ours("/peer/usr"));
+        let covered = format!("{list}36 22 0:41 / /mnt/usr rw - tmpfs tmpfs rw\n");
+        let cases = [
+            (ours("/mnt/usr"), ""),
+            (propagated, ""),
+            (list.to_owned(), "/mnt/usr was mounted, but device 0:41 is not in the kernel's list of mounts"),
+            (ours("/xxxx"), "/mnt/usr was mounted, but the kernel lists it as '/xxxx', "),
+            (covered, "/mnt/usr was mounted, but tmpfs has been mounted over it"),
+        ];
+        for (text, expected) in cases {
+            let checked = check_listed(&MountTable::parse(text.as_bytes()), "0:41", Path::new("/mnt/usr"));
+            let said = checked.err().map_or_else(String::new, |error| error.to_string());
+            assert!(said.starts_with(expected) && said.is_empty() == expected.is_empty(), "{text}{said}");
+        }
+    }
 }
