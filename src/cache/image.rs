@@ -323,15 +323,22 @@ impl Parts {
         Ok(())
     }
 
+    /// Keeps the frames that came with the prefix. One that cannot be used is left out: its blocks are in another frame, too,
+    /// or are asked for again when they are needed. Until 2026-12 the head frames of some images were written wrongly.
     fn keep_prefix(&self, prefix: &[u8]) -> Result<(), FetchError> {
         for frame in self.frames() {
-            match prefix.get(index(frame.range.start)..index(frame.range.end)) {
-                Some(packed) if !self.is_here(frame) => self.keep(frame, packed)?,
-                Some(_) => {}
-                None => break,
+            let Some(packed) = prefix.get(index(frame.range.start)..index(frame.range.end)) else { break };
+            match self.keep_missing(frame, packed) {
+                Err(FetchError::NoRoom(error)) => return Err(FetchError::NoRoom(error)),
+                Err(error) => tracing::debug!("a frame of image {} is left out: {}", self.id, chain(&error)),
+                Ok(()) => {}
             }
         }
         Ok(())
+    }
+
+    fn keep_missing(&self, frame: &WireFrame, packed: &[u8]) -> Result<(), FetchError> {
+        if self.is_here(frame) { Ok(()) } else { self.keep(frame, packed) }
     }
 }
 

@@ -51,16 +51,20 @@ const fn filter_of(section: Section) -> Filter {
 /// blocks, so that no element is cut.
 fn pieces(outline: &Outline, from: u64, to: u64) -> Vec<(Range<usize>, Filter)> {
     let mut pieces = Vec::new();
+    let is_inside = |wanted| {
+        let mut places = outline.sections().iter().filter(|place| place.section == Some(wanted));
+        places.all(|place| from <= place.range.start && place.range.end <= to)
+    };
+    let has_all_of_data = [Section::Mode, Section::Size, Section::Data].into_iter().all(is_inside);
     let mut at = from;
     for place in outline.sections() {
         let (start, end) = (place.range.start.clamp(at, to), place.range.end.clamp(at, to));
         if start > at {
             pieces.push((index(at)..index(start), Filter::Raw));
         }
-        let is_whole = start == place.range.start && end == place.range.end;
         let filter = match place.section {
-            // What it is predicted from may be outside.
-            Some(Section::Data) if !is_whole => Filter::Differences { width: 4, lanes: 2 },
+            // It is predicted from modes and sizes: a reader of this piece alone has no others.
+            Some(Section::Data) if !has_all_of_data => Filter::Differences { width: 4, lanes: 2 },
             Some(section) if section <= LAST_HOT => filter_of(section),
             _ => Filter::Raw,
         };

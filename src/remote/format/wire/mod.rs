@@ -166,6 +166,56 @@ mod tests {
         }
     }
 
+    /// A tree of one directory whose entries compress badly, so that a head frame precedes the rest from some 2,000 on.
+    fn random_image(entries: u32) -> Vec<u8> {
+        let random = |number: u32, salt: u32| {
+            let id = ObjectId::of(&[number.to_le_bytes(), salt.to_le_bytes()].concat());
+            u32::from_le_bytes(id.as_bytes()[..4].try_into().expect("four"))
+        };
+        let mut tree = Tree::new(metadata(0));
+        for number in 0..entries {
+            let draw = |salt, below| random(number, salt) % below;
+            let kind = match draw(0, 10) {
+                0 => NodeKind::Directory,
+                1 => NodeKind::Symlink(vec![b'x'; 1 + draw(1, 60) as usize].into()),
+                _ => {
+                    let content = draw(2, entries);
+                    let object = Some(ObjectId::of(&content.to_le_bytes()));
+                    let size = u64::from(1 + random(content, 3) % (1 << 20));
+                    NodeKind::Regular(Content { object, size, blocks: Vec::new(), extents: None })
+                }
+            };
+            let mut metadata = metadata(draw(4, 100));
+            metadata.mtime.nanoseconds = draw(5, 1_000_000_000);
+            let name = EntryName::new(format!("{:08x}-{number}", random(number, 6)).into_bytes()).expect("legal");
+            tree.insert(tree.root(), name, Node { metadata, kind }).expect("new");
+        }
+        encode(&tree).expect("legal").bytes
+    }
+
+    #[test]
+    fn each_frame_is_read_alone_whatever_the_size() {
+        let mut heads = 0;
+        for entries in
+            (1..=20_000).step_by(1_613).chain([2_500, 4_500, 5_000, 6_500, 8_189, 8_190, 8_191, 8_192, 8_193])
+        {
+            let image = random_image(entries);
+            let id = Outline::parse(&image).expect("own").id();
+            let wire = encode_image(&image, 1).expect("encodes");
+            let prelude = Prelude::parse(&wire.bytes, id).expect("own");
+            for frame in prelude.frames() {
+                heads += u32::from(frame.kind == FrameKind::Head);
+                let packed = &wire.bytes[index(frame.range.start)..index(frame.range.end)];
+                let blocks = prelude.decode(frame, packed);
+                for (block, bytes) in blocks.unwrap_or_else(|error| panic!("{entries} entries, {frame:?}: {error}")) {
+                    let range = prelude.outline().block(block);
+                    assert_eq!(bytes, &image[index(range.start)..index(range.end)]);
+                }
+            }
+        }
+        assert!(heads > 10, "{heads} images with a head");
+    }
+
     #[test]
     fn ruins_are_errors_or_the_image() {
         let image = image(3, None);
