@@ -196,7 +196,7 @@ impl Machine {
 
     /// A verb on the sysroot, not started yet.
     pub fn command(&self, arguments: &[&str]) -> std::process::Command {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_sapwood"));
+        let mut command = std::process::Command::new(super::programs::sapwood());
         command.args(arguments).arg("--sysroot").arg(&self.sysroot).env_remove("SAPWOOD_SYSROOT");
         command
     }

@@ -11,6 +11,7 @@ pub mod link;
 pub mod machine;
 pub mod menu;
 pub mod process;
+pub mod programs;
 pub mod published;
 pub mod sandbox;
 pub mod trees;

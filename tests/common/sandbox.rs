@@ -325,7 +325,7 @@ impl Repository {
 
     /// `sapwood --repo PATH ARGUMENTS…`, not yet started.
     pub fn command<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
-        let program = env!("CARGO_BIN_EXE_sapwood");
+        let program = super::programs::sapwood();
         let mut command = match self.user {
             None => Command::new(program),
             Some(user) => {

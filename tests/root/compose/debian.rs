@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::fixture::{Composer, cache, chroot, example, minimal};
+use crate::common::programs;
 use crate::common::sandbox::{Sandbox, finish_within, run};
 
 /// An ordinary user for the sandbox alone, with ids of his own: nothing of it reaches the machine.
@@ -38,7 +39,7 @@ fn an_ordinary_user_with_a_lock_makes_the_same_commit() {
     // Where the user may go: the build's folder need not be open to everybody.
     let home = sandbox.directory("home");
     run("mount", ["-t", "tmpfs", "-o", "mode=1777,size=3g", "tmpfs", "/srv"]).success();
-    fs::copy(env!("CARGO_BIN_EXE_sapwood"), "/srv/sapwood").expect("room");
+    fs::copy(programs::sapwood(), "/srv/sapwood").expect("room");
     for file in [example("debian-minimal.yaml"), expected.lock()] {
         fs::copy(&file, Path::new("/srv").join(file.file_name().expect("a file"))).expect("room");
     }

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::common::machine::{Machine, Os};
 use crate::common::menu;
+use crate::common::programs;
 use crate::common::sandbox::{Sandbox, finish, is_mounted, run};
 use crate::common::web::Web;
 
@@ -124,8 +125,10 @@ fn root_without_usr(root: &Path, repository: &Path) {
     bind(Path::new("/proc"), "proc");
     bind(repository, "repository");
     mount(Some("run"), &root.join("run"), Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("mounts");
-    let program = env!("CARGO_BIN_EXE_sapwood");
-    let libraries = run("ldd", [program]).success();
+    let program = programs::sapwood();
+    let program = program.to_str().expect("UTF-8");
+    // It has none where it is linked statically, which ldd calls a failure.
+    let libraries = run("ldd", [program]).text();
     for file in libraries.split_whitespace().filter(|word| word.starts_with('/')).chain([program]) {
         let to = if file == program { root.join("sapwood") } else { root.join(&file[1..]) };
         fs::create_dir_all(to.parent().expect("a file")).expect("writable");

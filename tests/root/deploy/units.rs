@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use crate::common::programs;
 use crate::common::sandbox::{Sandbox, run};
 
 #[test]
@@ -14,8 +15,8 @@ fn systemd_finds_nothing_wrong_with_the_units() {
     for entry in fs::read_dir(source).expect("there") {
         let path = entry.expect("listed").path();
         // The program is not installed here.
-        let text =
-            fs::read_to_string(&path).expect("readable").replace("/usr/bin/sapwood", env!("CARGO_BIN_EXE_sapwood"));
+        let text = fs::read_to_string(&path).expect("readable");
+        let text = text.replace("/usr/bin/sapwood", programs::sapwood().to_str().expect("UTF-8"));
         let copy = units.join(path.file_name().expect("a name"));
         fs::write(&copy, text).expect("writable");
         paths.push(copy.display().to_string());

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::common::programs;
 use crate::common::sandbox::{Repository, Run, Sandbox, finish, is_mounted, run};
 use nix::mount::{MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
@@ -121,7 +122,7 @@ fn what_cannot_be_mounted_is_said() {
     assert!(fails(&["-o".as_ref(), "rw".as_ref(), "main".as_ref(), at]).contains("never changes"));
     assert!(fails(&["main".as_ref(), sandbox.join("missing").as_os_str()]).contains("missing"));
     assert!(fails(&["main".as_ref(), sandbox.join("tree/hello").as_os_str()]).contains("not a directory"));
-    let no_repository = Command::new(env!("CARGO_BIN_EXE_sapwood"));
+    let no_repository = Command::new(programs::sapwood());
     let no_repository = {
         let mut command = no_repository;
         command.args(["--repo", "/nonexistent", "mount", "main"]).arg(at);

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::common::facts::{Facts, Scope, assert_same_tree};
+use crate::common::programs;
 use crate::common::sandbox::{Repository, Sandbox, finish, run};
 use crate::common::trees;
 
@@ -261,10 +262,10 @@ fn a_user_cannot_mount_what_is_not_there_and_is_told_so() {
     let file = sandbox.join("file");
     fs::write(&file, "").expect("the sandbox is writable");
     assert!(mount("r", &file).any_failure().contains("file"));
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sapwood"));
+    let mut command = Command::new(programs::sapwood());
     command.arg("--repo").arg(sandbox.join("no repository")).args(["refs"]);
     assert!(finish(command).any_failure().contains("no repository"));
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sapwood"));
+    let mut command = Command::new(programs::sapwood());
     command.arg("--repo").arg(repository.path()).args(["umount"]).arg(&at);
     assert!(finish(command).any_failure().contains("at"));
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::common::facts::{Facts, Scope, assert_rsync_sees_no_difference, assert_same_tree};
+use crate::common::programs;
 use crate::common::sandbox::{Repository, Sandbox, finish, run};
 use crate::common::trees;
 
@@ -298,9 +299,9 @@ fn mount_lets_go_of_the_callers_pipes() {
     let at = sandbox.directory("mounted");
     // `cat` ends only when nobody holds the pipe any more.
     let script = r#"timeout 20 sh -c '"$0" --repo "$1" mount tree "$2" 2>&1 | cat' "$0" "$1" "$2""#;
-    let program = env!("CARGO_BIN_EXE_sapwood");
+    let program = programs::sapwood();
     let words =
-        [OsStr::new("-c"), OsStr::new(script), OsStr::new(program), repository.path().as_os_str(), at.as_os_str()];
+        [OsStr::new("-c"), OsStr::new(script), program.as_os_str(), repository.path().as_os_str(), at.as_os_str()];
     run("sh", words).success();
     assert!(crate::common::sandbox::is_mounted(&at));
     repository.run([OsStr::new("umount"), at.as_os_str()]).success();

@@ -8,6 +8,7 @@ use sapwood::fuse::{OrderError, exchange_program};
 
 use super::load::{Load, holder, md5sums};
 use super::mount::Subject;
+use crate::common::programs;
 use crate::common::sandbox::{Sandbox, finish};
 use crate::common::trees;
 
@@ -18,7 +19,7 @@ fn program_of(pid: i32) -> PathBuf {
 /// Another version as far as anybody can tell: the same program in another place.
 fn other_program(sandbox: &Sandbox, name: &str) -> PathBuf {
     let program = sandbox.directory(name).join("sapwood");
-    fs::copy(env!("CARGO_BIN_EXE_sapwood"), &program).expect("was built");
+    fs::copy(programs::sapwood(), &program).expect("was built");
     program
 }
 
@@ -112,7 +113,7 @@ fn a_program_that_does_not_come_to_serve_changes_nothing() {
     // Whoever connects and says nothing, or something else, keeps nobody else out.
     let silent = std::os::unix::net::UnixStream::connect(&socket);
     assert!(silent.is_err(), "it takes messages, not streams");
-    reexec(Path::new(env!("CARGO_BIN_EXE_sapwood")), subject.mounted.path());
+    reexec(&programs::sapwood(), subject.mounted.path());
     assert_ne!(subject.number("worker_pid"), worker);
     subject.mounted.unmount();
 }
