@@ -13,6 +13,11 @@ use std::time::{Duration, Instant};
 /// Nothing that a machine is waited for takes longer, on a busy host too.
 const PATIENCE: Duration = Duration::from_secs(400);
 
+/// All that the emulator has, but for two features. With `svm` the guest loads a hypervisor of its own. With `la57`, page
+/// tables of five levels, the guest uses addresses of 57 bits, and QEMU 7.2 tells it that there are 48: the kernel of Debian
+/// 12 then takes its own addresses for invalid and shows `xxx` for the name of each directory in a path.
+const PROCESSOR: &str = "max,-svm,-la57";
+
 /// What the unit of the shell says on the console when it starts.
 const SHELL_READY: &str = "the shell of the test is ready";
 
@@ -62,8 +67,7 @@ impl Machine {
         }
         File::create(&console).expect("the sandbox is writable");
         let mut command = Command::new("qemu-system-x86_64");
-        // `-svm`: or the guest loads a hypervisor of its own.
-        command.args(["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max,-svm", "-smp", "2", "-m", "1024"]);
+        command.args(["-accel", "tcg,thread=multi,tb-size=512", "-cpu", PROCESSOR, "-smp", "2", "-m", "1024"]);
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-M", "q35"]);
         command.arg("-serial").arg(format!("file:{}", console.display()));
         command.arg("-serial").arg(format!("unix:{},server=on,wait=off", control.display()));
@@ -180,7 +184,14 @@ impl Machine {
     #[track_caller]
     pub fn shell(&mut self) -> Shell {
         self.wait_for(SHELL_READY);
-        Shell::connect(&self.control)
+        let mut shell = Shell::connect(&self.control);
+        let mounts = shell.ok("cat /proc/self/mountinfo");
+        assert!(
+            has_real_paths(&mounts),
+            "the guest's kernel lists its mounts under wrong paths, and no mount can work: is there a fault in this version \
+             of QEMU with the processor '{PROCESSOR}'?\n{mounts}"
+        );
+        shell
     }
 
     fn tail(&self) -> String {
@@ -188,6 +199,24 @@ impl Machine {
         let lines: Vec<&str> = console.lines().collect();
         lines[lines.len().saturating_sub(60)..].join("\n")
     }
+}
+
+/// Whether the text of `mountinfo` has the mounts that every guest has.
+fn has_real_paths(mounts: &str) -> bool {
+    let paths: Vec<&str> = mounts.lines().filter_map(|line| line.split(' ').nth(4)).collect();
+    ["/", "/proc", "/sys", "/dev"].iter().all(|path| paths.contains(path))
+}
+
+#[test]
+fn wrong_paths_in_a_list_of_mounts_are_noticed() {
+    let list = |names: [&str; 4]| {
+        let line = |name: &str| format!("22 1 0:20 / {name} rw,relatime shared:5 - tmpfs none rw\n");
+        names.map(line).concat()
+    };
+    assert!(has_real_paths(&list(["/", "/dev", "/sys", "/proc"])));
+    assert!(!has_real_paths(&list(["/", "xxx", "xxx", "xxxx"])));
+    assert!(!has_real_paths(&list(["/", "/xxx", "/xxx", "/xxxx"])));
+    assert!(!has_real_paths(""));
 }
 
 /// A shell in a machine.
