@@ -13,9 +13,10 @@ pub const DEPLOYMENT_KEY: &str = "sapwood";
 /// Arguments that a loader adds by itself, and that must not be taken from a running kernel.
 const FROM_LOADER: [&str; 2] = ["BOOT_IMAGE", "initrd"];
 
-/// Kernel arguments in order. A key may come several times.
+/// Kernel arguments in order. A key may come several times. However a list was made, its text is read as the same list again
+/// and has no control characters.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-#[serde(transparent)]
+#[serde(from = "Vec<String>")]
 pub struct Kargs(Vec<String>);
 
 /// One change of a list.
@@ -79,14 +80,15 @@ fn key(argument: &str) -> &str {
 
 impl Kargs {
     /// Reads a command line: arguments separated by blanks outside double quotes. Quotes stay only where they have to, and
-    /// around the value, so that one argument has one spelling.
+    /// around the value, so that one argument has one spelling. Control characters are blanks, also within quotes: no file of a
+    /// boot loader can hold them.
     #[must_use]
     pub fn parse(line: &str) -> Self {
         let (mut arguments, mut current, mut quoted) = (Vec::new(), String::new(), false);
         for character in line.chars().chain([' ']) {
-            match character {
+            match if character.is_control() { ' ' } else { character } {
                 '"' => quoted = !quoted,
-                _ if !character.is_whitespace() || quoted => current.push(character),
+                other if !other.is_whitespace() || quoted => current.push(other),
                 _ if current.is_empty() => {}
                 _ => arguments.push(quote(&std::mem::take(&mut current))),
             }
@@ -121,6 +123,12 @@ impl Kargs {
     pub fn value(&self, wanted: &str) -> Option<&str> {
         let found = self.0.iter().rev().find(|argument| key(argument) == wanted)?;
         found.split_once('=').map(|(_, value)| value)
+    }
+
+    /// Whether there is an argument with this key.
+    #[must_use]
+    pub fn contains_key(&self, wanted: &str) -> bool {
+        self.0.iter().any(|argument| key(argument) == wanted)
     }
 
     /// Takes out every argument with this key; returns the value of the last one.
@@ -263,7 +271,13 @@ fn checked(argument: &str) -> Result<String, KargError> {
 
 impl FromIterator<String> for Kargs {
     fn from_iter<T: IntoIterator<Item = String>>(arguments: T) -> Self {
-        Self(arguments.into_iter().collect())
+        Self(arguments.into_iter().flat_map(|argument| Self::parse(&argument).0).collect())
+    }
+}
+
+impl From<Vec<String>> for Kargs {
+    fn from(arguments: Vec<String>) -> Self {
+        arguments.into_iter().collect()
     }
 }
 
@@ -316,6 +330,9 @@ mod tests {
         assert_eq!(Kargs::parse(line).to_string(), "ro a=\"x y\" root=UUID=1 b=");
         assert_eq!(Kargs::parse("\"a=x y\" c=\"d\"").to_string(), "a=\"x y\" c=d");
         assert_eq!(Kargs::parse(line).iter().count(), 4);
+        assert_eq!(Kargs::parse("a=\"x\ny\" b\0c").to_string(), "a=\"x y\" b c");
+        let listed: Kargs = serde_json::from_str("[\"a=x\\ny\", \"b=\\\"p q\\\"\"]").expect("a list of texts");
+        assert_eq!(Kargs::parse(&listed.to_string()), listed);
         let running = "BOOT_IMAGE=/vmlinuz root=/dev/vda ro sapwood=main/x initrd=\\initrd.img quiet";
         assert_eq!(Kargs::of_running_kernel(running).to_string(), "root=/dev/vda ro quiet");
         assert_eq!(Kargs::parse("root=a root=b").value("root"), Some("b"));

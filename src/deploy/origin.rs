@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::boot::KernelRecord;
+use super::boot::{KernelRecord, title_of};
 use super::id::DeploymentId;
 use super::kargs::Kargs;
 use crate::model::{CommitId, RefName};
@@ -139,9 +139,7 @@ impl Origin {
     pub fn menu_title(&self, deployment: &DeploymentId) -> String {
         let version = self.os_version.as_deref().filter(|version| !self.title.contains(version));
         let version = version.map(|version| format!(" ({version})")).unwrap_or_default();
-        // Loaders read lines.
-        let title: String = self.title.chars().filter(|character| !character.is_control()).collect();
-        format!("{title}{version} [{deployment}]")
+        title_of(&format!("{}{version} [{deployment}]", self.title))
     }
 }
 
@@ -186,5 +184,7 @@ pub(crate) mod tests {
         assert_eq!(origin.menu_title(&id), "Debian GNU/Linux 12 (12.8) [main/0123456789ab.0]");
         origin.os_version = Some("12".into());
         assert_eq!(origin.menu_title(&id), "Debian GNU/Linux 12 [main/0123456789ab.0]");
+        (origin.title, origin.os_version) = (" a\tb\n".into(), Some("1\n    LINUX /other".into()));
+        assert_eq!(origin.menu_title(&id), "a b (1 LINUX /other) [main/0123456789ab.0]");
     }
 }

@@ -13,7 +13,7 @@
 
 use std::fmt::Write as _;
 
-use super::entry::{BootEntry, DeviceTree, Target, Tries};
+use super::entry::{BootEntry, DeviceTree, EntryError, Target, Tries, title_of};
 
 const SUFFIX: &str = ".conf";
 
@@ -47,10 +47,13 @@ pub fn parse_name(id: &str, name: &str) -> Option<(u32, Option<Tries>)> {
     Some((order.parse().ok()?, tries))
 }
 
-/// The text of an entry.
-#[must_use]
-pub fn render(id: &str, entry: &BootEntry) -> String {
+/// Returns the text of an entry.
+///
+/// # Errors
+/// [`EntryError`] when a line cannot hold part of it.
+pub fn render(id: &str, entry: &BootEntry) -> Result<String, EntryError> {
     let target = &entry.target;
+    target.check()?;
     let mut text = String::new();
     let mut line = |key: &str, value: &str| {
         let written = writeln!(text, "{key} {value}");
@@ -68,7 +71,7 @@ pub fn render(id: &str, entry: &BootEntry) -> String {
         Some(DeviceTree::Directory(path)) => line("fdtdir", path),
         None => {}
     }
-    text
+    Ok(text)
 }
 
 /// Reads the file `name` with this text; `None` when it is not a whole entry of this sysroot.
@@ -80,7 +83,7 @@ pub fn parse(id: &str, name: &str, text: &str) -> Option<BootEntry> {
         let (key, value) = line.split_once(char::is_whitespace)?;
         let value = value.trim().to_owned();
         match key {
-            "title" => title = Some(value),
+            "title" => title = Some(title_of(&value)),
             "linux" => linux = Some(value),
             "initrd" => initrd.push(value),
             "devicetree" => devicetree = Some(DeviceTree::File(value)),
@@ -90,7 +93,7 @@ pub fn parse(id: &str, name: &str, text: &str) -> Option<BootEntry> {
         }
     }
     let (deployment, options) = Target::split_command_line(&options.join(" "))?;
-    let target = Target { deployment, title: title?, linux: linux?, initrd, devicetree, options };
+    let target = Target { deployment, title: title?, linux: linux?, initrd, devicetree, options }.checked()?;
     Some(BootEntry { order, tries, target })
 }
 
@@ -110,7 +113,7 @@ mod tests {
         entries[2].tries = Some(Tries { left: 0, done: 3 });
         for entry in entries {
             let name = file_name(ID, entry.order, entry.tries);
-            assert_eq!(parse(ID, &name, &render(ID, &entry)), Some(entry), "{name}");
+            assert_eq!(parse(ID, &name, &render(ID, &entry).expect("legal")), Some(entry), "{name}");
         }
     }
 
@@ -133,7 +136,7 @@ mod tests {
 
     #[test]
     fn a_torn_file_is_no_entry() {
-        let whole = render(ID, &entry(7, "a", None));
+        let whole = render(ID, &entry(7, "a", None)).expect("legal");
         let name = file_name(ID, 7, None);
         let end = whole.find("\nlinux").expect("rendered");
         for length in 0..end {

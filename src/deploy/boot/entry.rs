@@ -50,12 +50,75 @@ impl Target {
         format!("{} {DEPLOYMENT_KEY}={}", self.options, self.deployment).trim_start().to_owned()
     }
 
+    /// Checks that the files of all loaders can hold the target so that [`parse`](super::bls::parse) and its siblings read it
+    /// back unchanged. A text with a line end would add lines of its own to a menu.
+    ///
+    /// # Errors
+    /// [`EntryError`] for the first part that they cannot hold.
+    pub fn check(&self) -> Result<(), EntryError> {
+        let refuse = |part, value: &str| Err(self.refusal(part, value));
+        if self.title.is_empty() || self.title != title_of(&self.title) {
+            return refuse("title", &self.title);
+        }
+        if !is_path(&self.linux) {
+            return refuse("kernel", &self.linux);
+        }
+        // extlinux separates several by commas.
+        if let Some(path) = self.initrd.iter().find(|path| !is_path(path) || path.contains(',')) {
+            return refuse("initramfs", path);
+        }
+        match &self.devicetree {
+            Some(DeviceTree::File(path) | DeviceTree::Directory(path)) if !is_path(path) => {
+                return refuse("device tree", path);
+            }
+            _ => {}
+        }
+        if self.options.contains_key(DEPLOYMENT_KEY) {
+            return refuse("kernel arguments", &self.options.to_string());
+        }
+        Ok(())
+    }
+
+    /// Returns the error for a part that a menu cannot hold.
+    pub(super) fn refusal(&self, part: &'static str, value: &str) -> EntryError {
+        EntryError { deployment: self.deployment.clone(), part, value: value.to_owned() }
+    }
+
+    /// Returns the target if [`Self::check`] accepts it.
+    pub(super) fn checked(self) -> Option<Self> {
+        self.check().is_ok().then_some(self)
+    }
+
     /// The reverse of [`Self::command_line`]; `None` when it names no deployment.
     pub(super) fn split_command_line(line: &str) -> Option<(DeploymentId, Kargs)> {
         let mut options = Kargs::parse(line);
         let deployment = options.take(DEPLOYMENT_KEY)?.parse().ok()?;
         Some((deployment, options))
     }
+}
+
+/// A part of an entry that the files of boot loaders cannot hold.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the boot menu cannot hold the {part} of {deployment}: {value:?}")]
+pub struct EntryError {
+    /// The deployment that the entry starts.
+    pub deployment: DeploymentId,
+    /// The name of the part.
+    pub part: &'static str,
+    /// Its value.
+    pub value: String,
+}
+
+/// Returns `text` as the title of an entry: its words with one blank between them. Control characters separate words.
+#[must_use]
+pub fn title_of(text: &str) -> String {
+    let words = text.split(|character: char| character.is_whitespace() || character.is_control());
+    words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+/// Whether every loader reads a path back as it was written.
+fn is_path(path: &str) -> bool {
+    !path.is_empty() && path.trim() == path && !path.contains(char::is_control)
 }
 
 /// An entry of the boot menu.

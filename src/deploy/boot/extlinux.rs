@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use super::entry::{BootEntry, DeviceTree, Target};
+use super::entry::{BootEntry, DeviceTree, EntryError, Target, title_of};
 
 /// The file in its directory.
 pub const CONFIG: &str = "extlinux.conf";
@@ -22,14 +22,17 @@ fn label(id: &str, order: u32) -> String {
     format!("sapwood-{id}-{order:05}")
 }
 
-/// The whole file: `before` with our block in it replaced.
-#[must_use]
-pub fn render(id: &str, before: &str, entries: &[BootEntry]) -> String {
+/// Returns the whole file: `before` with our block in it replaced. Tries are not written.
+///
+/// # Errors
+/// [`EntryError`] when a line cannot hold part of an entry.
+pub fn render(id: &str, before: &str, entries: &[BootEntry]) -> Result<String, EntryError> {
+    entries.iter().try_for_each(|entry| entry.target.check())?;
     let mut text = foreign(id, before);
     let has_timeout = text.lines().any(|line| line.trim_start().to_ascii_uppercase().starts_with("TIMEOUT"));
     let written = block(&mut text, id, entries, if has_timeout { None } else { Some("TIMEOUT 30") });
     written.expect("a String takes everything");
-    text
+    Ok(text)
 }
 
 fn block(text: &mut String, id: &str, entries: &[BootEntry], timeout: Option<&str>) -> std::fmt::Result {
@@ -59,18 +62,20 @@ fn block(text: &mut String, id: &str, entries: &[BootEntry], timeout: Option<&st
     writeln!(text, "{}", end(id))
 }
 
-/// What others wrote, without our block.
+/// Returns what others wrote, without our block and with the line ends that they chose.
 fn foreign(id: &str, text: &str) -> String {
     let (begin, end) = (begin(id), end(id));
     let mut inside = false;
     let mut kept = String::new();
-    for line in text.lines() {
-        inside |= line == begin;
+    for line in text.split_inclusive('\n') {
+        inside |= line.trim_end() == begin;
         if !inside {
             kept.push_str(line);
-            kept.push('\n');
         }
-        inside &= line != end;
+        inside &= line.trim_end() != end;
+    }
+    if !kept.is_empty() && !kept.ends_with('\n') {
+        kept.push('\n');
     }
     kept
 }
@@ -79,9 +84,13 @@ fn foreign(id: &str, text: &str) -> String {
 #[must_use]
 pub fn parse(id: &str, text: &str) -> Vec<BootEntry> {
     let (begin, end) = (begin(id), end(id));
-    let mut lines = text.lines().skip_while(|line| *line != begin).skip(1);
-    let block: Vec<&str> = lines.by_ref().take_while(|line| *line != end).collect();
-    let is_whole = text.lines().any(|line| line == end);
+    let mut lines = text.lines().map(str::trim_end).skip_while(|line| *line != begin).skip(1);
+    let mut is_whole = false;
+    let is_inside = |line: &&str| {
+        is_whole = *line == end;
+        !is_whole
+    };
+    let block: Vec<&str> = lines.by_ref().take_while(is_inside).collect();
     let labels = block.split(|line| line.starts_with("LABEL ")).skip(1);
     let orders = block.iter().filter_map(|line| line.strip_prefix("LABEL "));
     let entries = orders.zip(labels).filter_map(|(label, lines)| one(id, label, lines));
@@ -90,18 +99,19 @@ pub fn parse(id: &str, text: &str) -> Vec<BootEntry> {
 
 fn one(id: &str, label: &str, lines: &[&str]) -> Option<BootEntry> {
     let order = label.strip_prefix(&format!("sapwood-{id}-"))?.parse().ok()?;
-    let value = |key: &str| lines.iter().find_map(|line| line.trim_start().strip_prefix(key)?.strip_prefix(' '));
+    let value =
+        |key: &str| lines.iter().find_map(|line| line.trim_start().strip_prefix(key)?.strip_prefix(' ')).map(str::trim);
     let (deployment, options) = Target::split_command_line(value("APPEND")?)?;
     let file = value("FDT").map(|path| DeviceTree::File(path.to_owned()));
     let target = Target {
         deployment,
-        title: value("MENU LABEL")?.to_owned(),
+        title: title_of(value("MENU LABEL")?),
         linux: value("LINUX")?.to_owned(),
         initrd: value("INITRD").map(|paths| paths.split(',').map(str::to_owned).collect()).unwrap_or_default(),
         devicetree: file.or_else(|| value("FDTDIR").map(|path| DeviceTree::Directory(path.to_owned()))),
         options,
     };
-    Some(BootEntry { order, tries: None, target })
+    Some(BootEntry { order, tries: None, target: target.checked()? })
 }
 
 #[cfg(test)]
@@ -117,28 +127,38 @@ mod tests {
         entries[1].target.devicetree = Some(DeviceTree::File("/x.dtb".into()));
         entries[2].target.devicetree = Some(DeviceTree::Directory("/dtb".into()));
         entries[2].target.initrd.clear();
-        let text = render(ID, "", &entries);
+        let text = render(ID, "", &entries).expect("legal");
         assert_eq!(parse(ID, &text), entries, "{text}");
-        assert_eq!(render(ID, &text, &entries), text);
+        assert_eq!(render(ID, &text, &entries), Ok(text));
     }
 
     #[test]
     fn what_others_wrote_stays_and_ours_is_the_last_default() {
         let before = "TIMEOUT 50\nDEFAULT other\nLABEL other\n  KERNEL /x\n";
-        let text = render(ID, before, &[entry(1, "a", None)]);
+        let text = render(ID, before, &[entry(1, "a", None)]).expect("legal");
         assert!(text.starts_with(before), "{text}");
         assert_eq!(text.matches("TIMEOUT").count(), 1);
         let defaults: Vec<&str> = text.lines().filter(|line| line.starts_with("DEFAULT")).collect();
         assert_eq!(defaults, ["DEFAULT other", "DEFAULT sapwood-0123abcd-00001"]);
-        let again = render(ID, &text, &[entry(2, "b", None)]);
+        let again = render(ID, &text, &[entry(2, "b", None)]).expect("legal");
         assert!(again.starts_with(before));
         assert_eq!(parse(ID, &again), [entry(2, "b", None)]);
         assert_eq!(parse("fedcba98", &text), []);
     }
 
     #[test]
+    fn line_ends_of_others_stay_and_an_end_mark_elsewhere_closes_no_block() {
+        let before = format!("{}\nTIMEOUT 50\r\r\nLABEL other\r\n", end(ID));
+        let text = render(ID, &before, &[entry(1, "a", None)]).expect("legal");
+        assert!(text.starts_with(&before), "{text:?}");
+        assert_eq!(render(ID, &text, &[entry(1, "a", None)]), Ok(text.clone()));
+        let last = text.rfind('#').expect("the mark at the end");
+        assert_eq!(parse(ID, &text[..last]), []);
+    }
+
+    #[test]
     fn a_torn_block_has_no_entries() {
-        let text = render(ID, "", &[entry(7, "a", None)]);
+        let text = render(ID, "", &[entry(7, "a", None)]).expect("legal");
         for length in 0..text.len() - 1 {
             assert_eq!(parse(ID, &text[..length]), [], "{length} bytes");
         }

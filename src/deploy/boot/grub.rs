@@ -11,7 +11,7 @@
 
 use std::fmt::Write as _;
 
-use super::entry::{BootEntry, DeviceTree, Target, Tries};
+use super::entry::{BootEntry, DeviceTree, EntryError, Target, Tries, title_of};
 use super::grubenv::GrubEnv;
 use crate::deploy::kargs::Kargs;
 
@@ -74,9 +74,15 @@ pub fn counted_order(name: &str) -> Option<u32> {
     name.strip_prefix(COUNTER)?.parse().ok()
 }
 
-/// The file of entries, of which the first is to boot.
-#[must_use]
-pub fn render(id: &str, entries: &[BootEntry]) -> String {
+/// Most tries of one entry, those made and those left: each is a branch of its script.
+const TRIES_MAX: u32 = 99;
+
+/// Returns the file of entries, of which the first is to boot.
+///
+/// # Errors
+/// [`EntryError`] when the file cannot hold part of an entry.
+pub fn render(id: &str, entries: &[BootEntry]) -> Result<String, EntryError> {
+    entries.iter().try_for_each(check)?;
     let mut text =
         format!("{MARK} for sysroot {id}: replaced as a whole whenever deployments change.\nset sapwood_default=\n");
     let written = entries.iter().try_for_each(|entry| menu_entry(&mut text, id, entry));
@@ -85,7 +91,20 @@ pub fn render(id: &str, entries: &[BootEntry]) -> String {
     let tail = format!(
         "if [ -z \"$sapwood_default\" ]; then set sapwood_default={first}; fi\nset default=\"$sapwood_default\"\nset sapwood_complete=1\n"
     );
-    text + &tail
+    Ok(text + &tail)
+}
+
+fn check(entry: &BootEntry) -> Result<(), EntryError> {
+    entry.target.check()?;
+    match all_tries(entry) {
+        0..=TRIES_MAX => Ok(()),
+        more => Err(entry.target.refusal("number of tries", &more.to_string())),
+    }
+}
+
+/// Returns how many tries an entry began with.
+fn all_tries(entry: &BootEntry) -> u32 {
+    entry.tries.map_or(0, |tries| tries.left.saturating_add(tries.done))
 }
 
 fn entry_id(id: &str, order: u32) -> String {
@@ -97,11 +116,13 @@ fn menu_entry(text: &mut String, id: &str, entry: &BootEntry) -> std::fmt::Resul
     let good = format!("-z \"$sapwood_default\" -a \"${counter}\" != 0");
     writeln!(text, "if [ {good} ]; then set sapwood_default={own}; fi")?;
     writeln!(text, "menuentry {} --id {own} {{", quoted(&entry.target.title))?;
-    for left in (1..=entry.tries.map_or(0, |tries| tries.left)).rev() {
-        let word = if Some(left) == entry.tries.map(|tries| tries.left) { "if" } else { "elif" };
+    // Those made have a branch too, since from the first the number of tries made is read back.
+    let all = all_tries(entry);
+    for left in (1..=all).rev() {
+        let word = if left == all { "if" } else { "elif" };
         writeln!(text, "    {word} [ \"${counter}\" = {left} ]; then set {counter}={}", left - 1)?;
     }
-    if entry.tries.is_some_and(|tries| tries.left > 0) {
+    if all > 0 {
         writeln!(text, "    fi")?;
         writeln!(text, "    if [ -n \"${counter}\" ]; then save_env --file \"$prefix/{ENVIRONMENT}\" {counter}; fi")?;
     }
@@ -147,16 +168,16 @@ pub fn parse(id: &str, text: &str, counters: &GrubEnv) -> Option<Vec<BootEntry>>
             (["menuentry", title, "--id", own, "{"], _) => open = Some(Draft::new(id, title, own)?),
             (["linux", path, arguments @ ..], Some(draft)) => {
                 draft.linux = Some((*path).to_owned());
-                let quoted = arguments
-                    .iter()
-                    .map(|word| if word.contains(' ') { format!("\"{word}\"") } else { (*word).to_owned() });
+                let quoted = arguments.iter().map(|word| {
+                    if word.contains(char::is_whitespace) { format!("\"{word}\"") } else { (*word).to_owned() }
+                });
                 draft.line = quoted.collect::<Vec<_>>().join(" ");
             }
             (["initrd", paths @ ..], Some(draft)) => draft.initrd = paths.iter().map(|&path| path.to_owned()).collect(),
             (["devicetree", path], Some(draft)) => draft.devicetree = Some(DeviceTree::File((*path).to_owned())),
             (["#", "fdtdir", path], Some(draft)) => draft.devicetree = Some(DeviceTree::Directory((*path).to_owned())),
             (["if", "[", _, "=", left, ..], Some(draft)) if draft.first.is_none() => {
-                draft.first = left.trim_end_matches(';').parse().ok();
+                draft.first = left.parse().ok().filter(|first| *first <= TRIES_MAX);
             }
             (["}"], Some(_)) => entries.extend(open.take().and_then(|draft| draft.finish(counters))),
             _ => {}
@@ -180,14 +201,16 @@ struct Draft {
 impl Draft {
     fn new(id: &str, title: &str, own: &str) -> Option<Self> {
         let order = own.strip_prefix(&format!("sapwood-{id}-"))?.parse().ok()?;
-        let (title, initrd) = (title.to_owned(), Vec::new());
+        let (title, initrd) = (title_of(title), Vec::new());
         Some(Self { order, title, linux: None, line: String::new(), initrd, devicetree: None, first: None })
     }
 
     fn finish(self, counters: &GrubEnv) -> Option<BootEntry> {
         let (deployment, options) = Target::split_command_line(&self.line)?;
         let left: Option<u32> = counters.get(&counter(self.order)).and_then(|left| left.parse().ok());
-        let tries = left.map(|left| Tries { left, done: self.first.unwrap_or(left).saturating_sub(left) });
+        let tries = left
+            .map(|left| left.min(TRIES_MAX))
+            .map(|left| Tries { left, done: self.first.unwrap_or(left).saturating_sub(left) });
         let target = Target {
             deployment,
             title: self.title,
@@ -196,7 +219,7 @@ impl Draft {
             devicetree: self.devicetree,
             options,
         };
-        Some(BootEntry { order: self.order, tries, target })
+        Some(BootEntry { order: self.order, tries, target: target.checked()? })
     }
 }
 
@@ -250,17 +273,21 @@ mod tests {
         entries[0].target.options = Kargs::parse("root=UUID=1 a=\"x y\" b='z' $c;d");
         entries[1].target.devicetree = Some(DeviceTree::File("/x y.dtb".into()));
         entries[2].target.devicetree = Some(DeviceTree::Directory("/dtb".into()));
-        let text = render(ID, &entries);
+        let text = render(ID, &entries).expect("legal");
         assert_eq!(parse(ID, &text, &counted(&entries)), Some(entries.clone()), "{text}");
         let mut later = entries.clone();
         later[0].tries = Some(Tries { left: 1, done: 2 });
-        assert_eq!(parse(ID, &text, &counted(&later)), Some(later));
-        assert_eq!(parse(ID, &render(ID, &[]), &GrubEnv::default()), Some(Vec::new()));
+        assert_eq!(parse(ID, &text, &counted(&later)), Some(later.clone()));
+        let again = render(ID, &later).expect("legal");
+        assert_eq!(parse(ID, &again, &counted(&later)), Some(later.clone()), "tries made stay made");
+        later[0].tries = Some(Tries { left: u32::MAX, done: 1 });
+        assert_eq!(render(ID, &later).expect_err("too many branches").part, "number of tries");
+        assert_eq!(parse(ID, &render(ID, &[]).expect("nothing"), &GrubEnv::default()), Some(Vec::new()));
     }
 
     #[test]
     fn a_torn_file_and_that_of_another_sysroot_are_refused() {
-        let text = render(ID, &[entry(7, "a", None)]);
+        let text = render(ID, &[entry(7, "a", None)]).expect("legal");
         for length in 0..text.len() {
             assert_eq!(parse(ID, &text[..length], &GrubEnv::default()), None, "{length} bytes");
         }

@@ -9,7 +9,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::entry::{BootEntry, sort};
+use super::entry::{BootEntry, EntryError, sort};
 use super::grubenv::{GrubEnv, GrubEnvError};
 use super::loader::{Loader, LoaderKind};
 use super::{bls, extlinux, grub};
@@ -30,6 +30,9 @@ pub enum BootError {
         /// What is wrong with it.
         source: GrubEnvError,
     },
+    /// An entry that no menu can hold.
+    #[error(transparent)]
+    Entry(#[from] EntryError),
     /// The system refused.
     #[error("cannot {action} {}", .path.display())]
     Io {
@@ -124,15 +127,15 @@ impl Menu {
     /// The steps to a menu of exactly these entries, the first of which is to boot.
     ///
     /// # Errors
-    /// [`BootError::GrubEnv`].
+    /// [`BootError::Entry`] or [`BootError::GrubEnv`].
     pub fn swap(&self, wanted: &[BootEntry]) -> Result<Vec<Step>, BootError> {
         match &self.files {
-            Files::Bls(names) => Ok(self.swap_bls(names, wanted)),
+            Files::Bls(names) => self.swap_bls(names, wanted),
             Files::Grub { config, entries, counters } => {
                 self.swap_grub(config.as_deref(), entries.as_deref(), counters, wanted)
             }
             Files::Extlinux(before) => {
-                let text = extlinux::render(&self.id, before, wanted);
+                let text = extlinux::render(&self.id, before, wanted)?;
                 let path = self.loader.extlinux().join(extlinux::CONFIG);
                 let write = Step::Write { path, bytes: text.clone().into_bytes() };
                 Ok(if text == *before { Vec::new() } else { vec![write, Step::Settle] })
@@ -140,13 +143,15 @@ impl Menu {
         }
     }
 
-    fn swap_bls(&self, names: &[String], wanted: &[BootEntry]) -> Vec<Step> {
+    fn swap_bls(&self, names: &[String], wanted: &[BootEntry]) -> Result<Vec<Step>, BootError> {
         let directory = self.loader.entries();
         let name = |entry: &BootEntry| bls::file_name(&self.id, entry.order, entry.tries);
         let mut steps = Vec::new();
         // The lowest first: whoever is interrupted leaves the old default, or the new one, as the highest.
-        for entry in wanted.iter().rev().filter(|entry| !self.entries.contains(entry)) {
-            let bytes = bls::render(&self.id, entry).into_bytes();
+        // One under a name that only means the same is written under its own, since the other name is removed below.
+        let is_there = |entry: &&BootEntry| self.entries.contains(entry) && names.contains(&name(entry));
+        for entry in wanted.iter().rev().filter(|entry| !is_there(entry)) {
+            let bytes = bls::render(&self.id, entry)?.into_bytes();
             steps.push(Step::Write { path: directory.join(name(entry)), bytes });
         }
         settle(&mut steps);
@@ -157,7 +162,7 @@ impl Menu {
         if steps.len() > before {
             steps.push(Step::Settle);
         }
-        steps
+        Ok(steps)
     }
 
     fn swap_grub(
@@ -180,7 +185,7 @@ impl Menu {
                 steps.push(write(grub::ENTRIES_OLD, entries));
                 steps.push(Step::Settle);
             }
-            steps.push(write(grub::ENTRIES, &grub::render(&self.id, wanted)));
+            steps.push(write(grub::ENTRIES, &grub::render(&self.id, wanted)?));
         }
         settle(&mut steps);
         match config {
@@ -221,7 +226,7 @@ impl Menu {
     /// The steps after which the entry with this number is trusted: it has come up.
     ///
     /// # Errors
-    /// [`BootError::GrubEnv`].
+    /// [`BootError::Entry`] or [`BootError::GrubEnv`].
     pub fn bless(&self, order: u32) -> Result<Vec<Step>, BootError> {
         let counted = self.entries.iter().find(|entry| entry.order == order && entry.tries.is_some());
         let Some(entry) = counted else { return Ok(Vec::new()) };
@@ -230,7 +235,7 @@ impl Menu {
             Files::Bls(_) => {
                 // Not renamed: on FAT a rename that a power cut tears may lose both names.
                 let path = |entry: &BootEntry| self.loader.entries().join(bls::file_name(&self.id, order, entry.tries));
-                let bytes = bls::render(&self.id, &trusted).into_bytes();
+                let bytes = bls::render(&self.id, &trusted)?.into_bytes();
                 let write = Step::Write { path: path(&trusted), bytes };
                 Ok(vec![write, Step::Settle, Step::Remove(path(entry)), Step::Settle])
             }

@@ -6,13 +6,13 @@
 pub mod bls;
 mod entry;
 pub mod extlinux;
-mod grub;
+pub mod grub;
 mod grubenv;
 mod kernels;
 mod loader;
 mod menu;
 
-pub use entry::{BootEntry, DeviceTree, Target, Tries, WantedEntry, arrange};
+pub use entry::{BootEntry, DeviceTree, EntryError, Target, Tries, WantedEntry, arrange, title_of};
 pub use grubenv::{GrubEnv, GrubEnvError};
 pub use kernels::{BootFile, DeviceTreeKind, Kernel, KernelError, KernelRecord, find as find_kernel};
 pub use loader::{Loader, LoaderKind};
