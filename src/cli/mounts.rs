@@ -224,7 +224,7 @@ fn lazy_rows(lazy: &LazyFigures) -> Vec<(&'static str, String)> {
         "{} answered at once, {} waited ({})",
         count(lazy.hits),
         count(lazy.misses),
-        share(lazy.hits, lazy.hits + lazy.misses)
+        share(lazy.hits, lazy.hits.saturating_add(lazy.misses))
     );
     let ahead = format!(
         "{} fetched ahead of reading, {} of it not read yet ({}); {} of what is read first",
@@ -250,7 +250,7 @@ fn lazy_rows(lazy: &LazyFigures) -> Vec<(&'static str, String)> {
 }
 
 fn share(part: u64, whole: u64) -> String {
-    match (part * 100).checked_div(whole) {
+    match (u128::from(part) * 100).checked_div(u128::from(whole)) {
         None => "-".to_owned(),
         Some(percent) => format!("{percent} %"),
     }

@@ -88,6 +88,7 @@ impl Counters {
         Self { words, base }
     }
 
+    /// Atomic additions wrap, whatever a worker has left in the word.
     fn add(&self, word: usize, count: u64) {
         self.words[self.base + word].fetch_add(count, Ordering::Relaxed);
     }
@@ -114,7 +115,7 @@ impl Counters {
     /// All messages so far, those included that nobody waited for. Allocates nothing.
     #[must_use]
     pub fn messages(&self) -> u64 {
-        (0..Opcode::ALL.len()).map(|opcode| self.get(opcode)).sum()
+        (0..Opcode::ALL.len()).map(|opcode| self.get(opcode)).fold(0, u64::saturating_add)
     }
 
     /// The counts now.
@@ -122,7 +123,9 @@ impl Counters {
     pub fn figures(&self) -> Figures {
         let counts = || Opcode::ALL.iter().map(|opcode| (*opcode, self.get(*opcode as usize)));
         Figures {
-            messages: counts().filter(|(opcode, _)| *opcode != Opcode::Forget).map(|(_, count)| count).sum(),
+            messages: counts()
+                .filter(|(opcode, _)| *opcode != Opcode::Forget)
+                .fold(0, |sum, (_, count)| sum.saturating_add(count)),
             by_opcode: counts()
                 .filter(|(_, count)| *count > 0)
                 .map(|(op, count)| (op.word().to_owned(), count))
@@ -147,5 +150,7 @@ mod tests {
         assert_eq!(figures.messages, 1);
         assert_eq!(figures.by_opcode, [("forget".to_owned(), 1), ("lookup".to_owned(), 1)].into());
         assert_eq!(figures.bytes_read, 7);
+        counters.add(Opcode::Read as usize, u64::MAX);
+        assert_eq!((counters.messages(), counters.figures().messages), (u64::MAX, u64::MAX));
     }
 }

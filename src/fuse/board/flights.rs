@@ -110,7 +110,7 @@ impl Board {
 
     /// Takes back what a dead worker had under way. If it was a request that killed it, those in its hands are suspected.
     /// Returns how many there were.
-    pub(in crate::fuse) fn bury(&self, worker: u8, of_itself: bool) -> usize {
+    pub fn bury(&self, worker: u8, of_itself: bool) -> usize {
         let mut count = 0;
         for (word, flight) in self.places(Some(worker)) {
             if of_itself && flight.subject.node != 0 && !flight.is_waiting {
@@ -150,7 +150,7 @@ impl Board {
 
     /// Whether carrying this out has ended so many workers that it is not to be done again.
     #[must_use]
-    pub(in crate::fuse) fn is_poisonous(&self, subject: Subject) -> bool {
+    pub fn is_poisonous(&self, subject: Subject) -> bool {
         self.suspects().any(|word| {
             // In this order: hardly ever is anything suspected.
             self.get(word + 2) != 0 && self.is_about(word, subject) && self.strikes(word) >= STRIKES

@@ -136,10 +136,8 @@ impl Board {
     }
 
     /// A worker is about to be started; returns its number, under which its requests are noted.
-    pub(in crate::fuse) fn count_start(&self) -> u8 {
-        let number = self.get(STARTS) + 1;
-        self.set(STARTS, number);
-        Self::short(number)
+    pub fn count_start(&self) -> u8 {
+        Self::short(self.count(STARTS))
     }
 
     /// The number of the worker that was started last.
@@ -197,18 +195,21 @@ impl Board {
         self.set(SANDBOX, enforced.bits());
     }
 
-    pub(in crate::fuse) fn count_exchange(&self) {
-        self.set(EXCHANGES, self.get(EXCHANGES) + 1);
+    /// Counts an exchange of the program.
+    pub fn count_exchange(&self) {
+        self.count(EXCHANGES);
     }
 
-    pub(in crate::fuse) fn count_remount(&self) {
-        self.set(REMOUNTS, self.get(REMOUNTS) + 1);
+    /// Counts that the mount was made anew.
+    pub fn count_remount(&self) {
+        self.count(REMOUNTS);
     }
 
-    pub(in crate::fuse) fn count_death(&self, pid: u32, death: Death) {
+    /// Remembers how the worker with this process number ended.
+    pub fn count_death(&self, pid: u32, death: Death) {
         self.set(LAST_DEATH, death.encode());
         self.set(LAST_DEAD, u64::from(pid));
-        self.set(DEATHS, self.get(DEATHS) + 1);
+        self.count(DEATHS);
     }
 
     /// Who ended last.
@@ -217,17 +218,27 @@ impl Board {
         self.get(LAST_DEAD) as u32
     }
 
-    pub(in crate::fuse) fn count_crash(&self) {
-        let number = self.get(CRASHES);
-        self.set(CRASH_TIMES + (number % CRASH_TIMES_MAX) as usize, now());
-        self.set(CRASHES, number + 1);
+    /// Remembers that a worker has ended by itself.
+    pub fn count_crash(&self) {
+        let place = self.get(CRASHES) % CRASH_TIMES_MAX;
+        self.set(CRASH_TIMES + place as usize, now());
+        self.count(CRASHES);
     }
 
     /// Crashes within the last so many milliseconds, as far as they are remembered.
-    pub(in crate::fuse) fn crashes_within(&self, span: u64) -> u64 {
+    #[must_use]
+    pub fn crashes_within(&self, span: u64) -> u64 {
         let now = now();
         let remembered = self.get(CRASHES).min(CRASH_TIMES_MAX);
-        (0..remembered).filter(|index| now - self.get(CRASH_TIMES + *index as usize) <= span).count() as u64
+        let is_recent = |index: &u64| now.saturating_sub(self.get(CRASH_TIMES + *index as usize)) <= span;
+        (0..remembered).filter(is_recent).count() as u64
+    }
+
+    /// Adds one to a word and returns the sum. A worker may have left any number there, also the largest.
+    fn count(&self, word: usize) -> u64 {
+        let number = self.get(word).wrapping_add(1);
+        self.set(word, number);
+        number
     }
 }
 
@@ -245,6 +256,19 @@ mod tests {
         }
         assert_eq!((board.health().deaths, board.last_dead()), (3, 7));
         assert_eq!(Death::Killed(11).to_string(), "was killed by SIGSEGV");
+    }
+
+    #[test]
+    fn any_number_that_a_worker_leaves_can_be_counted_on() {
+        let board = Board::create().expect("memory");
+        (HEALTH..CRASH_TIMES + 8).for_each(|word| board.set(word, u64::MAX));
+        assert_eq!(board.count_start(), 0);
+        board.count_exchange();
+        board.count_remount();
+        board.count_death(1, Death::Hung);
+        board.count_crash();
+        assert_eq!(board.crashes_within(60_000), 0, "the count of crashes began anew");
+        assert_eq!(board.health().deaths, 0);
     }
 
     #[test]

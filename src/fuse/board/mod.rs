@@ -131,7 +131,8 @@ impl Board {
     }
 
     /// The kernel's first message, once it has been answered.
-    pub(super) fn init(&self) -> Option<Vec<u8>> {
+    #[must_use]
+    pub fn init(&self) -> Option<Vec<u8>> {
         let length = usize::try_from(self.get(INIT_LENGTH)).ok().filter(|length| *length > 0)?;
         let bytes = (0..INIT_WORDS).flat_map(|index| self.get(INIT + index).to_le_bytes());
         Some(bytes.take(length).collect())
@@ -149,7 +150,7 @@ impl Board {
     }
 
     /// Forgets what belonged to a connection that is no more.
-    pub(super) fn reset_connection(&self) {
+    pub fn reset_connection(&self) {
         self.set(INIT_LENGTH, 0);
         self.opened().clear();
     }
