@@ -14,7 +14,7 @@
 use std::time::Duration;
 
 use crate::deploy::kargs::Kargs;
-use crate::fuse::Mode;
+use crate::fuse::{Mode, SECONDS_MAX};
 
 /// What all our words but the first begin with.
 const PREFIX: &str = "sapwood.";
@@ -90,14 +90,17 @@ impl CommandLine {
             ("lazy", "0") => self.contents = Contents::Local,
             ("lazy", _) => return Err("1 or 0"),
             ("timeout", seconds) => {
-                let seconds = seconds.parse().map_err(|_| "a number of seconds")?;
+                let seconds = seconds.parse().ok().filter(|seconds| *seconds <= SECONDS_MAX);
+                let seconds = seconds.ok_or("a number of seconds up to 1000000000")?;
                 self.timeout = Some(Duration::from_secs(seconds));
             }
             ("mode", "passthrough") => self.mode = Mode::Passthrough,
             ("mode", "cached") => self.mode = Mode::Cached,
             ("mode", _) => return Err("cached or passthrough"),
-            ("record", path) if path.starts_with('/') && !path.contains(',') => self.record = Some(path.to_owned()),
-            ("record", _) => return Err("an absolute path without commas"),
+            ("record", path) if path.starts_with('/') && !path.contains([',', '"']) => {
+                self.record = Some(path.to_owned());
+            }
+            ("record", _) => return Err("an absolute path without commas and quotes"),
             // A typing error in what protects is dangerous.
             _ => return Err("one of sapwood.verify, sapwood.lazy, sapwood.timeout, sapwood.mode, sapwood.record"),
         }
@@ -136,6 +139,7 @@ mod tests {
         assert_eq!((found.signature, found.contents), (Signature::Required, Contents::Local));
         assert_eq!(found.mount_options("usr"), ["allow_other", "suid", "dev", "fetch-timeout=5"]);
         let words = ["verify=yes", "lazy=maybe", "timeout=x", "mode=fast", "record=here", "verified=require"];
+        let words = words.into_iter().chain(["timeout=18446744073709551615"]);
         for wrong in words.map(|word| format!("sapwood.{word}")) {
             assert_eq!(CommandLine::parse(&wrong).expect_err(&wrong).word, wrong);
         }

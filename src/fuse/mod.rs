@@ -59,7 +59,8 @@ pub use daemon::{DaemonError, Turn, WorkerSignals, ask_to_be_replaced, end, serv
 pub use metrics::{MetricsOutput, open_metrics};
 pub use mountinfo::{FILESYSTEM_TYPE, MountPoint, MountTable};
 pub use options::{
-    Action, Audience, Confinement, Devices, Mode, MountOptions, OptionError, Profile, Programs, Resend, SetUid,
+    Action, Audience, Confinement, Devices, Mode, MountOptions, OptionError, Profile, Programs, Resend, SECONDS_MAX,
+    SetUid,
 };
 pub use recording::{RecordError, Recording};
 pub use registry::{Processes, Registration, Registry, RegistryError, Reserved, RunningMount, Status, path_text};

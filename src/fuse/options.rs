@@ -241,8 +241,8 @@ pub enum OptionError {
     /// Not a number of threads.
     #[error("mount option 'threads={0}': a number from 1 to {MAX_THREADS} is needed")]
     Threads(String),
-    /// Not a number of seconds.
-    #[error("mount option '{name}={value}': a number of seconds is needed")]
+    /// Not a number of seconds, or more than [`SECONDS_MAX`].
+    #[error("mount option '{name}={value}': a number of seconds up to {SECONDS_MAX} is needed")]
     Seconds {
         /// Of which option.
         name: String,
@@ -336,6 +336,9 @@ const IGNORED: &[&str] = &[
     "subtype",
 ];
 
+/// Longest time that an option can give, in seconds: some 30 years. Points in time are computed from it.
+pub const SECONDS_MAX: u64 = 1_000_000_000;
+
 impl MountOptions {
     /// Reads the comma-separated text behind `-o`. A value in double quotes may contain commas, as security contexts do.
     ///
@@ -410,8 +413,9 @@ fn threads(value: &str) -> Result<NonZeroUsize, OptionError> {
 }
 
 fn seconds(name: &str, value: &str) -> Result<Duration, OptionError> {
-    let wrong = |_| OptionError::Seconds { name: name.to_owned(), value: value.to_owned() };
-    value.parse().map(Duration::from_secs).map_err(wrong)
+    let number = value.parse().ok().filter(|number| *number <= SECONDS_MAX);
+    let wrong = || OptionError::Seconds { name: name.to_owned(), value: value.to_owned() };
+    number.map(Duration::from_secs).ok_or_else(wrong)
 }
 
 fn verify(value: &str) -> Result<Verify, OptionError> {
@@ -490,6 +494,7 @@ mod tests {
             "mount option 'cache-size=much': a number of bytes is needed, with K, M, G or T after it if you like"
         );
         assert_eq!(message("profile-record"), "mount option 'profile-record' needs a value: NAME=VALUE");
+        assert!(message("fetch-timeout=18446744073709551615").ends_with("up to 1000000000 is needed"));
         assert_eq!(message("threads=0"), "mount option 'threads=0': a number from 1 to 64 is needed");
         assert!(message("subdir=../x").starts_with("mount option 'subdir': bad path"));
     }

@@ -57,17 +57,24 @@ impl Default for TransportOptions {
     }
 }
 
+/// Longest time that is waited for anything, in seconds: some 30 years. Points in time are computed from it.
+const SECONDS_MAX: u64 = 1_000_000_000;
+
+const fn seconds(number: u64) -> Duration {
+    Duration::from_secs(if number < SECONDS_MAX { number } else { SECONDS_MAX })
+}
+
 impl TransportOptions {
     pub(super) const fn connect_limit(&self) -> Duration {
-        Duration::from_secs(self.connect_timeout)
+        seconds(self.connect_timeout)
     }
 
     pub(super) const fn stall_limit(&self) -> Duration {
-        Duration::from_secs(self.stall_timeout)
+        seconds(self.stall_timeout)
     }
 
     pub(super) const fn retry_limit(&self) -> Duration {
-        Duration::from_secs(self.patience)
+        seconds(self.patience)
     }
 
     /// The first of these settings that is there and not empty.
