@@ -5,8 +5,8 @@
 //! always verified by the engine itself, with the distribution's keys; a source that asks it not to is refused unless
 //! the treefile names it in `unsigned-repos`.
 
-mod apt;
-mod dnf;
+pub mod apt;
+pub mod dnf;
 mod tool;
 
 use std::collections::BTreeMap;

@@ -66,6 +66,16 @@ pub struct Package {
     pub sha256: Option<String>,
 }
 
+impl Package {
+    /// Whether each field is one word, so that a list of packages holds it as it is, and the name no option of a program.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        let is_word = |text: &String| !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control());
+        let Self { name, version, arch, source, sha256 } = self;
+        [name, version, arch, source].into_iter().chain(sha256).all(is_word) && !name.starts_with('-')
+    }
+}
+
 /// The packages of a commit.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct PackageList {

@@ -7,7 +7,8 @@
 mod config;
 mod install;
 mod local;
-mod query;
+pub mod output;
+pub mod query;
 mod resolve;
 mod sources;
 

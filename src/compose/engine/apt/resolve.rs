@@ -7,10 +7,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use super::super::{Bound, EngineError, Resolution, Resolved};
+use super::super::{Bound, EngineError, Resolution};
 use super::config::{self, Config};
-use super::{Apt, complaints, io_error, local};
-use crate::compose::packages::{Format, Package};
+use super::{Apt, complaints, io_error, local, output};
+use crate::compose::packages::Format;
 use crate::compose::process::ProcessError;
 use crate::compose::treefile::{Treefile, Variant};
 
@@ -65,7 +65,7 @@ pub fn resolve(apt: &Apt<'_>, treefile: &Treefile, bound: Option<&Bound>) -> Res
     command.args(["--print-uris", "install"]).args(&wanted);
     let text =
         surroundings.runner.capture("resolving packages", &mut command).map_err(|error| explain(error, bound))?;
-    let mut packages: Vec<Resolved> = text.lines().filter_map(parse).collect::<Result<_, _>>()?;
+    let mut packages = output::resolved(&text)?;
     packages.sort_by(|a, b| a.package.cmp(&b.package));
     if packages.is_empty() {
         return Err(EngineError::Output {
@@ -152,44 +152,13 @@ fn check_available(apt: &Apt<'_>, config: &Config, bound: &Bound) -> Result<(), 
     let mut command = apt_cache(config);
     command.arg("madison").args(&names);
     let text = apt.surroundings.runner.capture("asking for versions", &mut command)?;
-    let available: BTreeSet<(String, String)> = text
-        .lines()
-        .filter_map(|line| {
-            let mut fields = line.split('|').map(str::trim);
-            Some((fields.next()?.to_owned(), fields.next()?.to_owned()))
-        })
-        .collect();
+    let available = output::available(&text);
     let gone: Vec<String> = bound
         .values()
         .filter(|package| !available.contains(&(package.name.clone(), package.version.clone())))
         .map(|package| format!("{} {}", package.name, package.version))
         .collect();
     if gone.is_empty() { Ok(()) } else { Err(EngineError::Lock(format!("no source has {}", gone.join(", ")))) }
-}
-
-/// A line of `--print-uris`: `'URI' NAME_VERSION_ARCH.deb SIZE SHA256:…`.
-fn parse(line: &str) -> Option<Result<Resolved, EngineError>> {
-    if !line.starts_with('\'') {
-        return None;
-    }
-    let bad = || EngineError::Output { program: "apt-get", line: line.to_owned() };
-    let parsed = || {
-        let rest = line[1..].split_once("' ")?.1;
-        let mut fields = rest.split_whitespace();
-        let (file, size, digest) = (fields.next()?, fields.next()?.parse().ok()?, fields.next()?);
-        let mut parts = file.strip_suffix(".deb")?.splitn(3, '_');
-        let (name, version, arch) = (parts.next()?, parts.next()?, parts.next()?);
-        let name = name.to_owned();
-        let package = Package {
-            source: name.clone(),
-            name,
-            version: version.replace("%3a", ":"),
-            arch: arch.to_owned(),
-            sha256: Some(digest.strip_prefix("SHA256:")?.to_owned()),
-        };
-        Some(Resolved { package, file: file.to_owned(), size })
-    };
-    Some(parsed().ok_or_else(bad))
 }
 
 /// What apt says, as an error with a meaning.
@@ -220,20 +189,6 @@ fn explain(error: ProcessError, bound: Option<&Bound>) -> EngineError {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn lines_of_apt_become_packages() {
-        let line = "'http://host/pool/main/s/shadow/passwd_4.13%2bdfsg1-1_amd64.deb' passwd_1%3a4.13+dfsg1-1_amd64.deb 972 SHA256:ab";
-        let resolved = parse(line).expect("a package").expect("legal");
-        let package = &resolved.package;
-        assert_eq!(
-            (package.name.as_str(), package.version.as_str(), package.arch.as_str()),
-            ("passwd", "1:4.13+dfsg1-1", "amd64")
-        );
-        assert_eq!((resolved.size, package.sha256.as_deref()), (972, Some("ab")));
-        assert!(parse("Reading package lists...").is_none());
-        assert!(parse("'http://x' y").expect("looks like one").is_err());
-    }
 
     #[test]
     fn what_apt_says_becomes_what_it_means() {

@@ -1,10 +1,10 @@
 //! Where apt gets packages from: what the treefile says, or what this machine's own apt is configured with.
 
-use std::collections::BTreeSet;
 use std::process::Command;
 
 use super::super::EngineError;
 use super::super::tool::find;
+use super::output;
 use crate::compose::process::Runner;
 use crate::compose::treefile::{AptSource, Treefile};
 
@@ -38,19 +38,7 @@ fn of_this_machine(treefile: &Treefile, runner: Runner<'_>) -> Result<String, En
     command.env_remove("APT_CONFIG").args(["indextargets", "--format", FORMAT, "Created-By: Packages"]);
     let text = runner.capture("asking apt for this machine's sources", &mut command)?;
     let release = treefile.releasever.clone().or_else(codename);
-    let mut stanzas = BTreeSet::new();
-    for line in text.lines() {
-        let fields: Vec<&str> = line.split('\t').collect();
-        let [site, suite, component, origin, codename, keys] = fields[..] else { continue };
-        let fits = release
-            .as_deref()
-            .is_none_or(|release| suite == release || suite.starts_with(&format!("{release}-")) || codename == release);
-        if !origin.eq_ignore_ascii_case(&treefile.distribution) || !fits {
-            continue;
-        }
-        let keys = if keys.is_empty() || keys.contains("$(") { String::new() } else { format!("Signed-By: {keys}\n") };
-        stanzas.insert(format!("Types: deb\nURIs: {site}\nSuites: {suite}\nComponents: {component}\n{keys}"));
-    }
+    let stanzas = output::stanzas(&text, &treefile.distribution, release.as_deref());
     if stanzas.is_empty() {
         return Err(EngineError::NoSources(format!(
             "this machine's apt knows no source of {} {}: run 'apt-get update', or write 'apt-sources' into the treefile",

@@ -8,13 +8,13 @@
 //! This is dnf 4 (Debian's `dnf`, Enterprise Linux, `python3-dnf` on Fedora); dnf 5 has another library.
 
 mod config;
+pub mod output;
 mod query;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use self::config::Config;
@@ -38,18 +38,6 @@ pub struct Dnf<'a> {
     surroundings: Surroundings<'a>,
     dnf: PathBuf,
     python: String,
-}
-
-/// A package as the driver tells of it.
-#[derive(Deserialize)]
-struct Told {
-    name: String,
-    version: String,
-    arch: String,
-    source: String,
-    sha256: Option<String>,
-    size: u64,
-    file: String,
 }
 
 impl<'a> Dnf<'a> {
@@ -80,21 +68,7 @@ impl<'a> Dnf<'a> {
         let mut process = Command::new(&self.python);
         process.arg(&driver).args([command, &options.to_string()]).envs(self.environment());
         let text = self.surroundings.runner.capture("asking dnf", &mut process)?;
-        let answer: Value = serde_json::from_str(&text).map_err(|_| EngineError::Output {
-            program: "dnf",
-            line: text.lines().next().unwrap_or_default().to_owned(),
-        })?;
-        let text = || answer["text"].as_str().unwrap_or_default().trim().to_owned();
-        match answer["error"].as_str() {
-            None => Ok(answer),
-            Some("unknown") => {
-                let names = answer["names"].as_array().into_iter().flatten().filter_map(Value::as_str);
-                Err(EngineError::UnknownPackages(names.map(str::to_owned).collect()))
-            }
-            Some("depsolve") => Err(EngineError::Unresolvable(text())),
-            Some("lock") => Err(EngineError::Lock(text())),
-            Some(_) => Err(EngineError::Sources(text())),
-        }
+        output::answer(&text)
     }
 
     /// Configuration of rpm is read from the home directory.
@@ -158,17 +132,12 @@ impl Engine for Dnf<'_> {
             }
             other => other,
         })?;
-        let told: Vec<Told> = serde_json::from_value(answer["packages"].clone())
-            .map_err(|error| EngineError::Output { program: "dnf", line: error.to_string() })?;
         let mut packages = Vec::new();
-        for told in told {
-            let sha256 = match told.sha256 {
-                Some(digest) => Some(digest),
-                None if Path::new(&told.file).is_file() => Some(sha256(Path::new(&told.file))?),
-                None => None,
-            };
-            let package =
-                Package { name: told.name, version: told.version, arch: told.arch, source: told.source, sha256 };
+        for told in output::told(&answer)? {
+            let mut package = told.package();
+            if package.sha256.is_none() && Path::new(&told.file).is_file() {
+                package.sha256 = Some(sha256(Path::new(&told.file))?);
+            }
             packages.push(Resolved { package, file: told.file, size: told.size });
         }
         packages.sort_by(|a, b| a.package.cmp(&b.package));

@@ -1,20 +1,14 @@
 //! What rpm's database and package files say, by way of rpm itself.
 
-use std::collections::BTreeMap;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::super::tool::io_error;
 use super::super::{EngineError, Ownership, Resolution};
+use super::output;
 use crate::compose::packages::Package;
 use crate::compose::process::Runner;
-
-/// Changelog entries that are kept of each package.
-const ENTRIES_MAX: usize = 20;
-
-/// Ends a package in answers about changelogs; no changelog has it.
-const END: char = '\u{1}';
 
 /// The directory of the database: where this program puts it, or where other tools do.
 pub fn database(root: &Path) -> PathBuf {
@@ -30,23 +24,7 @@ pub fn database(root: &Path) -> PathBuf {
 /// # Errors
 /// [`EngineError::Process`].
 pub fn installed(runner: Runner<'_>, root: &Path) -> Result<Vec<Package>, EngineError> {
-    let format = "%{NAME}\\t%|EPOCH?{%{EPOCH}:}|%{VERSION}-%{RELEASE}\\t%{ARCH}\\t%{SOURCERPM}\\n";
-    let text = ask(runner, root, format)?;
-    let package = |line: &str| {
-        let mut fields = line.split('\t');
-        let (name, version, arch, source) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
-        // `name-version-release.src.rpm`
-        let source = source.rsplitn(3, '-').nth(2).unwrap_or(name);
-        let owned = str::to_owned;
-        (name != "gpg-pubkey").then(|| Package {
-            name: owned(name),
-            version: owned(version),
-            arch: owned(arch),
-            source: owned(source),
-            sha256: None,
-        })
-    };
-    Ok(text.lines().filter_map(package).collect())
+    Ok(output::installed(&ask(runner, root, output::INSTALLED)?))
 }
 
 /// Which package owns which path, and the latest changes of each.
@@ -54,24 +32,8 @@ pub fn installed(runner: Runner<'_>, root: &Path) -> Result<Vec<Package>, Engine
 /// # Errors
 /// [`EngineError::Process`].
 pub fn ownership(runner: Runner<'_>, root: &Path) -> Result<Ownership, EngineError> {
-    let mut owners: BTreeMap<Vec<u8>, Vec<String>> = BTreeMap::new();
-    for line in ask(runner, root, "[%{FILENAMES}\\t%{=NAME}\\n]")?.lines() {
-        if let Some((path, name)) = line.rsplit_once('\t') {
-            owners.entry(path.as_bytes().to_vec()).or_default().push(name.to_owned());
-        }
-    }
-    owners.values_mut().for_each(|names| {
-        names.sort();
-        names.dedup();
-    });
-    let format = format!("%{{NAME}}\\t[* %{{CHANGELOGTIME:day}} %{{CHANGELOGNAME}}\\n%{{CHANGELOGTEXT}}\\n\\n]{END}");
-    let text = ask(runner, root, &format)?;
-    let changelogs = text.split(END).filter_map(|package| {
-        let (name, text) = package.trim_start().split_once('\t')?;
-        let entries: String = text.split_inclusive("\n\n").take(ENTRIES_MAX).collect();
-        (!entries.trim().is_empty()).then(|| (name.to_owned(), format!("{}\n", entries.trim_end())))
-    });
-    Ok(Ownership { owners, changelogs: changelogs.collect() })
+    let files = ask(runner, root, output::OWNERS)?;
+    Ok(output::ownership(&files, &ask(runner, root, &output::changelog_format())?))
 }
 
 fn ask(runner: Runner<'_>, root: &Path, format: &str) -> Result<String, EngineError> {
@@ -89,8 +51,7 @@ pub fn newest(runner: Runner<'_>, resolution: &Resolution) -> Result<i64, Engine
     let mut command = Command::new("rpm");
     command.args(["-qp", "--nosignature", "--qf", "%{BUILDTIME}\\n"]);
     command.args(resolution.packages.iter().map(|resolved| &resolved.file));
-    let text = runner.capture("asking rpm", &mut command)?;
-    Ok(text.lines().filter_map(|line| line.trim().parse().ok()).max().unwrap_or(0))
+    Ok(output::newest(&runner.capture("asking rpm", &mut command)?))
 }
 
 /// Fails if a script failed: rpm calls it a warning, and leaves a package that may not work.
