@@ -14,6 +14,7 @@ mod http;
 mod limit;
 mod open;
 mod options;
+mod prepared;
 mod read;
 mod reason;
 mod sweep;
@@ -28,6 +29,7 @@ use std::time::{Duration, SystemTime};
 pub use counters::{Counters, Traffic};
 pub use error::TransportError;
 pub use options::TransportOptions;
+pub use prepared::{PreparedAnswer, PreparedAnswers};
 pub use reason::{Reason, Said};
 
 use crate::disk::Lock;
@@ -110,6 +112,14 @@ impl Transport {
         let urls = std::iter::once(url).chain(options.mirrors.iter().map(String::as_str));
         let open = |place| Endpoint::open(url, place, options, &counters, purpose);
         let endpoints = urls.map(open).collect::<Result<_, _>>()?;
+        Self::to(endpoints, counters, options)
+    }
+
+    fn to(
+        endpoints: Vec<Endpoint>,
+        counters: Arc<Counters>,
+        options: &TransportOptions,
+    ) -> Result<Self, TransportError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("sapwood-net")

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
+use object_store::client::HttpConnector;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::http::HttpBuilder;
 use object_store::local::LocalFileSystem;
@@ -101,6 +102,18 @@ impl Endpoint {
         Ok(Self { url: url.to_owned(), kind, once, store, prefix, purpose })
     }
 
+    /// A web server for which `connector` answers every request.
+    pub(super) fn answered_by<C: HttpConnector + Clone>(connector: C) -> Result<Self, TransportError> {
+        let url = "http://prepared.invalid".to_owned();
+        let open = || {
+            let once = RetryConfig { max_retries: 0, ..RetryConfig::default() };
+            let opened = web(&url, &TransportOptions::default(), connector.clone(), once);
+            opened.map_err(|error| TransportError::Url { url: url.clone(), reason: error.to_string() })
+        };
+        let (once, store) = (open()?, open()?);
+        Ok(Self { url, kind: Kind::Web, once, store, prefix: Path::default(), purpose: Purpose::Source })
+    }
+
     /// The path of a file in the object store.
     pub(super) fn path(&self, path: &str) -> Path {
         if self.prefix.is_root() { Path::from(path) } else { Path::from(format!("{}/{path}", self.prefix)) }
@@ -134,7 +147,7 @@ impl Endpoint {
 type Opened = object_store::Result<Box<dyn ObjectStore>>;
 type Opener = fn(&str, &TransportOptions, Connector, RetryConfig) -> Opened;
 
-fn web(url: &str, _: &TransportOptions, connector: Connector, retry: RetryConfig) -> Opened {
+fn web<C: HttpConnector>(url: &str, _: &TransportOptions, connector: C, retry: RetryConfig) -> Opened {
     let builder = HttpBuilder::new().with_url(url.trim_end_matches('/')).with_retry(retry);
     let plain = ClientOptions::new().with_allow_http(true);
     Ok(Box::new(builder.with_client_options(plain).with_http_connector(connector).build()?))

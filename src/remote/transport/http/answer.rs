@@ -9,9 +9,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http_body::{Body, Frame};
-use object_store::client::{HttpError, HttpErrorKind, HttpResponse, HttpResponseBody};
+use object_store::client::{HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody};
 use reqwest::header::{
-    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, HeaderName, HeaderValue, RANGE, RETRY_AFTER,
 };
 use reqwest::{Method, StatusCode};
 
@@ -26,9 +26,12 @@ const ERROR_TEXT_TIME: Duration = Duration::from_secs(5);
 /// Files of at most this many bytes are read whole from a server without ranges; more would be a trap.
 const WHOLE_FILE_MAX: u64 = 64 << 20;
 
+/// No file of a server is longer, in bytes. Below, positions in a file can be added without a thought.
+const FILE_MAX: u64 = i64::MAX.cast_unsigned();
+
 /// What was asked.
 #[derive(Debug, Clone)]
-pub(super) struct Question {
+pub(in crate::remote::transport) struct Question {
     pub method: Method,
     /// The first and the last byte.
     pub range: Option<(u64, u64)>,
@@ -41,15 +44,23 @@ impl Question {
         self.method == Method::GET && self.range.is_none()
     }
 
+    /// What `request` asks.
+    pub fn of(request: &HttpRequest) -> Self {
+        Self { method: request.method().clone(), range: request.headers().get(RANGE).and_then(Self::range) }
+    }
+
     /// The first and last byte that `bytes=A-B` asks for.
-    pub fn range(value: &HeaderValue) -> Option<(u64, u64)> {
+    fn range(value: &HeaderValue) -> Option<(u64, u64)> {
         let (first, last) = value.to_str().ok()?.strip_prefix("bytes=")?.split_once('-')?;
         Some((first.parse().ok()?, last.parse().ok()?))
     }
 }
 
 /// Passes on what answers the question; everything else becomes an error that tells why.
-pub(super) async fn judge(question: &Question, response: HttpResponse) -> Result<HttpResponse, HttpError> {
+pub(in crate::remote::transport) async fn judge(
+    question: &Question,
+    response: HttpResponse,
+) -> Result<HttpResponse, HttpError> {
     match response.status() {
         status if status.is_success() && question.method == Method::GET => content(question.range, response),
         status if status.is_success() => Ok(response),
@@ -85,7 +96,7 @@ fn check_range(mut response: HttpResponse, (first, last): (u64, u64)) -> Result<
     let found = text(response.headers(), &CONTENT_RANGE).unwrap_or("no Content-Range");
     let length = parse_content_range(found).and_then(|(start, end, total)| {
         let is_right = start == first && end == last.min(total.saturating_sub(1)) && end < total;
-        (is_right && start <= end).then(|| end - start + 1)
+        (is_right && start <= end && total <= FILE_MAX).then(|| end - start + 1)
     });
     let Some(length) = length else {
         return Err(unusable(Reason::WrongRange { first, last, found: clean(found) }));

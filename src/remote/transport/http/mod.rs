@@ -17,7 +17,7 @@ use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse, HttpResponseBody,
     HttpService,
 };
-use reqwest::header::{AUTHORIZATION, CACHE_CONTROL, HeaderMap, HeaderValue, RANGE};
+use reqwest::header::{AUTHORIZATION, CACHE_CONTROL, HeaderMap, HeaderValue};
 use reqwest::{Client, ClientBuilder, Proxy};
 
 use super::counters::Counters;
@@ -25,7 +25,7 @@ use super::error::TransportError;
 use super::options::TransportOptions;
 use super::reason::Reason;
 use super::tls;
-use answer::{Question, judge};
+pub(super) use answer::{Question, judge};
 use pace::{Pace, Watched};
 
 /// Where the machines of clouds get credentials. Never asked through a proxy, whose own they would be.
@@ -114,10 +114,7 @@ impl Connector {
 
     async fn ask(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         self.counters.requested();
-        let question = Question {
-            method: request.method().clone(),
-            range: request.headers().get(RANGE).and_then(Question::range),
-        };
+        let question = Question::of(&request);
         let (parts, body) = request.into_parts();
         let broken_url = |error: url::ParseError| HttpError::new(HttpErrorKind::Unknown, error);
         let mut request = reqwest::Request::new(parts.method, parts.uri.to_string().parse().map_err(broken_url)?);
