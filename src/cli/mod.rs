@@ -70,6 +70,8 @@ mod undeploy;
 mod upgrade;
 mod whence;
 
+pub use mount::Handoff;
+
 /// Root filesystems as commits: store them, look into them, mount them.
 #[derive(Debug, Parser)]
 #[command(

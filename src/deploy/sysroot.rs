@@ -255,8 +255,9 @@ pub fn boot_target(root: &Path, command_line: &str) -> Result<BootTarget, Sysroo
     Ok(BootTarget { id, origin, directory, var, repository: layout.repository() })
 }
 
-/// The deployment that a kernel was started for.
-fn booted_deployment(command_line: &str) -> Option<DeploymentId> {
+/// Returns the deployment that a kernel with this command line was started for; `None` when it names none.
+#[must_use]
+pub fn booted_deployment(command_line: &str) -> Option<DeploymentId> {
     Kargs::parse(command_line).value(DEPLOYMENT_KEY)?.parse().ok()
 }
 

@@ -31,6 +31,14 @@ pub enum Question {
 }
 
 impl Question {
+    /// Reads a question.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn parse(text: &[u8]) -> serde_json::Result<Self> {
+        serde_json::from_slice(text)
+    }
+
     /// How long the answer may take.
     const fn patience(self) -> Duration {
         match self {
@@ -60,6 +68,24 @@ pub enum Answer {
     Profile(Vec<u8>),
     /// It cannot be done, and why.
     Refused(String),
+}
+
+impl Answer {
+    /// Reads an answer.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn parse(text: &[u8]) -> serde_json::Result<Self> {
+        serde_json::from_slice(text)
+    }
+
+    /// Returns the text that [`Self::parse`] reads.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub fn encode(&self) -> serde_json::Result<Vec<u8>> {
+        serde_json::to_vec(self)
+    }
 }
 
 /// What the worker of a mount can tell whoever asks.
@@ -109,7 +135,7 @@ pub fn ask(socket: &Path, question: Question) -> io::Result<Answer> {
     stream.shutdown(Shutdown::Write)?;
     let mut text = Vec::new();
     stream.read_to_end(&mut text)?;
-    Ok(serde_json::from_slice(&text)?)
+    Ok(Answer::parse(&text)?)
 }
 
 /// Answers everybody, one after the other, for as long as the process lives.
@@ -126,6 +152,6 @@ fn answer_one(mut stream: UnixStream, told: &Told) -> io::Result<()> {
     stream.set_write_timeout(Some(QUESTION_TIMEOUT))?;
     let mut text = Vec::new();
     (&stream).take(QUESTION_MAX).read_to_end(&mut text)?;
-    let answer = told.answer(serde_json::from_slice(&text)?);
-    stream.write_all(&serde_json::to_vec(&answer)?)
+    let answer = told.answer(Question::parse(&text)?);
+    stream.write_all(&answer.encode()?)
 }

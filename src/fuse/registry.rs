@@ -94,6 +94,22 @@ pub struct RunningMount {
 pub struct Processes(Vec<OwnedFd>);
 
 impl RunningMount {
+    /// Reads the file of a mount in the list.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn parse(text: &[u8]) -> serde_json::Result<Self> {
+        serde_json::from_slice(text)
+    }
+
+    /// Returns the text that [`Self::parse`] reads.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub fn encode(&self) -> serde_json::Result<Vec<u8>> {
+        serde_json::to_vec(self)
+    }
+
     /// Its processes; those that have ended are not among them.
     #[must_use]
     pub fn processes(&self) -> Processes {
@@ -294,8 +310,7 @@ impl Registry {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             text => text.map_err(at)?,
         };
-        let mount = serde_json::from_slice(&text);
-        mount.map(Some).map_err(|source| RegistryError::Format { path, source })
+        RunningMount::parse(&text).map(Some).map_err(|source| RegistryError::Format { path, source })
     }
 }
 
@@ -335,7 +350,7 @@ impl Registration {
         remove_if_there(&self.directory, &new)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let mut file = File::from(openat(&self.directory, &new, flags, FileMode::from_raw_mode(0o644))?);
-        file.write_all(&serde_json::to_vec(mount)?)?;
+        file.write_all(&mount.encode()?)?;
         Ok(renameat(&self.directory, &new, &self.directory, &name)?)
     }
 

@@ -146,6 +146,20 @@ pub struct RemoteConfig {
 }
 
 impl RemoteConfig {
+    /// Reads the text of a remote's file.
+    ///
+    /// # Errors
+    /// When it is not TOML, or has other keys.
+    pub fn parse(text: &str) -> Result<Self, toml::de::Error> {
+        toml::from_str(text)
+    }
+
+    /// Returns the text that [`Self::parse`] reads.
+    #[must_use]
+    pub fn render(&self) -> String {
+        toml::to_string(self).expect("plain fields have a TOML form")
+    }
+
     /// What of it is on this machine: files with secrets and certificates, and the remote itself if it is a directory.
     #[must_use]
     pub fn local_paths(&self) -> Vec<PathBuf> {
@@ -212,7 +226,9 @@ impl Remotes {
     pub fn read(&self, name: &RemoteName) -> Result<RemoteConfig, RemotesError> {
         let path = self.config(name);
         match fs::read_to_string(&path) {
-            Ok(text) => toml::from_str(&text).map_err(|source| RemotesError::Config { path, source: Box::new(source) }),
+            Ok(text) => {
+                RemoteConfig::parse(&text).map_err(|source| RemotesError::Config { path, source: Box::new(source) })
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(RemotesError::Unknown(name.clone())),
             Err(source) => Err(RemotesError::Io { action: "read", path, source }),
         }
@@ -223,8 +239,7 @@ impl Remotes {
     /// # Errors
     /// [`RemotesError::Io`].
     pub fn write(&self, name: &RemoteName, config: &RemoteConfig) -> Result<(), RemotesError> {
-        let text = toml::to_string(config).expect("plain fields have a TOML form");
-        replace(self.config(name), text.as_bytes())
+        replace(self.config(name), config.render().as_bytes())
     }
 
     /// Removes a remote and what was seen of it. The commits that were pulled stay.
@@ -250,7 +265,7 @@ impl Remotes {
     pub fn seen(&self, remote: &RemoteName, name: &RefName) -> Result<Option<Seen>, RemotesError> {
         let path = self.seen_file(remote, name);
         match fs::read_to_string(&path) {
-            Ok(text) => toml::from_str(&text).map(Some).map_err(|_| RemotesError::Seen { path }),
+            Ok(text) => Seen::parse(&text).map(Some).map_err(|_| RemotesError::Seen { path }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(RemotesError::Io { action: "read", path, source }),
         }
@@ -263,10 +278,7 @@ impl Remotes {
     pub fn remember(&self, remote: &RemoteName, name: &RefName, now: Seen) -> Result<(), RemotesError> {
         match self.seen(remote, name)? {
             Some(seen) if seen == now || seen.sequence > now.sequence => Ok(()),
-            _ => {
-                let text = toml::to_string(&now).expect("plain fields have a TOML form");
-                replace(self.seen_file(remote, name), text.as_bytes())
-            }
+            _ => replace(self.seen_file(remote, name), now.render().as_bytes()),
         }
     }
 
@@ -327,9 +339,8 @@ mod tests {
         assert!(matches!(config.trust(), Err(RemotesError::NoKeys(_))));
         config.insecure_unsigned = true;
         assert_eq!(config.trust().expect("said so"), Trust::InsecureUnsigned);
-        let text = toml::to_string(&config).expect("plain");
-        let again: RemoteConfig = toml::from_str(&text).expect("own form");
+        let again = RemoteConfig::parse(&config.render()).expect("own form");
         assert_eq!((again.url, again.insecure_unsigned), (config.url, true));
-        assert!(toml::from_str::<RemoteConfig>("url = 'x'\nkey = 'typo'").is_err());
+        assert!(RemoteConfig::parse("url = 'x'\nkey = 'typo'").is_err());
     }
 }

@@ -37,6 +37,22 @@ pub struct Seen {
     pub commit: CommitId,
 }
 
+impl Seen {
+    /// Reads the text of a file of what was seen.
+    ///
+    /// # Errors
+    /// When it is not TOML, or misses a key.
+    pub fn parse(text: &str) -> Result<Self, toml::de::Error> {
+        toml::from_str(text)
+    }
+
+    /// Returns the text that [`Self::parse`] reads.
+    #[must_use]
+    pub fn render(&self) -> String {
+        toml::to_string(self).expect("a number and an id have a TOML form")
+    }
+}
+
 impl RefRecord {
     /// The record that publishes `commit` under its own ref.
     #[must_use]

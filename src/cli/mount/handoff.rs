@@ -156,7 +156,7 @@ impl Handoff {
     pub fn write(&self) -> Result<OwnedFd> {
         let file = rustix::fs::memfd_create("sapwood-handoff", MemfdFlags::empty()).map_err(io::Error::from)?;
         let mut file = File::from(file);
-        file.write_all(&serde_json::to_vec(self)?)?;
+        file.write_all(&self.encode()?)?;
         Ok(file.into())
     }
 
@@ -170,11 +170,27 @@ impl Handoff {
         let mut text = vec![0; usize::try_from(file.metadata()?.len())?];
         // Not from the position in the file, which all processes share.
         file.read_exact_at(&mut text, 0)?;
-        let handoff: Self = serde_json::from_slice(&text).context("cannot understand what was handed on")?;
+        Ok((Self::parse(&text)?, file.into()))
+    }
+
+    /// Reads a description.
+    ///
+    /// # Errors
+    /// When it is none that this program understands.
+    pub fn parse(text: &[u8]) -> Result<Self> {
+        let handoff: Self = serde_json::from_slice(text).context("cannot understand what was handed on")?;
         if handoff.version != VERSION {
             bail!("a mount of version {} was handed on, and this program knows version {VERSION}", handoff.version);
         }
-        Ok((handoff, file.into()))
+        Ok(handoff)
+    }
+
+    /// Returns the text that [`Self::parse`] reads.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub fn encode(&self) -> Result<Vec<u8>> {
+        Ok(serde_json::to_vec(self)?)
     }
 
     /// Where it is mounted.

@@ -38,8 +38,8 @@ use crate::fuse::{
     remount_read_only,
 };
 use found::Found;
-use handoff::{Handoff, Numbers, hand_on};
-pub use handoff::{VERSION as HANDOFF_VERSION, own_program};
+pub use handoff::{Handoff, VERSION as HANDOFF_VERSION, own_program};
+use handoff::{Numbers, hand_on};
 use log::LogKind;
 pub use roles::Role;
 
