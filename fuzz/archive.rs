@@ -10,6 +10,9 @@ use sapwood::image::{Image, encode};
 use sapwood::store::{Config, Store, StoreWriter};
 use sapwood::sys::Mapping;
 
+/// What there are seeds of. Every input is read as any of them.
+pub const KINDS: [&str; 6] = ["ustar", "gnu", "pax", "sparse", "gzip", "zstd"];
+
 /// After so many archives their contents are thrown away.
 const ARCHIVES: u32 = 2000;
 

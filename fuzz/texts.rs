@@ -4,25 +4,31 @@
 //! Answers may be errors, since the texts may be anything; what must not happen is a panic, a hang, or that what was read and
 //! written again is read as something else: a boot menu would change by being looked at.
 
+#[path = "menus.rs"]
+pub mod menus;
+
 use std::io::Write as _;
 
 use sapwood::compose::lock::LockFile;
+use sapwood::compose::packages::{self, PackageList};
 use sapwood::compose::treefile;
-use sapwood::deploy::boot::{GrubEnv, bls, extlinux};
 use sapwood::deploy::config::SysrootConfig;
 use sapwood::deploy::etc::{AccountFile, Rules, TextMerge, merge_accounts, merge_texts, text_difference};
 use sapwood::deploy::kargs::{KargEdit, Kargs};
 use sapwood::deploy::origin::Origin;
+use sapwood::remote::RemoteConfig;
+use sapwood::store::Config;
+use sapwood::trust::Seen;
 
 /// What a text is read as, and by whom.
 type Kind = (&'static str, fn(&[u8]));
 
 /// In the order of the first byte of the fuzzer's input.
-pub const KINDS: [Kind; 11] = [
+pub const KINDS: [Kind; 17] = [
     ("treefile", treefile),
-    ("entry", entry),
-    ("grubenv", grubenv),
-    ("extlinux", extlinux),
+    ("entry", menus::entry),
+    ("grubenv", menus::grubenv),
+    ("extlinux", menus::extlinux),
     ("command-line", command_line),
     ("suggestion", suggestion),
     ("rules", rules),
@@ -30,6 +36,12 @@ pub const KINDS: [Kind; 11] = [
     ("merge", merge),
     ("origin", origin),
     ("lock", lock),
+    ("grub", menus::grub),
+    ("made-entry", menus::made),
+    ("remote", remote),
+    ("seen", seen),
+    ("packages", package_list),
+    ("repository", repository),
 ];
 
 /// The sysroot whose boot menu is read.
@@ -61,32 +73,6 @@ fn treefile(bytes: &[u8]) {
             assert!(read.packages.iter().all(|package| !package.is_empty()));
         }
     });
-}
-
-/// A file of the boot menu, its name in the first line.
-fn entry(bytes: &[u8]) {
-    let text = text(bytes);
-    let (name, text) = text.split_once('\n').unwrap_or((&text, ""));
-    if let Some(entry) = bls::parse(ID, name, text) {
-        let name = bls::file_name(ID, entry.order, entry.tries);
-        assert_eq!(bls::parse(ID, &name, &bls::render(ID, &entry)), Some(entry));
-    }
-}
-
-fn grubenv(bytes: &[u8]) {
-    if let Ok(env) = GrubEnv::parse(bytes)
-        && let Ok(block) = env.render()
-    {
-        assert_eq!(GrubEnv::parse(&block), Ok(env));
-    }
-}
-
-fn extlinux(bytes: &[u8]) {
-    let text = text(bytes);
-    let entries = extlinux::parse(ID, &text);
-    let again = extlinux::render(ID, &text, &entries);
-    assert_eq!(extlinux::parse(ID, &again), entries);
-    assert_eq!(extlinux::render(ID, &again, &entries), again, "a menu that is written twice is the same");
 }
 
 /// A command line, a change of it, and two that a commit suggests.
@@ -159,5 +145,39 @@ fn origin(bytes: &[u8]) {
 fn lock(bytes: &[u8]) {
     if let Ok(lock) = LockFile::parse(&text(bytes)) {
         assert_eq!(LockFile::parse(&lock.render()).expect("own form").render(), lock.render());
+    }
+}
+
+/// The file of a remote.
+fn remote(bytes: &[u8]) {
+    if let Ok(remote) = RemoteConfig::parse(&text(bytes)) {
+        let again = RemoteConfig::parse(&remote.render()).expect("own form");
+        assert_eq!((again.render(), &again.transport), (remote.render(), &remote.transport));
+        let _ = (remote.trust(), remote.local_paths());
+    }
+}
+
+fn seen(bytes: &[u8]) {
+    if let Ok(seen) = Seen::parse(&text(bytes)) {
+        assert_eq!(Seen::parse(&seen.render()), Ok(seen));
+    }
+}
+
+/// The list of packages that a commit holds: as it is, and as the text that is compressed there.
+fn package_list(bytes: &[u8]) {
+    let packed = zstd::bulk::compress(bytes, 1).expect("memory");
+    for text in [text(bytes).into_owned(), packages::base64::encode(&packed)] {
+        let Ok(list) = PackageList::decode(&text) else { continue };
+        assert_eq!(PackageList::decode(&list.encode()).as_ref(), Ok(&list));
+        let nothing = PackageList::new(list.format, Vec::new());
+        let _ = packages::diff(&nothing, &list);
+        assert_eq!(packages::diff(&list, &list), []);
+    }
+}
+
+/// The settings of a repository.
+fn repository(bytes: &[u8]) {
+    if let Ok(config) = Config::parse(&text(bytes)) {
+        assert_eq!(Config::parse(&config.render()).expect("own form"), config);
     }
 }

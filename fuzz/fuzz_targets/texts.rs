@@ -1,5 +1,5 @@
 //! Feeds the readers of small texts whatever libFuzzer thinks of: treefiles, boot menus of three loaders, kernel command lines,
-//! merge rules and merges, accounts, records of deployments. The first byte chooses which.
+//! merge rules and merges, accounts, records of deployments, files of remotes, lists of packages. The first byte chooses which.
 #![no_main]
 
 #[path = "../texts.rs"]

@@ -5,9 +5,6 @@
 //! differently by another zstd, so that reading is what is pinned. Set `SAPWOOD_GOLDEN=write` to write them anew, which is right
 //! only before a release has written such files.
 
-#[path = "../../fuzz/published.rs"]
-mod published;
-
 use std::path::{Path, PathBuf};
 
 use proptest::collection::vec;
@@ -26,7 +23,7 @@ use sapwood::sys::Mapping;
 
 use crate::common::process::in_own_process;
 use crate::common::sandbox::peak_memory;
-use published::{BASE, KINDS, exercise};
+use crate::fuzzed::published::{BASE, KINDS, exercise};
 
 /// What all readers together may take: a gigabyte is what some of these files announce.
 const MEMORY: u64 = 512 << 20;

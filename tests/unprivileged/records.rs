@@ -1,6 +1,6 @@
 //! The bytes of the small signed records, pinned: what older programs wrote must be read for ever, and what the fuzzer begins
-//! with must be records. `fuzz/seeds/records` has one of each. Set `SAPWOOD_GOLDEN=write` to write them anew, which is right
-//! only before a release has written such records.
+//! with must be records. `fuzz/seeds/records` has one of each, those that are signed also without the signatures. Set
+//! `SAPWOOD_GOLDEN=write` to write them anew, which is right only before a release has written such records.
 
 use std::path::{Path, PathBuf};
 
@@ -31,12 +31,16 @@ fn records() -> Vec<(&'static str, Vec<u8>)> {
         vec![DeltaRef { from: CommitId::of(b"parent"), id: DeltaId::of(b"d"), length: 1 << 24, head: 9_000 }];
     let signed = |record, purpose| Envelope::unsigned(record).signed(purpose, &key).signed(purpose, &newer).encode();
     let reference = signed(RefRecord::of(&commit, 1_700_000_100).encode(), Purpose::Ref);
-    let announcement = Announcement { key: newer.public(), timestamp: 1_700_000_200 };
+    let announcement = Announcement { key: newer.public(), timestamp: 1_700_000_200 }.sign(&key);
+    let plain = Envelope::parse(&announcement).expect("own").0.payload().to_vec();
     vec![
         ("ref", [reference, placement.render()].concat()),
         ("commit", signed(commit.encode(), Purpose::Commit)),
-        ("announcement", announcement.sign(&key)),
+        ("announcement", announcement),
         ("placement", placement.render()),
+        ("ref-plain", RefRecord::of(&commit, 1_700_000_100).encode()),
+        ("commit-plain", commit.encode()),
+        ("announcement-plain", plain),
     ]
 }
 

@@ -5,8 +5,8 @@ use sapwood::model::{Content, EntryName, Extent, Metadata, Node, NodeKind, Objec
 use sapwood::sys::Mapping;
 
 use super::arbitrary::numbered_content;
-use super::exercise::{exercise, reseal};
 use super::golden;
+use crate::fuzzed::image::exercise::{exercise, reseal};
 
 /// Where a section of the golden image begins.
 fn start(bytes: &[u8], section: Section) -> usize {

@@ -2,8 +2,6 @@
 
 mod arbitrary;
 mod diff;
-#[path = "../../../fuzz/exercise.rs"]
-mod exercise;
 mod faults;
 mod golden;
 mod listing;

@@ -6,7 +6,7 @@ use sapwood::image::{Image, encode};
 use sapwood::sys::Mapping;
 
 use super::arbitrary::{build, metadata, steps};
-use super::exercise::{exercise, exercise_bytes, reseal};
+use crate::fuzzed::image::exercise::{exercise, exercise_bytes, reseal};
 
 /// Where to write what: positions are modulo the length, a quarter of them in the header.
 fn writes() -> impl Strategy<Value = Vec<(usize, u8)>> {

@@ -1,0 +1,94 @@
+//! Reads bytes as the answer of a web server, its head and its body. Shared by the fuzz target and the test over its seeds.
+//!
+//! ```text
+//! 5-9 206                 the bytes that are asked for, and the status; a range of nothing asks for the whole file
+//! Content-Range: …        headers
+//!                         an empty line, then the body; a byte of 0xff ends a piece of it
+//! ```
+//!
+//! Answers may be errors; what is accepted must be what was asked for, and no more of it.
+
+use sapwood::remote::transport::{PreparedAnswer, PreparedAnswers, Transport};
+
+/// What bytes are read as, and by whom.
+type Kind = (&'static str, fn(&Transport, &Answer));
+
+/// In the order of the first byte of the fuzzer's input.
+pub const KINDS: [Kind; 3] = [("range", range), ("whole", whole), ("length", length)];
+
+/// Separates the pieces of a body.
+const NEXT: u8 = 0xff;
+
+/// Most bytes of a file that is read whole.
+const LIMIT: u64 = 1000;
+
+/// An answer, and what it answers.
+pub struct Answer {
+    first: u64,
+    last: u64,
+    prepared: PreparedAnswer,
+}
+
+/// Reads bytes as what the first of them says.
+pub fn exercise(data: &[u8]) {
+    thread_local! {
+        static CONNECTION: (PreparedAnswers, Transport) = {
+            let answers = PreparedAnswers::default();
+            let transport = Transport::prepared(&answers).expect("threads can be started");
+            (answers, transport)
+        };
+    }
+    let Some((kind, bytes)) = data.split_first() else { return };
+    let Some(answer) = parse(bytes) else { return };
+    CONNECTION.with(|(answers, transport)| {
+        answers.set(answer.prepared.clone());
+        KINDS[usize::from(*kind) % KINDS.len()].1(transport, &answer);
+    });
+}
+
+fn parse(bytes: &[u8]) -> Option<Answer> {
+    let mut rest = bytes;
+    let mut line = || {
+        let end = rest.iter().position(|byte| *byte == b'\n')?;
+        let line = &rest[..end];
+        rest = &rest[end + 1..];
+        Some(line)
+    };
+    let first = String::from_utf8(line()?.to_vec()).ok()?;
+    let (range, status) = first.split_once(' ')?;
+    let (first, last) = range.split_once('-')?;
+    let mut headers = Vec::new();
+    while let Some(line) = line().filter(|line| !line.is_empty()) {
+        let colon = line.iter().position(|byte| *byte == b':')?;
+        headers.push((line[..colon].to_vec(), line[colon + 1..].trim_ascii().to_vec()));
+    }
+    let body = rest.split(|byte| *byte == NEXT).map(<[u8]>::to_vec).collect();
+    let prepared = PreparedAnswer { status: status.parse().ok()?, headers, body };
+    Some(Answer { first: first.parse().ok()?, last: last.parse().ok()?, prepared })
+}
+
+fn range(transport: &Transport, answer: &Answer) {
+    let Some(end) = answer.last.checked_add(1).filter(|end| *end > answer.first) else { return };
+    if let Ok(bytes) = transport.get_range("file", answer.first..end) {
+        assert_eq!(bytes.len() as u64, end - answer.first);
+        let whole = answer.prepared.body.concat();
+        // A server that knows no ranges sent all of it.
+        if answer.prepared.status == 200 {
+            let from = usize::try_from(answer.first).expect("inside");
+            assert_eq!(bytes[..], whole[from..from + bytes.len()]);
+        } else {
+            assert_eq!((answer.prepared.status, &bytes[..]), (206, &whole[..]));
+        }
+    }
+}
+
+fn whole(transport: &Transport, answer: &Answer) {
+    if let Ok(Some((bytes, _))) = transport.get("file", LIMIT) {
+        assert!(bytes.len() as u64 <= LIMIT);
+        assert_eq!(bytes[..], answer.prepared.body.concat());
+    }
+}
+
+fn length(transport: &Transport, _: &Answer) {
+    let _ = transport.length("file");
+}
