@@ -6,6 +6,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
+use std::os::fd::AsFd as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -14,12 +15,17 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
+use rustix::process::PidfdFlags;
 
 /// No single command of a test takes longer unless it hangs: reading all of a Debian root takes some ten seconds.
 const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Where the mounts of root are listed.
+const RUNNING: &str = "/run/sapwood";
 
 /// A directory and a mount namespace, both gone when this is dropped.
 pub struct Sandbox {
@@ -36,6 +42,9 @@ impl Sandbox {
         assert!(Path::new("/dev/fuse").exists(), "/dev/fuse is missing: this test cannot run (modprobe fuse?)");
         unshare(CloneFlags::CLONE_NEWNS).expect("root may unshare its mounts (a container needs CAP_SYS_ADMIN)");
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).expect("private");
+        // The list of running mounts is this test's own: it is one for all namespaces.
+        fs::create_dir_all(RUNNING).expect("root may");
+        mount(Some("tmpfs"), RUNNING, Some("tmpfs"), MsFlags::empty(), Some("mode=0755")).expect("tmpfs mounts");
         // Tests that run beside each other in one program may choose the same name.
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -252,21 +261,20 @@ pub fn peak_memory(pid: u32) -> Option<u64> {
 
 fn wait(mut child: Child, line: &str, patience: Duration) -> (ExitStatus, u64) {
     let (begin, mut memory) = (Instant::now(), 0);
+    let pid = rustix::process::Pid::from_child(&child);
+    let ended = rustix::process::pidfd_open(pid, PidfdFlags::empty()).expect("the kernel has pidfds");
     loop {
+        memory = peak_memory(child.id()).unwrap_or(0).max(memory);
+        // How often its memory is looked at; the end is seen at once.
+        let pause = if begin.elapsed() < Duration::from_millis(100) { 2_u8 } else { 20 };
+        poll(&mut [PollFd::new(ended.as_fd(), PollFlags::POLLIN)], pause).expect("a descriptor can be polled");
         if let Some(status) = child.try_wait().expect("a child can be waited for") {
             return (status, memory);
         }
-        memory = peak_memory(child.id()).unwrap_or(0).max(memory);
         if begin.elapsed() > patience {
             let _ = child.kill();
             panic!("{line} still runs after {} s", patience.as_secs());
         }
-        // Short at first: many commands take a few milliseconds.
-        sleep(if begin.elapsed() < Duration::from_millis(100) {
-            Duration::from_millis(1)
-        } else {
-            Duration::from_millis(10)
-        });
     }
 }
 

@@ -6,10 +6,10 @@
 //! ```text
 //! tests/run --long soak kills
 //! ```
+mod alone;
 mod crashes;
 mod exchange;
 mod interrupt;
-mod kills;
 mod load;
 mod mount;
 mod old_kernel;

@@ -297,7 +297,7 @@ fn background_fill_brings_everything_without_a_reader() {
     let at = scene.sandbox.directory("filled");
     scene.client.run(["mount", "--background-fill", "os:main", at.to_str().expect("UTF-8")]).success();
     let safe = || {
-        let text = scene.client.run(["mounts", "--json"]).success();
+        let text = scene.client.run(["mounts", "--json", at.to_str().expect("UTF-8")]).success();
         text.contains("\"offline_safe\": true") || text.contains("\"offline_safe\":true")
     };
     eventually("everything is here", safe);

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::load::{Load, compile, fio, holder, md5sums, mmap_reader};
-use super::mount::{Dice, Subject};
-use super::remote::Remote;
+use super::super::load::{Load, compile, fio, holder, md5sums, mmap_reader};
+use super::super::mount::{Dice, Subject};
+use super::super::remote::Remote;
 use crate::common::link::Shape;
 use crate::common::sandbox::{Repository, Sandbox, finish, run};
 use crate::common::trees;
