@@ -105,6 +105,28 @@ fn a_tree_that_was_never_pulled_is_the_tree_that_was_committed() {
     scene.client.assert_clean();
 }
 
+/// Names, sizes and times that compress badly, so that the published image begins with a head frame; up to 8,192 entries, a
+/// column of it fits into one block.
+#[test]
+fn a_directory_that_compresses_badly_is_mounted_as_well() {
+    for entries in [2_500_usize, 6_500] {
+        let ground = Sandbox::new("lazy-sizes-tree");
+        let tree = ground.directory("tree");
+        for (number, draw) in trees::noise(7, entries * 16).chunks_exact(16).enumerate() {
+            let value = u64::from_le_bytes(draw[..8].try_into().expect("eight bytes"));
+            let path = tree.join(format!("{value:016x}-{number}"));
+            fs::write(&path, &draw[..1 + number % 16]).expect("the sandbox is writable");
+            let time = Duration::new(1_700_000_000 + value % 1_000_000, u32::from(draw[8]) << 20);
+            let file = fs::File::options().write(true).open(&path).expect("just made");
+            file.set_modified(std::time::UNIX_EPOCH + time).expect("ours");
+        }
+        let scene = Scene::new("lazy-sizes", &tree);
+        let mounted = scene.mount(&[]);
+        assert_rsync_sees_no_difference(&tree, mounted.path(), Scope::All);
+        mounted.unmount();
+    }
+}
+
 /// Every regular file below a directory.
 fn files(tree: &Path) -> Vec<PathBuf> {
     let (mut pending, mut found) = (vec![tree.to_owned()], Vec::new());
