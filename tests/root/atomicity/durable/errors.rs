@@ -36,7 +36,7 @@ const PATIENCE: &str = "30";
 /// The same command below strace, which has the `number`th such call fail. Its record goes to `record`.
 fn failing(command: &Command, call: &str, error: &str, number: usize, record: &Path) -> Command {
     let mut strace = Command::new("strace");
-    strace.args(["-f", "-qq", "-y", "-o"]).arg(record);
+    strace.args(["-f", "--seccomp-bpf", "-qq", "-y", "-o"]).arg(record);
     strace.arg(format!("--inject={call}:error={error}:when={number}"));
     strace.arg(format!("--trace={call}")).args(["--", "timeout", "--signal=KILL", PATIENCE]);
     strace.arg(command.get_program()).args(command.get_args());
