@@ -127,8 +127,10 @@ impl PackageList {
             Some("rpm") => Format::Rpm,
             _ => return Err(ListError("an unknown header")),
         };
-        let packages =
-            lines.lines().map(|line| parse(line).ok_or(ListError("a bad line"))).collect::<Result<_, _>>()?;
+        let packages = lines
+            .split_terminator('\n')
+            .map(|line| parse(line).ok_or(ListError("a bad line")))
+            .collect::<Result<_, _>>()?;
         Ok(Self { format, packages })
     }
 

@@ -70,8 +70,8 @@ impl AccountFile {
 /// Merges one file.
 #[must_use]
 pub fn merge(file: AccountFile, old: &[u8], local: &[u8], new: &[u8]) -> EntryMerge {
-    let texts = [old, local, new].map(String::from_utf8_lossy);
-    let [old, local, new] = [0, 1, 2].map(|side| texts[side].lines().collect::<Vec<_>>());
+    let texts = [old, local, new].map(text_of);
+    let [old, local, new] = [0, 1, 2].map(|side| texts[side].split_terminator('\n').collect::<Vec<_>>());
     let entries = |lines: &[&str]| -> HashMap<String, String> {
         lines.iter().filter_map(|line| Some((file.key(line)?.to_owned(), (*line).to_owned()))).collect()
     };
@@ -113,7 +113,18 @@ pub fn merge(file: AccountFile, old: &[u8], local: &[u8], new: &[u8]) -> EntryMe
     if !text.is_empty() {
         text.push('\n');
     }
-    EntryMerge { text: text.into_bytes(), conflicts }
+    let shown = |conflict: &String| String::from_utf8_lossy(&bytes_of(conflict)).into_owned();
+    EntryMerge { text: bytes_of(&text), conflicts: conflicts.iter().map(shown).collect() }
+}
+
+/// Returns a character for each byte, so that what is not UTF-8, as the name of a person may be, stays what it is.
+fn text_of(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| char::from(*byte)).collect()
+}
+
+/// The reverse of [`text_of`].
+fn bytes_of(text: &str) -> Vec<u8> {
+    text.chars().map(|character| u8::try_from(character).unwrap_or(b'?')).collect()
 }
 
 /// One entry that both changed: field by field.
@@ -221,5 +232,9 @@ mod tests {
     fn lines_that_are_no_entries_stay_as_they_are_here() {
         check(AccountFile::Passwd, ["", "#x:y garbage", "a:x:1:1:::"], "a:x:1:1::: #x:y garbage", 0);
         check(AccountFile::Passwd, ["", "", ""], "", 0);
+        let odd = b"me:x:1:1:Andr\xe9 J\xc3\xb6:/home/me:/bin/sh\r\r\n";
+        assert_eq!(merge(AccountFile::Passwd, b"", odd, b"").text, odd);
+        let clash = merge(AccountFile::Passwd, b"", odd, "ö:x:1:1:::\n".as_bytes());
+        assert!(clash.conflicts[0].starts_with("'ö' of the new defaults"), "{:?}", clash.conflicts);
     }
 }
