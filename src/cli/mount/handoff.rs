@@ -31,7 +31,7 @@ const FUSE_SUPER_MAGIC: i64 = 0x6573_5546;
 /// A mount, for whoever is to serve it.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Handoff {
-    /// [`VERSION`].
+    /// `VERSION`.
     pub version: u32,
     /// The name in the list of mounts.
     pub name: Option<String>,
