@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::compose::sandbox;
+use crate::remote::transport::enable_buckets;
 
 mod boot;
 mod cat;
@@ -160,12 +161,15 @@ pub struct Context {
 }
 
 /// Runs whichever program `arguments` (the program's name first) call: where this one is installed under the names of the
-/// others, it is all of them.
+/// others, it is all of them. As `sapwood-prepare-root` it also reads from buckets, which the program of that name does not.
 pub fn called_by_name(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let name = arguments.first().and_then(|name| Path::new(name).file_name()).and_then(OsStr::to_str);
     match name {
-        Some("sapwood-prepare-root") => prepare_root::main(arguments),
+        Some("sapwood-prepare-root") => {
+            enable_buckets();
+            prepare_root::main(arguments)
+        }
         Some("mount.sapwood" | "mount.fuse.sapwood") => mount_helper::main(arguments),
         _ => main(arguments),
     }
@@ -174,6 +178,7 @@ pub fn called_by_name(arguments: impl IntoIterator<Item = OsString>) -> ExitCode
 /// Runs the command that `arguments` (the program's name first) describe and returns the exit status.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     crate::sys::give_back_large_buffers();
+    enable_buckets();
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     if let Some((role, number)) = mount::Role::of(&arguments) {
         return role.play(number);

@@ -8,6 +8,7 @@
 //! stall, a broken body, 408, 429, 5xx) are sent again with growing, jittered pauses, mirrors asked in between, until
 //! nothing has moved for as long as the patience of the options. A body that broke is gone on with where it did.
 
+mod bucket;
 mod counters;
 mod error;
 mod http;
@@ -26,6 +27,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
+pub use bucket::enable_buckets;
 pub use counters::{Counters, Traffic};
 pub use error::TransportError;
 pub use options::TransportOptions;
@@ -109,7 +111,14 @@ impl Transport {
 
     fn open_for(purpose: Purpose, url: &str, options: &TransportOptions) -> Result<Self, TransportError> {
         let counters = Arc::default();
-        let urls = std::iter::once(url).chain(options.mirrors.iter().map(String::as_str));
+        let mirrors = options.mirrors.iter().map(String::as_str).filter(|mirror| {
+            let is_reachable = bucket::is_reachable(mirror);
+            if !is_reachable {
+                tracing::warn!("the mirror {mirror} is not asked: this program does not read from buckets");
+            }
+            is_reachable
+        });
+        let urls = std::iter::once(url).chain(mirrors);
         let open = |place| Endpoint::open(url, place, options, &counters, purpose);
         let endpoints = urls.map(open).collect::<Result<_, _>>()?;
         Self::to(endpoints, counters, options)

@@ -1,13 +1,9 @@
 //! From a URL to the object store behind it.
 
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::Arc;
 
-use object_store::aws::AmazonS3Builder;
-use object_store::azure::MicrosoftAzureBuilder;
 use object_store::client::HttpConnector;
-use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::http::HttpBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
@@ -15,6 +11,7 @@ use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 use reqwest::StatusCode;
 use url::Url;
 
+use super::bucket::{self, Opened, Opener};
 use super::counters::Counters;
 use super::error::TransportError;
 use super::http::{Bearer, Connector};
@@ -77,16 +74,17 @@ impl Endpoint {
         }
         let (kind, open, prefix): (Kind, Opener, Path) = match scheme {
             "http" | "https" => (Kind::Web, web, Path::default()),
-            "s3" | "s3a" => (Kind::Bucket, s3, prefix),
-            "gs" => (Kind::Bucket, gs, prefix),
-            "az" | "abfs" | "abfss" => (Kind::Bucket, az, prefix),
+            bucket if bucket::is_scheme(bucket) => match bucket::opener(bucket) {
+                Some(open) => (Kind::Bucket, open, prefix),
+                None => return Err(bad(&"this program reads from file, http and https, and not from buckets")),
+            },
             other => return Err(bad(&format_args!("'{other}' is none of file, http, https, s3, gs, az"))),
         };
         if kind == Kind::Web && (!parsed.username().is_empty() || parsed.password().is_some()) {
             return Err(bad(&"a name or password does not belong into it; see --bearer-file"));
         }
         let mut settings = options.settings.iter().filter(|_| kind == Kind::Bucket);
-        if let Some((name, value)) = settings.find(|(name, value)| is_bad_endpoint(name, value)) {
+        if let Some((name, value)) = settings.find(|(name, value)| bucket::is_bad_endpoint(name, value)) {
             return Err(bad(&format_args!("{name} should be a URL such as https://s3.example.org, and is '{value}'")));
         }
         let is_same_server = || Url::parse(main).is_ok_and(|main| main.origin() == parsed.origin());
@@ -144,45 +142,10 @@ impl Endpoint {
     }
 }
 
-type Opened = object_store::Result<Box<dyn ObjectStore>>;
-type Opener = fn(&str, &TransportOptions, Connector, RetryConfig) -> Opened;
-
 fn web<C: HttpConnector>(url: &str, _: &TransportOptions, connector: C, retry: RetryConfig) -> Opened {
     let builder = HttpBuilder::new().with_url(url.trim_end_matches('/')).with_retry(retry);
     let plain = ClientOptions::new().with_allow_http(true);
     Ok(Box::new(builder.with_client_options(plain).with_http_connector(connector).build()?))
-}
-
-fn s3(url: &str, options: &TransportOptions, connector: Connector, retry: RetryConfig) -> Opened {
-    let builder = AmazonS3Builder::new().with_url(url).with_retry(retry);
-    let builder = configured(builder, options, |builder, key, value| builder.with_config(key, value));
-    Ok(Box::new(builder.with_http_connector(connector).build()?))
-}
-
-fn gs(url: &str, options: &TransportOptions, connector: Connector, retry: RetryConfig) -> Opened {
-    let builder = GoogleCloudStorageBuilder::new().with_url(url).with_retry(retry);
-    let builder = configured(builder, options, |builder, key, value| builder.with_config(key, value));
-    Ok(Box::new(builder.with_http_connector(connector).build()?))
-}
-
-fn az(url: &str, options: &TransportOptions, connector: Connector, retry: RetryConfig) -> Opened {
-    let builder = MicrosoftAzureBuilder::new().with_url(url).with_retry(retry);
-    let builder = configured(builder, options, |builder, key, value| builder.with_config(key, value));
-    Ok(Box::new(builder.with_http_connector(connector).build()?))
-}
-
-/// Whether a setting that names a server does not: the object stores take it for checked.
-fn is_bad_endpoint(name: &str, value: &str) -> bool {
-    let names_server = name.contains("ENDPOINT") && !name.contains("USE_") || name == "GOOGLE_BASE_URL";
-    names_server && !Url::parse(value).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
-}
-
-/// Hands over those settings that a builder knows.
-fn configured<B, K: FromStr>(builder: B, options: &TransportOptions, set: fn(B, K, &str) -> B) -> B {
-    options.settings.iter().fold(builder, |builder, (name, value)| match name.to_ascii_lowercase().parse() {
-        Ok(key) => set(builder, key, value),
-        Err(_) => builder,
-    })
 }
 
 /// Tries again after 0.1 s, doubling with jitter up to 15 s.
