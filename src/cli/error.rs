@@ -12,7 +12,7 @@ use crate::store::{OpenError, ReadError, RefError, ResolveError};
 use crate::trust::{SignatureError, TrustError};
 
 /// Exit status of wrong usage.
-const USAGE: u8 = 2;
+pub const USAGE: u8 = 2;
 
 /// Prints what clap has to say: help and version are results, everything else is wrong usage.
 pub fn usage(error: &clap::Error) -> ExitCode {

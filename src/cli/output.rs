@@ -8,6 +8,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::compose::source::Progress;
 use crate::remote::fetch::FetchProgress;
@@ -49,6 +50,20 @@ pub fn start_log(verbose: u8) {
         .without_time()
         .with_target(false);
     // A second call, as in tests, keeps the first log.
+    let _ = subscriber.try_init();
+}
+
+/// Sends log records to standard error: warnings, or the level that `$SAPWOOD_LOG` names. For `sapwood-prepare-root`: the
+/// filters of [`start_log`], which tell one part of the program from another, would be an eighth of it.
+pub fn start_plain_log() {
+    let level = std::env::var("SAPWOOD_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(LevelFilter::WARN);
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .without_time()
+        .with_target(false);
+    // As above.
     let _ = subscriber.try_init();
 }
 

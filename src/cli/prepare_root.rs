@@ -1,7 +1,10 @@
 //! `sapwood-prepare-root`: what an initramfs runs between mounting the physical root and leaving.
 //!
-//! A program of its own, since it is all of Sapwood that an initramfs needs. What it says comes on the console and in the
-//! kernel's log, in one line; whoever runs it decides what happens then.
+//! A program of its own, since it is all of Sapwood that an initramfs needs: it prepares `/`, and it is also the program of
+//! the processes behind the mounts that it made, long after the initramfs is gone. It has to stay small, so nothing here
+//! may use the command line's parser (clap), the log's filters (regular expressions) or the clouds' buckets; the linker
+//! then leaves them out. What it says comes on the console and in the kernel's log, in one line; its caller decides what
+//! happens then.
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
@@ -12,7 +15,6 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
-use clap::Parser;
 use rustix::fs::{Mode, OFlags};
 
 use super::{Context, error, mount, output};
@@ -22,19 +24,27 @@ use crate::boot::verify::verify;
 use crate::deploy::sysroot::{BootTarget, boot_target};
 use crate::store::Store;
 
+/// Where initramfs mount the physical root.
+const DEFAULT_PLACE: &str = "/sysroot";
+
 /// What the kernel was started with.
 const COMMAND_LINE: &str = "/proc/cmdline";
 
 /// Whose signatures count for `sapwood.verify=require`, in the initramfs.
 const KEYS: &str = "/etc/sapwood/keys";
 
-/// Put the / of a deployment together; run by an initramfs
-#[derive(Debug, Parser)]
-#[command(
-    name = "sapwood-prepare-root",
-    version,
-    max_term_width = 100,
-    after_help = "\
+const HELP: &str = "\
+Put the / of a deployment together; run by an initramfs
+
+Usage: sapwood-prepare-root [DIR]
+
+Arguments:
+  [DIR]  Where the physical root is mounted, and / will be [default: /sysroot]
+
+Options:
+  -h, --help     Print help
+  -V, --version  Print version
+
 Run in an initramfs, after the physical root was mounted on DIR and before it is left for DIR:
   sapwood-prepare-root /sysroot && exec switch_root /sysroot /sbin/init
 
@@ -42,17 +52,42 @@ Kernel arguments:
   sapwood=STATEROOT/COMMIT.N   the deployment; boot menus have it
   sapwood.verify=require       boot only what a key in the initramfs's /etc/sapwood/keys signed
   sapwood.lazy=1               contents may be missing: they are fetched as they are read, the rest by
-                               sapwood-fill.service; the initramfs brings a network up (ip=dhcp)
+                               sapwood-fill.service; the initramfs brings a network up (ip=dhcp). From
+                               http, https and file; a remote in a bucket takes the program 'sapwood'
+                               under this name in the initramfs
   sapwood.timeout=SECONDS      how long a reader waits for what is fetched (30)
   sapwood.mode=passthrough     the kernel reads large files by itself (Linux 6.9)
   sapwood.record=FILE          write down what is read of /usr, for sapwood publish --profile
 
-Exit status: 0 done, 1 failed: the physical root is still on DIR unless the message is about moving it."
-)]
-struct Args {
-    /// Where the physical root is mounted, and / will be
-    #[arg(value_name = "DIR", default_value = "/sysroot")]
-    physical: PathBuf,
+Exit status: 0 done, 1 failed: the physical root is still on DIR unless the message is about moving it.
+";
+
+/// What the command line asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Asked {
+    /// The work, with the physical root at this place.
+    Prepare(PathBuf),
+    /// A text, and nothing else.
+    Text(String),
+}
+
+impl Asked {
+    /// Understands the arguments after the program's name. By hand: the parser of the other programs is a tenth of this one.
+    fn parse(arguments: &[OsString]) -> Result<Self, String> {
+        match arguments {
+            [] => Ok(Self::Prepare(DEFAULT_PLACE.into())),
+            [word] if word == "-h" || word == "--help" => Ok(Self::Text(HELP.to_owned())),
+            [word] if word == "-V" || word == "--version" => {
+                Ok(Self::Text(format!("sapwood-prepare-root {}\n", env!("CARGO_PKG_VERSION"))))
+            }
+            [dashes, place] if dashes == "--" => Ok(Self::Prepare(place.into())),
+            [word, ..] if word.as_encoded_bytes().starts_with(b"-") => {
+                Err(format!("there is no option '{}'", word.display()))
+            }
+            [place] => Ok(Self::Prepare(place.into())),
+            [_, second, ..] => Err(format!("one directory is expected, and '{}' is a second one", second.display())),
+        }
+    }
 }
 
 /// Runs the program, or one of the processes behind the mounts that it made.
@@ -62,13 +97,21 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     if let Some((role, number)) = mount::Role::of(&arguments) {
         return role.play(number);
     }
-    let args = match Args::try_parse_from(arguments) {
-        Ok(args) => args,
-        Err(error) => return error::usage(&error),
+    let physical = match Asked::parse(arguments.get(1..).unwrap_or_default()) {
+        Ok(Asked::Prepare(physical)) => physical,
+        Ok(Asked::Text(text)) => {
+            // Nothing can be done about an output that is closed.
+            let _ = output::bytes(text.as_bytes());
+            return ExitCode::SUCCESS;
+        }
+        Err(problem) => {
+            output::note(format_args!("sapwood-prepare-root: {problem}; see --help"));
+            return ExitCode::from(error::USAGE);
+        }
     };
-    output::start_log(0);
+    output::start_plain_log();
     let begin = Instant::now();
-    match prepare(&args.physical) {
+    match prepare(&physical) {
         Ok(target) => {
             let time = output::duration(begin.elapsed());
             log_to_kernel(6, &format!("{} ({}) is mounted, {time}", target.id, target.origin.title));
@@ -145,5 +188,24 @@ fn log_to_kernel(level: u8, text: &str) {
     let written = OpenOptions::new().write(true).open("/dev/kmsg").and_then(|mut log| log.write_all(line.as_bytes()));
     if let Err(error) = written {
         tracing::debug!("/dev/kmsg: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_one_directory_or_a_question() {
+        let parse = |words: &[&str]| Asked::parse(&words.iter().map(OsString::from).collect::<Vec<_>>());
+        for (words, place) in [(&[][..], "/sysroot"), (&["/root"], "/root"), (&["--", "-h"], "-h")] {
+            assert_eq!(parse(words), Ok(Asked::Prepare(place.into())), "{words:?}");
+        }
+        for (word, begin) in [("-h", "Put the /"), ("--help", "Put the /"), ("-V", "sapwood-prepare-root 0")] {
+            assert!(matches!(parse(&[word]), Ok(Asked::Text(text)) if text.starts_with(begin)), "{word}");
+        }
+        for words in [&["--verify"][..], &["a", "b"], &["-h", "a"], &["--"]] {
+            assert!(parse(words).is_err(), "{words:?}");
+        }
     }
 }

@@ -242,7 +242,7 @@ impl Front<'_> {
             mountpoint: self.attached.unmounter.mountpoint().as_os_str().as_encoded_bytes().to_vec(),
             source: args.source.clone(),
             repository: path_text(found.store.path()),
-            since: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            since: format!("{:.0}", jiff::Timestamp::now()),
             options: args.options.join(","),
             subdir: found.subdir.to_bytes(),
             visit: found.visit.record(),
