@@ -16,8 +16,8 @@ use crate::model::{Content, ContentHasher, Extent, LARGE_OBJECT, ObjectId};
 /// Bytes read, hashed and written at a time. 256 KiB stays in the second-level cache between the three.
 const CHUNK: usize = 256 << 10;
 
-/// Zeros that are hashed for a hole.
-static ZEROS: [u8; CHUNK] = [0; CHUNK];
+/// Zeros that are hashed for a hole, and compared with. They are part of the program, so they are few.
+static ZEROS: [u8; 4096] = [0; 4096];
 
 impl StoreWriter {
     /// Stores a content of `size` bytes that comes from a stream.
@@ -147,7 +147,7 @@ impl<'a> LargeObject<'a> {
 
     fn data(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
         // Long runs of zeros need no room on disk, whether or not the original had a hole there.
-        if bytes.len() < CHUNK || bytes != &ZEROS[..bytes.len()] {
+        if bytes.len() < CHUNK || bytes.chunks(ZEROS.len()).any(|part| part != &ZEROS[..part.len()]) {
             self.file.file().write_all_at(bytes, self.position).map_err(|source| self.write_error(source))?;
             start_write_back(self.file.file(), self.position);
         }
@@ -157,7 +157,7 @@ impl<'a> LargeObject<'a> {
 
     fn hole(&mut self, mut length: u64) {
         while length > 0 {
-            let step = usize::try_from(length).map_or(CHUNK, |length| length.min(CHUNK));
+            let step = usize::try_from(length).map_or(ZEROS.len(), |length| length.min(ZEROS.len()));
             self.hash(&ZEROS[..step]);
             length -= step as u64;
         }

@@ -105,8 +105,8 @@ fn within(program: impl Into<PathBuf>, arguments: &[&Path]) -> String {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CARGO_")) {
         command.env_remove(name);
     }
-    // After a change only what changed is compiled again, and after none the package is the same.
-    command.env("CARGO_INCREMENTAL", "1").env("SOURCE_DATE_EPOCH", "1700000000");
+    // Equal sources give an equal package.
+    command.env("SOURCE_DATE_EPOCH", "1700000000");
     finish_within(command, PATIENCE).success()
 }
 
@@ -121,7 +121,13 @@ impl System {
         let temporary = Path::new(env!("CARGO_TARGET_TMPDIR"));
         // One that was built elsewhere may be tried, too.
         let package = std::env::var_os("SAPWOOD_BOOT_PACKAGE").map_or_else(
-            || PathBuf::from(within(source("mount-helpers/debian/package"), &[&temporary.join("package")])),
+            || {
+                // The one that is soon built, or what is shipped.
+                let profile = std::env::var("SAPWOOD_BOOT_PROFILE").unwrap_or_else(|_| "release".to_owned());
+                let place = temporary.join("package");
+                let words = ["--profile".as_ref(), Path::new(&profile), &place];
+                PathBuf::from(within(source("mount-helpers/debian/package"), &words))
+            },
             PathBuf::from,
         );
         let inputs = [package.clone(), source(TREEFILE)];

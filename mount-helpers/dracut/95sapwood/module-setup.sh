@@ -3,7 +3,7 @@
 # kills no processes (KillMode=process), and so survives the change of root.
 
 check() {
-    require_binaries /usr/bin/sapwood || return 1
+    require_binaries /usr/lib/sapwood/sapwood-prepare-root || return 1
     # Into every initramfs: the package is on machines that boot from it.
     return 0
 }
@@ -17,7 +17,7 @@ installkernel() {
 }
 
 install() {
-    inst_binary /usr/bin/sapwood /usr/lib/sapwood/sapwood-prepare-root
+    inst_binary /usr/lib/sapwood/sapwood-prepare-root
     inst_multiple -o /etc/sapwood/keys/*.pub /etc/ssl/certs/ca-certificates.crt
     inst_hook pre-pivot 50 "$moddir/sapwood-pre-pivot.sh"
 }

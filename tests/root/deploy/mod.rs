@@ -4,6 +4,7 @@ mod kill;
 mod lazy;
 mod life;
 mod loaders;
+mod package;
 mod running;
 mod space;
 mod trust;
