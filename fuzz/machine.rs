@@ -14,7 +14,8 @@ use sapwood::cli::Handoff;
 use sapwood::compose::engine::{apt, dnf};
 use sapwood::compose::packages::{Format, Package, PackageList};
 use sapwood::deploy::sysroot::booted_deployment;
-use sapwood::fuse::{Answer, Board, Counters, Death, MountOptions, MountTable, Question, RunningMount, Subject};
+use sapwood::disk::MountTable;
+use sapwood::fuse::{Answer, Board, Counters, Death, MountOptions, Question, RunningMount, Subject};
 
 /// What bytes are read as, and by whom.
 type Kind = (&'static str, fn(&[u8]));

@@ -28,7 +28,8 @@ Examples:
   SOURCE_DATE_EPOCH=0 sapwood commit --ref app --owner 0:0 ./root    the same id on every machine
 
 The commit id is the only thing on standard output. A file that did not change since the last commit of the same
-directory is not read again.")]
+directory is not read again, where its times can be trusted: on ext4, XFS, Btrfs, F2FS and tmpfs (and overlays of them)
+that are mounted for writing. On other filesystems, such as images, networks and FUSE, every file is read.")]
 pub struct Args {
     /// The ref that is to name the commit
     #[arg(long = "ref", value_name = "REF")]
@@ -65,6 +66,10 @@ pub struct Args {
     /// Do not descend into other filesystems mounted below DIR
     #[arg(long, short = 'x')]
     one_file_system: bool,
+
+    /// Read every file, also one that looks unchanged since the last commit of the directory
+    #[arg(long, conflicts_with = "tar")]
+    no_cache: bool,
 
     /// Read this tar archive ('-': standard input), plain or compressed, instead of a directory
     #[arg(long, value_name = "FILE", conflicts_with_all = ["directory", "one_file_system"])]
@@ -149,7 +154,7 @@ fn import(
                 threads: std::thread::available_parallelism().map_or(1, usize::from),
                 now,
             };
-            let (tree, cache) = from_directory(directory, writer, &options, progress)?;
+            let (tree, cache) = from_directory(directory, args, writer, &options, progress)?;
             Ok((tree, Some(cache)))
         }
         (None, None) => bail!("give a directory or --tar"),
@@ -158,12 +163,13 @@ fn import(
 
 fn from_directory(
     directory: &Path,
+    args: &Args,
     writer: &StoreWriter,
     options: &DirectoryOptions,
     progress: &Progress,
 ) -> Result<(Tree, (PathBuf, StatCache))> {
     let root = directory.canonicalize().with_context(|| format!("cannot find {}", directory.display()))?;
-    let old = StatCache::load(writer.store(), &root);
+    let old = if args.no_cache { StatCache::default() } else { StatCache::load(writer.store(), &root) };
     let imported = read_directory(directory, writer, &old, options, progress)?;
     Ok((imported.tree, (root, imported.cache)))
 }

@@ -9,9 +9,8 @@ use anyhow::{Context as _, Result, bail};
 
 use super::mount::registry;
 use super::output;
-use crate::fuse::{
-    FILESYSTEM_TYPE, MountPoint, MountTable, Processes, RunningMount, Unmount, UnmountError, unmount, users_of,
-};
+use crate::disk::{MountPoint, MountTable};
+use crate::fuse::{FILESYSTEM_TYPE, Processes, RunningMount, Unmount, UnmountError, unmount, users_of};
 
 /// A daemon without a mount ends within milliseconds; one that takes this long hangs in something else.
 const PATIENCE: Duration = Duration::from_secs(10);

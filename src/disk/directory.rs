@@ -6,7 +6,9 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Mode, OFlags, RawDir, Statx, StatxFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, RawDir, Statx};
+
+use super::instance::STAT;
 
 /// One name in a directory and what `statx(2)` says of it.
 #[derive(Debug, Clone)]
@@ -81,5 +83,5 @@ pub fn list(directory: &OwnedFd) -> io::Result<Vec<DirectoryEntry>> {
 
 fn stat_at(directory: &OwnedFd, name: &[u8]) -> rustix::io::Result<Statx> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-    rustix::fs::statx(directory, name, flags, StatxFlags::BASIC_STATS)
+    rustix::fs::statx(directory, name, flags, STAT)
 }

@@ -1,5 +1,5 @@
 //! The few ways in which Sapwood touches a disk: durable replacement, temporary files, locks, directory listings,
-//! attributes, holes.
+//! attributes, holes, mounts.
 //!
 //! Knows nothing of repositories. Whatever fsyncs or renames lives here. Used by `store`, `compose`, `export` and
 //! `deploy`.
@@ -8,7 +8,9 @@ mod at;
 mod directory;
 mod entry;
 mod extents;
+mod instance;
 mod lock;
+mod mountinfo;
 mod positioned;
 mod replace;
 mod room;
@@ -19,7 +21,9 @@ pub use at::{TEMPORARY, create_file_at, replace_at};
 pub use directory::{DirectoryEntry, list, open_directory, open_directory_at, open_file_at};
 pub use entry::Entry;
 pub use extents::data_extents;
+pub use instance::{Instance, Instances, stat_of};
 pub use lock::{Lock, LockError, Wait};
+pub use mountinfo::{MountPoint, MountTable};
 pub use positioned::read_from;
 pub use replace::{
     append, install, make_directories, promote, remove_directory, remove_file, rename_directory, replace, replace_in,

@@ -16,8 +16,9 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd::{getegid, geteuid};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-use super::mountinfo::{FILESYSTEM_TYPE, MountTable};
+use super::FILESYSTEM_TYPE;
 use super::options::{Audience, Devices, Mode, MountOptions, Programs, SetUid};
+use crate::disk::MountTable;
 
 const DEVICE: &str = "/dev/fuse";
 const HELPER: &str = "fusermount3";

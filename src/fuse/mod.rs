@@ -22,7 +22,7 @@
 //! | `registry`, `control` | the list of running mounts; what is said over the socket of each |
 //! | `metrics` | the figures, for machines that watch machines |
 //! | `recording` | what is read through a mount, for profiles |
-//! | `mountinfo`, `users` | the kernel's list of mounts; which processes use one |
+//! | `users` | which processes use a mount |
 //!
 //! Used by `cli`.
 
@@ -38,7 +38,6 @@ mod counters;
 mod daemon;
 mod device;
 mod metrics;
-mod mountinfo;
 mod negotiate;
 mod options;
 mod passthrough;
@@ -57,7 +56,6 @@ pub use control::{Answer, Question, Told};
 pub use counters::{Counters, Figures, Opcode};
 pub use daemon::{DaemonError, Turn, WorkerSignals, ask_to_be_replaced, end, serve};
 pub use metrics::{MetricsOutput, open_metrics};
-pub use mountinfo::{FILESYSTEM_TYPE, MountPoint, MountTable};
 pub use options::{
     Action, Audience, Confinement, Devices, Mode, MountOptions, OptionError, Profile, Programs, Resend, SECONDS_MAX,
     SetUid,
@@ -68,3 +66,6 @@ pub use sandbox::{Access, Backing, Enforced, Network, Owner, Sandbox, Writing};
 pub use session::{Attached, Content, ReadAhead, Session, Unmounter, mount_anew};
 pub use supervisor::{Beginning, Ended, Held, Limits, OrderError, Roles, Supervisor, exchange_program};
 pub use users::{User, users_of};
+
+/// The type of our mounts as `mount(8)` and `/proc/self/mountinfo` show it.
+pub const FILESYSTEM_TYPE: &str = "fuse.sapwood";

@@ -8,15 +8,16 @@ use std::sync::Arc;
 
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
+use super::FILESYSTEM_TYPE;
 use super::adapter::Adapter;
 use super::answers::Rest;
 use super::attach::{self, MountError, MountRequest, Unmount, UnmountError};
 use super::board::Board;
 use super::counters::Counters;
 use super::device::Introduction;
-use super::mountinfo::{FILESYSTEM_TYPE, MountTable};
 use super::options::MountOptions;
 use super::recording::Recording;
+use crate::disk::MountTable;
 use crate::sys;
 use crate::vfs::Vfs;
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-use super::mountinfo::MountPoint;
+use crate::disk::MountPoint;
 
 /// A process that uses a mount.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,12 +1,13 @@
 //! Remembers what the files of a committed directory contained, so that an unchanged one is not read again.
 //!
-//! A file is taken as unchanged when device, inode, size, mtime and ctime are those seen when it was read. ctime cannot be
-//! set by programs, but it moves in ticks; a file whose ctime was younger than [`SETTLING`] when it was read could have
-//! changed again within the same tick, so it is not remembered.
+//! A file is taken as unchanged when the instance of its filesystem, device, inode, size, mtime and ctime are those seen when
+//! it was read. On filesystems that keep ctime themselves (`disk::Instances` knows which; nothing is remembered of others) it
+//! cannot be set by programs, but it moves in ticks; a file whose ctime was younger than [`SETTLING`] when it was read could
+//! have changed again within the same tick, so it is not remembered.
 //!
 //! ```text
 //! magic "SAPWSTC\0" · u32 version · u32 rows · rows · SHA-256 of all before
-//! row: u64 device · u64 inode · u64 size · i64 s · u32 ns (mtime) · i64 s · u32 ns (ctime)
+//! row: u64 instance · u64 device · u64 inode · u64 size · i64 s · u32 ns (mtime) · i64 s · u32 ns (ctime)
 //!      · 32 object · u32 extents (all ones: dense) · u32 blocks · extents (u64 offset · u64 length) · blocks (32 each)
 //! ```
 //!
@@ -20,10 +21,10 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 
 use super::open::Store;
-use crate::disk;
+use crate::disk::{self, Instance};
 use crate::model::{BlockId, Content, Extent, ObjectId, Timestamp};
 
-const MAGIC: [u8; 12] = *b"SAPWSTC\0\x01\0\0\0";
+const MAGIC: [u8; 12] = *b"SAPWSTC\0\x02\0\0\0";
 const DENSE: u32 = u32::MAX;
 
 /// How old a ctime must be to be trusted. Two seconds cover the coarsest clock of a filesystem in use (FAT's).
@@ -32,6 +33,8 @@ pub const SETTLING: i64 = 2;
 /// What must be the same for a file to count as unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FileIdentity {
+    /// The instance of the filesystem, if its ctime can be trusted. Otherwise the file is neither remembered nor found.
+    pub instance: Option<Instance>,
     /// Number of the filesystem.
     pub device: u64,
     /// Number of the inode.
@@ -54,12 +57,13 @@ impl StatCache {
     /// The content of an unchanged file.
     #[must_use]
     pub fn get(&self, identity: &FileIdentity) -> Option<&Content> {
-        self.rows.get(identity)
+        identity.instance.and_then(|_| self.rows.get(identity))
     }
 
     /// Remembers a file that was read at `now` (seconds since 1970), unless it changed too shortly before.
     pub fn insert(&mut self, identity: FileIdentity, content: Content, now: i64) {
-        if content.object.is_some() && identity.ctime.seconds.saturating_add(SETTLING) < now {
+        let is_trusted = content.object.is_some() && identity.instance.is_some();
+        if is_trusted && identity.ctime.seconds.saturating_add(SETTLING) < now {
             self.rows.insert(identity, content);
         }
     }
@@ -107,7 +111,8 @@ impl StatCache {
         bytes.extend_from_slice(&MAGIC);
         bytes.extend_from_slice(&length(self.rows.len()).to_le_bytes());
         for (identity, content) in &self.rows {
-            for number in [identity.device, identity.inode, identity.size] {
+            let instance = identity.instance.map_or(u64::MAX, |instance| instance.0);
+            for number in [instance, identity.device, identity.inode, identity.size] {
                 bytes.extend_from_slice(&number.to_le_bytes());
             }
             for time in [identity.mtime, identity.ctime] {
@@ -143,6 +148,7 @@ fn decode(bytes: &[u8]) -> Option<StatCache> {
     let count = cursor.u32()?;
     let mut rows = HashMap::new();
     for _ in 0..count {
+        let instance = Some(Instance(cursor.u64()?));
         let (device, inode, size) = (cursor.u64()?, cursor.u64()?, cursor.u64()?);
         let (mtime, ctime) = (cursor.time()?, cursor.time()?);
         let object = ObjectId::from_slice(cursor.take(32)?)?;
@@ -152,7 +158,7 @@ fn decode(bytes: &[u8]) -> Option<StatCache> {
             count => Some((0..count).map(|_| cursor.extent()).collect::<Option<_>>()?),
         };
         let blocks = (0..block_count).map(|_| BlockId::from_slice(cursor.take(32)?)).collect::<Option<_>>()?;
-        let identity = FileIdentity { device, inode, size, mtime, ctime };
+        let identity = FileIdentity { instance, device, inode, size, mtime, ctime };
         rows.insert(identity, Content { object: Some(object), size, blocks, extents });
     }
     cursor.0.is_empty().then_some(StatCache { rows })
@@ -193,7 +199,14 @@ mod tests {
         let mut cache = StatCache::default();
         for number in 0..5_u64 {
             let time = Timestamp { seconds: -1, nanoseconds: 5 };
-            let identity = FileIdentity { device: 1, inode: number, size: 9, mtime: time, ctime: time };
+            let identity = FileIdentity {
+                instance: Some(Instance(3)),
+                device: 1,
+                inode: number,
+                size: 9,
+                mtime: time,
+                ctime: time,
+            };
             let extents = (number > 2).then(|| vec![Extent { offset: number, length: 1 }]);
             let object = Some(ObjectId::of(&number.to_le_bytes()));
             let blocks = vec![BlockId::of(b"x"); usize::from(number == 4)];
@@ -219,10 +232,13 @@ mod tests {
     fn a_file_that_just_changed_is_not_remembered() {
         let mut cache = StatCache::default();
         let time = Timestamp { seconds: 99, nanoseconds: 0 };
-        let identity = FileIdentity { device: 1, inode: 1, size: 1, mtime: time, ctime: time };
+        let identity =
+            FileIdentity { instance: Some(Instance(0)), device: 1, inode: 1, size: 1, mtime: time, ctime: time };
         let content = Content { object: Some(ObjectId::of(b"x")), size: 1, ..Content::default() };
         cache.insert(identity, content.clone(), 100);
         assert!(cache.is_empty());
+        cache.insert(FileIdentity { instance: None, ..identity }, content.clone(), 102);
+        assert!(cache.is_empty(), "its ctime proves nothing");
         cache.insert(identity, content, 102);
         assert_eq!(cache.len(), 1);
     }

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::super::source::walk::{identity_of, stat_of};
+use super::super::source::walk::identity_of;
 use super::super::source::{DirectoryError, Progress, extents_of};
 use super::{Draft, Source};
+use crate::disk::{Instances, stat_of};
 use crate::image::{NodeId, Tree};
 use crate::model::{Content, NodeKind};
 use crate::store::{FileIdentity, StatCache, StoreWriter, WriteError};
@@ -106,6 +107,7 @@ fn store_all(
     cache: &StatCache,
     progress: &Progress,
 ) {
+    let mut instances = Instances::beside(writer.store().directory());
     for (node, source) in jobs.iter().flatten() {
         let result = match source {
             Source::Memory(bytes) => {
@@ -113,7 +115,7 @@ fn store_all(
                 let store_error = |source| DirectoryError::Store { path: PathBuf::from("a generated file"), source };
                 content.map(|content| (content, None)).map_err(store_error)
             }
-            Source::Disk(path) => store_file(&path, writer, cache, progress),
+            Source::Disk(path) => store_file(&path, &mut instances, writer, cache, progress),
         };
         let failed = result.is_err();
         let stored = result.map(|(content, identity)| Stored { node, content, identity });
@@ -126,6 +128,7 @@ fn store_all(
 
 fn store_file(
     path: &Path,
+    instances: &mut Instances,
     writer: &StoreWriter,
     cache: &StatCache,
     progress: &Progress,
@@ -133,7 +136,7 @@ fn store_file(
     let io_error = |action| move |source| DirectoryError::Io { action, path: path.to_owned(), source };
     let file = std::fs::File::open(path).map_err(io_error("open"))?;
     let stat = stat_of(&file).map_err(io_error("stat"))?;
-    let identity = identity_of(&stat);
+    let identity = identity_of(&stat, instances.of(&file, &stat));
     if let Some(content) = cache.get(&identity)
         && content.object.is_some_and(|id| writer.has_object(id))
     {

@@ -10,9 +10,9 @@ use std::path::Path;
 use crossbeam_channel::{Receiver, Sender};
 use rustix::fs::Statx;
 
-use super::walk::{Found, Open, WalkOptions, device_of, identity_of, metadata_of, stat_of, walk};
+use super::walk::{Found, Open, WalkOptions, device_of, identity_of, metadata_of, walk};
 use super::{DirectoryError, Progress};
-use crate::disk;
+use crate::disk::{self, Instances, stat_of};
 use crate::image::{NodeId, Tree};
 use crate::model::{Content, Extent, FileKind, Metadata, NodeKind};
 use crate::store::{FileIdentity, StatCache, StoreWriter, WriteError};
@@ -123,6 +123,7 @@ struct Gathering<'a> {
     /// Set when no reader is left to take files.
     abandoned: bool,
     new_cache: StatCache,
+    instances: Instances,
     writer: &'a StoreWriter,
     cache: &'a StatCache,
     options: &'a DirectoryOptions,
@@ -139,7 +140,8 @@ impl<'a> Gathering<'a> {
         jobs: Sender<Vec<Job>>,
     ) -> Self {
         let (batch, new_cache) = (Vec::new(), StatCache::default());
-        Self { batch, batch_bytes: 0, abandoned: false, new_cache, writer, cache, options, progress, jobs }
+        let instances = Instances::beside(writer.store().directory());
+        Self { batch, batch_bytes: 0, abandoned: false, new_cache, instances, writer, cache, options, progress, jobs }
     }
 
     /// Takes an entry: the content of a file comes from the cache, or the file goes on the list of those to be read.
@@ -148,7 +150,7 @@ impl<'a> Gathering<'a> {
             self.progress.found(0);
             return ControlFlow::Continue(());
         }
-        let listed = identity_of(found.stat);
+        let listed = identity_of(found.stat, self.instances.of(&found.directory.fd, found.stat));
         self.progress.found(listed.size);
         if listed.size == 0 {
             return ControlFlow::Continue(());
@@ -206,7 +208,8 @@ fn read_file(job: &Job, writer: &StoreWriter, options: &DirectoryOptions) -> Res
     for _ in 0..ATTEMPTS {
         let file = disk::open_file_at(&job.directory.fd, &job.name).map_err(io_error("open"))?;
         let before = stat_of(&file).map_err(io_error("stat"))?;
-        let identity = identity_of(&before);
+        let instance = job.listed.instance.filter(|_| device_of(&before) == job.listed.device);
+        let identity = identity_of(&before, instance);
         let extents = extents_of(&file, &before).map_err(io_error("find the holes of"))?;
         let content = match writer.put_file(&file, identity.size, extents) {
             Ok(content) => content,
@@ -215,7 +218,7 @@ fn read_file(job: &Job, writer: &StoreWriter, options: &DirectoryOptions) -> Res
             Err(WriteError::Read(source)) => return Err(io_error("read")(source)),
             Err(source) => return Err(DirectoryError::Store { path: path(), source }),
         };
-        if identity_of(&stat_of(&file).map_err(io_error("stat"))?) != identity {
+        if identity_of(&stat_of(&file).map_err(io_error("stat"))?, instance) != identity {
             continue;
         }
         let newer_metadata = if identity == job.listed {

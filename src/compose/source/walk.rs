@@ -5,17 +5,16 @@
 //! `draft`, which reads them later or not at all.
 
 use std::collections::HashMap;
-use std::io;
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Statx, StatxFlags, StatxTimestamp};
+use rustix::fs::{Statx, StatxTimestamp};
 
 use super::DirectoryError;
-use crate::disk::{self, DirectoryEntry};
+use crate::disk::{self, DirectoryEntry, Instance, stat_of};
 use crate::image::{NodeId, Tree};
 use crate::model::{Content, DeviceNumber, EntryName, FileKind, Metadata, Node, NodeKind, Timestamp, Xattrs};
 use crate::store::FileIdentity;
@@ -211,14 +210,6 @@ fn descend(parent: Open, name: &[u8]) -> Result<Open, DirectoryError> {
     Ok(Open { fd: Arc::new(fd.into()), place: Arc::new(place) })
 }
 
-/// What the system says of an open file.
-///
-/// # Errors
-/// Those of `statx(2)`.
-pub fn stat_of(fd: impl AsFd) -> io::Result<Statx> {
-    Ok(rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?)
-}
-
 /// The number of the filesystem.
 pub fn device_of(stat: &Statx) -> u64 {
     (u64::from(stat.stx_dev_major) << 32) | u64::from(stat.stx_dev_minor)
@@ -228,9 +219,10 @@ fn time_of(time: StatxTimestamp) -> Timestamp {
     Timestamp { seconds: time.tv_sec, nanoseconds: time.tv_nsec }
 }
 
-/// By what an unchanged file is known.
-pub fn identity_of(stat: &Statx) -> FileIdentity {
+/// Returns by what a file on an instance of a filesystem is known to be unchanged.
+pub fn identity_of(stat: &Statx, instance: Option<Instance>) -> FileIdentity {
     FileIdentity {
+        instance,
         device: device_of(stat),
         inode: stat.stx_ino,
         size: stat.stx_size,

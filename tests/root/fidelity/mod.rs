@@ -5,3 +5,4 @@ mod mount_cli;
 mod mount_kernel;
 mod store;
 mod trees;
+mod unchanged;

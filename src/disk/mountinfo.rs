@@ -7,9 +7,6 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-/// The type of our mounts as `mount(8)` and `/proc/self/mountinfo` show it.
-pub const FILESYSTEM_TYPE: &str = "fuse.sapwood";
-
 /// One mount of the calling thread's mount namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountPoint {
@@ -19,7 +16,7 @@ pub struct MountPoint {
     pub path: PathBuf,
     /// The flags of this mount, such as `ro,nosuid,relatime`.
     pub flags: String,
-    /// Type, such as `ext4` or [`FILESYSTEM_TYPE`].
+    /// Type, such as `ext4` or `fuse.sapwood`.
     pub filesystem: String,
     /// What was mounted, as the mounter called it.
     pub source: String,
@@ -113,7 +110,7 @@ mod tests {
         assert_eq!(table.all().len(), 3);
         let ours = table.mounts_of("0:41").next().expect("listed");
         assert_eq!(ours.path, Path::new("/mnt/a b"));
-        assert_eq!((ours.filesystem.as_str(), ours.source.as_str()), (FILESYSTEM_TYPE, "main^"));
+        assert_eq!((ours.filesystem.as_str(), ours.source.as_str()), ("fuse.sapwood", "main^"));
         assert_eq!(table.top(Path::new("/mnt/a b")).expect("listed").filesystem, "tmpfs");
         assert_eq!(table.top(Path::new("/mnt")), None);
     }

@@ -1,0 +1,128 @@
+//! Promise 1, committed again: what a directory holds now is what is stored, also where its files look unchanged.
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::common::sandbox::{Repository, Sandbox, run};
+
+/// Two directories whose only file has the same name, length and times and another content.
+fn twins(sandbox: &Sandbox) -> [PathBuf; 2] {
+    ["12.1\n", "12.2\n"].map(|content| {
+        let tree = sandbox.directory(&format!("tree-{}", content.trim()));
+        fs::write(tree.join("f"), content).expect("the sandbox is writable");
+        for path in [tree.join("f"), tree.clone()] {
+            run("touch", [Path::new("-d"), Path::new("@0"), &path]).success();
+        }
+        tree
+    })
+}
+
+fn committed(repository: &Repository, directory: &Path, options: &[&str]) -> (String, u64) {
+    let mut arguments = vec!["commit", "--json", "--ref", "os"];
+    arguments.extend(options);
+    let told = repository.run(arguments.into_iter().map(Path::new).chain([directory])).success();
+    let told: serde_json::Value = serde_json::from_str(&told).expect("--json prints JSON");
+    (repository.run(["cat", "os:/f"]).success(), told["bytes_read"].as_u64().expect("a number"))
+}
+
+/// Makes an image as builders of images do: the same identifier and the same times for each version.
+fn ext4(tree: &Path, image: &Path) {
+    let script = format!(
+        "truncate -s 4M {image} && E2FSPROGS_FAKE_TIME=1000000000 mke2fs -q -t ext4 -O ^has_journal \
+         -U 11111111-2222-3333-4444-555555555555 -E hash_seed=11111111-2222-3333-4444-555555555555,root_owner=0:0 -d {tree} {image}",
+        image = image.display(),
+        tree = tree.display()
+    );
+    run("sh", ["-c", &script]).success();
+    let debugfs = "debugfs -w -R 'set_inode_field f ctime 20010909014640' ";
+    run("sh", ["-c", &format!("{debugfs} {} 2>/dev/null", image.display())]).success();
+}
+
+#[test]
+fn an_image_that_took_the_place_of_another_is_read() {
+    let sandbox = Sandbox::new("unchanged-images");
+    let trees = twins(&sandbox);
+    let images = [("read-only", "loop,ro"), ("writable", "loop")];
+    for (name, mount) in images {
+        let repository = sandbox.repository(&format!("repository-{name}"));
+        let (image, at) = (sandbox.join(&format!("{name}.image")), sandbox.directory(&format!("at-{name}")));
+        for (tree, expected) in trees.iter().zip(["12.1", "12.2"]) {
+            ext4(tree, &image);
+            run("mount", [Path::new("-o"), Path::new(mount), &image, &at]).success();
+            let (stored, read) = committed(&repository, &at, &[]);
+            run("umount", [&at]).success();
+            assert_eq!((stored.as_str(), read), (expected, 5), "{name}");
+            fs::remove_file(&image).expect("it was just made");
+        }
+        repository.assert_clean();
+    }
+}
+
+#[test]
+fn a_mount_of_another_commit_on_the_same_place_is_read() {
+    let sandbox = Sandbox::new("unchanged-mounts");
+    let (source, repository) = (sandbox.repository("source"), sandbox.repository("repository"));
+    let at = sandbox.directory("at");
+    for (tree, expected) in twins(&sandbox).iter().zip(["12.1", "12.2"]) {
+        source.commit("os", tree);
+        let mounted = source.mount("os", &at, &[]);
+        assert_eq!(committed(&repository, &at, &[]), (expected.to_owned(), 5));
+        mounted.unmount();
+    }
+}
+
+#[test]
+fn an_overlay_is_as_trustworthy_as_its_layers() {
+    let sandbox = Sandbox::new("unchanged-overlay");
+    let trees = twins(&sandbox);
+    let (lower, at, disk) = (sandbox.directory("lower"), sandbox.directory("at"), sandbox.tmpfs("disk", 16 << 20));
+    let overlay = |lower: &Path| {
+        for name in ["upper", "work"] {
+            fs::create_dir_all(disk.join(name)).expect("the sandbox is writable");
+        }
+        let (lower, disk) = (lower.display(), disk.display());
+        let options = format!("lowerdir={lower},upperdir={disk}/upper,workdir={disk}/work");
+        run("mount", ["-t", "overlay", "overlay", "-o", &options, &at.display().to_string()]).success();
+    };
+    let repository = sandbox.repository("repository");
+    for (tree, expected) in trees.iter().zip(["12.1", "12.2"]) {
+        let image = sandbox.join("image");
+        ext4(tree, &image);
+        run("mount", [Path::new("-o"), Path::new("loop,ro"), &image, &lower]).success();
+        overlay(&lower);
+        assert_eq!(committed(&repository, &at, &[]), (expected.to_owned(), 5), "above an image");
+        assert_eq!(committed(&repository, &at, &[]).1, 5, "above an image, again");
+        run("umount", [&at]).success();
+        run("umount", [&lower]).success();
+    }
+    settle();
+    overlay(&trees[1]);
+    assert_eq!(committed(&repository, &at, &[]), ("12.2".to_owned(), 5));
+    let again = committed(&repository, &at, &[]).1;
+    run("umount", [&at]).success();
+    // Kernels before 6.8 do not tell one mount from the next.
+    assert_eq!(again, if has_unique_mount_ids() { 0 } else { 5 }, "above a disk, again");
+}
+
+#[test]
+fn an_unchanged_file_on_the_disk_of_the_repository_is_read_once() {
+    let sandbox = Sandbox::new("unchanged-disk");
+    let (repository, tree) = (sandbox.repository("repository"), &twins(&sandbox)[0]);
+    settle();
+    assert_eq!(committed(&repository, tree, &[]), ("12.1".to_owned(), 5));
+    assert_eq!(committed(&repository, tree, &[]), ("12.1".to_owned(), 0));
+    assert_eq!(committed(&repository, tree, &["--no-cache"]), ("12.1".to_owned(), 5));
+    fs::write(tree.join("f"), "12.3\n").expect("the sandbox is writable");
+    run("touch", [Path::new("-d"), Path::new("@0"), &tree.join("f")]).success();
+    assert_eq!(committed(&repository, tree, &[]), ("12.3".to_owned(), 5));
+}
+
+/// A file whose ctime is younger than two seconds is read again: it may have changed within a tick of the clock.
+fn settle() {
+    std::thread::sleep(std::time::Duration::from_secs(4));
+}
+
+fn has_unique_mount_ids() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("proc is mounted");
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(8))
+}
