@@ -27,7 +27,9 @@ Examples:
   sapwood mounts --reexec /mnt     the same for one
 
 STATE is 'ok'; 'ok, N restarts' when processes that served ended and were replaced; 'cached only' when they crashed so
-often that nothing is fetched any more, until ten minutes have passed without a crash; 'unsupervised' when the process
+often that nothing is fetched any more, until ten minutes have passed without a crash; 'refusing' when none came to serve
+(the repository is gone or damaged: the log says more), each access is an I/O error, and one is tried again at least once
+a minute; 'unsupervised' when the process
 that would replace them is gone; 'silent' when nobody answers.")]
 pub struct Args {
     /// Only this one, in detail
@@ -113,6 +115,7 @@ fn state(health: Option<&Health>) -> String {
     match health {
         None => "silent".to_owned(),
         Some(health) if health.service == Service::CachedOnly => format!("cached only, {} crashes", health.crashes),
+        Some(health) if health.service == Service::Refusing => "refusing: no worker comes to serve".to_owned(),
         Some(health) if !health.is_supervised => "unsupervised".to_owned(),
         Some(health) if health.deaths > 0 => format!("ok, {} restarts", health.deaths),
         Some(_) => "ok".to_owned(),

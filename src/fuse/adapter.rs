@@ -83,7 +83,11 @@ impl Adapter {
         let Some(ticket) = self.desk.begin(Subject::new(opcode as u8, node.0, part)) else {
             return reply.refuse(self.desk.refuse_poison(node));
         };
-        match (operation(&self.desk, reply), &self.waiting) {
+        let outcome = match self.desk.vfs.check_available() {
+            Ok(()) => operation(&self.desk, reply),
+            Err(error) => Outcome::Unanswered(reply, error),
+        };
+        match (outcome, &self.waiting) {
             (Outcome::Answered, _) => drop(ticket),
             (Outcome::Unanswered(reply, FsError::Absent(absent)), Some(waiting)) => {
                 waiting.add(ticket, node, absent, reply, operation);
@@ -168,6 +172,9 @@ impl Filesystem for Adapter {
         let Some(_ticket) = self.desk.begin(Subject::new(Opcode::Open as u8, node.0, 0)) else {
             return reply.error(self.desk.refuse_poison(node));
         };
+        if let Err(error) = self.desk.vfs.check_available() {
+            return reply.error(self.desk.fail(node, &error));
+        }
         match self.open_inodes.open(node.0, || self.register(node)) {
             Ok(opened) => {
                 match opened.reader {

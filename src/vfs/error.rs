@@ -71,6 +71,9 @@ pub enum FsError {
     /// Carrying the request out has ended one worker after the other.
     #[error("this request has ended several workers, so it is not carried out again")]
     Poison,
+    /// Nothing is answered: the image or the repository of the mount cannot be opened.
+    #[error("the contents of the mount cannot be opened")]
+    Unavailable,
     /// The filesystem that holds the repository would not say how full it is.
     #[error("statfs of the repository")]
     Statfs(#[source] std::io::Error),
@@ -122,6 +125,7 @@ impl FsError {
             | Self::Object(_)
             | Self::ShortObject { .. }
             | Self::Statfs(_)
+            | Self::Unavailable
             | Self::Poison => libc::EIO,
         }
     }
@@ -129,7 +133,7 @@ impl FsError {
     /// Whether something is somewhere else and did not come: whoever fetches says why, once for all who miss it.
     #[must_use]
     pub const fn is_out_of_reach(&self) -> bool {
-        matches!(self, Self::Absent(_) | Self::Object(ReadError::Fetch { .. }))
+        matches!(self, Self::Unavailable | Self::Absent(_) | Self::Object(ReadError::Fetch { .. }))
     }
 
     /// Whether something is broken or out of reach, as opposed to a question whose answer is no.

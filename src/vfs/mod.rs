@@ -32,7 +32,7 @@ pub use volume::{Volume, VolumeFigures};
 
 use crate::image::{Attributes, Image, ImageError, Ino};
 use crate::model::{FileKind, ImagePath, NAME_MAX, ObjectId};
-use crate::store::{Absent, Fetch, ObjectSource};
+use crate::store::{Absent, Fetch, MemoryObjects, ObjectSource};
 
 /// The number of the mounted directory, whichever directory of the image that is.
 pub const ROOT_NODE: u64 = 1;
@@ -86,6 +86,14 @@ pub struct Vfs {
     volume: Volume,
     fetcher: Option<Arc<dyn Fetch>>,
     recorder: RwLock<Option<Arc<Recorder>>>,
+    availability: Availability,
+}
+
+/// Whether a filesystem answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Availability {
+    Serving,
+    Refusing,
 }
 
 impl Vfs {
@@ -100,7 +108,28 @@ impl Vfs {
         volume: Volume,
     ) -> Result<Self, RootError> {
         let root = find_root(&image, subdir)?;
-        Ok(Self { image, objects, root, volume, fetcher: None, recorder: RwLock::default() })
+        let availability = Availability::Serving;
+        Ok(Self { image, objects, root, volume, fetcher: None, recorder: RwLock::default(), availability })
+    }
+
+    /// Returns a filesystem that answers nothing: for a mount whose contents cannot be opened. `image` is any image.
+    ///
+    /// # Errors
+    /// [`RootError`] when the image is damaged.
+    pub fn refusing(image: Image) -> Result<Self, RootError> {
+        let vfs = Self::new(image, Arc::new(MemoryObjects::default()), &ImagePath::root(), Volume::default())?;
+        Ok(Self { availability: Availability::Refusing, ..vfs })
+    }
+
+    /// Checks that the filesystem answers at all.
+    ///
+    /// # Errors
+    /// [`FsError::Unavailable`].
+    pub const fn check_available(&self) -> Result<(), FsError> {
+        match self.availability {
+            Availability::Serving => Ok(()),
+            Availability::Refusing => Err(FsError::Unavailable),
+        }
     }
 
     /// The same over an image and contents of which parts are absent and can be fetched. Waits for what finding the
@@ -125,7 +154,8 @@ impl Vfs {
             }
         };
         let fetcher: Arc<dyn Fetch> = Arc::<S>::clone(&source);
-        Ok(Self { image, objects: source, root, volume, fetcher: Some(fetcher), recorder: RwLock::default() })
+        let (fetcher, availability) = (Some(fetcher), Availability::Serving);
+        Ok(Self { image, objects: source, root, volume, fetcher, recorder: RwLock::default(), availability })
     }
 
     /// Has reads noted from now on, or no longer. Gives back who noted them before.
@@ -199,7 +229,8 @@ impl Vfs {
     /// # Errors
     /// Damage.
     pub fn has_acls(&self) -> Result<bool, FsError> {
-        Ok(self.image.any_has_xattr(b"system.posix_acl_access")?)
+        // What answers later on the same connection may have some.
+        Ok(self.check_available().is_err() || self.image.any_has_xattr(b"system.posix_acl_access")?)
     }
 
     /// The object with the content of a file; none for an empty one.

@@ -53,12 +53,12 @@ pub fn enter(
     handoff: &Handoff,
     options: &MountOptions,
     repository: &OwnedFd,
-    board: &Board,
+    (board, service): (&Board, Service),
 ) -> Result<Option<NameFiles>> {
     if options.confinement == Confinement::Free {
         return Ok(None);
     }
-    let is_fetching = !handoff.is_whole && handoff.remote.is_some() && board.service() == Service::Full;
+    let is_fetching = !handoff.is_whole && handoff.remote.is_some() && service == Service::Full;
     let network = if is_fetching { Network::Needed } else { Network::None };
     let owner = rustix::fs::fstat(repository).context("cannot look at the repository")?.st_uid;
     let is_ours = owner == rustix::process::geteuid().as_raw();

@@ -11,11 +11,13 @@ use crate::cache::{Fill, LazyTree, ProfileChoice, Rest, Visit};
 use crate::cli::remote_source::RemoteSource;
 use crate::cli::{lazy, source};
 use crate::fuse::{MountOptions, Profile, Service};
-use crate::model::ImagePath;
+use crate::image::{self, Image, Tree};
+use crate::model::{CommitId, ImagePath, Metadata, Timestamp, Xattrs};
 use crate::remote::RemoteConfig;
 use crate::remote::format::ProfileText;
 use crate::remote::transport::Transport;
 use crate::store::{CheckedStore, Store, Verify};
+use crate::sys::Mapping;
 use crate::vfs::{Vfs, Volume};
 
 /// What is mounted, and from where.
@@ -34,7 +36,27 @@ pub struct Shown {
     pub tree: Option<Arc<LazyTree>>,
 }
 
+impl Shown {
+    /// Returns a filesystem that answers nothing.
+    ///
+    /// # Errors
+    /// None that can be foreseen.
+    pub fn refusing() -> Result<Self> {
+        let root = Metadata { permissions: 0, uid: 0, gid: 0, mtime: Timestamp::default(), xattrs: Xattrs::default() };
+        let image = Image::open(Mapping::of_bytes(image::encode(&Tree::new(root))?.bytes))?;
+        Ok(Self { vfs: Vfs::refusing(image)?, tree: None })
+    }
+}
+
 impl Found {
+    /// Returns which commit a mount shows, without looking at the repository.
+    ///
+    /// # Errors
+    /// When this program does not understand what was handed on.
+    pub fn commit_of(handoff: &Handoff) -> Result<CommitId> {
+        Ok(Visit::again(&handoff.visit, None)?.id())
+    }
+
     /// Finds what `args` mean. Asks the remote, if it is one that they name.
     ///
     /// # Errors

@@ -23,9 +23,10 @@ use crate::cache::LazyTree;
 use crate::cli::record::RecordingFile;
 use crate::cli::{error, output};
 use crate::fuse::{
-    Beginning, Board, Content, Ended, Held, Limits, MetricsOutput, MountRequest, ReadAhead, Registration, Roles,
-    RunningMount, Service, Session, Supervisor, Told, Turn, Unmounter, WorkerSignals, end, mount_anew, serve,
+    Beginning, Board, Content, Ended, Held, Limits, MetricsOutput, MountOptions, MountRequest, ReadAhead, Registration,
+    Roles, RunningMount, Service, Session, Supervisor, Told, Turn, Unmounter, WorkerSignals, end, mount_anew, serve,
 };
+use crate::model::CommitId;
 use crate::store::MountRoot;
 
 /// Who kills the supervisor kills everything that runs from the mount.
@@ -46,6 +47,8 @@ pub enum Role {
     Successor,
     /// Answers the kernel.
     Worker,
+    /// The same where workers did not come to serve, to see whether one does now; it ends without a word if not.
+    Probe,
     /// Unmounts.
     End,
     /// Mounts anew where the connection was lost.
@@ -53,7 +56,7 @@ pub enum Role {
 }
 
 impl Role {
-    const ALL: [Self; 5] = [Self::Supervisor, Self::Successor, Self::Worker, Self::End, Self::Remount];
+    const ALL: [Self; 6] = [Self::Supervisor, Self::Successor, Self::Worker, Self::Probe, Self::End, Self::Remount];
 
     /// The word for it.
     pub const fn word(self) -> &'static str {
@@ -61,6 +64,7 @@ impl Role {
             Self::Supervisor => "supervisor",
             Self::Successor => "successor",
             Self::Worker => "worker",
+            Self::Probe => "probe",
             Self::End => "end",
             Self::Remount => "remount",
         }
@@ -79,12 +83,15 @@ impl Role {
         let played = match self {
             Self::Supervisor => supervise(number, Beginning::New),
             Self::Successor => supervise(number, Beginning::Succession),
-            Self::Worker => work(number),
+            Self::Worker => work(number, Worker::Needed),
+            Self::Probe => work(number, Worker::Probed),
             Self::End => unmount(number),
             Self::Remount => remount(number),
         };
         match played {
             Ok(code) => code,
+            // It failed as the workers before it did, which have said why.
+            Err(_) if self == Self::Probe => ExitCode::FAILURE,
             Err(failure) => error::report(&failure),
         }
     }
@@ -119,6 +126,7 @@ fn supervise(number: &str, beginning: Beginning) -> Result<ExitCode> {
     held.board.set_supervisor(std::process::id());
     let roles = Roles {
         worker: arguments(Role::Worker, number)?,
+        probe: arguments(Role::Probe, number)?,
         end: arguments(Role::End, number)?,
         remount: arguments(Role::Remount, number)?,
         successor: arguments(Role::Successor, number)?,
@@ -196,11 +204,22 @@ fn stay_in_memory() {
 
 // ----------------------------------------------------------------------------------------------------------- worker
 
-fn work(number: &str) -> Result<ExitCode> {
+/// Why a worker is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Worker {
+    /// There is none.
+    Needed,
+    /// The one that serves refuses everything.
+    Probed,
+}
+
+fn work(number: &str, why: Worker) -> Result<ExitCode> {
     let (handoff, _) = Handoff::read(number)?;
     name_process();
     survive_memory_shortage(LAST);
-    start_log(&handoff)?;
+    if why == Worker::Needed {
+        start_log(&handoff)?;
+    }
     die_of_panics();
     let numbers = handoff.descriptors;
     let board = Board::open(take(numbers.board)?).context("cannot understand the shared memory")?;
@@ -213,13 +232,15 @@ fn work(number: &str) -> Result<ExitCode> {
     rustix::process::fchdir(&repository).map_err(io::Error::from).context("cannot go to the repository")?;
     let options = handoff.options()?;
     let read_ahead = ReadAhead::open(&board.device());
-    let names = confine::enter(&handoff, &options, &repository, &board)?;
-    let found = Found::again(&handoff, board.service())?;
-    let root = root(&handoff, &found)?;
-    let Shown { vfs, tree } = found.show(&options)?;
+    let service = if why == Worker::Probed { Service::Full } else { board.service() };
+    let names = confine::enter(&handoff, &options, &repository, (&board, service))?;
+    let Opened { commit, shown: Shown { vfs, tree }, root } = Opened::new(&handoff, &options, service)?;
+    if why == Worker::Probed {
+        start_log(&handoff)?;
+    }
     let content = Content::of(&vfs);
     let begin = || Session::begin(Arc::new(vfs), &options, device, &board);
-    let announce = |session: &Session| announce(&handoff, &board, &found, tree.as_ref(), session);
+    let announce = |session: &Session| announce(&handoff, &board, commit, tree.as_ref(), session);
     // A new mount is there when it answers and is on the list, and what the kernel does not agree to is known before anybody
     // is told. Whoever takes a connection over has to wait until nobody else has it.
     let (session, registration, recorded) = if board.is_connected() {
@@ -238,7 +259,7 @@ fn work(number: &str) -> Result<ExitCode> {
     };
     say_how_it_came(&board, &handoff);
     if let Some(tree) = &tree
-        && board.service() == Service::Full
+        && service == Service::Full
     {
         tree.fill(fill(&handoff, &options));
     }
@@ -274,6 +295,24 @@ fn write_down(recorded: &Mutex<Option<RecordingFile>>, tree: Option<&LazyTree>) 
     drop(recorded.lock().take());
     if let Some(tree) = tree {
         tree.flush();
+    }
+}
+
+/// What a worker serves.
+struct Opened {
+    commit: CommitId,
+    shown: Shown,
+    root: Option<MountRoot>,
+}
+
+impl Opened {
+    fn new(handoff: &Handoff, options: &MountOptions, service: Service) -> Result<Self> {
+        if service == Service::Refusing {
+            // The supervisor still holds what protects the commit from being collected.
+            return Ok(Self { commit: Found::commit_of(handoff)?, shown: Shown::refusing()?, root: None });
+        }
+        let found = Found::again(handoff, service)?;
+        Ok(Self { commit: found.visit.id(), root: root(handoff, &found)?, shown: found.show(options)? })
     }
 }
 
@@ -325,12 +364,19 @@ fn say_how_it_came(board: &Board, handoff: &Handoff) {
             health.crashes
         );
     }
+    if health.service == Service::Refusing {
+        tracing::error!(
+            "{}: no worker comes to serve (the messages before say why): each access is an I/O error; one is tried again at \
+             least once a minute",
+            handoff.mountpoint().display()
+        );
+    }
 }
 
 fn announce(
     handoff: &Handoff,
     board: &Board,
-    found: &Found,
+    commit: CommitId,
     tree: Option<&Arc<LazyTree>>,
     session: &Session,
 ) -> Result<Option<Registration>> {
@@ -341,7 +387,7 @@ fn announce(
         mountpoint: crate::fuse::path_text(&handoff.mountpoint()),
         source: handoff.source.clone(),
         repo: handoff.repository.clone(),
-        commit: found.visit.id(),
+        commit,
         mode: handoff.options()?.mode,
         pid: board.supervisor(),
         worker_pid: std::process::id(),

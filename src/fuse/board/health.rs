@@ -30,6 +30,28 @@ pub enum Service {
     Full,
     /// Nothing that needs a network: its workers have crashed too often.
     CachedOnly,
+    /// Each access is answered with an error, because no worker came to serve. One is started again and again, ever more
+    /// seldom.
+    Refusing,
+}
+
+impl Service {
+    const fn encode(self) -> u64 {
+        match self {
+            Self::Full => 0,
+            Self::CachedOnly => 1,
+            Self::Refusing => 2,
+        }
+    }
+
+    /// Returns the service of a word. A worker may have left any number there: everything else is the one that needs least.
+    const fn decode(word: u64) -> Self {
+        match word {
+            0 => Self::Full,
+            2 => Self::Refusing,
+            _ => Self::CachedOnly,
+        }
+    }
 }
 
 /// How a worker ended.
@@ -128,11 +150,11 @@ impl Board {
     /// What workers are to do.
     #[must_use]
     pub fn service(&self) -> Service {
-        if self.get(SERVICE) == 0 { Service::Full } else { Service::CachedOnly }
+        Service::decode(self.get(SERVICE))
     }
 
     pub(in crate::fuse) fn set_service(&self, service: Service) {
-        self.set(SERVICE, u64::from(service == Service::CachedOnly));
+        self.set(SERVICE, service.encode());
     }
 
     /// A worker is about to be started; returns its number, under which its requests are noted.

@@ -6,7 +6,7 @@ use nix::unistd::Pid;
 
 use super::orders::{Program, Workers};
 use super::policy::{self, Verdict};
-use super::{Beginning, Ended, Supervisor, say, say_unless};
+use super::{Beginning, Ended, Supervisor, say, say_to_everybody, say_unless};
 use crate::fuse::board::{Board, Death, Service, now};
 use crate::fuse::device;
 use crate::sys;
@@ -44,6 +44,10 @@ pub(super) struct Children {
     unready: u32,
     /// When the next is to be started.
     due: u64,
+    /// While every access is refused: when a worker is started again to see whether it comes to serve, and how long after
+    /// that the next one.
+    probe_due: u64,
+    probe_pause: u64,
     calm_look: u64,
 }
 
@@ -66,7 +70,8 @@ impl Children {
     pub fn next(&self, now: u64) -> Option<u64> {
         let start = (self.current.is_none() && self.remounting.is_none()).then_some(self.due);
         let calm = (self.calm_look > now).then_some(self.calm_look);
-        start.into_iter().chain(calm).min()
+        let probe = (self.probe_due > 0).then_some(self.probe_due.max(now));
+        start.into_iter().chain(calm).chain(probe).min()
     }
 
     pub const fn ever_served(&self) -> bool {
@@ -133,6 +138,7 @@ impl Supervisor {
         let number = self.held.board.count_start();
         let started = match (program, self.orders.program()) {
             (Program::Ordered, Some(ordered)) => self.roles.worker.start(ordered),
+            (Program::Probed, _) => self.roles.probe.start(&self.held.program),
             _ => self.roles.worker.start(&self.held.program),
         };
         say_unless(started.is_ok(), "cannot start a worker");
@@ -259,11 +265,57 @@ impl Supervisor {
         self.resend();
     }
 
+    /// While every access is refused: starts a worker now and then, beside the one that refuses, which has its place as soon as
+    /// it is ready.
+    pub(super) fn probe(&mut self) {
+        if self.children.probe_due == 0 || self.orders.is_busy() {
+            return;
+        }
+        if self.held.board.service() != Service::Refusing {
+            self.children.probe_due = 0;
+            return;
+        }
+        let is_due = self.children.probe_due <= now();
+        match self.children.candidate_is_ready() {
+            Some(true) => {
+                self.children.probe_due = 0;
+                self.held.board.set_service(Service::Full);
+                self.promote_candidate();
+                say_to_everybody("a worker serves the mount again");
+            }
+            Some(false) if is_due => {
+                if self.watchdog.is_start_overdue() {
+                    self.drop_candidate();
+                }
+                self.children.probe_due = now() + policy::TRY_AGAIN;
+            }
+            Some(false) => {}
+            None if is_due && self.children.state() == Workers::Settled => {
+                let pause = self.children.probe_pause;
+                self.children.probe_due = now() + pause;
+                self.children.probe_pause = (pause * 2).min(policy::TRY_AGAIN_MAX);
+                self.children.candidate = self.start(Program::Probed);
+            }
+            None => {}
+        }
+    }
+
     fn slow_down(&mut self) {
         let board = &self.held.board;
         board.count_crash();
         let crashes = board.crashes_within(policy::WINDOW);
-        board.set_service(policy::service(crashes, board.service()));
+        let (before, service) = (board.service(), policy::service(crashes, self.children.unready, board.service()));
+        board.set_service(service);
+        if service == Service::Refusing {
+            self.children.probe_pause = policy::TRY_AGAIN;
+            self.children.probe_due = now() + policy::TRY_AGAIN;
+            // The one that refuses needs nothing, so there is nothing to wait for.
+            self.children.due = now();
+            if before != Service::Refusing {
+                say_to_everybody("no worker comes to serve a mount: each access is an I/O error until one does");
+            }
+            return;
+        }
         let delay = u64::try_from(policy::delay(crashes).as_millis()).unwrap_or(0);
         self.children.due = now() + delay;
         self.children.calm_look = now() + CALM_LOOK;
@@ -272,7 +324,7 @@ impl Supervisor {
     /// After a time without a crash everything is tried again.
     fn look_for_calm(&mut self) {
         let (board, now) = (&self.held.board, now());
-        if board.service() == Service::Full || self.children.calm_look > now {
+        if board.service() != Service::CachedOnly || self.children.calm_look > now {
             return;
         }
         self.children.calm_look = now + CALM_LOOK;

@@ -39,6 +39,8 @@ use watchdog::Watchdog;
 pub struct Roles {
     /// Answers the kernel.
     pub worker: Arguments,
+    /// The same, and says nothing if it cannot: whether it can is tried again and again.
+    pub probe: Arguments,
     /// Unmounts.
     pub end: Arguments,
     /// Mounts anew, where a connection was lost.
@@ -142,6 +144,7 @@ impl Supervisor {
                 return ended;
             }
             self.take_orders();
+            self.probe();
         }
     }
 
@@ -198,13 +201,27 @@ fn say_unless(fine: bool, text: &str) {
 }
 
 fn say(text: &str) {
+    let (line, length) = line("<4>sapwood: ", text);
+    // There is nobody else to tell.
+    let _ = rustix::io::write(rustix::stdio::stderr(), &line[..length]);
+}
+
+/// The same in the kernel's log too, as far as this user may, and so on the console: the mount may be what the machine runs from.
+fn say_to_everybody(text: &str) {
+    say(text);
+    let (line, length) = line("<2>sapwood: ", text);
+    let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::NONBLOCK;
+    if let Ok(log) = rustix::fs::open(c"/dev/kmsg", flags, rustix::fs::Mode::empty()) {
+        let _ = rustix::io::write(log, &line[..length]);
+    }
+}
+
+fn line(prefix: &str, text: &str) -> ([u8; 160], usize) {
     let mut line = [0; 160];
-    let parts = ["<4>sapwood: ", text, "\n"];
     let mut length = 0;
-    for byte in parts.iter().flat_map(|part| part.bytes()).take(line.len()) {
+    for byte in [prefix, text, "\n"].iter().flat_map(|part| part.bytes()).take(line.len()) {
         line[length] = byte;
         length += 1;
     }
-    // There is nobody else to tell.
-    let _ = rustix::io::write(rustix::stdio::stderr(), &line[..length]);
+    (line, length)
 }

@@ -77,6 +77,8 @@ pub(super) enum Program {
     Held,
     /// The one that was sent.
     Ordered,
+    /// The one that is held, to see whether it comes to serve; it says nothing if it does not.
+    Probed,
 }
 
 /// The order that is being heard or carried out.
@@ -105,6 +107,11 @@ impl Orders {
             (Some(_), false) => Some(now),
             (None, _) => None,
         }
+    }
+
+    /// Whether an order is being heard or carried out.
+    pub const fn is_busy(&self) -> bool {
+        self.connection.is_some()
     }
 
     /// The program that was sent.

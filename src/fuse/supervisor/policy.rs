@@ -19,6 +19,14 @@ pub(super) const CALM: u64 = 10 * 60_000;
 /// So many workers in a row that were killed from outside before they served are taken for crashes.
 pub(super) const UNREADY: u32 = 3;
 
+/// So many workers in a row that ended before they served are enough: each access is answered with an error from then on.
+/// With the delays between them these are some six seconds, in which a passing fault is waited for.
+const GIVE_UP: u32 = 6;
+
+/// How long after that a worker is started again to see whether it comes to serve now, in milliseconds: at first, and at most.
+pub(super) const TRY_AGAIN: u64 = 1_000;
+pub(super) const TRY_AGAIN_MAX: u64 = 60_000;
+
 /// How the life of a worker was, now that it has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -57,9 +65,15 @@ pub(super) const fn delay(crashes: u64) -> Duration {
     })
 }
 
-/// What the next worker is to do.
-pub(super) const fn service(crashes: u64, now: Service) -> Service {
-    if crashes >= ENOUGH { Service::CachedOnly } else { now }
+/// What the next worker is to do, after so many crashes within the window and so many workers in a row that ended before they
+/// served.
+pub(super) const fn service(crashes: u64, unready: u32, now: Service) -> Service {
+    match now {
+        Service::Refusing => Service::Refusing,
+        _ if unready >= GIVE_UP => Service::Refusing,
+        _ if crashes >= ENOUGH => Service::CachedOnly,
+        other => other,
+    }
 }
 
 #[cfg(test)]
@@ -88,10 +102,13 @@ mod tests {
     }
 
     #[test]
-    fn crashes_slow_down_and_end_in_serving_what_is_here() {
-        let services: Vec<Service> = (0..7).map(|crashes| service(crashes, Service::Full)).collect();
+    fn crashes_slow_down_and_end_in_serving_what_is_here_or_nothing() {
+        let services: Vec<Service> = (0..7).map(|crashes| service(crashes, 0, Service::Full)).collect();
         assert_eq!(services.iter().filter(|service| **service == Service::Full).count(), 5);
-        assert_eq!(service(0, Service::CachedOnly), Service::CachedOnly);
+        assert_eq!(service(0, 0, Service::CachedOnly), Service::CachedOnly);
+        assert_eq!(service(6, GIVE_UP - 1, Service::CachedOnly), Service::CachedOnly);
+        assert_eq!(service(6, GIVE_UP, Service::CachedOnly), Service::Refusing);
+        assert_eq!(service(0, 0, Service::Refusing), Service::Refusing);
         assert!((1..9).all(|crashes| delay(crashes - 1) <= delay(crashes)));
         assert_eq!(delay(1), Duration::ZERO);
     }

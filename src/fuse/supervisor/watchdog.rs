@@ -103,6 +103,11 @@ impl Watchdog {
         self.hang.map(|hang| self.begun + hang + self.patience * 2)
     }
 
+    /// Whether the worker that was started last takes too long to get ready.
+    pub fn is_start_overdue(&self) -> bool {
+        self.start_limit().is_some_and(|limit| limit <= now())
+    }
+
     /// A new worker has its own time.
     pub fn begin(&mut self) {
         (self.begun, self.still_since, self.suspected) = (now(), now(), false);
@@ -183,7 +188,7 @@ impl Supervisor {
     /// Kills a worker that does not come to serve.
     fn watch_start(&mut self) {
         let Some(worker) = self.children.starting().filter(|worker| worker.killed.is_none()) else { return };
-        if self.watchdog.start_limit().is_some_and(|limit| limit <= now()) {
+        if self.watchdog.is_start_overdue() {
             say("a worker does not come to serve, and is killed");
             let _ = kill(worker.pid, Signal::SIGKILL);
             self.children.note_killed(now());

@@ -13,6 +13,7 @@ mod interrupt;
 mod load;
 mod mount;
 mod old_kernel;
+mod refused;
 mod remote;
 mod soak;
 mod starved;
