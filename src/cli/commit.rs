@@ -15,7 +15,7 @@ use crate::compose::selinux::FileContexts;
 use crate::compose::source::{DirectoryOptions, Progress, TarOptions, read_directory, read_tar};
 use crate::compose::{CommitRequest, Committed, Parent, commit_tree};
 use crate::image::Tree;
-use crate::model::RefName;
+use crate::model::{Commit, RefName};
 use crate::store::{StatCache, StoreWriter};
 
 /// Store a directory or a tar archive as a commit
@@ -92,6 +92,7 @@ pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
     let start = Instant::now();
     raise_descriptor_limit();
     let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())?;
+    Commit::check_text(&args.subject, args.version.as_deref())?;
     let timestamp = timestamp(args.timestamp.as_deref(), now)?;
     let owner = args.owner.as_deref().map(owner).transpose()?;
     let contexts = args.selinux_file_contexts.as_deref().map(contexts).transpose()?;

@@ -37,7 +37,12 @@ pub fn transport_options() -> TransportOptions {
 /// The configuration of a remote with what the environment adds.
 #[must_use]
 pub fn complete(config: RemoteConfig) -> RemoteConfig {
-    let transport = TransportOptions { settings: settings(), ..config.transport };
+    let mut settings = settings();
+    // What opens a bucket is not for a web server's program.
+    let in_bucket = |url: &String| ["s3://", "gs://", "az://"].iter().any(|scheme| url.starts_with(scheme));
+    let is_bucket = in_bucket(&config.url) || config.transport.mirrors.iter().any(in_bucket);
+    settings.retain(|name, _| is_bucket || NAMES.contains(&name.as_str()));
+    let transport = TransportOptions { settings, ..config.transport };
     RemoteConfig { transport, ..config }
 }
 

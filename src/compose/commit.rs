@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::image::{EncodeError, Tree, encode};
-use crate::model::{Commit, CommitId, RefName};
+use crate::model::{Commit, CommitId, ControlCharacter, RefName};
 use crate::store::{Expect, ReadError, RefEdit, RefError, StoreWriter, WriteError};
 
 /// Which commit comes before the new one.
@@ -56,6 +56,9 @@ pub enum CommitTreeError {
     /// The ref cannot be read.
     #[error(transparent)]
     Ref(#[from] RefError),
+    /// The subject or the version.
+    #[error(transparent)]
+    Text(#[from] ControlCharacter),
     /// The parent cannot be read.
     #[error("cannot read the parent commit")]
     Parent(#[from] ReadError),
@@ -69,6 +72,7 @@ pub enum CommitTreeError {
 /// # Errors
 /// [`CommitTreeError`]; the ref is then as it was.
 pub fn commit_tree(writer: &StoreWriter, tree: &Tree, request: &CommitRequest) -> Result<Committed, CommitTreeError> {
+    Commit::check_text(&request.subject, request.version.as_deref())?;
     let store = writer.store();
     let current = store.read_ref(&request.ref_name)?;
     let parent = match request.parent {

@@ -11,6 +11,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -170,7 +171,8 @@ impl Workplace {
         let mut number = 0;
         loop {
             let path = parent.join(format!("{PREFIX}{}.{number}", std::process::id()));
-            match fs::create_dir(&path) {
+            // Nobody else looks into a root under construction: programs that give their user more rights lie in it.
+            match fs::DirBuilder::new().mode(0o700).create(&path) {
                 Ok(()) => {
                     let lock = Lock::exclusive(&path.join(LOCK), Wait::No)?;
                     return Ok(Self { path, _lock: lock });
@@ -246,8 +248,12 @@ fn end(worker: &mut Child) -> Result<(), ConfineError> {
 }
 
 fn remove_if_abandoned(path: &Path) {
-    // One that has no lock yet is just being made, or is no directory of ours.
-    if !path.join(LOCK).exists() {
+    // Others may make directories of this name in the same place.
+    let is_ours = path.symlink_metadata().is_ok_and(|metadata| {
+        metadata.is_dir() && metadata.uid() == geteuid().as_raw() && metadata.mode() & 0o077 == 0
+    });
+    // One that has no lock yet is just being made.
+    if !is_ours || path.join(LOCK).symlink_metadata().is_err() {
         return;
     }
     if let Ok(_lock) = Lock::exclusive(&path.join(LOCK), Wait::No)
@@ -270,7 +276,8 @@ pub fn settle_in() -> Result<(), ConfineError> {
         .map_err(refused("keep mounts private"))?;
     // Ids of processes are those of the new namespace.
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>).map_err(refused("mount /proc"))
+    mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>).map_err(refused("mount /proc"))?;
+    super::sandbox::protect_settings().map_err(refused("make the machine's settings in /proc read-only"))
 }
 
 impl Ending {

@@ -1,5 +1,6 @@
 //! Running the programs of others: their output goes line by line to a log that is kept and to whoever shows progress.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, PipeReader, Read as _, Write as _};
 use std::os::fd::AsFd as _;
@@ -9,6 +10,23 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use parking_lot::Mutex;
+
+/// Where programs are looked for.
+const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What programs keep of the environment: proxies, and where large temporary files may lie.
+const KEPT: [&str; 10] = [
+    "http_proxy",
+    "https_proxy",
+    "ftp_proxy",
+    "all_proxy",
+    "no_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "TMPDIR",
+];
 
 /// Lines of the log that an error carries.
 const TAIL_LINES: usize = 40;
@@ -136,6 +154,7 @@ impl Runner<'_> {
     /// # Errors
     /// [`ProcessError`].
     pub fn run(&self, what: &str, command: &mut Command, limit: Duration) -> Result<(), ProcessError> {
+        clean_environment(command);
         let output_error = |source| ProcessError::Output { what: what.to_owned(), source };
         let (reader, writer) = io::pipe().map_err(output_error)?;
         command.stdin(Stdio::null()).stdout(writer.try_clone().map_err(output_error)?).stderr(writer);
@@ -169,6 +188,7 @@ impl Runner<'_> {
     /// # Errors
     /// [`ProcessError`].
     pub fn capture(&self, what: &str, command: &mut Command) -> Result<String, ProcessError> {
+        clean_environment(command);
         self.log.line(&format!("+ {}", shown(command)));
         let program = command.get_program().to_string_lossy().into_owned();
         let output = command.stdin(Stdio::null()).output().map_err(|source| ProcessError::Start { program, source })?;
@@ -185,6 +205,15 @@ impl Runner<'_> {
         let (tail, log) = (tail.0, self.log.path.clone());
         Err(ProcessError::Failed { what: what.to_owned(), status: output.status, tail, log })
     }
+}
+
+/// Takes the environment of this process from `command`: tokens and passwords of the person who composes are not for programs
+/// of packages. What was set for the command stays, and how this machine reaches the network.
+pub fn clean_environment(command: &mut Command) {
+    let set: Vec<(OsString, OsString)> =
+        command.get_envs().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned()))).collect();
+    command.env_clear().env("PATH", SEARCH_PATH).env("LANG", "C.UTF-8").env("HOME", "/root");
+    command.envs(KEPT.iter().filter_map(|name| Some((name, std::env::var_os(name)?)))).envs(set);
 }
 
 fn spawn(command: &mut Command) -> Result<Child, ProcessError> {

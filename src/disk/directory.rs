@@ -6,9 +6,13 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Mode, OFlags, RawDir, Statx};
+use rustix::fs::{AtFlags, Mode, OFlags, RawDir, Statx, StatxFlags};
 
-use super::instance::STAT;
+/// `STATX_MNT_ID_UNIQUE` of `linux/stat.h`, Linux 6.8.
+pub(super) const MOUNT_ID_UNIQUE: u32 = 0x4000;
+
+/// What is asked of each file: all that `stat(2)` tells, and the unique number of its mount.
+const STAT: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::from_bits_retain(MOUNT_ID_UNIQUE));
 
 /// One name in a directory and what `statx(2)` says of it.
 #[derive(Debug, Clone)]
@@ -79,6 +83,14 @@ pub fn list(directory: &OwnedFd) -> io::Result<Vec<DirectoryEntry>> {
         }
     }
     Ok(entries)
+}
+
+/// Returns what the system says of an open file.
+///
+/// # Errors
+/// Those of `statx(2)`.
+pub fn stat_of(file: impl AsFd) -> io::Result<Statx> {
+    Ok(rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, STAT)?)
 }
 
 fn stat_at(directory: &OwnedFd, name: &[u8]) -> rustix::io::Result<Statx> {

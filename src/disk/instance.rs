@@ -20,20 +20,13 @@
 //! *Used by* `compose`, which reads directories.
 
 use std::collections::HashMap;
-use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
-use rustix::fs::{AtFlags, Statx, StatxFlags};
+use rustix::fs::Statx;
 
-use super::directory::open_directory;
+use super::directory::{MOUNT_ID_UNIQUE, open_directory, stat_of};
 use super::mountinfo::MountTable;
-
-/// `STATX_MNT_ID_UNIQUE` of `linux/stat.h`, Linux 6.8.
-const MOUNT_ID_UNIQUE: u32 = 0x4000;
-
-/// What is asked of each file: all that `stat(2)` tells, and the unique number of its mount.
-pub(super) const STAT: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::from_bits_retain(MOUNT_ID_UNIQUE));
 
 /// Types of filesystems whose ctime is the clock of this machine's kernel, as `statfs(2)` and `linux/magic.h` number them:
 /// ext2 to ext4, XFS, Btrfs, tmpfs, F2FS.
@@ -49,14 +42,6 @@ pub struct Instance(pub u64);
 impl Instance {
     /// The filesystem that holds what is remembered.
     const BESIDE: Self = Self(0);
-}
-
-/// Returns what the system says of an open file.
-///
-/// # Errors
-/// Those of `statx(2)`.
-pub fn stat_of(file: impl AsFd) -> io::Result<Statx> {
-    Ok(rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, STAT)?)
 }
 
 /// Instances of filesystems, each looked at once.

@@ -18,10 +18,10 @@ mod temporary;
 mod xattr;
 
 pub use at::{TEMPORARY, create_file_at, replace_at};
-pub use directory::{DirectoryEntry, list, open_directory, open_directory_at, open_file_at};
+pub use directory::{DirectoryEntry, list, open_directory, open_directory_at, open_file_at, stat_of};
 pub use entry::Entry;
 pub use extents::data_extents;
-pub use instance::{Instance, Instances, stat_of};
+pub use instance::{Instance, Instances};
 pub use lock::{Lock, LockError, Wait};
 pub use mountinfo::{MountPoint, MountTable};
 pub use positioned::read_from;

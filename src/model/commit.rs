@@ -74,7 +74,31 @@ pub enum CommitError {
     Record(#[from] RecordError),
 }
 
+/// A text that is to be one line and has a character that moves a cursor or ends the line.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the {what} has a control character: {text:?}")]
+pub struct ControlCharacter {
+    /// `subject` or `version`.
+    pub what: &'static str,
+    /// All of it.
+    pub text: String,
+}
+
 impl Commit {
+    /// Checks that what people are shown of a commit to be made is text of one line. Commits that were made before this was
+    /// checked can be read.
+    ///
+    /// # Errors
+    /// [`ControlCharacter`].
+    pub fn check_text(subject: &str, version: Option<&str>) -> Result<(), ControlCharacter> {
+        for (what, text) in [("subject", Some(subject)), ("version", version)] {
+            if let Some(text) = text.filter(|text| text.contains(char::is_control)) {
+                return Err(ControlCharacter { what, text: text.to_owned() });
+            }
+        }
+        Ok(())
+    }
+
     /// The one encoding of this commit.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {

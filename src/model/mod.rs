@@ -13,7 +13,7 @@ mod record;
 mod size;
 
 pub use acl::{ACL_ACCESS, ACL_DEFAULT, AclError, AclSubject, PosixAcl};
-pub use commit::{COMMIT_SIZE_MAX, Commit, CommitError};
+pub use commit::{COMMIT_SIZE_MAX, Commit, CommitError, ControlCharacter};
 pub use content::{BLOCK_SIZE, ContentHasher, LARGE_OBJECT};
 pub use id::{BlockId, CommitId, DeltaId, IdError, ImageId, LocatorId, ObjectId, PackId, ProfileId, SubtreeId};
 pub use name::{EntryName, ImagePath, NAME_MAX, NameError, PathError, RefName, RefNameError, SYMLINK_MAX};

@@ -8,12 +8,6 @@ use std::ptr;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::{ForkResult, Pid};
 
-#[expect(unsafe_code, reason = "a variable of the C library")]
-unsafe extern "C" {
-    /// The environment, as `execve` wants it.
-    static environ: *const *const c_char;
-}
-
 /// The arguments of a program, ready to be passed on.
 pub struct Arguments {
     pointers: Vec<*const c_char>,
@@ -28,7 +22,7 @@ impl Arguments {
         Self { pointers, _texts: texts }
     }
 
-    /// Starts `program` as a child, which gets all descriptors without `CLOEXEC` and no blocked signals. Allocates nothing.
+    /// Starts `program` as a child, which gets all descriptors without `CLOEXEC`, an empty environment and no blocked signals. Allocates nothing.
     /// For a process with one thread. The child ends with 127 if it is no program.
     ///
     /// # Errors
@@ -47,10 +41,11 @@ impl Arguments {
         }
     }
 
-    /// Becomes `program`, which keeps the process number, its children, and all descriptors without `CLOEXEC`. Allocates
+    /// Becomes `program`, with an empty environment; it keeps the process number, its children, and all descriptors without `CLOEXEC`. Allocates
     /// nothing; returns only when that fails.
     #[must_use]
     pub fn become_it(&self, program: BorrowedFd<'_>) -> io::Error {
+        let environment: [*const c_char; 1] = [ptr::null()];
         // The file itself must not stay open in the new program, so the descriptor has CLOEXEC, which is fine for an ELF
         // program and not for a script.
         #[expect(unsafe_code, reason = "execveat")]
@@ -61,7 +56,7 @@ impl Arguments {
                 program.as_raw_fd(),
                 c"".as_ptr(),
                 self.pointers.as_ptr(),
-                environ,
+                environment.as_ptr(),
                 libc::AT_EMPTY_PATH,
             );
         }

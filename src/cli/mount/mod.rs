@@ -262,7 +262,8 @@ impl Front<'_> {
         let number = hand_on(described)?;
         let mut command = Command::new("/proc/self/exe");
         std::os::unix::process::CommandExt::arg0(&mut command, daemon_name());
-        command.args([Role::Supervisor.word(), &number.to_string()]);
+        // What it needs of the environment was read already and is handed on.
+        command.env_clear().args([Role::Supervisor.word(), &number.to_string()]);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let child = command.spawn().context("cannot start the process behind the mount")?;
         Ok(Supervisor { child, is_foreground: self.args.foreground })

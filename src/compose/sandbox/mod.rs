@@ -14,6 +14,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+pub(super) use stages::protect_settings;
 pub use stages::{StageError, enter};
 
 /// The name under which this program enters a sandbox.

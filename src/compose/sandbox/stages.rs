@@ -41,6 +41,10 @@ const LIMITS: [(Resource, u64); 4] = [
     (Resource::RLIMIT_CORE, 0),
 ];
 
+/// Where `/proc` sets the whole machine instead of telling of processes.
+const SETTINGS: [&str; 7] =
+    ["/proc/sys", "/proc/irq", "/proc/bus", "/proc/sysrq-trigger", "/proc/acpi", "/proc/fs", "/proc/scsi"];
+
 /// Why a sandbox cannot be entered.
 #[derive(Debug, thiserror::Error)]
 pub enum StageError {
@@ -168,7 +172,24 @@ fn tmpfs(target: &str, options: &str) -> Result<(), StageError> {
 
 fn mount_proc() -> Result<(), StageError> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>).map_err(refused("mount /proc"))
+    mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>).map_err(refused("mount /proc"))?;
+    protect_settings().map_err(refused("make the machine's settings in /proc read-only"))
+}
+
+/// Makes those parts of `/proc` read-only that set the whole machine. The kernel lets user 0 write them without any
+/// capability.
+pub(in crate::compose) fn protect_settings() -> nix::Result<()> {
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    let kept = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    for path in SETTINGS {
+        match mount(Some(path), path, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>) {
+            // This kernel has none of it.
+            Err(nix::errno::Errno::ENOENT) => continue,
+            bound => bound?,
+        }
+        mount(None::<&str>, path, None::<&str>, flags | kept, None::<&str>)?;
+    }
+    Ok(())
 }
 
 fn place_device(name: &str, tree: OwnedFd) -> io::Result<()> {

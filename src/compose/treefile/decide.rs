@@ -27,7 +27,7 @@ impl Decision<'_> {
         let reference = self.text("ref", raw.reference.as_deref())?.ok_or(LoadError::NoRef)?;
         let (distribution, engine) = self.engine()?;
         let container = raw.container.unwrap_or(false);
-        let (local, named) = self.packages();
+        let (local, named) = self.packages()?;
         Ok(Treefile {
             ref_name: reference.parse().map_err(LoadError::Ref)?,
             directory: self.directory.clone(),
@@ -134,7 +134,10 @@ impl Decision<'_> {
     }
 
     /// Local files, and the words of the other entries. An entry in single quotes is one word.
-    fn packages(&self) -> (Vec<PathBuf>, Vec<String>) {
+    ///
+    /// # Errors
+    /// [`LoadError::Value`] for a name that a package manager would take for an option.
+    fn packages(&self) -> Result<(Vec<PathBuf>, Vec<String>), LoadError> {
         let (mut local, mut named) = (Vec::new(), Vec::new());
         for entry in self.raw.packages_for(self.arch) {
             let quoted = entry.strip_prefix('\'').and_then(|entry| entry.strip_suffix('\''));
@@ -146,7 +149,9 @@ impl Decision<'_> {
         }
         let mut seen = BTreeSet::new();
         named.retain(|name| seen.insert(name.clone()));
-        (local, named)
+        check_names("packages", &named)?;
+        check_names("exclude-packages", &self.raw.exclude_packages)?;
+        Ok((local, named))
     }
 
     fn remove_from_packages(&self) -> Result<Vec<(String, Vec<String>)>, LoadError> {
@@ -203,6 +208,18 @@ impl Decision<'_> {
             metadata.insert(key.clone(), value);
         }
         Ok(metadata)
+    }
+}
+
+/// Refuses names that would be options, or more than one line, for a package manager.
+fn check_names(key: &'static str, names: &[String]) -> Result<(), LoadError> {
+    let is_bad = |name: &&String| name.starts_with('-') || name.is_empty() || name.contains(char::is_control);
+    match names.iter().find(is_bad) {
+        None => Ok(()),
+        Some(name) => {
+            let what = format!("'{}' is not the name of a package: it would be an option", name.escape_debug());
+            Err(LoadError::Value { key, what })
+        }
     }
 }
 

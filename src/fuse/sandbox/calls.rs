@@ -121,7 +121,6 @@ const ALWAYS_OLD: &[i64] = &[];
 
 /// What fetching takes.
 const FETCHING: &[i64] = &[
-    libc::SYS_socket,
     libc::SYS_connect,
     libc::SYS_bind,
     libc::SYS_sendmmsg,
@@ -131,6 +130,10 @@ const FETCHING: &[i64] = &[
     libc::SYS_mmap,
     libc::SYS_mprotect,
 ];
+
+/// Families of sockets that fetching takes: the internet, and the kernel's answer to which addresses this machine has. Not local
+/// ones: behind those are services that take the user of a process for its permission.
+const FAMILIES: [i32; 3] = [libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
 
 /// What keeping it takes, and making room for more.
 const WRITING: &[i64] = &[
@@ -210,6 +213,8 @@ fn rules(network: Network, writing: Writing, backing: Backing) -> Result<Rules, 
     }
     if network == Network::Needed {
         rules.extend(FETCHING.iter().map(|call| (*call, Vec::new())));
+        let families = FAMILIES.map(|family| when(0, Op::Eq, u64::from(family.cast_unsigned())));
+        rules.insert(libc::SYS_socket, families.into_iter().collect::<Result<_, _>>()?);
         names.push(libc::PR_GET_DUMPABLE);
     }
     if writing == Writing::Needed {
@@ -230,6 +235,20 @@ fn when(argument: u8, op: Op, value: u64) -> Result<SeccompRule, seccompiler::Ba
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_worker_that_fetches_reaches_the_internet_and_no_local_service() {
+        use rustix::net::{AddressFamily, SocketType, socket};
+        let families = [AddressFamily::INET, AddressFamily::INET6, AddressFamily::UNIX, AddressFamily::PACKET];
+        let confined = std::thread::spawn(move || {
+            rustix::thread::set_no_new_privs(true).expect("every thread may give up privileges");
+            restrict(Network::Needed, Writing::Needed, Backing::None).expect("this kernel has seccomp");
+            families.map(|family| socket(family, SocketType::STREAM, None).err())
+        });
+        let answers = confined.join().expect("no panic");
+        assert!(!answers[..2].contains(&Some(rustix::io::Errno::NOSYS)), "{answers:?}");
+        assert_eq!(answers[2..], [Some(rustix::io::Errno::NOSYS); 2]);
+    }
 
     #[test]
     fn no_worker_starts_programs_or_mounts() {

@@ -12,11 +12,12 @@
 //! | --- | --- |
 //! | `policy` | what follows from how workers ended |
 //! | `children` | the processes: their starts and ends |
-//! | `orders` | the exchange of the program under a running mount |
+//! | `orders`, `peer` | the exchange of the program under a running mount; which process may order it |
 //! | `watchdog` | how a worker that hangs is noticed |
 
 mod children;
 mod orders;
+mod peer;
 mod policy;
 mod watchdog;
 

@@ -14,7 +14,7 @@ use rustix::net::{
     SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, connect, recvmsg, send, sendmsg, socket_with,
 };
 
-use super::{Held, Supervisor, say};
+use super::{Held, Supervisor, peer, say};
 use crate::fuse::board::now;
 use crate::sys;
 
@@ -127,13 +127,14 @@ impl Orders {
         self.program = None;
     }
 
-    /// Hears who has connected. Permission to connect is that of the socket's file; asked again, since it costs nothing.
+    /// Hears a process that has connected. Permission to connect is that of the socket's file; asked again, since it costs
+    /// nothing. Workers have the same user, and give no orders: they read what strangers made.
     fn accept(&mut self, held: &Held) {
         let Some(listener) = &held.orders else { return };
         let Ok(connection) = accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) else { return };
         let own = rustix::process::geteuid();
-        let is_allowed =
-            rustix::net::sockopt::socket_peercred(&connection).is_ok_and(|peer| peer.uid == own || peer.uid.is_root());
+        let is_allowed = rustix::net::sockopt::socket_peercred(&connection)
+            .is_ok_and(|peer| (peer.uid == own || peer.uid.is_root()) && !peer::is_worker(peer.pid));
         if is_allowed {
             (self.connection, self.until) = (Some(connection), now() + HEAR);
         }

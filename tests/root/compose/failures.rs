@@ -127,23 +127,24 @@ fn an_archive_that_is_not_signed_or_wrongly_signed_is_refused() {
 }
 
 #[test]
-fn a_postinst_that_fails_fails_the_compose_and_its_words_are_shown() {
+fn a_postinst_that_fails_is_shown_and_reaches_no_setting_and_no_secret() {
     let sandbox = Sandbox::new("compose-postinst");
     let composer = Composer::new(&sandbox.join("c"));
-    let package = deb(
-        sandbox.path(),
-        "demo-bad",
-        "1.0",
-        "",
-        &[("postinst", "#!/bin/sh\necho demo-bad cannot go on >&2\nexit 7\n")],
+    let script = format!(
+        "#!/bin/sh\necho demo-bad cannot go on >&2\necho settings=$({PROBE}). token=$CI_TOKEN. >&2\nexit 7\n",
+        PROBE = super::walls::PROBE
     );
+    let package = deb(sandbox.path(), "demo-bad", "1.0", "", &[("postinst", &script)]);
     let file = sandbox.join("bad.yaml");
     let yaml = format!(
         "ref: bad/postinst\ndistribution: debian\nreleasever: bookworm\nvariant: essential\nrecommends: false\ncontainer: true\npackages: [{}]\n",
         package.display()
     );
     fs::write(&file, yaml).expect("writable");
-    let message = composer.run(&[&file.to_string_lossy()]).failure(1);
+    let mut command = composer.command(&[&file.to_string_lossy()]);
+    command.env("CI_TOKEN", "secret");
+    let message = finish_within(command, Duration::from_secs(1500)).failure(1);
+    assert!(message.contains("settings=. token=."), "{message}");
     assert!(message.contains("installing packages failed") && message.contains("demo-bad cannot go on"), "{message}");
     assert!(message.contains("all of it is in "), "{message}");
     composer.assert_nothing_left("bad/postinst");

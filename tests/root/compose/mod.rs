@@ -9,3 +9,4 @@ mod labels;
 mod rpm;
 mod server;
 mod versions;
+mod walls;

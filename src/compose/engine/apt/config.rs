@@ -9,6 +9,7 @@ use std::process::Command;
 
 use sha2::{Digest as _, Sha256};
 
+use super::super::super::process::clean_environment;
 use super::super::tool::{find, make_directory, write};
 use super::super::{EngineError, Surroundings};
 use super::{debian_arch, local, sources};
@@ -146,7 +147,10 @@ fn source_name(index: usize, suffix: &str) -> String {
 /// How this machine reaches the network is this machine's business.
 fn proxies() -> String {
     let Ok(program) = find("apt-config", "apt", "") else { return String::new() };
-    let output = Command::new(program).arg("dump").env_remove("APT_CONFIG").output();
+    let mut command = Command::new(program);
+    command.arg("dump");
+    clean_environment(&mut command);
+    let output = command.output();
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     let is_proxy = |line: &&str| line.starts_with("Acquire::") && line.to_lowercase().contains("::proxy");
     text.lines().filter(is_proxy).flat_map(|line| [line, "\n"]).collect()

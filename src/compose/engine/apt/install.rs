@@ -70,7 +70,6 @@ pub fn install(
         .variable("TZ", "UTC")
         .variable("HOME", "/root");
     let mut command = sandbox.command();
-    command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
     command.current_dir(surroundings.work);
     Ok(surroundings.runner.run("installing packages", &mut command, LIMIT)?)
 }

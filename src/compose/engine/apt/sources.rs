@@ -35,7 +35,7 @@ pub fn texts(treefile: &Treefile, runner: Runner<'_>) -> Result<Vec<(String, &'s
 fn of_this_machine(treefile: &Treefile, runner: Runner<'_>) -> Result<String, EngineError> {
     let program = find("apt-get", "apt", "it knows this machine's package sources")?;
     let mut command = Command::new(program);
-    command.env_remove("APT_CONFIG").args(["indextargets", "--format", FORMAT, "Created-By: Packages"]);
+    command.args(["indextargets", "--format", FORMAT, "Created-By: Packages"]);
     let text = runner.capture("asking apt for this machine's sources", &mut command)?;
     let release = treefile.releasever.clone().or_else(codename);
     let stanzas = output::stanzas(&text, &treefile.distribution, release.as_deref());
