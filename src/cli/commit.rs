@@ -10,13 +10,16 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::json;
 
-use super::{Context, output, repository};
+use super::{Context, mount, output, repository};
 use crate::compose::selinux::FileContexts;
-use crate::compose::source::{DirectoryOptions, Progress, TarOptions, read_directory, read_tar};
+use crate::compose::source::{DirectoryOptions, MountedImage, Progress, TarOptions, read_directory, read_tar};
 use crate::compose::{CommitRequest, Committed, Parent, commit_tree};
-use crate::image::Tree;
+use crate::disk;
+use crate::fuse::shown_image;
+use crate::image::{Image, Tree};
 use crate::model::{Commit, RefName};
 use crate::store::{StatCache, StoreWriter};
+use crate::sys::Mapping;
 
 /// Store a directory or a tar archive as a commit
 #[derive(Debug, clap::Args)]
@@ -154,12 +157,28 @@ fn import(
                 one_filesystem: args.one_file_system,
                 threads: std::thread::available_parallelism().map_or(1, usize::from),
                 now,
+                mounted: if args.no_cache { None } else { mounted_image(directory) },
             };
             let (tree, cache) = from_directory(directory, args, writer, &options, progress)?;
             Ok((tree, Some(cache)))
         }
         (None, None) => bail!("give a directory or --tar"),
     }
+}
+
+/// Returns the image of the mount of this user that `directory` lies on, if it is one of ours, all of which is here. Nothing is
+/// asked of other filesystems, and what cannot be found out is read.
+fn mounted_image(directory: &Path) -> Option<MountedImage> {
+    let stat = disk::stat_of(disk::open_directory(directory).ok()?).ok()?;
+    let device = format!("{}:{}", stat.stx_dev_major, stat.stx_dev_minor);
+    let registry = mount::registry();
+    let there = registry.list().ok()?.into_iter().find(|mount| mount.device == device)?;
+    let file = shown_image(&registry.orders_socket(&there.name)).inspect_err(|error| {
+        tracing::debug!("{}: its image cannot be asked for, so files are read: {error}", there.mountpoint);
+    });
+    let image = Image::open(Mapping::of_file(&File::from(file.ok()??)).ok()?).ok()?;
+    image.verify().ok()?;
+    Some(MountedImage { image, device: u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor) })
 }
 
 fn from_directory(

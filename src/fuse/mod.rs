@@ -64,7 +64,7 @@ pub use recording::{RecordError, Recording};
 pub use registry::{Processes, Registration, Registry, RegistryError, Reserved, RunningMount, Status, path_text};
 pub use sandbox::{Access, Backing, Enforced, Network, Owner, Sandbox, Writing};
 pub use session::{Attached, Content, ReadAhead, Session, Unmounter, mount_anew};
-pub use supervisor::{Beginning, Ended, Held, Limits, OrderError, Roles, Supervisor, exchange_program};
+pub use supervisor::{Beginning, Ended, Held, Limits, OrderError, Roles, Supervisor, exchange_program, shown_image};
 pub use users::{User, users_of};
 
 /// The type of our mounts as `mount(8)` and `/proc/self/mountinfo` show it.

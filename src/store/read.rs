@@ -51,14 +51,21 @@ impl Store {
     /// # Errors
     /// [`ReadError`].
     pub fn image(&self, id: ImageId) -> Result<Image, ReadError> {
+        let mapping = Mapping::of_file(&self.image_file(id)?).map_err(|source| ReadError::ImageFile { id, source })?;
+        let image = Image::open(mapping).map_err(|source| ReadError::Image { id, source })?;
+        if image.id() == id { Ok(image) } else { Err(ReadError::WrongImage { id, found: image.id() }) }
+    }
+
+    /// The file of the image `id`.
+    ///
+    /// # Errors
+    /// [`ReadError::MissingImage`], [`ReadError::ImageFile`].
+    pub fn image_file(&self, id: ImageId) -> Result<File, ReadError> {
         let file_error = |source: io::Error| match source.kind() {
             io::ErrorKind::NotFound => ReadError::MissingImage { id },
             _ => ReadError::ImageFile { id, source },
         };
-        let file = self.open_relative(&Path::new("images").join(id.to_string())).map_err(file_error)?;
-        let mapping = Mapping::of_file(&file).map_err(file_error)?;
-        let image = Image::open(mapping).map_err(|source| ReadError::Image { id, source })?;
-        if image.id() == id { Ok(image) } else { Err(ReadError::WrongImage { id, found: image.id() }) }
+        self.open_relative(&Path::new("images").join(id.to_string())).map_err(file_error)
     }
 
     /// The commit `id`, its digest checked.

@@ -1,5 +1,6 @@
 //! From the words of the command line to a commit, and from a commit to a filesystem.
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -113,6 +114,15 @@ impl Found {
         };
         let visit = Visit::again(&handoff.visit, transport)?;
         Ok(Self { store, visit, subdir: handoff.subdir()?, remote, is_whole: handoff.is_whole })
+    }
+
+    /// Opens the file of the image, if all of the commit is here.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn image_file(&self) -> Result<Option<File>> {
+        let open = || self.store.image_file(self.visit.commit().image);
+        self.is_whole.then(open).transpose().context("cannot open the image")
     }
 
     /// Opens the commit as a filesystem.

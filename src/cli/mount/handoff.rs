@@ -124,6 +124,8 @@ pub struct Numbers {
     pub go: (i32, i32),
     /// What protects the commit.
     pub root: Option<i32>,
+    /// The image, if all of the commit was here when it was mounted.
+    pub image: Option<i32>,
     /// The directory of the file into which it is written what is read.
     pub record: Option<i32>,
     /// The directory of the file into which figures are written.

@@ -187,6 +187,7 @@ impl Front<'_> {
         let connections =
             connections.inspect_err(|error| tracing::debug!("the kernel's count of requests: {error}")).ok();
         let root = root.and_then(crate::store::MountRoot::hand_over);
+        let image = self.found.image_file()?;
         let record = self.options.profile_record.as_deref().map(record::place).transpose()?;
         let metrics = self.options.metrics_file.as_deref().map(record::place).transpose()?;
         let listener = self.options.metrics_listen.map(listen).transpose()?;
@@ -204,6 +205,7 @@ impl Front<'_> {
             ready: (hand_on(&ready.0)?, hand_on(&ready.1)?),
             go: (hand_on(&go.0)?, hand_on(&go.1)?),
             root: root.as_ref().map(|(root, _)| hand_on(root)).transpose()?,
+            image: image.as_ref().map(hand_on).transpose()?,
             record: record.as_ref().map(|(directory, _)| hand_on(directory)).transpose()?,
             metrics_file: metrics.as_ref().map(|(directory, _)| hand_on(directory)).transpose()?,
             metrics_listen: listener.as_ref().map(hand_on).transpose()?,

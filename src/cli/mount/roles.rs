@@ -122,6 +122,7 @@ fn supervise(number: &str, beginning: Beginning) -> Result<ExitCode> {
         ready: keep(numbers.ready.0)?,
         go: keep(numbers.go.1)?,
         orders: numbers.registry.map(|(_, _, _, orders)| keep(orders)).transpose()?,
+        image: numbers.image.map(keep).transpose()?,
     };
     held.board.set_supervisor(std::process::id());
     let roles = Roles {
@@ -340,6 +341,7 @@ fn drop_what_is_the_supervisors(handoff: &Handoff) -> Result<()> {
     let numbers = handoff.descriptors;
     let mut unused = vec![numbers.program, numbers.ready.0, numbers.go.1];
     unused.extend(numbers.connections);
+    unused.extend(numbers.image);
     // This one may be used up.
     drop(numbers.spare.map(take));
     unused.extend(numbers.registry.map(|(_, _, _, orders)| orders));

@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, Sender};
 use rustix::fs::Statx;
 
 use super::walk::{Found, Open, WalkOptions, device_of, identity_of, metadata_of, walk};
-use super::{DirectoryError, Progress};
+use super::{DirectoryError, MountedImage, Progress};
 use crate::disk::{self, Instances, stat_of};
 use crate::image::{NodeId, Tree};
 use crate::model::{Content, Extent, FileKind, Metadata, NodeKind};
@@ -40,6 +40,8 @@ pub struct DirectoryOptions {
     pub threads: usize,
     /// The time now in seconds since 1970: files changed just before are not remembered as unchanged.
     pub now: i64,
+    /// The image that is mounted where the directory is, if one of ours is.
+    pub mounted: Option<MountedImage>,
 }
 
 /// A tree that was read.
@@ -155,13 +157,11 @@ impl<'a> Gathering<'a> {
         if listed.size == 0 {
             return ControlFlow::Continue(());
         }
-        if let Some(content) = self.cache.get(&listed)
-            && content.object.is_some_and(|id| self.writer.has_object(id))
-        {
+        if let Some(content) = self.known(found, &listed) {
             self.writer.count_known();
             self.progress.reused(listed.size);
             self.new_cache.insert(listed, content.clone(), self.options.now);
-            tree.node_mut(found.node).kind = NodeKind::Regular(content.clone());
+            tree.node_mut(found.node).kind = NodeKind::Regular(content);
             return ControlFlow::Continue(());
         }
         self.batch_bytes += listed.size;
@@ -170,6 +170,13 @@ impl<'a> Gathering<'a> {
             self.hand_over();
         }
         if self.abandoned { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    /// Returns the content of a file that need not be read: all of it is in the repository.
+    fn known(&self, found: &Found<'_>, listed: &FileIdentity) -> Option<Content> {
+        let mounted = || self.options.mounted.as_ref()?.content(found.directory.device, found.stat);
+        let content = self.cache.get(listed).cloned().or_else(mounted)?;
+        content.object.is_some_and(|id| self.writer.has_object(id)).then_some(content)
     }
 
     /// Gives the readers what was gathered. When they are gone, one of them has failed and says why.

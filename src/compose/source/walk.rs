@@ -71,6 +71,8 @@ pub struct Open {
     pub fd: Arc<OwnedFd>,
     /// Where.
     pub place: Arc<Place>,
+    /// The number of its filesystem.
+    pub device: u64,
 }
 
 /// Reads the names and metadata of `root` and calls `visit` for each entry below it, until that says to break.
@@ -107,7 +109,7 @@ impl<'a> Walk<'a> {
         let fd = disk::open_directory(root).map_err(io_error("open"))?;
         let stat = stat_of(&fd).map_err(io_error("stat"))?;
         let place = Arc::new(Place { above: None, name: root.to_owned() });
-        let directory = Open { fd: Arc::new(fd), place };
+        let directory = Open { fd: Arc::new(fd), place, device: device_of(&stat) };
         let tree = Tree::new(metadata_of(&directory, b"", &stat, options.owner)?);
         let pending = vec![(tree.root(), directory, Box::from(&b""[..]))];
         Ok(Self { tree, pending, links: HashMap::new(), device: device_of(&stat), options })
@@ -206,8 +208,10 @@ fn descend(parent: Open, name: &[u8]) -> Result<Open, DirectoryError> {
         path: parent.place.entry(name),
         source,
     })?;
+    let stat =
+        stat_of(&fd).map_err(|source| DirectoryError::Io { action: "stat", path: parent.place.entry(name), source })?;
     let place = Place { above: Some(parent.place), name: PathBuf::from(std::ffi::OsStr::from_bytes(name)) };
-    Ok(Open { fd: Arc::new(fd.into()), place: Arc::new(place) })
+    Ok(Open { fd: Arc::new(fd.into()), place: Arc::new(place), device: device_of(&stat) })
 }
 
 /// The number of the filesystem.

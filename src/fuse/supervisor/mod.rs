@@ -33,7 +33,7 @@ use super::board::{Board, Death, now};
 use crate::sys::Arguments;
 use children::Children;
 use orders::Orders;
-pub use orders::{OrderError, exchange_program};
+pub use orders::{OrderError, exchange_program, shown_image};
 use watchdog::Watchdog;
 
 /// How the programs are called that a supervisor starts or becomes.
@@ -68,6 +68,8 @@ pub struct Held {
     pub go: OwnedFd,
     /// Where orders come in.
     pub orders: Option<OwnedFd>,
+    /// The image that is shown, if all of the commit was here when it was mounted.
+    pub image: Option<OwnedFd>,
 }
 
 /// What is known of the life of a supervisor before it begins.

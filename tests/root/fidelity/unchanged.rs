@@ -126,3 +126,34 @@ fn has_unique_mount_ids() -> bool {
     let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
     (numbers.next(), numbers.next()) >= (Some(6), Some(8))
 }
+
+#[test]
+fn a_mount_of_ours_is_committed_without_reading_and_what_lies_over_it_is_read() {
+    let sandbox = Sandbox::new("unchanged-own");
+    let (repository, tree, at) = (sandbox.repository("repository"), sandbox.join("tree"), sandbox.join("at"));
+    crate::common::trees::nasty(&tree);
+    fs::write(tree.join("f"), "12.1\n").expect("the sandbox is writable");
+    let over = tree.join("covered");
+    fs::create_dir(&over).expect("the sandbox is writable");
+    fs::write(over.join("below"), "what lies below\n").expect("the sandbox is writable");
+    repository.commit("main", &tree);
+    let mounted = repository.mount("main", &at, &["suid", "dev"]);
+    let image = |name: &str| {
+        let told = repository.run(["show", "--json", name]).success();
+        serde_json::from_str::<serde_json::Value>(&told).expect("--json prints JSON")["commit"]["image"].clone()
+    };
+    assert_eq!(committed(&repository, &at, &[]).1, 0);
+    assert_eq!(image("os"), image("main"));
+    let (_, read) = committed(&repository, &at, &["--no-cache"]);
+    assert!(read > 1000, "{read}");
+    assert_eq!(image("os"), image("main"));
+
+    run("mount", ["-t", "tmpfs", "none", &at.join("covered").display().to_string()]).success();
+    fs::write(at.join("covered/above"), "what lies above\n").expect("a tmpfs");
+    let (_, read) = committed(&repository, &at, &[]);
+    run("umount", [at.join("covered")]).success();
+    assert_eq!(read, 16, "one file lies on another filesystem");
+    assert_eq!(repository.run(["cat", "os:/covered/above"]).success(), "what lies above");
+    repository.run(["cat", "os:/covered/below"]).any_failure();
+    mounted.unmount();
+}
