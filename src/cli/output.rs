@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::compose::source::Progress;
 use crate::remote::fetch::FetchProgress;
@@ -39,32 +40,20 @@ pub fn note(text: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// Sends log records to standard error: warnings, or more as `verbose` counts, or as `$SAPWOOD_LOG` says.
+/// Sends log records to standard error: warnings, or more as `verbose` counts, or as `$SAPWOOD_LOG` says: `debug`, or levels for
+/// parts of the program, as in `warn,sapwood::cache=trace`. Not with an `EnvFilter`: that compiles regular expressions, and this
+/// is also in the program of the initramfs.
 pub fn start_log(verbose: u8) {
-    let default = ["warn", "info", "trace"][usize::from(verbose.min(2))];
-    let filter = EnvFilter::try_from_env("SAPWOOD_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let default = [LevelFilter::WARN, LevelFilter::INFO, LevelFilter::TRACE][usize::from(verbose.min(2))];
+    let asked = std::env::var("SAPWOOD_LOG").ok().and_then(|text| text.parse::<Targets>().ok());
+    let filter = asked.unwrap_or_else(|| Targets::new().with_default(default));
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .without_time()
         .with_target(false);
     // A second call, as in tests, keeps the first log.
-    let _ = subscriber.try_init();
-}
-
-/// Sends log records to standard error: warnings, or the level that `$SAPWOOD_LOG` names. For `sapwood-prepare-root`: the
-/// filters of [`start_log`], which tell one part of the program from another, would be an eighth of it.
-pub fn start_plain_log() {
-    let level = std::env::var("SAPWOOD_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(LevelFilter::WARN);
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .without_time()
-        .with_target(false);
-    // As above.
-    let _ = subscriber.try_init();
+    let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
 }
 
 /// A table with a line of headings; columns listed in `right` are aligned to the right.

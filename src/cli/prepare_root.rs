@@ -2,8 +2,7 @@
 //!
 //! A program of its own, since it is all of Sapwood that an initramfs needs: it prepares `/`, and it is also the program of
 //! the processes behind the mounts that it made, long after the initramfs is gone. It has to stay small, so nothing here
-//! may use the command line's parser (clap), the log's filters (regular expressions) or the clouds' buckets; the linker
-//! then leaves them out. What it says comes on the console and in the kernel's log, in one line; its caller decides what
+//! may use the command line's parser (clap), regular expressions or the clouds' buckets; the linker then leaves them out. What it says comes on the console and in the kernel's log, in one line; its caller decides what
 //! happens then.
 
 use std::ffi::OsString;
@@ -109,7 +108,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(error::USAGE);
         }
     };
-    output::start_plain_log();
+    output::start_log(0);
     let begin = Instant::now();
     match prepare(&physical) {
         Ok(target) => {
