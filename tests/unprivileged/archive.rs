@@ -42,7 +42,7 @@ impl Bench {
     }
 
     fn import(&self, path: &Path) -> Tree {
-        let options = ImportOptions { owner: None, one_filesystem: false, threads: 2, now: 0 };
+        let options = ImportOptions { owner: None, one_filesystem: false, threads: 2, now: 0, mounted: None };
         let progress = ImportProgress::default();
         read_directory(path, &self.writer, &StatCache::default(), &options, &progress).expect("readable").tree
     }
