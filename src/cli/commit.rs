@@ -7,7 +7,6 @@ use std::process::ExitCode;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::json;
 
 use super::{Context, mount, output, repository};
@@ -93,7 +92,6 @@ pub struct Args {
 /// When the tree cannot be read or stored; the ref is then as it was.
 pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
     let start = Instant::now();
-    raise_descriptor_limit();
     let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())?;
     Commit::check_text(&args.subject, args.version.as_deref())?;
     let timestamp = timestamp(args.timestamp.as_deref(), now)?;
@@ -129,16 +127,6 @@ pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
     }
     report(args, &committed, &writer, &progress, start)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// The walk of a directory holds a descriptor for each level of depth. Where the limit stays low, a tree deeper than it
-/// gives a clear error.
-fn raise_descriptor_limit() {
-    let raised =
-        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(errno) = raised {
-        tracing::debug!("cannot raise the limit of open files: {errno}");
-    }
 }
 
 /// Reads what is to be committed; for a directory also what to remember of it, and its full path.

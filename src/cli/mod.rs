@@ -175,9 +175,18 @@ pub fn called_by_name(arguments: impl IntoIterator<Item = OsString>) -> ExitCode
     }
 }
 
+/// Sets up what every process of this program needs, whatever its role.
+fn prepare_process() {
+    crate::sys::give_back_large_buffers();
+    // A low limit is no reason to stop: what needs more descriptors fails with its own error.
+    if let Err(error) = crate::disk::raise_descriptor_limit() {
+        tracing::debug!(%error, "cannot raise the limit of open files");
+    }
+}
+
 /// Runs the command that `arguments` (the program's name first) describe and returns the exit status.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    crate::sys::give_back_large_buffers();
+    prepare_process();
     enable_buckets();
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     if let Some((role, number)) = mount::Role::of(&arguments) {

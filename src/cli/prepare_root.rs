@@ -91,7 +91,7 @@ impl Asked {
 
 /// Runs the program, or one of the processes behind the mounts that it made.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    crate::sys::give_back_large_buffers();
+    super::prepare_process();
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     if let Some((role, number)) = mount::Role::of(&arguments) {
         return role.play(number);

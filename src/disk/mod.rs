@@ -5,6 +5,7 @@
 //! `deploy`.
 
 mod at;
+mod descriptors;
 mod directory;
 mod entry;
 mod extents;
@@ -18,6 +19,7 @@ mod temporary;
 mod xattr;
 
 pub use at::{TEMPORARY, create_file_at, replace_at};
+pub use descriptors::{descriptor_limit, raise_descriptor_limit};
 pub use directory::{DirectoryEntry, list, open_directory, open_directory_at, open_file_at, stat_of};
 pub use entry::Entry;
 pub use extents::data_extents;

@@ -152,8 +152,7 @@ impl CheckedStore {
         match self.verify {
             Verify::OnEntry | Verify::OnOpen => true,
             Verify::Always => match self.store.place(id) {
-                Ok(Place::File(file)) => sys::has_verity(&*file),
-                Ok(Place::Packed(pack, _)) => sys::has_verity(&*pack.file),
+                Ok(Place::File(file) | Place::Packed { file, .. }) => sys::has_verity(&*file),
                 Err(_) => false,
             },
         }

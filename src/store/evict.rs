@@ -73,7 +73,7 @@ impl Gc {
         let tips = store.refs()?.into_iter().map(|(_, id)| id).chain(roots.iter().copied());
         let needed = needed_by_whole(store, tips)?;
         let mounted: BTreeSet<ImageId> = roots.iter().filter_map(|id| Some(store.commit(*id).ok()?.image)).collect();
-        let packs: Vec<Arc<Pack>> = store.inner.packs.read().iter().cloned().collect();
+        let packs = self.packs()?;
         let mut units = self.packed_units(&packs, &needed);
         units.extend(self.object_units(&needed)?);
         units.extend(self.partial_units(&mounted)?);
@@ -165,7 +165,7 @@ impl Gc {
     fn pack_eviction(&self, pack: &Pack, rows: &HashSet<usize>) -> PackEviction {
         let uses = self.writer.store().uses_of(pack);
         let mut eviction =
-            PackEviction { name: pack.name.clone(), drop: HashSet::new(), keep: HashMap::new(), kept_bytes: 0 };
+            PackEviction { name: pack.name.to_string(), drop: HashSet::new(), keep: HashMap::new(), kept_bytes: 0 };
         for (row, used) in uses.into_iter().enumerate() {
             let (id, slot) = pack.row(row);
             if rows.contains(&row) {

@@ -5,12 +5,15 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
 use super::gc::{Gc, GcError, remove_files};
+use super::layout::Layout;
 use super::open::Store;
+use super::pack::Pack;
 use super::read::Place;
 use super::refs::RefError;
 use super::source::ReadError;
@@ -128,7 +131,7 @@ impl<'a> Fsck<'a> {
             images: BTreeMap::new(),
             needed_whole: BTreeSet::new(),
         };
-        fsck.check_packs();
+        fsck.check_packs()?;
         fsck.check_refs()?;
         fsck.check_images();
         let bad = fsck.check_objects(progress);
@@ -147,14 +150,17 @@ impl<'a> Fsck<'a> {
         })
     }
 
-    fn check_packs(&mut self) {
-        let broken: Vec<String> = {
-            let packs = self.store.inner.packs.read();
-            packs.iter().filter(|pack| !pack.index_is_intact()).map(|pack| pack.name.clone()).collect()
-        };
-        for name in broken {
-            self.add(Damaged::Pack(name), "its index does not have the digest it is named by".into());
+    fn check_packs(&mut self) -> Result<(), FsckError> {
+        let (packs, files) = (self.store.packs(), &self.store.inner.files);
+        let failed = |source| FsckError::Io { action: "read", path: self.store.layout().packs(), source };
+        for pack in packs.all(files).map_err(failed)?.iter().filter(|pack| !pack.index_is_intact()) {
+            let problem = "its index does not have the digest it is named by";
+            self.add(Damaged::Pack(pack.name.to_string()), problem.into());
         }
+        if packs.has_damaged_index() {
+            self.add(Damaged::Pack(Layout::PACK_INDEX_NAME.into()), "its bytes are not those that were written".into());
+        }
+        Ok(())
     }
 
     fn check_refs(&mut self) -> Result<(), FsckError> {
@@ -326,7 +332,7 @@ impl Store {
 
     fn digest_of(&self, id: ObjectId, buffer: &mut [u8]) -> Result<(ObjectId, u64), ReadError> {
         let (file, start, limit) = match self.place(id)? {
-            Place::Packed(pack, slot) => (pack.file.clone(), slot.offset, u64::from(slot.length)),
+            Place::Packed { file, slot, .. } => (file, slot.offset, u64::from(slot.length)),
             Place::File(file) => (file, 0, u64::MAX),
         };
         let mut hasher = <sha2::Sha256 as sha2::Digest>::new();
@@ -366,13 +372,14 @@ impl Gc {
                 Damaged::Commit(id) => (layout.commit(*id), layout.commits()),
                 Damaged::Image(id) => (layout.image(*id), layout.images()),
                 Damaged::Object(id) => (layout.object(*id), layout.objects()),
+                Damaged::Pack(name) if name == Layout::PACK_INDEX_NAME => (layout.pack_index(), layout.packs()),
                 Damaged::Ref(_) | Damaged::Pack(_) => continue,
             };
             remove_files(std::iter::once(path), &directory)?;
         }
         self.writer.store().forget_open_files();
-        let holders = self.packs_with_damage(&bad);
-        let names: Vec<&str> = holders.iter().map(|(name, _)| name.as_str()).collect();
+        let holders = self.packs_with_damage(&bad)?;
+        let names: Vec<&str> = holders.iter().map(|(name, _)| &**name).collect();
         let unreadable: HashSet<ObjectId> = holders.iter().flat_map(|(_, ids)| ids).copied().collect();
         self.rewrite_packs(&names, &|id| !bad.contains(id) && !unreadable.contains(id))?;
         Ok(report.damage.iter().filter(|damage| !matches!(damage.what, Damaged::Ref(_))).count())
@@ -380,25 +387,26 @@ impl Gc {
 
     /// The packs that have a damaged object or index, each with all its objects that do not have their digest, be they
     /// reachable or not.
-    fn packs_with_damage(&self, bad: &HashSet<ObjectId>) -> Vec<(String, Vec<ObjectId>)> {
-        let packs = self.writer.store().inner.packs.read();
-        let has_damage =
-            |pack: &super::pack::Pack| !pack.index_is_intact() || bad.iter().any(|id| pack.find(id).is_some());
+    fn packs_with_damage(&self, bad: &HashSet<ObjectId>) -> Result<Vec<(Arc<str>, Vec<ObjectId>)>, FsckError> {
+        let has_damage = |pack: &Pack| !pack.index_is_intact() || bad.iter().any(|id| pack.find(id).is_some());
         let mut found = Vec::new();
-        for pack in packs.iter().filter(|pack| has_damage(pack)) {
+        for pack in self.packs()?.iter().filter(|pack| has_damage(pack)) {
             let mut unreadable = Vec::new();
+            // One by one: where the disk fails, everything but the object in that place is still to be had.
             for (id, slot) in (0..pack.len()).map(|row| pack.row(row)) {
+                let file = self.writer.store().inner.files.pack(&pack.name);
                 let intact = slot.is_some_and(|slot| {
                     let mut bytes = vec![0; slot.length as usize];
-                    read_from(&pack.file, slot.offset, &mut bytes).is_ok() && ObjectId::of(&bytes) == id
+                    file.and_then(|file| read_from(&file, slot.offset, &mut bytes)).is_ok()
+                        && ObjectId::of(&bytes) == id
                 });
                 if !intact {
                     unreadable.push(id);
                 }
             }
-            found.push((pack.name.clone(), unreadable));
+            found.push((Arc::clone(&pack.name), unreadable));
         }
-        found
+        Ok(found)
     }
 }
 

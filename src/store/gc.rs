@@ -12,23 +12,19 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use super::layout::Layout;
+use super::merge::CopyError;
 use super::open::Store;
 use super::pack::Pack;
+use super::pack_limits::count_to_merge;
 use super::reach::{Reachable, reachable};
 use super::refs::RefError;
 use super::source::ReadError;
 use super::write::{StoreWriter, WriteError};
-use crate::disk::{self, Lock, LockError, Wait, read_from};
+use crate::disk::{self, Lock, LockError, Wait};
 use crate::model::{Commit, CommitId, ImageId, ObjectId};
-
-/// Packs smaller than this are merged once there are more than [`SMALL_PACKS`]: each costs every look-up a step.
-const SMALL_PACK: u64 = 16 << 20;
 
 /// Hex digits of an id.
 const ID_DIGITS: usize = 2 * ObjectId::LEN;
-
-/// How many small packs are tolerated.
-const SMALL_PACKS: usize = 8;
 
 /// Why garbage was not collected.
 #[derive(Debug, thiserror::Error)]
@@ -152,17 +148,23 @@ impl Gc {
             plan.objects = object_files(layout)?;
             plan.objects.retain(|(id, _)| !needed.objects.contains(id));
             plan.bytes += plan.objects.iter().map(|(_, size)| size).sum::<u64>();
-            self.plan_packs(&needed, &mut plan);
+            self.plan_packs(&needed, &mut plan)?;
         }
         plan_companions(layout, &needed, &mut plan)?;
         plan.needed = needed.objects;
         Ok(plan)
     }
 
-    fn plan_packs(&self, needed: &Reachable, plan: &mut GcPlan) {
-        let packs = self.writer.store().inner.packs.read();
-        let small = packs.iter().filter(|pack| pack.size() < SMALL_PACK).count();
-        for pack in packs.iter() {
+    /// Every pack of the repository, largest first.
+    pub(super) fn packs(&self) -> Result<Vec<Arc<Pack>>, GcError> {
+        let store = self.writer.store();
+        let failed = |source| GcError::Io { action: "read", path: store.layout().packs(), source };
+        store.packs().all(&store.inner.files).map_err(failed)
+    }
+
+    fn plan_packs(&self, needed: &Reachable, plan: &mut GcPlan) -> Result<(), GcError> {
+        let merged = self.packs_to_merge()?;
+        for pack in self.packs()? {
             let (mut keep, mut remove, mut garbage) = (0, 0, 0);
             for (id, slot) in (0..pack.len()).map(|row| pack.row(row)) {
                 if needed.objects.contains(&id) {
@@ -173,11 +175,22 @@ impl Gc {
                 }
             }
             let mostly_garbage = keep == 0 || garbage * 2 > pack.size();
-            if mostly_garbage || (small > SMALL_PACKS && pack.size() < SMALL_PACK) {
+            if mostly_garbage || merged.contains(&pack.name) {
                 plan.bytes += garbage;
-                plan.packs.push(PackPlan { name: pack.name.clone(), keep, remove });
+                plan.packs.push(PackPlan { name: pack.name.to_string(), keep, remove });
             }
         }
+        Ok(())
+    }
+
+    /// The packs that are too small to stay by themselves. A repository whose commits were made by this program has none.
+    fn packs_to_merge(&self) -> Result<HashSet<Arc<str>>, GcError> {
+        let store = self.writer.store();
+        let failed = |source| GcError::Io { action: "read", path: store.layout().packs(), source };
+        let packs = store.mergeable_packs().map_err(failed)?;
+        let sizes: Vec<u64> = packs.iter().map(|pack| pack.size()).collect();
+        let count = count_to_merge(0, &sizes, u64::MAX);
+        Ok(packs.iter().take(count).map(|pack| Arc::clone(&pack.name)).collect())
     }
 
     /// Removes what the plan lists. The plan must have been made by this collector.
@@ -201,31 +214,27 @@ impl Gc {
         Ok(GcReport { bytes: plan.bytes, files })
     }
 
-    /// Moves the objects that `keep` wants out of the named packs into new ones and removes the old. A running mount
-    /// reads on from the removed pack, which it has open.
+    /// Moves the objects that `keep` wants out of the named packs into new ones and removes the old. A running mount finds
+    /// them in the new packs.
     pub(super) fn rewrite_packs(&self, names: &[&str], keep: &dyn Fn(&ObjectId) -> bool) -> Result<(), GcError> {
         let store = self.writer.store();
-        let packs: Vec<Arc<Pack>> =
-            store.inner.packs.read().iter().filter(|pack| names.contains(&pack.name.as_str())).cloned().collect();
+        let mut packs = self.packs()?;
+        packs.retain(|pack| names.contains(&&*pack.name));
         for pack in &packs {
-            for (id, slot) in (0..pack.len()).map(|row| pack.row(row)).filter(|(id, _)| keep(id)) {
-                let slot = slot.ok_or_else(|| damaged(pack))?;
-                let mut bytes = vec![0; usize::try_from(slot.length).map_err(|_| damaged(pack))?];
-                read_from(&pack.file, slot.offset, &mut bytes).map_err(|source| pack_error("read", pack, source))?;
-                if ObjectId::of(&bytes) != id {
-                    return Err(damaged(pack));
-                }
-                self.writer.append_to_pack(id, &bytes)?;
-            }
+            self.writer.copy_pack(pack, keep).map_err(|error| match error {
+                CopyError::Read(source) => pack_error("rewrite", pack, source),
+                CopyError::Write(error) => error.into(),
+            })?;
         }
-        self.writer.settle()?;
         // A pack rewritten to the very same objects in the same order has the same name again.
-        let kept: HashSet<String> = self.writer.settled_packs();
+        let kept = self.writer.settle_unmerged()?.unwrap_or_default();
         let directory = store.layout().packs();
-        let old = packs.iter().filter(|pack| !kept.contains(&pack.name)).map(|pack| directory.join(&pack.name));
-        remove_files(old, &directory)?;
-        packs.iter().filter(|pack| !kept.contains(&pack.name)).for_each(|pack| store.forget_uses(&pack.name));
-        store.reload_packs().map_err(|source| GcError::Io { action: "read", path: directory, source })
+        let old: Vec<&Arc<Pack>> = packs.iter().filter(|pack| !kept.contains(&*pack.name)).collect();
+        remove_files(old.iter().map(|pack| directory.join(&*pack.name)), &directory)?;
+        old.iter().for_each(|pack| store.forget_uses(&pack.name));
+        store.reload_packs().map_err(|source| GcError::Io { action: "read", path: directory, source })?;
+        self.writer.refresh_pack_index();
+        Ok(())
     }
 }
 
@@ -258,12 +267,7 @@ fn relative(layout: &Layout, path: &Path) -> PathBuf {
 }
 
 fn pack_error(action: &'static str, pack: &Pack, source: io::Error) -> GcError {
-    GcError::Io { action, path: Path::new(Layout::PACKS).join(&pack.name), source }
-}
-
-fn damaged(pack: &Pack) -> GcError {
-    let message = "an object in it is damaged; run 'sapwood fsck --repair' first";
-    pack_error("rewrite", pack, io::Error::new(io::ErrorKind::InvalidData, message))
+    GcError::Io { action, path: Path::new(Layout::PACKS).join(&*pack.name), source }
 }
 
 /// Removes files and makes their absence durable. One that is gone already is fine.

@@ -171,7 +171,7 @@ impl<'a> LargeObject<'a> {
         self.file.file().set_len(self.position).map_err(|source| self.write_error(source))?;
         let content = self.hasher.finish().ok_or(wrong_length)?;
         if let Some(id) = content.object {
-            self.writer.stage_file(id, content.size, self.file);
+            self.writer.stage_file(id, content.size, self.file)?;
         }
         Ok(content)
     }

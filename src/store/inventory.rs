@@ -15,7 +15,7 @@ impl Store {
     /// Whether the object is in a pack, as far as the packs are known by now.
     #[must_use]
     pub fn is_packed(&self, id: ObjectId) -> bool {
-        self.inner.packs.read().find(&id).is_some()
+        self.is_in_pack(id).unwrap_or(false)
     }
 
     /// The objects that have files of their own. Those that cannot be listed count as not being here.

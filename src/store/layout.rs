@@ -61,8 +61,20 @@ impl Layout {
     /// The directory of packs, relative to the repository.
     pub const PACKS: &'static str = "packs";
 
+    /// Says in which of many large packs an object is; relative to the repository. Made when first needed.
+    pub const PACK_INDEX: &'static str = "packs/index";
+
+    /// The name of that file within the directory of packs.
+    pub const PACK_INDEX_NAME: &'static str = "index";
+
     /// What the name of a pack ends with.
     pub const PACK_SUFFIX: &'static str = ".pack";
+
+    /// Says in which of many large packs an object is.
+    #[must_use]
+    pub fn pack_index(&self) -> PathBuf {
+        self.root.join(Self::PACK_INDEX)
+    }
 
     /// All images.
     #[must_use]

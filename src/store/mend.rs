@@ -34,14 +34,14 @@ impl Store {
     /// Takes notice that an object has a new file.
     pub(super) fn replaced(&self, object: ObjectId) {
         if self.inner.suspects.remove_object(object) {
-            self.inner.open_files.forget(object);
+            self.inner.files.forget(object);
         }
     }
 
     /// The file that has the object, where in it, and under what name.
     fn whereabouts(&self, object: ObjectId) -> Option<(PathBuf, u64)> {
         match self.place(object).ok()? {
-            Place::Packed(pack, slot) => Some((Path::new(Layout::PACKS).join(&pack.name), slot.offset)),
+            Place::Packed { pack, slot, .. } => Some((Path::new(Layout::PACKS).join(&*pack.name), slot.offset)),
             Place::File(_) => Some((Layout::object_relative(object), 0)),
         }
     }

@@ -3,7 +3,8 @@
 //! ```text
 //! config.toml          format version, features, where small objects go
 //! objects/ab/cdef…     the content of one large object, plain bytes, named by its SHA-256
-//! packs/<id>.pack      many small objects with a sorted index at the end
+//! packs/<id>.pack      many small objects with a sorted index at the end; small ones are merged as others come
+//! packs/index          in which of many large packs each object is; made when there are many
 //! images/<id>          one image each
 //! commits/<id>         one commit record each
 //! refs/<name>          a commit id in hex and a newline
@@ -34,9 +35,12 @@ mod inventory;
 mod layout;
 mod lazy;
 mod mend;
+mod merge;
 mod open;
 mod open_files;
 mod pack;
+mod pack_index;
+mod pack_limits;
 mod pack_set;
 mod reach;
 mod read;

@@ -13,6 +13,7 @@ use super::config::{Config, ConfigError};
 use super::damage::Suspects;
 use super::layout::Layout;
 use super::open_files::OpenFiles;
+use super::pack_limits::PackLimits;
 use super::pack_set::PackSet;
 use crate::disk::{self, Lock, Wait};
 
@@ -57,11 +58,9 @@ pub struct Store {
 pub(super) struct Inner {
     pub(super) layout: Layout,
     pub(super) config: Config,
-    /// The repository's directory. Reads go through it and never through an absolute path, so that a daemon started in
-    /// an initramfs keeps working after the root directory has changed.
-    pub(super) directory: OwnedFd,
-    pub(super) packs: RwLock<PackSet>,
-    pub(super) open_files: OpenFiles,
+    pub(super) files: OpenFiles,
+    pub(super) packs: RwLock<Arc<PackSet>>,
+    pub(super) pack_limits: PackLimits,
     pub(super) suspects: Suspects,
 }
 
@@ -102,7 +101,7 @@ impl Store {
     /// [`OpenError`].
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         match path.canonicalize() {
-            Ok(path) => Self::open_as_it_is(path),
+            Ok(path) => Self::open_as_it_is(path, PackLimits::default()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(OpenError::NotARepository(path.to_owned())),
             Err(source) => Err(OpenError::Io { action: "find", path: path.to_owned(), source }),
         }
@@ -114,20 +113,21 @@ impl Store {
     /// # Errors
     /// [`OpenError`].
     pub fn open_here() -> Result<Self, OpenError> {
-        Self::open_as_it_is(PathBuf::from("."))
+        Self::open_as_it_is(PathBuf::from("."), PackLimits::default())
     }
 
-    fn open_as_it_is(path: PathBuf) -> Result<Self, OpenError> {
+    /// Opens the repository at `path`, which is not changed into an absolute one.
+    pub(super) fn open_as_it_is(path: PathBuf, pack_limits: PackLimits) -> Result<Self, OpenError> {
         let layout = Layout::new(path.clone());
         let config = read_config(&layout)?;
         let io_error = |action| {
             let path = path.clone();
             move |source| OpenError::Io { action, path, source }
         };
-        let directory = disk::open_directory(&path).map_err(io_error("open"))?;
-        let packs = PackSet::load(&directory).map_err(io_error("read the packs of"))?;
-        let (packs, open_files, suspects) = (RwLock::new(packs), OpenFiles::new(), Suspects::default());
-        Ok(Self { inner: Arc::new(Inner { layout, config, directory, packs, open_files, suspects }) })
+        let files = OpenFiles::new(disk::open_directory(&path).map_err(io_error("open"))?);
+        let packs = PackSet::load(&files, None).map_err(io_error("read the packs of"))?;
+        let (packs, suspects) = (RwLock::new(Arc::new(packs)), Suspects::default());
+        Ok(Self { inner: Arc::new(Inner { layout, config, files, packs, pack_limits, suspects }) })
     }
 
     /// Changes settings, in the order of whoever changes some at the same time. Whoever has the repository open goes on with
@@ -176,7 +176,7 @@ impl Store {
     /// The open directory of the repository, for `statvfs(3)`.
     #[must_use]
     pub fn directory(&self) -> &OwnedFd {
-        &self.inner.directory
+        self.inner.files.directory()
     }
 }
 

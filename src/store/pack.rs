@@ -17,17 +17,17 @@
 //! since ids are uniform, a look-up guesses its place by interpolation and touches one or two pages.
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{Advice, Mode, OFlags};
+use rustix::fs::Advice;
 use sha2::{Digest as _, Sha256};
 
 use super::layout::Layout;
-use crate::disk::TemporaryFile;
+use super::open_files::OpenFiles;
+use crate::disk::{TemporaryFile, read_from};
 use crate::model::ObjectId;
 use crate::sys::Mapping;
 
@@ -41,6 +41,9 @@ pub(super) const PACK_TARGET: u64 = 256 << 20;
 /// Writes to a pack are gathered to this size. 1 MiB: few calls, and each starts its own write-back.
 const WRITE_BUFFER: usize = 1 << 20;
 
+/// Bytes of a pack read at a time. 256 KiB stays in the second-level cache until it is hashed.
+const READ_BUFFER: usize = 256 << 10;
+
 /// Where an object is in its pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Slot {
@@ -48,10 +51,10 @@ pub(super) struct Slot {
     pub(super) length: u32,
 }
 
-/// An open pack.
+/// A pack whose index is mapped. It holds no descriptor: whoever reads objects gets one from [`OpenFiles::pack`], and looks for
+/// the objects in other packs if there is no such file any more, since packs are merged while they are in use.
 pub(super) struct Pack {
-    pub(super) file: Arc<File>,
-    pub(super) name: String,
+    pub(super) name: Arc<str>,
     map: Mapping,
     index: usize,
     count: usize,
@@ -61,10 +64,8 @@ impl Pack {
     /// What an object takes in the index.
     pub(super) const ROW_BYTES: u64 = ROW as u64;
 
-    pub(super) fn open(directory: &OwnedFd, name: &str) -> io::Result<Self> {
-        let path = Path::new(Layout::PACKS).join(name);
-        let file = File::from(rustix::fs::openat(directory, &path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?);
-        let map = Mapping::of_file(&file)?;
+    pub(super) fn open(files: &OpenFiles, name: &Arc<str>) -> io::Result<Self> {
+        let map = Mapping::of_file(&files.open(&Path::new(Layout::PACKS).join(&**name))?)?;
         let damaged = || io::Error::new(io::ErrorKind::InvalidData, format!("pack {name} is damaged"));
         let footer = map.len().checked_sub(FOOTER).filter(|_| map.starts_with(&MAGIC)).ok_or_else(damaged)?;
         let index = usize::try_from(number(&map[footer..footer + 8])).map_err(|_| damaged())?;
@@ -72,7 +73,7 @@ impl Pack {
         if index < MAGIC.len() || count.checked_mul(ROW).and_then(|rows| rows.checked_add(index)) != Some(footer) {
             return Err(damaged());
         }
-        Ok(Self { file: Arc::new(file), name: name.to_owned(), map, index, count })
+        Ok(Self { name: Arc::clone(name), map, index, count })
     }
 
     /// Number of objects.
@@ -106,6 +107,37 @@ impl Pack {
     /// The row of `id`, if it is here.
     pub(super) fn find_row(&self, id: &ObjectId) -> Option<usize> {
         interpolate(self.count, id, |row| self.row(row).0)
+    }
+
+    /// Hands every object of the pack to `visit`, in the order of their bytes and with its row: read in large pieces, since
+    /// a system call for each small object would cost more than reading it. The bytes are not compared with the name.
+    pub(super) fn read_all<E: From<io::Error>>(
+        &self,
+        files: &OpenFiles,
+        mut visit: impl FnMut(ObjectId, Option<&[u8]>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let file = files.pack(&self.name)?;
+        let mut rows: Vec<(ObjectId, Option<Slot>)> = (0..self.count).map(|row| self.row(row)).collect();
+        rows.sort_by_key(|(_, slot)| slot.map(|slot| slot.offset));
+        let (mut buffer, mut start) = (Vec::new(), 0_u64);
+        for (id, slot) in rows {
+            let Some(slot) = slot else {
+                visit(id, None)?;
+                continue;
+            };
+            let end = slot.offset + u64::from(slot.length);
+            if slot.offset < start || end > start + buffer.len() as u64 {
+                start = slot.offset;
+                let rest = (self.index as u64).saturating_sub(start);
+                let wanted = u64::from(slot.length).max(READ_BUFFER as u64).min(rest);
+                buffer.resize(usize::try_from(wanted).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?, 0);
+                let read = read_from(&file, start, &mut buffer)?;
+                buffer.truncate(read);
+            }
+            let from = usize::try_from(slot.offset - start).ok();
+            visit(id, from.and_then(|from| buffer.get(from..from.checked_add(slot.length as usize)?)))?;
+        }
+        Ok(())
     }
 
     /// Whether the index still has the digest that names the pack.
@@ -145,12 +177,6 @@ fn interpolate(count: usize, id: &ObjectId, row: impl Fn(usize) -> ObjectId) -> 
         }
     }
     None
-}
-
-/// Whether an open file has no name any more, so that it takes room only as long as it is open.
-pub(super) fn is_removed(file: &File) -> bool {
-    use std::os::unix::fs::MetadataExt as _;
-    file.metadata().is_ok_and(|metadata| metadata.nlink() == 0)
 }
 
 /// A pack that is being written.
@@ -254,6 +280,10 @@ mod tests {
     use crate::disk;
     use crate::store::pack_set::PackSet;
 
+    fn files_of(repository: &Path) -> OpenFiles {
+        OpenFiles::new(disk::open_directory(repository).expect("opened"))
+    }
+
     fn repository() -> tempfile::TempDir {
         let directory = tempfile::tempdir().expect("a temporary directory");
         std::fs::create_dir(directory.path().join(Layout::PACKS)).expect("created");
@@ -270,15 +300,17 @@ mod tests {
         }
         let (file, name, _) = writer.seal().expect("sealed");
         file.persist(&repository.path().join(Layout::PACKS).join(&name)).expect("named");
-        let set = PackSet::load(&disk::open_directory(repository.path()).expect("opened")).expect("loaded");
+        let files = files_of(repository.path());
+        let set = PackSet::load(&files, None).expect("loaded");
         for bytes in &contents {
-            let (pack, slot) = set.find(&ObjectId::of(bytes)).expect("present");
+            let (pack, slot) = set.find(&files, &ObjectId::of(bytes)).expect("readable").expect("present");
             let mut read = vec![0; slot.length as usize];
-            pack.file.read_exact_at(&mut read, slot.offset).expect("readable");
+            files.pack(&pack.name).expect("there").read_exact_at(&mut read, slot.offset).expect("readable");
             assert_eq!(&read, bytes);
         }
-        assert!((5000..9000_u32).all(|i| set.find(&ObjectId::of(i.to_string().as_bytes())).is_none()));
-        assert!(set.iter().all(|pack| pack.index_is_intact()));
+        let absent = |i: u32| set.find(&files, &ObjectId::of(i.to_string().as_bytes())).expect("readable").is_none();
+        assert!((5000..9000_u32).all(absent));
+        assert!(set.all(&files).expect("readable").iter().all(|pack| pack.index_is_intact()));
     }
 
     #[test]
@@ -301,7 +333,9 @@ mod tests {
             b"SAPWPCK\0 rubbish that is long enough for a footer, or nearly",
         )
         .expect("written");
-        let set = PackSet::load(&disk::open_directory(repository.path()).expect("opened")).expect("loaded");
-        assert_eq!(set.iter().count(), 0);
+        let files = files_of(repository.path());
+        let set = PackSet::load(&files, None).expect("loaded");
+        assert!(set.all(&files).expect("readable").is_empty());
+        assert!(set.find(&files, &ObjectId::of(b"x")).expect("readable").is_none());
     }
 }

@@ -10,8 +10,7 @@ use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{Advice, Mode, OFlags};
-use rustix::io::Errno;
+use rustix::fs::Advice;
 
 use super::damage::DamagedPart;
 use super::layout::Layout;
@@ -32,9 +31,12 @@ pub struct Hold {
 
 /// Where the bytes of an object are.
 pub(super) enum Place {
-    Packed(Arc<Pack>, Slot),
+    Packed { pack: Arc<Pack>, file: Arc<File>, slot: Slot },
     File(Arc<File>),
 }
+
+/// How often the packs are listed for one object, when each time others have replaced them meanwhile.
+const LISTINGS_MAX: usize = 16;
 
 impl Store {
     /// Keeps garbage collection away until the returned value is dropped. Whoever reads what no ref protects for
@@ -65,7 +67,7 @@ impl Store {
             io::ErrorKind::NotFound => ReadError::MissingImage { id },
             _ => ReadError::ImageFile { id, source },
         };
-        self.open_relative(&Path::new("images").join(id.to_string())).map_err(file_error)
+        self.inner.files.open(&Path::new("images").join(id.to_string())).map_err(file_error)
     }
 
     /// The commit `id`, its digest checked.
@@ -77,101 +79,111 @@ impl Store {
             io::ErrorKind::NotFound => ReadError::MissingCommit { id },
             _ => ReadError::CommitFile { id, source },
         };
-        let file = self.open_relative(&Path::new("commits").join(id.to_string())).map_err(file_error)?;
+        let file = self.inner.files.open(&Path::new("commits").join(id.to_string())).map_err(file_error)?;
         let mut bytes = Vec::new();
         file.take(COMMIT_SIZE_MAX as u64 + 1).read_to_end(&mut bytes).map_err(file_error)?;
         Commit::decode(&bytes, id).map_err(|source| ReadError::Commit { id, source })
     }
 
-    /// Whether the object's bytes are here, also if another process has brought them. Those that were found damaged are not.
+    /// Whether the object's bytes are here, also if another process has brought them. Those that were found damaged are not,
+    /// nor are those that cannot be looked for, since this process may open no more.
     #[must_use]
     pub fn has_object(&self, id: ObjectId) -> bool {
-        self.knows_object(id)
-            || (!self.is_condemned(DamagedPart { object: id, block: None }) && self.has_in_new_pack(id))
+        let has = |found: io::Result<bool>| {
+            found.inspect_err(|error| tracing::debug!(object = %id, %error, "it cannot be looked for")).unwrap_or(false)
+        };
+        if has(self.knows_object(id)) {
+            return true;
+        }
+        let is_condemned = self.is_condemned(DamagedPart { object: id, block: None });
+        !is_condemned && (0..LISTINGS_MAX).take_while(|_| self.look_for_new_packs()).any(|_| has(self.is_in_pack(id)))
     }
 
     /// The same without looking for packs of other processes.
-    pub(super) fn knows_object(&self, id: ObjectId) -> bool {
+    pub(super) fn knows_object(&self, id: ObjectId) -> io::Result<bool> {
         if self.is_condemned(DamagedPart { object: id, block: None }) {
-            return false;
+            return Ok(false);
         }
-        if self.inner.packs.read().find(&id).is_some() {
-            return true;
+        if self.is_in_pack(id)? {
+            return Ok(true);
         }
         let path = Layout::object_relative(id);
-        rustix::fs::accessat(&self.inner.directory, path, rustix::fs::Access::EXISTS, rustix::fs::AtFlags::empty())
-            .is_ok()
+        Ok(rustix::fs::accessat(self.directory(), path, rustix::fs::Access::EXISTS, rustix::fs::AtFlags::empty())
+            .is_ok())
     }
 
-    fn has_in_new_pack(&self, id: ObjectId) -> bool {
-        self.look_for_new_packs() && self.inner.packs.read().find(&id).is_some()
+    /// Whether the object is in a pack, as far as the packs are known by now.
+    pub(super) fn is_in_pack(&self, id: ObjectId) -> io::Result<bool> {
+        Ok(self.packs().find(&self.inner.files, &id)?.is_some())
+    }
+
+    /// The packs as they were listed last.
+    pub(super) fn packs(&self) -> Arc<PackSet> {
+        Arc::clone(&self.inner.packs.read())
     }
 
     /// Looks at the packs that other processes have brought meanwhile; whether there may be any.
     pub fn look_for_new_packs(&self) -> bool {
-        if self.inner.packs.read().is_current(&self.inner.directory) {
+        if self.packs().is_current(&self.inner.files) {
             return false;
         }
         let loaded = self.reload_packs();
         loaded.inspect_err(|error| tracing::debug!(%error, "the packs cannot be listed")).is_ok()
     }
 
+    /// Finds an object and opens the file that it is in. Another process may merge packs meanwhile, so that a pack that was
+    /// listed is gone and its objects are in one that was not. An object is missing when it is in none of the packs of two
+    /// listings that show the same ones: a single listing may lack a pack that is renamed while it is read.
     pub(super) fn place(&self, id: ObjectId) -> Result<Place, ReadError> {
-        if let Some((pack, slot)) = self.inner.packs.read().find(&id) {
-            return Ok(Place::Packed(Arc::clone(pack), slot));
-        }
-        if let Some(file) = self.inner.open_files.get(id) {
-            return Ok(Place::File(file));
-        }
-        match self.open_relative(&Layout::object_relative(id)) {
-            Ok(file) => {
-                let file = Arc::new(file);
-                self.inner.open_files.put(id, Arc::clone(&file));
-                Ok(Place::File(file))
+        let failed = |source| ReadError::Object { id, source };
+        let mut packs = self.packs();
+        for _ in 0..LISTINGS_MAX {
+            let found = packs.find(&self.inner.files, &id).map_err(failed)?;
+            let is_found = found.is_some();
+            if let Some((pack, slot)) = found {
+                match self.inner.files.pack(&pack.name) {
+                    Ok(file) => return Ok(Place::Packed { pack, file, slot }),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(source) => return Err(failed(source)),
+                }
+            } else {
+                match self.inner.files.object(id) {
+                    Ok(file) => return Ok(Place::File(file)),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(source) => return Err(failed(source)),
+                }
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => self.place_in_new_pack(id),
-            Err(source) => Err(ReadError::Object { id, source }),
+            self.reload_packs().map_err(failed)?;
+            let now = self.packs();
+            if !is_found && !packs.has_missed() && packs.has_same_names(&now) {
+                break;
+            }
+            packs = now;
         }
-    }
-
-    /// Another process may have moved the object into a pack since ours were loaded.
-    fn place_in_new_pack(&self, id: ObjectId) -> Result<Place, ReadError> {
-        self.reload_packs().map_err(|source| ReadError::Object { id, source })?;
-        let packs = self.inner.packs.read();
-        let (pack, slot) = packs.find(&id).ok_or(ReadError::MissingObject { id })?;
-        Ok(Place::Packed(Arc::clone(pack), slot))
+        Err(ReadError::MissingObject { id })
     }
 
     /// Looks at the packs there are now.
     pub(super) fn reload_packs(&self) -> io::Result<()> {
-        let packs = PackSet::load(&self.inner.directory)?;
-        *self.inner.packs.write() = packs;
+        let before = self.packs();
+        let now = Arc::new(PackSet::load(&self.inner.files, Some(&before))?);
+        before.names().filter(|name| !now.has_name(name)).for_each(|name| self.inner.files.forget_pack(name));
+        *self.inner.packs.write() = now;
         Ok(())
     }
 
-    /// Lets go of files that another process has removed: they take room for as long as they are open.
+    /// Lets go of files that another process has removed: they take room for as long as they are open or mapped.
     ///
     /// # Errors
     /// Those of listing the packs.
     pub fn close_removed(&self) -> io::Result<()> {
-        self.inner.open_files.close_removed();
-        if self.inner.packs.read().has_removed() { self.reload_packs() } else { Ok(()) }
+        self.inner.files.close_removed();
+        if self.packs().is_current(&self.inner.files) { Ok(()) } else { self.reload_packs() }
     }
 
-    /// Closes the object files kept open, after some were removed.
+    /// Closes the files kept open, after some were removed.
     pub(super) fn forget_open_files(&self) {
-        self.inner.open_files.clear();
-    }
-
-    fn open_relative(&self, path: &Path) -> io::Result<File> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        loop {
-            match rustix::fs::openat(&self.inner.directory, path, flags, Mode::empty()) {
-                // What is kept open for later is in the way of what is wanted now.
-                Err(Errno::MFILE | Errno::NFILE) if self.inner.open_files.make_room() => {}
-                opened => return Ok(File::from(opened?)),
-            }
-        }
+        self.inner.files.clear();
     }
 }
 
@@ -186,12 +198,12 @@ impl ObjectSource for Store {
     fn read_at(&self, id: ObjectId, offset: u64, buffer: &mut [u8]) -> Result<usize, ReadError> {
         let object_error = |source| ReadError::Object { id, source };
         match self.place(id)? {
-            Place::Packed(pack, slot) => {
+            Place::Packed { file, slot, .. } => {
                 let rest = u64::from(slot.length).saturating_sub(offset);
                 let length = usize::try_from(rest).map_or(buffer.len(), |rest| rest.min(buffer.len()));
                 let start = slot.offset + offset.min(u64::from(slot.length));
-                let read = read_from(&pack.file, start, &mut buffer[..length]).map_err(object_error)?;
-                advise(&pack.file, start, read as u64, Advice::DontNeed);
+                let read = read_from(&file, start, &mut buffer[..length]).map_err(object_error)?;
+                advise(&file, start, read as u64, Advice::DontNeed);
                 Ok(read)
             }
             Place::File(file) if buffer.len() < BULK_READ => {
@@ -208,7 +220,7 @@ impl ObjectSource for Store {
 
     fn backing_file(&self, id: ObjectId) -> Result<Option<Arc<File>>, ReadError> {
         match self.place(id)? {
-            Place::Packed(..) => Ok(None),
+            Place::Packed { .. } => Ok(None),
             Place::File(file) => Ok(Some(file)),
         }
     }

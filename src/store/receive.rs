@@ -59,8 +59,7 @@ impl StoreWriter {
         }
         let file = self.temporary_file()?;
         file.file().write_all_at(bytes, 0).map_err(|source| self.cannot_write(source))?;
-        self.stage_file(id, length, file);
-        Ok(())
+        Ok(self.stage_file(id, length, file)?)
     }
 
     /// Begins to receive the large object `id` of `size` bytes, whose blocks have the digests `blocks`.
@@ -88,8 +87,7 @@ impl StoreWriter {
         if found != id {
             return Err(ReceiveError::WrongObject { id, found, length: size });
         }
-        self.stage_file(id, size, file);
-        Ok(())
+        Ok(self.stage_file(id, size, file)?)
     }
 
     fn temporary_file(&self) -> Result<TemporaryFile, WriteError> {

@@ -14,6 +14,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
@@ -60,17 +61,19 @@ impl Recency {
 impl Store {
     /// Writes down when objects were used. What cannot be written is not remembered.
     pub(super) fn note_uses(&self, uses: &HashMap<ObjectId, Seconds>) {
-        let mut packed: HashMap<String, (usize, Vec<(usize, Seconds)>)> = HashMap::new();
+        let mut packed: HashMap<Arc<str>, (usize, Vec<(usize, Seconds)>)> = HashMap::new();
         for (id, &when) in uses {
-            let found = self.inner.packs.read().find_row(id).map(|(pack, row)| (pack.name.clone(), pack.len(), row));
-            match found {
-                Some((name, rows, row)) => packed.entry(name).or_insert((rows, Vec::new())).1.push((row, when)),
-                None => self.note_use_of_file(*id, when),
+            match self.packs().find_row(&self.inner.files, id) {
+                Ok(Some((pack, row))) => {
+                    packed.entry(Arc::clone(&pack.name)).or_insert((pack.len(), Vec::new())).1.push((row, when));
+                }
+                Ok(None) => self.note_use_of_file(*id, when),
+                Err(error) => tracing::debug!(object = %id, %error, "its use is not remembered"),
             }
         }
         for (name, (rows, uses)) in packed {
             if let Err(error) = self.write_uses(&name, rows, &uses) {
-                tracing::debug!(pack = name, %error, "uses are not remembered");
+                tracing::debug!(pack = &*name, %error, "uses are not remembered");
             }
         }
     }
@@ -100,12 +103,18 @@ impl Store {
 
     /// When each object of a pack was used last, in the order of its index.
     pub(super) fn uses_of(&self, pack: &Pack) -> Vec<Seconds> {
-        let made = pack.file.metadata().and_then(|metadata| metadata.modified()).map_or(0, seconds);
+        let file = self.inner.files.pack(&pack.name);
+        let made = file.and_then(|file| file.metadata()?.modified()).map_or(0, seconds);
         let noted = File::open(self.layout().uses_of_pack(&pack.name)).and_then(|file| read_times(&file, pack.len()));
         match noted {
             Ok(times) => times.into_iter().map(|time| if time == 0 { made } else { time }).collect(),
             Err(_) => vec![made; pack.len()],
         }
+    }
+
+    /// Whether anybody asks when objects were used: only who bounds a repository does.
+    pub(super) fn remembers_uses(&self) -> bool {
+        self.config().cache_size.is_some() || self.layout().uses().exists()
     }
 
     /// Forgets the uses of a pack that is gone.

@@ -70,11 +70,14 @@ pub struct StoreWriter {
     pub(super) staged: Mutex<HashMap<ObjectId, TemporaryPath>>,
     pub(super) pack: Mutex<OpenPack>,
     pub(super) reflink_works: AtomicBool,
-    settled_packs: Mutex<HashSet<String>>,
     counters: Counters,
+    merged_bytes: AtomicU64,
     _removal: Lock,
     _writer: Lock,
 }
+
+/// The names of packs that were settled.
+pub(super) type Settled = HashSet<String>;
 
 /// The pack being filled, and full ones that wait for their names.
 #[derive(Default)]
@@ -108,18 +111,15 @@ impl StoreWriter {
     pub(super) fn new(store: &Store, writer: Lock, removal: Lock) -> Result<Self, WriteError> {
         let path = store.layout().temporary();
         TemporaryFile::remove_leftovers(&path).map_err(|source| WriteError::Write { action: "clean", path, source })?;
-        store.reload_packs().map_err(|source| WriteError::Write {
-            action: "read",
-            path: store.layout().packs(),
-            source,
-        })?;
+        let path = store.layout().packs();
+        store.reload_packs().map_err(|source| WriteError::Write { action: "read", path, source })?;
         Ok(Self {
             store: store.clone(),
             staged: Mutex::default(),
             pack: Mutex::default(),
             reflink_works: AtomicBool::new(true),
-            settled_packs: Mutex::default(),
             counters: Counters::default(),
+            merged_bytes: AtomicU64::new(0),
             _removal: removal,
             _writer: writer,
         })
@@ -141,11 +141,30 @@ impl StoreWriter {
         }
     }
 
-    /// Whether the object is in the repository or among those added by this writer.
+    /// Bytes of objects that were here before and were copied so that packs stay few.
+    #[must_use]
+    pub fn merged_bytes(&self) -> u64 {
+        self.merged_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether the object is in the repository or among those added by this writer, as far as that can be found out. Adding an
+    /// object finds out or fails.
     #[must_use]
     pub fn has_object(&self, id: ObjectId) -> bool {
+        self.is_here(id).unwrap_or(false)
+    }
+
+    /// Whether the object is in the repository or among those added by this writer. Not knowing is an error: an object that
+    /// is here must not be stored again.
+    fn is_here(&self, id: ObjectId) -> Result<bool, WriteError> {
         // Nobody else brings anything while this one has the right to write.
-        self.is_staged(id) || self.store.knows_object(id)
+        let known = || self.store.knows_object(id).map_err(|source| self.packs_error("look for objects in", source));
+        Ok(self.is_staged(id) || known()?)
+    }
+
+    /// An error about the directory of packs.
+    pub(super) fn packs_error(&self, action: &'static str, source: io::Error) -> WriteError {
+        WriteError::Write { action, path: self.store.layout().packs(), source }
     }
 
     fn is_staged(&self, id: ObjectId) -> bool {
@@ -162,6 +181,11 @@ impl StoreWriter {
         self.counters.known_objects.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts bytes that were copied from one pack to another.
+    pub(super) fn count_merged(&self, bytes: u64) {
+        self.merged_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     fn count_new(&self, bytes: u64) {
         self.counters.new_objects.fetch_add(1, Ordering::Relaxed);
         self.counters.new_bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -175,7 +199,7 @@ impl StoreWriter {
             self.mend_or_log(whole, bytes);
             return Ok(());
         }
-        if self.has_object(id) || !self.append_to_pack(id, bytes)? {
+        if self.is_here(id)? || !self.append_to_pack(id, bytes)? {
             self.count_known();
         } else {
             self.count_new(bytes.len() as u64);
@@ -205,16 +229,38 @@ impl StoreWriter {
     }
 
     /// Keeps a large object that was written to a temporary file, unless it is here already.
-    pub(super) fn stage_file(&self, id: ObjectId, size: u64, file: TemporaryFile) {
-        let known = self.has_object(id) || self.staged.lock().insert(id, file.close()).is_some();
-        if known { self.count_known() } else { self.count_new(size) }
+    pub(super) fn stage_file(&self, id: ObjectId, size: u64, file: TemporaryFile) -> Result<(), WriteError> {
+        let known = self.is_here(id)? || self.staged.lock().insert(id, file.close()).is_some();
+        if known {
+            self.count_known()
+        } else {
+            self.count_new(size)
+        }
+        Ok(())
     }
 
-    /// Makes every object added so far durable, and then gives each its name.
+    /// Bytes of packs that have no name yet.
+    pub(super) fn unsettled_pack_bytes(&self) -> u64 {
+        self.pack.lock().current.as_ref().map_or(0, PackWriter::size)
+    }
+
+    /// Makes every object added so far durable, and then gives each its name. Merges small packs while a new one is written.
     ///
     /// # Errors
     /// [`WriteError::Write`]. Objects that have their names by then are whole; the others are gone.
     pub fn settle(&self) -> Result<(), WriteError> {
+        let merged = self.absorb_small_packs()?;
+        if let Some(settled) = self.settle_unmerged()? {
+            let uses = self.remove_merged(&merged, &settled);
+            self.store.reload_packs().map_err(|source| self.packs_error("read", source))?;
+            self.store.note_uses(&uses);
+            self.refresh_pack_index();
+        }
+        Ok(())
+    }
+
+    /// Like [`Self::settle`], with all packs as they are; none when nothing was added. The caller looks at the packs again.
+    pub(super) fn settle_unmerged(&self) -> Result<Option<Settled>, WriteError> {
         let layout = self.store.layout();
         let error = |action: &'static str, path: &Path| {
             let path = path.to_owned();
@@ -223,14 +269,14 @@ impl StoreWriter {
         let packs = self.seal_packs().map_err(error("write a pack in", &layout.temporary()))?;
         let staged = std::mem::take(&mut *self.staged.lock());
         if packs.is_empty() && staged.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         self.sync_everything()?;
-        let mut touched = BTreeSet::new();
+        let (mut touched, mut settled) = (BTreeSet::new(), Settled::new());
         self.protect(packs.iter().map(|(pack, ..)| pack).chain(staged.values()))?;
         for (temporary, name, _) in packs {
             let path = layout.packs().join(&name);
-            self.settled_packs.lock().insert(name);
+            settled.insert(name);
             temporary.persist(&path).map_err(error("name", &path))?;
             touched.insert(layout.packs());
         }
@@ -251,7 +297,7 @@ impl StoreWriter {
                 disk::sync_directory(directory).map_err(error("sync", directory))?;
             }
         }
-        self.store.reload_packs().map_err(error("read", &layout.packs()))
+        Ok(Some(settled))
     }
 
     /// Has the kernel check files from now on, if that is wanted and it can.
@@ -268,11 +314,6 @@ impl StoreWriter {
             }
         }
         Ok(())
-    }
-
-    /// The names of the packs this writer made.
-    pub(super) fn settled_packs(&self) -> HashSet<String> {
-        self.settled_packs.lock().clone()
     }
 
     fn seal_packs(&self) -> io::Result<Vec<(TemporaryPath, String, Vec<ObjectId>)>> {

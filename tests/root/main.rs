@@ -13,4 +13,5 @@ mod deploy;
 mod fidelity;
 mod integrity;
 mod remote;
+mod scale;
 mod survive;
