@@ -91,11 +91,11 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         return match error {
             ReadError::MissingCommit { .. } => Some("'sapwood refs' and 'sapwood log' list what there is".to_owned()),
             ReadError::MissingObject { .. } => Some(
-                "of a commit that is here in part, 'sapwood pull REMOTE:REF' brings the rest; else 'sapwood fsck' tells what \
+                "of a commit that is here in part, 'sapwood pull REMOTE:REF' brings the rest; else 'sapwood fsck --all' tells what \
                  is affected"
                     .to_owned(),
             ),
-            _ => Some("'sapwood fsck' tells what else is affected".to_owned()),
+            _ => Some("'sapwood fsck --all' tells what else is affected".to_owned()),
         };
     }
     if let Some(error) = cause.downcast_ref::<TrustError>() {

@@ -5,16 +5,21 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use super::{Context, output, repository};
-use crate::store::{Fsck, FsckReport, Store};
+use crate::store::{Fsck, FsckReport, Scope, Store};
 
-/// Check everything that refs lead to
+/// Check what refs lead to; what was found sound before and has not changed is not read again
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   sapwood fsck             exit status 1 when something is damaged
+  sapwood fsck --all       read everything again: disks forget without anything being written
   sapwood fsck --repair    drop what is damaged; committing or pulling again brings it back")]
 pub struct Args {
-    /// Drop damaged objects, images and commits so that they can be fetched or committed again
+    /// Read everything, also what was found sound before and has not changed since
+    #[arg(long)]
+    all: bool,
+
+    /// Drop damaged objects, images and commits so that they can be fetched or committed again; reads everything
     #[arg(long)]
     repair: bool,
 
@@ -29,7 +34,8 @@ pub struct Args {
 /// When the repository cannot be read at all.
 pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
     let store = repository::open(context)?;
-    let report = if args.repair { repair(&store)? } else { check(&store)? };
+    let report =
+        if args.repair { repair(&store)? } else { check(&store, if args.all { Scope::All } else { Scope::Changed })? };
     if args.json {
         output::json(&report)?;
     } else {
@@ -38,11 +44,11 @@ pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
     Ok(if report.damage.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn check(store: &Store) -> Result<FsckReport> {
+fn check(store: &Store, scope: Scope) -> Result<FsckReport> {
     // A repository on a read-only medium has no lock to take.
     let _hold = store.hold(repository::announced()).ok();
     let bar = output::item_bar(0);
-    let report = Fsck::run(store, &|done, total| {
+    let report = Fsck::run(store, scope, &|done, total| {
         if done % 64 == 0 {
             bar.set_length(total as u64);
             bar.set_position(done as u64);
@@ -54,7 +60,7 @@ fn check(store: &Store) -> Result<FsckReport> {
 
 fn repair(store: &Store) -> Result<FsckReport> {
     let collector = store.collector(repository::announced)?;
-    let report = Fsck::run(store, &|_, _| {})?;
+    let report = Fsck::run(store, Scope::All, &|_, _| {})?;
     let dropped = collector.drop_damaged(&report)?;
     if dropped > 0 {
         output::note(format_args!("dropped {dropped} damaged thing(s); commit or pull again to bring them back"));
@@ -90,5 +96,10 @@ fn print(report: &FsckReport) -> Result<()> {
         number => format!("{number} damaged"),
     };
     let summary = format!("{refs} refs, {commits} commits, {images} images, {objects} objects ({bytes}): {verdict}");
-    Ok(output::line(summary)?)
+    output::line(summary)?;
+    if let Some(seconds) = report.relied_on_check_at {
+        let time = output::time(seconds);
+        output::note(format_args!("what was found sound on {time} and has not changed was not read; '--all' reads it"));
+    }
+    Ok(())
 }

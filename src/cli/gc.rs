@@ -11,6 +11,7 @@ use super::{Context, output, repository};
 #[command(after_help = "\
 Examples:
   sapwood gc --dry-run     what would go
+  sapwood gc --all         look at every commit, also when no ref was moved back or deleted since the last time
   sapwood gc --depth 3     keep three ancestors of each ref, remove older history")]
 pub struct Args {
     /// Only say what would be removed
@@ -20,6 +21,10 @@ pub struct Args {
     /// Keep this many ancestors of each ref (default: all)
     #[arg(long, value_name = "N")]
     depth: Option<u64>,
+
+    /// Look at everything, also when nothing can have become garbage since the last collection
+    #[arg(long)]
+    all: bool,
 
     /// Print JSON
     #[arg(long)]
@@ -33,7 +38,11 @@ pub struct Args {
 pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
     let store = repository::open(context)?;
     let collector = store.collector(repository::announced)?;
-    let plan = collector.plan(args.depth)?;
+    let quick = if args.all || args.depth.is_some() { None } else { collector.plan_since_last()? };
+    let plan = match quick {
+        Some(plan) => plan,
+        None => collector.plan(args.depth)?,
+    };
     if args.json {
         output::json(&plan)?;
     } else {
@@ -42,8 +51,13 @@ pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
         let (commits, images, objects) = (plan.commits.len(), plan.images.len(), plan.objects.len() + packed);
         let size = output::size(plan.bytes);
         output::line(format_args!("{verb} {commits} commits, {images} images, {objects} objects: {size}"))?;
-        let (kept, kept_objects) = (plan.kept_commits, output::count(plan.kept_objects as u64));
-        output::line(format_args!("keeping {kept} commits, {kept_objects} objects"))?;
+        match (plan.kept_commits, plan.kept_objects) {
+            (Some(commits), Some(objects)) => {
+                let objects = output::count(objects as u64);
+                output::line(format_args!("keeping {commits} commits, {objects} objects"))?;
+            }
+            _ => output::line("no ref was moved back or deleted since the last collection: keeping everything")?,
+        }
     }
     if plan.unread_commits > 0 {
         output::note(format_args!(

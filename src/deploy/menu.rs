@@ -33,7 +33,7 @@ pub enum MenuError {
         source: ReadError,
     },
     /// A kernel in the repository is damaged.
-    #[error("'{0}' of the kernel is damaged in the repository: 'sapwood fsck' tells what else is")]
+    #[error("'{0}' of the kernel is damaged in the repository: 'sapwood fsck --all' tells what else is")]
     Damaged(String),
     /// The commit of a deployment cannot be read.
     #[error(transparent)]

@@ -41,7 +41,9 @@ impl Complaints {
             return false;
         }
         if known.len() > LIMIT {
-            tracing::error!("more than {LIMIT} different failures: no further ones are logged; run 'sapwood fsck'");
+            tracing::error!(
+                "more than {LIMIT} different failures: no further ones are logged; run 'sapwood fsck --all'"
+            );
             return false;
         }
         true

@@ -1,20 +1,22 @@
 //! Checking a repository, and dropping what is damaged so that it can be fetched or committed again.
 //!
 //! Every ref, commit, image and object that refs lead to is read and hashed, objects on all processors. A finding names
-//! the thing, what is wrong with it, and the paths and commits that suffer.
+//! the thing, what is wrong with it, and the paths and commits that suffer. What was found sound before and has not changed
+//! since need not be read again (`recheck`).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
-use super::gc::{Gc, GcError, remove_files};
+use super::gc::GcError;
 use super::layout::Layout;
+use super::milestone::{Memory, Milestone};
 use super::open::Store;
-use super::pack::Pack;
 use super::read::Place;
+use super::recheck::recheck;
 use super::refs::RefError;
 use super::source::ReadError;
 use crate::disk::read_from;
@@ -70,6 +72,16 @@ pub struct Damage {
     pub commits: BTreeSet<CommitId>,
 }
 
+/// What a check reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Scope {
+    /// What has changed since the last check that found no damage; all if there was none, or if anything is damaged.
+    #[default]
+    Changed,
+    /// Everything that refs lead to.
+    All,
+}
+
 /// The result of a check.
 #[derive(Debug, Default, serde::Serialize)]
 pub struct FsckReport {
@@ -91,6 +103,8 @@ pub struct FsckReport {
     pub absent_objects: usize,
     /// Bytes of those.
     pub absent_bytes: u64,
+    /// When the check began, in seconds since 1970, whose findings were relied on; none if everything was read.
+    pub relied_on_check_at: Option<i64>,
     /// What is wrong; empty for a sound repository.
     pub damage: Vec<Damage>,
 }
@@ -103,6 +117,8 @@ pub struct Fsck<'a> {
     store: &'a Store,
     report: FsckReport,
     found: BTreeMap<Damaged, Damage>,
+    /// What refs name.
+    tips: BTreeSet<CommitId>,
     commits: BTreeMap<CommitId, Commit>,
     images: BTreeMap<ImageId, Image>,
     /// Images of commits that must be here as a whole.
@@ -117,16 +133,49 @@ struct Candidate {
 }
 
 impl<'a> Fsck<'a> {
-    /// Checks everything the refs of `store` lead to. `progress` hears of every object done, from several threads: how
+    /// Checks what the refs of `store` lead to. `progress` hears of every object done, from several threads: how
     /// many are done, of how many.
     ///
     /// # Errors
     /// [`FsckError`] when the repository cannot even be listed; damage is not an error but in the report.
-    pub fn run(store: &'a Store, progress: &(dyn Fn(usize, usize) + Sync)) -> Result<FsckReport, FsckError> {
+    pub fn run(
+        store: &'a Store,
+        scope: Scope,
+        progress: &(dyn Fn(usize, usize) + Sync),
+    ) -> Result<FsckReport, FsckError> {
+        let began = SystemTime::now();
+        let last = store.milestone(Memory::Checked).filter(|_| scope == Scope::Changed);
+        if let Some((last, found)) = last.and_then(|last| recheck(store, &last).map(|found| (last, found))) {
+            store.remember(Memory::Checked, &Milestone::new(began, found.tips));
+            return Ok(FsckReport {
+                refs: found.refs,
+                commits: found.commits,
+                images: found.images,
+                objects: found.objects,
+                bytes: found.bytes,
+                relied_on_check_at: Some(last.seconds()),
+                ..FsckReport::default()
+            });
+        }
+        let (report, tips) = Self::check_all(store, progress)?;
+        if report.damage.is_empty() && report.lazy_commits == 0 {
+            store.remember(Memory::Checked, &Milestone::new(began, tips));
+        } else {
+            store.forget(Memory::Checked);
+        }
+        Ok(report)
+    }
+
+    /// Checks everything. Returns also which commits the refs named.
+    fn check_all(
+        store: &'a Store,
+        progress: &(dyn Fn(usize, usize) + Sync),
+    ) -> Result<(FsckReport, BTreeSet<CommitId>), FsckError> {
         let mut fsck = Self {
             store,
             report: FsckReport::default(),
             found: BTreeMap::new(),
+            tips: BTreeSet::new(),
             commits: BTreeMap::new(),
             images: BTreeMap::new(),
             needed_whole: BTreeSet::new(),
@@ -137,7 +186,7 @@ impl<'a> Fsck<'a> {
         let bad = fsck.check_objects(progress);
         fsck.name_paths(&bad);
         fsck.report.damage = fsck.found.into_values().collect();
-        Ok(fsck.report)
+        Ok((fsck.report, fsck.tips))
     }
 
     fn add(&mut self, what: Damaged, problem: String) -> &mut Damage {
@@ -167,7 +216,10 @@ impl<'a> Fsck<'a> {
         for name in self.store.ref_names()? {
             self.report.refs += 1;
             match self.store.read_ref(&name) {
-                Ok(Some(id)) => self.check_history(id),
+                Ok(Some(id)) => {
+                    self.tips.insert(id);
+                    self.check_history(id);
+                }
                 // Deleted since it was listed.
                 Ok(None) => {}
                 Err(error @ RefError::Damaged { .. }) => {
@@ -316,7 +368,7 @@ impl<'a> Fsck<'a> {
 
 impl Store {
     /// What is wrong with an object, if anything.
-    fn problem_with(&self, id: ObjectId, size: u64, buffer: &mut [u8]) -> Option<String> {
+    pub(super) fn problem_with(&self, id: ObjectId, size: u64, buffer: &mut [u8]) -> Option<String> {
         match self.digest_of(id, buffer) {
             Ok((found, length)) if found == id && length == size => None,
             Ok((found, length)) if found != id => Some(format!("its {length} bytes have the digest {found}")),
@@ -348,65 +400,6 @@ impl Store {
             length += read as u64;
         }
         Ok((ObjectId::from_bytes(sha2::Digest::finalize(hasher).into()), length))
-    }
-}
-
-impl Gc {
-    /// Drops what a check found damaged: damaged objects leave their packs, damaged files are removed. Refs stay, so
-    /// that it remains known what they named. Returns how many things were dropped.
-    ///
-    /// # Errors
-    /// [`FsckError`]; running it again goes on where it stopped.
-    pub fn drop_damaged(&self, report: &FsckReport) -> Result<usize, FsckError> {
-        let layout = self.writer.store().layout();
-        let bad: HashSet<ObjectId> = report
-            .damage
-            .iter()
-            .filter_map(|damage| match damage.what {
-                Damaged::Object(id) => Some(id),
-                _ => None,
-            })
-            .collect();
-        for damage in &report.damage {
-            let (path, directory) = match &damage.what {
-                Damaged::Commit(id) => (layout.commit(*id), layout.commits()),
-                Damaged::Image(id) => (layout.image(*id), layout.images()),
-                Damaged::Object(id) => (layout.object(*id), layout.objects()),
-                Damaged::Pack(name) if name == Layout::PACK_INDEX_NAME => (layout.pack_index(), layout.packs()),
-                Damaged::Ref(_) | Damaged::Pack(_) => continue,
-            };
-            remove_files(std::iter::once(path), &directory)?;
-        }
-        self.writer.store().forget_open_files();
-        let holders = self.packs_with_damage(&bad)?;
-        let names: Vec<&str> = holders.iter().map(|(name, _)| &**name).collect();
-        let unreadable: HashSet<ObjectId> = holders.iter().flat_map(|(_, ids)| ids).copied().collect();
-        self.rewrite_packs(&names, &|id| !bad.contains(id) && !unreadable.contains(id))?;
-        Ok(report.damage.iter().filter(|damage| !matches!(damage.what, Damaged::Ref(_))).count())
-    }
-
-    /// The packs that have a damaged object or index, each with all its objects that do not have their digest, be they
-    /// reachable or not.
-    fn packs_with_damage(&self, bad: &HashSet<ObjectId>) -> Result<Vec<(Arc<str>, Vec<ObjectId>)>, FsckError> {
-        let has_damage = |pack: &Pack| !pack.index_is_intact() || bad.iter().any(|id| pack.find(id).is_some());
-        let mut found = Vec::new();
-        for pack in self.packs()?.iter().filter(|pack| has_damage(pack)) {
-            let mut unreadable = Vec::new();
-            // One by one: where the disk fails, everything but the object in that place is still to be had.
-            for (id, slot) in (0..pack.len()).map(|row| pack.row(row)) {
-                let file = self.writer.store().inner.files.pack(&pack.name);
-                let intact = slot.is_some_and(|slot| {
-                    let mut bytes = vec![0; slot.length as usize];
-                    file.and_then(|file| read_from(&file, slot.offset, &mut bytes)).is_ok()
-                        && ObjectId::of(&bytes) == id
-                });
-                if !intact {
-                    unreadable.push(id);
-                }
-            }
-            found.push((Arc::clone(&pack.name), unreadable));
-        }
-        Ok(found)
     }
 }
 

@@ -1,18 +1,22 @@
 //! Garbage collection: a plan first, then the removal.
 //!
 //! Roots are refs with their history and running mounts. If any root cannot be followed to its end, nothing is planned.
+//! Where every change since the last collection added something that a ref names, nothing can be garbage, and only new
+//! commits are looked at.
 //! Commits go before images and images before objects, so that a crash in between leaves garbage and never a name that
 //! leads nowhere.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::layout::Layout;
 use super::merge::CopyError;
+use super::milestone::{Memory, Milestone};
 use super::open::Store;
 use super::pack::Pack;
 use super::pack_limits::count_to_merge;
@@ -73,14 +77,18 @@ pub struct GcPlan {
     pub companions: Vec<PathBuf>,
     /// Bytes that become free.
     pub bytes: u64,
-    /// Commits that stay.
-    pub kept_commits: usize,
-    /// Objects that stay.
-    pub kept_objects: usize,
+    /// Commits that stay; none when they were not counted, since nothing can be garbage.
+    pub kept_commits: Option<usize>,
+    /// Objects that stay, or none likewise.
+    pub kept_objects: Option<usize>,
     /// Commits of which too little is here to know their objects. As long as there are any, no object goes.
     pub unread_commits: usize,
+    /// Which objects stay; none for all.
     #[serde(skip)]
-    needed: HashSet<ObjectId>,
+    needed: Option<HashSet<ObjectId>>,
+    /// What to remember, if there is no garbage after this.
+    #[serde(skip)]
+    milestone: Option<Milestone>,
 }
 
 /// What is to become of one pack.
@@ -121,13 +129,15 @@ impl Gc {
     /// # Errors
     /// [`GcError`]; also when any root cannot be followed.
     pub fn plan(&self, depth: Option<u64>) -> Result<GcPlan, GcError> {
-        let store = self.writer.store();
-        let mut needed = reachable(store, store.refs()?.into_iter().map(|(_, id)| id), depth)?;
-        needed.extend(reachable(store, store.mount_roots()?, Some(0))?);
+        let (store, began) = (self.writer.store(), SystemTime::now());
+        let (refs, mounts) = (self.ref_tips()?, store.mount_roots()?);
+        let mut needed = reachable(store, refs.iter().copied(), depth)?;
+        needed.extend(reachable(store, mounts.iter().copied(), Some(0))?);
         let unread = |commit: &&Commit| needed.unread_images.contains(&commit.image);
         let mut plan = GcPlan {
-            kept_commits: needed.commits.len(),
-            kept_objects: needed.objects.len(),
+            kept_commits: Some(needed.commits.len()),
+            kept_objects: Some(needed.objects.len()),
+            milestone: (!needed.has_lazy).then(|| Milestone::new(began, refs.iter().chain(&mounts).copied().collect())),
             unread_commits: needed.commits.values().filter(unread).count(),
             ..GcPlan::default()
         };
@@ -151,8 +161,37 @@ impl Gc {
             self.plan_packs(&needed, &mut plan)?;
         }
         plan_companions(layout, &needed, &mut plan)?;
-        plan.needed = needed.objects;
+        plan.needed = Some(needed.objects);
         Ok(plan)
+    }
+
+    /// Proves that nothing can have become garbage since the last collection: none of its commits was left by a ref or a
+    /// mount, and whatever was added is named by a ref. The plan then only merges packs. `None` when there is no such proof,
+    /// or parts of commits may come and go.
+    ///
+    /// # Errors
+    /// [`GcError`].
+    pub fn plan_since_last(&self) -> Result<Option<GcPlan>, GcError> {
+        let (store, began) = (self.writer.store(), SystemTime::now());
+        let layout = store.layout();
+        let Some(last) = store.milestone(Memory::Collected) else { return Ok(None) };
+        let is_quiet = !layout.garbage_mark().exists()
+            && files(&layout.lazy())?.is_empty()
+            && files(&layout.partial())?.is_empty();
+        let roots: BTreeSet<CommitId> = self.ref_tips()?.into_iter().chain(store.mount_roots()?).collect();
+        let Ok(history) = last.new_history(store, roots.iter().copied()) else { return Ok(None) };
+        if !is_quiet || history.reached != *last.tips() {
+            return Ok(None);
+        }
+        let mut plan = GcPlan { milestone: Some(Milestone::new(began, roots)), ..GcPlan::default() };
+        for pack in self.packs_to_merge()? {
+            plan.packs.push(PackPlan { name: pack.name.to_string(), keep: pack.len(), remove: 0 });
+        }
+        Ok(Some(plan))
+    }
+
+    fn ref_tips(&self) -> Result<Vec<CommitId>, GcError> {
+        Ok(self.writer.store().refs()?.into_iter().map(|(_, id)| id).collect())
     }
 
     /// Every pack of the repository, largest first.
@@ -163,7 +202,7 @@ impl Gc {
     }
 
     fn plan_packs(&self, needed: &Reachable, plan: &mut GcPlan) -> Result<(), GcError> {
-        let merged = self.packs_to_merge()?;
+        let merged: HashSet<Arc<str>> = self.packs_to_merge()?.iter().map(|pack| Arc::clone(&pack.name)).collect();
         for pack in self.packs()? {
             let (mut keep, mut remove, mut garbage) = (0, 0, 0);
             for (id, slot) in (0..pack.len()).map(|row| pack.row(row)) {
@@ -184,13 +223,13 @@ impl Gc {
     }
 
     /// The packs that are too small to stay by themselves. A repository whose commits were made by this program has none.
-    fn packs_to_merge(&self) -> Result<HashSet<Arc<str>>, GcError> {
+    fn packs_to_merge(&self) -> Result<Vec<Arc<Pack>>, GcError> {
         let store = self.writer.store();
         let failed = |source| GcError::Io { action: "read", path: store.layout().packs(), source };
-        let packs = store.mergeable_packs().map_err(failed)?;
+        let mut packs = store.mergeable_packs().map_err(failed)?;
         let sizes: Vec<u64> = packs.iter().map(|pack| pack.size()).collect();
-        let count = count_to_merge(0, &sizes, u64::MAX);
-        Ok(packs.iter().take(count).map(|pack| Arc::clone(&pack.name)).collect())
+        packs.truncate(count_to_merge(0, &sizes, u64::MAX));
+        Ok(packs)
     }
 
     /// Removes what the plan lists. The plan must have been made by this collector.
@@ -198,7 +237,13 @@ impl Gc {
     /// # Errors
     /// [`GcError`]; what was not removed by then is found again by the next plan.
     pub fn apply(&self, plan: &GcPlan) -> Result<GcReport, GcError> {
-        let layout = self.writer.store().layout();
+        let store = self.writer.store();
+        let layout = store.layout();
+        // A commit that comes back later may come back without something that was checked.
+        if store.milestone(Memory::Checked).is_some_and(|last| plan.commits.iter().any(|id| last.tips().contains(id))) {
+            store.forget(Memory::Checked);
+        }
+        store.forget(Memory::Collected);
         remove_files(plan.commits.iter().map(|id| layout.commit(*id)), &layout.commits())?;
         remove_files(plan.images.iter().map(|id| layout.image(*id)), &layout.images())?;
         for path in &plan.companions {
@@ -208,7 +253,12 @@ impl Gc {
         }
         remove_files(plan.objects.iter().map(|(id, _)| layout.object(*id)), &layout.objects())?;
         let names: Vec<&str> = plan.packs.iter().map(|pack| pack.name.as_str()).collect();
-        self.rewrite_packs(&names, &|id| plan.needed.contains(id))?;
+        let is_needed = |id: &ObjectId| plan.needed.as_ref().is_none_or(|needed| needed.contains(id));
+        self.rewrite_packs(&names, &is_needed)?;
+        if let Some(milestone) = &plan.milestone {
+            self.writer.garbage.clear();
+            store.remember(Memory::Collected, milestone);
+        }
         let files = plan.commits.len() + plan.images.len() + plan.objects.len() + plan.packs.len();
         let files = files + plan.companions.len();
         Ok(GcReport { bytes: plan.bytes, files })

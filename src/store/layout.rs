@@ -88,6 +88,12 @@ impl Layout {
         self.images().join(id.to_string())
     }
 
+    /// The file of one image, relative to the repository.
+    #[must_use]
+    pub fn image_relative(id: ImageId) -> PathBuf {
+        PathBuf::from("images").join(id.to_string())
+    }
+
     /// All commit records.
     #[must_use]
     pub fn commits(&self) -> PathBuf {
@@ -212,6 +218,24 @@ impl Layout {
     #[must_use]
     pub fn mounts(&self) -> PathBuf {
         self.root.join("state/mounts")
+    }
+
+    /// What the last check found sound. Made by it.
+    #[must_use]
+    pub fn last_check(&self) -> PathBuf {
+        self.root.join("state/checked")
+    }
+
+    /// What the last collection kept. Made by it.
+    #[must_use]
+    pub fn last_collection(&self) -> PathBuf {
+        self.root.join("state/collected")
+    }
+
+    /// Says by its presence that something may be here that nothing needs.
+    #[must_use]
+    pub fn garbage_mark(&self) -> PathBuf {
+        self.root.join("state/garbage")
     }
 
     /// The attribute caches of committed directories.

@@ -86,7 +86,7 @@ impl StoreWriter {
                 Err(CopyError::Read(source)) if is_shortage(&source) => return Err(failed(source)),
                 // What was copied of it is sound, and here twice.
                 Err(CopyError::Read(error)) => {
-                    tracing::warn!(pack = &*pack.name, %error, "a pack is not merged; run 'sapwood fsck'");
+                    tracing::warn!(pack = &*pack.name, %error, "a pack is not merged; run 'sapwood fsck --all'");
                 }
             }
         }
@@ -172,7 +172,7 @@ mod tests {
     use crate::disk::Wait;
     use crate::store::layout::Layout;
     use crate::store::pack_limits::PackLimits;
-    use crate::store::{Config, ObjectSource as _};
+    use crate::store::{Config, ObjectSource as _, Scope};
 
     /// 64 KiB: what a few hundred objects of some hundred bytes reach.
     const SMALL_LIMITS: PackLimits = PackLimits { large: 64 << 10, unindexed: 2 };
@@ -279,11 +279,11 @@ mod tests {
         fs::write(&index, flipped).expect("ours");
         let store = Store::open(directory.path()).expect("a repository");
         let collector = store.collector(|| Wait::No).expect("nobody else");
-        let report = crate::store::Fsck::run(&store, &|_, _| {}).expect("listed");
+        let report = crate::store::Fsck::run(&store, Scope::Changed, &|_, _| {}).expect("listed");
         assert_eq!(report.damage.len(), 1, "{:?}", report.damage);
         collector.drop_damaged(&report).expect("ours");
         drop(collector);
-        assert!(crate::store::Fsck::run(&store, &|_, _| {}).expect("listed").damage.is_empty());
+        assert!(crate::store::Fsck::run(&store, Scope::Changed, &|_, _| {}).expect("listed").damage.is_empty());
         assert_all_are_here(&store, 0..1000);
     }
 

@@ -12,7 +12,7 @@
 //! signatures/<id>      the envelope around a commit record, from whoever published it
 //! remotes/             where others are, whom to believe there, and what was seen last
 //! state/               locks, running mounts, the cache of file attributes, which commits are here lazily, when packed
-//!                      objects were used
+//!                      objects were used, what the last check and the last collection found well
 //! tmp/                 files that have no name yet
 //! ```
 //!
@@ -29,6 +29,7 @@ mod config;
 mod damage;
 mod evict;
 mod fsck;
+mod garbage_mark;
 mod gc;
 mod ingest;
 mod inventory;
@@ -36,6 +37,7 @@ mod layout;
 mod lazy;
 mod mend;
 mod merge;
+mod milestone;
 mod open;
 mod open_files;
 mod pack;
@@ -46,7 +48,9 @@ mod reach;
 mod read;
 mod receive;
 mod recency;
+mod recheck;
 mod refs;
+mod repair;
 mod resolve;
 mod roots;
 mod source;
@@ -59,7 +63,7 @@ pub use checked::{CheckedStore, Verify};
 pub use config::{Config, ConfigError, FsVerity};
 pub use damage::DamagedPart;
 pub use evict::EvictionPlan;
-pub use fsck::{Damage, Damaged, Fsck, FsckError, FsckReport};
+pub use fsck::{Damage, Damaged, Fsck, FsckError, FsckReport, Scope};
 pub use gc::{Gc, GcError, GcPlan, GcReport, PackPlan};
 pub use layout::Layout;
 pub use open::{OpenError, Store};

@@ -67,7 +67,7 @@ impl Store {
             io::ErrorKind::NotFound => ReadError::MissingImage { id },
             _ => ReadError::ImageFile { id, source },
         };
-        self.inner.files.open(&Path::new("images").join(id.to_string())).map_err(file_error)
+        self.inner.files.open(&Layout::image_relative(id)).map_err(file_error)
     }
 
     /// The commit `id`, its digest checked.

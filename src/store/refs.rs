@@ -12,6 +12,9 @@ use super::write::StoreWriter;
 use crate::disk;
 use crate::model::{CommitId, RefName};
 
+/// How far a ref may move forward in one step without the next collection looking at everything.
+const GENERATIONS: usize = 1000;
+
 /// What a ref must be for a change to go ahead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expect {
@@ -92,6 +95,12 @@ impl Store {
         }
     }
 
+    /// Whether `old` is `new` or in its history, as far as that is looked for.
+    fn is_ancestor(&self, old: CommitId, new: CommitId) -> bool {
+        let parent = |id: &CommitId| self.commit(*id).ok()?.parent;
+        std::iter::successors(Some(new), parent).take(GENERATIONS).any(|id| id == old)
+    }
+
     /// All refs in ascending order of their names.
     ///
     /// # Errors
@@ -156,15 +165,20 @@ impl StoreWriter {
         if !allowed {
             return Err(RefError::Changed { name: edit.name.clone(), found });
         }
+        if let Some(old) = found
+            && !edit.to.is_some_and(|new| store.is_ancestor(old, new))
+        {
+            let path = store.layout().garbage_mark();
+            self.garbage.keep().map_err(|source| RefError::Io { action: "write", path, source })?;
+        }
         let path = store.layout().reference(&edit.name);
         match edit.to {
             Some(id) => {
                 make_room(store, &edit.name)?;
-                disk::replace(&path, format!("{id}\n").as_bytes()).map_err(|source| RefError::Io {
-                    action: "write",
-                    path,
-                    source,
-                })
+                let written = disk::replace(&path, format!("{id}\n").as_bytes());
+                written.map_err(|source| RefError::Io { action: "write", path, source })?;
+                self.garbage.name();
+                Ok(())
             }
             None => match remove(&path, &store.layout().refs()) {
                 Err(error) if is_absence(&error) => Ok(()),

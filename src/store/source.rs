@@ -27,7 +27,7 @@ pub enum ReadError {
         source: io::Error,
     },
     /// The object's bytes are here and are not those of its name.
-    #[error("object {id} is damaged; 'sapwood fsck' tells more")]
+    #[error("object {id} is damaged; 'sapwood fsck --all' tells more")]
     Damaged {
         /// The object.
         id: ObjectId,

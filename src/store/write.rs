@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 
 use super::config::FsVerity;
 use super::damage::{DamagedPart, while_writable};
+use super::garbage_mark::GarbageMark;
 use super::open::Store;
 use super::pack::{PACK_TARGET, PackWriter};
 use crate::disk::{self, Lock, LockError, TemporaryFile, TemporaryPath, Wait};
@@ -72,6 +73,7 @@ pub struct StoreWriter {
     pub(super) reflink_works: AtomicBool,
     counters: Counters,
     merged_bytes: AtomicU64,
+    pub(super) garbage: GarbageMark,
     _removal: Lock,
     _writer: Lock,
 }
@@ -120,6 +122,7 @@ impl StoreWriter {
             reflink_works: AtomicBool::new(true),
             counters: Counters::default(),
             merged_bytes: AtomicU64::new(0),
+            garbage: GarbageMark::new(store.layout().garbage_mark()),
             _removal: removal,
             _writer: writer,
         })
@@ -271,6 +274,7 @@ impl StoreWriter {
         if packs.is_empty() && staged.is_empty() {
             return Ok(None);
         }
+        self.mark_addition()?;
         self.sync_everything()?;
         let (mut touched, mut settled) = (BTreeSet::new(), Settled::new());
         self.protect(packs.iter().map(|(pack, ..)| pack).chain(staged.values()))?;
@@ -298,6 +302,12 @@ impl StoreWriter {
             }
         }
         Ok(Some(settled))
+    }
+
+    /// Something is about to get a name, and no ref leads to it yet.
+    fn mark_addition(&self) -> Result<(), WriteError> {
+        let path = self.store.layout().garbage_mark();
+        self.garbage.add().map_err(|source| WriteError::Write { action: "write", path, source })
     }
 
     /// Has the kernel check files from now on, if that is wanted and it can.
@@ -380,6 +390,7 @@ impl StoreWriter {
         if fs::read(path).is_ok_and(|found| found == bytes) {
             return Ok(());
         }
+        self.mark_addition()?;
         disk::replace(path, bytes).map_err(|source| WriteError::Write {
             action: "write",
             path: path.to_owned(),

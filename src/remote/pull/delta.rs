@@ -78,7 +78,7 @@ impl Offer {
         let (old, new) = match (uses(&self.old), uses(new)) {
             (Ok(old), Ok(new)) => (old, new),
             (Err(error), _) | (_, Err(error)) => {
-                tracing::warn!("image {} is damaged: {error}; run 'sapwood fsck'", self.old.id().short());
+                tracing::warn!("image {} is damaged: {error}; run 'sapwood fsck --all'", self.old.id().short());
                 return PatchPlan::default();
             }
         };

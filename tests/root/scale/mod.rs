@@ -3,3 +3,4 @@
 mod commits;
 mod counted;
 mod history;
+mod remembered;

@@ -1,0 +1,149 @@
+//! `fsck` and `gc` look at what has changed since they ran last, and miss nothing by that.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use sapwood::disk::Wait;
+use sapwood::model::ObjectId;
+use sapwood::store::Store;
+use serde_json::Value;
+
+use super::history::{REF, changing, extend, make};
+use crate::common::sandbox::{Repository, Sandbox};
+
+fn scene(sandbox: &Sandbox, count: usize) -> (Repository, Store) {
+    let repository = Repository::at(sandbox.tmpfs("memory", 1 << 30).join("repository"));
+    make(repository.path(), count);
+    let store = Store::open(repository.path()).expect("just made");
+    (repository, store)
+}
+
+fn fsck(repository: &Repository, arguments: &[&str]) -> Value {
+    let run = repository.run([&["fsck", "--json"], arguments].concat());
+    serde_json::from_slice(&run.stdout).unwrap_or_else(|error| panic!("{error}: {}", run.stderr))
+}
+
+/// Flips a bit of the content, wherever the repository has it.
+fn damage(repository: &Path, content: &[u8]) -> PathBuf {
+    for entry in fs::read_dir(repository.join("packs")).expect("there") {
+        let path = entry.expect("listed").path();
+        let bytes = fs::read(&path).expect("root reads all");
+        let Some(at) = bytes.windows(content.len()).position(|window| window == content) else { continue };
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("root may");
+        let file = File::options().write(true).open(&path).expect("root may");
+        file.write_all_at(&[bytes[at] ^ 1], at as u64).expect("the sandbox is writable");
+        return path;
+    }
+    panic!("the content is in no pack");
+}
+
+/// Makes the last check later than anything that has happened, as if a disk had forgotten by itself.
+fn date_last_check_now(repository: &Path) {
+    let path = repository.join("state/checked");
+    let text = fs::read_to_string(&path).expect("fsck made it");
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    lines[1] = now.as_nanos().to_string();
+    lines.pop();
+    let body = lines.join("\n") + "\n";
+    fs::write(&path, format!("{body}{}\n", ObjectId::of(body.as_bytes()))).expect("the sandbox is writable");
+}
+
+#[test]
+fn fsck_reads_what_changed_finds_what_was_written_over_and_with_all_what_the_disk_forgot() {
+    let sandbox = Sandbox::new("fsck-again");
+    let (repository, store) = scene(&sandbox, 40);
+    let first = fsck(&repository, &[]);
+    assert!(first["relied_on_check_at"].is_null() && first["commits"] == 40, "{first}");
+    date_last_check_now(repository.path());
+    let again = fsck(&repository, &[]);
+    assert!(again["relied_on_check_at"].is_number() && again["bytes"] == 0, "{again}");
+    extend(&store, 40..42);
+    let two_more = fsck(&repository, &[]);
+    assert!(two_more["relied_on_check_at"].is_number() && two_more["commits"] == 3, "{two_more}");
+    let all = fsck(&repository, &["--all"]);
+    assert!(all["relied_on_check_at"].is_null() && all["commits"] == 42, "{all}");
+
+    // An object that only the history has, written over: the pack has changed.
+    damage(repository.path(), &changing(5));
+    let found = fsck(&repository, &[]);
+    assert_eq!(found["damage"].as_array().expect("a list").len(), 1, "{found}");
+    assert_eq!(found["damage"][0]["paths"][0][1], "/f", "{found}");
+    assert!(!repository.path().join("state/checked").exists(), "nothing may be relied on");
+    assert_eq!(fsck(&repository, &[])["damage"].as_array().expect("a list").len(), 1);
+    repository.run(["fsck", "--repair"]);
+    let left = fsck(&repository, &[]);
+    assert_eq!(left["damage"].as_array().expect("a list").len(), 1, "the object is missing: {left}");
+
+    // The same in a repository whose disk tells nobody.
+    let sandbox = Sandbox::new("fsck-rot");
+    let (repository, _) = scene(&sandbox, 10);
+    repository.assert_clean();
+    damage(repository.path(), &changing(5));
+    date_last_check_now(repository.path());
+    assert_eq!(fsck(&repository, &[])["damage"].as_array().expect("a list").len(), 0);
+    assert_eq!(fsck(&repository, &["--all"])["damage"].as_array().expect("a list").len(), 1);
+    assert_eq!(fsck(&repository, &[])["damage"].as_array().expect("a list").len(), 1, "what --all found stays found");
+}
+
+#[test]
+fn fsck_does_not_rely_on_a_check_when_a_file_is_gone() {
+    let sandbox = Sandbox::new("fsck-gone");
+    for folder in ["packs", "images", "commits"] {
+        let repository = sandbox.repository(&format!("without-{folder}"));
+        let tree = sandbox.directory(&format!("tree-{folder}"));
+        fs::write(tree.join("f"), "content").expect("the sandbox is writable");
+        repository.commit(REF, &tree);
+        repository.assert_clean();
+        let file = fs::read_dir(repository.path().join(folder)).expect("there").next().expect("one").expect("listed");
+        fs::remove_file(file.path()).expect("root may");
+        assert_ne!(fsck(&repository, &[])["damage"].as_array().expect("a list").len(), 0, "{folder}");
+    }
+}
+
+/// What `gc` does: what it says it removes, and whether it looked at everything.
+fn gc(repository: &Repository) -> (usize, bool) {
+    let plan: Value = serde_json::from_str(&repository.run(["gc", "--json"]).success()).expect("JSON");
+    let objects = plan["objects"].as_array().expect("a list").len() as u64;
+    let packed: u64 = plan["packs"].as_array().expect("a list").iter().filter_map(|pack| pack["remove"].as_u64()).sum();
+    let commits = plan["commits"].as_array().expect("a list").len() as u64;
+    ((objects + packed + commits) as usize, plan["kept_commits"].is_number())
+}
+
+#[test]
+fn gc_looks_at_everything_only_when_something_may_have_become_garbage() {
+    let sandbox = Sandbox::new("gc-again");
+    let (repository, store) = scene(&sandbox, 20);
+    assert_eq!(gc(&repository), (0, true), "the first");
+    assert_eq!(gc(&repository), (0, false), "nothing has happened");
+    extend(&store, 20..25);
+    assert_eq!(gc(&repository), (0, false), "commits were added");
+
+    // A writer that was killed before a ref named what it had added.
+    let writer = store.writer(Wait::Announced(&|_| {})).expect("nobody else");
+    writer.put(7, &mut &b"garbage"[..]).expect("room");
+    writer.settle().expect("durable");
+    drop(writer);
+    extend(&store, 25..26);
+    let (removed, looked) = gc(&repository);
+    assert!(looked && removed <= 1, "{removed}");
+    assert_eq!(gc(&repository), (0, false));
+
+    // A ref that begins a new history.
+    let tree = sandbox.directory("tree");
+    fs::write(tree.join("f"), "other").expect("the sandbox is writable");
+    let commit = ["commit", "--ref", REF, "--parent", "none", tree.to_str().expect("UTF-8")];
+    repository.run(commit).success();
+    let (removed, looked) = gc(&repository);
+    assert!(looked && removed > 26, "{removed} things of the old history went");
+    assert_eq!(gc(&repository), (0, false));
+
+    // A ref that is deleted.
+    repository.commit("other", &tree);
+    assert_eq!(gc(&repository), (0, false), "a new ref");
+    repository.run(["refs", "--delete", "other"]).success();
+    assert_eq!(gc(&repository), (1, true), "its commit");
+    repository.assert_clean();
+}
