@@ -175,9 +175,8 @@ impl Gc {
         let (store, began) = (self.writer.store(), SystemTime::now());
         let layout = store.layout();
         let Some(last) = store.milestone(Memory::Collected) else { return Ok(None) };
-        let is_quiet = !layout.garbage_mark().exists()
-            && files(&layout.lazy())?.is_empty()
-            && files(&layout.partial())?.is_empty();
+        let is_quiet =
+            !layout.garbage_mark().exists() && !store.has_lazy_commits() && files(&layout.partial())?.is_empty();
         let roots: BTreeSet<CommitId> = self.ref_tips()?.into_iter().chain(store.mount_roots()?).collect();
         let Ok(history) = last.new_history(store, roots.iter().copied()) else { return Ok(None) };
         if !is_quiet || history.reached != *last.tips() {
@@ -244,6 +243,10 @@ impl Gc {
             store.forget(Memory::Checked);
         }
         store.forget(Memory::Collected);
+        if !plan.commits.is_empty() {
+            let failed = |source| GcError::Io { action: "remove", path: layout.history(), source };
+            store.forget_history().map_err(failed)?;
+        }
         remove_files(plan.commits.iter().map(|id| layout.commit(*id)), &layout.commits())?;
         remove_files(plan.images.iter().map(|id| layout.image(*id)), &layout.images())?;
         for path in &plan.companions {

@@ -220,6 +220,12 @@ impl Layout {
         self.root.join("state/mounts")
     }
 
+    /// What each commit added to the one before. Made when first needed.
+    #[must_use]
+    pub fn history(&self) -> PathBuf {
+        self.root.join("state/history")
+    }
+
     /// What the last check found sound. Made by it.
     #[must_use]
     pub fn last_check(&self) -> PathBuf {

@@ -12,6 +12,11 @@ use crate::disk;
 use crate::model::CommitId;
 
 impl Store {
+    /// Whether parts of any commit may not be here.
+    pub(super) fn has_lazy_commits(&self) -> bool {
+        fs::read_dir(self.layout().lazy()).is_ok_and(|mut entries| entries.next().is_some())
+    }
+
     /// Whether parts of the commit may not be here.
     #[must_use]
     pub fn is_lazy(&self, id: CommitId) -> bool {

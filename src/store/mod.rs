@@ -12,7 +12,7 @@
 //! signatures/<id>      the envelope around a commit record, from whoever published it
 //! remotes/             where others are, whom to believe there, and what was seen last
 //! state/               locks, running mounts, the cache of file attributes, which commits are here lazily, when packed
-//!                      objects were used, what the last check and the last collection found well
+//!                      objects were used, what the last check and the last collection found well, what each commit added
 //! tmp/                 files that have no name yet
 //! ```
 //!
@@ -31,6 +31,7 @@ mod evict;
 mod fsck;
 mod garbage_mark;
 mod gc;
+mod history;
 mod ingest;
 mod inventory;
 mod layout;

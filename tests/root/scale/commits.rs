@@ -115,9 +115,9 @@ fn compare(many: usize) {
     }
     let oldest = |scene: &Scene| scene.cost(&["cat", &format!("{}:/f", scene.first)]);
     oldest(&many).assert_is_like(oldest(&few), "cat of the oldest");
-    let others = ["fsck", "gc"];
+    let others = ["fsck", "gc", "size"];
     let costs = many.cost_of_commits(&others).into_iter().zip(few.cost_of_commits(&others));
-    for (what, (many, few)) in ["commit", "fsck", "gc"].into_iter().zip(costs) {
+    for (what, (many, few)) in ["commit", "fsck", "gc", "size"].into_iter().zip(costs) {
         many.assert_is_like(few, what);
     }
     assert!(many.packs() <= 8, "{} packs", many.packs());

@@ -1,4 +1,4 @@
-//! `fsck` and `gc` look at what has changed since they ran last, and miss nothing by that.
+//! `fsck`, `gc` and `size` look at what has changed since they ran last, and miss nothing by that.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
@@ -146,4 +146,47 @@ fn gc_looks_at_everything_only_when_something_may_have_become_garbage() {
     repository.run(["refs", "--delete", "other"]).success();
     assert_eq!(gc(&repository), (1, true), "its commit");
     repository.assert_clean();
+}
+
+/// What `size` says, as a list of commits, objects, bytes, shared and unique for each ref.
+fn size(repository: &Repository) -> Vec<[u64; 5]> {
+    let rows: Value = serde_json::from_str(&repository.run(["size", "--json"]).success()).expect("JSON");
+    let numbers = ["commits", "objects", "bytes", "shared", "unique"];
+    let row = |row: &Value| numbers.map(|name| row[name].as_u64().expect("a number"));
+    rows.as_array().expect("a list").iter().map(row).collect()
+}
+
+#[test]
+fn size_says_the_same_with_and_without_what_it_remembers() {
+    let sandbox = Sandbox::new("size-again");
+    let (repository, store) = scene(&sandbox, 20);
+    let remembered = repository.path().join("state/history");
+    let anew = || {
+        let _ = fs::remove_file(&remembered);
+        size(&repository)
+    };
+    assert_eq!(size(&repository), anew());
+    extend(&store, 20..25);
+    assert_eq!(size(&repository)[0][0], 25);
+    // A commit that takes an old version up again, and a ref that shares some of it.
+    extend(&store, 3..4);
+    let tree = sandbox.directory("tree");
+    fs::write(tree.join("f"), changing(7)).expect("the sandbox is writable");
+    fs::write(tree.join("own"), "its own").expect("the sandbox is writable");
+    repository.commit("other", &tree);
+    let found = size(&repository);
+    assert_eq!(found, anew());
+    assert_eq!(found[0][..2], [26, 45], "20 constant files and 25 versions");
+    let shared = changing(7).len() as u64;
+    assert_eq!(found[1], [1, 2, shared + 7, shared, 7]);
+    // Damaged, cut off, and history that was cut off.
+    let bytes = fs::read(&remembered).expect("made");
+    for damaged in [&bytes[..bytes.len() - 5], &bytes[1..], b""] {
+        fs::write(&remembered, damaged).expect("the sandbox is writable");
+        assert_eq!(size(&repository), found);
+        assert_eq!(size(&repository), found);
+    }
+    repository.run(["gc", "--depth", "2"]).success();
+    assert_eq!(size(&repository), anew());
+    assert_eq!(size(&repository)[0][..2], [3, 23]);
 }
