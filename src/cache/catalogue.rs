@@ -1,19 +1,30 @@
 //! What each frame holds: the locator read the other way round, with the sizes that the image states.
+//!
+//! Frames are known by their numbers in one locator. Whatever is kept by such numbers is kept here, so that it goes when another
+//! locator takes the place of this one.
 
 use std::ops::Range;
 
-use crate::model::{BLOCK_SIZE, LARGE_OBJECT};
+use parking_lot::Mutex;
+
+use super::ahead::Ahead;
+use super::flight::Flights;
+use crate::model::{BLOCK_SIZE, LARGE_OBJECT, LocatorId};
 use crate::remote::format::{Frame, Locator, Spot};
 
 /// A locator and what follows from it.
-#[derive(Debug)]
 pub(super) struct Catalogue {
+    id: LocatorId,
     locator: Locator,
     sizes: Vec<u64>,
     /// Objects that share frames or have one, by frame and offset.
     small: Vec<(Spot, u32)>,
     /// First frame, number of frames, and number of each large object, by first frame.
     large: Vec<(u32, u32, u32)>,
+    /// Fetches under way, by frame.
+    pub flights: Flights<u32>,
+    /// What was read and what is fetched ahead of it, by frame.
+    pub ahead: Mutex<Ahead>,
 }
 
 /// A piece of content inside an unpacked frame.
@@ -36,8 +47,8 @@ pub(super) enum Piece {
 }
 
 impl Catalogue {
-    /// Of `locator` for an image whose objects have `sizes`.
-    pub fn new(locator: Locator, sizes: Vec<u64>) -> Self {
+    /// Of the locator `id` for an image whose objects have `sizes`.
+    pub fn new(id: LocatorId, locator: Locator, sizes: Vec<u64>) -> Self {
         let (mut small, mut large) = (Vec::new(), Vec::new());
         for (index, &size) in (0_u32..).zip(&sizes) {
             let Some(spot) = locator.object(index) else { continue };
@@ -50,7 +61,12 @@ impl Catalogue {
         }
         small.sort_unstable_by_key(|(spot, _)| (spot.frame, spot.offset));
         large.sort_unstable();
-        Self { locator, sizes, small, large }
+        Self { id, locator, sizes, small, large, flights: Flights::default(), ahead: Mutex::default() }
+    }
+
+    /// The name of its locator.
+    pub const fn id(&self) -> LocatorId {
+        self.id
     }
 
     pub const fn locator(&self) -> &Locator {
@@ -124,8 +140,9 @@ mod tests {
         }
         let sizes = vec![100, 20, 5 * BLOCK_SIZE + 1, 50, 1000];
         let bound = LocatorBound::new(sizes.iter().copied());
-        let locator = Locator::parse(&builder.finish().expect("memory"), bound).expect("sound");
-        let catalogue = Catalogue::new(locator, sizes);
+        let bytes = builder.finish().expect("memory");
+        let locator = Locator::parse(&bytes, bound).expect("sound");
+        let catalogue = Catalogue::new(LocatorId::of(&bytes), locator, sizes);
         let object = |index, range| Piece::Object { index, range };
         assert_eq!(catalogue.pieces(0), [object(3, 100..150), object(1, 500..520)]);
         for block in 0..6 {

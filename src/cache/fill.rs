@@ -63,10 +63,14 @@ fn first_reads(frames: &Arc<Frames>, choice: &ProfileChoice) -> Result<(), Fetch
         profile.join().unwrap_or(Err(FetchError::GivenUp))
     })?;
     let Some(profile) = profile else { return Ok(()) };
+    let course = || {
+        let catalogue = frames.catalogue(Instant::now() + UNHURRIED)?;
+        Ok::<_, FetchError>(frames.course_of(&catalogue, &profile, Purpose::ReadFirst))
+    };
     let catalogue = frames.catalogue(Instant::now() + UNHURRIED)?;
     std::thread::scope(|scope| {
-        scope.spawn(|| log(frames.ask_for_names_of(catalogue, &profile)));
-        frames.follow(frames.course_of(catalogue, &profile, Purpose::ReadFirst))
+        scope.spawn(|| log(frames.ask_for_names_of(&catalogue, &profile)));
+        frames.follow_planned(course()?, course)
     })
 }
 
@@ -108,8 +112,7 @@ enum Attempt {
 
 fn attempt(frames: &Arc<Frames>, commit: CommitId) -> Result<Attempt, Box<dyn std::error::Error>> {
     let course = missing(frames)?;
-    let catalogue = frames.catalogue(Instant::now() + UNHURRIED)?;
-    let needed = frames.room.used().saturating_add(course.content_bytes(catalogue));
+    let needed = frames.room.used().saturating_add(course.content_bytes());
     if let Some(limit) = frames.room.limit().filter(|limit| needed > *limit) {
         tracing::warn!("not everything is fetched: {needed} bytes would be kept, and cache-size is {limit}");
         return Ok(Attempt::Done);
@@ -118,7 +121,7 @@ fn attempt(frames: &Arc<Frames>, commit: CommitId) -> Result<Attempt, Box<dyn st
         if frames.shelf.is_resting() {
             frames.crew.pause(PAUSE);
         } else {
-            frames.follow(course)?;
+            frames.follow_planned(course, || missing(frames))?;
         }
         return Ok(Attempt::Again);
     }
@@ -139,8 +142,8 @@ fn attempt(frames: &Arc<Frames>, commit: CommitId) -> Result<Attempt, Box<dyn st
 pub(super) fn missing(frames: &Arc<Frames>) -> Result<Course, FetchError> {
     while frames.image.fetch_more()? {}
     let catalogue = frames.catalogue(Instant::now() + UNHURRIED)?;
-    let all = (0..catalogue.frames()).filter(|frame| !frames.has_frame(catalogue, *frame));
-    Ok(Course::new(catalogue, Purpose::Rest, all))
+    let all = (0..catalogue.frames()).filter(|frame| !frames.has_frame(&catalogue, *frame));
+    Ok(Course::new(&catalogue, Purpose::Rest, all))
 }
 
 fn log(result: Result<(), FetchError>) {

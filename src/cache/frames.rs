@@ -5,21 +5,21 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, RwLock};
 
-use super::ahead::{Ahead, Touch};
+use super::ahead::Touch;
 use super::catalogue::{Catalogue, Piece};
 use super::counters::LazyCounters;
 use super::crew::{Crew, Lane};
 use super::error::FetchError;
-use super::flight::{Flights, Pilot, Seat};
+use super::flight::{Pilot, Seat};
 use super::image::LazyImage;
 use super::large::LargeObjects;
-use super::origin::Origin;
+use super::origin::{MOVES_MAX, Origin};
 use super::ranges::{GUESS_MAX, RUN_MAX, Run, plan};
 use super::room::Room;
 use super::shelf::{Key, Shelf};
@@ -27,7 +27,7 @@ use super::uses::Uses;
 use crate::disk;
 use crate::image::{Image, ObjectRef};
 use crate::model::{BLOCK_SIZE, LARGE_OBJECT, LocatorId, ObjectId};
-use crate::remote::format::{Frame, Locator, LocatorBound};
+use crate::remote::format::{FileRef, Frame, Locator, LocatorBound};
 use crate::remote::layout;
 use crate::store::{Absent, CheckedStore, DamagedPart, ObjectSource, ReadError, Store, Verify};
 
@@ -44,14 +44,13 @@ pub(super) struct Frames {
     pub large: LargeObjects,
     pub crew: Arc<Crew>,
     pub counters: Arc<LazyCounters>,
-    pub flights: Flights<u32>,
     pub room: Arc<Room>,
     pub uses: Uses,
     /// What the locator can hold at most, known before the image is here.
     bound: LocatorBound,
-    catalogue: OnceLock<Catalogue>,
+    /// By the locator in use; another takes its place when the contents were put elsewhere.
+    catalogue: RwLock<Option<Arc<Catalogue>>>,
     loading: Mutex<()>,
-    ahead: Mutex<Ahead>,
     wanted: (Mutex<Wanted>, Condvar),
 }
 
@@ -86,11 +85,9 @@ impl Frames {
             shelf,
             crew: Arc::clone(crew),
             counters: Arc::clone(counters),
-            flights: Flights::default(),
             bound,
-            catalogue: OnceLock::new(),
+            catalogue: RwLock::default(),
             loading: Mutex::default(),
-            ahead: Mutex::default(),
             wanted: Default::default(),
         }
     }
@@ -129,15 +126,32 @@ impl Frames {
         deadline: Instant,
     ) -> Result<(), FetchError> {
         self.note_wanted();
-        let blocks = blocks_of(size, &wanted);
-        self.ask_for_names(index, &blocks);
-        let catalogue = self.catalogue(deadline)?;
+        self.ask_for_names(index, &blocks_of(size, &wanted));
+        for _ in 0..MOVES_MAX {
+            let catalogue = self.catalogue(deadline)?;
+            match self.fetch_by(&catalogue, index, size, wanted.clone(), deadline) {
+                Err(error) if self.find_again(&catalogue, &error) => {}
+                done => return done,
+            }
+        }
+        Err(FetchError::Moved { commit: self.origin.commit() })
+    }
+
+    /// Fetches from where `catalogue` says that it is.
+    fn fetch_by(
+        self: &Arc<Self>,
+        catalogue: &Arc<Catalogue>,
+        index: u32,
+        size: u64,
+        wanted: Range<u64>,
+        deadline: Instant,
+    ) -> Result<(), FetchError> {
         let (offset, length) = (wanted.start, wanted.end.saturating_sub(wanted.start));
         let range = catalogue.frames_of(index, offset, length).ok_or(FetchError::NoPlace { index })?;
         let missing: Vec<u32> = range.filter(|frame| !self.has_frame(catalogue, *frame)).collect();
         let seats = self.depart(catalogue, &missing);
         let id = self.image.with_blocks(deadline, |image| image.object_by_index(index))?;
-        for block in blocks {
+        for block in blocks_of(size, &wanted) {
             self.image.with_blocks(deadline, |image| image.block_of_object(index, block))?;
         }
         let result = seats.iter().try_for_each(|seat| seat.wait(deadline));
@@ -163,10 +177,10 @@ impl Frames {
         if self.room.limit().is_some() {
             self.uses.note(object.id);
         }
-        let Some(catalogue) = self.catalogue.get() else { return };
+        let Some(catalogue) = self.known_catalogue() else { return };
         let Some(frames) = catalogue.frames_of(object.index, offset, length) else { return };
         let large = (object.size > LARGE_OBJECT).then(|| catalogue.frames_of(object.index, 0, object.size)).flatten();
-        let mut wish = self.ahead.lock().touch(&Touch { frames, large, missed }, catalogue.locator().frames());
+        let mut wish = catalogue.ahead.lock().touch(&Touch { frames, large, missed }, catalogue.locator().frames());
         let located = |frames: &mut dyn Iterator<Item = u32>| {
             frames.filter_map(|frame| Some((frame, catalogue.frame(frame)?))).collect::<Vec<_>>()
         };
@@ -174,28 +188,29 @@ impl Frames {
         let patient = Lane::of_stream(wish.is_bulk, self.origin.rate());
         for run in likely.into_iter().chain(plan(located(&mut wish.stream), RUN_MAX)) {
             let lane = if self.origin.affords(run.range.end - run.range.start) { Lane::Guess } else { patient };
-            self.fetch_ahead(lane, run);
+            self.fetch_ahead(&catalogue, lane, run);
         }
     }
 
     /// Bytes that were fetched ahead and not read yet.
     pub fn unread_bytes(&self) -> u64 {
-        self.ahead.lock().unread_bytes()
+        self.known_catalogue().map_or(0, |catalogue| catalogue.ahead.lock().unread_bytes())
     }
 
     /// Takes notice that something that was here may be gone.
     pub fn forget(&self) {
-        self.ahead.lock().forget();
+        if let Some(catalogue) = self.known_catalogue() {
+            catalogue.ahead.lock().forget();
+        }
     }
 
-    fn fetch_ahead(self: &Arc<Self>, lane: Lane, run: Run) {
-        let own = Arc::clone(self);
+    fn fetch_ahead(self: &Arc<Self>, catalogue: &Arc<Catalogue>, lane: Lane, run: Run) {
+        let (own, catalogue) = (Arc::clone(self), Arc::clone(catalogue));
         self.crew.run(lane, move || {
-            let Some(catalogue) = own.catalogue.get() else { return };
-            for frame in own.fetch_quietly(catalogue, &run.frames) {
+            for frame in own.fetch_quietly(&catalogue, &run.frames) {
                 let length = catalogue.frame(frame).map_or(0, |frame| frame.length);
                 LazyCounters::add(&own.counters.ahead, u64::from(length));
-                own.ahead.lock().fetched(frame, catalogue.locator().frames());
+                catalogue.ahead.lock().fetched(frame, catalogue.locator().frames());
             }
         });
     }
@@ -217,10 +232,10 @@ impl Frames {
 
     /// The duty to fetch a frame, unless it is here or somebody else has that duty.
     pub fn board_if_missing(&self, catalogue: &Catalogue, frame: u32) -> Option<Pilot<u32>> {
-        if self.flights.is_under_way(frame) || self.has_frame(catalogue, frame) {
+        if catalogue.flights.is_under_way(frame) || self.has_frame(catalogue, frame) {
             return None;
         }
-        self.flights.board(frame).1
+        catalogue.flights.board(frame).1
     }
 
     /// Whether all pieces of a frame are here. Those whose names are not here count as not being here.
@@ -255,10 +270,10 @@ impl Frames {
     }
 
     /// Has frames fetched that somebody waits for.
-    fn depart(self: &Arc<Self>, catalogue: &Catalogue, frames: &[u32]) -> Vec<Seat> {
+    fn depart(self: &Arc<Self>, catalogue: &Arc<Catalogue>, frames: &[u32]) -> Vec<Seat> {
         let (mut seats, mut pilots): (Vec<Seat>, HashMap<u32, Pilot<u32>>) = Default::default();
         for &frame in frames {
-            let (seat, pilot) = self.flights.board(frame);
+            let (seat, pilot) = catalogue.flights.board(frame);
             match pilot {
                 Some(pilot) => _ = pilots.insert(frame, pilot),
                 None => LazyCounters::add(&self.counters.joined, 1),
@@ -268,12 +283,8 @@ impl Frames {
         let led: Vec<(u32, Frame)> = pilots.keys().filter_map(|n| Some((*n, catalogue.frame(*n)?))).collect();
         for run in plan(led, RUN_MAX) {
             let crew: Vec<Pilot<u32>> = run.frames.iter().filter_map(|frame| pilots.remove(frame)).collect();
-            let own = Arc::clone(self);
-            self.crew.run(Lane::Urgent, move || {
-                if let Some(catalogue) = own.catalogue.get() {
-                    own.fly(catalogue, &run, crew);
-                }
-            });
+            let (own, catalogue) = (Arc::clone(self), Arc::clone(catalogue));
+            self.crew.run(Lane::Urgent, move || own.fly(&catalogue, &run, crew));
         }
         seats
     }
@@ -295,35 +306,64 @@ impl Frames {
     }
 
     /// The catalogue, fetched when first needed: the locator, and at the same time the sizes.
-    pub fn catalogue(self: &Arc<Self>, deadline: Instant) -> Result<&Catalogue, FetchError> {
-        if let Some(catalogue) = self.catalogue.get() {
+    pub fn catalogue(self: &Arc<Self>, deadline: Instant) -> Result<Arc<Catalogue>, FetchError> {
+        if let Some(catalogue) = self.known_catalogue() {
             return Ok(catalogue);
         }
         let Some(_loading) = self.loading.try_lock_until(deadline) else { return Err(FetchError::TooLate) };
-        if let Some(catalogue) = self.catalogue.get() {
+        if let Some(catalogue) = self.known_catalogue() {
             return Ok(catalogue);
         }
         self.image.ask_ahead(Image::object_sizes);
-        let bytes = self.locator()?;
+        let (id, bytes) = self.origin.ask_located(|placement| self.locator(placement.locator))?;
         self.image.fetch_hot(deadline)?;
         let sizes = self.image.image().object_sizes()?;
         let locator = Locator::parse(&bytes, LocatorBound::new(sizes.iter().copied())).map_err(Arc::new)?;
-        Ok(self.catalogue.get_or_init(|| Catalogue::new(locator, sizes)))
+        let catalogue = Arc::new(Catalogue::new(id, locator, sizes));
+        *self.catalogue.write() = Some(Arc::clone(&catalogue));
+        Ok(catalogue)
     }
 
     /// The catalogue if it is here.
-    pub fn known_catalogue(&self) -> Option<&Catalogue> {
-        self.catalogue.get()
+    pub fn known_catalogue(&self) -> Option<Arc<Catalogue>> {
+        self.catalogue.read().clone()
     }
 
-    /// The bytes of the locator, from here if they are here.
-    fn locator(&self) -> Result<Bytes, FetchError> {
-        let wanted = self.origin.placement()?.locator;
+    /// Asks where the contents are if `failure` suggests that something is not where `seen` says. Returns whether another
+    /// catalogue is to be used from now on; the placement that leads to it is kept for the next mount.
+    pub fn find_again(&self, seen: &Catalogue, failure: &FetchError) -> bool {
+        if !self.origin.look_again(seen.id(), failure) {
+            return false;
+        }
+        let mut catalogue = self.catalogue.write();
+        if catalogue.as_ref().is_some_and(|current| current.id() == seen.id()) {
+            *catalogue = None;
+            self.keep_placement();
+        }
+        true
+    }
+
+    /// Not durably awaited: a mount that finds the old placement asks again, too.
+    fn keep_placement(&self) {
+        let path = self.store.layout().lazy_commit(self.origin.commit());
+        let Ok(placement) = self.origin.placement() else { return };
+        self.crew.run(Lane::Later, move || {
+            // A commit that became whole has none, and needs none.
+            if path.exists()
+                && let Err(error) = disk::replace(&path, &placement.render())
+            {
+                tracing::debug!(%error, "the placement is not kept");
+            }
+        });
+    }
+
+    /// The bytes of a locator, from here if they are here.
+    fn locator(&self, wanted: FileRef<LocatorId>) -> Result<(LocatorId, Bytes), FetchError> {
         let path = self.store.layout().image_locator(self.image.image().id());
         if let Ok(bytes) = std::fs::read(&path)
             && LocatorId::of(&bytes) == wanted.id
         {
-            return Ok(bytes.into());
+            return Ok((wanted.id, bytes.into()));
         }
         let name = layout::locator(wanted.id);
         if wanted.length > self.bound.length() {
@@ -340,7 +380,7 @@ impl Frames {
                 tracing::debug!(%error, "the locator is not kept");
             }
         });
-        Ok(bytes)
+        Ok((wanted.id, bytes))
     }
 }
 

@@ -30,19 +30,29 @@ impl Frames {
                 pilots.into_iter().for_each(|pilot| pilot.land(Err(error.clone())));
             }
             Ok(bytes) => {
-                pilots.into_iter().for_each(|pilot| self.land(catalogue, pilot, &bytes, run.range.start, &path))
+                // Who waits for a frame hears what is wrong with it.
+                pilots.into_iter().for_each(|pilot| _ = self.land(catalogue, pilot, &bytes, run.range.start, &path))
             }
         }
     }
 
-    /// Keeps what is in the frame of `pilot`, which is somewhere in `bytes`; these begin at `start` of the pack.
-    pub fn land(&self, catalogue: &Catalogue, pilot: Pilot<u32>, bytes: &Bytes, start: u64, path: &str) {
+    /// Keeps what is in the frame of `pilot`, which is somewhere in `bytes`; these begin at `start` of the pack. Tells how that
+    /// went to all who wait for it, and to the caller.
+    pub fn land(
+        &self,
+        catalogue: &Catalogue,
+        pilot: Pilot<u32>,
+        bytes: &Bytes,
+        start: u64,
+        path: &str,
+    ) -> Result<(), FetchError> {
         let arrived = self.unpack(catalogue, pilot.key(), bytes, start, path);
         if let Err(error) = &arrived {
             LazyCounters::add(&self.counters.failures, 1);
             self.origin.complain(error);
         }
-        pilot.land(arrived);
+        pilot.land(arrived.clone());
+        arrived
     }
 
     fn unpack(

@@ -271,7 +271,13 @@ impl LazyImage {
         let range = first.range.start..last.range.end;
         let path = layout::image(parts.id);
         match self.origin.range(&path, range.clone()) {
-            Err(error) => pilots.into_iter().for_each(|pilot| pilot.land(Err(error.clone()))),
+            Err(error) => {
+                // An image is never put elsewhere: one that is not there is of a commit that is not kept any more.
+                if error.may_have_moved() {
+                    self.origin.complain(&error);
+                }
+                pilots.into_iter().for_each(|pilot| pilot.land(Err(error.clone())));
+            }
             Ok(bytes) => self.unpack(pilots, range.start, &bytes),
         }
     }

@@ -1,7 +1,11 @@
 //! The other side of a lazy mount: where the parts of one commit are, and whether anybody answers.
+//!
+//! A publisher may put contents elsewhere while they are mounted, and remove them from where they were. So where the parts are
+//! is asked again when something is not found there, see [`Origin::look_again`].
 
 use std::collections::HashSet;
 use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -11,7 +15,9 @@ use parking_lot::Mutex;
 use super::counters::{Latency, LatencyCounter};
 use super::error::FetchError;
 use super::shelf::chain;
-use crate::remote::format::Placement;
+use crate::model::{CommitId, LocatorId};
+use crate::remote::format::{PLACEMENT_SIZE_MAX, Placement};
+use crate::remote::layout;
 use crate::remote::transport::{Traffic, Transport, TransportError};
 
 /// Different failures that are logged, each once; more of them say nothing new.
@@ -27,6 +33,13 @@ const TELLING: usize = 16 << 10;
 /// How much longer somebody may wait for what he needs since something else is on its way.
 const DELAY_MAX: Duration = Duration::from_millis(60);
 
+/// After an answer that the parts are where they were thought to be, that is not asked again for so long: a server that lacks
+/// one file gets one such request a second, however much is read.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+
+/// How often contents may turn out to be elsewhere during one fetch. A publisher moves them once a publish or prune.
+pub(super) const MOVES_MAX: usize = 4;
+
 /// A time in which nobody answers, still going on.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Outage {
@@ -39,7 +52,10 @@ pub(super) struct Outage {
 /// A published repository, as far as one commit of it is concerned.
 #[derive(Debug)]
 pub(super) struct Origin {
-    remote: Option<(Transport, Placement)>,
+    commit: CommitId,
+    remote: Option<(Transport, Mutex<Arc<Placement>>)>,
+    /// When the placement was asked for in vain. Held while it is asked for.
+    looked: Mutex<Option<Instant>>,
     online: AtomicBool,
     complaints: Mutex<HashSet<String>>,
     outage: Mutex<Option<Outage>>,
@@ -51,10 +67,13 @@ pub(super) struct Origin {
 
 impl Origin {
     /// Of a commit with this placement; of one that is here and nowhere else when there is none.
-    pub fn new(remote: Option<(Transport, Placement)>) -> Self {
-        let remote = remote.map(|(transport, placement)| (transport.impatient(PATIENCE), placement));
+    pub fn new(commit: CommitId, remote: Option<(Transport, Placement)>) -> Self {
+        let remote =
+            remote.map(|(transport, placement)| (transport.impatient(PATIENCE), Mutex::new(Arc::new(placement))));
         Self {
+            commit,
             remote,
+            looked: Mutex::default(),
             online: AtomicBool::new(true),
             complaints: Mutex::default(),
             outage: Mutex::new(None),
@@ -64,9 +83,73 @@ impl Origin {
         }
     }
 
-    /// Where the parts of the commit are.
-    pub fn placement(&self) -> Result<&Placement, FetchError> {
-        self.remote.as_ref().map(|(_, placement)| placement).ok_or(FetchError::NoRemote)
+    /// The commit.
+    pub const fn commit(&self) -> CommitId {
+        self.commit
+    }
+
+    /// Where the parts of the commit are, as far as is known.
+    pub fn placement(&self) -> Result<Arc<Placement>, FetchError> {
+        self.remote.as_ref().map(|(_, placement)| Arc::clone(&placement.lock())).ok_or(FetchError::NoRemote)
+    }
+
+    /// Asks again where the parts of the commit are, if `failure` suggests that something is not where the locator `seen` says.
+    /// Returns whether another locator is to be used from now on; if not, the failure is logged. Several callers at once make
+    /// one request.
+    pub fn look_again(&self, seen: LocatorId, failure: &FetchError) -> bool {
+        let has_moved = failure.may_have_moved() && self.has_moved(seen);
+        if !has_moved && failure.may_have_moved() {
+            self.complain(failure);
+        }
+        has_moved
+    }
+
+    fn has_moved(&self, seen: LocatorId) -> bool {
+        let Some((transport, placement)) = &self.remote else { return false };
+        let mut looked = self.looked.lock();
+        if placement.lock().locator.id != seen {
+            return true;
+        }
+        if looked.is_some_and(|at| at.elapsed() < LOOK_PAUSE) {
+            return false;
+        }
+        let found = self.ask_for_placement(transport);
+        let has_moved = found.as_ref().is_some_and(|found| found.locator.id != seen);
+        if let Some(found) = found {
+            *placement.lock() = Arc::new(found);
+        }
+        *looked = (!has_moved).then(Instant::now);
+        if has_moved {
+            tracing::info!("{}: the contents of commit {} are elsewhere now", self.url(), self.commit.short());
+        }
+        has_moved
+    }
+
+    /// Returns the answer of `ask`, which gets the placement; asks once more when the parts of the commit have moved.
+    pub fn ask_located<T>(&self, ask: impl Fn(&Placement) -> Result<T, FetchError>) -> Result<T, FetchError> {
+        let placement = self.placement()?;
+        match ask(&placement) {
+            Err(error) if self.look_again(placement.locator.id, &error) => ask(&*self.placement()?),
+            done => done,
+        }
+    }
+
+    fn ask_for_placement(&self, transport: &Transport) -> Option<Placement> {
+        match self.noted(transport.get(&layout::placement(self.commit), PLACEMENT_SIZE_MAX as u64)) {
+            Ok(Some((bytes, _))) => match Placement::parse(&bytes) {
+                Ok(placement) => Some(placement),
+                Err(error) => {
+                    self.complain(&FetchError::Placement(Arc::new(error)));
+                    None
+                }
+            },
+            Ok(None) => {
+                self.complain(&FetchError::Unpublished { commit: self.commit });
+                None
+            }
+            // It was logged.
+            Err(_) => None,
+        }
     }
 
     /// Exactly these bytes of a file.
@@ -169,7 +252,9 @@ impl Origin {
                 let error = FetchError::from(error);
                 if !error.may_pass() {
                     // Somebody answers, only not with what was asked for.
-                    self.complain(&error);
+                    if !error.may_have_moved() {
+                        self.complain(&error);
+                    }
                     return Err(error);
                 }
                 self.fails(Instant::now());

@@ -63,7 +63,7 @@ pub enum PrefetchError {
 }
 
 /// What has to be fetched.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct PrefetchPlan {
     pub(super) course: Course,
     /// Requests for contents.
@@ -79,24 +79,32 @@ pub(super) fn plan(
     commit: CommitId,
     selection: &Selection,
 ) -> Result<PrefetchPlan, PrefetchError> {
-    frames.image.fetch_hot(Instant::now() + UNHURRIED)?;
-    let course = match selection {
-        Selection::Everything => fill::missing(frames)?,
-        Selection::Profile(choice) => {
-            let profile = frames.profile(choice)?.ok_or(PrefetchError::NoProfile { commit })?;
-            let catalogue = frames.catalogue(Instant::now() + UNHURRIED)?;
-            frames.ask_for_names_of(catalogue, &profile)?;
-            frames.wait_for_names_of(catalogue, &profile)?;
-            frames.course_of(catalogue, &profile, Purpose::ReadFirst)
-        }
-        Selection::Paths(paths) => below(frames, commit, paths)?,
-    };
-    let catalogue = frames.catalogue(Instant::now() + UNHURRIED)?;
-    let (requests, bytes, content_bytes) = (course.requests(), course.bytes(), course.content_bytes(catalogue));
+    let course = course(frames, commit, selection)?;
+    let (requests, bytes, content_bytes) = (course.requests(), course.bytes(), course.content_bytes());
     match frames.room.limit() {
         Some(limit) if content_bytes > limit => Err(PrefetchError::CacheSize { needed: content_bytes, limit }),
         _ => Ok(PrefetchPlan { course, requests, bytes, content_bytes }),
     }
+}
+
+/// The way to what is selected and not here. Needs its names, and fetches them.
+fn course(frames: &Arc<Frames>, commit: CommitId, selection: &Selection) -> Result<Course, PrefetchError> {
+    frames.image.fetch_hot(Instant::now() + UNHURRIED)?;
+    match selection {
+        Selection::Everything => Ok(fill::missing(frames)?),
+        Selection::Profile(choice) => {
+            let profile = frames.profile(choice)?.ok_or(PrefetchError::NoProfile { commit })?;
+            Ok(course_of(frames, &profile, Purpose::ReadFirst)?)
+        }
+        Selection::Paths(paths) => below(frames, commit, paths),
+    }
+}
+
+fn course_of(frames: &Arc<Frames>, profile: &Profile, purpose: Purpose) -> Result<Course, FetchError> {
+    let catalogue = frames.catalogue(Instant::now() + UNHURRIED)?;
+    frames.ask_for_names_of(&catalogue, profile)?;
+    frames.wait_for_names_of(&catalogue, profile)?;
+    Ok(frames.course_of(&catalogue, profile, purpose))
 }
 
 pub(super) fn published_profile(frames: &Arc<Frames>) -> Result<Option<ProfileText>, PrefetchError> {
@@ -108,7 +116,6 @@ pub(super) fn published_profile(frames: &Arc<Frames>) -> Result<Option<ProfileTe
 
 /// The way to all that is at and below some paths.
 fn below(frames: &Arc<Frames>, commit: CommitId, paths: &[ImagePath]) -> Result<Course, PrefetchError> {
-    let catalogue = frames.catalogue(Instant::now() + UNHURRIED)?;
     let image = frames.image.image();
     let mut objects = BTreeSet::new();
     for path in paths {
@@ -117,9 +124,7 @@ fn below(frames: &Arc<Frames>, commit: CommitId, paths: &[ImagePath]) -> Result<
         gather(image, top, &mut objects).map_err(FetchError::from)?;
     }
     let profile = Profile { entries: objects.into_iter().map(ProfileEntry::whole).collect() };
-    frames.ask_for_names_of(catalogue, &profile)?;
-    frames.wait_for_names_of(catalogue, &profile)?;
-    Ok(frames.course_of(catalogue, &profile, Purpose::Rest))
+    Ok(course_of(frames, &profile, Purpose::Rest)?)
 }
 
 fn gather(image: &Image, top: Ino, objects: &mut BTreeSet<u32>) -> Result<(), ImageError> {
@@ -142,7 +147,7 @@ pub(super) fn fetch(
     plan: &PrefetchPlan,
     selection: &Selection,
 ) -> Result<Wholeness, PrefetchError> {
-    let followed = frames.follow(plan.course.clone());
+    let followed = frames.follow_planned(plan.course.clone(), || course(frames, commit, selection));
     // Also what came before a failure is kept.
     frames.shelf.flush();
     followed?;

@@ -41,21 +41,23 @@ impl Frames {
     }
 
     fn published_profile(&self) -> Result<Option<Profile>, FetchError> {
-        let Some(place) = self.origin.placement()?.profile else { return Ok(None) };
-        let path = layout::profile(place.id);
-        let corrupt = || FetchError::Corrupt { path: path.clone() };
-        if place.length > PROFILE_SIZE_MAX {
-            return Err(corrupt());
-        }
-        let bytes = self.origin.range(&path, 0..place.length)?;
-        if ProfileId::of(&bytes) != place.id {
-            return Err(corrupt());
-        }
-        Profile::parse(&bytes).map(Some).map_err(|_| corrupt())
+        self.origin.ask_located(|placement| {
+            let Some(place) = placement.profile else { return Ok(None) };
+            let path = layout::profile(place.id);
+            let corrupt = || FetchError::Corrupt { path: path.clone() };
+            if place.length > PROFILE_SIZE_MAX {
+                return Err(corrupt());
+            }
+            let bytes = self.origin.range(&path, 0..place.length)?;
+            if ProfileId::of(&bytes) != place.id {
+                return Err(corrupt());
+            }
+            Profile::parse(&bytes).map(Some).map_err(|_| corrupt())
+        })
     }
 
     /// The way to what `profile` lists and is not here.
-    pub fn course_of(&self, catalogue: &Catalogue, profile: &Profile, purpose: Purpose) -> Course {
+    pub fn course_of(&self, catalogue: &Arc<Catalogue>, profile: &Profile, purpose: Purpose) -> Course {
         let frames = profile.entries.iter().filter_map(|entry| frames_of(catalogue, entry)).flatten();
         Course::new(catalogue, purpose, frames.filter(|frame| !self.has_frame(catalogue, *frame)))
     }

@@ -19,6 +19,7 @@ use super::crew::Lane;
 use super::error::FetchError;
 use super::flight::Pilot;
 use super::frames::Frames;
+use super::origin::MOVES_MAX;
 use crate::remote::fetch::{Request, requests};
 use crate::remote::format::Frame;
 use crate::remote::layout;
@@ -60,8 +61,10 @@ impl Purpose {
 }
 
 /// The requests that bring some frames.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Course {
+    /// By which the frames have their numbers.
+    catalogue: Arc<Catalogue>,
     purpose: Purpose,
     /// Their numbers, in the order of packs.
     numbers: Vec<u32>,
@@ -70,13 +73,19 @@ pub(super) struct Course {
 
 impl Course {
     /// To `wanted` frames, each counted once.
-    pub fn new(catalogue: &Catalogue, purpose: Purpose, wanted: impl IntoIterator<Item = u32>) -> Self {
+    pub fn new(catalogue: &Arc<Catalogue>, purpose: Purpose, wanted: impl IntoIterator<Item = u32>) -> Self {
         let mut located: Vec<(Frame, u32)> =
             wanted.into_iter().filter_map(|number| Some((catalogue.frame(number)?, number))).collect();
         located.sort_unstable_by_key(|(frame, number)| (frame.pack, frame.offset, *number));
         located.dedup_by_key(|(_, number)| *number);
         let frames: Vec<Frame> = located.iter().map(|(frame, _)| *frame).collect();
-        Self { purpose, numbers: located.into_iter().map(|(_, number)| number).collect(), requests: requests(&frames) }
+        let catalogue = Arc::clone(catalogue);
+        Self {
+            catalogue,
+            purpose,
+            numbers: located.into_iter().map(|(_, number)| number).collect(),
+            requests: requests(&frames),
+        }
     }
 
     /// How many requests.
@@ -85,8 +94,8 @@ impl Course {
     }
 
     /// How many bytes its frames unpack to.
-    pub fn content_bytes(&self, catalogue: &Catalogue) -> u64 {
-        let raw = |number: &u32| catalogue.frame(*number).map_or(0, |frame| u64::from(frame.raw_length));
+    pub fn content_bytes(&self) -> u64 {
+        let raw = |number: &u32| self.catalogue.frame(*number).map_or(0, |frame| u64::from(frame.raw_length));
         self.numbers.iter().map(raw).sum()
     }
 
@@ -97,9 +106,35 @@ impl Course {
 }
 
 impl Frames {
+    /// Follows the course that `plan` gives; when contents turn out to be elsewhere, plans another one and follows that.
+    pub fn follow_planned<E: From<FetchError>>(
+        self: &Arc<Self>,
+        first: Course,
+        plan: impl Fn() -> Result<Course, E>,
+    ) -> Result<(), E> {
+        let mut course = first;
+        for _ in 0..MOVES_MAX {
+            match self.follow(course) {
+                Err(FetchError::Moved { .. }) => course = plan()?,
+                done => return Ok(done?),
+            }
+        }
+        Ok(self.follow(course)?)
+    }
+
     /// Fetches what `course` leads to and is not here, giving way to whatever somebody waits for. Returns when all of it was
-    /// tried, with the first failure.
-    pub fn follow(self: &Arc<Self>, course: Course) -> Result<(), FetchError> {
+    /// tried, with the first failure; [`FetchError::Moved`] when another course leads there.
+    fn follow(self: &Arc<Self>, course: Course) -> Result<(), FetchError> {
+        let catalogue = Arc::clone(&course.catalogue);
+        match self.follow_all(course) {
+            Err(error) if self.find_again(&catalogue, &error) => {
+                Err(FetchError::Moved { commit: self.origin.commit() })
+            }
+            done => done,
+        }
+    }
+
+    fn follow_all(self: &Arc<Self>, course: Course) -> Result<(), FetchError> {
         let (course, (told, heard)) = (Arc::new(course), bounded(1));
         for number in 0..course.requests.len() {
             let (own, course, told) = (Arc::clone(self), Arc::clone(&course), told.clone());
@@ -114,7 +149,7 @@ impl Frames {
     }
 
     fn follow_one(&self, course: &Course, request: &Request) -> Result<(), FetchError> {
-        let Some(catalogue) = self.known_catalogue() else { return Ok(()) };
+        let catalogue = &course.catalogue;
         let numbers = &course.numbers[request.frames.clone()];
         // Some may have come since, at either end or all of them.
         let is_missing = |number: &u32| !self.has_frame(catalogue, *number);
@@ -137,9 +172,11 @@ impl Frames {
             boarded: VecDeque::new(),
             buffer: BytesMut::new(),
             start: range.start,
+            failure: None,
         };
         arrival.board();
-        self.origin.stream(&path, range, &mut |piece| arrival.take(&piece))
+        self.origin.stream(&path, range, &mut |piece| arrival.take(&piece))?;
+        arrival.failure.map_or(Ok(()), Err)
     }
 }
 
@@ -159,6 +196,8 @@ struct Arrival<'a> {
     buffer: BytesMut,
     /// Where in the pack the buffer begins.
     start: u64,
+    /// Why the first frame that could not be kept could not.
+    failure: Option<FetchError>,
 }
 
 impl Arrival<'_> {
@@ -196,7 +235,8 @@ impl Arrival<'_> {
             let bytes: Bytes = self.buffer.split_to((frame.length as usize).min(self.buffer.len())).freeze();
             self.start = frame.end();
             if let Some(pilot) = pilot {
-                self.frames.land(self.catalogue, pilot, &bytes, u64::from(frame.offset), self.path);
+                let kept = self.frames.land(self.catalogue, pilot, &bytes, u64::from(frame.offset), self.path);
+                self.failure = self.failure.take().or(kept.err());
             }
         }
     }

@@ -110,7 +110,7 @@ impl LazyTree {
             tracing::warn!("{}: {error}: nothing is kept of what is fetched", partial.display());
         }
         let Source { id, commit, remote, beginning } = source;
-        let origin = Arc::new(Origin::new(remote));
+        let origin = Arc::new(Origin::new(id, remote));
         let crew = Arc::new(Crew::start().map_err(LazyError::Thread)?);
         let counters = Arc::<LazyCounters>::default();
         let image = LazyImage::open(store, commit.image, &origin, &crew, beginning)?;

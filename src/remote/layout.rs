@@ -21,7 +21,9 @@
 //! # How files go
 //!
 //! What a ref needs is: the commits of its history as far as they are to be kept, with their placements, and all that those
-//! name; of a locator also its packs. A client that has read a ref goes on asking for what that ref needed, perhaps for hours.
+//! name; of a locator also its packs. A client that has read a ref goes on asking for what that ref needed, perhaps for hours;
+//! a lazy mount that does not find it any more reads `placements/COMMIT` again, so that of a commit that is kept it finds
+//! everything however often that was put elsewhere.
 //! So a prune does not remove what nothing needs any more: it marks it, by an empty file below `superseded/` whose time of
 //! writing, by the clock of the other side, says since when. A later prune removes what was marked longer ago than the
 //! *grace period* and is still not needed, names before contents (`commits`, `placements`, then the rest), and then the

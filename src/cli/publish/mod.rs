@@ -108,9 +108,15 @@ its likes have them). A rule that aborts unfinished multipart uploads removes wh
 Pruning. Of each ref the newest commit is kept, and those before it as --keep-last or --keep-younger-than
 say, or all. A file that no kept commit needs is marked; when its mark is older than --grace, the next
 prune removes it, so run it regularly, as by a timer after publishing. Packs of which most is dead are copied
-without what is dead. Clients that read the refs before go on for the grace period: pulls, and lazy
-mounts that fetch as they read. Publishers may work at the same time. --grace 0 removes at once: only
-where nobody reads.
+without what is dead. Publishers may work at the same time.
+
+A lazy mount of a commit that is kept goes on whatever is pruned, however long it runs: when contents are
+not where they were, it asks where they are now. The publisher does not know what is mounted, so a commit
+that is not kept any more is lost to machines that run it lazily once the grace period is over: what they
+did not fetch until then cannot be read. Keep what machines may still run, as by --keep-younger-than 90d,
+or have them fetch everything (--background-fill). The grace period, a day unless --grace says otherwise,
+is for pulls under way and for caches that still show an older ref: it should be longer than caches keep
+refs and than a pull takes. --grace 0 removes at once: a pull that is under way then has to be repeated.
 
 --json prints one object.
   publishing  commits: [{commit, new_objects, image_bytes, new_deltas}], packs, pack_bytes, content_bytes, delta_bytes,

@@ -27,7 +27,7 @@ pub(super) struct PruneArgs {
     /// Of each ref keep what was committed less than so long ago: 90d, 12h, 2w
     #[arg(long, value_name = "TIME", requires = "prune", value_parser = parse_time)]
     keep_younger_than: Option<Duration>,
-    /// Remove only what nothing has needed for so long, for clients that began before
+    /// Remove only what nothing has needed for so long, for pulls that began before and caches that show old refs
     #[arg(long, value_name = "TIME", requires = "prune", default_value = "24h", value_parser = parse_time)]
     grace: Duration,
 }

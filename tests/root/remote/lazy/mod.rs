@@ -5,6 +5,7 @@
 mod bounded;
 mod chosen;
 mod figures;
+mod moved;
 
 use std::fs;
 use std::path::{Path, PathBuf};
