@@ -119,9 +119,10 @@ is for pulls under way and for caches that still show an older ref: it should be
 refs and than a pull takes. --grace 0 removes at once: a pull that is under way then has to be repeated.
 
 --json prints one object.
-  publishing  commits: [{commit, new_objects, image_bytes, new_deltas}], packs, pack_bytes, content_bytes, delta_bytes,
+  publishing  commits: [{commit, new_objects, again, image_bytes, new_deltas}], packs, pack_bytes, content_bytes,
+              again_bytes (those of content_bytes that had been published before), delta_bytes,
               already_there (bytes that an earlier attempt had sent), traffic: {requests, received, sent}
-  --dry-run   refs: [{ref, commit, replaces}], commits: [{commit, is_published, new_objects, content_bytes, deltas_from}],
+  --dry-run   refs: [{ref, commit, replaces}], commits: [{commit, is_published, new_objects, again: {objects, bytes}, content_bytes, deltas_from}],
               content_bytes, estimate: {pack_bytes, metadata_bytes, delta_bytes, delta_objects, requests, sampled_bytes}
   --prune     refs, commits (numbers that stay), dropped: [commit], repack: [{pack, bytes, live_bytes}],
               supersede, remove: [{path, bytes}], waiting: [{path, bytes, seconds}], restore: [path],

@@ -17,7 +17,8 @@ pub(super) fn plan(plan: &PublishPlan, estimate: &Estimate, args: &Args) -> Resu
             json!({
                 "commit": it.id,
                 "is_published": it.is_published(),
-                "new_objects": it.objects.len(),
+                "new_objects": it.new_objects(),
+                "again": it.again,
                 "content_bytes": it.raw_bytes(),
                 "deltas_from": it.deltas,
             })
@@ -44,9 +45,13 @@ pub(super) fn plan(plan: &PublishPlan, estimate: &Estimate, args: &Args) -> Resu
     let new = plan.commits.iter().filter(|commit| !commit.is_published()).count();
     output::line(format_args!(
         "{new} new commits, {} new objects with {} of content",
-        output::count(plan.objects() as u64),
-        output::size(plan.raw_bytes()),
+        output::count(plan.new_objects() as u64),
+        output::size(plan.raw_bytes() - plan.again_bytes()),
     ))?;
+    if plan.again_bytes() > 0 {
+        let again = output::size(plan.again_bytes());
+        output::line(format_args!("{again} of published content packed again, so that new clients fetch less"))?;
+    }
     for it in &plan.commits {
         for from in &it.deltas {
             output::line(format_args!("a delta from {} to {}", from.short(), it.id.short()))?;
@@ -86,10 +91,13 @@ pub(super) fn report(plan: &PublishPlan, report: &PublishReport, args: &Args, be
     }
     let mut parts = vec![format!(
         "{} new objects, {} in {} of packs",
-        output::count(plan.objects() as u64),
+        output::count(plan.new_objects() as u64),
         output::size(report.content_bytes),
         output::size(report.pack_bytes),
     )];
+    if report.again_bytes > 0 {
+        parts.push(format!("{} of these packed again for new clients", output::size(report.again_bytes)));
+    }
     if report.delta_bytes > 0 {
         parts.push(format!("{} of deltas", output::size(report.delta_bytes)));
     }

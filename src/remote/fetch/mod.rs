@@ -32,7 +32,7 @@ use crate::store::StoreWriter;
 pub use error::FetchError;
 pub use patches::{PatchPlan, fetch_patches};
 pub use plan::{FetchPlan, PlanError};
-pub use ranges::{Request, requests};
+pub use ranges::{REQUEST, Request, requests};
 
 /// On a slow line what was received is settled every [`SETTLE_INTERVAL`], but not for less than this: each time makes a
 /// pack.

@@ -18,7 +18,7 @@ const WASTE: u64 = 16;
 
 /// About how many bytes one request reads: 16 MiB, long enough that its round trip does not count, short enough that
 /// several in flight share the work evenly. A pack of 64 MiB takes four.
-const REQUEST: u64 = 16 << 20;
+pub const REQUEST: u64 = 16 << 20;
 
 /// One request.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -86,13 +86,16 @@ pub struct Placement {
     /// Ways from older commits, the newest of those first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deltas: Vec<DeltaRef>,
+    /// Bytes of content that were published before and that the next publishes of the ref may pack again; clients ignore it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub regroup: Option<u64>,
 }
 
 impl Placement {
     /// A placement without profile and deltas.
     #[must_use]
     pub const fn new(image: ImageRef, locator: FileRef<LocatorId>) -> Self {
-        Self { version: VERSION, image, locator, profile: None, deltas: Vec::new() }
+        Self { version: VERSION, image, locator, profile: None, deltas: Vec::new(), regroup: None }
     }
 
     /// The bytes that [`Self::parse`] reads.

@@ -1,6 +1,6 @@
 //! Carrying out a plan: packs, locators, images, profiles and deltas go up; then commits, placements and refs give them names.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::deltas::make_deltas;
 use super::error::PublishError;
@@ -10,11 +10,11 @@ use super::names::{self, Named};
 use super::options::PublishOptions;
 use super::packs::pack_and_upload;
 use super::places::{NewLocator, Places};
-use super::plan::{CommitPlan, PublishPlan};
+use super::plan::{Again, CommitPlan, PublishPlan};
 use super::progress::{Phase, PublishProgress};
 use super::upload::put_immutable;
 use crate::image::Image;
-use crate::model::{CommitId, LocatorId, ProfileId};
+use crate::model::{CommitId, LocatorId, PackId, ProfileId};
 use crate::remote::format::wire::encode_image;
 use crate::remote::format::{FileRef, ImageRef, Placement};
 use crate::remote::layout;
@@ -26,8 +26,10 @@ use crate::store::{Hold, Store};
 pub struct Published {
     /// Which.
     pub commit: CommitId,
-    /// Objects packed for it.
+    /// Objects packed for it that were in no pack.
     pub new_objects: usize,
+    /// What was published before and packed again for it.
+    pub again: Again,
     /// Bytes of the published image.
     pub image_bytes: u64,
     /// Deltas made for it.
@@ -45,6 +47,8 @@ pub struct PublishReport {
     pub pack_bytes: u64,
     /// Bytes of content in them.
     pub content_bytes: u64,
+    /// How many of these had been published before.
+    pub again_bytes: u64,
     /// Bytes of the deltas made.
     pub delta_bytes: u64,
     /// Bytes of files that were there already, sent by an attempt before.
@@ -84,26 +88,32 @@ pub fn apply(
     let new = pack_and_upload(store, transport, &sections, options, progress)?;
     report.packs = new.packs.len();
     report.pack_bytes = new.packs.iter().map(|pack| pack.length).sum();
-    report.content_bytes = plan.raw_bytes();
-    let mut placements: HashMap<CommitId, Placement> = HashMap::new();
+    (report.content_bytes, report.again_bytes) = (plan.raw_bytes(), plan.again_bytes());
+    let (mut placements, mut packs): (HashMap<CommitId, Placement>, HashSet<PackId>) = Default::default();
     for commit in &plan.commits {
         let mut placement = match &commit.placed {
             Some(placed) => placed.clone(),
-            None => place(store, transport, [&survey.there, &new], commit, progress)?,
+            // What is packed again is to be found where it is now.
+            None => place(store, transport, [&new, &survey.there], commit, &mut packs, progress)?,
         };
         if let Some(profile) = put_profile(store, transport, commit, options, progress)? {
             placement.profile = Some(profile);
         }
         let made = make_deltas(store, transport, commit, options, progress)?;
         report.delta_bytes += made.iter().map(|delta| delta.length).sum::<u64>();
-        let (new_objects, image_bytes) = (commit.objects.len(), placement.image.length);
-        report.commits.push(Published { commit: commit.id, new_objects, image_bytes, new_deltas: made.len() });
+        report.commits.push(Published {
+            commit: commit.id,
+            new_objects: commit.new_objects(),
+            again: commit.again,
+            image_bytes: placement.image.length,
+            new_deltas: made.len(),
+        });
         // Newest first, so that a client that has several takes the one with the fewest bytes.
         placement.deltas.splice(0..0, made);
         placements.insert(commit.id, placement);
     }
     progress.enter(Phase::Naming, 0);
-    names::give(transport, survey, plan, &Named { placements, new_packs: &new.packs }, options)?;
+    names::give(transport, survey, plan, &Named { placements, packs }, options)?;
     report.already_there = progress.already_there();
     report.traffic = transport.counters().traffic();
     Ok(report)
@@ -116,12 +126,13 @@ fn sections<'a>(commit: &'a CommitPlan, options: &PublishOptions) -> [Section<'a
     [Section { objects: first, level }, Section { objects: rest, level: options.level }]
 }
 
-/// Uploads the image and the locator of a commit, and says where they are.
+/// Uploads the image and the locator of a commit, and says where they are. `packs` gets those that the locator leads to.
 fn place(
     store: &Store,
     transport: &Transport,
     places: [&Places; 2],
     plan: &CommitPlan,
+    packs: &mut HashSet<PackId>,
     progress: &PublishProgress,
 ) -> Result<Placement, PublishError> {
     let id = plan.commit.image;
@@ -129,10 +140,12 @@ fn place(
     let wire = encode_image(image.as_bytes(), METADATA_LEVEL).map_err(|source| PublishError::Wire { id, source })?;
     let image_ref = ImageRef::new(id, &wire);
     put_immutable(transport, &layout::image(id), wire.bytes, progress)?;
-    let bytes = locator(&image, places)?;
+    let locator = locator(&image, places)?;
+    packs.extend(locator.packs());
+    let bytes = locator.finish()?;
     let locator = FileRef { id: LocatorId::of(&bytes), length: bytes.len() as u64 };
     put_immutable(transport, &layout::locator(locator.id), bytes, progress)?;
-    Ok(Placement::new(image_ref, locator))
+    Ok(Placement { regroup: plan.again.left, ..Placement::new(image_ref, locator) })
 }
 
 /// Uploads what a boot of the commit reads, if that is to be published.
@@ -153,11 +166,11 @@ fn put_profile(
 }
 
 /// Says for every object of the image where it is: in a pack that was there, or in one made now.
-fn locator(image: &Image, places: [&Places; 2]) -> Result<Vec<u8>, PublishError> {
+fn locator(image: &Image, places: [&Places; 2]) -> Result<NewLocator, PublishError> {
     let mut locator = NewLocator::default();
     for (id, size) in objects(image)? {
         let place = places.iter().find_map(|places| places.find(&id, size));
         locator.add(&place.ok_or(PublishError::NotPacked { id })?);
     }
-    Ok(locator.finish()?)
+    Ok(locator)
 }

@@ -22,6 +22,7 @@ mod plan;
 mod progress;
 mod request;
 mod upload;
+mod view;
 
 pub use apply::{PublishReport, Published, apply};
 pub use error::PublishError;

@@ -11,8 +11,8 @@ use super::error::PublishError;
 use super::existing::Survey;
 use super::options::PublishOptions;
 use super::plan::{CommitPlan, PublishPlan, RefPlan};
-use crate::model::{Commit, CommitId};
-use crate::remote::format::{PackRef, Placement};
+use crate::model::{Commit, CommitId, PackId};
+use crate::remote::format::Placement;
 use crate::remote::layout;
 use crate::remote::lease::Lease;
 use crate::remote::published;
@@ -20,9 +20,10 @@ use crate::remote::transport::{Put, Transport, TransportError};
 use crate::trust::{ENVELOPE_SIZE_MAX, Envelope, PublicKey, Purpose, RefRecord, SecretKey};
 
 /// What is to be named.
-pub(super) struct Named<'a> {
+pub(super) struct Named {
     pub placements: HashMap<CommitId, Placement>,
-    pub new_packs: &'a [PackRef],
+    /// The packs that their locators lead to.
+    pub packs: HashSet<PackId>,
 }
 
 /// Names everything of `plan`, refs last.
@@ -30,7 +31,7 @@ pub(super) fn give(
     transport: &Transport,
     survey: &Survey,
     plan: &PublishPlan,
-    named: &Named<'_>,
+    named: &Named,
     options: &PublishOptions,
 ) -> Result<(), PublishError> {
     let lease = Lease::take(transport, options.lease, &*options.announce)?;
@@ -61,7 +62,7 @@ fn needed(
     transport: &Transport,
     survey: &Survey,
     plan: &PublishPlan,
-    named: &Named<'_>,
+    named: &Named,
 ) -> Result<HashSet<String>, PublishError> {
     let mut needed = HashSet::new();
     for commit in &plan.commits {
@@ -77,8 +78,7 @@ fn needed(
             needed.extend(packs.iter().map(|pack| layout::pack(pack.id)));
         }
     }
-    let packs = survey.there.packs.iter().chain(named.new_packs);
-    needed.extend(packs.map(|pack| layout::pack(pack.id)));
+    needed.extend(named.packs.iter().map(|pack| layout::pack(*pack)));
     Ok(needed)
 }
 

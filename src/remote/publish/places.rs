@@ -7,7 +7,7 @@ use crate::remote::format::{Frame, Locator, LocatorBuilder, PackRef, Spot};
 
 /// Objects and where they are.
 #[derive(Debug, Default)]
-pub(super) struct Places {
+pub(in crate::remote) struct Places {
     pub packs: Vec<PackRef>,
     /// With the number of the pack here. Those of a large object follow each other.
     pub frames: Vec<Frame>,
@@ -20,6 +20,13 @@ pub(super) struct Place<'a> {
     packs: &'a [PackRef],
     frames: &'a [Frame],
     offset: u32,
+}
+
+impl Place<'_> {
+    /// Its frames, each with its pack.
+    pub(super) fn frames(&self) -> impl Iterator<Item = (PackRef, Frame)> {
+        self.frames.iter().map(|frame| (self.packs[frame.pack as usize], *frame))
+    }
 }
 
 impl Places {
@@ -106,6 +113,11 @@ impl NewLocator {
             first.get_or_insert(number);
         }
         self.builder.object(Spot { frame: first.unwrap_or_default(), offset: place.offset });
+    }
+
+    /// The packs that it leads to.
+    pub(super) fn packs(&self) -> impl Iterator<Item = PackId> {
+        self.packs.keys().copied()
     }
 
     /// Its bytes.

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use super::error::PublishError;
 use super::existing::{Survey, objects};
 use super::request::{PublishRequest, history};
+use super::view::{Goals, REGROUPED, View};
 use crate::model::{Commit, CommitId, ObjectId, RefName};
 use crate::remote::format::{Placement, ProfileText};
 use crate::store::{ReadError, Store};
@@ -16,8 +17,11 @@ pub struct CommitPlan {
     pub id: CommitId,
     /// Its record.
     pub commit: Commit,
-    /// Its objects that are in no pack yet, in the order in which they are packed, with their lengths in bytes.
+    /// Its objects that are to be packed, in the order in which they are, with their lengths in bytes: those that are in no pack
+    /// yet, and those that are packed again.
     pub objects: Vec<(ObjectId, u64)>,
+    /// Those that are packed again.
+    pub again: Again,
     /// How many of them, from the first, the profile names.
     pub profiled: usize,
     /// Older commits from which a delta is to be made.
@@ -26,7 +30,26 @@ pub struct CommitPlan {
     pub(super) placed: Option<Placement>,
 }
 
+/// Contents that are published, and are packed again beside new ones, so that a fresh client fetches fewer packs, and less that
+/// it does not need.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Again {
+    /// How many objects.
+    pub objects: usize,
+    /// Bytes of content.
+    pub bytes: u64,
+    /// Bytes of content that later publishes may pack again; none when nothing was published of the ref before.
+    #[serde(skip)]
+    pub(super) left: Option<u64>,
+}
+
 impl CommitPlan {
+    /// Number of objects that are in no pack yet.
+    #[must_use]
+    pub fn new_objects(&self) -> usize {
+        self.objects.len().saturating_sub(self.again.objects)
+    }
+
     /// Whether all of it but what it gains is there.
     #[must_use]
     pub const fn is_published(&self) -> bool {
@@ -67,10 +90,16 @@ impl PublishPlan {
         self.commits.iter().map(CommitPlan::raw_bytes).sum()
     }
 
-    /// Number of objects that are to be packed.
+    /// Number of objects that are in no pack yet.
     #[must_use]
-    pub fn objects(&self) -> usize {
-        self.commits.iter().map(|commit| commit.objects.len()).sum()
+    pub fn new_objects(&self) -> usize {
+        self.commits.iter().map(CommitPlan::new_objects).sum()
+    }
+
+    /// Bytes of content that are packed again.
+    #[must_use]
+    pub fn again_bytes(&self) -> u64 {
+        self.commits.iter().map(|commit| commit.again.bytes).sum()
     }
 
     /// Number of deltas that are to be made.
@@ -130,13 +159,14 @@ fn plan_ref(
         } else {
             Vec::new()
         };
-        let (objects, profiled) = match placed {
+        let before = published.filter(|_| id == tip).map(|there| there.placement.regroup.unwrap_or(0));
+        let (objects, profiled, again) = match placed {
             Some(_) => Default::default(),
-            None => new_objects(store, &commit, survey, request.profile.as_ref(), packed)?,
+            None => contents(store, &commit, survey, (request.profile.as_ref(), before), packed)?,
         };
         if placed.is_none() || !deltas.is_empty() || gains {
             gains |= id == tip;
-            plan.commits.push(CommitPlan { id, commit, objects, profiled, deltas, placed });
+            plan.commits.push(CommitPlan { id, commit, objects, again, profiled, deltas, placed });
         }
     }
     if gains {
@@ -198,23 +228,44 @@ fn refuse_divergence(store: &Store, name: &RefName, tip: CommitId, survey: &Surv
     Ok(())
 }
 
-/// The objects of a commit that are in no pack: what the profile names first, then in the order of the image; and how many
-/// it names. `packed` has those of the commits planned before.
-fn new_objects(
+/// The objects of a commit that are to be packed: what the profile names first, then in the order of the image; how many it
+/// names; and which were published before. `packed` has those of the commits planned before. `before` has the bytes that earlier
+/// publishes of the ref left to be packed again, if the commit is to be its newest.
+fn contents(
     store: &Store,
     commit: &Commit,
     survey: &Survey,
-    profile: Option<&ProfileText>,
+    (profile, before): (Option<&ProfileText>, Option<u64>),
     packed: &mut HashSet<ObjectId>,
-) -> Result<(Vec<(ObjectId, u64)>, usize), PublishError> {
+) -> Result<(Vec<(ObjectId, u64)>, usize, Again), PublishError> {
     let image = store.image(commit.image)?;
     let all: Vec<(ObjectId, u64)> = objects(&image)?.collect();
     let damaged = |source| PublishError::Image { id: commit.image, source };
     let first = profile.map(|profile| profile.resolve(&image)).transpose().map_err(damaged)?.unwrap_or_default();
     let first = first.entries.iter().filter_map(|entry| all.get(entry.object as usize)).copied();
-    let mut is_new = |(id, _): &(ObjectId, u64)| !survey.has(id) && packed.insert(*id);
-    let mut new: Vec<_> = first.filter(&mut is_new).collect();
-    let profiled = new.len();
-    new.extend(all.iter().copied().filter(is_new));
-    Ok((new, profiled))
+    let (old, again) = match before {
+        Some(before) => packed_again(store, survey, &all, before),
+        None => Default::default(),
+    };
+    let mut is_packed = |(id, _): &(ObjectId, u64)| (!survey.has(id) || old.contains(id)) && packed.insert(*id);
+    let mut chosen: Vec<_> = first.filter(&mut is_packed).collect();
+    let profiled = chosen.len();
+    chosen.extend(all.iter().copied().filter(is_packed));
+    Ok((chosen, profiled, again))
+}
+
+/// Which objects that were published before are packed again with the new ones of `all`.
+fn packed_again(store: &Store, survey: &Survey, all: &[(ObjectId, u64)], before: u64) -> (HashSet<ObjectId>, Again) {
+    let view = View::new(all, &[&survey.there]);
+    let new: u64 = all.iter().filter(|(id, _)| !survey.has(id)).map(|(_, size)| size).sum();
+    let budget = before.saturating_add(new.saturating_mul(REGROUPED));
+    let is_here = |number: u32| all.get(number as usize).is_some_and(|(id, _)| store.has_object(*id));
+    let chosen = view.choose(&Goals::of_publish(budget), view.expected(new), &is_here);
+    let chosen: Vec<(ObjectId, u64)> = chosen.iter().filter_map(|number| all.get(*number as usize)).copied().collect();
+    let bytes: u64 = chosen.iter().map(|(_, size)| size).sum();
+    let total: u64 = all.iter().map(|(_, size)| size).sum();
+    // More than everything is never packed again at once.
+    let left = Some(budget.saturating_sub(bytes).min(total));
+    let objects = chosen.len();
+    (chosen.into_iter().map(|(id, _)| id).collect(), Again { objects, bytes, left })
 }
