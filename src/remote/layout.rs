@@ -12,11 +12,12 @@
 //! keys/KEY              a new key, announced by an old one
 //! superseded/PATH       a mark: since it was written, no published ref needs the file PATH
 //! naming.lease          who may write names and remove files now; in a bucket only
+//! naming.probe          by which publishers find out whether the bucket honours conditions of writes; in a bucket only
 //! ```
 //!
 //! Paths are relative to the repository's URL and have no leading slash. Everything but refs, placements and keys is
 //! immutable and may be cached for ever: its name tells its content. (A commit's record never changes, but it may gain
-//! signatures.) Marks and the lease concern publishers and pruners only; clients never ask for them.
+//! signatures.) Marks, the lease and the probe concern publishers and pruners only; clients never ask for them.
 //!
 //! # How files go
 //!
@@ -56,6 +57,9 @@ pub const SUPERSEDED: &str = "superseded";
 
 /// Who may write names now.
 pub const LEASE: &str = "naming.lease";
+
+/// What is written to find out whether the other side honours conditions.
+pub const PROBE: &str = "naming.probe";
 
 /// The directories of files that may be removed when nothing needs them, in the order in which they are: what gives names
 /// before what is named.

@@ -37,6 +37,17 @@ pub enum LeaseError {
     /// No randomness to tell this process from others.
     #[error("the system gives no random numbers")]
     Random(#[source] std::io::Error),
+    /// A bucket that writes whatever the condition says: publishers would undo each other's work and hear nothing of it.
+    #[error(
+        "{url} does not honour conditional writes ({condition}), so that publishers there would undo each other's work unnoticed; \
+         publish to a store that does (S3 and most of its likes, some by an option or a newer version), or to a directory"
+    )]
+    Unconditional {
+        /// The destination.
+        url: String,
+        /// Which one it ignored.
+        condition: &'static str,
+    },
     /// Somebody took it over, since this process was asleep for long.
     #[error("somebody else took over the right to write names, since this process was stopped for minutes")]
     Lost,
@@ -135,10 +146,49 @@ impl Drop for Lease<'_> {
     }
 }
 
-fn take_in_bucket(transport: &Transport, terms: LeaseTerms, announce: &dyn Fn(&str)) -> Result<Held, LeaseError> {
+/// Makes sure that the other side refuses to write when a condition of a write does not hold: the lease and the refs depend on it,
+/// and some of S3's likes write all the same. Four requests to a bucket, none to a directory, where locks of the kernel do that.
+///
+/// The file stays, so that publishers at the same time do not mislead each other: a version that was replaced never comes back,
+/// and a file that is there is there for all.
+///
+/// # Errors
+/// [`LeaseError::Unconditional`]; [`LeaseError::Transport`] also when the server does not know such writes.
+pub fn prove_conditions(transport: &Transport) -> Result<(), LeaseError> {
+    if transport.lock_file(layout::LEASE)?.is_some() {
+        return Ok(());
+    }
+    let holder = random_name()?;
+    let put = |mode: &Put| transport.put(layout::PROBE, probe(&holder).into(), mode);
+    let ignored = |condition| LeaseError::Unconditional { url: transport.url().to_owned(), condition };
+    let replaced = put(&Put::Overwrite)?;
+    put(&Put::Overwrite)?;
+    match put(&Put::IfAbsent) {
+        Err(TransportError::Exists { .. }) => {}
+        Err(error) => return Err(error.into()),
+        Ok(_) => return Err(ignored("If-None-Match")),
+    }
+    match put(&Put::IfVersion(replaced)) {
+        Err(TransportError::Changed { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+        Ok(_) => Err(ignored("If-Match")),
+    }
+}
+
+/// What is in the probe: it differs each time.
+fn probe(holder: &str) -> String {
+    format!("by this file publishers find out whether conditional writes are honoured; {}", text(holder))
+}
+
+/// A name that tells this process from others.
+fn random_name() -> Result<String, LeaseError> {
     let mut random = [0; 16];
     getrandom::fill(&mut random).map_err(|error| LeaseError::Random(std::io::Error::other(error)))?;
-    let holder: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn take_in_bucket(transport: &Transport, terms: LeaseTerms, announce: &dyn Fn(&str)) -> Result<Held, LeaseError> {
+    let holder = random_name()?;
     let mut seen: Option<(Version, Instant)> = None;
     let mut has_announced = false;
     loop {

@@ -1,6 +1,7 @@
 //! `sapwood publish`.
 
 mod prune;
+mod verify;
 mod words;
 
 use std::path::PathBuf;
@@ -8,7 +9,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::json;
+use serde_json::{Map, Value};
 
 use super::{Context, environment, keys, lazy, output, repository};
 use crate::model::RefName;
@@ -31,6 +32,8 @@ Examples:
   sapwood publish --sign release file:///srv/www/os debian/12   a directory that a web server shows
   sapwood publish --sign release s3://bucket/os debian/12       AWS_… variables or ~/.aws as usual
   sapwood publish --dry-run file:///srv/www/os debian/12        how much would be sent
+  sapwood publish --sign release --verify https://os.example.org file:///srv/www/os debian/12
+                                                                publish, then read it as machines do
   sapwood publish --prune --keep-last 5 file:///srv/www/os      remove what is older
   sapwood publish --prune --keep-younger-than 90d --sign release s3://bucket/os debian/12
                                                                 publish, then prune
@@ -48,7 +51,7 @@ pub struct Args {
     #[arg(value_name = "DEST")]
     destination: String,
     /// The refs to publish
-    #[arg(required_unless_present = "prune", value_name = "REF")]
+    #[arg(required_unless_present_any = ["prune", "regroup"], value_name = "REF")]
     refs: Vec<RefName>,
     /// Sign commits and refs with this key (a name or a file); several are possible
     #[arg(long, value_name = "KEY")]
@@ -71,7 +74,10 @@ pub struct Args {
     /// Only say what would be done
     #[arg(long)]
     dry_run: bool,
-    /// Bytes after which a pack ends
+    /// Then read all of the refs through this address, as machines do that mount them lazily, and compare
+    #[arg(long, value_name = "URL", requires = "refs", conflicts_with = "dry_run")]
+    verify: Option<String>,
+    /// Most bytes of a pack
     #[arg(long, value_name = "BYTES", hide = true, default_value_t = PACK_SIZE)]
     pack_size: u64,
     /// Contents of so many bytes and more have a frame of their own; for measuring
@@ -103,7 +109,11 @@ A web server needs to know nothing: any that serves plain files with Range reque
            location / { expires -1; } }
 
 A bucket needs the rights to read, write, list and delete, and conditional writes (S3 itself and most of
-its likes have them). A rule that aborts unfinished multipart uploads removes what killed publishers left.
+its likes have them; each publish and prune tries, and refuses a bucket that ignores the conditions). A rule that aborts unfinished multipart uploads removes what killed publishers left.
+
+--verify reads each ref of the command through the address that machines use, into an empty repository that
+is removed afterwards: the names first, then everything, each byte compared with the commit. What a cache
+or a web server on the way does to the files is found there, and not on the machines.
 
 Pruning. Of each ref the newest commit is kept, and those before it as --keep-last or --keep-younger-than
 say, or all. A file that no kept commit needs is marked; when its mark is older than --grace, the next
@@ -118,16 +128,24 @@ or have them fetch everything (--background-fill). The grace period, a day unles
 is for pulls under way and for caches that still show an older ref: it should be longer than caches keep
 refs and than a pull takes. --grace 0 removes at once: a pull that is under way then has to be repeated.
 
+What a new client pays. Each publish leaves a pack, and packs keep contents that the newest commit does not
+have any more. So a publish packs some older contents again beside new ones: at most two bytes for each new
+one, now or later, so that a commit never takes more than some 40 requests or 1.6 times the bytes of one
+that is published afresh. --prune, and --regroup without removing anything, do all of it for the newest
+commit of each ref: then it takes at most 7 requests more, and 1.1 times the bytes. What is left behind is
+marked and removed like all else that is not needed; whoever knows only the old places goes on.
+
 --json prints one object.
   publishing  commits: [{commit, new_objects, again, image_bytes, new_deltas}], packs, pack_bytes, content_bytes,
               again_bytes (those of content_bytes that had been published before), delta_bytes,
               already_there (bytes that an earlier attempt had sent), traffic: {requests, received, sent}
   --dry-run   refs: [{ref, commit, replaces}], commits: [{commit, is_published, new_objects, again: {objects, bytes}, content_bytes, deltas_from}],
               content_bytes, estimate: {pack_bytes, metadata_bytes, delta_bytes, delta_objects, requests, sampled_bytes}
-  --prune     refs, commits (numbers that stay), dropped: [commit], repack: [{pack, bytes, live_bytes}],
+  --prune     refs, commits (numbers that stay), dropped: [commit], regroup: [{ref, content_bytes, cost, fresh}]
+              (of which cost and fresh are {requests, bytes}), repack: [{pack, bytes, live_bytes}],
               supersede, remove: [{path, bytes}], waiting: [{path, bytes, seconds}], restore: [path],
               kept_bytes, and when it was done: new_packs, new_pack_bytes, traffic
-  both        {publish: …, prune: …}"
+  several     {publish: …, prune: …, verify: {url, refs: [{ref, commit, requests, bytes}]}}"
 );
 
 /// Runs the verb.
@@ -144,10 +162,13 @@ pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
     } else {
         None
     };
+    let verified = args.verify.as_ref().map(|url| verify::run(args, url, context)).transpose()?;
     if args.json {
-        match (published, pruned) {
-            (Some(publish), Some(prune)) => output::json(&json!({ "publish": publish, "prune": prune }))?,
-            (published, pruned) => output::json(&published.or(pruned))?,
+        let parts = [("publish", published), ("prune", pruned), ("verify", verified)];
+        let mut parts: Vec<(&str, Value)> = parts.into_iter().filter_map(|(name, part)| Some((name, part?))).collect();
+        match parts.len() {
+            1 => output::json(&parts.remove(0).1)?,
+            _ => output::json(&parts.into_iter().map(|(name, part)| (name.to_owned(), part)).collect::<Map<_, _>>())?,
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -189,6 +210,7 @@ fn request(args: &Args) -> Result<(PublishRequest, PublishOptions)> {
         force: args.force,
         signers: signers.iter().map(SecretKey::public).collect(),
         profile: profile.clone(),
+        pack_size: args.pack_size,
     };
     let frames = FrameSizes::default();
     let options = PublishOptions {

@@ -10,7 +10,8 @@ use serde_json::Value;
 use super::{Args, announce, destination};
 use crate::cli::{Context, output, repository};
 use crate::remote::prune::{
-    Counted, Keep, PlannedFile, PruneError, PruneOptions, PrunePlan, PruneProgress, PruneReport, dry_run, prune,
+    Counted, Keep, PlannedFile, PruneError, PruneOptions, PrunePlan, PruneProgress, PruneReport, RegroupPlan, dry_run,
+    prune,
 };
 use crate::store::Store;
 
@@ -21,6 +22,9 @@ pub(super) struct PruneArgs {
     /// Remove what no ref needs any more, after publishing if refs are given
     #[arg(long)]
     prune: bool,
+    /// Pack the newest commit of each ref again if new clients fetch too much for it, as --prune does, and remove nothing
+    #[arg(long)]
+    regroup: bool,
     /// Of each ref keep the newest N commits
     #[arg(long, value_name = "N", requires = "prune", value_parser = clap::value_parser!(u64).range(1..))]
     keep_last: Option<u64>,
@@ -34,7 +38,7 @@ pub(super) struct PruneArgs {
 
 impl PruneArgs {
     pub(super) const fn is_wanted(&self) -> bool {
-        self.prune
+        self.prune || self.regroup
     }
 }
 
@@ -56,29 +60,35 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<Value> {
     let after = args.prune.keep_younger_than.map(|age| jiff::Timestamp::now().as_second() - age.as_secs() as i64);
     let options = PruneOptions {
         keep: Keep { last: args.prune.keep_last, after },
-        grace: args.prune.grace,
+        grace: if args.prune.prune { args.prune.grace } else { Duration::MAX },
         pack_size: args.pack_size,
         lease: args.lease_terms(),
         announce: Box::new(announce),
+        level: args.level,
+        store: store(context),
         ..PruneOptions::new(scratch(context))
     };
     if args.dry_run {
         let plan = dry_run(&transport, &options, now).map_err(explain)?;
-        return if args.json { Ok(serde_json::to_value(&plan)?) } else { show_plan(&plan, options.grace) };
+        return if args.json { Ok(serde_json::to_value(&plan)?) } else { show_plan(&plan, args.prune.grace) };
     }
     let progress = PruneProgress::default();
     let report = output::while_copying(&progress, || prune(&transport, &options, &progress)).map_err(explain)?;
-    if args.json { Ok(serde_json::to_value(&report)?) } else { show_report(&report, options.grace, begin) }
+    if args.json { Ok(serde_json::to_value(&report)?) } else { show_report(&report, args.prune.grace, begin) }
 }
 
 /// Where one pack at a time finds room: in the repository if there is one, else where temporary files go that may be large.
 fn scratch(context: &Context) -> PathBuf {
-    let store = repository::path(context).ok().and_then(|path| Store::open(&path).ok());
     let given = || env::var_os("TMPDIR").filter(|path| !path.is_empty()).map(PathBuf::from);
-    match store {
+    match store(context) {
         Some(store) => store.layout().temporary(),
         None => given().unwrap_or_else(|| PathBuf::from("/var/tmp")),
     }
+}
+
+/// The repository, if there is one.
+fn store(context: &Context) -> Option<Store> {
+    repository::path(context).ok().and_then(|path| Store::open(&path).ok())
 }
 
 fn explain(error: PruneError) -> anyhow::Error {
@@ -99,6 +109,9 @@ fn show_plan(plan: &PrunePlan, grace: Duration) -> Result<Value> {
     if !plan.dropped.is_empty() {
         output::line(format_args!("{} commits are not needed", plan.dropped.len()))?;
     }
+    for it in &plan.regroup {
+        output::line(regrouped(it, "would pack"))?;
+    }
     for pack in &plan.repack {
         let (live, bytes) = (output::size(pack.live_bytes), output::size(pack.bytes));
         output::line(format_args!("would copy {live} of {bytes} of pack {}", pack.pack.short()))?;
@@ -110,6 +123,18 @@ fn show_plan(plan: &PrunePlan, grace: Duration) -> Result<Value> {
     show_waiting(plan)?;
     output::line(format_args!("would remove {}", files(&plan.remove)))?;
     Ok(Value::Null)
+}
+
+fn regrouped(plan: &RegroupPlan, verb: &str) -> String {
+    let (content, cost, fresh) = (output::size(plan.content_bytes), plan.cost, plan.fresh);
+    format!(
+        "{verb} {content} of {} again: a new client fetches {} in {} requests, where about {} in {} are enough",
+        plan.name,
+        output::size(cost.bytes),
+        output::count(cost.requests),
+        output::size(fresh.bytes),
+        output::count(fresh.requests),
+    )
 }
 
 fn show_waiting(plan: &PrunePlan) -> Result<()> {
@@ -134,7 +159,10 @@ fn show_report(report: &PruneReport, grace: Duration, begin: Instant) -> Result<
         plan.commits,
         output::size(plan.kept_bytes)
     ))?;
-    if !plan.repack.is_empty() {
+    for it in &plan.regroup {
+        output::line(regrouped(it, "packed"))?;
+    }
+    if !plan.repack.is_empty() || !plan.regroup.is_empty() {
         let (old, new) = (plan.repack.len(), report.new_packs);
         let (bytes, live) = (plan.repack.iter().map(|pack| pack.bytes).sum(), report.new_pack_bytes);
         output::line(format_args!("{old} packs, {} became {new}, {}", output::size(bytes), output::size(live)))?;

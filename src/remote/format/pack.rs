@@ -181,6 +181,12 @@ impl<W: Write> PackWriter<W> {
         self.length
     }
 
+    /// Returns whether a frame of so many bytes fits into a pack of `most` bytes. The first always does.
+    #[must_use]
+    pub const fn has_room(&self, frame: usize, most: u64) -> bool {
+        self.length <= PACK_HEADER_SIZE as u64 || self.length + frame as u64 <= most
+    }
+
     /// Adds a frame and returns where it begins.
     ///
     /// # Errors

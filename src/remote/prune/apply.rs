@@ -6,14 +6,18 @@ use std::time::SystemTime;
 use super::error::PruneError;
 use super::inventory::{Inventory, Known};
 use super::plan::{self, PlannedFile, PrunePlan, RepackPlan};
+use super::regroup::{self, Act};
 use super::repack;
 use super::{PruneOptions, PruneProgress};
 use crate::model::{LocatorId, RefName};
 use crate::remote::format::{FileRef, Placement};
 use crate::remote::layout;
-use crate::remote::lease::Lease;
+use crate::remote::lease::{self, Lease};
 use crate::remote::published::{self, PublishedRef};
 use crate::remote::transport::{Put, Traffic, Transport, TransportError};
+
+/// New locators by the names of those whose places they take.
+type Rewritten = HashMap<LocatorId, FileRef<LocatorId>>;
 
 /// What a mark says to people; what counts is when it was written.
 const MARK: &str =
@@ -28,7 +32,7 @@ pub struct PruneReport {
     /// What was found and decided.
     #[serde(flatten)]
     pub plan: PrunePlan,
-    /// Packs made of what lived in those that were copied.
+    /// Packs made of what was packed again or lived in those that were copied.
     pub new_packs: usize,
     /// Bytes of those.
     pub new_pack_bytes: u64,
@@ -45,26 +49,42 @@ pub fn prune(
     options: &PruneOptions,
     progress: &PruneProgress,
 ) -> Result<PruneReport, PruneError> {
+    lease::prove_conditions(transport)?;
     let mut known = Known::default();
-    let first = Inventory::read(transport, options.keep, &mut known)?;
-    let chosen = plan::packs_to_copy(&known.live, options.pack_size);
+    let mut first = Inventory::read_names(transport, options.keep, &mut known)?;
+    let mut regrouped = regroup::newest(transport, &first, &mut known, options, progress, Act::Upload)?;
+    first.relocate(&regrouped.locators);
+    first.read_locators(transport, &mut known)?;
+    let chosen = plan::packs_to_copy(&known.live, &known.of_newest, options.pack_size);
     let moved = repack::copy(transport, &chosen, options, progress)?;
-    let rewritten = repack::rewrite_locators(transport, &first, &mut known, &chosen, &moved)?;
+    let pending = std::mem::take(&mut regrouped.pending);
+    let copied = repack::rewrite_locators(transport, &first, &mut known, &chosen, &moved, pending)?;
+    let rewritten = one_after_the_other(&regrouped.locators, copied);
     drop(first);
-    let lease = Lease::take(transport, options.lease, &*options.announce)?;
+    let held = Lease::take(transport, options.lease, &*options.announce)?;
     let now = now(transport)?;
     let mut inventory = Inventory::read(transport, options.keep, &mut known)?;
-    rewrite_placements(transport, &lease, &mut inventory, &rewritten)?;
+    rewrite_placements(transport, &held, &mut inventory, &rewritten)?;
     let mut plan = plan::plan(&inventory, &known, &[], options.grace, now);
-    each(&lease, &plan.restore, |path| transport.delete(&layout::superseded(path)))?;
-    each(&lease, &plan.supersede, |file| {
+    each(&held, &plan.restore, |path| transport.delete(&layout::superseded(path)))?;
+    each(&held, &plan.supersede, |file| {
         transport.put(&layout::superseded(&file.path), MARK.into(), &Put::Overwrite).map(drop)
     })?;
-    remove(transport, &lease, &plan)?;
-    drop(lease);
-    plan.repack = chosen.iter().map(RepackPlan::of).collect();
-    let (new_packs, new_pack_bytes) = (moved.packs(), moved.bytes());
+    remove(transport, &held, &plan)?;
+    drop(held);
+    plan.repack = regrouped.left.iter().cloned().chain(chosen.iter().map(RepackPlan::of)).collect();
+    let new_packs = regrouped.packs().len() + moved.packs();
+    let new_pack_bytes = regrouped.packs().iter().map(|pack| pack.length).sum::<u64>() + moved.bytes();
+    plan.regroup = regrouped.plans;
     Ok(PruneReport { plan, new_packs, new_pack_bytes, traffic: transport.counters().traffic() })
+}
+
+/// The locators that take the places of others: what `first` says, unless `then` says more.
+fn one_after_the_other(first: &Rewritten, then: Rewritten) -> Rewritten {
+    let last = |file: &FileRef<LocatorId>| then.get(&file.id).copied().unwrap_or(*file);
+    let mut all: Rewritten = first.iter().map(|(old, file)| (*old, last(file))).collect();
+    all.extend(then);
+    all
 }
 
 /// The time by the clock that writes the times of marks.
@@ -105,7 +125,7 @@ fn rewrite_placements(
     transport: &Transport,
     lease: &Lease<'_>,
     inventory: &mut Inventory,
-    rewritten: &HashMap<LocatorId, FileRef<LocatorId>>,
+    rewritten: &Rewritten,
 ) -> Result<(), PruneError> {
     let moved = |placement: &Placement| {
         let locator = *rewritten.get(&placement.locator.id)?;
@@ -118,7 +138,9 @@ fn rewrite_placements(
         }
     }
     for (id, kept) in &mut inventory.commits {
-        if let Some(placement) = kept.own.as_ref().and_then(moved) {
+        let own = kept.own.as_ref();
+        let corrected = own.filter(|_| kept.is_behind).cloned();
+        if let Some(placement) = own.and_then(moved).or(corrected) {
             lease.check()?;
             transport.put(&layout::placement(*id), placement.render().into(), &Put::Overwrite)?;
             kept.own = Some(placement);

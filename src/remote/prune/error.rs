@@ -5,6 +5,7 @@ use std::io;
 use crate::model::{CommitId, PackId, RefName};
 use crate::remote::format::FrameError;
 use crate::remote::lease::LeaseError;
+use crate::remote::publish::PublishError;
 use crate::remote::published::PublishedError;
 use crate::remote::transport::TransportError;
 
@@ -41,7 +42,16 @@ pub enum PruneError {
         /// What is wrong.
         source: FrameError,
     },
+    /// The newest commit of a ref could not be packed again.
+    #[error("nothing was removed, since the newest commit of a ref could not be packed again")]
+    Again(#[from] Box<PublishError>),
     /// No room for a pack, or no memory.
     #[error("cannot write a pack")]
     Pack(#[from] io::Error),
+}
+
+impl From<PublishError> for PruneError {
+    fn from(error: PublishError) -> Self {
+        Self::Again(Box::new(error))
+    }
 }

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use super::Keep;
 use super::error::PruneError;
 use crate::model::{Commit, CommitId, LocatorId, PackId, RefName};
-use crate::remote::format::{Locator, PackRef, Placement};
+use crate::remote::format::{FileRef, Frame, PackRef, Placement};
 use crate::remote::layout;
 use crate::remote::published::{self, PublishedRef};
 use crate::remote::transport::Transport;
@@ -20,8 +20,10 @@ pub(super) struct Kept {
     pub commit: Commit,
     /// Where its parts are, as the ref says that names it.
     pub named: Option<Placement>,
-    /// The same as its own file says.
+    /// The same as its own file says, or should say.
     pub own: Option<Placement>,
+    /// Whether its file says something else: a prune was killed after it had written the ref.
+    pub is_behind: bool,
 }
 
 impl Kept {
@@ -49,6 +51,10 @@ pub(super) struct Known {
     pub packs_of: HashMap<LocatorId, Vec<PackRef>>,
     /// By pack. As of the first look.
     pub live: BTreeMap<PackId, PackUse>,
+    /// The packs of newest commits, which are regrouped and not put together by [`super::plan::packs_to_copy`].
+    pub of_newest: BTreeSet<PackId>,
+    /// Locators whose place another takes, when that is only planned.
+    pub replaced: BTreeSet<LocatorId>,
 }
 
 /// What of a pack is needed.
@@ -63,26 +69,36 @@ pub(super) struct PackUse {
 }
 
 impl Known {
+    /// Notes what the locator of a newest commit leads to.
+    pub(super) fn learn_newest(&mut self, id: LocatorId, frames: impl Iterator<Item = (PackRef, Frame)>) {
+        self.learn(id, frames);
+        self.of_newest.extend(self.packs_of.get(&id).into_iter().flatten().map(|pack| pack.id));
+    }
+
     /// Notes what a locator leads to.
-    pub(super) fn learn(&mut self, id: LocatorId, locator: &Locator) {
-        for pack in locator.packs() {
+    pub(super) fn learn(&mut self, id: LocatorId, frames: impl Iterator<Item = (PackRef, Frame)>) {
+        let mut packs: BTreeMap<PackId, PackRef> = BTreeMap::new();
+        for (pack, frame) in frames {
+            packs.insert(pack.id, pack);
             let order = self.live.len();
-            let new = PackUse { order, length: pack.length, frames: BTreeMap::new() };
-            self.live.entry(pack.id).or_insert(new);
+            let new = || PackUse { order, length: pack.length, frames: BTreeMap::new() };
+            let used = self.live.entry(pack.id).or_insert_with(new);
+            used.frames.insert(frame.offset, (frame.length, frame.raw_length));
         }
-        for frame in locator.frames() {
-            let pack = locator.packs()[frame.pack as usize].id;
-            if let Some(pack) = self.live.get_mut(&pack) {
-                pack.frames.insert(frame.offset, (frame.length, frame.raw_length));
-            }
-        }
-        self.packs_of.insert(id, locator.packs().to_vec());
+        self.packs_of.insert(id, packs.into_values().collect());
     }
 }
 
 impl Inventory {
     /// Looks at everything.
     pub(super) fn read(transport: &Transport, keep: Keep, known: &mut Known) -> Result<Self, PruneError> {
+        let inventory = Self::read_names(transport, keep, known)?;
+        inventory.read_locators(transport, known)?;
+        Ok(inventory)
+    }
+
+    /// Looks at everything but the locators.
+    pub(super) fn read_names(transport: &Transport, keep: Keep, known: &mut Known) -> Result<Self, PruneError> {
         let mut inventory = Self::default();
         for directory in layout::REMOVABLE {
             let listed = transport.list(directory)?.into_iter();
@@ -97,7 +113,6 @@ impl Inventory {
         }
         // After the files: what is published meanwhile is needed and not listed, never the other way round.
         inventory.read_refs(transport, keep, known)?;
-        inventory.read_locators(transport, known)?;
         Ok(inventory)
     }
 
@@ -144,7 +159,9 @@ impl Inventory {
             let is_there = self.files.contains_key(&layout::placement(id));
             let own = if is_there { published::read_placement(transport, id)? } else { None };
             next = commit.parent;
-            history.push((id, Kept { commit, named, own }));
+            let is_behind = named.as_ref().zip(own.as_ref()).is_some_and(|(named, own)| named.locator != own.locator);
+            let own = if is_behind { named.clone() } else { own };
+            history.push((id, Kept { commit, named, own, is_behind }));
         }
         if history.is_empty() {
             return Err(PruneError::NoCommit { name: name.clone(), commit: reference.record.commit });
@@ -153,7 +170,7 @@ impl Inventory {
     }
 
     /// Reads the locators that are not known yet.
-    fn read_locators(&self, transport: &Transport, known: &mut Known) -> Result<(), PruneError> {
+    pub(super) fn read_locators(&self, transport: &Transport, known: &mut Known) -> Result<(), PruneError> {
         let placed = self.commits.values().flat_map(|kept| kept.placements().map(move |it| (&kept.commit, it)));
         let mut seen = BTreeSet::new();
         let new: Vec<(&Commit, &Placement)> = placed
@@ -164,10 +181,24 @@ impl Inventory {
             let read =
                 published::at_once(some, |(commit, placement)| published::read_locator(transport, commit, placement));
             for ((_, placement), locator) in some.iter().zip(read) {
-                known.learn(placement.locator.id, &locator?);
+                let locator = locator?;
+                let packs = locator.packs();
+                let frames = locator.frames().iter().map(|frame| (packs[frame.pack as usize], *frame));
+                known.learn(placement.locator.id, frames);
             }
         }
         Ok(())
+    }
+
+    /// Takes notice of new locators, by the names of those whose places they take.
+    pub(super) fn relocate(&mut self, locators: &HashMap<LocatorId, FileRef<LocatorId>>) {
+        let named = self.refs.values_mut().map(|reference| &mut reference.placement);
+        let kept = self.commits.values_mut().flat_map(|kept| kept.named.iter_mut().chain(&mut kept.own));
+        for placement in named.chain(kept) {
+            if let Some(locator) = locators.get(&placement.locator.id) {
+                placement.locator = *locator;
+            }
+        }
     }
 
     /// The paths of all files that are needed.
@@ -176,7 +207,10 @@ impl Inventory {
         for (id, kept) in &self.commits {
             needed.extend([layout::commit(*id), layout::placement(*id)]);
             for placement in kept.placements() {
-                needed.extend([layout::image(kept.commit.image), layout::locator(placement.locator.id)]);
+                needed.insert(layout::image(kept.commit.image));
+                if !known.replaced.contains(&placement.locator.id) {
+                    needed.insert(layout::locator(placement.locator.id));
+                }
                 needed.extend(placement.profile.map(|profile| layout::profile(profile.id)));
                 needed.extend(placement.deltas.iter().map(|delta| layout::delta(delta.id)));
                 let packs = known.packs_of.get(&placement.locator.id).into_iter().flatten();

@@ -1,8 +1,9 @@
 //! Removing from a published repository what no ref needs any more.
 //!
 //! Needs nothing but the published files. [`super::layout`] tells the rules by which files go; here is what follows them, in
-//! two looks. The first finds packs of which most is dead and copies what lives to new ones, which takes long and harms
-//! nobody. The second is under the lease: it reads the refs again, writes the new places of what was copied, marks what
+//! two looks. The first packs the newest commit of a ref again if it is spread over too many packs or mixed with too much that it
+//! does not need, and finds packs of which most is dead and copies what lives to new ones, which takes long and harms nobody.
+//! The second is under the lease: it reads the refs again, writes the new places of what was copied, marks what
 //! nothing needs, and removes what was marked long enough ago.
 //!
 //! What to do is decided by pure functions in `plan`; [`dry_run`] takes the first look and says what they say. Whoever
@@ -10,9 +11,11 @@
 //! marks and files that the next run finds. If any ref or anything that it needs cannot be read, nothing is removed.
 
 mod apply;
+mod contents;
 mod error;
 mod inventory;
 mod plan;
+mod regroup;
 mod repack;
 
 use std::path::PathBuf;
@@ -20,12 +23,13 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
 
 use super::lease::LeaseTerms;
-use super::publish::PACK_SIZE;
+use super::publish::{DEFAULT_LEVEL, PACK_SIZE};
 use super::transport::Transport;
+use crate::store::Store;
 
 pub use apply::{PruneReport, prune};
 pub use error::PruneError;
-pub use plan::{Counted, PlannedFile, PrunePlan, RepackPlan, WaitingFile};
+pub use plan::{Counted, PlannedFile, PrunePlan, RegroupPlan, RepackPlan, WaitingFile};
 
 /// Which commits of each ref are kept: from the newest on as long as any of these says so. The newest always is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -53,9 +57,13 @@ pub struct PruneOptions {
     pub keep: Keep,
     /// How long a file that nothing needs stays for clients that began before.
     pub grace: Duration,
-    /// A directory for one pack at a time.
+    /// A directory for one pack at a time, and for what is packed again of one commit.
     pub scratch: PathBuf,
-    /// Bytes after which a new pack ends.
+    /// A repository that may have contents that are packed again.
+    pub store: Option<Store>,
+    /// Level of zstd for these.
+    pub level: i32,
+    /// Most bytes of a new pack.
     pub pack_size: u64,
     /// How long the right to remove lasts.
     pub lease: LeaseTerms,
@@ -71,6 +79,8 @@ impl PruneOptions {
             keep: Keep::default(),
             grace: Duration::from_secs(24 * 60 * 60),
             scratch,
+            store: None,
+            level: DEFAULT_LEVEL,
             pack_size: PACK_SIZE,
             lease: LeaseTerms::default(),
             announce: Box::new(|_| {}),
@@ -93,9 +103,14 @@ pub struct PruneProgress {
 /// [`PruneError`].
 pub fn dry_run(transport: &Transport, options: &PruneOptions, now: SystemTime) -> Result<PrunePlan, PruneError> {
     let mut known = inventory::Known::default();
-    let inventory = inventory::Inventory::read(transport, options.keep, &mut known)?;
-    let repack = plan::packs_to_copy(&known.live, options.pack_size);
-    Ok(plan::plan(&inventory, &known, &repack, options.grace, now))
+    let inventory = inventory::Inventory::read_names(transport, options.keep, &mut known)?;
+    let progress = PruneProgress::default();
+    let regrouped = regroup::newest(transport, &inventory, &mut known, options, &progress, regroup::Act::Plan)?;
+    inventory.read_locators(transport, &mut known)?;
+    let repack = plan::packs_to_copy(&known.live, &known.of_newest, options.pack_size);
+    let mut plan = plan::plan(&inventory, &known, &repack, options.grace, now);
+    plan.repack.splice(0..0, regrouped.left);
+    Ok(PrunePlan { regroup: regrouped.plans, ..plan })
 }
 
 #[cfg(test)]

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use super::inventory::{Inventory, Known, PackUse};
-use crate::model::{CommitId, PackId};
+use crate::model::{CommitId, PackId, RefName};
 use crate::remote::format::PACK_HEADER_SIZE;
 use crate::remote::layout;
+use crate::remote::publish::Cost;
 
 /// Packs of less than this part of a full one are put together once there are more than [`SMALL_PACKS`]: every update leaves
 /// one, and each costs a pull a request.
@@ -35,6 +36,20 @@ pub struct WaitingFile {
     pub seconds: u64,
 }
 
+/// A ref whose newest commit is packed again.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct RegroupPlan {
+    /// The ref.
+    #[serde(rename = "ref")]
+    pub name: RefName,
+    /// Bytes of content that are packed again.
+    pub content_bytes: u64,
+    /// What a client that has nothing fetches of packs.
+    pub cost: Cost,
+    /// What it would fetch if the commit were published afresh.
+    pub fresh: Cost,
+}
+
 /// A pack that is copied.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct RepackPlan {
@@ -61,7 +76,9 @@ pub struct PrunePlan {
     pub commits: usize,
     /// Commits that go, now or in time.
     pub dropped: Vec<CommitId>,
-    /// Packs of which the living part is copied.
+    /// Refs whose newest commit is packed again.
+    pub regroup: Vec<RegroupPlan>,
+    /// Packs of which the living part is packed again or copied.
     pub repack: Vec<RepackPlan>,
     /// Files that nothing needs from now on.
     pub supersede: Vec<PlannedFile>,
@@ -108,13 +125,17 @@ impl PackUse {
 }
 
 /// The packs of which what lives is worth copying: most of it is dead, or there are many small ones. In the order in which
-/// they are named first. A new pack ends at `pack_size` bytes.
-pub(super) fn packs_to_copy(live: &BTreeMap<PackId, PackUse>, pack_size: u64) -> Vec<(PackId, PackUse)> {
-    let is_small = |pack: &PackUse| pack.length < pack_size / SMALL_PART;
-    let small = live.values().filter(|pack| is_small(pack) && !pack.is_mostly_dead()).count();
-    let wanted = |pack: &PackUse| pack.is_mostly_dead() || (small > SMALL_PACKS && is_small(pack));
+/// they are named first. A full pack has `pack_size` bytes. Small packs of newest commits are left alone: these are regrouped.
+pub(super) fn packs_to_copy(
+    live: &BTreeMap<PackId, PackUse>,
+    of_newest: &BTreeSet<PackId>,
+    pack_size: u64,
+) -> Vec<(PackId, PackUse)> {
+    let is_small = |id: &PackId, pack: &PackUse| pack.length < pack_size / SMALL_PART && !of_newest.contains(id);
+    let small = live.iter().filter(|(id, pack)| is_small(id, pack) && !pack.is_mostly_dead()).count();
+    let wanted = |id: &PackId, pack: &PackUse| pack.is_mostly_dead() || (small > SMALL_PACKS && is_small(id, pack));
     let mut chosen: Vec<_> =
-        live.iter().filter(|(_, pack)| wanted(pack)).map(|(id, pack)| (*id, pack.clone())).collect();
+        live.iter().filter(|(id, pack)| wanted(id, pack)).map(|(id, pack)| (*id, pack.clone())).collect();
     chosen.sort_by_key(|(_, pack)| pack.order);
     chosen
 }
@@ -197,9 +218,12 @@ mod tests {
             (id(1), used(large, u32::try_from(large / 2 - 100).expect("small"))),
             (id(2), used(1000, 984)),
         ]);
-        assert_eq!(ids(&packs_to_copy(&live, large)), [id(1)]);
+        let newest = BTreeSet::new();
+        assert_eq!(ids(&packs_to_copy(&live, &newest, large)), [id(1)]);
         live.extend((10..18).map(|number| (id(number), used(5000, 4000))));
-        assert_eq!(packs_to_copy(&live, large).len(), 10, "nine small ones, and the dead one");
+        assert_eq!(packs_to_copy(&live, &newest, large).len(), 10, "nine small ones, and the dead one");
+        let newest = BTreeSet::from([id(11)]);
+        assert_eq!(ids(&packs_to_copy(&live, &newest, large)), [id(1)], "only eight of the others");
     }
 
     #[test]

@@ -80,12 +80,12 @@ pub(super) fn copy(
             }
         }
     }
-    copying.close_if(1)?;
+    copying.close_if(|_| true)?;
     Ok(copying.moved)
 }
 
 /// Frames that are read at once: they ascend, overlap nowhere, and little lies between them.
-fn runs(frames: &[Frame]) -> Vec<&[Frame]> {
+pub(super) fn runs(frames: &[Frame]) -> Vec<&[Frame]> {
     let mut runs = Vec::new();
     let mut start = 0;
     for end in 1..=frames.len() {
@@ -112,6 +112,8 @@ struct Copying<'a> {
 
 impl Copying<'_> {
     fn add(&mut self, from: (PackId, u32), frame: &[u8]) -> Result<(), PruneError> {
+        let most = self.options.pack_size;
+        self.close_if(|pack| !pack.has_room(frame.len(), most))?;
         let pack = match &mut self.current {
             Some(pack) => pack,
             None => {
@@ -121,12 +123,12 @@ impl Copying<'_> {
         };
         let offset = u32::try_from(pack.add(frame)?).map_err(|_| std::io::Error::other("a pack of 4 GiB"))?;
         self.moved.frames.insert(from, (self.moved.packs.len(), offset));
-        self.close_if(self.options.pack_size)
+        Ok(())
     }
 
-    /// Uploads the pack if it has at least `length` bytes.
-    fn close_if(&mut self, length: u64) -> Result<(), PruneError> {
-        let Some(pack) = self.current.take_if(|pack| pack.length() >= length) else { return Ok(()) };
+    /// Uploads the pack if it is one that `ends`.
+    fn close_if(&mut self, ends: impl Fn(&PackWriter<File>) -> bool) -> Result<(), PruneError> {
+        let Some(pack) = self.current.take_if(|pack| ends(pack)) else { return Ok(()) };
         let (file, id, length) = pack.finish();
         self.moved.packs.push(PackRef { id, length });
         let path = layout::pack(id);
@@ -139,13 +141,15 @@ impl Copying<'_> {
     }
 }
 
-/// Uploads new locators for those that lead to moved frames: by the old one's name.
+/// Uploads new locators for those that lead to moved frames: by the old one's name. Those of `pending` are uploaded as they are
+/// if they do not.
 pub(super) fn rewrite_locators(
     transport: &Transport,
     inventory: &Inventory,
     known: &mut Known,
     chosen: &[(PackId, PackUse)],
     moved: &Moved,
+    mut pending: HashMap<LocatorId, (Locator, Vec<u8>)>,
 ) -> Result<HashMap<LocatorId, FileRef<LocatorId>>, PruneError> {
     let mut rewritten = HashMap::new();
     for kept in inventory.commits.values() {
@@ -160,13 +164,13 @@ pub(super) fn rewrite_locators(
             if !is_concerned || rewritten.contains_key(&id) {
                 continue;
             }
-            let locator = published::read_locator(transport, &kept.commit, placement)?;
+            let locator = match pending.remove(&id) {
+                Some((locator, _)) => locator,
+                None => published::read_locator(transport, &kept.commit, placement)?,
+            };
             let bytes = relocated(&locator, moved)?;
             let file = FileRef { id: LocatorId::of(&bytes), length: bytes.len() as u64 };
-            let path = layout::locator(file.id);
-            if transport.length(&path)? != Some(file.length) {
-                transport.put(&path, bytes.into(), &Put::Overwrite)?;
-            }
+            upload(transport, file, bytes)?;
             let packs =
                 locator.frames().iter().map(|frame| moved.find(locator.packs()[frame.pack as usize], frame.offset).0);
             let packs: HashMap<PackId, PackRef> = packs.map(|pack| (pack.id, pack)).collect();
@@ -174,7 +178,18 @@ pub(super) fn rewrite_locators(
             rewritten.insert(id, file);
         }
     }
+    for (id, (_, bytes)) in pending {
+        upload(transport, FileRef { id, length: bytes.len() as u64 }, bytes)?;
+    }
     Ok(rewritten)
+}
+
+fn upload(transport: &Transport, file: FileRef<LocatorId>, bytes: Vec<u8>) -> Result<(), PruneError> {
+    let path = layout::locator(file.id);
+    if transport.length(&path)? != Some(file.length) {
+        transport.put(&path, bytes.into(), &Put::Overwrite)?;
+    }
+    Ok(())
 }
 
 /// The same locator, leading to where frames are now.

@@ -18,6 +18,7 @@ use crate::model::{CommitId, LocatorId, PackId, ProfileId};
 use crate::remote::format::wire::encode_image;
 use crate::remote::format::{FileRef, ImageRef, Placement};
 use crate::remote::layout;
+use crate::remote::lease;
 use crate::remote::transport::{Traffic, Transport};
 use crate::store::{Hold, Store};
 
@@ -81,11 +82,12 @@ pub fn apply(
         report.traffic = transport.counters().traffic();
         return Ok(report);
     }
+    lease::prove_conditions(transport)?;
     // A collection must not take what is being read.
     let _hold: Option<Hold> = store.hold(crate::disk::Wait::Announced(&|_| {})).ok();
     let sections: Vec<Section<'_>> = plan.commits.iter().flat_map(|commit| sections(commit, options)).collect();
     progress.enter(Phase::Packing, plan.raw_bytes());
-    let new = pack_and_upload(store, transport, &sections, options, progress)?;
+    let new = pack_and_upload(store, &store.layout().temporary(), transport, &sections, options, progress)?;
     report.packs = new.packs.len();
     report.pack_bytes = new.packs.iter().map(|pack| pack.length).sum();
     (report.content_bytes, report.again_bytes) = (plan.raw_bytes(), plan.again_bytes());

@@ -137,7 +137,7 @@ impl Survey {
 }
 
 /// The objects of an image with their sizes, in order.
-pub(super) fn objects(image: &Image) -> Result<impl Iterator<Item = (ObjectId, u64)>, PublishError> {
+pub(in crate::remote) fn objects(image: &Image) -> Result<impl Iterator<Item = (ObjectId, u64)>, PublishError> {
     let damaged = |source| PublishError::Image { id: image.id(), source };
     let all = image.objects_with_sizes().map_err(damaged)?.collect::<Result<Vec<_>, _>>().map_err(damaged)?;
     Ok(all.into_iter())
@@ -166,7 +166,12 @@ fn image_of(
     published_image(transport, id, placement)
 }
 
-fn published_image(transport: &Transport, id: ImageId, placement: &Placement) -> Result<Option<Image>, PublishError> {
+/// A published image; `None` when it is not there or cannot be used.
+pub(in crate::remote) fn published_image(
+    transport: &Transport,
+    id: ImageId,
+    placement: &Placement,
+) -> Result<Option<Image>, PublishError> {
     let path = layout::image(id);
     let limit = placement.image.length.min(IMAGE_SIZE_MAX);
     let Some((bytes, _)) = transport.get(&path, limit).map_err(PublishedError::from)? else { return Ok(None) };

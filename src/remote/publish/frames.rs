@@ -6,7 +6,7 @@
 use super::error::PublishError;
 use crate::model::{BLOCK_SIZE, LARGE_OBJECT, ObjectId};
 use crate::remote::format::RawFrame;
-use crate::store::{ObjectSource, Store};
+use crate::store::ObjectSource;
 
 /// How contents that are not large are put into frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +25,7 @@ impl Default for FrameSizes {
 
 /// Objects that are packed one after the other. No frame is shared by two sections.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Section<'a> {
+pub(in crate::remote) struct Section<'a> {
     /// Which, with their lengths in bytes.
     pub objects: &'a [(ObjectId, u64)],
     /// Level of zstd.
@@ -43,7 +43,7 @@ pub(super) enum FrameContents {
 
 /// Reads objects in order and cuts them into frames.
 pub(super) struct FrameCutter<'a> {
-    store: &'a Store,
+    source: &'a dyn ObjectSource,
     sizes: FrameSizes,
     sections: std::slice::Iter<'a, Section<'a>>,
     objects: std::slice::Iter<'a, (ObjectId, u64)>,
@@ -53,9 +53,9 @@ pub(super) struct FrameCutter<'a> {
 }
 
 impl<'a> FrameCutter<'a> {
-    pub(super) fn new(store: &'a Store, sections: &'a [Section<'a>], sizes: FrameSizes) -> Self {
+    pub(super) fn new(source: &'a dyn ObjectSource, sections: &'a [Section<'a>], sizes: FrameSizes) -> Self {
         let (shared, objects) = (Default::default(), [].iter());
-        Self { store, sizes, sections: sections.iter(), objects, level: 0, shared, large: None }
+        Self { source, sizes, sections: sections.iter(), objects, level: 0, shared, large: None }
     }
 
     /// The next frame and its bytes.
@@ -110,7 +110,7 @@ impl<'a> FrameCutter<'a> {
     fn read(&self, id: ObjectId, expected: u64, start: u64, end: u64) -> Result<Vec<u8>, PublishError> {
         let length = usize::try_from(end - start).expect("a frame is at most 1 MiB");
         let mut bytes = vec![0; length];
-        let read = self.store.read_at(id, start, &mut bytes)?;
+        let read = self.source.read_at(id, start, &mut bytes)?;
         if read == length {
             Ok(bytes)
         } else {
@@ -123,7 +123,7 @@ impl<'a> FrameCutter<'a> {
 mod tests {
     use super::*;
     use crate::disk::Wait;
-    use crate::store::Config;
+    use crate::store::{Config, Store};
 
     #[test]
     fn sections_share_no_frame_and_each_has_its_level() {

@@ -30,6 +30,13 @@ pub use estimate::{Estimate, estimate};
 pub use existing::{Survey, survey};
 pub use frames::FrameSizes;
 pub use options::{DEFAULT_LEVEL, PACK_SIZE, PublishOptions};
-pub use plan::{CommitPlan, PublishPlan, RefPlan, plan};
+pub use plan::{Again, CommitPlan, PublishPlan, RefPlan, plan};
 pub use progress::{Phase, PublishProgress};
 pub use request::PublishRequest;
+pub use view::Cost;
+
+pub(in crate::remote) use existing::{objects, published_image};
+pub(in crate::remote) use frames::Section;
+pub(in crate::remote) use packs::pack_and_upload;
+pub(in crate::remote) use places::{NewLocator, Places};
+pub(in crate::remote) use view::{Goals, View};

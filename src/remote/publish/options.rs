@@ -5,7 +5,8 @@ use crate::remote::format::ProfileText;
 use crate::remote::lease::LeaseTerms;
 use crate::trust::{PublicKey, SecretKey};
 
-/// Large enough that a whole system is a dozen packs, small enough that each is one upload, and cheap to send again.
+/// Most bytes of a pack. Large enough that a whole system is a dozen packs, small enough that each is one upload, cheap to send
+/// again, and read whole by clients from servers without ranges.
 pub const PACK_SIZE: u64 = 64 << 20;
 
 /// Level of zstd for packs: within three times the time of `mksquashfs` at zstd 3, see `benches/results`. Paid once, for every
@@ -18,7 +19,7 @@ pub struct PublishOptions {
     pub level: i32,
     /// What shares a frame.
     pub frames: FrameSizes,
-    /// Bytes after which a pack ends; what was sent of one that is not finished is sent again.
+    /// Most bytes of a pack, unless one frame alone has more; what was sent of one that is not finished is sent again.
     pub pack_size: u64,
     /// Threads that compress.
     pub threads: usize,

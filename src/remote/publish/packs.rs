@@ -16,11 +16,13 @@ use crate::model::PackId;
 use crate::remote::format::{Frame, PackRef, PackWriter, compress_frames};
 use crate::remote::layout;
 use crate::remote::transport::Transport;
-use crate::store::Store;
+use crate::store::ObjectSource;
 
-/// Packs the objects of `sections` in their order and uploads the packs that are not there. `progress` counts bytes of content.
-pub(super) fn pack_and_upload(
-    store: &Store,
+/// Packs the objects of `sections` in their order and uploads the packs that are not there. Packs that wait are in the directory
+/// `scratch`. `progress` counts bytes of content.
+pub(in crate::remote) fn pack_and_upload(
+    source: &dyn ObjectSource,
+    scratch: &Path,
     transport: &Transport,
     sections: &[Section<'_>],
     options: &PublishOptions,
@@ -29,25 +31,26 @@ pub(super) fn pack_and_upload(
     if sections.iter().all(|section| section.objects.is_empty()) {
         return Ok(Places::default());
     }
-    let mut cutter = FrameCutter::new(store, sections, options.frames);
+    let mut cutter = FrameCutter::new(source, sections, options.frames);
     thread::scope(|scope| {
         // One pack waits while another is sent: disk and memory stay bounded.
         let (sender, receiver) = sync_channel::<(File, PackRef)>(1);
         let uploader = scope.spawn(move || upload_all(transport, &receiver, progress));
-        let mut filling = Filling::new(store.layout().temporary());
+        let mut filling = Filling::new(scratch.to_owned());
         let packed = compress_frames(
             options.threads,
             || cutter.next(),
             |contents, raw, frame| {
+                let full = filling.close_if(|pack| !pack.has_room(frame.len(), options.pack_size));
                 filling.add(contents, raw.len(), &frame)?;
                 progress.add(raw.len() as u64);
-                let Some(pack) = filling.close_if(options.pack_size) else { return Ok(()) };
+                let Some(pack) = full else { return Ok(()) };
                 // The uploader is gone only after an error, which is reported below.
                 sender.send(pack).map_err(|_| PublishError::Pack(std::io::Error::other("the upload has stopped")))
             },
         );
         if packed.is_ok()
-            && let Some(pack) = filling.close_if(1)
+            && let Some(pack) = filling.close_if(|_| true)
         {
             let _ = sender.send(pack);
         }
@@ -107,9 +110,9 @@ impl Filling {
         Ok(())
     }
 
-    /// Closes the pack if it has at least `length` bytes.
-    fn close_if(&mut self, length: u64) -> Option<(File, PackRef)> {
-        let pack = self.current.take_if(|pack| pack.length() >= length)?;
+    /// Closes the pack if it is one that `ends`.
+    fn close_if(&mut self, ends: impl Fn(&PackWriter<File>) -> bool) -> Option<(File, PackRef)> {
+        let pack = self.current.take_if(|pack| ends(pack))?;
         let (file, id, length): (File, PackId, u64) = pack.finish();
         let pack = PackRef { id, length };
         self.done.packs.push(pack);

@@ -16,7 +16,7 @@ pub(in crate::remote) struct Places {
 }
 
 /// Where one object is.
-pub(super) struct Place<'a> {
+pub(in crate::remote) struct Place<'a> {
     packs: &'a [PackRef],
     frames: &'a [Frame],
     offset: u32,
@@ -24,8 +24,13 @@ pub(super) struct Place<'a> {
 
 impl Place<'_> {
     /// Its frames, each with its pack.
-    pub(super) fn frames(&self) -> impl Iterator<Item = (PackRef, Frame)> {
+    pub(in crate::remote) fn frames(&self) -> impl Iterator<Item = (PackRef, Frame)> {
         self.frames.iter().map(|frame| (self.packs[frame.pack as usize], *frame))
+    }
+
+    /// Where it begins in the first of them.
+    pub(in crate::remote) const fn offset(&self) -> u32 {
+        self.offset
     }
 }
 
@@ -35,7 +40,7 @@ impl Places {
     }
 
     /// Where an object of `size` bytes is, if it is here.
-    pub(super) fn find(&self, id: &ObjectId, size: u64) -> Option<Place<'_>> {
+    pub(in crate::remote) fn find(&self, id: &ObjectId, size: u64) -> Option<Place<'_>> {
         let (first, offset) = *self.objects.get(id)?;
         let first = first as usize;
         let frames = self.frames.get(first..first.checked_add(frame_count(size))?)?;
@@ -44,7 +49,7 @@ impl Places {
 
     /// Takes from a locator, which is for an image of these `objects`, where those are that are `wanted`, and takes them
     /// out of there.
-    pub(super) fn learn(
+    pub(in crate::remote) fn learn(
         &mut self,
         locator: &Locator,
         objects: impl Iterator<Item = (ObjectId, u64)>,
@@ -65,6 +70,15 @@ impl Places {
             shared.insert(spot.frame, number);
             self.objects.insert(id, (number, spot.offset));
         }
+    }
+
+    /// Adds what `others` know; what both know is where they say.
+    pub(in crate::remote) fn extend(&mut self, others: Self) {
+        let (packs, frames) = (number(self.packs.len()), number(self.frames.len()));
+        self.packs.extend(others.packs);
+        self.frames.extend(others.frames.into_iter().map(|frame| Frame { pack: packs + frame.pack, ..frame }));
+        let moved = others.objects.into_iter().map(|(id, (frame, offset))| (id, (frames + frame, offset)));
+        self.objects.extend(moved);
     }
 
     /// Adds frames of a locator and returns the number of the first.
@@ -93,7 +107,7 @@ fn number(count: usize) -> u32 {
 
 /// The locator of an image, filled object by object.
 #[derive(Default)]
-pub(super) struct NewLocator {
+pub(in crate::remote) struct NewLocator {
     builder: LocatorBuilder,
     packs: HashMap<PackId, u32>,
     frames: HashMap<(u32, u32), u32>,
@@ -101,7 +115,7 @@ pub(super) struct NewLocator {
 
 impl NewLocator {
     /// Adds the image's next object.
-    pub(super) fn add(&mut self, place: &Place<'_>) {
+    pub(in crate::remote) fn add(&mut self, place: &Place<'_>) {
         let mut first = None;
         for frame in place.frames {
             let PackRef { id, length } = place.packs[frame.pack as usize];
@@ -121,7 +135,7 @@ impl NewLocator {
     }
 
     /// Its bytes.
-    pub(super) fn finish(&self) -> std::io::Result<Vec<u8>> {
+    pub(in crate::remote) fn finish(&self) -> std::io::Result<Vec<u8>> {
         self.builder.finish()
     }
 }

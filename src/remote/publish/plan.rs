@@ -159,7 +159,8 @@ fn plan_ref(
         } else {
             Vec::new()
         };
-        let before = published.filter(|_| id == tip).map(|there| there.placement.regroup.unwrap_or(0));
+        let before =
+            published.filter(|_| id == tip).map(|there| (there.placement.regroup.unwrap_or(0), request.pack_size));
         let (objects, profiled, again) = match placed {
             Some(_) => Default::default(),
             None => contents(store, &commit, survey, (request.profile.as_ref(), before), packed)?,
@@ -230,12 +231,12 @@ fn refuse_divergence(store: &Store, name: &RefName, tip: CommitId, survey: &Surv
 
 /// The objects of a commit that are to be packed: what the profile names first, then in the order of the image; how many it
 /// names; and which were published before. `packed` has those of the commits planned before. `before` has the bytes that earlier
-/// publishes of the ref left to be packed again, if the commit is to be its newest.
+/// publishes of the ref left to be packed again, and most bytes of a pack, if the commit is to be its newest.
 fn contents(
     store: &Store,
     commit: &Commit,
     survey: &Survey,
-    (profile, before): (Option<&ProfileText>, Option<u64>),
+    (profile, before): (Option<&ProfileText>, Option<(u64, u64)>),
     packed: &mut HashSet<ObjectId>,
 ) -> Result<(Vec<(ObjectId, u64)>, usize, Again), PublishError> {
     let image = store.image(commit.image)?;
@@ -255,12 +256,17 @@ fn contents(
 }
 
 /// Which objects that were published before are packed again with the new ones of `all`.
-fn packed_again(store: &Store, survey: &Survey, all: &[(ObjectId, u64)], before: u64) -> (HashSet<ObjectId>, Again) {
+fn packed_again(
+    store: &Store,
+    survey: &Survey,
+    all: &[(ObjectId, u64)],
+    (before, pack_size): (u64, u64),
+) -> (HashSet<ObjectId>, Again) {
     let view = View::new(all, &[&survey.there]);
     let new: u64 = all.iter().filter(|(id, _)| !survey.has(id)).map(|(_, size)| size).sum();
     let budget = before.saturating_add(new.saturating_mul(REGROUPED));
     let is_here = |number: u32| all.get(number as usize).is_some_and(|(id, _)| store.has_object(*id));
-    let chosen = view.choose(&Goals::of_publish(budget), view.expected(new), &is_here);
+    let chosen = view.choose(&Goals::of_publish(budget, pack_size), view.expected(new), &is_here);
     let chosen: Vec<(ObjectId, u64)> = chosen.iter().filter_map(|number| all.get(*number as usize)).copied().collect();
     let bytes: u64 = chosen.iter().map(|(_, size)| size).sum();
     let total: u64 = all.iter().map(|(_, size)| size).sum();

@@ -1,13 +1,14 @@
 //! What is asked for, and which commits of the repository that means.
 
 use super::error::PublishError;
+use super::options::PACK_SIZE;
 use crate::model::{Commit, CommitId, RefName};
 use crate::remote::format::ProfileText;
 use crate::store::{ReadError, Store};
 use crate::trust::PublicKey;
 
 /// What is to be published.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct PublishRequest {
     /// The refs.
     pub names: Vec<RefName>,
@@ -21,6 +22,22 @@ pub struct PublishRequest {
     pub signers: Vec<PublicKey>,
     /// What is read first.
     pub profile: Option<ProfileText>,
+    /// Most bytes of a pack.
+    pub pack_size: u64,
+}
+
+impl Default for PublishRequest {
+    fn default() -> Self {
+        Self {
+            names: Vec::new(),
+            depth: 0,
+            deltas: 0,
+            force: false,
+            signers: Vec::new(),
+            profile: None,
+            pack_size: PACK_SIZE,
+        }
+    }
 }
 
 /// The newest commit of a ref and up to `depth` ancestors, as far as they are here, newest first.

@@ -34,18 +34,22 @@ pub(in crate::remote) struct Goals {
     pub budget: u64,
     /// What is left or packed again as a whole.
     pub unit: Unit,
+    /// Most bytes of a pack.
+    pub pack_size: u64,
 }
 
 impl Goals {
     /// What a publish does within `budget` bytes of content: it keeps a commit from getting much dearer than one published
     /// afresh.
-    pub(in crate::remote) const fn of_publish(budget: u64) -> Self {
-        Self { requests: (24, 24), bytes: (1500, 1300), share: 750, budget, unit: Unit::Segment }
+    pub(in crate::remote) const fn of_publish(budget: u64, pack_size: u64) -> Self {
+        Self { requests: (24, 24), bytes: (1500, 1300), share: 750, budget, unit: Unit::Segment, pack_size }
     }
 
     /// What a prune does: afterwards a commit costs about as much as one published afresh.
-    pub(in crate::remote) const PRUNE: Self =
-        Self { requests: (7, 4), bytes: (1100, 1050), share: 980, budget: u64::MAX, unit: Unit::Pack };
+    pub(in crate::remote) const fn of_prune(pack_size: u64) -> Self {
+        let (requests, bytes) = ((7, 4), (1100, 1050));
+        Self { requests, bytes, share: 980, budget: u64::MAX, unit: Unit::Pack, pack_size }
+    }
 }
 
 /// What is left or packed again as a whole.
@@ -131,6 +135,12 @@ impl View {
         view
     }
 
+    /// Returns whether nothing has to be packed again for these goals.
+    pub(in crate::remote) fn is_within(&self, goals: &Goals) -> bool {
+        let (cost, fresh) = (self.cost(), self.fresh(goals.pack_size));
+        cost.requests <= fresh.requests + goals.requests.0 && cost.bytes <= part(fresh.bytes, goals.bytes.0, 1000)
+    }
+
     /// What a client fetches that has nothing.
     pub(in crate::remote) fn cost(&self) -> Cost {
         let (requests, bytes) =
@@ -139,9 +149,9 @@ impl View {
     }
 
     /// What it would fetch if the commit were published afresh.
-    pub(in crate::remote) fn fresh(&self) -> Cost {
+    pub(in crate::remote) fn fresh(&self, pack_size: u64) -> Cost {
         let bytes = self.needed();
-        Cost { requests: afresh(bytes), bytes }
+        Cost { requests: afresh(bytes, pack_size), bytes }
     }
 
     /// What so many bytes of content take when they are packed, about: as those that are.
@@ -166,12 +176,22 @@ impl View {
         by_pack
     }
 
+    /// The packs in which these objects are, each with how many of its bytes the commit fetches.
+    pub(in crate::remote) fn packs_with(&self, objects: &[u32]) -> Vec<(PackRef, u64)> {
+        let has = |piece: &&Piece| piece.objects.first().is_some_and(|object| objects.binary_search(object).is_ok());
+        let mut by_pack: BTreeMap<u32, u64> = BTreeMap::new();
+        for piece in self.pieces.iter().filter(has) {
+            *by_pack.entry(piece.pack()).or_default() += piece.length();
+        }
+        by_pack.into_iter().map(|(pack, length)| (self.packs[pack as usize], length)).collect()
+    }
+
     /// The objects that are to be packed again, ascending, so that the goals are reached as far as the budget allows. `coming`
     /// bytes of new contents are packed with them in any case. Only what `is_available` can be packed.
     pub(in crate::remote) fn choose(&self, goals: &Goals, coming: u64, is_available: &dyn Fn(u32) -> bool) -> Vec<u32> {
         let (by_pack, Cost { bytes, requests }) = (self.by_pack(), self.cost());
         let (needed, coming_packs) = (self.needed() + coming, u64::from(coming > 0));
-        let (bytes, requests, fresh) = (bytes + coming, requests + coming_packs, afresh(needed));
+        let (bytes, requests, fresh) = (bytes + coming, requests + coming_packs, afresh(needed, goals.pack_size));
         let is_dear = |bytes: u64, limit: u64| bytes > part(needed, limit, 1000);
         if requests <= fresh + goals.requests.0 && !is_dear(bytes, goals.bytes.0) {
             return Vec::new();
@@ -316,9 +336,9 @@ impl Choice<'_> {
     }
 }
 
-/// Requests for so many bytes that lie together.
-fn afresh(bytes: u64) -> u64 {
-    ((bytes + REQUEST / 2) / REQUEST).max(1)
+/// Requests for so many bytes that lie together in full packs.
+fn afresh(bytes: u64, pack_size: u64) -> u64 {
+    ((bytes + REQUEST / 2) / REQUEST).max(bytes.div_ceil(pack_size.max(1))).max(1)
 }
 
 /// `share` of `whole`-ths of a number.
@@ -328,6 +348,7 @@ fn part(number: u64, share: u64, whole: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::options::PACK_SIZE;
     use super::*;
 
     /// A publisher that packs without compressing, and keeps the places of its newest commit.
@@ -394,7 +415,7 @@ mod tests {
             }
             let new: u64 = changed.iter().map(|number| self.objects[*number].1).sum();
             let budget = self.left + REGROUPED * new;
-            let again = self.view().choose(&Goals::of_publish(budget), new, &|_| true);
+            let again = self.view().choose(&Goals::of_publish(budget, PACK_SIZE), new, &|_| true);
             changed.extend(again.iter().map(|number| *number as usize));
             let packed = self.pack(&changed.into_iter().collect::<Vec<_>>());
             assert!(packed - new <= budget);
@@ -404,7 +425,7 @@ mod tests {
         }
 
         fn prune(&mut self) {
-            let again = self.view().choose(&Goals::PRUNE, 0, &|_| true);
+            let again = self.view().choose(&Goals::of_prune(PACK_SIZE), 0, &|_| true);
             self.pack(&again.into_iter().map(|number| number as usize).collect::<Vec<_>>());
         }
 
@@ -417,18 +438,18 @@ mod tests {
     fn each_commit_of_a_long_history_costs_a_fresh_client_a_bounded_number_of_requests_and_bytes() {
         for (files, changed, commits) in [(900, 6, 300), (900, 90, 30), (150, 1, 150)] {
             let mut publisher = Publisher::new(files, 8000);
-            assert_eq!(publisher.view().cost().requests, publisher.view().fresh().requests);
+            assert_eq!(publisher.view().cost().requests, publisher.view().fresh(PACK_SIZE).requests);
             for version in 1..=commits {
                 publisher.publish(changed, version);
                 let (view, at) = (publisher.view(), format!("{files} files, commit {version}"));
-                let (cost, fresh) = (view.cost(), view.fresh());
+                let (cost, fresh) = (view.cost(), view.fresh(PACK_SIZE));
                 // With the ref, the commit, the image and the locator: 40.
                 assert!(cost.requests <= 36, "{at}: {cost:?}");
                 assert!(cost.bytes * 10 <= fresh.bytes * 16, "{at}: {cost:?} where {fresh:?} are enough");
             }
             assert!(publisher.packed_bytes <= (1 + REGROUPED) * publisher.new_bytes);
             publisher.prune();
-            let (cost, fresh) = (publisher.view().cost(), publisher.view().fresh());
+            let (cost, fresh) = (publisher.view().cost(), publisher.view().fresh(PACK_SIZE));
             assert!(cost.requests <= 8 && cost.bytes * 100 <= fresh.bytes * 110, "{files} files: {cost:?}, {fresh:?}");
         }
     }

@@ -143,10 +143,10 @@ impl Transport {
         }
     }
 
-    /// How many requests it takes to take a lease and to give it back.
+    /// How many requests it takes to find out whether conditions are honoured, to take a lease and to give it back.
     #[must_use]
     pub fn lease_requests(&self) -> u64 {
-        if matches!(self.first().kind, Kind::Directory(_)) { 0 } else { 2 }
+        if matches!(self.first().kind, Kind::Directory(_)) { 0 } else { 6 }
     }
 
     /// A file beside the published ones that processes lock which write to the same directory; none where there are no

@@ -1,6 +1,9 @@
 //! Remotes: what is published is pulled, mounted lazily and pruned, over every transport.
 
+mod golden;
+mod history;
 mod lazy;
 mod prune;
 mod pull;
 mod transport;
+mod verify;

@@ -20,6 +20,8 @@ struct Scene {
     publisher: Repository,
     client: Repository,
     web: Web,
+    /// The second state.
+    commit: String,
 }
 
 impl Scene {
@@ -29,13 +31,13 @@ impl Scene {
         let (publisher, client) = (sandbox.repository("publisher"), sandbox.repository("client"));
         let web = Web::serve(&sandbox.directory("published"));
         client.run(["remote", "add", "os", &web.url(), "--insecure-unsigned"]).success();
-        let scene = Self { sandbox, publisher, client, web };
+        let mut scene = Self { sandbox, publisher, client, web, commit: String::new() };
         ["a", "b"].iter().for_each(|directory| scene.fill(directory, 0..FILES, 0));
         scene.publish();
         scene.fill("b", 0..FILES, 1);
         let first = (0..FILES / 2).map(|number| scene.tree().join(format!("a/{number:03}")));
         first.for_each(|file| fs::remove_file(file).expect("it was made"));
-        scene.publish();
+        scene.commit = scene.publish();
         scene
     }
 
@@ -57,17 +59,22 @@ impl Scene {
         format!("file://{}", self.sandbox.join("published").display())
     }
 
-    fn publish(&self) {
-        self.publisher.commit("main", &self.tree());
+    fn publish(&self) -> String {
+        let commit = self.publisher.commit("main", &self.tree());
         self.publisher.run(["publish", "--pack-size", "1000000", &self.url(), "main"]).success();
+        commit
     }
 
-    /// Each leaves a small pack.
-    fn publish_small_changes(&self, seeds: std::ops::Range<u64>) {
+    /// Each but the last leaves a small pack, and the last none of the contents before: then all packs of older commits are put
+    /// together.
+    fn publish_until_all_is_old(&self, seeds: std::ops::Range<u64>) {
+        let last = seeds.end;
         for seed in seeds {
             self.fill("b", 0..5, seed);
             self.publish();
         }
+        ["a", "b"].iter().for_each(|directory| self.fill(directory, 0..FILES, last));
+        self.publish();
     }
 
     /// The larger a full pack is, the more packs count as small, and are put together.
@@ -76,17 +83,19 @@ impl Scene {
         self.publisher.run(words).success();
     }
 
-    fn locators(&self) -> Vec<String> {
-        let listed = fs::read_dir(self.sandbox.join("published/locators")).expect("published");
-        listed.map(|entry| entry.expect("listable").file_name().into_string().expect("UTF-8")).collect()
+    fn locator(&self, commit: &str) -> String {
+        let path = self.sandbox.join("published/placements").join(commit);
+        let placement: serde_json::Value = serde_json::from_slice(&fs::read(path).expect("published")).expect("JSON");
+        placement["locator"]["id"].as_str().expect("text").to_owned()
     }
 
-    /// Prunes until the locators and packs of before are gone.
-    fn prune_all_of_before(&self, keep: &str) {
-        let before = self.locators();
+    /// Prunes until what led to the contents of a commit is gone.
+    fn prune_until_moved(&self, commit: &str, keep: &str) {
+        let before = self.locator(commit);
         self.prune(keep);
         self.prune(keep);
-        assert!(self.locators().iter().all(|locator| !before.contains(locator)), "nothing was put elsewhere");
+        let is_there = self.sandbox.join("published/locators").join(&before).exists();
+        assert!(!is_there && self.locator(commit) != before, "nothing was put elsewhere");
     }
 
     fn copy_of_tree(&self, name: &str) -> PathBuf {
@@ -117,11 +126,11 @@ fn a_mount_reads_on_when_its_contents_were_moved_and_pruned_again_and_again() {
     let old = scene.copy_of_tree("old");
     let mounted = scene.mount(&["fetch-timeout=5"]);
     fs::read(mounted.path().join("b/017")).expect("it comes");
-    scene.prune_all_of_before("1");
+    scene.prune_until_moved(&scene.commit, "1");
     fs::read(mounted.path().join("a/170")).expect("it comes from elsewhere");
     // Once more, with the commit not being the newest any longer.
-    scene.publish_small_changes(2..12);
-    scene.prune_all_of_before("20");
+    scene.publish_until_all_is_old(2..12);
+    scene.prune_until_moved(&scene.commit, "20");
     assert_same_tree(&old, mounted.path());
     mounted.unmount();
     scene.client.assert_clean();
@@ -132,7 +141,7 @@ fn prefetching_and_filling_find_what_was_moved() {
     let scene = Scene::new("moved-fill");
     let mounted = scene.mount(&[]);
     fs::read(mounted.path().join("b/017")).expect("it comes, and what leads there");
-    scene.prune_all_of_before("1");
+    scene.prune_until_moved(&scene.commit, "1");
     let words = ["prefetch", "--json", "--path", "/a", text(mounted.path())];
     scene.client.run(words).success();
     mounted.unmount();
@@ -145,8 +154,8 @@ fn prefetching_and_filling_find_what_was_moved() {
     mounted.unmount();
     // Without anybody there, it is mounted with the places that were seen last.
     let old = scene.copy_of_tree("old");
-    scene.publish_small_changes(2..12);
-    scene.prune_all_of_before("20");
+    scene.publish_until_all_is_old(2..12);
+    scene.prune_until_moved(&scene.commit, "20");
     scene.web.stop();
     let mounted = scene.mount(&["background-fill"]);
     scene.web.start();

@@ -33,6 +33,17 @@ struct Gate {
     state: Mutex<Held>,
     changed: Condvar,
     released: tokio::sync::Notify,
+    conditions: Conditions,
+}
+
+/// What the server does with a write whose condition does not hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conditions {
+    Honoured,
+    /// It writes all the same, as some of S3's likes do.
+    Ignored,
+    /// It honours that there is no such object, and nothing else.
+    OnlyAbsence,
 }
 
 /// The request that is held back.
@@ -46,6 +57,10 @@ enum Held {
 
 impl Bucket {
     pub fn serve(root: &Path) -> Self {
+        Self::with(root, Conditions::Honoured)
+    }
+
+    pub fn with(root: &Path, conditions: Conditions) -> Self {
         fs::create_dir_all(root.join("systems")).expect("writable");
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
         let address = listener.local_addr().expect("bound");
@@ -56,7 +71,8 @@ impl Bucket {
             (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:?}"))
         });
         let (state, changed) = (Mutex::new(Held::Nothing), Condvar::new());
-        let gate = Arc::new(Gate { root: root.to_owned(), state, changed, released: tokio::sync::Notify::new() });
+        let gate =
+            Arc::new(Gate { root: root.to_owned(), state, changed, released: tokio::sync::Notify::new(), conditions });
         let router = Router::new().fallback_service(service);
         let router = router.layer(from_fn_with_state(Arc::clone(&gate), pass));
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
@@ -145,5 +161,20 @@ async fn pass(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Re
     if is_held {
         gate.released.notified().await;
     }
-    next.run(request).await
+    let is_ignored = match gate.conditions {
+        Conditions::Honoured => false,
+        Conditions::Ignored => true,
+        Conditions::OnlyAbsence => request.headers().contains_key("if-match"),
+    };
+    if !is_ignored {
+        return next.run(request).await;
+    }
+    let (head, body) = request.into_parts();
+    let body = axum::body::to_bytes(body, usize::MAX).await.expect("it comes");
+    let answer = next.run(Request::from_parts(head, body.clone().into())).await;
+    if answer.status() != StatusCode::PRECONDITION_FAILED {
+        return answer;
+    }
+    fs::write(gate.root.join(path.trim_start_matches('/')), &body).expect("writable");
+    (StatusCode::OK, [("etag", format!("\"{}\"", body.len()))]).into_response()
 }

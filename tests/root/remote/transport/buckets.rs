@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::process::Stdio;
 use std::time::Duration;
 
-use super::bucket::{Bucket, KEY, SECRET};
+use super::bucket::{Bucket, Conditions, KEY, SECRET};
 use super::scene::{Scene, run_with, write};
 use crate::common::link::{Link, Shape};
 use crate::common::sandbox::{Repository, Run, run};
@@ -101,6 +101,23 @@ fn what_a_bucket_refuses_is_said() {
     }
     assert_eq!(bucket.keys(), [""; 0]);
     scene.client.assert_clean();
+}
+
+#[test]
+fn a_bucket_that_ignores_conditions_is_refused_before_anything_is_sent() {
+    let scene = Scene::new("transport-conditions");
+    for (name, conditions, word) in
+        [("none", Conditions::Ignored, "If-None-Match"), ("some", Conditions::OnlyAbsence, "If-Match")]
+    {
+        let bucket = Bucket::with(&scene.sandbox.directory(name), conditions);
+        let variables = Bucket::variables(bucket.address());
+        for arguments in [&["publish", URL, "main"][..], &["publish", "--prune", URL]] {
+            let said = run_with(&scene.publisher, &variables, arguments).failure(1);
+            assert!(said.contains("does not honour conditional writes") && said.contains(word), "{said}");
+        }
+        let keys = bucket.keys();
+        assert!(keys.iter().all(|key| key.ends_with("naming.probe") || key.starts_with('.')), "{keys:#?}");
+    }
 }
 
 #[test]
