@@ -98,6 +98,7 @@ pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
     let owner = args.owner.as_deref().map(owner).transpose()?;
     let contexts = args.selinux_file_contexts.as_deref().map(contexts).transpose()?;
     let store = repository::open(context)?;
+    store.check_ref(&args.reference)?;
     let writer = store.writer(repository::announced())?;
     let parent = match args.parent.as_str() {
         "auto" => Parent::Auto,

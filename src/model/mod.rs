@@ -16,7 +16,9 @@ pub use acl::{ACL_ACCESS, ACL_DEFAULT, AclError, AclSubject, PosixAcl};
 pub use commit::{COMMIT_SIZE_MAX, Commit, CommitError, ControlCharacter};
 pub use content::{BLOCK_SIZE, ContentHasher, LARGE_OBJECT};
 pub use id::{BlockId, CommitId, DeltaId, IdError, ImageId, LocatorId, ObjectId, PackId, ProfileId, SubtreeId};
-pub use name::{EntryName, ImagePath, NAME_MAX, NameError, PathError, RefName, RefNameError, SYMLINK_MAX};
+pub use name::{
+    EntryName, ImagePath, NAME_MAX, NEW_REF_PART_MAX, NameError, PathError, RefName, RefNameError, SYMLINK_MAX,
+};
 pub use node::{
     Content, DeviceNumber, Extent, FileKind, Metadata, Node, NodeKind, Timestamp, XATTR_NAME_MAX, XATTR_VALUE_MAX,
     XattrError, Xattrs,

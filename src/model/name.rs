@@ -200,12 +200,22 @@ pub struct RefNameError {
     name: String,
 }
 
+/// Most bytes of a part of a new ref's name. A publisher's directory holds the ref under its name, and while it is written under
+/// one that is longer by up to 32 bytes.
+pub const NEW_REF_PART_MAX: usize = NAME_MAX - 32;
+
 /// A name for a commit, such as `debian/12/x86_64/server`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct RefName(String);
 
 impl RefName {
+    /// Returns the length of the longest part if it is too long for a new ref. Refs that are there already keep their names.
+    #[must_use]
+    pub fn too_long_to_make(&self) -> Option<usize> {
+        self.0.split('/').map(str::len).max().filter(|length| *length > NEW_REF_PART_MAX)
+    }
+
     /// The name as text; safe to use as a relative path.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -281,6 +291,10 @@ mod tests {
         }
         for bad in ["", "/a", "a/", "a//b", "../a", "a/..", ".a", "-a", "a b", "a\0", "a^", "a~1", "a:b", "ä"] {
             assert!(bad.parse::<RefName>().is_err(), "{bad}");
+        }
+        for (length, expected) in [(NEW_REF_PART_MAX, None), (NEW_REF_PART_MAX + 1, Some(224)), (NAME_MAX, Some(255))] {
+            let name: RefName = format!("a/{}/b", "x".repeat(length)).parse().expect("it can be read");
+            assert_eq!(name.too_long_to_make(), expected);
         }
     }
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::open::Store;
 use super::write::StoreWriter;
 use crate::disk;
-use crate::model::{CommitId, RefName};
+use crate::model::{CommitId, NEW_REF_PART_MAX, RefName};
 
 /// How far a ref may move forward in one step without the next collection looking at everything.
 const GENERATIONS: usize = 1000;
@@ -54,6 +54,16 @@ pub enum RefError {
         /// What it names now.
         found: Option<CommitId>,
     },
+    /// A name that directories of published refs cannot hold.
+    #[error(
+        "ref '{name}' has a part of {length} bytes; those of a new ref have at most {NEW_REF_PART_MAX}. Choose a shorter name"
+    )]
+    TooLong {
+        /// The ref to be made.
+        name: RefName,
+        /// Bytes of the part.
+        length: usize,
+    },
     /// A ref `a` and a ref `a/b` cannot both exist.
     #[error("ref {name} collides with {other}: a ref cannot be a directory of refs too")]
     Collision {
@@ -79,6 +89,14 @@ fn describe(found: Option<CommitId>) -> String {
 }
 
 impl Store {
+    /// Returns whether a ref of this name is there or can be made: better asked before a tree is read than after.
+    ///
+    /// # Errors
+    /// [`RefError::TooLong`], and those of reading the ref.
+    pub fn check_ref(&self, name: &RefName) -> Result<(), RefError> {
+        if self.read_ref(name)?.is_some() { Ok(()) } else { check_new(name) }
+    }
+
     /// The commit a ref names; `None` when there is no such ref.
     ///
     /// # Errors
@@ -165,6 +183,9 @@ impl StoreWriter {
         if !allowed {
             return Err(RefError::Changed { name: edit.name.clone(), found });
         }
+        if edit.to.is_some() && found.is_none() {
+            check_new(&edit.name)?;
+        }
         if let Some(old) = found
             && !edit.to.is_some_and(|new| store.is_ancestor(old, new))
         {
@@ -186,6 +207,11 @@ impl StoreWriter {
             },
         }
     }
+}
+
+/// Returns an error if a ref of this name cannot be made anew.
+fn check_new(name: &RefName) -> Result<(), RefError> {
+    name.too_long_to_make().map_or(Ok(()), |length| Err(RefError::TooLong { name: name.clone(), length }))
 }
 
 /// Creates the directories above a ref, or says which other ref is in the way.

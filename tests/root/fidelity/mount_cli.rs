@@ -383,3 +383,18 @@ fn resident_besides_programs(maps: &str) -> u64 {
     }
     sum
 }
+
+#[test]
+fn a_ref_is_refused_before_its_tree_is_read_if_a_directory_could_not_hold_it() {
+    let sandbox = Sandbox::new("mount-cli-ref");
+    let repository = sandbox.repository("repository");
+    let tree = sandbox.directory("tree");
+    let nothing = sandbox.join("nothing");
+    let part = |length: usize| format!("os/{}", "x".repeat(length));
+    let said = repository.run(["commit", "--ref", &part(224), nothing.to_str().expect("UTF-8")]).failure(1);
+    assert!(said.contains("224 bytes") && said.contains("at most 223"), "{said}");
+    assert_eq!(repository.run(["refs"]).success(), "");
+    repository.commit(&part(223), &tree);
+    let url = format!("file://{}", sandbox.join("published").display());
+    repository.run(["publish", &url, &part(223)]).success();
+}
