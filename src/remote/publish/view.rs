@@ -369,7 +369,7 @@ mod tests {
             let mut new = Self { objects: Vec::new(), places, random: 7, left, new_bytes, packed_bytes };
             for number in 0..files {
                 let size = 100 + new.draw(2 * mean - 200);
-                new.objects.push((ObjectId::of(&number.to_le_bytes()), size));
+                new.objects.push((ObjectId::of(number.to_string().as_bytes()), size));
             }
             new.pack(&(0..files).collect::<Vec<_>>());
             new
@@ -411,7 +411,7 @@ mod tests {
                 changed.insert(usize::try_from(number).expect("an index"));
             }
             for number in &changed {
-                self.objects[*number].0 = ObjectId::of(&[number.to_le_bytes(), version.to_le_bytes()].concat());
+                self.objects[*number].0 = ObjectId::of(format!("{number} {version}").as_bytes());
             }
             let new: u64 = changed.iter().map(|number| self.objects[*number].1).sum();
             let budget = self.left + REGROUPED * new;

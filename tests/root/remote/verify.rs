@@ -12,7 +12,8 @@ use serde_json::Value;
 #[test]
 fn what_is_published_is_read_through_its_address_and_what_is_wrong_there_is_said() {
     let sandbox = Sandbox::new("verify");
-    let (publisher, tree, published) = (sandbox.repository("publisher"), sandbox.join("tree"), sandbox.join("published"));
+    let (publisher, tree, published) =
+        (sandbox.repository("publisher"), sandbox.join("tree"), sandbox.join("published"));
     trees::medium(&tree, 120);
     let destination = format!("file://{}", published.display());
     let publish = |url: &str| publisher.run(["publish", "--json", "--verify", url, &destination, "main"]);
@@ -27,7 +28,8 @@ fn what_is_published_is_read_through_its_address_and_what_is_wrong_there_is_said
     // A byte changes on the way.
     let damaged = sandbox.join("damaged");
     run("cp", [OsStr::new("-a"), published.as_os_str(), damaged.as_os_str()]).success();
-    let pack = fs::read_dir(damaged.join("packs")).expect("published").next().expect("a pack").expect("listable").path();
+    let pack =
+        fs::read_dir(damaged.join("packs")).expect("published").next().expect("a pack").expect("listable").path();
     let file = fs::File::options().read(true).write(true).open(&pack).expect("ours");
     let mut byte = [0];
     file.read_exact_at(&mut byte, size / 2).expect("it is longer");
