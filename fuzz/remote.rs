@@ -72,12 +72,16 @@ fn range(transport: &Transport, answer: &Answer) {
     if let Ok(bytes) = transport.get_range("file", answer.first..end) {
         assert_eq!(bytes.len() as u64, end - answer.first);
         let whole = answer.prepared.body.concat();
+        if is_encoded(answer) {
+            return;
+        }
         // A server that knows no ranges sent all of it.
-        if answer.prepared.status == 200 {
+        if answer.prepared.status != 206 {
             let from = usize::try_from(answer.first).expect("inside");
             assert_eq!(bytes[..], whole[from..from + bytes.len()]);
         } else {
-            assert_eq!((answer.prepared.status, &bytes[..]), (206, &whole[..]));
+            // It may say that it sent more than was asked for.
+            assert!(whole.windows(bytes.len()).any(|window| window == &bytes[..]));
         }
     }
 }
@@ -85,8 +89,12 @@ fn range(transport: &Transport, answer: &Answer) {
 fn whole(transport: &Transport, answer: &Answer) {
     if let Ok(Some((bytes, _))) = transport.get("file", LIMIT) {
         assert!(bytes.len() as u64 <= LIMIT);
-        assert_eq!(bytes[..], answer.prepared.body.concat());
+        assert!(is_encoded(answer) || bytes[..] == answer.prepared.body.concat());
     }
+}
+
+fn is_encoded(answer: &Answer) -> bool {
+    answer.prepared.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(b"content-encoding"))
 }
 
 fn length(transport: &Transport, _: &Answer) {

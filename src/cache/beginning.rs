@@ -6,7 +6,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::{Condvar, Mutex};
@@ -51,7 +51,8 @@ impl Beginning {
             return None;
         }
         let shared = Arc::<Shared>::default();
-        let (transport, own) = (transport.clone(), Arc::clone(&shared));
+        // Whoever waits for it asks by itself if this does not come at once.
+        let (transport, own) = (transport.impatient(Duration::ZERO).optional(), Arc::clone(&shared));
         let run = move || {
             thread::sleep(HEAD_START);
             let came = transport.stream_range(&layout::image(id), 0..hot, &mut |piece| own.take(&piece));
@@ -72,18 +73,23 @@ impl Beginning {
         self.id
     }
 
-    /// Waits for the first `length` bytes, or for what keeps them from coming.
-    pub fn first(&self, length: u64) -> Result<Bytes, FetchError> {
+    /// Waits for the first `length` bytes, or for what keeps them from coming, at most until `end`.
+    pub fn first(&self, length: u64, end: Option<Instant>) -> Result<Bytes, FetchError> {
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         let mut state = self.shared.state.lock();
         loop {
             if let Some(first) = state.bytes.get(..length) {
                 return Ok(Bytes::copy_from_slice(first));
             }
-            match &state.end {
-                None => self.shared.changed.wait(&mut state),
-                Some(Ok(())) => return Err(FetchError::Corrupt { path: layout::image(self.id) }),
-                Some(Err(error)) => return Err(error.clone()),
+            match (&state.end, end) {
+                (None, None) => self.shared.changed.wait(&mut state),
+                (None, Some(end)) => {
+                    if self.shared.changed.wait_until(&mut state, end).timed_out() {
+                        return Err(FetchError::TooLate);
+                    }
+                }
+                (Some(Ok(())), _) => return Err(FetchError::Corrupt { path: layout::image(self.id) }),
+                (Some(Err(error)), _) => return Err(error.clone()),
             }
         }
     }

@@ -1,13 +1,12 @@
 //! Why something did not come.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::image::ImageError;
 use crate::model::CommitId;
-use crate::remote::format::wire::WireError;
-use crate::remote::format::{LocatorError, PlacementError};
-use crate::remote::transport::{Reason, TransportError};
+use crate::remote::format::LocatorError;
+use crate::remote::transport::{Hope, Reason, TransportError};
 
 /// Why something could not be fetched. Cheap to clone: one failure is told to everybody who waited.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -15,6 +14,16 @@ pub enum FetchError {
     /// The other side, or the way there.
     #[error(transparent)]
     Transport(Arc<TransportError>),
+    /// It came wrong, and will be asked for again.
+    #[error("it has not come right yet")]
+    Again {
+        /// How it came last.
+        source: Arc<TransportError>,
+        /// When it is asked for again.
+        next: Instant,
+        /// Whether that has gone on for as long as readers wait.
+        is_over: bool,
+    },
     /// It did not come in time.
     #[error("no answer within the time that readers are to wait")]
     TooLate,
@@ -33,12 +42,9 @@ pub enum FetchError {
         /// The file on the other side.
         path: String,
     },
-    /// The locator cannot be used.
+    /// The locator is the one that was published, and cannot be used.
     #[error("cannot use the locator")]
     Locator(#[from] Arc<LocatorError>),
-    /// What says where the parts of the commit are cannot be used.
-    #[error("cannot use the placement")]
-    Placement(#[from] Arc<PlacementError>),
     /// The publisher keeps the commit no longer.
     #[error(
         "commit {} is not published any more, so what of it was not fetched cannot be had; mount or upgrade to a newer one",
@@ -48,9 +54,6 @@ pub enum FetchError {
         /// The commit.
         commit: CommitId,
     },
-    /// The published image cannot be used.
-    #[error("cannot use the published image")]
-    Wire(#[from] Arc<WireError>),
     /// The other side does not say where it is.
     #[error("the remote does not say where object number {index} is")]
     NoPlace {
@@ -73,14 +76,13 @@ impl FetchError {
     #[must_use]
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Transport(error) => error.may_pass() || is_out_of_reach(error),
+            Self::Transport(error) => is_out_of_reach(error),
+            Self::Again { is_over, .. } => !is_over,
             Self::GivenUp | Self::Moved { .. } | Self::NoRoom(_) => true,
             Self::TooLate
             | Self::Corrupt { .. }
             | Self::Locator(_)
-            | Self::Placement(_)
             | Self::Unpublished { .. }
-            | Self::Wire(_)
             | Self::NoPlace { .. }
             | Self::Image(_)
             | Self::NoRemote => false,
@@ -94,10 +96,11 @@ impl FetchError {
     #[must_use]
     pub fn may_have_moved(&self) -> bool {
         match self {
-            Self::Transport(error) => match &**error {
+            Self::Transport(error) | Self::Again { source: error, .. } => match &**error {
                 TransportError::Missing { .. }
                 | TransportError::Denied { .. }
                 | TransportError::Short { .. }
+                | TransportError::Wrong { .. }
                 | TransportError::TooLarge { .. } => true,
                 TransportError::Failed { source: Reason::Status { status, .. }, .. } => status.is_client_error(),
                 TransportError::Failed { source: Reason::WrongRange { .. }, .. } => true,
@@ -107,28 +110,43 @@ impl FetchError {
             Self::TooLate
             | Self::GivenUp
             | Self::Moved { .. }
-            | Self::Placement(_)
             | Self::Unpublished { .. }
-            | Self::Wire(_)
             | Self::Image(_)
             | Self::NoRoom(_)
             | Self::NoRemote => false,
         }
     }
 
-    /// When the other side wants to be asked again, if it says so.
+    /// How long to wait before asking again, if that is known.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
+            Self::Again { next, .. } => Some(next.saturating_duration_since(Instant::now())),
             Self::Transport(error) => error.retry_after(),
             _ => None,
         }
     }
 }
 
-/// Whether a directory is away, as one on a share that is not mounted.
-fn is_out_of_reach(error: &TransportError) -> bool {
-    matches!(error, TransportError::Gone { .. } | TransportError::Failed { source: Reason::System(_), .. })
+/// Whether nobody was reached, or a directory is away, as one on a share that is not mounted.
+pub(super) fn is_out_of_reach(error: &TransportError) -> bool {
+    let is_away =
+        matches!(error, TransportError::Gone { .. } | TransportError::Failed { source: Reason::System(_), .. });
+    is_away || error.hope() == Hope::Reach
+}
+
+/// Why something that came was not kept.
+pub(super) enum Unkept {
+    /// It is not what it should be: the other side may have sent something wrong.
+    Wrong(Box<dyn std::error::Error + Send + Sync>),
+    /// Something failed on this side, or on the way to what it is checked by.
+    Own(FetchError),
+}
+
+impl From<FetchError> for Unkept {
+    fn from(error: FetchError) -> Self {
+        Self::Own(error)
+    }
 }
 
 impl From<TransportError> for FetchError {

@@ -29,6 +29,7 @@ use crate::image::{Image, ObjectRef};
 use crate::model::{BLOCK_SIZE, LARGE_OBJECT, LocatorId, ObjectId};
 use crate::remote::format::{FileRef, Frame, Locator, LocatorBound};
 use crate::remote::layout;
+use crate::remote::transport::Refusal;
 use crate::store::{Absent, CheckedStore, DamagedPart, ObjectSource, ReadError, Store, Verify};
 
 /// How long what nobody waits for may take to learn the names of what came.
@@ -158,7 +159,7 @@ impl Frames {
         let is_here = self.is_here(&ObjectRef { id, index, size }, &wanted);
         // A neighbour that is not what it should be is no reason to refuse what was asked for.
         match result {
-            Err(FetchError::Corrupt { .. }) if is_here => Ok(()),
+            Err(FetchError::Again { .. } | FetchError::Transport(_)) if is_here => Ok(()),
             Ok(()) if !is_here => Err(FetchError::GivenUp),
             other => other,
         }
@@ -369,10 +370,10 @@ impl Frames {
         if wanted.length > self.bound.length() {
             return Err(FetchError::Corrupt { path: name });
         }
-        let bytes = self.origin.range(&name, 0..wanted.length)?;
-        if LocatorId::of(&bytes) != wanted.id {
-            return Err(FetchError::Corrupt { path: name });
-        }
+        let bytes = self.origin.range(&name, 0..wanted.length, &mut |bytes| match LocatorId::of(bytes) {
+            found if found == wanted.id => Ok(bytes.clone()),
+            _ => Err(Refusal::wrong("it does not have the digest that it is named by")),
+        })?;
         // It can be fetched again, so nobody waits for it to be kept.
         let kept = bytes.clone();
         self.crew.run(Lane::Later, move || {

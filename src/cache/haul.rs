@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::catalogue::{Catalogue, Piece};
 use super::counters::LazyCounters;
-use super::error::FetchError;
+use super::error::{FetchError, Unkept};
 use super::flight::Pilot;
 use super::frames::{Frames, UNHURRIED};
 use super::ranges::Run;
@@ -24,55 +24,27 @@ impl Frames {
     pub fn fly(&self, catalogue: &Catalogue, run: &Run, pilots: Vec<Pilot<u32>>) {
         let Some(pack) = catalogue.locator().packs().get(run.pack as usize) else { return };
         let path = layout::pack(pack.id);
-        match self.origin.range(&path, run.range.clone()) {
-            Err(error) => {
-                LazyCounters::add(&self.counters.failures, 1);
-                pilots.into_iter().for_each(|pilot| pilot.land(Err(error.clone())));
-            }
-            Ok(bytes) => {
-                // Who waits for a frame hears what is wrong with it.
-                pilots.into_iter().for_each(|pilot| _ = self.land(catalogue, pilot, &bytes, run.range.start, &path))
-            }
-        }
+        let place = |pilot: Pilot<u32>| Some((u64::from(catalogue.frame(pilot.key())?.offset), pilot));
+        let pieces = pilots.into_iter().filter_map(place).collect();
+        let start = run.range.start;
+        let unpack = |number: u32, bytes: &Bytes| self.unpack(catalogue, number, bytes, start);
+        let (failures, _) = self.origin.carry(&path, run.range.clone(), pieces, &unpack);
+        LazyCounters::add(&self.counters.failures, failures);
     }
 
-    /// Keeps what is in the frame of `pilot`, which is somewhere in `bytes`; these begin at `start` of the pack. Tells how that
-    /// went to all who wait for it, and to the caller.
-    pub fn land(
-        &self,
-        catalogue: &Catalogue,
-        pilot: Pilot<u32>,
-        bytes: &Bytes,
-        start: u64,
-        path: &str,
-    ) -> Result<(), FetchError> {
-        let arrived = self.unpack(catalogue, pilot.key(), bytes, start, path);
-        if let Err(error) = &arrived {
-            LazyCounters::add(&self.counters.failures, 1);
-            self.origin.complain(error);
-        }
-        pilot.land(arrived.clone());
-        arrived
-    }
-
-    fn unpack(
-        &self,
-        catalogue: &Catalogue,
-        number: u32,
-        bytes: &Bytes,
-        start: u64,
-        path: &str,
-    ) -> Result<(), FetchError> {
-        let corrupt = || FetchError::Corrupt { path: path.to_owned() };
-        let frame = catalogue.frame(number).ok_or_else(corrupt)?;
-        let at = usize::try_from(u64::from(frame.offset).saturating_sub(start)).map_err(|_| corrupt())?;
-        let packed = bytes.get(at..at.saturating_add(frame.length as usize)).ok_or_else(corrupt)?;
-        let raw = Bytes::from(decode_frame(packed, frame.raw_length).map_err(|_| corrupt())?);
+    /// Keeps what is in a frame, which is somewhere in `bytes`; these begin at `start` of the pack.
+    pub fn unpack(&self, catalogue: &Catalogue, number: u32, bytes: &Bytes, start: u64) -> Result<(), Unkept> {
+        let wrong = || Unkept::Wrong(format!("frame {number} holds something else than it should").into());
+        let frame = catalogue.frame(number).ok_or_else(wrong)?;
+        let at = usize::try_from(u64::from(frame.offset).saturating_sub(start)).map_err(|_| wrong())?;
+        let packed = bytes.get(at..at.saturating_add(frame.length as usize)).ok_or_else(wrong)?;
+        let raw = decode_frame(packed, frame.raw_length);
+        let raw = Bytes::from(raw.map_err(|why| Unkept::Wrong(format!("frame {number}: {why}").into()))?);
         let mut sound = true;
         for piece in catalogue.pieces(number) {
             sound &= self.keep(catalogue, &piece, &raw)?;
         }
-        if sound { Ok(()) } else { Err(corrupt()) }
+        if sound { Ok(()) } else { Err(wrong()) }
     }
 
     /// Keeps a piece if it is what the image says; returns whether it is.

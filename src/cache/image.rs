@@ -12,19 +12,22 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use rustix::fs::{FallocateFlags, MemfdFlags};
 
 use super::beginning::Beginning;
 use super::crew::{Crew, Lane};
-use super::error::FetchError;
+use super::error::{FetchError, Unkept};
 use super::flight::{Flights, Pilot, Seat};
 use super::origin::Origin;
 use super::shelf::chain;
 use crate::disk::TemporaryFile;
 use crate::image::{Image, ImageError, Presence};
 use crate::model::ImageId;
+use crate::remote::format::ImageRef;
 use crate::remote::format::wire::{FrameKind, Prelude, WireFrame};
 use crate::remote::layout;
+use crate::remote::transport::{Refusal, Transport, TransportError};
 use crate::store::{ReadError, Store};
 use crate::sys::Mapping;
 
@@ -140,8 +143,9 @@ impl LazyImage {
         if let (_, Some(pilot)) = parts.flights.board(frame) {
             let own = Arc::clone(self);
             self.crew.run(Lane::Names, move || match beginning.all() {
-                Ok(bytes) => own.unpack(vec![pilot], 0, &bytes),
-                Err(error) => pilot.land(Err(error)),
+                Ok(bytes) if own.keep(frame, 0, &bytes).is_ok() => pilot.land(Ok(())),
+                // It is asked for again, with the check of what comes.
+                _ => own.fly(vec![pilot]),
             });
         }
     }
@@ -269,33 +273,25 @@ impl LazyImage {
         let frame = |pilot: &Pilot<usize>| parts.frames().get(pilot.key());
         let (Some(first), Some(last)) = (pilots.first().and_then(frame), pilots.last().and_then(frame)) else { return };
         let range = first.range.start..last.range.end;
-        let path = layout::image(parts.id);
-        match self.origin.range(&path, range.clone()) {
-            Err(error) => {
-                // An image is never put elsewhere: one that is not there is of a commit that is not kept any more.
-                if error.may_have_moved() {
-                    self.origin.complain(&error);
-                }
-                pilots.into_iter().for_each(|pilot| pilot.land(Err(error.clone())));
-            }
-            Ok(bytes) => self.unpack(pilots, range.start, &bytes),
+        let (start, path) = (range.start, layout::image(parts.id));
+        let place = |pilot: Pilot<usize>| Some((parts.frames().get(pilot.key())?.range.start, pilot));
+        let pieces = pilots.into_iter().filter_map(place).collect();
+        let unpack = |frame: usize, bytes: &Bytes| self.keep(frame, start, bytes);
+        let (_, failure) = self.origin.carry(&path, range, pieces, &unpack);
+        // An image is never put elsewhere: one that is not there is of a commit that is not kept any more.
+        if let Some(error) = failure.filter(FetchError::may_have_moved) {
+            self.origin.complain(&error);
         }
     }
 
-    /// Keeps the frames of `pilots` out of `bytes`, which begin at `start` of the published image, and tells everybody.
-    fn unpack(&self, pilots: Vec<Pilot<usize>>, start: u64, bytes: &[u8]) {
-        let Some(parts) = &self.parts else { return };
-        for pilot in pilots {
-            let Some(frame) = parts.frames().get(pilot.key()) else { continue };
-            let place = index(frame.range.start - start)..index(frame.range.end - start);
-            // The placement may have promised that all of it would come; it can be asked for again.
-            let Some(packed) = bytes.get(place) else { continue };
-            let kept = parts.keep(frame, packed);
-            if let Err(error) = &kept {
-                self.origin.complain(error);
-            }
-            pilot.land(kept);
-        }
+    /// Keeps a frame out of `bytes`, which begin at `start` of the published image.
+    fn keep(&self, frame: usize, start: u64, bytes: &[u8]) -> Result<(), Unkept> {
+        let parts = self.parts.as_ref().ok_or(FetchError::NoRemote)?;
+        let frame = parts.frames().get(frame).ok_or(FetchError::NoRemote)?;
+        let place = index(frame.range.start - start)..index(frame.range.end - start);
+        // The placement may have promised more than came.
+        let packed = bytes.get(place).ok_or_else(|| Unkept::Wrong("it ends too early".into()))?;
+        parts.keep(frame, packed)
     }
 }
 
@@ -316,9 +312,9 @@ impl Parts {
     }
 
     /// Keeps the blocks of a frame, which were checked when it was unpacked.
-    fn keep(&self, frame: &WireFrame, packed: &[u8]) -> Result<(), FetchError> {
-        let Some(prelude) = &self.prelude else { return Err(FetchError::NoRemote) };
-        for (block, bytes) in prelude.decode(frame, packed).map_err(Arc::new)? {
+    fn keep(&self, frame: &WireFrame, packed: &[u8]) -> Result<(), Unkept> {
+        let prelude = self.prelude.as_ref().ok_or(FetchError::NoRemote)?;
+        for (block, bytes) in prelude.decode(frame, packed).map_err(|error| Unkept::Wrong(error.into()))? {
             if self.presence.has(block) {
                 continue;
             }
@@ -335,15 +331,15 @@ impl Parts {
         for frame in self.frames() {
             let Some(packed) = prefix.get(index(frame.range.start)..index(frame.range.end)) else { break };
             match self.keep_missing(frame, packed) {
-                Err(FetchError::NoRoom(error)) => return Err(FetchError::NoRoom(error)),
-                Err(error) => tracing::debug!("a frame of image {} is left out: {}", self.id, chain(&error)),
+                Err(Unkept::Own(error)) => return Err(error),
+                Err(Unkept::Wrong(why)) => tracing::debug!("a frame of image {} is left out: {why}", self.id),
                 Ok(()) => {}
             }
         }
         Ok(())
     }
 
-    fn keep_missing(&self, frame: &WireFrame, packed: &[u8]) -> Result<(), FetchError> {
+    fn keep_missing(&self, frame: &WireFrame, packed: &[u8]) -> Result<(), Unkept> {
         if self.is_here(frame) { Ok(()) } else { self.keep(frame, packed) }
     }
 }
@@ -369,16 +365,52 @@ fn read_head(path: &Path, id: ImageId) -> Option<(Prelude, Vec<u8>)> {
 fn fetch_head(origin: &Origin, id: ImageId, beginning: Option<&Beginning>) -> Result<(Prelude, Vec<u8>), FetchError> {
     let place = origin.placement()?.image;
     let name = layout::image(id);
-    if place.prefix > PREFIX_MAX || place.prefix > place.length {
-        return Err(FetchError::Corrupt { path: name });
+    let length = head_length(&place).ok_or_else(|| FetchError::Corrupt { path: name.clone() })?;
+    let check = |bytes: &Bytes| Prelude::parse(bytes, id).map(|prelude| (prelude, bytes.to_vec()));
+    // What is on its way comes without a check; if it is wrong, it is asked for again.
+    let on_its_way = beginning.and_then(|beginning| beginning.first(length, None).ok());
+    if let Some(Ok(head)) = on_its_way.map(|bytes| check(&bytes)) {
+        return Ok(head);
     }
-    let on_its_way = beginning.and_then(|beginning| beginning.first(place.prefix).ok());
-    let bytes = match on_its_way {
-        Some(bytes) => bytes,
-        None => origin.range(&name, 0..place.prefix)?,
+    origin.range(&name, 0..length, &mut |bytes| check(bytes).map_err(Refusal::wrong))
+}
+
+/// The bytes that a published image begins with and opening it needs, if the placement makes sense.
+fn head_length(place: &ImageRef) -> Option<u64> {
+    (place.prefix <= PREFIX_MAX && place.prefix <= place.length).then_some(place.prefix)
+}
+
+/// Brings what opening the image takes into the repository, if it is not there.
+///
+/// # Errors
+/// [`TransportError`] when it does not come.
+pub(super) fn bring_head(
+    store: &Store,
+    transport: &Transport,
+    id: ImageId,
+    place: &ImageRef,
+    beginning: Option<&Beginning>,
+    until: Option<Instant>,
+) -> Result<(), TransportError> {
+    let (layout, path) = (store.layout(), layout::image(id));
+    if layout.image(id).exists() || read_head(&layout.image_head(id), id).is_some() {
+        return Ok(());
+    }
+    let Some(length) = head_length(place) else { return Err(TransportError::TooLarge { path, limit: PREFIX_MAX }) };
+    let check = |bytes: &Bytes| Prelude::parse(bytes, id).map(|_| bytes.clone());
+    let on_its_way = beginning.and_then(|beginning| beginning.first(length, until).ok());
+    let asking = if beginning.is_some() { transport.again() } else { transport.clone() };
+    let head = match on_its_way.map(|bytes| check(&bytes)) {
+        Some(Ok(head)) => head,
+        _ => {
+            let asking = until.map_or_else(|| asking.clone(), |until| asking.until(until));
+            asking.get_range_checked(&path, 0..length, &mut |bytes| check(bytes).map_err(Refusal::wrong))?
+        }
     };
-    let prelude = Prelude::parse(&bytes, id).map_err(Arc::new)?;
-    Ok((prelude, bytes.to_vec()))
+    if let Err(error) = keep_head(store, id, &head) {
+        tracing::debug!(%error, "the beginning of the image is not kept");
+    }
+    Ok(())
 }
 
 /// A file of `length` bytes that has room for all of them: on disk, or in memory when the disk refuses.

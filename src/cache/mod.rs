@@ -20,7 +20,7 @@
 //! | `tree` | one commit: reading, fetching, patience |
 //! | `image`, `frames`, `large` | the parts of it that are here, and how the others come |
 //! | `shelf` | what has arrived, in memory until it is in the repository |
-//! | `flight`, `crew`, `origin` | single fetches, the threads that carry them out, the other side |
+//! | `flight`, `crew`, `origin`, `tries` | single fetches, the threads that carry them out, the other side, what came wrong |
 //! | `catalogue`, `ranges`, `ahead` | pure planning: which frame holds what, what to ask for together, what to fetch ahead |
 //! | `fill`, `profile`, `prefetch`, `stream` | what is fetched that nobody waits for |
 //! | `room`, `uses`, `janitor` | how much may be kept, and what goes when that is too little |
@@ -49,6 +49,7 @@ mod room;
 mod shelf;
 mod stream;
 mod tree;
+mod tries;
 mod uses;
 mod visit;
 mod whole;

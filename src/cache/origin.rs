@@ -4,7 +4,8 @@
 //! is asked again when something is not found there, see [`Origin::look_again`].
 
 use std::collections::HashSet;
-use std::ops::{ControlFlow, Range};
+use std::hash::Hash;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -13,18 +14,21 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::counters::{Latency, LatencyCounter};
-use super::error::FetchError;
+use super::error::{FetchError, Unkept, is_out_of_reach};
+use super::flight::Pilot;
 use super::shelf::chain;
+use super::tries::Tries;
 use crate::model::{CommitId, LocatorId};
 use crate::remote::format::{PLACEMENT_SIZE_MAX, Placement};
 use crate::remote::layout;
-use crate::remote::transport::{Traffic, Transport, TransportError};
+use crate::remote::transport::{Flow, Hope, Mutability, Refusal, Traffic, Transport, TransportError};
 
 /// Different failures that are logged, each once; more of them say nothing new.
 const COMPLAINTS_MAX: usize = 64;
 
-/// How long a request is sent again and again before its failure is told. Whoever reads asks again himself; and what waits
-/// here holds one of the few threads that fetch.
+/// How long a request is sent again while nobody is reached, before its failure is told. Readers ask again themselves, and a
+/// request that waits here holds one of the few threads that fetch. For the same reason a wrong answer is told as soon as each
+/// place has given one twice: `tries` says when to ask again.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Answers shorter than this say nothing about the link's rate.
@@ -63,13 +67,15 @@ pub(super) struct Origin {
     /// Bytes a second that requests brought lately, waiting for the first of them counted; 0 for not known.
     rate: AtomicU64,
     latency: LatencyCounter,
+    tries: Tries,
 }
 
 impl Origin {
-    /// Of a commit with this placement; of one that is here and nowhere else when there is none.
-    pub fn new(commit: CommitId, remote: Option<(Transport, Placement)>) -> Self {
-        let remote =
-            remote.map(|(transport, placement)| (transport.impatient(PATIENCE), Mutex::new(Arc::new(placement))));
+    /// Of a commit with this placement, for readers who wait so long; of one that is here and nowhere else when there is no
+    /// placement.
+    pub fn new(commit: CommitId, remote: Option<(Transport, Placement)>, patience: Duration) -> Self {
+        let hurried = |transport: &Transport| transport.impatient(PATIENCE).optional();
+        let remote = remote.map(|(transport, placement)| (hurried(&transport), Mutex::new(Arc::new(placement))));
         Self {
             commit,
             remote,
@@ -80,6 +86,7 @@ impl Origin {
             answered: Mutex::new(None),
             rate: AtomicU64::new(0),
             latency: LatencyCounter::default(),
+            tries: Tries::new(patience),
         }
     }
 
@@ -135,14 +142,10 @@ impl Origin {
     }
 
     fn ask_for_placement(&self, transport: &Transport) -> Option<Placement> {
-        match self.noted(transport.get(&layout::placement(self.commit), PLACEMENT_SIZE_MAX as u64)) {
-            Ok(Some((bytes, _))) => match Placement::parse(&bytes) {
-                Ok(placement) => Some(placement),
-                Err(error) => {
-                    self.complain(&FetchError::Placement(Arc::new(error)));
-                    None
-                }
-            },
+        let path = layout::placement(self.commit);
+        let check = |bytes: &Bytes| Placement::parse(bytes).map_err(Refusal::wrong);
+        match self.noted(transport.get_checked(&path, PLACEMENT_SIZE_MAX as u64, Mutability::Mutable, &check)) {
+            Ok(Some((placement, _))) => Some(placement),
             Ok(None) => {
                 self.complain(&FetchError::Unpublished { commit: self.commit });
                 None
@@ -152,26 +155,126 @@ impl Origin {
         }
     }
 
-    /// Exactly these bytes of a file.
-    pub fn range(&self, path: &str, range: Range<u64>) -> Result<Bytes, FetchError> {
-        let (transport, _) = self.remote.as_ref().ok_or(FetchError::NoRemote)?;
-        let begin = Instant::now();
-        let answer = transport.get_range(path, range);
-        self.latency.note(begin.elapsed());
-        let bytes = self.noted(answer)?;
-        self.note_rate(bytes.len(), begin.elapsed());
-        Ok(bytes)
-    }
-
-    /// The same, piece by piece as they arrive; ends early when `take` breaks.
-    pub fn stream(
+    /// What `check` makes of these bytes of a file. What it refuses is asked for again, like every wrong answer.
+    pub fn range<T>(
         &self,
         path: &str,
         range: Range<u64>,
-        take: &mut dyn FnMut(Bytes) -> ControlFlow<()>,
-    ) -> Result<(), FetchError> {
+        check: &mut dyn FnMut(&Bytes) -> Result<T, Refusal>,
+    ) -> Result<T, FetchError> {
+        let start = range.start;
+        if let Some(error) = self.tries.blocked(path, start) {
+            return Err(error);
+        }
+        let made = self.request(path, range, self.tries.was_asked(path, start), check);
+        match made {
+            Ok(made) => {
+                self.tries.came(path, start);
+                Ok(made)
+            }
+            Err(error) => Err(self.failed(path, start, error)),
+        }
+    }
+
+    /// Carries out one request for several pieces, each known by where it begins, and tells everybody how it went. `unpack`
+    /// keeps a piece out of all bytes. Returns how many failed, and why those that did not come did not.
+    pub fn carry<K: Eq + Hash + Copy>(
+        &self,
+        path: &str,
+        range: Range<u64>,
+        pieces: Vec<(u64, Pilot<K>)>,
+        unpack: &dyn Fn(K, &Bytes) -> Result<(), Unkept>,
+    ) -> (u64, Option<FetchError>) {
+        let mut failures = 0;
+        let mut waiting: Vec<(u64, Pilot<K>)> = Vec::new();
+        for (offset, pilot) in pieces {
+            match self.tries.blocked(path, offset) {
+                Some(error) => pilot.land(Err(error)),
+                None => waiting.push((offset, pilot)),
+            }
+        }
+        if waiting.is_empty() {
+            return (failures, None);
+        }
+        let was_asked = waiting.iter().any(|(offset, _)| self.tries.was_asked(path, *offset));
+        let carried = self.request(path, range, was_asked, &mut |bytes| {
+            let mut wrong = None;
+            for (offset, pilot) in std::mem::take(&mut waiting) {
+                match unpack(pilot.key(), bytes) {
+                    Ok(()) => {
+                        self.tries.came(path, offset);
+                        pilot.land(Ok(()));
+                    }
+                    Err(Unkept::Own(error)) => {
+                        failures += 1;
+                        pilot.land(Err(error));
+                    }
+                    // The others are kept; this one is asked for again.
+                    Err(Unkept::Wrong(why)) => {
+                        wrong = Some(why);
+                        waiting.push((offset, pilot));
+                    }
+                }
+            }
+            wrong.map_or(Ok(()), |why| Err(Refusal::wrong(why)))
+        });
+        let Err(error) = carried else { return (failures, None) };
+        failures += waiting.len() as u64;
+        for (offset, pilot) in waiting {
+            pilot.land(Err(self.failed(path, offset, error.clone())));
+        }
+        (failures, Some(error))
+    }
+
+    fn request<T>(
+        &self,
+        path: &str,
+        range: Range<u64>,
+        was_asked: bool,
+        check: &mut dyn FnMut(&Bytes) -> Result<T, Refusal>,
+    ) -> Result<T, FetchError> {
         let (transport, _) = self.remote.as_ref().ok_or(FetchError::NoRemote)?;
-        self.noted(transport.stream_range(path, range, take))
+        let begin = Instant::now();
+        let mut time = None;
+        let mut timed = |bytes: &Bytes| {
+            // What is done with the bytes says nothing of the link.
+            let elapsed = begin.elapsed();
+            if time.replace(elapsed).is_none() {
+                self.note_rate(bytes.len(), elapsed);
+            }
+            check(bytes)
+        };
+        let asking = if was_asked { transport.again() } else { transport.clone() };
+        let answer = asking.get_range_checked(path, range, &mut timed);
+        self.latency.note(time.unwrap_or_else(|| begin.elapsed()));
+        self.noted(answer)
+    }
+
+    /// Like [`Self::range`], piece by piece as they arrive.
+    pub fn stream(&self, path: &str, range: Range<u64>, take: &mut dyn FnMut(Bytes) -> Flow) -> Result<(), FetchError> {
+        let (transport, _) = self.remote.as_ref().ok_or(FetchError::NoRemote)?;
+        self.noted(transport.stream_checked(path, range, take))
+    }
+
+    /// Notes that the part which begins there did not come; if it may still come, returns the error that says when it is asked
+    /// for again.
+    pub fn failed(&self, path: &str, offset: u64, error: FetchError) -> FetchError {
+        match (&error, &self.remote) {
+            (FetchError::Transport(cause), Some((transport, _))) if transport.hope(cause) == Hope::Again => {
+                self.tries.failed(path, offset, cause)
+            }
+            _ => error,
+        }
+    }
+
+    /// Notes that the part which begins there came.
+    pub fn came(&self, path: &str, offset: u64) {
+        self.tries.came(path, offset);
+    }
+
+    /// Whether the part which begins there is not to be asked for yet.
+    pub fn is_blocked(&self, path: &str, offset: u64) -> bool {
+        self.tries.blocked(path, offset).is_some()
     }
 
     /// Bytes a second that requests brought lately, waiting for the first of them counted; 0 for not known.
@@ -249,8 +352,9 @@ impl Origin {
                 Ok(done)
             }
             Err(error) => {
+                let is_out_of_reach = is_out_of_reach(&error);
                 let error = FetchError::from(error);
-                if !error.may_pass() {
+                if !is_out_of_reach {
                     // Somebody answers, only not with what was asked for.
                     if !error.may_have_moved() {
                         self.complain(&error);

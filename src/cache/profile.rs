@@ -5,6 +5,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
+
 use super::catalogue::Catalogue;
 use super::error::FetchError;
 use super::frames::{Frames, UNHURRIED};
@@ -12,6 +14,7 @@ use super::stream::{Course, Purpose};
 use crate::model::{BLOCK_SIZE, LARGE_OBJECT, ProfileId};
 use crate::remote::format::{PROFILE_SIZE_MAX, Profile, ProfileEntry, ProfileText};
 use crate::remote::layout;
+use crate::remote::transport::Refusal;
 
 /// Which profile.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -44,15 +47,14 @@ impl Frames {
         self.origin.ask_located(|placement| {
             let Some(place) = placement.profile else { return Ok(None) };
             let path = layout::profile(place.id);
-            let corrupt = || FetchError::Corrupt { path: path.clone() };
             if place.length > PROFILE_SIZE_MAX {
-                return Err(corrupt());
+                return Err(FetchError::Corrupt { path });
             }
-            let bytes = self.origin.range(&path, 0..place.length)?;
-            if ProfileId::of(&bytes) != place.id {
-                return Err(corrupt());
-            }
-            Profile::parse(&bytes).map(Some).map_err(|_| corrupt())
+            let mut check = |bytes: &Bytes| match Profile::parse(bytes) {
+                Ok(profile) if ProfileId::of(bytes) == place.id => Ok(profile),
+                _ => Err(Refusal::wrong("it is not what its name says")),
+            };
+            self.origin.range(&path, 0..place.length, &mut check).map(Some)
         })
     }
 

@@ -6,7 +6,6 @@
 //! [`Purpose`].
 
 use std::collections::VecDeque;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,13 +15,14 @@ use crossbeam_channel::bounded;
 use super::catalogue::Catalogue;
 use super::counters::LazyCounters;
 use super::crew::Lane;
-use super::error::FetchError;
+use super::error::{FetchError, Unkept};
 use super::flight::Pilot;
 use super::frames::Frames;
 use super::origin::MOVES_MAX;
 use crate::remote::fetch::{Request, requests};
 use crate::remote::format::Frame;
 use crate::remote::layout;
+use crate::remote::transport::{Flow, Refusal};
 
 /// Frames that begin within so many bytes of what has arrived are under way in any case.
 const IN_SIGHT: u64 = 512 << 10;
@@ -30,6 +30,9 @@ const IN_SIGHT: u64 = 512 << 10;
 /// Of what is read first those count as under way, too, that arrive within so long: asking for them again would make
 /// everything behind them later, by what is fetched twice and by what is in the link's queues already.
 const SOON: Duration = Duration::from_secs(1);
+
+/// So many frames may come wrong one after the other before the rest of a request is left for later: then it is not the frames.
+const IN_VAIN_MAX: u32 = 2;
 
 /// A connection on which nothing is read for longer may be cut by the server.
 const PATIENCE_OF_SERVERS: Duration = Duration::from_secs(5);
@@ -150,33 +153,55 @@ impl Frames {
 
     fn follow_one(&self, course: &Course, request: &Request) -> Result<(), FetchError> {
         let catalogue = &course.catalogue;
-        let numbers = &course.numbers[request.frames.clone()];
-        // Some may have come since, at either end or all of them.
-        let is_missing = |number: &u32| !self.has_frame(catalogue, *number);
-        let Some(first) = numbers.iter().position(is_missing) else { return Ok(()) };
-        let last = numbers.iter().rposition(is_missing).unwrap_or(first);
-        let frames: VecDeque<(u32, Frame)> =
-            numbers[first..=last].iter().filter_map(|number| Some((*number, catalogue.frame(*number)?))).collect();
-        let (Some((_, begin)), Some((_, end))) = (frames.front(), frames.back()) else { return Ok(()) };
-        let range = u64::from(begin.offset)..end.end();
         let Some(pack) = catalogue.locator().packs().get(request.pack as usize) else { return Ok(()) };
         let path = layout::pack(pack.id);
-        let mut arrival = Arrival {
-            frames: self,
-            catalogue,
-            path: &path,
-            purpose: course.purpose,
-            begin: Instant::now(),
-            arrived: 0,
-            ahead: frames,
-            boarded: VecDeque::new(),
-            buffer: BytesMut::new(),
-            start: range.start,
-            failure: None,
+        // Some may have come since, at either end or all of them; and some are not to be asked for now.
+        let is_wanted = |number: &u32, frame: Frame| {
+            !self.has_frame(catalogue, *number) && !self.origin.is_blocked(&path, u64::from(frame.offset))
         };
-        arrival.board();
-        self.origin.stream(&path, range, &mut |piece| arrival.take(&piece))?;
-        arrival.failure.map_or(Ok(()), Err)
+        let numbers = course.numbers[request.frames.clone()].iter();
+        let located: Vec<(u32, Frame)> =
+            numbers.filter_map(|number| Some((*number, catalogue.frame(*number)?))).collect();
+        let Some(first) = located.iter().position(|(number, frame)| is_wanted(number, *frame)) else { return Ok(()) };
+        let last = located.iter().rposition(|(number, frame)| is_wanted(number, *frame)).unwrap_or(first);
+        let mut ahead: VecDeque<(u32, Frame)> = located[first..=last].iter().copied().collect();
+        let Some(end) = ahead.back().map(|(_, frame)| frame.end()) else { return Ok(()) };
+        let (mut failure, mut in_vain) = (None, 0);
+        // A frame that comes wrong is left, and what follows it is gone on with.
+        while let Some((_, begin)) = ahead.front() {
+            let range = u64::from(begin.offset)..end;
+            let mut arrival = Arrival {
+                frames: self,
+                catalogue,
+                path: &path,
+                purpose: course.purpose,
+                begin: Instant::now(),
+                arrived: 0,
+                ahead,
+                boarded: VecDeque::new(),
+                buffer: BytesMut::new(),
+                start: range.start,
+                failure: None,
+                wrong: None,
+                kept: 0,
+            };
+            arrival.board();
+            let streamed = self.origin.stream(&path, range, &mut |piece| arrival.take(&piece));
+            failure = failure.or(arrival.failure.take());
+            match streamed {
+                Ok(()) => break,
+                Err(error) => {
+                    in_vain = if arrival.kept == 0 { in_vain + 1 } else { 0 };
+                    let (error, rest) = arrival.give_up(error);
+                    failure.get_or_insert(error);
+                    match rest {
+                        Some(rest) if in_vain < IN_VAIN_MAX => ahead = rest,
+                        _ => break,
+                    }
+                }
+            }
+        }
+        failure.map_or(Ok(()), Err)
     }
 }
 
@@ -192,32 +217,58 @@ struct Arrival<'a> {
     /// What comes after what is in sight.
     ahead: VecDeque<(u32, Frame)>,
     /// What is in sight, each with the duty to keep it, or without if it is here or somebody else fetches it.
-    boarded: VecDeque<(Frame, Option<Pilot<u32>>)>,
+    boarded: VecDeque<(u32, Frame, Option<Pilot<u32>>)>,
     buffer: BytesMut,
     /// Where in the pack the buffer begins.
     start: u64,
     /// Why the first frame that could not be kept could not.
     failure: Option<FetchError>,
+    /// Where the frame begins that came wrong last.
+    wrong: Option<u64>,
+    /// How many frames were kept.
+    kept: u32,
 }
 
 impl Arrival<'_> {
-    fn take(&mut self, piece: &[u8]) -> ControlFlow<()> {
+    fn take(&mut self, piece: &[u8]) -> Flow {
         self.buffer.extend_from_slice(piece);
         self.arrived += piece.len() as u64;
         LazyCounters::add(&self.frames.counters.streamed, piece.len() as u64);
         self.board();
-        self.land();
+        if let Err(why) = self.land() {
+            self.buffer.clear();
+            self.wrong = Some(self.start);
+            return Flow::Wrong(self.start, Refusal::wrong(why));
+        }
         let goes_on = match self.purpose {
             Purpose::ReadFirst => !self.frames.crew.is_closed(),
             Purpose::Rest => self.frames.crew.give_way_within(PATIENCE_OF_SERVERS),
         };
-        if goes_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        if goes_on { Flow::More } else { Flow::Enough }
+    }
+
+    /// Tells whoever waits for the frame that came wrong. Returns the error, and what is left behind that frame; nothing when
+    /// it was not one frame that failed.
+    fn give_up(mut self, error: FetchError) -> (FetchError, Option<VecDeque<(u32, Frame)>>) {
+        let is_wrong = self.wrong == Some(self.start);
+        let Some((number, frame, pilot)) = self.boarded.pop_front().filter(|_| is_wrong) else { return (error, None) };
+        LazyCounters::add(&self.frames.counters.failures, 1);
+        let error = self.frames.origin.failed(self.path, u64::from(frame.offset), error);
+        tracing::debug!("frame {number} of {} is left", self.path);
+        if let Some(pilot) = pilot {
+            pilot.land(Err(error.clone()));
+        }
+        // Those that were under way behind it are so again in a moment.
+        let mut rest: VecDeque<(u32, Frame)> =
+            self.boarded.drain(..).map(|(number, frame, _)| (number, frame)).collect();
+        rest.append(&mut self.ahead);
+        (error, Some(rest))
     }
 
     fn board(&mut self) {
         let sight = self.start + self.buffer.len() as u64 + self.purpose.sight(self.rate());
         while let Some((number, frame)) = pop_if(&mut self.ahead, |(_, frame)| u64::from(frame.offset) < sight) {
-            self.boarded.push_back((frame, self.frames.board_if_missing(self.catalogue, number)));
+            self.boarded.push_back((number, frame, self.frames.board_if_missing(self.catalogue, number)));
         }
     }
 
@@ -227,18 +278,37 @@ impl Arrival<'_> {
         u64::try_from(own).unwrap_or(u64::MAX).max(self.frames.origin.rate())
     }
 
-    fn land(&mut self) {
+    /// Keeps the frames that have arrived. One that is not what it should be stays the first of those that are waited for.
+    fn land(&mut self) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let arrived = self.start + self.buffer.len() as u64;
-        while let Some((frame, pilot)) = pop_if(&mut self.boarded, |(frame, _)| frame.end() <= arrived) {
-            let before = usize::try_from(u64::from(frame.offset).saturating_sub(self.start)).unwrap_or(usize::MAX);
+        while let Some((number, frame, pilot)) = pop_if(&mut self.boarded, |(_, frame, _)| frame.end() <= arrived) {
+            let offset = u64::from(frame.offset);
+            let before = usize::try_from(offset.saturating_sub(self.start)).unwrap_or(usize::MAX);
             drop(self.buffer.split_to(before.min(self.buffer.len())));
+            self.start = offset;
             let bytes: Bytes = self.buffer.split_to((frame.length as usize).min(self.buffer.len())).freeze();
-            self.start = frame.end();
             if let Some(pilot) = pilot {
-                let kept = self.frames.land(self.catalogue, pilot, &bytes, u64::from(frame.offset), self.path);
-                self.failure = self.failure.take().or(kept.err());
+                match self.frames.unpack(self.catalogue, number, &bytes, offset) {
+                    Ok(()) => {
+                        self.frames.origin.came(self.path, offset);
+                        self.kept += 1;
+                        pilot.land(Ok(()));
+                    }
+                    Err(Unkept::Own(error)) => {
+                        LazyCounters::add(&self.frames.counters.failures, 1);
+                        self.frames.origin.complain(&error);
+                        self.failure = self.failure.take().or(Some(error.clone()));
+                        pilot.land(Err(error));
+                    }
+                    Err(Unkept::Wrong(why)) => {
+                        self.boarded.push_front((number, frame, Some(pilot)));
+                        return Err(why);
+                    }
+                }
             }
+            self.start = frame.end();
         }
+        Ok(())
     }
 }
 

@@ -37,6 +37,9 @@ const AGAIN: Duration = Duration::from_millis(500);
 /// In an outage that outlasted the patience, readers look this often whether it is over, and are refused in between.
 const SILENCE: Duration = Duration::from_secs(1);
 
+/// What somebody fetches who is told how it ends goes on as long as so many bytes come within the patience.
+const PROGRESS: u64 = 64 << 10;
+
 /// How long such a look may take.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -48,6 +51,16 @@ pub enum Patience {
     Within(Duration),
     /// No longer than one attempt takes, and not at all while attempts fail.
     None,
+}
+
+impl Patience {
+    /// How long that is; for those who do not wait, how long things are tried for others.
+    const fn length(self) -> Duration {
+        match self {
+            Self::Within(patience) => patience,
+            Self::None => Duration::from_secs(30),
+        }
+    }
 }
 
 impl Default for Patience {
@@ -110,7 +123,7 @@ impl LazyTree {
             tracing::warn!("{}: {error}: nothing is kept of what is fetched", partial.display());
         }
         let Source { id, commit, remote, beginning } = source;
-        let origin = Arc::new(Origin::new(id, remote));
+        let origin = Arc::new(Origin::new(id, remote, options.patience.length()));
         let crew = Arc::new(Crew::start().map_err(LazyError::Thread)?);
         let counters = Arc::<LazyCounters>::default();
         let image = LazyImage::open(store, commit.image, &origin, &crew, beginning)?;
@@ -170,7 +183,7 @@ impl LazyTree {
     /// # Errors
     /// [`PrefetchError`].
     pub fn plan_prefetch(&self, selection: &Selection) -> Result<PrefetchPlan, PrefetchError> {
-        prefetch::plan(&self.frames, self.commit, selection)
+        self.persist(|| prefetch::plan(&self.frames, self.commit, selection))
     }
 
     /// Fetches what was planned for `selection`. What came before a failure is kept.
@@ -178,7 +191,27 @@ impl LazyTree {
     /// # Errors
     /// [`PrefetchError`].
     pub fn prefetch(&self, plan: &PrefetchPlan, selection: &Selection) -> Result<Wholeness, PrefetchError> {
-        prefetch::fetch(&self.frames, self.commit, plan, selection)
+        self.persist(|| prefetch::fetch(&self.frames, self.commit, plan, selection))
+    }
+
+    /// Does what may fail for a while again and again, as long as there is patience or something moves.
+    fn persist<T>(&self, mut attempt: impl FnMut() -> Result<T, PrefetchError>) -> Result<T, PrefetchError> {
+        let (mut since, mut received) = (Instant::now(), self.origin.traffic().received);
+        loop {
+            let error = match attempt() {
+                Err(PrefetchError::Fetch(error)) if error.may_pass() => error,
+                done => return done,
+            };
+            let now = self.origin.traffic().received;
+            if now >= received + PROGRESS {
+                (since, received) = (Instant::now(), now);
+            }
+            let pause = error.retry_after().unwrap_or(AGAIN);
+            if since.elapsed() + pause > self.patience.length() {
+                return Err(error.into());
+            }
+            thread::sleep(pause);
+        }
     }
 
     /// What was published as being read first, by path; none when nothing was.
@@ -294,32 +327,34 @@ impl Fetch for LazyTree {
         let failed = |error: FetchError| ReadError::Fetch { absent: *absent, source: Arc::new(error) };
         let begin = Instant::now();
         let Some(deadline) = self.shortened(deadline) else { return Err(failed(FetchError::TooLate)) };
+        // How it failed tells more than that the time is over.
+        let mut last = None;
         loop {
             match self.attempt(absent, deadline) {
                 Ok(()) => return Ok(()),
                 Err(error) if error.may_pass() && self.patience != Patience::None => {
-                    let pause = error.retry_after().map_or(AGAIN, |asked| asked.max(AGAIN));
+                    let pause = match &error {
+                        FetchError::Again { .. } => error.retry_after().unwrap_or_default(),
+                        _ => error.retry_after().map_or(AGAIN, |asked| asked.max(AGAIN)),
+                    };
                     if Instant::now() + pause >= deadline {
                         thread::sleep(deadline.saturating_duration_since(Instant::now()));
                         return Err(failed(error));
                     }
+                    last = Some(error);
                     thread::sleep(pause);
                 }
-                Err(error) => {
-                    if matches!(error, FetchError::TooLate) {
-                        self.origin.waited_in_vain(begin);
-                    }
-                    return Err(failed(error));
+                Err(FetchError::TooLate) => {
+                    self.origin.waited_in_vain(begin);
+                    return Err(failed(last.unwrap_or(FetchError::TooLate)));
                 }
+                Err(error) => return Err(failed(error)),
             }
         }
     }
 
     fn patience(&self) -> Duration {
-        match self.patience {
-            Patience::Within(patience) => patience,
-            Patience::None => Duration::from_secs(30),
-        }
+        self.patience.length()
     }
 }
 

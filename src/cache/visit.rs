@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use super::beginning::Beginning;
+use super::image::bring_head;
 use super::shelf::chain;
 use super::tree::{LazyError, LazyOptions, LazyTree, Source};
 use crate::disk::{self, LockError, Wait};
@@ -68,10 +69,11 @@ pub struct Visit {
 }
 
 impl Visit {
-    /// Asks `remote` for the newest commit of `name`. When nobody answers, it is the one that was seen last.
+    /// Asks `remote` for the newest commit of `name`. Whatever it answers that cannot be used, and if nobody answers, it is the
+    /// one that was seen last.
     ///
     /// # Errors
-    /// [`VisitError`]. A remote that answers with something that is refused is an error even if something is here.
+    /// [`VisitError`]. That the remote is refused is an error only if nothing of it is here.
     pub fn remote(store: &Store, remote: &Remote, name: &RefName) -> Result<Self, VisitError> {
         match tip(store, remote, name) {
             Ok((tip, beginning)) => {
@@ -83,8 +85,12 @@ impl Visit {
                 let source = Source { id, commit, remote: Some((transport, tip.placement)), beginning };
                 Ok(Self { source })
             }
-            Err(error @ RemoteError::Transport { .. }) => {
-                let mut visit = Self::seen_last(store, &remote.name().local_ref(name), error)?;
+            Err(error) if error.is_about_answers() => {
+                let local = remote.name().local_ref(name);
+                if store.read_ref(&local)?.is_none() && !matches!(error, RemoteError::Transport { .. }) {
+                    return Err(VisitError::Remote(Box::new(error)));
+                }
+                let mut visit = Self::seen_last(store, &local, error)?;
                 let placement = read_placement(store, visit.id());
                 visit.source.remote = placement.map(|placement| (remote.transport().clone(), placement));
                 Ok(visit)
@@ -167,14 +173,20 @@ impl Visit {
     }
 }
 
-/// Asks for the commit, and at the same time for the beginning of its image if that is not here.
+/// Asks for the commit, and at the same time for the beginning of its image if that is not here. The tip is one only when
+/// what opening it takes is here: until then the one that was seen last is better.
 fn tip(store: &Store, remote: &Remote, name: &RefName) -> Result<(Tip, Option<Beginning>), RemoteError> {
     let pointer = remote.pointer(name)?;
     let place = pointer.placement().image;
     let layout = store.layout();
     let is_here = place.id.is_none_or(|id| layout.image(id).exists() || layout.image_head(id).exists());
     let beginning = if is_here { None } else { Beginning::request(remote.transport(), &place) };
-    Ok((remote.tip_of(pointer)?, beginning))
+    let tip = remote.tip_of(pointer)?;
+    let (id, place) = (tip.commit.image, tip.placement.image);
+    let on_its_way = beginning.as_ref().filter(|beginning| beginning.id() == id);
+    bring_head(store, remote.transport(), id, &place, on_its_way, remote.until())
+        .map_err(|source| RemoteError::Transport { url: remote.transport().url().into(), source })?;
+    Ok((tip, beginning))
 }
 
 fn remember(store: &Store, remote: &Remote, tip: &Tip) -> Result<(), RememberError> {

@@ -55,7 +55,7 @@ impl Described {
         match RemoteSource::parse(source) {
             Ok(Some(remote)) => {
                 let store = lazy::open_or_make(&lazy::repository(&remote, context)?)?;
-                let visit = lazy::visit(&store, &remote, trust)?;
+                let visit = lazy::visit(&store, &remote, trust, lazy::Asking::Attended)?;
                 let commit = visit.commit().clone();
                 Ok(Self { name, commit, place: Place::There(store, Box::new(visit)), tree: OnceCell::new() })
             }

@@ -7,7 +7,7 @@ use super::output;
 use crate::deploy::apply::Refusal;
 use crate::deploy::boot::BootError;
 use crate::deploy::error::SysrootError;
-use crate::remote::transport::Reason;
+use crate::remote::transport::{CertificateFault, Reason, TlsFault};
 use crate::store::{OpenError, ReadError, RefError, ResolveError};
 use crate::trust::{SignatureError, TrustError};
 
@@ -106,7 +106,12 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
             TrustError::Signature(SignatureError::UnknownKey { .. }) => Some(
                 "if the publisher confirms that key, add it with 'sapwood remote add --replace … --key KEY'".into(),
             ),
-            TrustError::Older { .. } | TrustError::Rewritten { .. } => {
+            TrustError::Older { .. } => Some(
+                "a cache, an edge or a mirror has not caught up: try again later, nothing is lost. Only if the publisher \
+                 confirms that an older state is meant: --allow-older"
+                    .to_owned(),
+            ),
+            TrustError::Rewritten { .. } => {
                 Some("if the publisher confirms that this is meant: --allow-older".to_owned())
             }
             _ => None,
@@ -144,15 +149,42 @@ fn transport_hint(reason: &Reason) -> Option<&'static str> {
         Reason::NoCredentials => Some(
             "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or AWS_SKIP_SIGNATURE=true for a public bucket",
         ),
-        Reason::Certificate(_) => Some(
-            "if the server is the right one: 'sapwood remote add --replace … --ca-file FILE' (or SSL_CERT_FILE) names its authority",
+        Reason::Certificate(fault, _) => Some(certificate_hint(*fault)),
+        Reason::Tls(fault, _) => tls_hint(*fault),
+        Reason::Status { said, .. } if said.wants_certificate() => tls_hint(TlsFault::WantsCertificate),
+        Reason::Proxy(_) => Some(
+            "name and password belong into its URL: --proxy http://NAME:PASSWORD@HOST:PORT, or http_proxy and https_proxy",
         ),
-        Reason::Tls(_) => {
-            Some("'sapwood remote add --replace … --client-certificate FILE' shows the server who is asking")
-        }
         Reason::System(error) if error.kind() == io::ErrorKind::StorageFull => {
             Some("nothing was lost; make room there and run the same command again: what was sent is not sent again")
         }
         _ => None,
+    }
+}
+
+const fn certificate_hint(fault: CertificateFault) -> &'static str {
+    match fault {
+        CertificateFault::Clock => "set this machine's clock ('timedatectl' or 'date') and try again",
+        CertificateFault::Time => {
+            "the server's operator has to renew it; if it is not that old, look at this machine's clock ('date')"
+        }
+        CertificateFault::Name => {
+            "the URL has another name than the certificate: look at both, or whether a login page answers"
+        }
+        CertificateFault::Issuer | CertificateFault::Other => {
+            "if the server is the right one: 'sapwood remote add --replace … --ca-file FILE' (or SSL_CERT_FILE) names its authority"
+        }
+    }
+}
+
+const fn tls_hint(fault: TlsFault) -> Option<&'static str> {
+    match fault {
+        TlsFault::WantsCertificate => {
+            Some("'sapwood remote add --replace … --client-certificate FILE' shows the server who is asking")
+        }
+        TlsFault::NotTls => Some("look at the URL's scheme and port, or whether a login page answers"),
+        TlsFault::Version => Some("the server's operator has to allow TLS 1.2 or 1.3"),
+        TlsFault::Name => Some("look at the name in the URL: the server has no certificate for it"),
+        TlsFault::Other => None,
     }
 }

@@ -13,15 +13,31 @@ use crate::cache::{LazyOptions, LazyTree, Patience, ProfileChoice, Visit};
 use crate::fuse::{MountOptions, Profile};
 use crate::model::{CommitId, ImagePath};
 use crate::remote::format::ProfileText;
-use crate::remote::transport::Transport;
+use crate::remote::transport::{Transport, without_secret};
 use crate::remote::{RemoteConfig, RemoteError, RemoteName, Remotes};
 use crate::store::{Config, OpenError, Store};
 
 /// Where what comes from bare URLs is kept on behalf of the system.
 const SYSTEM_CACHE: &str = "/var/cache/sapwood";
 
-/// How long a mount of what is known waits for news of it: a machine that boots without a network should not boot minutes later.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Who waits while a remote is asked for news of what is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asking {
+    /// A person.
+    Attended,
+    /// A machine that boots, as by fstab: it should not boot later than it would without a network.
+    Unattended,
+}
+
+impl Asking {
+    /// How long all questions take together at most. Then what is here is mounted; reads ask again for what is not.
+    const fn patience(self) -> Duration {
+        match self {
+            Self::Attended => Duration::from_secs(5),
+            Self::Unattended => Duration::from_secs(2),
+        }
+    }
+}
 
 /// The repository that keeps what comes from `source`: the one that is given; for a bare URL else a cache of the user.
 ///
@@ -60,13 +76,13 @@ pub fn open_or_make(path: &Path) -> Result<Store> {
 /// The commit behind a remote source, as the remote has it or as it was seen last.
 ///
 /// # Errors
-/// When nobody is trusted, the remote is refused, or nobody answers and nothing is here.
-pub fn visit(store: &Store, source: &RemoteSource, trust: &TrustArgs) -> Result<Visit> {
+/// When nobody is trusted, or the remote is refused or does not answer and nothing is here.
+pub fn visit(store: &Store, source: &RemoteSource, trust: &TrustArgs, asking: Asking) -> Result<Visit> {
     let opened = source.open(store, trust);
     // What was here before can be mounted without anybody's word.
     let is_known = store.read_ref(&source.local_ref())?.is_some();
     match opened {
-        Ok(remote) if is_known => Ok(Visit::remote(store, &remote.impatient(PATIENCE), &source.name)?),
+        Ok(remote) if is_known => Ok(Visit::remote(store, &remote.impatient(asking.patience()), &source.name)?),
         Ok(remote) => Ok(Visit::remote(store, &remote, &source.name)?),
         Err(error) => match error.downcast::<RemoteError>() {
             Ok(error @ RemoteError::Transport { .. }) => Ok(Visit::seen_last(store, &source.local_ref(), error)?),
@@ -105,12 +121,13 @@ pub fn visit_with_remote(store: &Store, id: CommitId) -> Result<(Visit, Option<R
 ///
 /// # Errors
 /// When the commit is not here.
-pub fn visit_for_mending(store: &Store, id: CommitId) -> Result<(Visit, Option<RemoteConfig>)> {
+pub fn visit_for_mending(store: &Store, id: CommitId, asking: Asking) -> Result<(Visit, Option<RemoteConfig>)> {
     for (name, _) in store.refs()?.into_iter().filter(|(_, commit)| *commit == id) {
         let Some((remote, name)) = RemoteName::split_local_ref(&name) else { continue };
         let source = RemoteSource { origin: Origin::Named(remote), name, path: ImagePath::root() };
         let trust = TrustArgs::default();
-        let asked = source.config(store, &trust).and_then(|config| Ok((visit(store, &source, &trust)?, config)));
+        let asked =
+            source.config(store, &trust).and_then(|config| Ok((visit(store, &source, &trust, asking)?, config)));
         match asked {
             Ok((visit, config)) if visit.id() == id && visit.is_fetchable() => return Ok((visit, Some(config))),
             Ok(_) => {
@@ -130,7 +147,8 @@ fn way_to(store: &Store, id: CommitId) -> Option<(Transport, RemoteConfig)> {
     let configs = names.filter_map(|name| remotes.read(&name).ok()).map(environment::complete);
     configs.into_iter().find_map(|config| {
         let opened = Transport::open(&config.url, &config.transport);
-        let opened = opened.inspect_err(|error| tracing::warn!("{} cannot be asked: {error}", config.url));
+        let opened =
+            opened.inspect_err(|error| tracing::warn!("{} cannot be asked: {error}", without_secret(&config.url)));
         Some((opened.ok()?, config))
     })
 }

@@ -61,7 +61,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn translate(helper: HelperArgs) -> Vec<OsString> {
-    let mut arguments: Vec<OsString> = ["mount.sapwood", "mount", "-o"].map(OsString::from).into();
+    let mut arguments: Vec<OsString> = ["mount.sapwood", "mount", "--unattended", "-o"].map(OsString::from).into();
     arguments.push(complete(&helper.options.join(",")).into());
     arguments.extend(["--".into(), helper.source, helper.target]);
     arguments

@@ -139,7 +139,7 @@ fn find(args: &Args, context: &Context) -> Result<(Store, Visit, ImagePath)> {
         return Ok((store, visit, path));
     };
     let store = lazy::open_or_make(&lazy::repository(&remote, context)?)?;
-    let visit = lazy::visit(&store, &remote, &args.trust)?;
+    let visit = lazy::visit(&store, &remote, &args.trust, lazy::Asking::Attended)?;
     Ok((store, visit, remote.path))
 }
 

@@ -244,7 +244,7 @@ fn published(args: &Show, context: &Context) -> Result<ProfileText> {
         bail!("{} is neither a file nor REMOTE:REF nor URL#REF", args.source)
     };
     let store = lazy::open_or_make(&lazy::repository(&source, context)?)?;
-    let visit = lazy::visit(&store, &source, &args.trust)?;
+    let visit = lazy::visit(&store, &source, &args.trust, lazy::Asking::Attended)?;
     let tree = lazy::open(&store, &visit, &MountOptions::default())?;
     match tree.published_profile()? {
         Some(profile) => Ok(profile),

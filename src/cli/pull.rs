@@ -10,6 +10,7 @@ use super::{Context, error, output, repository};
 use crate::model::ImagePath;
 use crate::remote::fetch::FetchProgress;
 use crate::remote::pull::{self, PullOptions, RefReport};
+use crate::remote::transport::without_secret;
 use crate::store::{Store, StoreWriter};
 
 /// Fetch commits from a remote into the repository
@@ -80,7 +81,9 @@ pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
     let mut failures = Vec::new();
     for (source, text) in sources.iter().zip(&args.sources) {
         let start = Instant::now();
-        match one(args, &store, writer.as_ref(), source).with_context(|| format!("cannot pull {text}")) {
+        match one(args, &store, writer.as_ref(), source)
+            .with_context(|| format!("cannot pull {}", without_secret(text)))
+        {
             Ok(report) => {
                 if !args.json {
                     print(args, text, &report, start)?;
@@ -108,7 +111,7 @@ pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
 fn parse_source(text: &str) -> Result<RemoteSource> {
     match RemoteSource::parse(text)? {
         Some(source) => Ok(source),
-        None => bail!("'{text}' names no remote: write REMOTE:REF or URL#REF"),
+        None => bail!("'{}' names no remote: write REMOTE:REF or URL#REF", without_secret(text)),
     }
 }
 

@@ -121,6 +121,7 @@ fn list(remotes: &Remotes, as_json: bool) -> Result<()> {
     let mut values = Vec::new();
     for name in remotes.names()? {
         let config = remotes.read(&name)?;
+        let config = config.without_secrets();
         rows.push(vec![name.to_string(), config.url.clone(), trust(&config)]);
         values.push(json!({ "name": name, "config": config }));
     }
@@ -135,7 +136,7 @@ fn list(remotes: &Remotes, as_json: bool) -> Result<()> {
 }
 
 fn show(store: &Store, remotes: &Remotes, name: &RemoteName, as_json: bool) -> Result<()> {
-    let config = remotes.read(name)?;
+    let config = remotes.read(name)?.without_secrets();
     let prefix = format!("remotes/{name}/");
     let mut pulled = store.refs()?;
     pulled.retain(|(local, _)| local.as_str().starts_with(&prefix));

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::{environment, keys};
 use crate::model::{ImagePath, RefName};
+use crate::remote::transport::without_secret;
 use crate::remote::{Remote, RemoteConfig, RemoteName, Remotes, RemotesError};
 use crate::store::Store;
 
@@ -64,7 +65,8 @@ impl RemoteSource {
     pub fn parse(text: &str) -> Result<Option<Self>> {
         let (origin, rest) = if text.contains("://") {
             let Some((url, rest)) = text.split_once('#') else {
-                bail!("'{text}' names no ref: write {}#REF", text.trim_end_matches('/'))
+                let shown = without_secret(text);
+                bail!("'{shown}' names no ref: write {}#REF", shown.trim_end_matches('/'))
             };
             (Origin::Url(url.to_owned()), rest)
         } else {
@@ -133,7 +135,7 @@ impl RemoteSource {
             bail!(
                 "whom to trust for {}? Give --key FILE (the publisher's public key), or --insecure-unsigned to believe \
                  whatever the server says",
-                config.url
+                without_secret(&config.url)
             );
         }
         Ok(environment::complete(config))

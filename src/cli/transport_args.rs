@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::remote::transport::TransportOptions;
+use crate::remote::transport::{TransportOptions, check_proxy, without_secret};
 
 /// How to talk to the server
 #[derive(Debug, Clone, clap::Args)]
@@ -46,10 +46,13 @@ impl TransportArgs {
     /// The options these make. Files are read once to see that they are there, and kept by their absolute paths.
     ///
     /// # Errors
-    /// When a file or a mirror cannot be used.
+    /// When a file, a mirror or the proxy cannot be used.
     pub fn to_options(&self) -> Result<TransportOptions> {
         if let Some(mirror) = self.mirrors.iter().find(|mirror| !mirror.contains("://")) {
             bail!("'{mirror}' is no URL; for a directory write file://{mirror}");
+        }
+        if let Some(proxy) = &self.proxy {
+            check_proxy(proxy)?;
         }
         let default = TransportOptions::default();
         Ok(TransportOptions {
@@ -84,12 +87,13 @@ pub fn differences(options: &TransportOptions) -> Vec<(&'static str, String)> {
     let default = TransportOptions::default();
     let file = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
     let number = |value: u64, default: u64| (value != default).then(|| value.to_string());
-    let mut lines: Vec<(&'static str, String)> = options.mirrors.iter().map(|url| ("mirror", url.clone())).collect();
+    let mut lines: Vec<(&'static str, String)> =
+        options.mirrors.iter().map(|url| ("mirror", without_secret(url))).collect();
     let others = [
         ("ca-file", file(&options.ca_file)),
         ("client-certificate", file(&options.client_certificate)),
         ("bearer-file", file(&options.bearer_file)),
-        ("proxy", options.proxy.clone()),
+        ("proxy", options.proxy.as_deref().map(without_secret)),
         ("rate-limit", options.rate_limit.map(|rate| rate.to_string())),
         ("connect-timeout", number(options.connect_timeout, default.connect_timeout)),
         ("stall-timeout", number(options.stall_timeout, default.stall_timeout)),

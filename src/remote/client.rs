@@ -4,15 +4,16 @@
 //! after the ref record and the commit passed [`Trust`]. The placement beside them is advice. Used by `pull`, by lazy
 //! mounts and by the publisher, who must know what is there.
 
-use std::time::Duration;
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::format::{PLACEMENT_SIZE_MAX, Placement, PlacementError};
+use super::format::{PLACEMENT_SIZE_MAX, Placement};
 use super::layout;
 use super::remotes::{RemoteConfig, RemoteName, Remotes, RemotesError};
-use super::transport::{Transport, TransportError};
+use super::transport::{Mutability, Refusal, Transport, TransportError, without_secret};
 use crate::model::{Commit, CommitId, RefName};
 use crate::store::Store;
 use crate::trust::{
@@ -69,7 +70,7 @@ pub enum RemoteError {
         /// The ref.
         name: RefName,
         /// The reason.
-        source: TrustError,
+        source: Box<TransportError>,
     },
     /// The commit is refused.
     #[error("commit {id} of {url} is refused")]
@@ -79,18 +80,16 @@ pub enum RemoteError {
         /// The commit.
         id: CommitId,
         /// The reason.
-        source: TrustError,
+        source: Box<TransportError>,
     },
-    /// The placement cannot be used.
-    #[error("{url} does not say where commit {id} is")]
-    Placement {
-        /// The remote.
-        url: Box<str>,
-        /// The commit.
-        id: CommitId,
-        /// The reason.
-        source: PlacementError,
-    },
+}
+
+impl RemoteError {
+    /// Returns whether it is about what the remote answered, or did not, rather than about this machine.
+    #[must_use]
+    pub const fn is_about_answers(&self) -> bool {
+        !matches!(self, Self::Config(_))
+    }
 }
 
 /// What a ref says: its record, checked, and advice about its commit, which was not looked at yet.
@@ -129,6 +128,10 @@ pub struct Remote {
     store: Store,
     trust: Mutex<Trust>,
     learned: Mutex<Vec<PublicKey>>,
+    /// Signers whom no announcement leads to.
+    strangers: Mutex<HashSet<PublicKey>>,
+    /// When asking for refs and commits is to be over.
+    until: Option<Instant>,
 }
 
 impl Remote {
@@ -139,16 +142,31 @@ impl Remote {
     pub fn open(store: &Store, name: RemoteName, config: &RemoteConfig) -> Result<Self, RemoteError> {
         let trust = config.trust()?;
         let transport = Transport::open(&config.url, &config.transport)
-            .map_err(|source| RemoteError::Transport { url: config.url.as_str().into(), source })?;
+            .map_err(|source| RemoteError::Transport { url: without_secret(&config.url).into(), source })?;
         let (remotes, store) = (Remotes::of(store), store.clone());
-        Ok(Self { name, transport, remotes, store, trust: Mutex::new(trust), learned: Mutex::default() })
+        Ok(Self {
+            name,
+            transport,
+            remotes,
+            store,
+            trust: Mutex::new(trust),
+            learned: Mutex::default(),
+            strangers: Mutex::default(),
+            until: None,
+        })
     }
 
-    /// The same for somebody who does not wait longer than `patience` for what does not come.
+    /// The same for somebody who has something to go on with: all questions together take no longer than `patience`.
     #[must_use]
     pub fn impatient(mut self, patience: Duration) -> Self {
-        self.transport = self.transport.impatient(patience);
+        self.until = Some(Instant::now() + patience);
         self
+    }
+
+    /// When asking is to be over, if it is.
+    #[must_use]
+    pub const fn until(&self) -> Option<Instant> {
+        self.until
     }
 
     /// Its name, for refs and messages.
@@ -176,14 +194,22 @@ impl Remote {
     /// # Errors
     /// As for [`Self::tip`].
     pub fn pointer(&self, name: &RefName) -> Result<Pointer, RemoteError> {
-        let bytes = self.get(&layout::reference(name), REF_SIZE_MAX)?;
-        let bytes = bytes.ok_or_else(|| RemoteError::NoSuchRef { url: self.url(), name: name.clone() })?;
         let seen = self.remotes.seen(&self.name, name)?;
-        let accepted = self.learning(|trust| trust.accept_ref(&bytes, name, seen))?;
-        let refused = |source| RemoteError::Ref { url: self.url(), name: name.clone(), source };
-        let (record, rest) = accepted.map_err(refused)?;
-        let placement = self.placement_from(record.commit, rest)?;
-        Ok(Pointer { record, placement })
+        let path = layout::reference(name);
+        let check = |bytes: &Bytes| {
+            let accepted = self.learning(|trust| trust.accept_ref(bytes, name, seen));
+            let (record, rest) = accepted.map_err(refusal)?;
+            let placement = Placement::parse(rest).map_err(Refusal::wrong)?;
+            Ok(Pointer { record, placement })
+        };
+        match self.asking().get_checked(&path, REF_SIZE_MAX, Mutability::Mutable, &check) {
+            Ok(Some((pointer, _))) => Ok(pointer),
+            Ok(None) => Err(RemoteError::NoSuchRef { url: self.url(), name: name.clone() }),
+            Err(source @ TransportError::Wrong { .. }) => {
+                Err(RemoteError::Ref { url: self.url(), name: name.clone(), source: source.into() })
+            }
+            Err(source) => Err(RemoteError::Transport { url: self.url(), source }),
+        }
     }
 
     /// The second half of [`Self::tip`].
@@ -204,10 +230,10 @@ impl Remote {
         {
             return Ok((commit, bytes.into()));
         }
-        let bytes = self.commit_bytes(id)?;
-        let accepted = self.learning(|trust| trust.accept_commit(&bytes, record))?;
-        let commit = accepted.map_err(|source| RemoteError::Commit { url: self.url(), id, source })?;
-        Ok((commit, bytes))
+        // The ref that names it came from there, so it is there or is about to be.
+        let check = |bytes: &Bytes| self.learning(|trust| trust.accept_commit(bytes, record)).map_err(refusal);
+        let found = self.commit_checked(id, &self.asking().required(), &check)?;
+        found.ok_or_else(|| RemoteError::NoSuchCommit { url: self.url(), id })
     }
 
     /// The parent of a commit that was checked, as it was published. `None` when it has none.
@@ -216,9 +242,30 @@ impl Remote {
     /// [`RemoteError::NoSuchCommit`] when the remote no longer has it.
     pub fn parent(&self, child: &Verified<Commit>) -> Result<Option<(Verified<Commit>, Bytes)>, RemoteError> {
         let Some(id) = child.parent else { return Ok(None) };
-        let bytes = self.commit_bytes(id)?;
-        let parent = child.parent(&bytes).map_err(|source| RemoteError::Commit { url: self.url(), id, source })?;
-        Ok(parent.map(|parent| (parent, bytes)))
+        let check = |bytes: &Bytes| child.parent(bytes).map_err(refusal);
+        match self.commit_checked(id, &self.asking(), &check)? {
+            Some((parent, bytes)) => Ok(parent.map(|parent| (parent, bytes))),
+            None => Err(RemoteError::NoSuchCommit { url: self.url(), id }),
+        }
+    }
+
+    /// What `check` makes of the file of a commit, and the file; `None` when it is not there.
+    fn commit_checked<T>(
+        &self,
+        id: CommitId,
+        transport: &Transport,
+        check: &dyn Fn(&Bytes) -> Result<T, Refusal>,
+    ) -> Result<Option<(T, Bytes)>, RemoteError> {
+        let both = |bytes: &Bytes| Ok((check(bytes)?, bytes.clone()));
+        // A cache may have one that fewer keys have signed; then it is asked for again past caches.
+        let found = transport.get_checked(&layout::commit(id), ENVELOPE_SIZE_MAX as u64, Mutability::Immutable, &both);
+        match found {
+            Ok(found) => Ok(found.map(|(found, _)| found)),
+            Err(source @ TransportError::Wrong { .. }) => {
+                Err(RemoteError::Commit { url: self.url(), id, source: source.into() })
+            }
+            Err(source) => Err(RemoteError::Transport { url: self.url(), source }),
+        }
     }
 
     /// Where the parts of a commit are. For a tip it came with the ref.
@@ -226,8 +273,11 @@ impl Remote {
     /// # Errors
     /// [`RemoteError::NoSuchCommit`] when the remote does not have the commit any more.
     pub fn placement(&self, id: CommitId) -> Result<Placement, RemoteError> {
-        let bytes = self.get(&layout::placement(id), PLACEMENT_SIZE_MAX as u64)?;
-        self.placement_from(id, &bytes.ok_or_else(|| RemoteError::NoSuchCommit { url: self.url(), id })?)
+        let check = |bytes: &Bytes| Placement::parse(bytes).map_err(Refusal::wrong);
+        let path = layout::placement(id);
+        let found = self.asking().get_checked(&path, PLACEMENT_SIZE_MAX as u64, Mutability::Mutable, &check);
+        let found = found.map_err(|source| RemoteError::Transport { url: self.url(), source })?;
+        found.map(|(placement, _)| placement).ok_or_else(|| RemoteError::NoSuchCommit { url: self.url(), id })
     }
 
     /// Remembers the tip, so that nothing older is accepted from now on, and the keys that were learned on the way.
@@ -253,41 +303,54 @@ impl Remote {
 
     /// Runs a check; if only strangers signed, looks whether one of them was announced by a trusted key, and runs it
     /// again.
-    fn learning<T>(
-        &self,
-        check: impl Fn(&Trust) -> Result<T, TrustError>,
-    ) -> Result<Result<T, TrustError>, RemoteError> {
+    fn learning<T>(&self, check: impl Fn(&Trust) -> Result<T, TrustError>) -> Result<T, TrustError> {
         let first = check(&self.trust.lock());
-        let Err(TrustError::Signature(SignatureError::UnknownKey { keys })) = &first else { return Ok(first) };
-        let Trust::Keys(mut ring) = self.trust.lock().clone() else { return Ok(first) };
+        let Err(TrustError::Signature(SignatureError::UnknownKey { keys })) = &first else { return first };
+        let Trust::Keys(mut ring) = self.trust.lock().clone() else { return first };
         // Each stranger costs requests, and a server may list as many as it likes.
-        for key in keys.iter().take(STRANGERS_MAX) {
-            if self.follow_announcements(*key, &mut ring)? {
+        let known = self.strangers.lock().clone();
+        for key in keys.iter().take(STRANGERS_MAX).filter(|key| !known.contains(key)) {
+            if self.follow_announcements(*key, &mut ring) {
                 *self.trust.lock() = Trust::Keys(ring);
-                return Ok(check(&self.trust.lock()));
+                return check(&self.trust.lock());
             }
+            // The same record is asked for once more, past caches.
+            self.strangers.lock().insert(*key);
         }
-        Ok(first)
+        first
     }
 
     /// Goes from `unknown` back to the key that announced it and so on. If that ends at a trusted one, all on the way are
     /// trusted from then on.
-    fn follow_announcements(&self, unknown: PublicKey, ring: &mut Keyring) -> Result<bool, RemoteError> {
+    fn follow_announcements(&self, unknown: PublicKey, ring: &mut Keyring) -> bool {
         let mut chain: Vec<(PublicKey, Bytes)> = Vec::new();
         let mut key = unknown;
         while chain.len() < ANNOUNCEMENTS_MAX && !chain.iter().any(|(seen, _)| *seen == key) {
-            let Some(bytes) = self.get(&layout::key(&key.to_string()), ANNOUNCEMENT_SIZE_MAX)? else {
-                return Ok(false);
-            };
-            let Ok(signers) = Announcement::claimed_signers(&bytes, key) else { return Ok(false) };
+            let Some((signers, bytes)) = self.announcement(key) else { return false };
             chain.push((key, bytes));
             if signers.iter().any(|signer| ring.contains(*signer)) {
-                return Ok(self.trust_chain(&chain, ring));
+                return self.trust_chain(&chain, ring);
             }
-            let Some(next) = signers.first() else { return Ok(false) };
+            let Some(next) = signers.first() else { return false };
             key = *next;
         }
-        Ok(false)
+        false
+    }
+
+    /// The announcement of a key and who claims to have signed it, if there is one.
+    fn announcement(&self, key: PublicKey) -> Option<(Vec<PublicKey>, Bytes)> {
+        let check = |bytes: &Bytes| match Announcement::claimed_signers(bytes, key) {
+            Ok(signers) => Ok((signers, bytes.clone())),
+            Err(error) => Err(Refusal::wrong(error)),
+        };
+        let (path, transport) = (layout::key(&key.to_string()), self.asking().optional());
+        match transport.get_checked(&path, ANNOUNCEMENT_SIZE_MAX, Mutability::Mutable, &check) {
+            Ok(found) => found.map(|(found, _)| found),
+            Err(error) => {
+                tracing::debug!("no announcement of key {}: {error}", key.short());
+                None
+            }
+        }
     }
 
     fn trust_chain(&self, chain: &[(PublicKey, Bytes)], ring: &mut Keyring) -> bool {
@@ -305,23 +368,26 @@ impl Remote {
         true
     }
 
-    fn placement_from(&self, id: CommitId, bytes: &[u8]) -> Result<Placement, RemoteError> {
-        Placement::parse(bytes).map_err(|source| RemoteError::Placement { url: self.url(), id, source })
-    }
-
-    fn commit_bytes(&self, id: CommitId) -> Result<Bytes, RemoteError> {
-        let bytes = self.get(&layout::commit(id), ENVELOPE_SIZE_MAX as u64)?;
-        bytes.ok_or_else(|| RemoteError::NoSuchCommit { url: self.url(), id })
-    }
-
-    fn get(&self, path: &str, limit: u64) -> Result<Option<Bytes>, RemoteError> {
-        let found = self.transport.get(path, limit);
-        let found = found.map_err(|source| RemoteError::Transport { url: self.url(), source })?;
-        Ok(found.map(|(bytes, _)| bytes))
+    /// The way there for refs and commits.
+    fn asking(&self) -> Transport {
+        self.until.map_or_else(|| self.transport.clone(), |until| self.transport.until(until))
     }
 
     fn url(&self) -> Box<str> {
         self.transport.url().into()
+    }
+}
+
+/// What waiting may do about a record that is refused: nothing about who signed it, nor about an older state; another answer
+/// may bring other bytes.
+fn refusal(error: TrustError) -> Refusal {
+    match error {
+        TrustError::Older { .. }
+        | TrustError::Rewritten { .. }
+        | TrustError::Signature(SignatureError::Unsigned | SignatureError::UnknownKey { .. }) => {
+            Refusal::settled(error)
+        }
+        other => Refusal::wrong(other),
     }
 }
 

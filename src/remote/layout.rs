@@ -89,11 +89,11 @@ pub fn superseded(path: &str) -> String {
     format!("{SUPERSEDED}/{path}")
 }
 
-/// Whether a file may be replaced by another of the same name.
+/// Whether a file may be replaced by another of the same name. A commit's signatures grow when another key signs it, but whoever
+/// needs the newer ones asks again past caches, so that an older copy does no harm.
 #[must_use]
 pub fn may_change(path: &str) -> bool {
-    // A commit's signatures grow when another key signs it.
-    ["refs/", "placements/", "commits/", "keys/"].iter().any(|directory| path.starts_with(directory))
+    ["refs/", "placements/", "keys/"].iter().any(|directory| path.starts_with(directory))
 }
 
 /// The file that holds a ref record.

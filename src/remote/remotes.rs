@@ -16,7 +16,7 @@ use std::str::FromStr;
 
 use sha2::{Digest as _, Sha256};
 
-use super::transport::TransportOptions;
+use super::transport::{TransportOptions, without_secret};
 use crate::disk;
 use crate::model::RefName;
 use crate::store::Store;
@@ -160,6 +160,15 @@ impl RemoteConfig {
         toml::to_string(self).expect("plain fields have a TOML form")
     }
 
+    /// The same for showing it: without passwords in URLs. Files that hold secrets are only named.
+    #[must_use]
+    pub fn without_secrets(mut self) -> Self {
+        self.url = without_secret(&self.url);
+        self.transport.proxy = self.transport.proxy.as_deref().map(without_secret);
+        self.transport.mirrors = self.transport.mirrors.iter().map(|url| without_secret(url)).collect();
+        self
+    }
+
     /// What of it is on this machine: files with secrets and certificates, and the remote itself if it is a directory.
     #[must_use]
     pub fn local_paths(&self) -> Vec<PathBuf> {
@@ -179,7 +188,7 @@ impl RemoteConfig {
         if self.insecure_unsigned {
             Ok(Trust::InsecureUnsigned)
         } else if self.keys.is_empty() {
-            Err(RemotesError::NoKeys(self.url.clone()))
+            Err(RemotesError::NoKeys(without_secret(&self.url)))
         } else {
             Ok(Trust::Keys(Keyring::new(self.keys.iter().copied())))
         }

@@ -70,7 +70,7 @@ impl Found {
             let id = store.resolve(spec)?;
             let is_whole = store.commit(id).is_ok() && !store.is_lazy(id);
             let (visit, config) = if is_whole && options.verify != Verify::OnEntry {
-                lazy::visit_for_mending(&store, id)?
+                lazy::visit_for_mending(&store, id, args.asking())?
             } else {
                 lazy::visit_with_remote(&store, id)?
             };
@@ -78,7 +78,7 @@ impl Found {
         };
         let subdir = subdirectory(args, options, remote.path.clone())?;
         let store = lazy::open_or_make(repository)?;
-        let visit = lazy::visit(&store, &remote, &args.trust)?;
+        let visit = lazy::visit(&store, &remote, &args.trust, args.asking())?;
         let config = remote.config(&store, &args.trust)?;
         Ok(Self::new(store, visit, subdir, Some(config), options))
     }

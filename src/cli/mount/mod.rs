@@ -30,6 +30,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
+use super::lazy::Asking;
 use super::remote_source::{RemoteSource, TrustArgs};
 use super::{Context, lazy, output, record, repository};
 use crate::cache::ProfileChoice;
@@ -37,6 +38,7 @@ use crate::fuse::{
     Action, Attached, Board, MountOptions, MountRequest, Registry, Unmount, open_connections, path_text,
     remount_read_only,
 };
+use crate::remote::transport::without_secret;
 use found::Found;
 pub use handoff::{Handoff, VERSION as HANDOFF_VERSION, own_program};
 use handoff::{Numbers, hand_on};
@@ -93,6 +95,9 @@ pub struct Args {
     /// Tell the figures of this mount, in OpenMetrics, over HTTP
     #[arg(long, value_name = "ADDRESS:PORT")]
     metrics_listen: Option<SocketAddr>,
+    /// Nobody waits at a terminal: a remote is asked for no more than 2 s for news of what is here
+    #[arg(long, hide = true)]
+    unattended: bool,
     #[command(flatten)]
     trust: TrustArgs,
     /// What to mount, also REMOTE:REF or URL#REF; SOURCE:/DIR shows only that directory of it
@@ -104,7 +109,11 @@ pub struct Args {
 impl Args {
     /// What a machine mounts of itself: a directory of a commit in its repository.
     pub fn of_the_system(source: String, mountpoint: PathBuf, options: Vec<String>) -> Self {
-        Self { options, source, mountpoint, ..Self::default() }
+        Self { options, source, mountpoint, unattended: true, ..Self::default() }
+    }
+
+    const fn asking(&self) -> Asking {
+        if self.unattended { Asking::Unattended } else { Asking::Attended }
     }
 }
 
@@ -133,7 +142,7 @@ pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
         tree.await_names(NAMES_PATIENCE);
     }
     let root = found.store.register_mount(found.visit.id()).inspect_err(|error| not_rooted(error)).ok();
-    let request = MountRequest { source: args.source.clone(), mountpoint: args.mountpoint.clone(), options };
+    let request = MountRequest { source: without_secret(&args.source), mountpoint: args.mountpoint.clone(), options };
     let attached = Attached::new(&request)?;
     let mountpoint = attached.unmounter.clone();
     let begun = Front { args, options: &request.options, found: &found, attached }
@@ -242,7 +251,7 @@ impl Front<'_> {
             version: HANDOFF_VERSION,
             name: None,
             mountpoint: self.attached.unmounter.mountpoint().as_os_str().as_encoded_bytes().to_vec(),
-            source: args.source.clone(),
+            source: without_secret(&args.source),
             repository: path_text(found.store.path()),
             since: format!("{:.0}", jiff::Timestamp::now()),
             options: args.options.join(","),

@@ -1,8 +1,6 @@
 //! Why objects did not arrive.
 
 use crate::image::ImageError;
-use crate::model::{DeltaId, PackId};
-use crate::remote::format::FrameError;
 use crate::remote::transport::TransportError;
 use crate::store::{ReadError, ReceiveError, WriteError};
 
@@ -17,50 +15,6 @@ pub enum FetchError {
         /// What went wrong.
         source: TransportError,
     },
-    /// A frame cannot be decoded.
-    #[error("pack {pack} of {url} is damaged at byte {offset}")]
-    Frame {
-        /// The remote.
-        url: Box<str>,
-        /// The pack.
-        pack: PackId,
-        /// Where the frame begins.
-        offset: u32,
-        /// What is wrong.
-        source: FrameError,
-    },
-    /// A frame holds something else than it should.
-    #[error("pack {pack} of {url} holds something else at byte {offset}; nothing of it was kept")]
-    Object {
-        /// The remote.
-        url: Box<str>,
-        /// The pack.
-        pack: PackId,
-        /// Where the frame begins.
-        offset: u32,
-        /// What it holds.
-        source: Box<ReceiveError>,
-    },
-    /// A batch of a delta cannot be unpacked, or its pieces cannot be made.
-    #[error("delta {delta} of {url} cannot be used")]
-    Patch {
-        /// The remote.
-        url: Box<str>,
-        /// The delta.
-        delta: DeltaId,
-        /// What is wrong.
-        source: std::io::Error,
-    },
-    /// A patch makes something else.
-    #[error("delta {delta} of {url} makes something else than it should; nothing of it was kept")]
-    Patched {
-        /// The remote.
-        url: Box<str>,
-        /// The delta.
-        delta: DeltaId,
-        /// What it makes.
-        source: Box<ReceiveError>,
-    },
     /// What a patch is made for cannot be read here.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -70,4 +24,28 @@ pub enum FetchError {
     /// The image does not say what a block of a large object is.
     #[error("the image is damaged")]
     Image(#[from] ImageError),
+}
+
+/// Why a piece, or what holds it, was not kept.
+#[derive(Debug)]
+pub(super) enum KeepError {
+    /// It is not what it should be: the other side may have sent something wrong.
+    Wrong(Box<dyn std::error::Error + Send + Sync>),
+    /// Something failed on this side.
+    Own(FetchError),
+}
+
+impl From<ReceiveError> for KeepError {
+    fn from(error: ReceiveError) -> Self {
+        match error {
+            ReceiveError::Write(error) => Self::Own(error.into()),
+            wrong => Self::Wrong(wrong.into()),
+        }
+    }
+}
+
+impl From<FetchError> for KeepError {
+    fn from(error: FetchError) -> Self {
+        Self::Own(error)
+    }
 }

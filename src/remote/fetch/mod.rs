@@ -87,7 +87,7 @@ pub fn fetch(
     options: FetchOptions,
     progress: &FetchProgress,
 ) -> Result<(), FetchError> {
-    let desk = Desk::new(plan, image, transport.url(), writer, progress);
+    let desk = Desk::new(plan, image, transport, writer, progress);
     let budget = Budget::new(options.memory);
     let next = AtomicUsize::new(0);
     let (work_in, work_out) = unbounded();

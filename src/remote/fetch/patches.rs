@@ -5,12 +5,12 @@
 //! the thread that makes it: patches are few and small beside what they make. Called by `pull`.
 
 use std::collections::HashSet;
-use std::ops::{ControlFlow, Range};
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Buf as _, BytesMut};
 
-use super::error::FetchError;
+use super::error::{FetchError, KeepError};
 use super::plan::{FetchPlan, Piece};
 use super::ranges::{self, Request};
 use super::work::Desk;
@@ -20,7 +20,7 @@ use crate::model::{BLOCK_SIZE, DeltaId, LARGE_OBJECT, ObjectId};
 use crate::remote::delta::{self, BATCH_PACKED_MAX, DeltaError, DeltaHead, base_range, piece_count, piece_range};
 use crate::remote::format::Frame;
 use crate::remote::layout;
-use crate::remote::transport::Transport;
+use crate::remote::transport::{Flow, Refusal, Transport};
 use crate::store::{ObjectSource as _, StoreWriter};
 
 /// The batches of pieces to fetch from one delta, and what comes of them.
@@ -161,7 +161,7 @@ pub fn fetch_patches(
 ) -> Result<(), FetchError> {
     let Some(delta) = plan.delta else { return Ok(()) };
     let objects = FetchPlan::of_objects(plan.objects.clone());
-    let desk = Desk::new(&objects, image, transport.url(), writer, progress);
+    let desk = Desk::new(&objects, image, transport, writer, progress);
     let next = AtomicUsize::new(0);
     // Each holds a batch and a piece with its base, some 20 MiB: as many as decode otherwise.
     let threads = options.decoders.clamp(1, plan.requests.len().max(1));
@@ -195,9 +195,9 @@ fn receive(
     desk: &Desk<'_>,
 ) -> Result<(), FetchError> {
     let (mut buffer, mut start) = (BytesMut::new(), request.range.start);
-    let mut waiting = request.frames.clone();
-    let mut failure = None;
-    let streamed = transport.stream_range(&layout::delta(delta), request.range.clone(), &mut |piece| {
+    let (mut waiting, mut kept) = (request.frames.clone(), 0);
+    let mut own = None;
+    let streamed = transport.stream_checked(&layout::delta(delta), request.range.clone(), &mut |piece| {
         desk.progress.downloaded.fetch_add(piece.len() as u64, Ordering::Relaxed);
         buffer.extend_from_slice(&piece);
         while let Some(frame) = plan.frames[waiting.clone()].first() {
@@ -208,50 +208,57 @@ fn receive(
                 break;
             }
             let packed = buffer.split_to(frame.length as usize);
-            start = frame.end();
-            if let Err(error) = unpack(plan, &plan.batches[waiting.start], &packed, delta, desk) {
-                failure = Some(error);
-                return ControlFlow::Break(());
+            match unpack(plan, &plan.batches[waiting.start], &packed, &mut kept, desk) {
+                Ok(()) => (start, kept) = (frame.end(), 0),
+                Err(KeepError::Wrong(why)) => {
+                    buffer.clear();
+                    return Flow::Wrong(start, Refusal::wrong(why));
+                }
+                Err(KeepError::Own(error)) => {
+                    own = Some(error);
+                    return Flow::Enough;
+                }
             }
             waiting.start += 1;
         }
-        if desk.has_failed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if desk.has_failed() { Flow::Enough } else { Flow::More }
     });
-    match failure {
+    match own {
         Some(error) => Err(error),
-        None => streamed.map_err(|source| FetchError::Transport { url: transport.url().into(), source }),
+        None => streamed.map_err(|source| FetchError::Transport { url: desk.url(), source }),
     }
 }
 
-/// Makes all pieces of a batch.
-fn unpack(plan: &PatchPlan, batch: &Batch, packed: &[u8], delta: DeltaId, desk: &Desk<'_>) -> Result<(), FetchError> {
-    let refused = |source| FetchError::Patch { url: desk.url(), delta, source };
-    let mut pieces = delta::Batch::unpack(packed, batch.length).map_err(refused)?;
-    for patch in &plan.pieces[batch.pieces.clone()] {
+/// Makes the pieces of a batch from number `kept` on, which counts those that were kept.
+fn unpack(plan: &PatchPlan, batch: &Batch, packed: &[u8], kept: &mut usize, desk: &Desk<'_>) -> Result<(), KeepError> {
+    let wrong = |error: std::io::Error| KeepError::Wrong(error.into());
+    let mut pieces = delta::Batch::unpack(packed, batch.length).map_err(wrong)?;
+    for (number, patch) in plan.pieces[batch.pieces.clone()].iter().enumerate() {
         let length = usize::try_from(patch.length).unwrap_or(usize::MAX);
-        let Some(wanted) = &patch.wanted else {
-            pieces.skip(length).map_err(refused)?;
+        let Some(wanted) = patch.wanted.as_ref().filter(|_| number >= *kept) else {
+            pieces.skip(length).map_err(wrong)?;
             continue;
         };
         let old_length = wanted.base_range.end - wanted.base_range.start;
         let mut old = vec![0; usize::try_from(old_length).unwrap_or_default()];
         // A base that is shorter than it should be makes something else, which is noticed.
-        desk.store().read_at(wanted.base, wanted.base_range.start, &mut old)?;
-        let made = pieces.next(&old, length).map_err(refused)?;
-        keep(wanted, &made, delta, desk)?;
+        desk.store().read_at(wanted.base, wanted.base_range.start, &mut old).map_err(FetchError::from)?;
+        let made = pieces.next(&old, length).map_err(wrong)?;
+        keep(wanted, &made, desk)?;
+        *kept = number + 1;
     }
     Ok(())
 }
 
-fn keep(wanted: &Wanted, made: &[u8], delta: DeltaId, desk: &Desk<'_>) -> Result<(), FetchError> {
+fn keep(wanted: &Wanted, made: &[u8], desk: &Desk<'_>) -> Result<(), KeepError> {
     let object = desk.object(wanted.object);
     if object.size <= LARGE_OBJECT {
-        return desk.keep_patched(Piece::Whole { object: wanted.object, offset: 0 }, made, delta);
+        return desk.keep(Piece::Whole { object: wanted.object, offset: 0 }, made);
     }
     let first = piece_range(wanted.piece, object.size).start / BLOCK_SIZE;
     for (block, bytes) in (first..).zip(made.chunks(usize::try_from(BLOCK_SIZE).unwrap_or(usize::MAX))) {
         let block = u32::try_from(block).unwrap_or(u32::MAX);
-        desk.keep_patched(Piece::Block { object: wanted.object, block }, bytes, delta)?;
+        desk.keep(Piece::Block { object: wanted.object, block }, bytes)?;
     }
     Ok(())
 }

@@ -21,6 +21,9 @@ pub enum PlanError {
         /// Its length in bytes.
         size: u64,
     },
+    /// The locator is longer than one of the image can be.
+    #[error("it names a locator that is longer than one of this image can be")]
+    Length,
 }
 
 /// Which frames to fetch, by which requests, and which objects are in them.

@@ -11,13 +11,15 @@ use parking_lot::Mutex;
 
 use super::FetchProgress;
 use super::budget::{Budget, Permit};
-use super::error::FetchError;
+use super::error::{FetchError, KeepError};
 use super::plan::{FetchPlan, Piece};
 use super::ranges::Request;
 use crate::image::{Image, ObjectUse};
-use crate::model::{DeltaId, PackId};
-use crate::remote::format::{Frame, decode_frame};
-use crate::store::{Incoming, ReceiveError, Store, StoreWriter};
+use crate::model::PackId;
+use crate::remote::format::decode_frame;
+use crate::remote::layout;
+use crate::remote::transport::{Refusal, Transport};
+use crate::store::{Incoming, Store, StoreWriter};
 
 /// Frames are given to decoders in parts of at least this many decoded bytes, so that handing over costs nothing.
 const PART: u64 = 1 << 20;
@@ -102,7 +104,7 @@ impl<'a> Intake<'a> {
 pub(super) struct Desk<'a> {
     plan: &'a FetchPlan,
     image: &'a Image,
-    url: &'a str,
+    transport: &'a Transport,
     writer: &'a StoreWriter,
     pub(super) progress: &'a FetchProgress,
     /// Large objects of which blocks have arrived, by their number in the plan.
@@ -115,12 +117,12 @@ impl<'a> Desk<'a> {
     pub(super) fn new(
         plan: &'a FetchPlan,
         image: &'a Image,
-        url: &'a str,
+        transport: &'a Transport,
         writer: &'a StoreWriter,
         progress: &'a FetchProgress,
     ) -> Self {
         let (arriving, failure, failed) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
-        Self { plan, image, url, writer, progress, arriving, failure, failed }
+        Self { plan, image, transport, writer, progress, arriving, failure, failed }
     }
 
     /// Ends the fetch. The first reason counts.
@@ -154,7 +156,7 @@ impl<'a> Desk<'a> {
         }
     }
 
-    /// Decodes the frames of a part and keeps what is in them.
+    /// Decodes the frames of a part and keeps what is in them. A frame that is not what it should be is asked for again.
     pub(super) fn receive(&self, part: &Work) -> Result<(), FetchError> {
         for index in part.frames.clone() {
             let frame = self.plan.frames[index];
@@ -162,15 +164,58 @@ impl<'a> Desk<'a> {
             let end = start.saturating_add(frame.length as usize);
             // The transport gave exactly the bytes of the request, which cover its frames.
             let compressed = part.bytes.get(start..end).unwrap_or_default();
-            let raw = decode_frame(compressed, frame.raw_length).map_err(|source| FetchError::Frame {
-                url: self.url.into(),
-                pack: part.pack,
-                offset: frame.offset,
-                source,
-            })?;
-            for piece in &self.plan.pieces[self.plan.contents[index].clone()] {
-                self.keep(*piece, &raw).map_err(|error| self.blame(error, part.pack, frame))?;
+            let mut kept = 0;
+            match self.keep_frame(index, compressed, &mut kept) {
+                Ok(()) => {}
+                Err(KeepError::Own(error)) => return Err(error),
+                Err(KeepError::Wrong(why)) => self.ask_again(index, part.pack, &mut kept, &*why)?,
             }
+        }
+        Ok(())
+    }
+
+    /// Fetches one frame that came wrong, with the check of what is in it as part of each attempt.
+    fn ask_again(
+        &self,
+        index: usize,
+        pack: PackId,
+        kept: &mut usize,
+        why: &(dyn std::error::Error + Send + Sync),
+    ) -> Result<(), FetchError> {
+        let (frame, path) = (self.plan.frames[index], layout::pack(pack));
+        tracing::info!("{path} of {}: {why}; it is asked for again", self.transport.url());
+        let mut own = None;
+        // It was asked for once, maybe of a cache.
+        let asking = self.transport.again();
+        let fetched = asking.get_range_checked(&path, u64::from(frame.offset)..frame.end(), &mut |bytes| {
+            self.progress.downloaded.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            self.keep_frame(index, bytes, kept).map_err(|error| match error {
+                KeepError::Wrong(why) => Refusal::wrong(why),
+                KeepError::Own(error) => {
+                    own = Some(error);
+                    Refusal::own("it could not be kept")
+                }
+            })
+        });
+        match own {
+            Some(error) => Err(error),
+            None => fetched.map_err(|source| FetchError::Transport { url: self.transport.url().into(), source }),
+        }
+    }
+
+    /// Decodes a frame and keeps its pieces from number `kept` on, which counts those that were.
+    fn keep_frame(&self, index: usize, compressed: &[u8], kept: &mut usize) -> Result<(), KeepError> {
+        let frame = self.plan.frames[index];
+        let raw = decode_frame(compressed, frame.raw_length)
+            .map_err(|why| KeepError::Wrong(format!("it is damaged at byte {}: {why}", frame.offset).into()))?;
+        for piece in &self.plan.pieces[self.plan.contents[index].clone()][*kept..] {
+            self.keep(*piece, &raw).map_err(|error| match error {
+                KeepError::Wrong(why) => {
+                    KeepError::Wrong(format!("it holds something else at byte {}: {why}", frame.offset).into())
+                }
+                own => own,
+            })?;
+            *kept += 1;
         }
         Ok(())
     }
@@ -180,33 +225,15 @@ impl<'a> Desk<'a> {
     }
 
     pub(super) fn url(&self) -> Box<str> {
-        self.url.into()
+        self.transport.url().into()
     }
 
     pub(super) fn store(&self) -> &Store {
         self.writer.store()
     }
 
-    /// Keeps what a patch made.
-    pub(super) fn keep_patched(&self, piece: Piece, made: &[u8], delta: DeltaId) -> Result<(), FetchError> {
-        self.keep(piece, made).map_err(|error| match error {
-            KeepError::Receive(ReceiveError::Write(error)) => error.into(),
-            KeepError::Receive(source) => FetchError::Patched { url: self.url.into(), delta, source: source.into() },
-            KeepError::Fetch(error) => error,
-        })
-    }
-
-    fn blame(&self, error: KeepError, pack: PackId, frame: Frame) -> FetchError {
-        match error {
-            KeepError::Receive(ReceiveError::Write(error)) => error.into(),
-            KeepError::Receive(source) => {
-                FetchError::Object { url: self.url.into(), pack, offset: frame.offset, source: source.into() }
-            }
-            KeepError::Fetch(error) => error,
-        }
-    }
-
-    fn keep(&self, piece: Piece, raw: &[u8]) -> Result<(), KeepError> {
+    /// Keeps a piece if it is what the image says.
+    pub(super) fn keep(&self, piece: Piece, raw: &[u8]) -> Result<(), KeepError> {
         match piece {
             Piece::Whole { object, offset } => {
                 let object = self.plan.objects[object as usize];
@@ -248,23 +275,5 @@ impl<'a> Desk<'a> {
     fn count(&self, object: ObjectUse) {
         self.progress.objects.fetch_add(1, Ordering::Relaxed);
         self.progress.object_bytes.fetch_add(object.size, Ordering::Relaxed);
-    }
-}
-
-/// Why a piece was not kept, before it is known whose fault that is.
-enum KeepError {
-    Receive(ReceiveError),
-    Fetch(FetchError),
-}
-
-impl From<ReceiveError> for KeepError {
-    fn from(error: ReceiveError) -> Self {
-        Self::Receive(error)
-    }
-}
-
-impl From<FetchError> for KeepError {
-    fn from(error: FetchError) -> Self {
-        Self::Fetch(error)
     }
 }

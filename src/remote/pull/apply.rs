@@ -75,8 +75,8 @@ fn patched(
     if plan.patches.is_empty() {
         return Ok(true);
     }
-    let transport = remote.transport();
-    match fetch_patches(&plan.patches, &plan.image.image, transport, writer, options.fetch, progress) {
+    let transport = remote.transport().optional();
+    match fetch_patches(&plan.patches, &plan.image.image, &transport, writer, options.fetch, progress) {
         Ok(()) => Ok(true),
         Err(error @ FetchError::Write(_)) => Err(error.into()),
         Err(error) => {

@@ -2,6 +2,10 @@
 //!
 //! A delta that is missing or damaged costs one warning: everything in it can be had in another way.
 
+use std::error::Error as _;
+
+use bytes::Bytes;
+
 use super::history::Target;
 use super::image::Obtained;
 use crate::image::{Image, ObjectUse};
@@ -12,6 +16,7 @@ use crate::remote::fetch::PatchPlan;
 use crate::remote::format::wire::apply_image_delta;
 use crate::remote::format::{DeltaRef, Placement};
 use crate::remote::layout;
+use crate::remote::transport::Refusal;
 
 /// The head of a delta whose older commit is here.
 pub(super) struct Offer {
@@ -37,14 +42,13 @@ impl Offer {
             tracing::warn!("{path} of {} is out of proportion; doing without", remote.transport().url());
             return None;
         }
-        let fetched = remote.transport().get_range(&path, 0..reference.head);
-        let head = fetched
-            .map_err(|error| error.to_string())
-            .and_then(|bytes| DeltaHead::parse(&bytes, most_pieces(target)).map_err(|error| error.to_string()));
+        let mut check = |bytes: &Bytes| DeltaHead::parse(bytes, most_pieces(target)).map_err(Refusal::wrong);
+        let head = remote.transport().optional().get_range_checked(&path, 0..reference.head, &mut check);
         match head {
             Ok(head) => Some(Self { reference, head, old }),
             Err(error) => {
-                tracing::warn!("{path} of {} cannot be used: {error}; doing without", remote.transport().url());
+                let why = error.source().map(|why| format!(": {why}")).unwrap_or_default();
+                tracing::warn!("{path} of {} cannot be used: {error}{why}; doing without", remote.transport().url());
                 None
             }
         }
@@ -55,7 +59,7 @@ impl Offer {
         let id = target.commit.image;
         let made = apply_image_delta(self.old.as_bytes(), self.head.image_delta(), id);
         let made = made.map_err(|error| error.to_string());
-        let made = made.and_then(|bytes| Obtained::patched(remote, id, bytes).map_err(|error| error.to_string()));
+        let made = made.and_then(|bytes| Obtained::patched(id, bytes).map_err(|refusal| refusal.to_string()));
         match made {
             Ok(image) => Some(image),
             Err(error) => {

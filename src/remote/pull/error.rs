@@ -1,11 +1,8 @@
 //! Why a pull ended.
 
-use crate::image::ImageError;
-use crate::model::{CommitId, ImageId, ImagePath, LocatorId};
+use crate::model::{CommitId, ImagePath};
 use crate::remote::client::RemoteError;
 use crate::remote::fetch::{FetchError, PlanError};
-use crate::remote::format::LocatorError;
-use crate::remote::format::wire::WireError;
 use crate::remote::remotes::RemotesError;
 use crate::remote::transport::TransportError;
 use crate::store::{ReadError, RefError, WriteError};
@@ -26,44 +23,6 @@ pub enum PullError {
         url: Box<str>,
         /// What went wrong.
         source: TransportError,
-    },
-    /// The published image is not the one that the commit names.
-    #[error("image {id} of {url} is refused")]
-    Wire {
-        /// The remote.
-        url: Box<str>,
-        /// The image.
-        id: ImageId,
-        /// What is wrong with it.
-        source: WireError,
-    },
-    /// The image breaks the rules of its format, although somebody trusted signed it.
-    #[error("image {id} of {url} is refused")]
-    Image {
-        /// The remote.
-        url: Box<str>,
-        /// The image.
-        id: ImageId,
-        /// What is wrong with it.
-        source: ImageError,
-    },
-    /// The locator cannot be read.
-    #[error("locator {id} of {url} is refused")]
-    Locator {
-        /// The remote.
-        url: Box<str>,
-        /// The locator.
-        id: LocatorId,
-        /// What is wrong with it.
-        source: LocatorError,
-    },
-    /// The locator's file holds something else.
-    #[error("locator {id} of {url} does not have the digest it is named by")]
-    LocatorDigest {
-        /// The remote.
-        url: Box<str>,
-        /// The locator.
-        id: LocatorId,
     },
     /// The locator does not lead to the objects.
     #[error("{url} does not say where the objects of commit {commit} are")]

@@ -2,7 +2,7 @@
 //!
 //! Whatever way it comes, it leaves here only after its id, its blocks and the rules of its format were checked.
 
-use std::ops::Range;
+use bytes::Bytes;
 
 use super::error::PullError;
 use super::report::ImageSource;
@@ -12,6 +12,7 @@ use crate::remote::client::Remote;
 use crate::remote::format::ImageRef;
 use crate::remote::format::wire::{Prelude, WireError, decode_image};
 use crate::remote::layout;
+use crate::remote::transport::Refusal;
 use crate::store::{ReadError, Store};
 use crate::sys::Mapping;
 
@@ -56,37 +57,41 @@ impl Obtained {
 
     /// The whole image from the remote.
     pub(super) fn whole(remote: &Remote, id: ImageId, place: ImageRef) -> Result<Self, PullError> {
-        let url = || remote.transport().url().into();
-        let get = |range: Range<u64>| {
-            let got = remote.transport().get_range(&layout::image(id), range);
-            got.map_err(|source| PullError::Transport { url: url(), source })
+        let (transport, path) = (remote.transport(), layout::image(id));
+        let failed = |source| PullError::Transport { url: transport.url().into(), source };
+        if place.length <= ONE_REQUEST {
+            let mut check = |published: &Bytes| Self::decoded(published, id);
+            return transport.get_range_checked(&path, 0..place.length, &mut check).map_err(failed);
+        }
+        let mut check = |start: &Bytes| {
+            let end = believable_length(start, id).map_err(Refusal::wrong)?;
+            Ok((start.clone(), end))
         };
-        let refused = |source| PullError::Wire { url: url(), id, source };
-        let published = if place.length <= ONE_REQUEST {
-            get(0..place.length)?
-        } else {
-            let start = get(0..place.prefix.min(ONE_REQUEST))?;
-            let end = believable_length(&start, id).map_err(refused)?;
-            [start.clone(), get(start.len() as u64..end)?].concat().into()
-        };
-        let bytes = decode_image(&published, id).map_err(refused)?;
-        Self::checked(remote, id, bytes, ImageSource::Whole)
+        let first = 0..place.prefix.min(ONE_REQUEST);
+        let (start, end) = transport.get_range_checked(&path, first, &mut check).map_err(failed)?;
+        let mut check = |rest: &Bytes| Self::decoded(&[start.clone(), rest.clone()].concat(), id);
+        transport.get_range_checked(&path, start.len() as u64..end, &mut check).map_err(failed)
+    }
+
+    fn decoded(published: &[u8], id: ImageId) -> Result<Self, Refusal> {
+        let bytes = decode_image(published, id).map_err(Refusal::wrong)?;
+        Self::checked(id, bytes, ImageSource::Whole)
     }
 
     /// An image made by a delta.
-    pub(super) fn patched(remote: &Remote, id: ImageId, bytes: Vec<u8>) -> Result<Self, PullError> {
-        Self::checked(remote, id, bytes, ImageSource::Delta)
+    pub(super) fn patched(id: ImageId, bytes: Vec<u8>) -> Result<Self, Refusal> {
+        Self::checked(id, bytes, ImageSource::Delta)
     }
 
     /// Bytes that came from outside, if they are the image `id`.
-    fn checked(remote: &Remote, id: ImageId, bytes: Vec<u8>, source: ImageSource) -> Result<Self, PullError> {
+    fn checked(id: ImageId, bytes: Vec<u8>, source: ImageSource) -> Result<Self, Refusal> {
         let bytes = Mapping::of_bytes(bytes);
-        let refused = |source| PullError::Image { url: remote.transport().url().into(), id, source };
-        let image = Image::open(bytes.clone()).map_err(refused)?;
+        let image = Image::open(bytes.clone()).map_err(Refusal::wrong)?;
         if image.id() != id {
-            return Err(ReadError::WrongImage { id, found: image.id() }.into());
+            return Err(Refusal::wrong(ReadError::WrongImage { id, found: image.id() }));
         }
-        image.verify().map_err(refused)?;
+        // Its bytes are those that somebody trusted signed, so asking again brings the same.
+        image.verify().map_err(Refusal::settled)?;
         Ok(Self { image, bytes: Some(bytes), source })
     }
 }

@@ -3,6 +3,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use bytes::Bytes;
+
 use super::PullOptions;
 use super::delta::Offer;
 use super::error::PullError;
@@ -13,9 +15,10 @@ use super::selection;
 use crate::image::{Image, ObjectUse};
 use crate::model::{CommitId, LocatorId, ObjectId, ProfileId};
 use crate::remote::client::Remote;
-use crate::remote::fetch::{FetchPlan, PatchPlan};
-use crate::remote::format::{FileRef, Locator, LocatorBound, LocatorError, PROFILE_SIZE_MAX, Placement, Profile};
+use crate::remote::fetch::{FetchPlan, PatchPlan, PlanError};
+use crate::remote::format::{FileRef, Locator, LocatorBound, PROFILE_SIZE_MAX, Placement, Profile};
 use crate::remote::layout;
+use crate::remote::transport::Refusal;
 use crate::store::Store;
 
 /// What a dry run takes for being here, since the commits before would have brought it.
@@ -114,22 +117,19 @@ pub(super) fn frames(
     file: FileRef<LocatorId>,
     missing: Vec<ObjectUse>,
 ) -> Result<FetchPlan, PullError> {
-    let url = || remote.transport().url().into();
-    let id = file.id;
-    let refused = |source| PullError::Locator { url: url(), id, source };
+    let (transport, id) = (remote.transport(), file.id);
+    let url = || transport.url().into();
     // verify() has walked the same tables.
     let bound = LocatorBound::new(image.object_uses().flatten().map(|object| object.size));
     if file.length > bound.length() {
-        return Err(refused(LocatorError::Length));
+        return Err(PullError::Plan { url: url(), commit, source: PlanError::Length });
     }
-    let bytes = remote
-        .transport()
-        .get_range(&layout::locator(id), 0..file.length)
-        .map_err(|source| PullError::Transport { url: url(), source })?;
-    if LocatorId::of(&bytes) != id {
-        return Err(PullError::LocatorDigest { url: url(), id });
-    }
-    let locator = Locator::parse(&bytes, bound).map_err(refused)?;
+    let mut check = |bytes: &Bytes| match LocatorId::of(bytes) {
+        found if found == id => Locator::parse(bytes, bound).map_err(Refusal::settled),
+        _ => Err(Refusal::wrong("it does not have the digest that it is named by")),
+    };
+    let locator = transport.get_range_checked(&layout::locator(id), 0..file.length, &mut check);
+    let locator = locator.map_err(|source| PullError::Transport { url: url(), source })?;
     FetchPlan::new(&locator, missing).map_err(|source| PullError::Plan { url: url(), commit, source })
 }
 
@@ -153,13 +153,14 @@ impl LazyPlacement<'_> {
     fn profile(&mut self, image: &Image) -> Result<HashSet<ObjectId>, PullError> {
         let Some(file) = self.get()?.profile else { return Ok(HashSet::new()) };
         let (transport, length) = (self.remote.transport(), file.length.min(PROFILE_SIZE_MAX));
-        let bytes = transport
-            .get_range(&layout::profile(file.id), 0..length)
-            .map_err(|source| PullError::Transport { url: transport.url().into(), source })?;
-        match Profile::parse(&bytes) {
-            Ok(profile) if ProfileId::of(&bytes) == file.id => Ok(selection::profiled(image, &profile)),
-            _ => {
-                tracing::warn!("the boot profile {} of {} is not what its name says", file.id, transport.url());
+        let mut check = |bytes: &Bytes| match Profile::parse(bytes) {
+            Ok(profile) if ProfileId::of(bytes) == file.id => Ok(profile),
+            _ => Err(Refusal::wrong("it is not what its name says")),
+        };
+        match transport.optional().get_range_checked(&layout::profile(file.id), 0..length, &mut check) {
+            Ok(profile) => Ok(selection::profiled(image, &profile)),
+            Err(error) => {
+                tracing::warn!("the boot profile {} of {} cannot be used: {error}", file.id, transport.url());
                 Ok(HashSet::new())
             }
         }

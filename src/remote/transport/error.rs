@@ -4,6 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::appearance::Appearance;
+use super::hope::Hope;
 use super::reason::Reason;
 use crate::disk::LockError;
 
@@ -67,6 +69,28 @@ pub enum TransportError {
         /// Why not.
         reason: String,
     },
+    /// A proxy that cannot be used.
+    #[error("cannot use the proxy {url}: {reason}")]
+    Proxy {
+        /// Its URL, without its password.
+        url: String,
+        /// Why not.
+        reason: String,
+    },
+    /// What came is not what it should be.
+    #[error("{path} of {url} is not what it should be{appearance}")]
+    Wrong {
+        /// Relative to the URL.
+        path: Box<str>,
+        /// The URL or mirror that it came from.
+        url: Box<str>,
+        /// What it looks like.
+        appearance: Appearance,
+        /// What is wrong with it.
+        source: Box<dyn std::error::Error + Send + Sync>,
+        /// What waiting may do about it.
+        hope: Hope,
+    },
     /// The server wants to know who is asking, or does not allow it.
     #[error("not allowed to {action} {path}")]
     Denied {
@@ -118,10 +142,42 @@ pub enum TransportError {
 }
 
 impl TransportError {
-    /// Whether the same request may succeed in a while.
+    /// What waiting may do about it.
     #[must_use]
-    pub fn may_pass(&self) -> bool {
-        matches!(self, Self::Failed { source, .. } if source.may_pass())
+    pub fn hope(&self) -> Hope {
+        match self {
+            Self::Failed { source, .. } => source.hope(),
+            Self::Wrong { hope, .. } => *hope,
+            Self::Missing { .. } => Hope::Absent,
+            Self::Short { .. } | Self::TooLarge { .. } => Hope::Again,
+            Self::Denied { source: Reason::NoCredentials, .. } => Hope::None,
+            Self::Denied { .. } | Self::Gone { .. } => Hope::Twice,
+            Self::Url { .. }
+            | Self::Runtime(_)
+            | Self::Exists { .. }
+            | Self::Changed { .. }
+            | Self::Tls { .. }
+            | Self::Proxy { .. }
+            | Self::CannotWrite { .. }
+            | Self::CannotList { .. }
+            | Self::Local { .. }
+            | Self::Lock { .. } => Hope::None,
+        }
+    }
+
+    /// Whether bytes came that are not what they should be, so that whoever sent them is asked last for a while.
+    pub(super) fn is_corruption(&self) -> bool {
+        match self {
+            Self::Wrong { hope, .. } => *hope == Hope::Again,
+            Self::Short { .. } | Self::TooLarge { .. } => true,
+            Self::Failed { source, .. } => matches!(source, Reason::WrongRange { .. } | Reason::Encoded(_)),
+            _ => false,
+        }
+    }
+
+    /// Whether the server says that it is busy.
+    pub(super) fn is_busy(&self) -> bool {
+        matches!(self, Self::Failed { source, .. } if source.is_busy())
     }
 
     /// When the other side wants to be asked again, if it says so.

@@ -4,13 +4,17 @@
 //! what they mean. A path is relative to the URL and has no leading slash. All methods may be called from any thread;
 //! whoever wants requests in parallel calls from several.
 //!
-//! What a server sends is bounded by what was asked for. Requests that failed in a way that may pass (no connection, a
-//! stall, a broken body, 408, 429, 5xx) are sent again with growing, jittered pauses, mirrors asked in between, until
-//! nothing has moved for as long as the patience of the options. A body that broke is gone on with where it did.
+//! What a server sends is bounded by what was asked for. Whoever asks hands over a check of what comes, and a wrong answer of
+//! any kind (bytes, status, length, range, coding, a page instead of data) is treated alike: `turns` has the rule. A body that
+//! broke is gone on with where it did.
 
+mod appearance;
 mod bucket;
+mod certificate;
 mod counters;
 mod error;
+mod hide;
+mod hope;
 mod http;
 mod limit;
 mod open;
@@ -25,16 +29,24 @@ mod write;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
+pub use appearance::Appearance;
 pub use bucket::enable_buckets;
+pub use certificate::{CertificateFault, TlsFault};
 pub use counters::{Counters, Traffic};
 pub use error::TransportError;
+pub use hide::without_secret;
+pub use hope::{Flow, Hope, Refusal, TRIES_MAX};
+pub use http::check_proxy;
 pub use options::TransportOptions;
 pub use prepared::{PreparedAnswer, PreparedAnswers};
+pub use read::Mutability;
 pub use reason::{Reason, Said};
+pub use turns::{jitter, pause_after_wrong};
 
 use crate::disk::Lock;
+use hope::Need;
 use limit::RateLimit;
 use open::{Endpoint, Purpose};
 
@@ -71,8 +83,13 @@ pub struct Listed {
 #[derive(Clone)]
 pub struct Transport {
     inner: Arc<Inner>,
-    /// How long to go on receiving when nothing comes.
+    /// How long to go on receiving when nothing comes, or nothing right.
     patience: Duration,
+    /// When asking is to be over in any case.
+    until: Option<Instant>,
+    need: Need,
+    /// Whether the same was asked a while ago, in vain.
+    was_asked: bool,
 }
 
 struct Inner {
@@ -85,6 +102,8 @@ struct Inner {
     limit: Option<RateLimit>,
     /// Whether it was said that nobody answers.
     said: AtomicBool,
+    /// Whether it was said that a server sends whole files for parts.
+    said_whole: AtomicBool,
     /// Says to other publishers that we write to a directory.
     writing: OnceLock<Lock>,
 }
@@ -137,15 +156,53 @@ impl Transport {
             .map_err(TransportError::Runtime)?;
         let limit = options.rate_limit.map(RateLimit::new);
         let (preferred, said) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let writing = OnceLock::new();
-        let inner = Arc::new(Inner { endpoints, preferred, runtime, counters, limit, said, writing });
-        Ok(Self { inner, patience: options.retry_limit() })
+        let (writing, said_whole) = (OnceLock::new(), AtomicBool::new(false));
+        let inner = Arc::new(Inner { endpoints, preferred, runtime, counters, limit, said, said_whole, writing });
+        let need = inner.endpoints[0].need();
+        Ok(Self { inner, patience: options.retry_limit(), until: None, need, was_asked: false })
     }
 
     /// The same connection for somebody who does not wait longer than `patience` for what does not come.
     #[must_use]
     pub fn impatient(&self, patience: Duration) -> Self {
-        Self { inner: Arc::clone(&self.inner), patience: self.patience.min(patience) }
+        Self { patience: self.patience.min(patience), ..self.clone() }
+    }
+
+    /// The same connection for somebody who has to have an answer by then, whatever is on its way.
+    #[must_use]
+    pub fn until(&self, end: Instant) -> Self {
+        Self { until: Some(self.until.map_or(end, |until| until.min(end))), ..self.clone() }
+    }
+
+    /// The same connection for what there is a way without: it is given up as soon as each place has answered wrongly twice.
+    #[must_use]
+    pub fn optional(&self) -> Self {
+        Self { need: Need::Optional, ..self.clone() }
+    }
+
+    /// The same connection for a caller that has asked the same before and got something wrong: each place is asked once, past
+    /// caches.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self { was_asked: true, ..self.clone() }
+    }
+
+    /// What waiting may do about a failure, for a caller that needs what it asked for.
+    #[must_use]
+    pub fn hope(&self, error: &TransportError) -> Hope {
+        let are_directories = self.inner.endpoints.iter().all(Endpoint::is_directory);
+        match error.hope() {
+            // Nothing stands between us and a directory: it will say the same again.
+            Hope::Again | Hope::Absent if are_directories => Hope::Twice,
+            Hope::Absent => Hope::Again,
+            hope => hope,
+        }
+    }
+
+    /// The same connection for what must be there: that it is missing is an answer like any other wrong one.
+    #[must_use]
+    pub fn required(&self) -> Self {
+        Self { need: Need::Must, ..self.clone() }
     }
 
     /// The URL this leads to.

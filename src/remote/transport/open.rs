@@ -2,21 +2,28 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use object_store::client::HttpConnector;
 use object_store::http::HttpBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
+use parking_lot::Mutex;
 use reqwest::StatusCode;
 use url::Url;
 
 use super::bucket::{self, Opened, Opener};
 use super::counters::Counters;
 use super::error::TransportError;
+use super::hide::without_secret;
+use super::hope::{Caches, Need};
 use super::http::{Bearer, Connector};
 use super::options::TransportOptions;
 use super::reason::Reason;
+
+/// How long a place that sent something wrong is asked last.
+const DISTRUST: Duration = Duration::from_secs(300);
 
 /// What is at a URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +51,11 @@ pub(super) struct Endpoint {
     pub url: String,
     pub kind: Kind,
     /// For receiving: asks once. Who asks again, and whom, is decided above.
-    pub once: Box<dyn ObjectStore>,
+    once: Box<dyn ObjectStore>,
+    /// The same past caches.
+    fresh: Box<dyn ObjectStore>,
+    /// Until when it is asked last, since it sent what it should not.
+    distrusted: Mutex<Option<Instant>>,
     /// For everything else: asks again by itself.
     pub store: Box<dyn ObjectStore>,
     /// What stands before every path.
@@ -61,8 +72,10 @@ impl Endpoint {
         counters: &Arc<Counters>,
         purpose: Purpose,
     ) -> Result<Self, TransportError> {
-        let bad =
-            |reason: &dyn std::fmt::Display| TransportError::Url { url: url.to_owned(), reason: reason.to_string() };
+        let bad = |reason: &dyn std::fmt::Display| TransportError::Url {
+            url: without_secret(url),
+            reason: reason.to_string(),
+        };
         let parsed = Url::parse(url).map_err(|error| bad(&error))?;
         let prefix = Path::from_url_path(parsed.path()).map_err(|error| bad(&error))?;
         let scheme = parsed.scheme();
@@ -70,7 +83,8 @@ impl Endpoint {
             let directory = parsed.to_file_path().map_err(|()| bad(&"it names no path of this machine"))?;
             let store = || Box::new(LocalFileSystem::new().with_fsync(true));
             let kind = Kind::Directory(directory);
-            return Ok(Self { url: url.to_owned(), kind, once: store(), store: store(), prefix, purpose });
+            let stores = [store(), store(), store()].map(|store| store as Box<dyn ObjectStore>);
+            return Ok(Self::of(url, kind, stores, prefix, purpose));
         }
         let (kind, open, prefix): (Kind, Opener, Path) = match scheme {
             "http" | "https" => (Kind::Web, web, Path::default()),
@@ -94,10 +108,34 @@ impl Endpoint {
             Kind::Bucket | Kind::Directory(_) => Connector::bucket(options, counters)?,
         };
         let persistent = connector.persistent(options.retry_limit());
-        let once = RetryConfig { max_retries: 0, ..RetryConfig::default() };
-        let once = open(url, options, connector, once).map_err(|error| bad(&error))?;
+        let once = || RetryConfig { max_retries: 0, ..RetryConfig::default() };
+        let fresh = open(url, options, connector.past_caches(), once()).map_err(|error| bad(&error))?;
+        let once = open(url, options, connector, once()).map_err(|error| bad(&error))?;
         let store = open(url, options, persistent, retry(options)).map_err(|error| bad(&error))?;
-        Ok(Self { url: url.to_owned(), kind, once, store, prefix, purpose })
+        Ok(Self::of(url, kind, [once, fresh, store], prefix, purpose))
+    }
+
+    fn of(url: &str, kind: Kind, stores: [Box<dyn ObjectStore>; 3], prefix: Path, purpose: Purpose) -> Self {
+        let [once, fresh, store] = stores;
+        Self { url: without_secret(url), kind, once, fresh, distrusted: Mutex::new(None), store, prefix, purpose }
+    }
+
+    /// The object store that asks once.
+    pub(super) fn asking(&self, caches: Caches) -> &dyn ObjectStore {
+        match caches {
+            Caches::Allowed => &*self.once,
+            Caches::Bypassed => &*self.fresh,
+        }
+    }
+
+    /// Has it asked last for a while.
+    pub(super) fn distrust(&self) {
+        *self.distrusted.lock() = Some(Instant::now() + DISTRUST);
+    }
+
+    /// Whether it sent something wrong a while ago.
+    pub(super) fn is_distrusted(&self) -> bool {
+        self.distrusted.lock().is_some_and(|until| Instant::now() < until)
     }
 
     /// A web server for which `connector` answers every request.
@@ -108,8 +146,15 @@ impl Endpoint {
             let opened = web(&url, &TransportOptions::default(), connector.clone(), once);
             opened.map_err(|error| TransportError::Url { url: url.clone(), reason: error.to_string() })
         };
-        let (once, store) = (open()?, open()?);
-        Ok(Self { url, kind: Kind::Web, once, store, prefix: Path::default(), purpose: Purpose::Source })
+        Ok(Self::of(&url, Kind::Web, [open()?, open()?, open()?], Path::default(), Purpose::Source))
+    }
+
+    /// How much is needed what is asked for here: a publisher's destination may lack anything.
+    pub(super) const fn need(&self) -> Need {
+        match self.purpose {
+            Purpose::Destination => Need::Own,
+            Purpose::Source => Need::Likely,
+        }
     }
 
     /// The path of a file in the object store.
@@ -148,12 +193,13 @@ fn web<C: HttpConnector>(url: &str, _: &TransportOptions, connector: C, retry: R
     Ok(Box::new(builder.with_client_options(plain).with_http_connector(connector).build()?))
 }
 
-/// Tries again after 0.1 s, doubling with jitter up to 15 s.
+/// Tries again after 0.1 s, then after pauses that grow by half on average, up to 15 s, until the patience is over. The library
+/// draws each pause between the first and `base` times the one before, so with a base of 2 they would not grow at all.
 fn retry(options: &TransportOptions) -> RetryConfig {
     let backoff = BackoffConfig {
         init_backoff: std::time::Duration::from_millis(100),
         max_backoff: std::time::Duration::from_secs(15),
-        base: 2.0,
+        base: 3.0,
     };
-    RetryConfig { backoff, max_retries: 20, retry_timeout: options.retry_limit() }
+    RetryConfig { backoff, max_retries: usize::MAX, retry_timeout: options.retry_limit() }
 }

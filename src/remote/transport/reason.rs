@@ -11,6 +11,12 @@ use std::time::Duration;
 
 use reqwest::StatusCode;
 
+use super::certificate::{CertificateFault, TlsFault, certificate_fault, tls_fault};
+use super::hope::Hope;
+
+/// What the HTTP library says when a proxy wants to know who is asking.
+const PROXY_AUTHORIZATION: &str = "proxy authorization required";
+
 /// So many characters of what a server says are shown.
 const SAID_MAX: usize = 200;
 
@@ -37,11 +43,17 @@ pub enum Reason {
     #[error("cannot connect: {0}")]
     Connect(String),
     /// The server does not prove who it is.
-    #[error("the server's certificate is refused: {0}")]
-    Certificate(String),
+    #[error("the server's certificate is refused: {1}")]
+    Certificate(CertificateFault, String),
     /// The server, or we, end the handshake.
-    #[error("no secure connection: {0}")]
-    Tls(String),
+    #[error("no secure connection: {1}")]
+    Tls(TlsFault, String),
+    /// The proxy does not let us through.
+    #[error("the proxy {0} refuses: it wants to know who is asking (407)")]
+    Proxy(String),
+    /// There was a limit to the time for asking.
+    #[error("no whole answer came in the time that there was for it")]
+    TooLate,
     /// Nothing comes.
     #[error("nothing came for {} s", .0.as_secs())]
     Silence(Duration),
@@ -61,7 +73,7 @@ pub enum Reason {
     Redirects,
     /// A large file cannot be had in parts.
     #[error(
-        "the server does not support Range requests, and files of more than {} MiB are not read whole; use one that does \
+        "the server does not support Range requests, and no more than {} MiB are read to get at a part; use one that does \
          (nginx, Apache, caddy, 'sapwood serve')", .limit >> 20
     )]
     NoRanges {
@@ -112,6 +124,12 @@ impl Said {
         Self(clean(&words))
     }
 
+    /// Whether it wants to know by a certificate who is asking, as nginx says it.
+    #[must_use]
+    pub fn wants_certificate(&self) -> bool {
+        self.0.contains("SSL certificate")
+    }
+
     /// Whether the body says that there is no such bucket, rather than no such file.
     pub(super) fn misses_bucket(&self) -> bool {
         ["NoSuchBucket", "ContainerNotFound"].iter().any(|code| self.0.starts_with(code))
@@ -122,6 +140,11 @@ impl fmt::Display for Said {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.is_empty() { Ok(()) } else { write!(f, " ({})", self.0) }
     }
+}
+
+/// The title of a web page, if it has one.
+pub(super) fn title(page: &str) -> Option<&str> {
+    element(page, "title").or_else(|| element(page, "TITLE")).map(str::trim).filter(|title| !title.is_empty())
 }
 
 /// What stands between `<name>` and `</name>` first.
@@ -156,39 +179,60 @@ impl Reason {
         Self::Other(clean(&causes.last().map_or_else(|| error.to_string(), ToString::to_string)))
     }
 
-    /// Why a request failed before anything was answered.
-    pub(super) fn of_request(error: &reqwest::Error) -> Self {
+    /// Why a request failed before anything was answered. `proxy` is the one that such requests go through.
+    pub(super) fn of_request(error: &reqwest::Error, proxy: Option<&str>) -> Self {
         if let Some(error) = rustls_error(error) {
             return match error {
-                rustls::Error::InvalidCertificate(why) => Self::Certificate(certificate_word(why)),
-                rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRequired) => {
-                    Self::Tls("the server wants a client certificate".to_owned())
+                rustls::Error::InvalidCertificate(why) => {
+                    let (fault, words) = certificate_fault(why);
+                    Self::Certificate(fault, words)
                 }
-                other => Self::Tls(other.to_string()),
+                other => {
+                    let (fault, words) = tls_fault(other);
+                    Self::Tls(fault, words)
+                }
             };
         }
-        match () {
-            () if error.is_redirect() => Self::Redirects,
-            () if error.is_connect() => Self::Connect(innermost(error)),
-            () => Self::Broken(innermost(error)),
+        let words = innermost(error);
+        match proxy {
+            _ if error.is_redirect() => Self::Redirects,
+            Some(proxy) if words.contains(PROXY_AUTHORIZATION) => Self::Proxy(proxy.to_owned()),
+            Some(proxy) if error.is_connect() => Self::Connect(format!("through the proxy {proxy}: {words}")),
+            None if error.is_connect() => Self::Connect(words),
+            _ => Self::Broken(words),
         }
     }
 
-    /// Whether the same request may succeed in a while.
+    /// What waiting may do about it.
+    #[must_use]
+    pub fn hope(&self) -> Hope {
+        match self {
+            Self::Connect(_) | Self::Silence(_) | Self::Slow { .. } => Hope::Reach,
+            // A clock that is not set is set soon, where there is a network.
+            Self::Certificate(CertificateFault::Clock, _) => Hope::Reach,
+            Self::Status { .. } | Self::Busy { .. } | Self::Broken(_) | Self::Redirects | Self::WrongRange { .. } => {
+                Hope::Again
+            }
+            Self::Encoded(_) | Self::Tls(TlsFault::NotTls, _) | Self::Other(_) => Hope::Again,
+            Self::Certificate(..) | Self::Tls(..) | Self::Proxy(_) | Self::NoRanges { .. } | Self::System(_) => {
+                Hope::Twice
+            }
+            Self::NoCredentials | Self::TooLate => Hope::None,
+        }
+    }
+
+    /// Whether an upload may succeed in a while.
     #[must_use]
     pub fn may_pass(&self) -> bool {
+        self.is_busy() || self.hope() == Hope::Reach || matches!(self, Self::Broken(_))
+    }
+
+    /// Whether the server says that it is busy: then it is not asked again at once.
+    pub(super) fn is_busy(&self) -> bool {
         match self {
             Self::Status { status, .. } => is_passing(*status),
-            Self::Busy { .. } | Self::Connect(_) | Self::Silence(_) | Self::Slow { .. } | Self::Broken(_) => true,
-            Self::Certificate(_)
-            | Self::Tls(_)
-            | Self::Redirects
-            | Self::NoRanges { .. }
-            | Self::WrongRange { .. }
-            | Self::Encoded(_)
-            | Self::NoCredentials
-            | Self::System(_)
-            | Self::Other(_) => false,
+            Self::Busy { .. } => true,
+            _ => false,
         }
     }
 }
@@ -219,14 +263,6 @@ fn rustls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
             inner = inner.downcast_ref::<io::Error>()?.get_ref()?;
         }
     })
-}
-
-/// The library's words are a name of its own for the most usual case.
-fn certificate_word(why: &rustls::CertificateError) -> String {
-    match why {
-        rustls::CertificateError::UnknownIssuer => "it was issued by an authority that is not trusted here".to_owned(),
-        other => other.to_string(),
-    }
 }
 
 /// The causes from the first that says something, as one line.

@@ -4,6 +4,7 @@
 //! and why, and that a secret goes to the server it is for and to no other.
 
 mod answer;
+mod decoded;
 mod pace;
 
 use std::future::Future;
@@ -22,9 +23,12 @@ use reqwest::{Client, ClientBuilder, Proxy};
 
 use super::counters::Counters;
 use super::error::TransportError;
+use super::hide::without_secret;
+use super::hope::Caches;
 use super::options::TransportOptions;
 use super::reason::Reason;
 use super::tls;
+use answer::AnsweredBy;
 pub(super) use answer::{Question, judge};
 use pace::{Pace, Watched};
 
@@ -56,6 +60,18 @@ pub(super) struct Connector {
     connecting: Duration,
     pace: Pace,
     persistence: Option<Persistence>,
+    caches: Caches,
+    proxies: Vec<ProxyChoice>,
+}
+
+/// A proxy, and the requests that go through it.
+#[derive(Debug, Clone)]
+struct ProxyChoice {
+    /// The scheme of their URLs; any if there is none.
+    scheme: Option<&'static str>,
+    url: String,
+    /// The hosts that are excepted, as the environment lists them.
+    except: Option<String>,
 }
 
 /// Of a client below a store that sends requests again by itself.
@@ -90,8 +106,9 @@ impl Connector {
         counters: &Arc<Counters>,
     ) -> Result<Self, TransportError> {
         let mut builder = builder(tls::client_config(options)?, options).connect_timeout(options.connect_limit());
-        for proxy in proxies(options).map_err(|error| unusable("the proxy", &error))? {
-            builder = builder.proxy(proxy);
+        let proxies = proxies(options);
+        for proxy in &proxies {
+            builder = builder.proxy(proxy.to_proxy()?);
         }
         if let Some(path) = options.bearer_file.as_ref().filter(|_| bearer == Bearer::Sent) {
             builder = builder.default_headers(bearer_header(path)?);
@@ -103,7 +120,14 @@ impl Connector {
             connecting: options.connect_limit(),
             pace: Pace { rate: options.min_rate, window: options.stall_limit() },
             persistence: None,
+            caches: Caches::Allowed,
+            proxies,
         })
+    }
+
+    /// The same past caches: they are told to ask whether what they have is still right.
+    pub(super) fn past_caches(&self) -> Self {
+        Self { caches: Caches::Bypassed, ..self.clone() }
     }
 
     /// The same for a store that sends requests again by itself for so long: waits as long as a busy server asks for, and says
@@ -119,7 +143,7 @@ impl Connector {
         let broken_url = |error: url::ParseError| HttpError::new(HttpErrorKind::Unknown, error);
         let mut request = reqwest::Request::new(parts.method, parts.uri.to_string().parse().map_err(broken_url)?);
         *request.headers_mut() = parts.headers;
-        if question.is_for_what_may_change() {
+        if self.caches == Caches::Bypassed {
             request.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         }
         if let Some(metadata) = &self.metadata
@@ -127,15 +151,64 @@ impl Connector {
         {
             return ask_for_credentials(metadata, request, body).await;
         }
-        let answer = pace::execute(&self.client, request, body, self.connecting, self.pace).await;
-        let result = match answer {
-            Ok(answer) => judge(&question, watched(answer, self.pace)).await,
-            Err(error) => Err(error),
+        let proxy = self.proxy_of(request.url());
+        let answer = pace::execute(&self.client, request, body, self.connecting, self.pace, proxy.as_deref()).await;
+        let result = match (answer, proxy) {
+            (Ok(answer), Some(proxy)) if answer.status() == reqwest::StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+                Err(HttpError::new(HttpErrorKind::Unknown, Reason::Proxy(proxy)))
+            }
+            (Ok(answer), _) => judge(&question, watched(answer, self.pace)).await,
+            (Err(error), _) => Err(error),
         };
         match &self.persistence {
             Some(persistence) => persistence.hold(result).await,
             None => result,
         }
+    }
+}
+
+impl Connector {
+    /// The proxy that a request to `url` goes through, without its password.
+    fn proxy_of(&self, url: &reqwest::Url) -> Option<String> {
+        let host = url.host_str()?;
+        let is_for = |proxy: &&ProxyChoice| proxy.scheme.is_none_or(|scheme| scheme == url.scheme());
+        let proxy = self.proxies.iter().find(is_for)?;
+        // Only for words: the library decides by addresses and networks, too.
+        let excepted =
+            proxy.except.iter().flat_map(|list| list.split(',')).map(|name| name.trim().trim_start_matches('.'));
+        let is_excepted = excepted.filter(|name| !name.is_empty()).any(|name| name == "*" || host.ends_with(name));
+        (!is_excepted).then(|| without_secret(&proxy.url))
+    }
+}
+
+impl ProxyChoice {
+    fn to_proxy(&self) -> Result<Proxy, TransportError> {
+        check_proxy(&self.url)?;
+        let exceptions = self.except.as_deref().and_then(reqwest::NoProxy::from_string);
+        let made = match self.scheme {
+            None => Proxy::all(&self.url),
+            Some("https") => Proxy::https(&self.url),
+            Some(_) => Proxy::http(&self.url),
+        };
+        made.map(|proxy| proxy.no_proxy(exceptions)).map_err(|error| unusable("the proxy", &error))
+    }
+}
+
+/// Refuses the URL of a proxy that nothing can go through, and would only show when something does.
+///
+/// # Errors
+/// [`TransportError::Proxy`].
+pub fn check_proxy(url: &str) -> Result<(), TransportError> {
+    let refused = |reason: &str| TransportError::Proxy { url: without_secret(url), reason: reason.to_owned() };
+    // Without a scheme it is http, as everywhere.
+    let scheme = url.split_once("://").map_or("http", |(scheme, _)| scheme);
+    match scheme.to_ascii_lowercase().as_str() {
+        "http" | "https" => {
+            let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+            let parsed = url::Url::parse(&full).map_err(|error| refused(&error.to_string()))?;
+            if parsed.has_host() { Ok(()) } else { Err(refused("it names no host")) }
+        }
+        _ => Err(refused("only proxies that speak HTTP can be used: http://HOST:PORT or https://HOST:PORT")),
     }
 }
 
@@ -145,7 +218,7 @@ async fn ask_for_credentials(
     body: HttpRequestBody,
 ) -> Result<HttpResponse, HttpError> {
     let pace = Pace { rate: 1, window: METADATA_PATIENCE };
-    match pace::execute(client, request, body, Duration::ZERO, pace).await {
+    match pace::execute(client, request, body, Duration::ZERO, pace, None).await {
         Ok(answer) if answer.status().is_success() => Ok(watched(answer, pace)),
         // Nobody is there, or has nothing for us, or is somebody else.
         _ => Err(HttpError::new(HttpErrorKind::Unknown, Reason::NoCredentials)),
@@ -174,7 +247,9 @@ impl Persistence {
 }
 
 fn watched(answer: reqwest::Response, pace: Pace) -> HttpResponse {
-    let (parts, body) = http::Response::<reqwest::Body>::from(answer).into_parts();
+    let host = answer.url().host_str().map(str::to_owned);
+    let (mut parts, body) = http::Response::<reqwest::Body>::from(answer).into_parts();
+    parts.extensions.insert(AnsweredBy(host));
     HttpResponse::from_parts(parts, HttpResponseBody::new(Watched::new(body, pace)))
 }
 
@@ -202,20 +277,21 @@ fn builder(tls: rustls::ClientConfig, options: &TransportOptions) -> ClientBuild
         .no_proxy()
 }
 
-fn proxies(options: &TransportOptions) -> Result<Vec<Proxy>, reqwest::Error> {
+fn proxies(options: &TransportOptions) -> Vec<ProxyChoice> {
     if let Some(proxy) = &options.proxy {
-        return Ok(vec![Proxy::all(proxy)?]);
+        return vec![ProxyChoice { scheme: None, url: proxy.clone(), except: None }];
     }
-    let exceptions = options.setting(&["no_proxy", "NO_PROXY"]).and_then(reqwest::NoProxy::from_string);
-    let mut proxies = Vec::new();
+    let except = options.setting(&["no_proxy", "NO_PROXY"]).map(str::to_owned);
     // A CGI program's HTTP_PROXY may come from a header of its client, so only the small letters count.
-    if let Some(proxy) = options.setting(&["http_proxy", "all_proxy", "ALL_PROXY"]) {
-        proxies.push(Proxy::http(proxy)?.no_proxy(exceptions.clone()));
-    }
-    if let Some(proxy) = options.setting(&["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]) {
-        proxies.push(Proxy::https(proxy)?.no_proxy(exceptions));
-    }
-    Ok(proxies)
+    let names: [(&'static str, &[&str]); 2] = [
+        ("http", &["http_proxy", "all_proxy", "ALL_PROXY"]),
+        ("https", &["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]),
+    ];
+    let choice = |(scheme, names): (&'static str, &[&str])| {
+        let url = options.setting(names)?.to_owned();
+        Some(ProxyChoice { scheme: Some(scheme), url, except: except.clone() })
+    };
+    names.into_iter().filter_map(choice).collect()
 }
 
 fn bearer_header(path: &std::path::Path) -> Result<HeaderMap, TransportError> {

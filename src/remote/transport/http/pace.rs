@@ -101,7 +101,7 @@ impl Body for Watched {
             }
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Ready(Some(Err(error))) => {
-                let reason = Reason::of_request(&error);
+                let reason = Reason::of_request(&error, None);
                 Poll::Ready(Some(Err(HttpError::new(HttpErrorKind::Interrupted, reason))))
             }
             Poll::Ready(Some(Ok(frame))) => {
@@ -162,13 +162,14 @@ impl Body for Outgoing {
 }
 
 /// Sends a request and waits for the head of the answer, as long as something moves. `connecting` is how long a connection may
-/// take to come about before that.
+/// take to come about before that, and `proxy` the one that such requests go through, for words.
 pub(super) async fn execute(
     client: &reqwest::Client,
     mut request: reqwest::Request,
     body: HttpRequestBody,
     connecting: Duration,
     pace: Pace,
+    proxy: Option<&str>,
 ) -> Result<reqwest::Response, HttpError> {
     let last_move = LastMove(Arc::new(Mutex::new(Instant::now())));
     let is_upload = body.content_length() > PIECE;
@@ -181,7 +182,12 @@ pub(super) async fn execute(
     loop {
         let end = *last_move.0.lock() + patience;
         match timeout_at(end, &mut answer).await {
-            Ok(answer) => return answer.map_err(|error| HttpError::new(kind_of(&error), Reason::of_request(&error))),
+            Ok(answer) => {
+                return answer.map_err(|error| {
+                    let reason = Reason::of_request(&error, proxy);
+                    HttpError::new(kind_of(&reason), reason)
+                });
+            }
             Err(_) if *last_move.0.lock() + patience > Instant::now() => {}
             Err(_) => return Err(pace.silence()),
         }
@@ -189,8 +195,8 @@ pub(super) async fn execute(
 }
 
 /// What object stores decide by whether to send a request again.
-fn kind_of(error: &reqwest::Error) -> HttpErrorKind {
-    match Reason::of_request(error) {
+fn kind_of(reason: &Reason) -> HttpErrorKind {
+    match reason {
         Reason::Connect(_) => HttpErrorKind::Connect,
         reason if reason.may_pass() => HttpErrorKind::Interrupted,
         _ => HttpErrorKind::Unknown,

@@ -28,7 +28,7 @@ fn refs(bytes: Vec<u8>) -> Vec<(String, Vec<u8>)> {
 fn placements(forge: &Forge<'_>) -> Vec<Case> {
     let case = |name, bytes, word| Case { name, files: refs(bytes), word };
     vec![
-        case("no placement", forge.reference_with(b""), "does not say where commit"),
+        case("no placement", forge.reference_with(b""), "not a placement"),
         case("half a placement", forge.reference_with(b"{\"version\":1,"), "not a placement"),
         case("depth", forge.reference_with("[".repeat(60_000).as_bytes()), "not a placement"),
         case("a long one", forge.reference_with("x".repeat(70_000).as_bytes()), "is too large"),
@@ -37,11 +37,15 @@ fn placements(forge: &Forge<'_>) -> Vec<Case> {
         case(
             "a long image",
             forge.reference(|it| (it.image.length, it.image.prefix) = (u64::MAX, u64::MAX)),
-            "ends too early",
+            "where bytes 0-16777215 were asked for",
         ),
         case("a short image", forge.reference(|it| it.image.length = 100), "the published image has a bad length"),
-        case("a long locator", forge.reference(|it| it.locator.length = u64::MAX), "the locator has a bad length"),
-        case("a longer locator", forge.reference(|it| it.locator.length += 1000), "ends too early"),
+        case(
+            "a long locator",
+            forge.reference(|it| it.locator.length = u64::MAX),
+            "longer than one of this image can be",
+        ),
+        case("a longer locator", forge.reference(|it| it.locator.length += 1000), "where bytes 0-"),
     ]
 }
 
@@ -124,7 +128,7 @@ fn images(forge: &Forge<'_>, path: &str) -> Vec<Case> {
         case("an image that is a bomb", with_bomb(), "the published image"),
         case("a long header", changed(&|it| put(it, 12, u32::MAX)), "the published image has a bad length"),
         case("many frames", changed(&|it| put(it, 16, u32::MAX)), "the published image has a bad length"),
-        case("another image", changed(&|it| it[20 + 64] ^= 1), "is refused"),
+        case("another image", changed(&|it| it[20 + 64] ^= 1), "is not what it should be"),
         case("no image", changed(&|it| it.fill(0)), "not a published image"),
     ]
 }
