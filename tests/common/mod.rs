@@ -10,6 +10,7 @@ pub mod facts;
 pub mod link;
 pub mod machine;
 pub mod menu;
+pub mod odd;
 pub mod process;
 pub mod programs;
 pub mod published;

@@ -7,6 +7,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod answers;
 mod archive;
 mod fuzzed;
 mod image;

@@ -1,5 +1,6 @@
 //! Remotes: what is published is pulled, mounted lazily and pruned, over every transport.
 
+mod answers;
 mod golden;
 mod history;
 mod lazy;

@@ -1,0 +1,273 @@
+//! A web server that answers properly but where it is told to answer otherwise: by the beginning of a path, so many times.
+//!
+//! An odd answer is a function from the question and the file to the bytes that are sent, so that a test can say anything a
+//! server, a cache or a network may say. Every question is written down.
+
+use std::fs;
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+/// What was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    pub path: String,
+    /// First and last byte.
+    pub range: Option<(usize, usize)>,
+    /// Whether caches were told to ask the server.
+    pub is_fresh: bool,
+}
+
+/// Makes the bytes of an answer. The connection is closed after those that do not end by themselves.
+pub type Answer = Arc<dyn Fn(&Asked, &[u8]) -> Vec<u8> + Send + Sync>;
+
+struct Order {
+    path: String,
+    answer: Answer,
+    times: u32,
+}
+
+struct State {
+    root: PathBuf,
+    orders: Mutex<Vec<Order>>,
+    asked: Mutex<Vec<Asked>>,
+    stopped: AtomicBool,
+}
+
+/// A server of one directory; it stops when this is dropped.
+pub struct Odd {
+    address: SocketAddr,
+    state: Arc<State>,
+}
+
+impl Odd {
+    /// Serves `root` on a free port.
+    pub fn serve(root: &Path) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
+        let address = listener.local_addr().expect("bound");
+        let state = Arc::new(State {
+            root: root.to_owned(),
+            orders: Mutex::default(),
+            asked: Mutex::default(),
+            stopped: AtomicBool::new(false),
+        });
+        let shared = Arc::clone(&state);
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                if shared.stopped.load(Ordering::SeqCst) {
+                    return;
+                }
+                let state = Arc::clone(&shared);
+                thread::spawn(move || {
+                    // Clients leave when they have had enough.
+                    let _ = serve(&client, &state);
+                    let _ = client.shutdown(Shutdown::Both);
+                });
+            }
+        });
+        Self { address, state }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Answers so for the next `times` questions for a path that begins so.
+    pub fn set(&self, path: &str, answer: &Answer, times: u32) {
+        let order = Order { path: path.to_owned(), answer: Arc::clone(answer), times };
+        self.state.orders.lock().expect("no holder panics").push(order);
+    }
+
+    /// Answers properly from now on.
+    pub fn mend(&self) {
+        self.state.orders.lock().expect("no holder panics").clear();
+    }
+
+    /// What was asked for below a path.
+    pub fn asked(&self, path: &str) -> Vec<Asked> {
+        let asked = self.state.asked.lock().expect("no holder panics");
+        asked.iter().filter(|asked| asked.path.starts_with(path)).cloned().collect()
+    }
+
+    /// Forgets what was asked.
+    pub fn forget(&self) {
+        self.state.asked.lock().expect("no holder panics").clear();
+    }
+}
+
+impl Drop for Odd {
+    fn drop(&mut self) {
+        self.state.stopped.store(true, Ordering::SeqCst);
+        // Wakes the thread that accepts.
+        let _ = TcpStream::connect(self.address);
+    }
+}
+
+impl State {
+    fn order(&self, path: &str) -> Option<Answer> {
+        let mut orders = self.orders.lock().expect("no holder panics");
+        let order = orders.iter_mut().find(|order| order.times > 0 && path.starts_with(&order.path))?;
+        order.times -= u32::from(order.times != u32::MAX);
+        Some(Arc::clone(&order.answer))
+    }
+}
+
+fn serve(mut client: &TcpStream, state: &State) -> io::Result<()> {
+    let mut reader = BufReader::new(client);
+    while let Some(asked) = read_head(&mut reader)? {
+        state.asked.lock().expect("no holder panics").push(asked.clone());
+        let file = fs::read(state.root.join(&asked.path));
+        let answer = match (state.order(&asked.path), &file) {
+            (Some(answer), file) => answer(&asked, file.as_deref().unwrap_or_default()),
+            (None, Ok(file)) => proper(&asked, file),
+            (None, Err(_)) => response("404 Not Found", "", b""),
+        };
+        client.write_all(&answer)?;
+        let head = String::from_utf8_lossy(&answer[..answer.len().min(2000)]).to_ascii_lowercase();
+        let head = head.split("\r\n\r\n").next().unwrap_or_default();
+        if !head.contains("\r\ncontent-length:") && !head.contains("\r\ntransfer-encoding:") || head.contains("x-cut:")
+        {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+fn read_head(reader: &mut BufReader<&TcpStream>) -> io::Result<Option<Asked>> {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        if reader.read_line(&mut head)? == 0 {
+            return Ok(None);
+        }
+    }
+    let path = head.split(' ').nth(1).unwrap_or_default().trim_start_matches('/').to_owned();
+    let head = head.to_ascii_lowercase();
+    let range = head.lines().find_map(|line| line.strip_prefix("range: bytes=")?.split_once('-'));
+    let range = range.and_then(|(first, last)| Some((first.parse().ok()?, last.trim().parse().ok()?)));
+    Ok(Some(Asked { path, range, is_fresh: head.contains("cache-control: no-cache") }))
+}
+
+/// Status line, these headers (each with its line's end), length and body.
+pub fn response(status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+    let head = format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\n\r\n", body.len());
+    [head.as_bytes(), body].concat()
+}
+
+/// The part that was asked for, or all.
+pub fn part<'a>(asked: &Asked, file: &'a [u8]) -> &'a [u8] {
+    match asked.range {
+        Some((first, last)) => file.get(first..(last + 1).min(file.len())).unwrap_or_default(),
+        None => file,
+    }
+}
+
+/// `Content-Range` for that part, with the end of the line; nothing for all of a file.
+pub fn content_range(asked: &Asked, file: &[u8]) -> String {
+    asked.range.map_or_else(String::new, |(first, last)| {
+        format!("Content-Range: bytes {first}-{}/{}\r\n", last.min(file.len().saturating_sub(1)), file.len())
+    })
+}
+
+fn status(asked: &Asked) -> &'static str {
+    if asked.range.is_some() { "206 Partial Content" } else { "200 OK" }
+}
+
+/// What a good server answers, with one more header and another body.
+pub fn with(asked: &Asked, file: &[u8], headers: &str, body: &[u8]) -> Vec<u8> {
+    response(status(asked), &format!("{}{headers}", content_range(asked, file)), body)
+}
+
+/// What a good server answers.
+pub fn proper(asked: &Asked, file: &[u8]) -> Vec<u8> {
+    if asked.range.is_some_and(|(first, _)| first >= file.len()) {
+        return response("416 Range Not Satisfiable", "", b"");
+    }
+    with(asked, file, "", part(asked, file))
+}
+
+/// The same without its length, in chunks.
+pub fn chunked(asked: &Asked, file: &[u8]) -> Vec<u8> {
+    let head =
+        format!("HTTP/1.1 {}\r\n{}Transfer-Encoding: chunked\r\n\r\n", status(asked), content_range(asked, file));
+    let mut answer = head.into_bytes();
+    for piece in part(asked, file).chunks(1000) {
+        answer.extend(format!("{:x}\r\n", piece.len()).into_bytes());
+        answer.extend_from_slice(piece);
+        answer.extend_from_slice(b"\r\n");
+    }
+    answer.extend_from_slice(b"0\r\n\r\n");
+    answer
+}
+
+/// A login page.
+pub const PAGE: &[u8] = b"<!DOCTYPE html><html><title>Log in</title><p>Welcome to this network</html>";
+
+fn odd(answer: impl Fn(&Asked, &[u8]) -> Vec<u8> + Send + Sync + 'static) -> Answer {
+    Arc::new(answer)
+}
+
+fn plain(line: &'static str, headers: &'static str, body: &'static [u8]) -> Answer {
+    odd(move |_, _| response(line, headers, body))
+}
+
+/// Answers that are wrong, each with a name.
+pub fn wrong() -> Vec<(&'static str, Answer)> {
+    vec![
+        (
+            "one byte is another",
+            odd(|asked, file| {
+                let mut body = part(asked, file).to_vec();
+                let middle = body.len() / 2;
+                body.iter_mut().skip(middle).take(1).for_each(|byte| *byte ^= 0x20);
+                with(asked, file, "", &body)
+            }),
+        ),
+        ("a login page", plain("200 OK", "Content-Type: text/html\r\n", PAGE)),
+        ("a login page without a type", plain("200 OK", "", PAGE)),
+        ("a redirect to a login page", plain("302 Found", "Location: /login\r\n", b"")),
+        (
+            "a redirect in a circle",
+            odd(|asked, _| response("302 Found", &format!("Location: /{}\r\n", asked.path), b"")),
+        ),
+        ("a redirect to nowhere", plain("302 Found", "", b"")),
+        ("not found", plain("404 Not Found", "", b"")),
+        ("gone", plain("410 Gone", "", b"")),
+        ("not modified", plain("304 Not Modified", "", b"")),
+        ("no content", odd(|_, _| b"HTTP/1.1 204 No Content\r\nX-Cut: 1\r\n\r\n".to_vec())),
+        ("a conflict", plain("409 Conflict", "", b"")),
+        ("a broken server", plain("500 Internal Server Error", "", b"broken")),
+        ("a busy server", plain("503 Service Unavailable", "", b"")),
+        ("log in to the network", plain("511 Network Authentication Required", "", PAGE)),
+        ("out of range", plain("416 Range Not Satisfiable", "", b"")),
+        ("an empty file", plain("200 OK", "", b"")),
+        (
+            "a coding that is none",
+            odd(|asked, file| with(asked, file, "Content-Encoding: gzip\r\n", part(asked, file))),
+        ),
+        ("an unknown coding", odd(|asked, file| with(asked, file, "Content-Encoding: br\r\n", part(asked, file)))),
+        (
+            "another range",
+            odd(|_, file| {
+                response("206 Partial Content", "Content-Range: bytes 1-9/10\r\n", &file[..file.len().min(9)])
+            }),
+        ),
+        (
+            "many parts",
+            plain("206 Partial Content", "Content-Type: multipart/byteranges; boundary=x\r\n", b"--x\r\n\r\n--x--"),
+        ),
+        (
+            "half of it and the end",
+            odd(|asked, file| {
+                let body = part(asked, file);
+                let headers =
+                    format!("{}Content-Length: {}\r\nX-Cut: 1\r\n\r\n", content_range(asked, file), body.len());
+                [format!("HTTP/1.1 {}\r\n{headers}", status(asked)).as_bytes(), &body[..body.len() / 2]].concat()
+            }),
+        ),
+        ("nothing at all", odd(|_, _| Vec::new())),
+        ("no HTTP", odd(|_, _| b"220 mail.example ESMTP\r\n".to_vec())),
+    ]
+}
