@@ -1,7 +1,7 @@
 //! Purpose: keeps the packs few, however many commits there are.
 //!
 //! Each commit with new small objects makes one pack. While it is written, existing packs are merged into it, so that
-//! each pack stays more than twice as large as all smaller ones together (`pack_limits`): their number grows with the
+//! each pack stays larger than all smaller ones together (`pack_limits`): their number grows with the
 //! logarithm of their bytes, and each byte is written again a bounded number of times per level. Packs of
 //! 64 MiB and more are left alone; when there are many, one index says which of them has an object (`pack_index`).
 //!
@@ -225,7 +225,7 @@ mod tests {
         assert_all_are_here(&reader, 0..10);
         reader.forget_open_files();
         let merged = settle_each(&store, 10..300);
-        assert!(packs(directory.path()).len() <= 6, "{} packs", packs(directory.path()).len());
+        assert!(packs(directory.path()).len() <= 9, "{} packs", packs(directory.path()).len());
         assert!(merged < 300 * 550 * 12, "{merged} bytes were copied");
         assert_all_are_here(&reader, 0..300);
         assert_all_are_here(&store, 0..300);
@@ -312,7 +312,7 @@ mod tests {
         fs::File::options().write(true).open(&damaged).expect("ours").write_all_at(b"X", 20).expect("ours");
         settle_each(&store, 1..30);
         assert!(packs(directory.path()).contains(&damaged), "fsck still has to find it");
-        assert!(packs(directory.path()).len() <= 6);
+        assert!(packs(directory.path()).len() <= 7);
         assert_all_are_here(&store, 1..30);
     }
 
@@ -322,15 +322,15 @@ mod tests {
         let config = store.change_config(|config| config.cache_size = Some(40_000)).expect("ours");
         let store = Store::open(store.path()).expect("a repository");
         assert_eq!(store.merged_at_once(), config.cache_size.expect("set") / TWICE);
-        settle_each(&store, 0..2);
-        let old: HashMap<ObjectId, Seconds> = [(id(0), 1000), (id(1), 2000)].into();
+        settle_each(&store, 0..1);
+        let old: HashMap<ObjectId, Seconds> = [(id(0), 1000)].into();
         // Objects are never younger than a pack that was never noted, so it is made old first.
         for pack in packs(store.path()) {
             let long_ago = std::time::UNIX_EPOCH + std::time::Duration::from_secs(500);
             fs::File::open(pack).expect("ours").set_modified(long_ago).expect("ours");
         }
         store.note_uses(&old);
-        settle_each(&store, 2..4);
+        settle_each(&store, 1..2);
         let all = store.packs().all(&store.inner.files).expect("there");
         assert_eq!(all.len(), 1, "all were merged");
         let uses = store.uses_of(&all[0]);

@@ -227,6 +227,11 @@ impl PackWriter {
         self.position
     }
 
+    /// Bytes that the pack would have if it were sealed now.
+    pub(super) const fn sealed_size(&self) -> u64 {
+        self.position + (self.rows.len() * ROW + FOOTER) as u64
+    }
+
     pub(super) fn contains(&self, id: &ObjectId) -> bool {
         self.present.contains(id)
     }

@@ -242,9 +242,9 @@ impl StoreWriter {
         Ok(())
     }
 
-    /// Bytes of packs that have no name yet.
+    /// Bytes that the pack which is being written has so far.
     pub(super) fn unsettled_pack_bytes(&self) -> u64 {
-        self.pack.lock().current.as_ref().map_or(0, PackWriter::size)
+        self.pack.lock().current.as_ref().map_or(0, PackWriter::sealed_size)
     }
 
     /// Makes every object added so far durable, and then gives each its name. Merges small packs while a new one is written.
