@@ -24,7 +24,7 @@ use super::ranges::{GUESS_MAX, RUN_MAX, Run, plan};
 use super::room::Room;
 use super::shelf::{Key, Shelf};
 use super::uses::Uses;
-use crate::disk;
+use crate::disk::{self, Wait};
 use crate::image::{Image, ObjectRef};
 use crate::model::{BLOCK_SIZE, LARGE_OBJECT, LocatorId, ObjectId};
 use crate::remote::format::{FileRef, Frame, Locator, LocatorBound};
@@ -344,14 +344,15 @@ impl Frames {
         true
     }
 
-    /// Not durably awaited: a mount that finds the old placement asks again, too.
+    /// If nobody writes to the repository now: a mount that finds the old placement asks again, too.
     fn keep_placement(&self) {
-        let path = self.store.layout().lazy_commit(self.origin.commit());
+        let (store, commit) = (self.store.clone(), self.origin.commit());
         let Ok(placement) = self.origin.placement() else { return };
         self.crew.run(Lane::Later, move || {
-            // A commit that became whole has none, and needs none.
-            if path.exists()
-                && let Err(error) = disk::replace(&path, &placement.render())
+            // Under the lock, since a commit that becomes whole loses its placement.
+            let Ok(_writer) = store.writer(Wait::No) else { return };
+            if store.is_lazy(commit)
+                && let Err(error) = disk::replace(&store.layout().lazy_commit(commit), &placement.render())
             {
                 tracing::debug!(%error, "the placement is not kept");
             }

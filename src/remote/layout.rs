@@ -38,6 +38,22 @@
 //! publisher who is still uploading are needed by nobody: they may be marked, and if he takes longer than the grace period
 //! they go, he notices when he has the lease, and starts again.
 //!
+//! # What a new client pays
+//!
+//! Each publish writes a pack of what is new, and a frame is fetched whole if one object in it is needed. So what a client with
+//! nothing fetches would grow with every publish. Two things bound that, for the newest commit of each ref:
+//!
+//! - A *publish* packs some contents that are published already once more, together with what is new, when the commit would take
+//!   more than 24 requests for contents beyond those of a commit published afresh, or more than 1.5 times the bytes: the smallest
+//!   packs, and those parts of packs of which the commit needs least, until 1.3 times the bytes are enough. For each new byte of
+//!   content at most two are packed again, by this publish or, as the placement's field `regroup` remembers, by later ones. So
+//!   the contents packed by all publishes of a ref but the first are at most three times those that were new. When a few files
+//!   change again and again all over a tree, each commit stays below 36 requests for contents and 1.6 times the bytes.
+//! - A *prune*, or a regrouping by itself, does all of it when there are more than 7 requests too many or a tenth of the bytes.
+//!
+//! Only the newest commit of a ref is given new places. An older one keeps those that it had as the newest, within the same
+//! bounds. Packs and locators that nothing needs after that are marked like everything else, and stay for the grace period.
+//!
 //! A pack of which most is dead is copied, its live frames as they are, to a new one. The locators and placements that lead
 //! there are written anew, and the refs with the same signed record, since the placement is not part of it. The old pack and
 //! locators are then marked like everything else.

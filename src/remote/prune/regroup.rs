@@ -100,6 +100,11 @@ impl Regrouping<'_> {
             return Ok(());
         }
         let chosen = shared.choose(&goals, 0, &|_| true);
+        if chosen.is_empty() && shared.cost() == alone.cost() {
+            // Nothing would be won.
+            known.learn_newest(old, located(&locator));
+            return Ok(());
+        }
         let content_bytes = chosen.iter().map(|number| all[*number as usize].1).sum();
         let (cost, fresh) = (alone.cost(), alone.fresh(goals.pack_size));
         self.done.plans.push(RegroupPlan { name: name.clone(), content_bytes, cost, fresh });

@@ -196,7 +196,11 @@ impl View {
         if requests <= fresh + goals.requests.0 && !is_dear(bytes, goals.bytes.0) {
             return Vec::new();
         }
-        let units = self.units(goals.unit, needed, is_available);
+        let mut units = self.units(goals.unit, needed, is_available);
+        if goals.unit == Unit::Pack {
+            // What is read over between frames is paid, too.
+            units.iter_mut().for_each(|unit| unit.length = by_pack.get(&unit.pack).map_or(unit.length, |pack| pack.1));
+        }
         let mut choice = Choice { units: &units, chosen: vec![false; units.len()], spent: 0, budget: goals.budget };
         if requests > fresh + goals.requests.1 {
             let surplus = requests - coming_packs - fresh - goals.requests.1;
@@ -209,7 +213,7 @@ impl View {
                 break;
             }
             if choice.take(number) {
-                left = left.saturating_sub(unit.length - unit.live_length);
+                left = left.saturating_sub(unit.waste());
             }
         }
         choice.objects(&self.pieces)
@@ -255,6 +259,11 @@ struct Part {
 }
 
 impl Part {
+    /// Bytes that are fetched of it in vain.
+    fn waste(&self) -> u64 {
+        self.length.saturating_sub(self.live_length)
+    }
+
     /// The part of its bytes that is needed, in thousandths.
     fn share(&self) -> u64 {
         part(1000, self.live_length, self.length)
@@ -316,7 +325,7 @@ impl Choice<'_> {
     /// Bytes that nobody fetches any more because of what is chosen.
     fn waste(&self) -> u64 {
         let chosen = self.units.iter().zip(&self.chosen).filter(|(_, is_chosen)| **is_chosen);
-        chosen.map(|(unit, _)| unit.length - unit.live_length).sum()
+        chosen.map(|(unit, _)| unit.waste()).sum()
     }
 
     /// The numbers of the units that are not chosen, those first of which least is needed; about equal ones in their order,

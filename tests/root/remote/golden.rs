@@ -12,7 +12,7 @@ use crate::common::web::Web;
 use sapwood::model::ObjectId;
 
 /// Which versions wrote what is in `tests/golden`.
-const VERSIONS: [&str; 1] = ["7118906"];
+const VERSIONS: [&str; 2] = ["7118906", "2026-12"];
 
 /// The tree behind the ref `small`: mode, owner, links, time of the last change, and contents or target.
 const SMALL: &str = "\
