@@ -727,6 +727,9 @@ fn what_needs_privileges_is_counted_or_refused() {
     let image = bench.image(&tree);
     let target = bench.path("target");
     fs::set_permissions(bench.directory.path(), fs::Permissions::from_mode(0o777)).expect("ours");
+    // The pack is opened when its first object is read.
+    let readable = Command::new("chmod").args(["-R", "a+rX"]).arg(bench.path("repo")).status();
+    assert!(readable.expect("every machine has chmod").success());
     let export = |fidelity, target: &Path| {
         let options = DirectoryOptions { fidelity, ..DirectoryOptions::default() };
         export_directory(&image, Ino::ROOT, bench.writer.store(), target, options, &Progress::default())
