@@ -203,3 +203,18 @@ fn retry(options: &TransportOptions) -> RetryConfig {
     };
     RetryConfig { backoff, max_retries: usize::MAX, retry_timeout: options.retry_limit() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upload_is_tried_again_until_the_patience_is_over_and_no_count_ends_it() {
+        let options = TransportOptions { patience: 77, ..TransportOptions::default() };
+        let retry = retry(&options);
+        assert_eq!(retry.retry_timeout, Duration::from_secs(77));
+        assert_eq!(retry.max_retries, usize::MAX);
+        // With 2 the pauses would not grow: each is drawn between the first and this times the one before.
+        assert!(retry.backoff.base > 2.0);
+    }
+}

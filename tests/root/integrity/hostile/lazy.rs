@@ -171,19 +171,20 @@ fn what_says_where_things_are_may_lie_within_bounds() {
     let locator = |bytes: Vec<u8>| forge.with_locator(bytes);
     let mut greedy = sound.clone();
     greedy[16..20].fill(0xff);
-    // Mounted all the same, since names do not need it; every read is refused.
+    // Mounted all the same, since names do not need it; every read is refused, but where only the ref says something wrong: the
+    // commit's own placement is asked for then.
     let lies = [
-        ("bomb", locator([&sound[..24], &bomb()].concat())),
-        ("greedy", locator(greedy)),
-        ("long", vec![("refs/main".to_owned(), forge.reference(|it| it.locator.length = u64::MAX))]),
+        ("bomb", locator([&sound[..24], &bomb()].concat()), 60),
+        ("greedy", locator(greedy), 60),
+        ("long", vec![("refs/main".to_owned(), forge.reference(|it| it.locator.length = u64::MAX))], 0),
     ];
-    for (name, files) in lies {
+    for (name, files, refused) in lies {
         let server = Server::of(&scene.published);
         for (path, bytes) in files {
             server.set(&path, Fault::Content(Arc::new(bytes)));
         }
         let mount = Mount::new(&scene, name, &server);
-        assert_eq!(mount.read(0..40), 60, "{name}");
+        assert_eq!(mount.read(0..40), refused, "{name}");
         mount.end();
     }
 
