@@ -165,7 +165,12 @@ impl View {
 
     /// Requests and bytes by number of the pack.
     fn by_pack(&self) -> BTreeMap<u32, (u64, u64)> {
-        let mut frames: Vec<Frame> = self.pieces.iter().flat_map(|piece| &piece.frames).copied().collect();
+        Self::fetched(self.pieces.iter())
+    }
+
+    /// The same of some pieces.
+    fn fetched<'a>(pieces: impl Iterator<Item = &'a Piece>) -> BTreeMap<u32, (u64, u64)> {
+        let mut frames: Vec<Frame> = pieces.flat_map(|piece| &piece.frames).copied().collect();
         frames.sort_unstable_by_key(|frame| (frame.pack, frame.offset));
         frames.dedup();
         let mut by_pack: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
@@ -189,6 +194,40 @@ impl View {
     /// The objects that are to be packed again, ascending, so that the goals are reached as far as the budget allows. `coming`
     /// bytes of new contents are packed with them in any case. Only what `is_available` can be packed.
     pub(in crate::remote) fn choose(&self, goals: &Goals, coming: u64, is_available: &dyn Fn(u32) -> bool) -> Vec<u32> {
+        let chosen = self.choose_by(goals, coming, is_available);
+        if goals.unit == Unit::Segment || self.is_within(goals) || self.is_enough(&chosen, goals) {
+            return chosen;
+        }
+        // Which gaps between frames are read over depends on all frames, so that the first choice may have won too little. What
+        // is done is to be done for good: or the next prune would pack again, and the one after it.
+        let strict = Goals { requests: (goals.requests.0, 0), bytes: (goals.bytes.0, 1000), share: 1000, ..*goals };
+        let chosen = self.choose_by(&strict, coming, is_available);
+        if self.is_enough(&chosen, goals) {
+            return chosen;
+        }
+        let mut all: Vec<u32> = self.pieces.iter().flat_map(|piece| &piece.objects).copied().collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// Returns whether a commit is within `goals` when these objects, which are those of whole packs, lie together.
+    fn is_enough(&self, chosen: &[u32], goals: &Goals) -> bool {
+        let is_chosen =
+            |piece: &&Piece| piece.objects.first().is_some_and(|object| chosen.binary_search(object).is_ok());
+        let (mut requests, mut bytes) = (0, 0);
+        for (count, length) in Self::fetched(self.pieces.iter().filter(|piece| !is_chosen(piece))).values() {
+            (requests, bytes) = (requests + count, bytes + length);
+        }
+        let together: u64 = self.pieces.iter().filter(is_chosen).map(Piece::live_length).sum();
+        if together > 0 {
+            (requests, bytes) = (requests + afresh(together, goals.pack_size), bytes + together);
+        }
+        let fresh = self.fresh(goals.pack_size);
+        // Less than the limit by a hundredth: small contents pack a little worse than these figures say.
+        requests <= fresh.requests + goals.requests.0 && bytes <= part(fresh.bytes, goals.bytes.0 - 10, 1000)
+    }
+
+    fn choose_by(&self, goals: &Goals, coming: u64, is_available: &dyn Fn(u32) -> bool) -> Vec<u32> {
         let (by_pack, Cost { bytes, requests }) = (self.by_pack(), self.cost());
         let (needed, coming_packs) = (self.needed() + coming, u64::from(coming > 0));
         let (bytes, requests, fresh) = (bytes + coming, requests + coming_packs, afresh(needed, goals.pack_size));
