@@ -207,7 +207,7 @@ fn what_says_where_things_are_may_lie_within_bounds() {
     try_to_mount("refs/", Fault::Content(Arc::new(reference)), "has more than");
     let reference = forge.reference(|it| (it.image.prefix, it.image.length) = (4 << 20, 4 << 20));
     try_to_mount("refs/", Fault::Content(Arc::new(reference)), "where bytes 0-4194303 were asked for");
-    try_to_mount(&image, Fault::Flipped, "published image");
+    try_to_mount(&image, Fault::Flipped, "is not what it should be");
     try_to_mount(&image, Fault::EndlessBody(""), "not a published image");
     try_to_mount("refs/", Fault::Status(404, "", String::new()), "has no ref");
     client.repository.run(["mount", "os:main", at.to_str().expect("UTF-8")]).success();
