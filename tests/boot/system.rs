@@ -201,8 +201,10 @@ impl System {
             .arg(REF)
             .env("SAPWOOD_KEYS", self.directory.join("keys"));
         finish_within(command, PATIENCE).success();
-        // What is published is never written to, only replaced.
+        // What is published is never written to, only replaced. Its locks are, and one with two names is not taken.
         run("cp", ["-al".as_ref(), published.as_os_str(), self.published(version).as_os_str()]).success();
+        run("find", [self.published(version).as_os_str(), "-name".as_ref(), "*.lock".as_ref(), "-delete".as_ref()])
+            .success();
     }
 
     /// Commits what comes after the first, to a copy of the repository.
