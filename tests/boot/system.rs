@@ -201,10 +201,12 @@ impl System {
             .arg(REF)
             .env("SAPWOOD_KEYS", self.directory.join("keys"));
         finish_within(command, PATIENCE).success();
-        // What is published is never written to, only replaced. Its locks are, and one with two names is not taken.
-        run("cp", ["-al".as_ref(), published.as_os_str(), self.published(version).as_os_str()]).success();
-        run("find", [self.published(version).as_os_str(), "-name".as_ref(), "*.lock".as_ref(), "-delete".as_ref()])
-            .success();
+        // What is published is never written to, only replaced. Its locks, whose names begin with a dot, are written to, and one
+        // with two names is not taken.
+        let kept = self.published(version);
+        run("cp", ["-al".as_ref(), published.as_os_str(), kept.as_os_str()]).success();
+        let locks = ["-maxdepth", "1", "-type", "f", "-name", ".*", "-delete"].map(AsRef::as_ref);
+        run("find", [kept.as_os_str()].into_iter().chain(locks)).success();
     }
 
     /// Commits what comes after the first, to a copy of the repository.
