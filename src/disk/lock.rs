@@ -104,7 +104,7 @@ fn check(file: File, access: Access) -> io::Result<File> {
         return Err(refusal("what lies there is not a regular file"));
     }
     if metadata.nlink() > 1 {
-        return Err(refusal("the file has further names (hard links)"));
+        return Err(refusal("the file has further names (hard links), as in a copy made with them: remove those"));
     }
     if matches!(access, Access::Write) && metadata.uid() != rustix::process::geteuid().as_raw() {
         return Err(refusal(format!("it belongs to user {}: run this as that user", metadata.uid())));
