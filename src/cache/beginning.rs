@@ -51,7 +51,7 @@ impl Beginning {
             return None;
         }
         let shared = Arc::<Shared>::default();
-        // Whoever waits for it asks by itself if this does not come at once.
+        // A reader that waits for it asks by itself if this does not come at once.
         let (transport, own) = (transport.impatient(Duration::ZERO).optional(), Arc::clone(&shared));
         let run = move || {
             thread::sleep(HEAD_START);

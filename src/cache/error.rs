@@ -128,7 +128,7 @@ impl FetchError {
     }
 }
 
-/// Whether nobody was reached, or a directory is away, as one on a share that is not mounted.
+/// Whether no place was reached, or a directory is away, as one on a share that is not mounted.
 pub(super) fn is_out_of_reach(error: &TransportError) -> bool {
     let is_away =
         matches!(error, TransportError::Gone { .. } | TransportError::Failed { source: Reason::System(_), .. });

@@ -344,7 +344,7 @@ impl Frames {
         true
     }
 
-    /// If nobody writes to the repository now: a mount that finds the old placement asks again, too.
+    /// If no other process writes to the repository now: a mount that finds the old placement asks again, too.
     fn keep_placement(&self) {
         let (store, commit) = (self.store.clone(), self.origin.commit());
         let Ok(placement) = self.origin.placement() else { return };

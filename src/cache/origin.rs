@@ -26,7 +26,7 @@ use crate::remote::transport::{Flow, Hope, Mutability, Refusal, Traffic, Transpo
 /// Different failures that are logged, each once; more of them say nothing new.
 const COMPLAINTS_MAX: usize = 64;
 
-/// How long a request is sent again while nobody is reached, before its failure is told. Readers ask again themselves, and a
+/// How long a request is sent again while no place is reached, before its failure is told. Readers ask again themselves, and a
 /// request that waits here holds one of the few threads that fetch. For the same reason a wrong answer is told as soon as each
 /// place has given one twice: `tries` says when to ask again.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -247,7 +247,7 @@ impl Arrival<'_> {
         if goes_on { Flow::More } else { Flow::Enough }
     }
 
-    /// Tells whoever waits for the frame that came wrong. Returns the error, and what is left behind that frame; nothing when
+    /// Tells the readers that wait for the frame that came wrong. Returns the error, and what is left behind that frame; nothing when
     /// it was not one frame that failed.
     fn give_up(mut self, error: FetchError) -> (FetchError, Option<VecDeque<(u32, Frame)>>) {
         let is_wrong = self.wrong == Some(self.start);

@@ -69,7 +69,7 @@ pub struct Visit {
 }
 
 impl Visit {
-    /// Asks `remote` for the newest commit of `name`. Whatever it answers that cannot be used, and if nobody answers, it is the
+    /// Asks `remote` for the newest commit of `name`. Whatever it answers that cannot be used, and if no place answers, it is the
     /// one that was seen last.
     ///
     /// # Errors

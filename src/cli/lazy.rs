@@ -76,7 +76,7 @@ pub fn open_or_make(path: &Path) -> Result<Store> {
 /// The commit behind a remote source, as the remote has it or as it was seen last.
 ///
 /// # Errors
-/// When nobody is trusted, or the remote is refused or does not answer and nothing is here.
+/// When no key is trusted, or the remote is refused or does not answer and nothing is here.
 pub fn visit(store: &Store, source: &RemoteSource, trust: &TrustArgs, asking: Asking) -> Result<Visit> {
     let opened = source.open(store, trust);
     // What was here before can be mounted without anybody's word.

@@ -171,7 +171,7 @@ impl Workplace {
         let mut number = 0;
         loop {
             let path = parent.join(format!("{PREFIX}{}.{number}", std::process::id()));
-            // Nobody else looks into a root under construction: programs that give their user more rights lie in it.
+            // No other user looks into a root under construction: programs that give their user more rights lie in it.
             match fs::DirBuilder::new().mode(0o700).create(&path) {
                 Ok(()) => {
                     let lock = Lock::exclusive(&path.join(LOCK), Wait::No)?;

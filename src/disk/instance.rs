@@ -8,7 +8,7 @@
 //!
 //! So a file is trusted on a filesystem of a type that keeps ctime itself, mounted for writing, and only within one
 //! instance of it:
-//! - the filesystem that holds the directory given to [`Instances::beside`]. Whoever remembers attributes keeps them there,
+//! - the filesystem that holds the directory given to [`Instances::beside`]. The attributes are remembered there,
 //!   so an exchanged filesystem exchanges the memory with it;
 //! - any other one while it stays mounted. The kernel numbers mounts uniquely since Linux 6.8 (`STATX_MNT_ID_UNIQUE`); older
 //!   kernels use a number again, and nothing is trusted there.

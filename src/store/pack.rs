@@ -51,7 +51,7 @@ pub(super) struct Slot {
     pub(super) length: u32,
 }
 
-/// A pack whose index is mapped. It holds no descriptor: whoever reads objects gets one from [`OpenFiles::pack`], and looks for
+/// A pack whose index is mapped. It holds no descriptor: a reader of objects gets one from [`OpenFiles::pack`], and looks for
 /// the objects in other packs if there is no such file any more, since packs are merged while they are in use.
 pub(super) struct Pack {
     pub(super) name: Arc<str>,

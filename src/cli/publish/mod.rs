@@ -133,7 +133,7 @@ have any more. So a publish packs some older contents again beside new ones: at 
 one, now or later, so that a commit never takes more than some 40 requests or 1.6 times the bytes of one
 that is published afresh. --prune, and --regroup without removing anything, do all of it for the newest
 commit of each ref: then it takes at most 7 requests more, and 1.1 times the bytes. What is left behind is
-marked and removed like all else that is not needed; whoever knows only the old places goes on.
+marked and removed like all else that is not needed; a client that knows only the old places goes on.
 
 --json prints one object.
   publishing  commits: [{commit, new_objects, again, image_bytes, new_deltas}], packs, pack_bytes, content_bytes,

@@ -205,7 +205,7 @@ fn say_unless(fine: bool, text: &str) {
 
 fn say(text: &str) {
     let (line, length) = line("<4>sapwood: ", text);
-    // There is nobody else to tell.
+    // There is no other place to say it.
     let _ = rustix::io::write(rustix::stdio::stderr(), &line[..length]);
 }
 

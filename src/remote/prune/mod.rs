@@ -2,7 +2,7 @@
 //!
 //! Needs nothing but the published files. [`super::layout`] tells the rules by which files go; here is what follows them, in
 //! two looks. The first packs the newest commit of a ref again if it is spread over too many packs or mixed with too much that it
-//! does not need, and finds packs of which most is dead and copies what lives to new ones, which takes long and harms nobody.
+//! does not need, and finds packs of which most is dead and copies what lives to new ones, which takes long and does no harm.
 //! The second is under the lease: it reads the refs again, writes the new places of what was copied, marks what
 //! nothing needs, and removes what was marked long enough ago.
 //!

@@ -361,7 +361,7 @@ impl Choice<'_> {
         self.units.iter().enumerate().filter(move |(_, unit)| unit.pack == pack).map(|(number, _)| number)
     }
 
-    /// Bytes that nobody fetches any more because of what is chosen.
+    /// Bytes that no client fetches any more because of what is chosen.
     fn waste(&self) -> u64 {
         let chosen = self.units.iter().zip(&self.chosen).filter(|(_, is_chosen)| **is_chosen);
         chosen.map(|(unit, _)| unit.waste()).sum()

@@ -90,7 +90,7 @@ impl Obtained {
         if image.id() != id {
             return Err(Refusal::wrong(ReadError::WrongImage { id, found: image.id() }));
         }
-        // Its bytes are those that somebody trusted signed, so asking again brings the same.
+        // Its bytes are those that a trusted key signed, so asking again brings the same.
         image.verify().map_err(Refusal::settled)?;
         Ok(Self { image, bytes: Some(bytes), source })
     }

@@ -18,7 +18,7 @@ pub enum CertificateFault {
     Time,
     /// It is for another server.
     Name,
-    /// Nobody who is trusted issued it.
+    /// No trusted authority issued it.
     Issuer,
     /// Something else.
     Other,

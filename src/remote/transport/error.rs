@@ -165,7 +165,7 @@ impl TransportError {
         }
     }
 
-    /// Whether bytes came that are not what they should be, so that whoever sent them is asked last for a while.
+    /// Whether bytes came that are not what they should be, so that the place that sent them is asked last for a while.
     pub(super) fn is_corruption(&self) -> bool {
         match self {
             Self::Wrong { hope, .. } => *hope == Hope::Again,

@@ -18,7 +18,7 @@ pub enum Hope {
     Absent,
     /// The answer is wrong, which may pass: at most [`TRIES_MAX`] times for each place.
     Again,
-    /// Nobody was reached, which costs no server anything: as long as there is patience.
+    /// No place was reached, which costs no server anything: as long as there is patience.
     Reach,
 }
 
@@ -73,7 +73,7 @@ pub(super) enum Need {
     Must,
     /// It is likely there: that it is missing is believed after a short while.
     Likely,
-    /// There is a way without it: each place is asked twice and no more, as long as somebody answers.
+    /// There is a way without it: each place is asked twice and no more, as long as a place answers.
     Optional,
     /// It may be missing and no cache is asked: the publisher's own destination.
     Own,

@@ -4,7 +4,7 @@
 //! what they mean. A path is relative to the URL and has no leading slash. All methods may be called from any thread;
 //! whoever wants requests in parallel calls from several.
 //!
-//! What a server sends is bounded by what was asked for. Whoever asks hands over a check of what comes, and a wrong answer of
+//! What a server sends is bounded by what was asked for. The caller hands over a check of what comes, and a wrong answer of
 //! any kind (bytes, status, length, range, coding, a page instead of data) is treated alike: `turns` has the rule. A body that
 //! broke is gone on with where it did.
 

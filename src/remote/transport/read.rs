@@ -202,7 +202,7 @@ impl Transport {
             if self.drive(attempt, part.path, self.part(attempt, part, take))? {
                 return Ok(());
             }
-            // Whoever is asked next goes on where this one stopped.
+            // The place that is asked next goes on where this one stopped.
             let came = part.position.get().saturating_sub(before);
             if part.position.get() < part.end && came < PART_MIN {
                 return Err(TransportError::Short { path: part.path.to_owned() });

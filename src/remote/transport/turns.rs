@@ -3,7 +3,7 @@
 //! An answer that is wrong in any way means "not from here, not now". The same is asked again past caches, then of the next
 //! place, then, after pauses that grow, of all places past caches until the patience is over. What no waiting mends ends when
 //! each place was asked twice; no place is asked more than [`TRIES_MAX`] times without getting on. Whether an answer is wrong
-//! is decided by whoever asks, see `read`.
+//! is decided by the caller, see `read`.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -12,11 +12,11 @@ use super::hope::{Caches, Hope, Need, TRIES_MAX};
 use super::open::{Endpoint, Kind};
 use super::{Transport, TransportError};
 
-/// The first pause between two rounds in which nobody was reached; each is twice as long as the one before, at most
+/// The first pause between two rounds in which no place was reached; each is twice as long as the one before, at most
 /// [`LAST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
-/// The longest pause while nobody is reached.
+/// The longest pause while no place is reached.
 const LAST_PAUSE: Duration = Duration::from_secs(15);
 
 /// Each pause after wrong answers is so many times as long as the one before.
@@ -135,7 +135,7 @@ impl Transport {
         order
     }
 
-    /// Asks everybody once, and again past caches whoever gave a first wrong answer.
+    /// Asks each place once, and again past caches each that gave a first wrong answer.
     fn round<T>(
         &self,
         first: First,
@@ -231,7 +231,7 @@ struct Turns {
     /// When something last moved.
     since: Instant,
     position: u64,
-    /// The next pause while nobody is reached.
+    /// The next pause while no place is reached.
     next: Duration,
     /// How often all places were asked.
     rounds: u32,
@@ -254,7 +254,7 @@ impl Turns {
         (pause <= left).then_some(pause)
     }
 
-    /// The same after nobody was reached.
+    /// The same after no place was reached.
     fn pause_unreached(&mut self, position: u64, asked: Duration) -> Option<Duration> {
         self.note(position);
         let left = self.limit.checked_sub(self.since.elapsed())?;
@@ -263,7 +263,7 @@ impl Turns {
         (pause <= left).then_some(pause)
     }
 
-    /// The same after everybody said that there is no such file.
+    /// The same after each place said that there is no such file.
     fn pause_for_absence(&mut self, position: u64) -> Option<Duration> {
         self.limit = self.limit.min(ABSENCE);
         self.pause_unreached(position, Duration::ZERO)

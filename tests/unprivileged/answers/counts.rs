@@ -102,7 +102,7 @@ fn many_readers_of_a_part_that_comes_wrong_ask_no_more_than_one() {
     });
     let asked = server.asked("packs/").len();
     assert!((3..=8).contains(&asked), "{asked} requests: {:?}", server.asked("packs/"));
-    // What passes is read by whoever asks next.
+    // What passes is read by the next reader.
     server.mend();
     read_object(&tree, &object, &publisher, Duration::from_secs(20)).expect("it has passed");
 }

@@ -1,6 +1,6 @@
 //! A body that was compressed on the way, made plain again as it arrives.
 //!
-//! Purpose: reading whole files through servers and networks that compress what nobody asked them to. Not here: parts of a
+//! Purpose: reading whole files through servers and networks that compress unasked. Not here: parts of a
 //! compressed file, which are of no use. Invariant: memory stays bounded whatever is sent. Used by `answer`.
 
 use std::collections::VecDeque;
@@ -24,7 +24,7 @@ const MADE_MAX: usize = 16 << 20;
 /// Codings that are undone, one in the other.
 const CODINGS_MAX: usize = 2;
 
-/// What unpacking has made and nobody has taken yet.
+/// What unpacking has made and no reader has taken yet.
 #[derive(Debug, Default)]
 struct Made(Vec<u8>);
 
