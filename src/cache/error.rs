@@ -135,6 +135,12 @@ pub(super) fn is_out_of_reach(error: &TransportError) -> bool {
     is_away || error.hope() == Hope::Reach
 }
 
+/// Whether no place answered at all. Unlike what [`is_out_of_reach`] tells, a place may have been reached, and is not asked without
+/// end.
+pub(super) fn is_unanswered(error: &TransportError) -> bool {
+    is_out_of_reach(error) || matches!(error, TransportError::Failed { source: Reason::Unanswered(_), .. })
+}
+
 /// Why something that came was not kept.
 pub(super) enum Unkept {
     /// It is not what it should be: the other side may have sent something wrong.

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::counters::{Latency, LatencyCounter};
-use super::error::{FetchError, Unkept, is_out_of_reach};
+use super::error::{FetchError, Unkept, is_unanswered};
 use super::flight::Pilot;
 use super::shelf::chain;
 use super::tries::Tries;
@@ -352,10 +352,10 @@ impl Origin {
                 Ok(done)
             }
             Err(error) => {
-                let is_out_of_reach = is_out_of_reach(&error);
+                let is_unanswered = is_unanswered(&error);
                 let error = FetchError::from(error);
-                if !is_out_of_reach {
-                    // Somebody answers, only not with what was asked for.
+                if !is_unanswered {
+                    // There is an answer, only not with what was asked for.
                     if !error.may_have_moved() {
                         self.complain(&error);
                     }

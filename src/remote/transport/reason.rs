@@ -65,7 +65,10 @@ pub enum Reason {
         /// For so long.
         time: Duration,
     },
-    /// The connection ends in the middle.
+    /// The connection ends before an answer begins, as through a forwarder with nothing behind it.
+    #[error("the connection broke before an answer came: {0}")]
+    Unanswered(String),
+    /// The connection ends in the middle of an answer.
     #[error("the connection broke: {0}")]
     Broken(String),
     /// Redirections that lead nowhere.
@@ -199,7 +202,19 @@ impl Reason {
             Some(proxy) if words.contains(PROXY_AUTHORIZATION) => Self::Proxy(proxy.to_owned()),
             Some(proxy) if error.is_connect() => Self::Connect(format!("through the proxy {proxy}: {words}")),
             None if error.is_connect() => Self::Connect(words),
-            _ => Self::Broken(words),
+            // What cannot be understood is an answer of a kind.
+            _ if causes(error).iter().any(|cause| cause.downcast_ref().is_some_and(hyper::Error::is_parse)) => {
+                Self::Broken(words)
+            }
+            _ => Self::Unanswered(words),
+        }
+    }
+
+    /// Why an answer that had begun did not come to its end.
+    pub(super) fn of_answer(error: &reqwest::Error) -> Self {
+        match Self::of_request(error, None) {
+            Self::Unanswered(words) => Self::Broken(words),
+            other => other,
         }
     }
 
@@ -210,10 +225,9 @@ impl Reason {
             Self::Connect(_) | Self::Silence(_) | Self::Slow { .. } => Hope::Reach,
             // A clock that is not set is set soon, where there is a network.
             Self::Certificate(CertificateFault::Clock, _) => Hope::Reach,
-            Self::Status { .. } | Self::Busy { .. } | Self::Broken(_) | Self::Redirects | Self::WrongRange { .. } => {
-                Hope::Again
-            }
-            Self::Encoded(_) | Self::Tls(TlsFault::NotTls, _) | Self::Other(_) => Hope::Again,
+            Self::Status { .. } | Self::Busy { .. } | Self::Unanswered(_) | Self::Broken(_) => Hope::Again,
+            Self::Redirects | Self::WrongRange { .. } | Self::Encoded(_) => Hope::Again,
+            Self::Tls(TlsFault::NotTls, _) | Self::Other(_) => Hope::Again,
             Self::Certificate(..) | Self::Tls(..) | Self::Proxy(_) | Self::NoRanges { .. } | Self::System(_) => {
                 Hope::Twice
             }
@@ -224,7 +238,7 @@ impl Reason {
     /// Whether an upload may succeed in a while.
     #[must_use]
     pub fn may_pass(&self) -> bool {
-        self.is_busy() || self.hope() == Hope::Reach || matches!(self, Self::Broken(_))
+        self.is_busy() || self.hope() == Hope::Reach || matches!(self, Self::Unanswered(_) | Self::Broken(_))
     }
 
     /// Whether the server says that it is busy: then it is not asked again at once.

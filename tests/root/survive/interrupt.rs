@@ -98,6 +98,12 @@ fn and_nobody_waits_longer_than_the_patience_of_the_mount() {
         begin.elapsed().as_millis()
     );
     assert!(begin.elapsed() < Duration::from_secs(60));
+    // A connection that is taken and closed is no answer either: the mount knows that it is cut off, and when no more.
+    let lazy = subject.status()["lazy"].clone();
+    assert!(lazy["online"] == false && lazy["offline_seconds"].as_u64() >= Some(4), "{lazy}");
     remote.link.mend();
+    eventually("content", || fs::read(subject.join("00/file-200")).is_ok());
+    let lazy = subject.status()["lazy"].clone();
+    assert!(lazy["online"] == true && lazy["offline_seconds"].is_null(), "{lazy}");
     subject.mounted.unmount();
 }

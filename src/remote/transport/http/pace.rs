@@ -101,7 +101,7 @@ impl Body for Watched {
             }
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Ready(Some(Err(error))) => {
-                let reason = Reason::of_request(&error, None);
+                let reason = Reason::of_answer(&error);
                 Poll::Ready(Some(Err(HttpError::new(HttpErrorKind::Interrupted, reason))))
             }
             Poll::Ready(Some(Ok(frame))) => {
