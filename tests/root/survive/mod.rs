@@ -4,7 +4,7 @@
 //! g++, fio, Python's mmap. The long forms, which the project's figures come from, are ignored unless asked for:
 //!
 //! ```text
-//! tests/run --long soak kills
+//! tests/run --long soak publisher kills
 //! ```
 mod alone;
 mod crashes;
@@ -13,6 +13,7 @@ mod interrupt;
 mod load;
 mod mount;
 mod old_kernel;
+mod publisher;
 mod refused;
 mod remote;
 mod soak;

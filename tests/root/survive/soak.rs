@@ -27,7 +27,7 @@ use crate::common::sandbox::{finish, run};
 const CUT: u64 = 3000;
 
 /// A reader that does something at random, and knows what the answer must be.
-fn reader(
+pub fn reader(
     seed: u64,
     tree: &Path,
     mounted: &Path,
