@@ -6,13 +6,15 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
-use sapwood::model::{BLOCK_SIZE, CommitId, LARGE_OBJECT, LocatorId, ObjectId, PackId, RefName};
+use sapwood::image::Image;
+use sapwood::model::{BLOCK_SIZE, Commit, CommitId, LARGE_OBJECT, LocatorId, ObjectId, PackId, RefName};
 use sapwood::remote::format::wire::encode_image;
 use sapwood::remote::format::{
     FileRef, Frame, ImageRef, Locator, LocatorBound, LocatorBuilder, PackWriter, Placement, Spot,
 };
 use sapwood::remote::layout;
 use sapwood::store::{ObjectSource as _, Store};
+use sapwood::sys::Mapping;
 use sapwood::trust::{Envelope, RefRecord};
 
 /// Bytes after which a pack ends.
@@ -36,6 +38,9 @@ struct Gathering<'a> {
     members: Vec<(ObjectId, u32)>,
 }
 
+/// Returns the bytes of an object of a known size.
+pub type Contents<'a> = &'a dyn Fn(ObjectId, u64) -> Vec<u8>;
+
 impl Published {
     /// Publishes the commit that `reference` names in `repository` into the directory `destination`.
     pub fn add(&mut self, repository: &Path, reference: &str, destination: &Path) -> CommitId {
@@ -43,17 +48,33 @@ impl Published {
         let name: RefName = reference.parse().expect("a ref's name");
         let id = store.read_ref(&name).expect("readable").expect("there is such a ref");
         let commit = store.commit(id).expect("here");
-        let image = store.image(commit.image).expect("here");
+        let image = fs::read(store.layout().image(commit.image)).expect("here");
+        let contents = |object, size| {
+            let mut bytes = vec![0; usize::try_from(size).expect("test objects fit")];
+            assert_eq!(store.read_at(object, 0, &mut bytes).expect("here"), bytes.len());
+            bytes
+        };
+        self.add_commit(&name, &commit, &image, &contents, destination)
+    }
+
+    /// Publishes a commit, whose image and contents are given, as a ref.
+    pub fn add_commit(
+        &mut self,
+        name: &RefName,
+        commit: &Commit,
+        image: &[u8],
+        contents: Contents<'_>,
+        destination: &Path,
+    ) -> CommitId {
         for directory in ["refs", "placements", "commits", "images", "locators", "packs"] {
             fs::create_dir_all(destination.join(directory)).expect("writable");
         }
+        let read = Image::open(Mapping::of_bytes(image.to_vec())).expect("an image");
         let objects: Vec<(ObjectId, u64)> =
-            image.objects_with_sizes().expect("sound").map(|object| object.expect("sound")).collect();
+            read.objects_with_sizes().expect("sound").map(|object| object.expect("sound")).collect();
         let mut gathering =
             Gathering { published: self, destination, pack: None, shared: Vec::new(), members: Vec::new() };
-        for (object, size) in &objects {
-            gathering.add(&store, *object, *size);
-        }
+        objects.iter().for_each(|(object, size)| gathering.add(contents, *object, *size));
         gathering.finish();
         let locator = self.locator(&objects);
         let bound = LocatorBound::new(objects.iter().map(|(_, size)| *size));
@@ -62,14 +83,15 @@ impl Published {
             id: LocatorId::of(&locator),
             length: write(destination, &layout::locator(LocatorId::of(&locator)), &locator),
         };
-        let raw = fs::read(store.layout().image(commit.image)).expect("here");
-        let wire = encode_image(&raw, 3).expect("an image");
+        let wire = encode_image(image, 3).expect("an image");
         write(destination, &layout::image(commit.image), &wire.bytes);
         let placement = Placement::new(ImageRef::new(commit.image, &wire), locator).render();
+        let record = commit.encode();
+        let id = CommitId::of(&record);
         write(destination, &layout::placement(id), &placement);
-        write(destination, &layout::commit(id), &Envelope::unsigned(commit.encode()).encode());
-        let record = Envelope::unsigned(RefRecord::of(&commit, 0).encode()).encode();
-        write(destination, &layout::reference(&name), &[record, placement].concat());
+        write(destination, &layout::commit(id), &Envelope::unsigned(record).encode());
+        let record = Envelope::unsigned(RefRecord::of(commit, 0).encode()).encode();
+        write(destination, &layout::reference(name), &[record, placement].concat());
         id
     }
 
@@ -93,12 +115,12 @@ impl Published {
 }
 
 impl Gathering<'_> {
-    fn add(&mut self, store: &Store, object: ObjectId, size: u64) {
-        if self.published.spots.contains_key(&object) || self.members.iter().any(|(id, _)| *id == object) {
+    /// Adds an object; an image names each once.
+    fn add(&mut self, contents: Contents<'_>, object: ObjectId, size: u64) {
+        if self.published.spots.contains_key(&object) {
             return;
         }
-        let mut bytes = vec![0; usize::try_from(size).expect("test objects fit")];
-        assert_eq!(store.read_at(object, 0, &mut bytes).expect("here"), bytes.len());
+        let bytes = contents(object, size);
         if size > LARGE_OBJECT {
             self.flush_shared();
             let frames = bytes.chunks(BLOCK_SIZE as usize).map(|block| (self.frame(block), 0)).collect();

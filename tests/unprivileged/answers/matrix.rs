@@ -30,7 +30,7 @@ impl Use {
 }
 
 /// Tries `work` with each item, many at once: mostly something is waited for.
-fn at_once<T: Send>(items: Vec<T>, work: impl Fn(usize, T) + Sync) {
+pub fn at_once<T: Send>(items: Vec<T>, work: impl Fn(usize, T) + Sync) {
     let items = Mutex::new(items.into_iter().enumerate());
     thread::scope(|scope| {
         for _ in 0..24 {

@@ -5,4 +5,5 @@ mod counts;
 mod forms;
 mod matrix;
 mod scene;
+mod sizes;
 mod words;

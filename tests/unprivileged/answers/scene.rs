@@ -78,8 +78,7 @@ impl Scene {
 
     /// A repository with nothing in it.
     pub fn client(&self, name: &str) -> Client {
-        let path = self.join(&format!("client-{name}"));
-        Client { store: Store::init(&path, &Config::default()).expect("empty"), path }
+        Client::new(&self.join(&format!("client-{name}")))
     }
 
     /// What the publisher has.
@@ -99,10 +98,21 @@ pub fn name() -> RefName {
 }
 
 impl Client {
+    /// With nothing in it.
+    pub fn new(path: &Path) -> Self {
+        Self { store: Store::init(path, &Config::default()).expect("empty"), path: path.to_owned() }
+    }
+
     /// Forgets everything.
     pub fn again(self) -> Self {
+        let path = self.path.clone();
+        self.remove();
+        Self::new(&path)
+    }
+
+    /// Removes the repository.
+    pub fn remove(self) {
         fs::remove_dir_all(&self.path).expect("writable");
-        Self { store: Store::init(&self.path, &Config::default()).expect("empty"), path: self.path }
     }
 
     /// A copy of another client.
@@ -193,7 +203,7 @@ pub fn with_blocks<T>(
     }
 }
 
-fn fetch(tree: &LazyTree, absent: &Absent, patience: Duration) -> Result<(), String> {
+pub fn fetch(tree: &LazyTree, absent: &Absent, patience: Duration) -> Result<(), String> {
     tree.fetch(absent, Instant::now() + patience).map_err(|error| chain(&error))
 }
 
