@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use super::mount::{HANDOFF_VERSION, own_program, registry};
 use super::{output, prefetch};
 use crate::cache::LazyFigures;
-use crate::fuse::{Figures, Health, RunningMount, Service, Status, exchange_program, open_metrics};
+use crate::fuse::{BulkReader, Figures, Health, RunningMount, Service, Status, exchange_program, open_metrics};
 
 /// How long an old worker is helped to come to an end, where it has to end by itself.
 const FAREWELL: Duration = Duration::from_secs(10);
@@ -25,6 +25,7 @@ Examples:
   sapwood mounts --openmetrics     the figures as Prometheus reads them; see also 'mount --metrics-listen'
   sapwood mounts --reexec          after an upgrade of this program: all mounts go on with it
   sapwood mounts --reexec /mnt     the same for one
+  sapwood mounts --whole /usr && nightly-index   only where reading everything fetches nothing
 
 STATE is 'ok'; 'ok, N restarts' when processes that served ended and were replaced; 'cached only' when they crashed so
 often that nothing is fetched any more, until ten minutes have passed without a crash; 'refusing' when none came to serve
@@ -43,6 +44,9 @@ pub struct Args {
     /// Have the mounts served by the program that this command is, without unmounting them
     #[arg(long, conflicts_with_all = ["json", "openmetrics"])]
     reexec: bool,
+    /// Print nothing; end with 1 if this one is a mount that lacks contents, which are fetched when they are read
+    #[arg(long, requires = "mountpoint", conflicts_with_all = ["json", "openmetrics", "reexec"])]
+    whole: bool,
 }
 
 /// Runs the verb.
@@ -51,6 +55,9 @@ pub struct Args {
 /// When the list cannot be read or printed, nothing of ours is mounted there, or a program cannot be exchanged.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let registry = registry();
+    if let Some(path) = args.mountpoint.as_deref().filter(|_| args.whole) {
+        return is_whole(path);
+    }
     let named = args.mountpoint.as_deref().map(find).transpose()?;
     if args.reexec {
         return reexec(&named.map_or_else(|| registry.list(), |mount| Ok(vec![mount]))?);
@@ -82,6 +89,16 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         output::table(&headings, &[4, 6, 7, 8], &rows)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says by the exit code whether nothing is fetched by whoever reads all that is on `path`: so it is where nothing of ours is
+/// mounted.
+fn is_whole(path: &Path) -> Result<ExitCode> {
+    let Some(mount) = prefetch::running_mount(&path.to_string_lossy())? else { return Ok(ExitCode::SUCCESS) };
+    let status = registry().status(&mount);
+    let answers = status.figures.is_some();
+    let is_whole = answers && status.lazy.is_none_or(|lazy| lazy.offline_safe);
+    Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The mount of this user on `path`.
@@ -179,6 +196,9 @@ fn describe(status: &Status) -> Result<()> {
             for (name, text) in lazy_rows(lazy) {
                 row(name, text)?;
             }
+            if !figures.readers.is_empty() {
+                row("read by", bulk_readers(&figures.readers))?;
+            }
         }
     }
     Ok(row("kernel", kernel(figures))?)
@@ -190,6 +210,14 @@ fn kernel(figures: &Figures) -> String {
         0 => format!("{messages} messages, {read} read"),
         errors => format!("{messages} messages, {read} read, {} errors", output::count(errors)),
     }
+}
+
+/// The processes that have much fetched.
+fn bulk_readers(readers: &[BulkReader]) -> String {
+    let name = |reader: &BulkReader| if reader.name.is_empty() { "?".to_owned() } else { reader.name.clone() };
+    let one =
+        |reader: &BulkReader| format!("{} (process {}): {}", name(reader), reader.pid, output::size(reader.bytes));
+    readers.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 fn lazy_rows(lazy: &LazyFigures) -> Vec<(&'static str, String)> {

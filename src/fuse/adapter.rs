@@ -29,6 +29,7 @@ use super::counters::Opcode;
 use super::negotiate::{Permissions, negotiate};
 use super::options::{Mode, MountOptions};
 use super::passthrough::{OpenInodes, Reader, TooMany};
+use super::reading::Reading;
 use super::waiting::{self, Waiting};
 use crate::sys;
 use crate::vfs::{FsError, Vfs};
@@ -55,8 +56,16 @@ pub(super) struct Adapter {
 }
 
 impl Adapter {
-    pub(super) fn new(vfs: Arc<Vfs>, board: &Board, device: OwnedFd, options: &MountOptions) -> io::Result<Self> {
-        let desk = Arc::new(Desk::new(vfs, board, options.threads.get()));
+    /// Serves `vfs`; `bell` has the supervisor look at the board.
+    pub(super) fn new(
+        vfs: Arc<Vfs>,
+        board: &Board,
+        device: OwnedFd,
+        options: &MountOptions,
+        bell: Option<OwnedFd>,
+    ) -> io::Result<Self> {
+        let reading = vfs.fetcher().is_some().then(|| Reading::new(board, bell));
+        let desk = Arc::new(Desk::new(vfs, board, options.threads.get(), reading));
         let mode = options.mode;
         let waiting = desk.vfs.fetcher().map(|fetcher| Waiting::start(&desk, fetcher)).transpose()?;
         Ok(Self { desk, mode, open_inodes: OpenInodes::resume(board.opened()), device, waiting })
@@ -191,7 +200,7 @@ impl Filesystem for Adapter {
 
     fn read(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         _handle: FileHandle,
         offset: u64,
@@ -200,8 +209,9 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let reader = request.pid();
         self.serve((Opcode::Read, node, offset >> LARGEST_READ_BITS), reply, move |desk, reply| {
-            desk.read(node, offset, size, reply)
+            desk.read(reader, node, offset, size, reply)
         });
     }
 

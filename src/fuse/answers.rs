@@ -19,6 +19,7 @@ use super::attributes::{file_attr, file_type, nothing};
 use super::board::{Board, Subject, Ticket};
 use super::complaints::{Complaints, Seldom};
 use super::counters::Counters;
+use super::reading::Reading;
 use crate::vfs::{FsError, Listing, Vfs, Whence};
 
 /// How long the kernel may keep an answer: for ever. Larger values overflow its arithmetic on 32-bit machines.
@@ -72,6 +73,8 @@ pub(super) struct Desk {
     pub counters: Counters,
     pub complaints: Complaints,
     pub slow: Seldom,
+    /// Of a mount that is fetched as it is read.
+    reading: Option<Reading>,
     board: Board,
     /// Which of the mount's workers this is.
     worker: u8,
@@ -108,12 +111,12 @@ impl Rest {
 
 impl Desk {
     /// For so many threads that read messages.
-    pub(super) fn new(vfs: Arc<Vfs>, board: &Board, readers: usize) -> Self {
+    pub(super) fn new(vfs: Arc<Vfs>, board: &Board, readers: usize, reading: Option<Reading>) -> Self {
         let (is_wanted, resting) = (AtomicBool::new(false), AtomicUsize::new(0));
         let (board, worker) = (board.clone(), board.worker_number());
         let rest = Arc::new(Rest { is_wanted, resting, readers, board: board.clone(), worker });
         let (counters, complaints) = (Counters::of(&board), Complaints::default());
-        Self { vfs, counters, complaints, slow: Seldom::default(), board, worker, rest }
+        Self { vfs, counters, complaints, slow: Seldom::default(), reading, board, worker, rest }
     }
 
     /// How this worker comes to rest.
@@ -180,7 +183,15 @@ impl Desk {
         Outcome::Answered
     }
 
-    pub(super) fn read(&self, node: INodeNo, offset: u64, size: u32, reply: ReplyData) -> Outcome<ReplyData> {
+    /// Reads for the process `reader`.
+    pub(super) fn read(
+        &self,
+        reader: u32,
+        node: INodeNo,
+        offset: u64,
+        size: u32,
+        reply: ReplyData,
+    ) -> Outcome<ReplyData> {
         BUFFER.with_borrow_mut(|buffer| {
             let size = usize::try_from(size).expect("a u32 fits");
             if buffer.len() < size {
@@ -189,6 +200,9 @@ impl Desk {
             match self.vfs.read(node.0, offset, &mut buffer[..size]) {
                 Ok(length) => {
                     self.counters.count_bytes(length);
+                    if let Some(reading) = &self.reading {
+                        reading.note(reader, length);
+                    }
                     reply.data(&buffer[..length]);
                     Outcome::Answered
                 }

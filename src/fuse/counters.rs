@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
-use super::board::Board;
+use super::board::{Board, BulkReader};
 use crate::sys::Words;
 
 macro_rules! opcodes {
@@ -63,6 +63,7 @@ const _: () = assert!(Opcode::ALL.len() <= BYTES_READ, "the kinds have their roo
 /// Counts since the mount began, whoever served it. Relaxed: the figures need not agree with one another to the message.
 #[derive(Debug)]
 pub struct Counters {
+    board: Board,
     words: Words,
     base: usize,
 }
@@ -78,6 +79,9 @@ pub struct Figures {
     pub bytes_read: u64,
     /// Requests answered with EIO.
     pub errors: u64,
+    /// Processes that have read much of a mount that is fetched as it is read, the greatest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub readers: Vec<BulkReader>,
 }
 
 impl Counters {
@@ -85,7 +89,7 @@ impl Counters {
     #[must_use]
     pub fn of(board: &Board) -> Self {
         let (words, base) = board.counters();
-        Self { words, base }
+        Self { board: board.clone(), words, base }
     }
 
     /// Atomic additions wrap, whatever a worker has left in the word.
@@ -132,6 +136,7 @@ impl Counters {
                 .collect(),
             bytes_read: self.get(BYTES_READ),
             errors: self.get(ERRORS),
+            readers: self.board.bulk_readers(),
         }
     }
 }

@@ -41,6 +41,7 @@ mod metrics;
 mod negotiate;
 mod options;
 mod passthrough;
+mod reading;
 mod recording;
 mod registry;
 mod sandbox;
@@ -50,7 +51,7 @@ mod users;
 mod waiting;
 
 pub use attach::{MountError, MountRequest, Unmount, UnmountError, remount_read_only, unmount};
-pub use board::{Board, Death, Flight, Health, Service, Subject, Ticket};
+pub use board::{Board, BulkReader, Death, Flight, Health, Service, Subject, Ticket};
 pub use connections::open_connections;
 pub use control::{Answer, Question, Told};
 pub use counters::{Counters, Figures, Opcode};

@@ -129,7 +129,7 @@ impl Session {
         let Attached { device, unmounter } = Attached::new(request)?;
         let board = Board::create().map_err(MountError::Handshake);
         let (read_ahead, content) = (ReadAhead::open(&unmounter.device), Content::of(&vfs));
-        let begin = |board: Board| Self::begin(vfs, &request.options, device, &board);
+        let begin = |board: Board| Self::begin(vfs, &request.options, device, &board, None);
         match board.and_then(begin) {
             Ok(session) => {
                 read_ahead.set(content);
@@ -142,18 +142,25 @@ impl Session {
         }
     }
 
-    /// Serves the connection `device`: for the first time, or where somebody else left off, as `board` says.
+    /// Serves the connection `device`: for the first time, or where another worker left off, as `board` says. A byte on `bell`
+    /// has the supervisor, if there is one, look at the board.
     ///
     /// # Errors
     /// [`MountError::Handshake`], [`MountError::Threads`].
-    pub fn begin(vfs: Arc<Vfs>, options: &MountOptions, device: OwnedFd, board: &Board) -> Result<Self, MountError> {
+    pub fn begin(
+        vfs: Arc<Vfs>,
+        options: &MountOptions,
+        device: OwnedFd,
+        board: &Board,
+        bell: Option<OwnedFd>,
+    ) -> Result<Self, MountError> {
         let counters = Arc::new(Counters::of(board));
         let own = device.try_clone().map_err(MountError::Handshake)?;
         let mut config = fuser::Config::default();
         config.n_threads = Some(options.threads.get());
         // Who may look in is the kernel's decision (allow_other); asking twice would cost time on every message.
         let everybody = fuser::SessionACL::All;
-        let adapter = Adapter::new(Arc::clone(&vfs), board, own, options).map_err(MountError::Threads)?;
+        let adapter = Adapter::new(Arc::clone(&vfs), board, own, options, bell).map_err(MountError::Threads)?;
         let rest = adapter.rest();
         let (introduction, socket) = Introduction::begin(&device, board).map_err(MountError::Handshake)?;
         let inner = fuser::Session::from_fd(adapter, socket, everybody, config).map_err(MountError::Handshake)?;

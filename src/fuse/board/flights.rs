@@ -10,14 +10,14 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{Board, FLIGHTS, OPENED, SUSPECTS, now};
+use super::{Board, FLIGHTS, READERS, SUSPECTS, now};
 
 const FLIGHT_WORDS: usize = 3;
 const FLIGHTS_MAX: usize = 256;
 const SUSPECT_WORDS: usize = 3;
 const SUSPECTS_MAX: usize = 10;
 const _: () = assert!(SUSPECTS + SUSPECTS_MAX * SUSPECT_WORDS <= FLIGHTS);
-const _: () = assert!(FLIGHTS + FLIGHTS_MAX * FLIGHT_WORDS <= OPENED);
+const _: () = assert!(FLIGHTS + FLIGHTS_MAX * FLIGHT_WORDS <= READERS);
 
 /// A request that has ended so many workers is answered with an error by the next.
 const STRIKES: u64 = 3;

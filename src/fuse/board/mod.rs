@@ -12,12 +12,14 @@
 //! words 64..    counters, by kind of message; histograms
 //! words 256..   requests that ended a worker
 //! words 288..   requests under way
+//! words 1056..  processes that read much
 //! words 1088..  inodes that are open in passthrough mode
 //! ```
 
 mod flights;
 mod health;
 mod opened;
+mod readers;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -26,6 +28,7 @@ use std::sync::atomic::Ordering;
 pub use flights::{Flight, Subject, Ticket};
 pub use health::{Death, Health, Service};
 pub(super) use opened::{OpenEntry, OpenTable};
+pub use readers::BulkReader;
 
 use crate::sys::Words;
 
@@ -40,6 +43,7 @@ const HEALTH: usize = 32;
 const COUNTERS: usize = 64;
 const SUSPECTS: usize = 256;
 const FLIGHTS: usize = 288;
+const READERS: usize = 1056;
 const OPENED: usize = 1088;
 
 /// Inodes that can be open at once in passthrough mode; memory is used for those that are.

@@ -109,6 +109,8 @@ pub struct Supervisor {
     children: Children,
     watchdog: Watchdog,
     orders: Orders,
+    /// Where processes have their names, if that could be looked at when this one began.
+    processes: Option<OwnedFd>,
 }
 
 impl Supervisor {
@@ -122,7 +124,9 @@ impl Supervisor {
         let signals = SignalFd::with_flags(&wanted, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
         let children = Children::new(&held.board, beginning);
         let watchdog = Watchdog::new(&held.board, limits);
-        Ok(Self { held, roles, signals, children, watchdog, orders: Orders::default() })
+        let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+        let processes = rustix::fs::open(c"/proc", flags, rustix::fs::Mode::empty()).ok();
+        Ok(Self { held, roles, signals, children, watchdog, orders: Orders::default(), processes })
     }
 
     /// Has the mount served until it ends. `serving` is called once, when the first worker serves.
@@ -178,12 +182,15 @@ impl Supervisor {
         }
     }
 
-    /// Workers say so by their number on the board and a byte that wakes us.
+    /// Workers say so by their number on the board and a byte that wakes us; so they do when a process has read much.
     fn take_ready(&mut self) {
         let mut bytes = [0; 64];
         while rustix::io::read(&self.held.ready, &mut bytes).is_ok_and(|length| length == bytes.len()) {}
         self.children.note_ready(&self.held.board);
         self.give_way();
+        if let Some(processes) = &self.processes {
+            self.held.board.name_readers(processes);
+        }
     }
 
     /// Lets the worker that is ready begin, if nobody is in its way.

@@ -36,6 +36,37 @@ fn get(address: SocketAddr, path: &str) -> String {
 }
 
 #[test]
+fn mounts_names_the_process_that_reads_everything_and_says_whether_all_is_here() {
+    let ground = Sandbox::new("readers-tree");
+    let scene = super::Scene::new("readers", &super::medium_tree(&ground, 2100));
+    let mounted = scene.mount(&[]);
+    let at = mounted.path();
+    let whole = || scene.client.run(["mounts".as_ref(), "--whole".as_ref(), at.as_os_str()]).status.code();
+    run("head", ["-c1".as_ref(), at.join("00/file-200").as_os_str()]).success();
+    assert_eq!((whole(), scene.status()["figures"]["readers"].is_null()), (Some(1), true));
+    // One process reads it all; most others read a file each.
+    let script = format!(
+        "cp /bin/cat {0}/crawler; find {1} -type f -size -8k | head -500 | xargs -n1 head -c9 > /dev/null
+         find {1} -type f -print0 | xargs -0 -n100000 {0}/crawler > /dev/null",
+        scene.sandbox.path().display(),
+        at.display()
+    );
+    run("sh", ["-c", &script]).success();
+    let readers = scene.status()["figures"]["readers"].as_array().expect("a list").clone();
+    let names: Vec<_> = readers.iter().map(|reader| reader["name"].as_str()).collect();
+    assert!(names == [Some("crawler")] && readers[0]["bytes"].as_u64() >= Some(32 << 20), "{readers:?}");
+    let said = scene.client.run(["mounts".as_ref(), at.as_os_str()]).success();
+    assert!(said.contains("read by   crawler (process "), "{said}");
+    super::eventually("all is here", || whole() == Some(0));
+    mounted.unmount();
+    assert_eq!(
+        scene.client.run(["mounts".as_ref(), "--whole".as_ref(), scene.sandbox.path().as_os_str()]).status.code(),
+        Some(0),
+        "nothing is fetched where nothing is mounted"
+    );
+}
+
+#[test]
 fn figures_are_told_over_http_in_a_file_and_by_the_list_of_mounts() {
     let sandbox = Sandbox::new("figures");
     let tree = sandbox.join("tree");
