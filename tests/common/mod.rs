@@ -8,6 +8,7 @@
 
 pub mod facts;
 pub mod link;
+pub mod listener;
 pub mod machine;
 pub mod menu;
 pub mod odd;

@@ -4,22 +4,13 @@
 //! server, a cache or a network may say. Every question is written down.
 
 use std::fs;
-use std::io::{self, BufRead as _, BufReader, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::io::{self, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread;
 
-/// What was asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Asked {
-    pub path: String,
-    /// First and last byte.
-    pub range: Option<(usize, usize)>,
-    /// Whether caches were told to ask the server.
-    pub is_fresh: bool,
-}
+pub use super::listener::Asked;
+use super::listener::Listener;
 
 /// Makes the bytes of an answer. The connection is closed after those that do not end by themselves.
 pub type Answer = Arc<dyn Fn(&Asked, &[u8]) -> Vec<u8> + Send + Sync>;
@@ -34,45 +25,25 @@ struct State {
     root: PathBuf,
     orders: Mutex<Vec<Order>>,
     asked: Mutex<Vec<Asked>>,
-    stopped: AtomicBool,
 }
 
 /// A server of one directory; it stops when this is dropped.
 pub struct Odd {
-    address: SocketAddr,
+    listener: Listener,
     state: Arc<State>,
 }
 
 impl Odd {
     /// Serves `root` on a free port.
     pub fn serve(root: &Path) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
-        let address = listener.local_addr().expect("bound");
-        let state = Arc::new(State {
-            root: root.to_owned(),
-            orders: Mutex::default(),
-            asked: Mutex::default(),
-            stopped: AtomicBool::new(false),
-        });
+        let state = Arc::new(State { root: root.to_owned(), orders: Mutex::default(), asked: Mutex::default() });
         let shared = Arc::clone(&state);
-        thread::spawn(move || {
-            for client in listener.incoming().flatten() {
-                if shared.stopped.load(Ordering::SeqCst) {
-                    return;
-                }
-                let state = Arc::clone(&shared);
-                thread::spawn(move || {
-                    // Clients leave when they have had enough.
-                    let _ = serve(&client, &state);
-                    let _ = client.shutdown(Shutdown::Both);
-                });
-            }
-        });
-        Self { address, state }
+        let listener = Listener::serve(move |client, asked, _| serve(client, asked, &shared));
+        Self { listener, state }
     }
 
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.listener.url()
     }
 
     /// Answers so for the next `times` questions for a path that begins so.
@@ -98,14 +69,6 @@ impl Odd {
     }
 }
 
-impl Drop for Odd {
-    fn drop(&mut self) {
-        self.state.stopped.store(true, Ordering::SeqCst);
-        // Wakes the thread that accepts.
-        let _ = TcpStream::connect(self.address);
-    }
-}
-
 impl State {
     fn order(&self, path: &str) -> Option<Answer> {
         let mut orders = self.orders.lock().expect("no holder panics");
@@ -115,39 +78,20 @@ impl State {
     }
 }
 
-fn serve(mut client: &TcpStream, state: &State) -> io::Result<()> {
-    let mut reader = BufReader::new(client);
-    while let Some(asked) = read_head(&mut reader)? {
-        state.asked.lock().expect("no holder panics").push(asked.clone());
-        let file = fs::read(state.root.join(&asked.path));
-        let answer = match (state.order(&asked.path), &file) {
-            (Some(answer), file) => answer(&asked, file.as_deref().unwrap_or_default()),
-            (None, Ok(file)) => proper(&asked, file),
-            (None, Err(_)) => response("404 Not Found", "", b""),
-        };
-        client.write_all(&answer)?;
-        let head = String::from_utf8_lossy(&answer[..answer.len().min(2000)]).to_ascii_lowercase();
-        let head = head.split("\r\n\r\n").next().unwrap_or_default();
-        if !head.contains("\r\ncontent-length:") && !head.contains("\r\ntransfer-encoding:") || head.contains("x-cut:")
-        {
-            return Ok(());
-        }
-    }
-    Ok(())
-}
-
-fn read_head(reader: &mut BufReader<&TcpStream>) -> io::Result<Option<Asked>> {
-    let mut head = String::new();
-    while !head.ends_with("\r\n\r\n") {
-        if reader.read_line(&mut head)? == 0 {
-            return Ok(None);
-        }
-    }
-    let path = head.split(' ').nth(1).unwrap_or_default().trim_start_matches('/').to_owned();
-    let head = head.to_ascii_lowercase();
-    let range = head.lines().find_map(|line| line.strip_prefix("range: bytes=")?.split_once('-'));
-    let range = range.and_then(|(first, last)| Some((first.parse().ok()?, last.trim().parse().ok()?)));
-    Ok(Some(Asked { path, range, is_fresh: head.contains("cache-control: no-cache") }))
+/// Answers one request; returns whether the connection can be used again.
+fn serve(mut client: &TcpStream, asked: &Asked, state: &State) -> io::Result<bool> {
+    state.asked.lock().expect("no holder panics").push(asked.clone());
+    let file = fs::read(state.root.join(&asked.path));
+    let answer = match (state.order(&asked.path), &file) {
+        (Some(answer), file) => answer(asked, file.as_deref().unwrap_or_default()),
+        (None, Ok(file)) => proper(asked, file),
+        (None, Err(_)) => response("404 Not Found", "", b""),
+    };
+    client.write_all(&answer)?;
+    let head = String::from_utf8_lossy(&answer[..answer.len().min(2000)]).to_ascii_lowercase();
+    let head = head.split("\r\n\r\n").next().unwrap_or_default();
+    let has_length = head.contains("\r\ncontent-length:") || head.contains("\r\ntransfer-encoding:");
+    Ok(has_length && !head.contains("x-cut:"))
 }
 
 /// Status line, these headers (each with its line's end), length and body.

@@ -233,6 +233,18 @@ pub fn run<A: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = A
     finish(command)
 }
 
+/// Has `runner`, a program that takes another one at the end of its arguments, run `command` with its environment.
+pub fn run_by(mut runner: Command, command: &Command) -> Command {
+    runner.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => runner.env(name, value),
+            None => runner.env_remove(name),
+        };
+    }
+    runner
+}
+
 /// Runs a command to its end, with its output in files.
 ///
 /// Not in pipes: a daemon that holds on to the pipe would make the test wait for ever instead of failing.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::facts::assert_same_tree;
 use crate::common::link::{Link, Shape};
-use crate::common::sandbox::{Repository, Run, Sandbox, finish, run};
+use crate::common::sandbox::{Repository, Run, Sandbox, finish, run, run_by};
 use crate::common::trees;
 use crate::common::web::Web;
 
@@ -244,14 +244,8 @@ fn a_lazy_mount_reads_its_state_while_the_next_one_is_published() {
 /// Runs a command with another clock.
 fn at(time: &str, command: &Command) -> Run {
     let mut faked = Command::new("faketime");
-    faked.args(["-f", time]).arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => faked.env(name, value),
-            None => faked.env_remove(name),
-        };
-    }
-    finish(faked)
+    faked.args(["-f", time]);
+    finish(run_by(faked, command))
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::sandbox::{finish, is_mounted};
+use crate::common::sandbox::{finish, is_mounted, run_by};
 
 /// Calls that bring bytes to a process.
 const READING: [&str; 6] = ["read", "pread64", "readv", "preadv", "preadv2", "getdents64"];
@@ -64,14 +64,7 @@ fn traced(command: &Command, descriptors: u64, record: &Path) -> Command {
     let mut strace = Command::new("strace");
     strace.args(["-f", "-qq", "--signal=none", "-s", "0", "-o"]).arg(record);
     strace.arg("--").args(["prlimit", &format!("--nofile={descriptors}:{descriptors}")]);
-    strace.arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => strace.env(name, value),
-            None => strace.env_remove(name),
-        };
-    }
-    strace
+    run_by(strace, command)
 }
 
 /// Runs a command that has to succeed, and counts.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::work::{ALL, COMMIT, GC, Scene, Work};
-use crate::common::sandbox::{Run, Sandbox, finish, run};
+use crate::common::sandbox::{Run, Sandbox, finish, run, run_by};
 
 /// Calls by which something comes to a disk, and how each of them may fail.
 const CALLS: &[(&str, &[&str])] = &[
@@ -39,14 +39,7 @@ fn failing(command: &Command, call: &str, error: &str, number: usize, record: &P
     strace.args(["-f", "--seccomp-bpf", "-qq", "-y", "-o"]).arg(record);
     strace.arg(format!("--inject={call}:error={error}:when={number}"));
     strace.arg(format!("--trace={call}")).args(["--", "timeout", "--signal=KILL", PATIENCE]);
-    strace.arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => strace.env(name, value),
-            None => strace.env_remove(name),
-        };
-    }
-    strace
+    run_by(strace, command)
 }
 
 /// A scene that is prepared once, and put back as it was before each change.

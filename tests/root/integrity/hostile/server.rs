@@ -1,14 +1,16 @@
 //! A web server that does what it is told to do wrong, by the beginning of a path; everything else it serves properly, with
-//! ranges. Bare sockets, since no framework lets one break the protocol.
+//! ranges. What it does wrong may last as long as the client stays, unlike what `odd` sends.
 
 use std::fs;
-use std::io::{self, BufRead as _, BufReader, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::io::{self, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
+
+use crate::common::listener::{Asked, Listener};
 
 /// What to do wrong.
 #[derive(Clone, Debug)]
@@ -46,7 +48,7 @@ pub enum Fault {
 }
 
 pub struct Server {
-    address: SocketAddr,
+    listener: Listener,
     state: Arc<State>,
 }
 
@@ -54,7 +56,6 @@ struct State {
     root: PathBuf,
     faults: Mutex<Vec<Order>>,
     asked: Mutex<Vec<String>>,
-    stopped: AtomicBool,
 }
 
 /// What to do, and when.
@@ -70,33 +71,20 @@ struct Order {
 
 impl Server {
     pub fn of(root: &Path) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
-        let address = listener.local_addr().expect("bound");
-        let state = Arc::new(State {
-            root: root.to_owned(),
-            faults: Mutex::default(),
-            asked: Mutex::default(),
-            stopped: AtomicBool::new(false),
-        });
+        let state = Arc::new(State { root: root.to_owned(), faults: Mutex::default(), asked: Mutex::default() });
         let shared = Arc::clone(&state);
-        thread::spawn(move || {
-            for client in listener.incoming().flatten() {
-                if shared.stopped.load(Ordering::SeqCst) {
-                    return;
-                }
-                let state = Arc::clone(&shared);
-                thread::spawn(move || {
-                    // Clients leave when they have had enough: that is what is tested.
-                    let _ = serve(&client, &state);
-                    let _ = client.shutdown(Shutdown::Both);
-                });
+        let listener = Listener::serve(move |client, asked, stopped| {
+            shared.asked.lock().expect("no holder panics").push(asked.path.clone());
+            match shared.fault(&asked.path) {
+                None => answer(client, &shared, asked, "").map(|()| true),
+                Some(fault) => misbehave(client, &shared, asked, fault, stopped),
             }
         });
-        Self { address, state }
+        Self { listener, state }
     }
 
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.listener.url()
     }
 
     /// Does this wrong from now on.
@@ -130,14 +118,6 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.state.stopped.store(true, Ordering::SeqCst);
-        // Wakes the thread that accepts.
-        let _ = TcpStream::connect(self.address);
-    }
-}
-
 impl State {
     fn fault(&self, path: &str) -> Option<Fault> {
         let mut orders = self.faults.lock().expect("no holder panics");
@@ -149,45 +129,6 @@ impl State {
         order.times -= u32::from(order.times != u32::MAX);
         Some(order.fault.clone())
     }
-}
-
-/// What was asked.
-struct Asked {
-    path: String,
-    range: Option<(usize, usize)>,
-}
-
-fn serve(client: &TcpStream, state: &State) -> io::Result<()> {
-    let mut reader = BufReader::new(client);
-    while let Some(asked) = read_head(&mut reader)? {
-        state.asked.lock().expect("no holder panics").push(asked.path.clone());
-        match state.fault(&asked.path) {
-            None => answer(client, state, &asked, "")?,
-            Some(fault) => {
-                if !misbehave(client, state, &asked, fault)? {
-                    return Ok(());
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-fn read_head(reader: &mut BufReader<&TcpStream>) -> io::Result<Option<Asked>> {
-    let mut head = String::new();
-    while !head.ends_with("\r\n\r\n") {
-        if reader.read_line(&mut head)? == 0 {
-            return Ok(None);
-        }
-    }
-    let path = head.split(' ').nth(1).unwrap_or_default().trim_start_matches('/').to_owned();
-    let range =
-        head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("range: bytes=").map(str::to_owned));
-    let range = range.and_then(|range| {
-        let (first, last) = range.split_once('-')?;
-        Some((first.parse().ok()?, last.parse().ok()?))
-    });
-    Ok(Some(Asked { path, range }))
 }
 
 /// The file as it is, or the part of it that was asked for: status line with its headers, and body.
@@ -217,7 +158,13 @@ fn answer(mut client: &TcpStream, state: &State, asked: &Asked, header: &str) ->
 }
 
 /// Does one thing wrong; whether the connection can be used again.
-fn misbehave(mut client: &TcpStream, state: &State, asked: &Asked, fault: Fault) -> io::Result<bool> {
+fn misbehave(
+    mut client: &TcpStream,
+    state: &State,
+    asked: &Asked,
+    fault: Fault,
+    stopped: &AtomicBool,
+) -> io::Result<bool> {
     let (head, mut body) = right_answer(state, asked, None);
     let length = body.len();
     match fault {
@@ -226,7 +173,7 @@ fn misbehave(mut client: &TcpStream, state: &State, asked: &Asked, fault: Fault)
             return Ok(true);
         }
         Fault::Raw(bytes) => client.write_all(&bytes)?,
-        Fault::Never => wait(client, state),
+        Fault::Never => wait(client, stopped),
         Fault::Drip => {
             write!(client, "HTTP/1.1 {head}Content-Length: {length}\r\n\r\n")?;
             for byte in body {
@@ -236,7 +183,7 @@ fn misbehave(mut client: &TcpStream, state: &State, asked: &Asked, fault: Fault)
         }
         Fault::EndlessHead => {
             write!(client, "HTTP/1.1 200 OK\r\n")?;
-            while !state.stopped.load(Ordering::SeqCst) {
+            while !stopped.load(Ordering::SeqCst) {
                 write!(client, "X-Padding: {}\r\n", "x".repeat(1000))?;
             }
         }
@@ -248,7 +195,7 @@ fn misbehave(mut client: &TcpStream, state: &State, asked: &Asked, fault: Fault)
             } else {
                 "x".repeat(65536)
             };
-            while !state.stopped.load(Ordering::SeqCst) {
+            while !stopped.load(Ordering::SeqCst) {
                 client.write_all(piece.as_bytes())?;
             }
         }
@@ -272,7 +219,7 @@ fn misbehave(mut client: &TcpStream, state: &State, asked: &Asked, fault: Fault)
             client.write_all(&body)?;
         }
         Fault::Whole => {
-            let whole = Asked { path: asked.path.clone(), range: None };
+            let whole = Asked { range: None, ..asked.clone() };
             answer(client, state, &whole, "")?;
         }
         Fault::Header(header) => answer(client, state, asked, header)?,
@@ -297,10 +244,10 @@ fn misbehave(mut client: &TcpStream, state: &State, asked: &Asked, fault: Fault)
 }
 
 /// Says nothing until the client leaves.
-fn wait(client: &TcpStream, state: &State) {
+fn wait(client: &TcpStream, stopped: &AtomicBool) {
     let _ = client.set_read_timeout(Some(Duration::from_millis(100)));
     let mut byte = [0];
-    while !state.stopped.load(Ordering::SeqCst) {
+    while !stopped.load(Ordering::SeqCst) {
         match client.peek(&mut byte) {
             Ok(0) => return,
             Err(error) if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => return,
