@@ -227,8 +227,8 @@ fn sparse(at: &Path) {
 pub fn huge(root: &Path) {
     fs::create_dir_all(root).expect("the sandbox is writable");
     let file = File::create(root.join("huge")).expect("the sandbox is writable");
-    file.set_len((5 << 30) + 12_345).expect("the file system holds files of 5 GiB");
-    for offset in [0, (4 << 30) - 4096, (5 << 30) - 65_536] {
+    file.set_len((4 << 30) + (1 << 20) + 12_345).expect("the file system holds files over 4 GiB");
+    for offset in [0, (4 << 30) - 4096, (4 << 30) + (1 << 20) - 65_536] {
         file.write_all_at(&noise(offset + 3, 8192), offset).expect("the sandbox has room");
     }
 }

@@ -177,6 +177,10 @@ fn plan_ref(
     Ok(())
 }
 
+/// Ancestors among which published ones are looked for. A delta over more commits than that would save little, and a history may
+/// have tens of thousands.
+const DELTA_REACH: u32 = 1000;
+
 /// Of the newest `count` ancestors of a commit that are published, or are going to be, those that no delta leads from yet.
 /// An ancestor that is not here is left out: a delta is an offer.
 fn missing_deltas(
@@ -188,8 +192,11 @@ fn missing_deltas(
 ) -> Result<Vec<CommitId>, PublishError> {
     let has_delta = |from| placed.iter().flat_map(|placed| &placed.deltas).any(|delta| delta.from == from);
     let (mut found, mut missing) = (0, Vec::new());
+    let nothing_is_published = survey.commits.is_empty() && plan.commits.is_empty();
+    let reach = if nothing_is_published { 0 } else { DELTA_REACH };
     let mut next = commit.parent;
-    while let Some(id) = next.filter(|_| found < count) {
+    for _ in 0..reach {
+        let Some(id) = next.filter(|_| found < count) else { break };
         let ancestor = match store.commit(id) {
             Err(ReadError::MissingCommit { .. }) => break,
             other => other?,

@@ -118,6 +118,11 @@ fn compare(many: usize) {
     }
     let oldest = |scene: &Scene| scene.cost(&["cat", &format!("{}:/f", scene.first)]);
     oldest(&many).assert_is_like(oldest(&few), "cat of the oldest");
+    let publish = |scene: &Scene| {
+        let published = format!("file://{}", scene.beside.join("published").display());
+        scene.cost(&["publish", &published, REF])
+    };
+    publish(&many).assert_is_like(publish(&few), "publish");
     let others = ["fsck", "gc", "size"];
     let costs = many.cost_of_commits(&others).into_iter().zip(few.cost_of_commits(&others));
     for (what, (many, few)) in ["commit", "fsck", "gc", "size"].into_iter().zip(costs) {
