@@ -5,6 +5,7 @@
 mod bounded;
 mod chosen;
 mod figures;
+mod guesses;
 mod moved;
 
 use std::fs;
