@@ -111,7 +111,9 @@ pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
 fn parse_source(text: &str) -> Result<RemoteSource> {
     match RemoteSource::parse(text)? {
         Some(source) => Ok(source),
-        None => bail!("'{}' names no remote: write REMOTE:REF or URL#REF", without_secret(text)),
+        None => {
+            bail!("'{}' names no ref of a remote: write REMOTE:REF, as origin:main, or URL#REF", without_secret(text))
+        }
     }
 }
 
