@@ -56,15 +56,15 @@ pub(super) struct Adapter {
 }
 
 impl Adapter {
-    /// Serves `vfs`; `bell` has the supervisor look at the board.
+    /// Serves `vfs`; `wake` has the supervisor look at the board.
     pub(super) fn new(
         vfs: Arc<Vfs>,
         board: &Board,
         device: OwnedFd,
         options: &MountOptions,
-        bell: Option<OwnedFd>,
+        wake: Option<OwnedFd>,
     ) -> io::Result<Self> {
-        let reading = vfs.fetcher().is_some().then(|| Reading::new(board, bell));
+        let reading = vfs.fetcher().is_some().then(|| Reading::new(board, wake));
         let desk = Arc::new(Desk::new(vfs, board, options.threads.get(), reading));
         let mode = options.mode;
         let waiting = desk.vfs.fetcher().map(|fetcher| Waiting::start(&desk, fetcher)).transpose()?;

@@ -28,12 +28,12 @@ pub(super) struct Reading {
     recent: Mutex<Vec<Recent>>,
     board: Board,
     /// Where the supervisor is told to look at the board.
-    bell: Option<OwnedFd>,
+    wake: Option<OwnedFd>,
 }
 
 impl Reading {
-    pub(super) fn new(board: &Board, bell: Option<OwnedFd>) -> Self {
-        Self { recent: Mutex::new(Vec::with_capacity(RECENT_MAX)), board: board.clone(), bell }
+    pub(super) fn new(board: &Board, wake: Option<OwnedFd>) -> Self {
+        Self { recent: Mutex::new(Vec::with_capacity(RECENT_MAX)), board: board.clone(), wake }
     }
 
     /// Notes that a process has read so many bytes. The kernel reads ahead for none, which is 0.
@@ -52,8 +52,8 @@ impl Reading {
         let bytes = recent[0].bytes;
         drop(recent);
         if bytes >= MUCH && self.board.note_reader(pid, bytes) {
-            // It matters to nobody else whether the name is known.
-            let _ = self.bell.as_ref().map(|bell| rustix::io::write(bell, b"n"));
+            // A name that is not looked up does no harm.
+            let _ = self.wake.as_ref().map(|wake| rustix::io::write(wake, b"n"));
         }
     }
 }

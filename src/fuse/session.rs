@@ -142,7 +142,7 @@ impl Session {
         }
     }
 
-    /// Serves the connection `device`: for the first time, or where another worker left off, as `board` says. A byte on `bell`
+    /// Serves the connection `device`: for the first time, or where another worker left off, as `board` says. A byte on `wake`
     /// has the supervisor, if there is one, look at the board.
     ///
     /// # Errors
@@ -152,7 +152,7 @@ impl Session {
         options: &MountOptions,
         device: OwnedFd,
         board: &Board,
-        bell: Option<OwnedFd>,
+        wake: Option<OwnedFd>,
     ) -> Result<Self, MountError> {
         let counters = Arc::new(Counters::of(board));
         let own = device.try_clone().map_err(MountError::Handshake)?;
@@ -160,7 +160,7 @@ impl Session {
         config.n_threads = Some(options.threads.get());
         // Who may look in is the kernel's decision (allow_other); asking twice would cost time on every message.
         let everybody = fuser::SessionACL::All;
-        let adapter = Adapter::new(Arc::clone(&vfs), board, own, options, bell).map_err(MountError::Threads)?;
+        let adapter = Adapter::new(Arc::clone(&vfs), board, own, options, wake).map_err(MountError::Threads)?;
         let rest = adapter.rest();
         let (introduction, socket) = Introduction::begin(&device, board).map_err(MountError::Handshake)?;
         let inner = fuser::Session::from_fd(adapter, socket, everybody, config).map_err(MountError::Handshake)?;

@@ -240,8 +240,8 @@ fn work(number: &str, why: Worker) -> Result<ExitCode> {
         start_log(&handoff)?;
     }
     let content = Content::of(&vfs);
-    let bell = turn.ready.try_clone().context("there are no descriptors left")?;
-    let begin = || Session::begin(Arc::new(vfs), &options, device, &board, Some(bell));
+    let wake = turn.ready.try_clone().context("there are no descriptors left")?;
+    let begin = || Session::begin(Arc::new(vfs), &options, device, &board, Some(wake));
     let announce = |session: &Session| announce(&handoff, &board, commit, tree.as_ref(), session);
     // A new mount is there when it answers and is on the list, and what the kernel does not agree to is known before anybody
     // is told. Whoever takes a connection over has to wait until nobody else has it.

@@ -2,7 +2,7 @@
 //!
 //! Purpose: say who has everything fetched, also when that process has ended meanwhile. Not here: who has read much, which
 //! `reading` finds out. Invariant: a worker writes the process and its bytes, the supervisor its name: a worker sees no
-//! `/proc`. Used by `reading`, the supervisor and whoever asks for figures.
+//! `/proc`. Used by `reading`, the supervisor and `counters`.
 //!
 //! ```text
 //! readers: 4 × process (0: none) · bytes · name (16 bytes, ended by zeros; empty until the supervisor has looked)
