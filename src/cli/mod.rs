@@ -7,7 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::compose::sandbox;
 use crate::remote::transport::enable_buckets;
@@ -158,6 +158,12 @@ enum Verb {
 pub struct Context {
     /// `--repo`, if given.
     pub repo: Option<PathBuf>,
+}
+
+/// Returns the command line as the parser knows it, for tests of the examples in the documentation.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs whichever program `arguments` (the program's name first) call: where this one is installed under the names of the
