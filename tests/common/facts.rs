@@ -46,7 +46,7 @@ impl Facts {
             ("find (hard links)", hard_links),
             ("getfattr", attributes),
             ("lseek (holes)", holes),
-            ("sha256sum", sums),
+            ("b2sum", sums),
             ("tar", archive),
         ];
         // All at once: they are separate processes, and a mount has to stand several readers anyway.
@@ -212,15 +212,15 @@ fn attributes(tree: &Path, _: Scope) -> ByPath {
 }
 
 fn sums(tree: &Path, _: Scope) -> ByPath {
-    // `sha256sum -z` writes "digest, two blanks, path, NUL".
+    // Three times as fast as sha256sum, and as good here. `b2sum -z` writes "digest, two blanks, path, NUL".
     let mut command = Command::new("bash");
     command
-        .args(["-c", "set -o pipefail; find . -type f -print0 | xargs -0 -r -n 2000 sha256sum -z --"])
+        .args(["-c", "set -o pipefail; find . -type f -print0 | xargs -0 -r -n 2000 b2sum -z --"])
         .current_dir(tree);
     let run = finish(command);
-    assert!(run.status.success(), "sha256sum in {}:\n{}", tree.display(), run.stderr);
+    assert!(run.status.success(), "b2sum in {}:\n{}", tree.display(), run.stderr);
     let lines = run.stdout.split(|&b| b == 0).filter(|line| !line.is_empty());
-    lines.map(|line| (line[66..].to_vec(), String::from_utf8_lossy(&line[..64]).into_owned())).collect()
+    lines.map(|line| (line[130..].to_vec(), String::from_utf8_lossy(&line[..128]).into_owned())).collect()
 }
 
 /// Where data lies in each file that has holes: `SEEK_DATA` and `SEEK_HOLE` from end to end.
@@ -363,7 +363,7 @@ fn pax_records(mut bytes: &[u8]) -> Vec<Vec<u8>> {
 
 /// Fails unless the tools this file needs are there, by running each.
 pub fn assert_tools() {
-    for tool in ["find", "stat", "getfattr", "setfacl", "sha256sum", "tar", "rsync"] {
+    for tool in ["find", "stat", "getfattr", "setfacl", "b2sum", "tar", "rsync"] {
         run(tool, ["--version"]).success();
     }
 }

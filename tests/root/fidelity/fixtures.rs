@@ -58,7 +58,7 @@ fn each_difference_is_noticed() {
         &[
             (&["lseek (holes)"], "all hole:", "cp --sparse=never 'sparse/all hole' x; cat x > 'sparse/all hole'; rm x"),
             (
-                &["sha256sum", "tar"],
+                &["b2sum", "tar"],
                 "noise-1048577:",
                 "printf y | dd of=sizes/noise-1048577 bs=1 seek=1000000 conv=notrunc status=none",
             ),
