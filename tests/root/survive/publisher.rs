@@ -22,6 +22,9 @@ use crate::common::odd::{Answer, Odd, proper, wrong};
 use crate::common::sandbox::{Repository, Sandbox};
 use crate::common::trees;
 
+/// How much longer than asked the test may take to come to everything.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// Of so many files of the tree that goes on changing, one changes each time.
 const CHANGED: usize = 8;
 
@@ -164,23 +167,28 @@ fn lives_through(name: &str, time: Duration, files: usize) -> String {
         subjects.push(subject);
     }
     let (mut asked, begin) = ([0; 3], Instant::now());
-    while begin.elapsed() < time {
+    let evicted = |subject: &Subject| subject.status()["lazy"]["bytes_evicted"].as_u64() >= Some(1 << 20);
+    // On a busy machine it takes longer until contents are fetched for the second time and servers have erred in some ways.
+    let is_enough = |scene: &Scene| {
+        scene.round >= 2 && scene.given.lock().expect("no holder panics").len() >= 5 && subjects.iter().all(evicted)
+    };
+    while begin.elapsed() < time || (!is_enough(&scene) && begin.elapsed() < time + PATIENCE) {
         scene.go_on();
         scene.come_anew(scene.round.is_multiple_of(2));
         asked.iter_mut().zip(scene.asked()).for_each(|(all, more)| *all += more);
         std::thread::sleep(Duration::from_millis(scene.dice.below(3000)));
     }
+    let enough = is_enough(&scene);
     let (longest, _) = load.end();
     for subject in subjects {
         let status = subject.status();
         assert_eq!(status["figures"]["errors"], 0, "{status}");
         assert_eq!(status["health"]["deaths"], 0, "{}", subject.log(subject.supervisor));
-        assert!(status["lazy"]["bytes_evicted"].as_u64() >= Some(1 << 20), "nothing was fetched again: {status}");
+        assert!(enough, "too little was fetched again, or too few answers were odd: {status}");
         subject.mounted.unmount();
         subject.repository.assert_clean();
     }
     let given = scene.given.lock().expect("no holder panics");
-    assert!(scene.round >= 2 && given.len() >= 5, "{given:?}");
     let [odd, flaky, honest] = asked;
     format!(
         "{} s: {} publishes, each with a prune, {} answers of mounts compared, 0 wrong, 0 errors; {} clients came anew; requests: \
