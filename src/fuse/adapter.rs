@@ -29,7 +29,7 @@ use super::counters::Opcode;
 use super::negotiate::{Permissions, negotiate};
 use super::options::{Mode, MountOptions};
 use super::passthrough::{OpenInodes, Reader, TooMany};
-use super::reading::Reading;
+use super::read_accounting::ReadAccounting;
 use super::waiting::{self, Waiting};
 use crate::sys;
 use crate::vfs::{FsError, Vfs};
@@ -64,8 +64,8 @@ impl Adapter {
         options: &MountOptions,
         wake: Option<OwnedFd>,
     ) -> io::Result<Self> {
-        let reading = vfs.fetcher().is_some().then(|| Reading::new(board, wake));
-        let desk = Arc::new(Desk::new(vfs, board, options.threads.get(), reading));
+        let accounting = vfs.fetcher().is_some().then(|| ReadAccounting::new(board, wake));
+        let desk = Arc::new(Desk::new(vfs, board, options.threads.get(), accounting));
         let mode = options.mode;
         let waiting = desk.vfs.fetcher().map(|fetcher| Waiting::start(&desk, fetcher)).transpose()?;
         Ok(Self { desk, mode, open_inodes: OpenInodes::resume(board.opened()), device, waiting })

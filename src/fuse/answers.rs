@@ -19,7 +19,7 @@ use super::attributes::{file_attr, file_type, nothing};
 use super::board::{Board, Subject, Ticket};
 use super::complaints::{Complaints, Seldom};
 use super::counters::Counters;
-use super::reading::Reading;
+use super::read_accounting::ReadAccounting;
 use crate::vfs::{FsError, Listing, Vfs, Whence};
 
 /// How long the kernel may keep an answer: for ever. Larger values overflow its arithmetic on 32-bit machines.
@@ -74,7 +74,7 @@ pub(super) struct Desk {
     pub complaints: Complaints,
     pub slow: Seldom,
     /// Of a mount that is fetched as it is read.
-    reading: Option<Reading>,
+    accounting: Option<ReadAccounting>,
     board: Board,
     /// Which of the mount's workers this is.
     worker: u8,
@@ -111,12 +111,12 @@ impl Rest {
 
 impl Desk {
     /// For so many threads that read messages.
-    pub(super) fn new(vfs: Arc<Vfs>, board: &Board, readers: usize, reading: Option<Reading>) -> Self {
+    pub(super) fn new(vfs: Arc<Vfs>, board: &Board, readers: usize, accounting: Option<ReadAccounting>) -> Self {
         let (is_wanted, resting) = (AtomicBool::new(false), AtomicUsize::new(0));
         let (board, worker) = (board.clone(), board.worker_number());
         let rest = Arc::new(Rest { is_wanted, resting, readers, board: board.clone(), worker });
         let (counters, complaints) = (Counters::of(&board), Complaints::default());
-        Self { vfs, counters, complaints, slow: Seldom::default(), reading, board, worker, rest }
+        Self { vfs, counters, complaints, slow: Seldom::default(), accounting, board, worker, rest }
     }
 
     /// How this worker comes to rest.
@@ -200,8 +200,8 @@ impl Desk {
             match self.vfs.read(node.0, offset, &mut buffer[..size]) {
                 Ok(length) => {
                     self.counters.count_bytes(length);
-                    if let Some(reading) = &self.reading {
-                        reading.note(reader, length);
+                    if let Some(accounting) = &self.accounting {
+                        accounting.note(reader, length);
                     }
                     reply.data(&buffer[..length]);
                     Outcome::Answered

@@ -41,7 +41,7 @@ mod metrics;
 mod negotiate;
 mod options;
 mod passthrough;
-mod reading;
+mod read_accounting;
 mod recording;
 mod registry;
 mod sandbox;

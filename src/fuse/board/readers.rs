@@ -1,14 +1,15 @@
 //! The processes that have read much of a mount whose contents are fetched as they are read.
 //!
-//! Purpose: say who has everything fetched, also when that process has ended meanwhile. Not here: who has read much, which
-//! `reading` finds out. Invariant: a worker writes the process and its bytes, the supervisor its name: a worker sees no
-//! `/proc`. Used by `reading`, the supervisor and `counters`.
+//! Purpose: name the processes that have everything fetched, also when they have ended meanwhile. Not here: counting, see
+//! `read_accounting`. Invariant: a worker writes the process and its bytes, the supervisor its name: a worker sees no
+//! `/proc`. Used by `read_accounting`, the supervisor and `counters`.
 //!
 //! ```text
 //! readers: 4 × process (0: none) · bytes · name (16 bytes, ended by zeros; empty until the supervisor has looked)
 //! ```
 
 use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
 
 use rustix::fs::{Mode, OFlags, openat};
 
@@ -36,11 +37,12 @@ pub struct BulkReader {
 }
 
 impl Board {
-    /// Notes how much a process has read. Returns whether it was not known yet: then the supervisor has to look up its name.
+    /// Adds what a process has read. Returns whether it was not listed yet: then the supervisor has to look up its name.
     pub(in crate::fuse) fn note_reader(&self, pid: u32, bytes: u64) -> bool {
         let known = places().find(|word| self.get(*word) == u64::from(pid));
         if let Some(word) = known {
-            self.set(word + 1, bytes);
+            // Atomic additions wrap, whatever a worker has left in the word.
+            self.words[word + 1].fetch_add(bytes, Ordering::Relaxed);
             return false;
         }
         // The one that read least makes room.
@@ -118,7 +120,7 @@ mod tests {
         assert!(board.note_reader(own, 10) && !board.note_reader(own, 20));
         board.name_readers(std::fs::File::open("/proc").expect("it is there"));
         let name = std::fs::read_to_string("/proc/self/comm").expect("it is there").trim_end().to_owned();
-        assert_eq!(board.bulk_readers(), [BulkReader { pid: own, name, bytes: 20 }]);
+        assert_eq!(board.bulk_readers(), [BulkReader { pid: own, name, bytes: 30 }]);
         // Numbers that no process has.
         (1..=4).for_each(|number| assert!(board.note_reader(u32::MAX - number, 100 + u64::from(number))));
         board.name_readers(std::fs::File::open("/proc").expect("it is there"));
