@@ -5,6 +5,7 @@
 //! bad snippet, since a rule that cannot fail checks nothing.
 
 mod dependencies;
+mod ignored;
 mod papers;
 
 use std::collections::{BTreeMap, BTreeSet};
