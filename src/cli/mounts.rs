@@ -91,8 +91,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Says by the exit code whether nothing is fetched by whoever reads all that is on `path`: so it is where nothing of ours is
-/// mounted.
+/// Returns success if reading all that is on `path` fetches nothing, which is also true where no mount of ours is.
 fn is_whole(path: &Path) -> Result<ExitCode> {
     let Some(mount) = prefetch::running_mount(&path.to_string_lossy())? else { return Ok(ExitCode::SUCCESS) };
     let status = registry().status(&mount);

@@ -95,7 +95,7 @@ pub struct Args {
     /// Tell the figures of this mount, in OpenMetrics, over HTTP
     #[arg(long, value_name = "ADDRESS:PORT")]
     metrics_listen: Option<SocketAddr>,
-    /// No person waits at a terminal: a remote is asked for no more than 2 s for news of what is here
+    /// Started by a service, not at a terminal: a remote is asked for no more than 2 s for news of what is here
     #[arg(long, hide = true)]
     unattended: bool,
     #[command(flatten)]

@@ -192,10 +192,11 @@ fn missing_deltas(
 ) -> Result<Vec<CommitId>, PublishError> {
     let has_delta = |from| placed.iter().flat_map(|placed| &placed.deltas).any(|delta| delta.from == from);
     let (mut found, mut missing) = (0, Vec::new());
-    let nothing_is_published = survey.commits.is_empty() && plan.commits.is_empty();
-    let reach = if nothing_is_published { 0 } else { DELTA_REACH };
+    if survey.commits.is_empty() && plan.commits.is_empty() {
+        return Ok(missing);
+    }
     let mut next = commit.parent;
-    for _ in 0..reach {
+    for _ in 0..DELTA_REACH {
         let Some(id) = next.filter(|_| found < count) else { break };
         let ancestor = match store.commit(id) {
             Err(ReadError::MissingCommit { .. }) => break,

@@ -18,7 +18,7 @@ use super::load::Load;
 use super::mount::{Dice, Subject};
 use super::soak::reader;
 use crate::common::facts::assert_same_tree;
-use crate::common::odd::{Answer, Odd, proper, wrong};
+use crate::common::odd::{Answer, Odd, proper, response, wrong};
 use crate::common::sandbox::{Repository, Sandbox};
 use crate::common::trees;
 
@@ -134,7 +134,8 @@ fn sometimes_odd(one_in: usize, given: &Given) -> Answer {
     Arc::new(move |asked, file| {
         let number = dice.lock().expect("no holder panics").below((one_in * answers.len()) as u64) as usize;
         match answers.get(number) {
-            _ if file.is_empty() => missing(),
+            // Nothing that is published is empty.
+            _ if file.is_empty() => response("404 Not Found", "", b""),
             None => proper(asked, file),
             Some((name, answer)) => {
                 *given.lock().expect("no holder panics").entry(name).or_default() += 1;
@@ -142,11 +143,6 @@ fn sometimes_odd(one_in: usize, given: &Given) -> Answer {
             }
         }
     })
-}
-
-/// Nothing that is published is empty.
-fn missing() -> Vec<u8> {
-    crate::common::odd::response("404 Not Found", "", b"")
 }
 
 /// Returns a line of figures.

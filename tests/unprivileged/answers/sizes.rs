@@ -226,12 +226,12 @@ fn check_all(sizes: impl Iterator<Item = u32>) {
 }
 
 #[test]
-fn commits_of_any_size_are_read_lazily_with_any_frame_missing_damaged_or_late() {
+fn lazy_trees_are_right_for_some_sizes_with_bad_frames() {
     check_all([1, 2, 90, 2_500, 5_000, 8_192, 11_111].into_iter());
 }
 
 #[test]
 #[ignore = "takes minutes: tests/run --long lazy-sizes"]
-fn commits_of_sixty_sizes_are_read_lazily_with_any_frame_missing_damaged_or_late() {
+fn lazy_trees_are_right_for_sixty_sizes_with_bad_frames() {
     check_all((1..=20_000).step_by(401).chain(EDGES));
 }

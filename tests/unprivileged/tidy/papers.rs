@@ -136,11 +136,11 @@ impl Papers {
             return vec!["Cargo.toml: no rust-version".to_owned()];
         };
         let readme = self.texts.get("README.md").map_or("", String::as_str);
-        let told: Vec<String> = rust_versions(readme);
-        if told.is_empty() {
+        let versions: Vec<String> = rust_versions(readme);
+        if versions.is_empty() {
             return vec!["README.md: says nothing of the version of Rust".to_owned()];
         }
-        let wrong = told.iter().filter(|version| **version != needed);
+        let wrong = versions.iter().filter(|version| **version != needed);
         wrong.map(|version| format!("README.md: Rust {version}, where Cargo.toml says {needed}")).collect()
     }
 }

@@ -36,9 +36,9 @@ fn get(address: SocketAddr, path: &str) -> String {
 }
 
 #[test]
-fn mounts_names_the_process_that_reads_everything_and_says_whether_all_is_here() {
-    let ground = Sandbox::new("readers-tree");
-    let scene = super::Scene::new("readers", &super::medium_tree(&ground, 2100));
+fn mounts_names_bulk_readers_and_tells_whether_all_is_here() {
+    let of_tree = Sandbox::new("readers-tree");
+    let scene = super::Scene::new("readers", &super::medium_tree(&of_tree, 2100));
     let mounted = scene.mount(&[]);
     let at = mounted.path();
     let whole = || scene.client.run(["mounts".as_ref(), "--whole".as_ref(), at.as_os_str()]).status.code();

@@ -22,7 +22,7 @@ fn python() -> (PathBuf, PathBuf) {
 }
 
 #[test]
-fn of_what_is_fetched_on_a_guess_no_more_stays_unread_than_was_read() {
+fn unread_guesses_stay_below_what_was_read() {
     let sandbox = Sandbox::new("guesses");
     let (program, library) = python();
     let tree = sandbox.directory("tree");
