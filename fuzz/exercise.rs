@@ -1,7 +1,7 @@
-//! Asks an image every question there is. Shared by the fuzz target and the mutation tests.
+//! Calls every operation of an image. Shared by the fuzz target and the mutation tests.
 //!
-//! Answers may be errors, since the bytes may be anything; what must not happen is a panic, an endless loop, or a walk
-//! that meets more entries than the image has.
+//! *Invariants*: an operation may return an error, since the bytes may be anything; it must not panic, not loop without end,
+//! and a walk must not find more entries than the image has.
 
 use std::io::Write as _;
 
@@ -9,19 +9,19 @@ use sapwood::image::{Image, ImageError, Ino, Tree, diff, encode};
 use sapwood::model::{FileKind, ImagePath, Metadata};
 use sapwood::sys::Mapping;
 
-/// Inodes asked one by one; the mutated images of the tests are smaller.
+/// Most inodes that are checked one by one; the mutated images of the tests are smaller.
 const INODES_MAX: u64 = 2048;
 
-/// Asks an image every question there is.
+/// Calls every operation of an image.
 ///
 /// # Panics
-/// When an answer breaks a promise that holds even for hostile images.
+/// When a result breaks a promise that holds even for hostile images.
 pub fn exercise(image: &Image) {
     let entries = u64::from(image.entries());
     for number in (0..=entries.min(INODES_MAX) + 1).chain([entries, entries + 1, u64::from(u32::MAX), u64::MAX]) {
         if let Some(ino) = Ino::from_raw(number) {
             assert_eq!(ino.get(), number);
-            ask(image, ino);
+            check_inode(image, ino);
         }
     }
     walk(image);
@@ -37,14 +37,14 @@ pub fn exercise(image: &Image) {
     compare_with_nothing(image);
 }
 
-/// Opens bytes and, when they are an image, asks it every question.
+/// Opens bytes and, if they are an image, calls every operation.
 pub fn exercise_bytes(bytes: Vec<u8>) {
     if let Ok(image) = Image::open(Mapping::of_bytes(bytes)) {
         exercise(&image);
     }
 }
 
-/// Gives changed bytes the block digests they ought to have, so that what only `verify` would stop is let through.
+/// Corrects the block digests of changed bytes, so that only `verify` would refuse them.
 pub fn reseal(bytes: &mut [u8]) {
     let number = |at: usize| bytes.get(at..at + 4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize);
     let (Some(header_length), Some(sections)) = (number(12), number(68)) else { return };
@@ -58,8 +58,8 @@ pub fn reseal(bytes: &mut [u8]) {
     }
 }
 
-/// Every operation on one inode number.
-fn ask(image: &Image, ino: Ino) {
+/// Calls every operation on one inode number.
+fn check_inode(image: &Image, ino: Ino) {
     let attributes = image.attributes(ino);
     let kind = image.kind(ino);
     if let (Ok(attributes), Ok(kind)) = (&attributes, &kind) {
@@ -85,7 +85,7 @@ fn ask(image: &Image, ino: Ino) {
     let _ = write!(std::io::sink(), "{kind:?} {attributes:?} {image:?}");
 }
 
-/// A walk down from the root ends, and meets no entry twice.
+/// Checks that a walk from the root ends, and finds no entry twice.
 fn walk(image: &Image) {
     let mut met = 1;
     let mut pending = vec![(image.root(), ImagePath::root())];
@@ -105,7 +105,7 @@ fn walk(image: &Image) {
     }
 }
 
-/// Against an empty tree everything is added or removed, and that once.
+/// Checks that compared with an empty tree everything is added or removed, once.
 fn compare_with_nothing(image: &Image) {
     let nothing = encode(&Tree::new(Metadata::default())).expect("an empty tree is legal");
     let nothing = Image::open(Mapping::of_bytes(nothing.bytes)).expect("just written");
@@ -116,7 +116,7 @@ fn compare_with_nothing(image: &Image) {
     }
 }
 
-/// What passes `verify` and uses no feature is what `encode` writes.
+/// Checks that an image that passes `verify` and uses no feature is what `encode` writes.
 fn check_canonical(image: &Image) {
     let tree = image.tree().expect("the image was verified");
     let encoded = encode(&tree).expect("the image was verified");

@@ -1,7 +1,7 @@
-//! Reads bytes as an image and asks it every question. Shared by the fuzz target and the test over its seeds.
+//! Reads bytes as an image and calls every operation. Shared by the fuzz target and the test over its seeds.
 //!
-//! The first byte chooses how the rest is used: as an image as it is, as one whose block digests are mended first, or as
-//! changes to the golden image (four bytes of position and the byte to put there), mended or not.
+//! The first byte chooses how the rest is used: as an image, as an image whose block digests are corrected first, or as changes
+//! to the golden image (four bytes of position and the byte to put there), with or without corrected digests.
 
 #[path = "exercise.rs"]
 pub mod exercise;
@@ -10,10 +10,10 @@ use exercise::{exercise_bytes, reseal};
 
 const GOLDEN: &[u8] = include_bytes!("../tests/golden/small.image");
 
-/// In the order of the first byte of the fuzzer's input.
-pub const KINDS: [&str; 4] = ["image", "image-mended", "changes", "changes-mended"];
+/// Kinds of input, in the order of their first byte.
+pub const KINDS: [&str; 4] = ["image", "image-resealed", "changes", "changes-resealed"];
 
-/// Uses bytes as the first of them says.
+/// Uses bytes as their first byte says.
 pub fn exercise(data: &[u8]) {
     let Some((mode, data)) = data.split_first() else { return };
     let mut bytes = if mode & 2 == 0 { data.to_vec() } else { changed(data) };

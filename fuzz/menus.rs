@@ -1,13 +1,15 @@
 //! Boot menus: texts that are read, and entries that are made of bytes, written and read again.
 //!
-//! A menu that is read and written must be the same menu; no entry may add a line to it, whatever its texts hold.
+//! *Invariants*: a menu that is read and written is the same menu; no entry adds a line to it, whatever its texts hold.
 
-use sapwood::deploy::boot::{BootEntry, DeviceTree, EntryError, GrubEnv, Target, Tries, bls, extlinux, grub, title_of};
+use sapwood::deploy::boot::{
+    BootEntry, BootTries, DeviceTree, EntryError, EntryTarget, GrubEnv, bls, extlinux, grub, title_of,
+};
 use sapwood::deploy::kargs::Kargs;
 
-use super::{ID, NEXT, text};
+use super::{ID, SEPARATOR, text};
 
-/// A file of the boot menu, its name in the first line.
+/// Reads a file of the boot menu, whose name is the first line.
 pub fn entry(bytes: &[u8]) {
     let text = text(bytes);
     let (name, text) = text.split_once('\n').unwrap_or((&text, ""));
@@ -18,7 +20,7 @@ pub fn entry(bytes: &[u8]) {
     }
 }
 
-/// GRUB's environment block.
+/// Reads GRUB's environment block.
 pub fn grubenv(bytes: &[u8]) {
     if let Ok(env) = GrubEnv::parse(bytes)
         && let Ok(block) = env.render()
@@ -27,7 +29,7 @@ pub fn grubenv(bytes: &[u8]) {
     }
 }
 
-/// `extlinux.conf`.
+/// Reads `extlinux.conf`.
 pub fn extlinux(bytes: &[u8]) {
     let text = text(bytes);
     let entries = extlinux::parse(ID, &text);
@@ -36,9 +38,9 @@ pub fn extlinux(bytes: &[u8]) {
     assert_eq!(extlinux::render(ID, &again, &entries), Ok(again), "a menu that is written twice is the same");
 }
 
-/// GRUB's file of entries, and the block with its counters.
+/// Reads GRUB's file of entries, and the block with its counters.
 pub fn grub(bytes: &[u8]) {
-    let mut parts = bytes.splitn(2, |byte| *byte == NEXT);
+    let mut parts = bytes.splitn(2, |byte| *byte == SEPARATOR);
     let menu = text(parts.next().unwrap_or_default());
     let counters = GrubEnv::parse(parts.next().unwrap_or_default()).unwrap_or_default();
     let Some(entries) = grub::parse(ID, &menu, &counters) else { return };
@@ -46,15 +48,15 @@ pub fn grub(bytes: &[u8]) {
     assert_eq!(grub::parse(ID, &again, &counters), Some(entries));
 }
 
-/// Any entry: four bytes of its number, tries left and made, then title, kernel, device tree, arguments, what others wrote
-/// into the menu, and any number of initramfs.
+/// Makes any entry: four bytes of its number, tries left and done, then title, kernel, device tree, arguments, what others
+/// wrote into the menu, and any number of initramfs.
 pub fn made(bytes: &[u8]) {
     let Some((numbers, rest)) = bytes.split_at_checked(6) else { return };
-    let mut texts = rest.split(|byte| *byte == NEXT).map(|bytes| text(bytes).into_owned());
+    let mut texts = rest.split(|byte| *byte == SEPARATOR).map(|bytes| text(bytes).into_owned());
     let mut next = || texts.next().unwrap_or_default();
     let (title, linux, devicetree, options, before) = (next(), next(), next(), next(), next());
-    let tries = (numbers[4] != 0).then(|| Tries { left: numbers[4].into(), done: numbers[5].into() });
-    let target = Target {
+    let tries = (numbers[4] != 0).then(|| BootTries { left: numbers[4].into(), done: numbers[5].into() });
+    let target = EntryTarget {
         deployment: "main/0123456789ab.0".parse().expect("legal"),
         title,
         linux,
@@ -69,7 +71,7 @@ pub fn made(bytes: &[u8]) {
     round_trip(&BootEntry { order, tries, target }, &before);
 }
 
-/// Writes an entry for each loader and reads it again, as it is and with the title that is made of its own.
+/// Writes an entry for each loader and reads it again, as it is and with the title that is made for it.
 ///
 /// # Panics
 /// When a loader's file does not hold the entry, or more than it.
@@ -85,7 +87,7 @@ pub fn round_trip(entry: &BootEntry, before: &str) {
     }
 }
 
-/// Checks that a text is refused exactly if the target is illegal, and has no lines but those of an entry of this shape.
+/// Checks that a text is refused exactly if the target is illegal, and has no other lines than those of an entry of this shape.
 fn checked(text: Result<String, EntryError>, entry: &BootEntry, lines: usize) -> Option<String> {
     assert_eq!(text.as_ref().err(), entry.target.check().as_ref().err());
     let text = text.ok()?;
@@ -94,7 +96,7 @@ fn checked(text: Result<String, EntryError>, entry: &BootEntry, lines: usize) ->
     Some(text)
 }
 
-/// An entry of the same shape whose texts are plain.
+/// Returns an entry of the same shape whose texts are plain.
 fn plain(entry: &BootEntry) -> BootEntry {
     let mut plain = entry.clone();
     let target = &mut plain.target;
@@ -115,7 +117,7 @@ fn in_bls(entry: &BootEntry) {
 }
 
 fn in_extlinux(entry: &BootEntry, before: &str) {
-    // Tries are not counted there.
+    // extlinux does not count tries.
     let one = BootEntry { tries: None, ..entry.clone() };
     let all = [one.clone(), BootEntry { order: one.order ^ 1, ..plain(&one) }];
     let lines = extlinux::render(ID, "", &[plain(&one), plain(&one)]).expect("legal").lines().count();
@@ -129,7 +131,7 @@ fn in_extlinux(entry: &BootEntry, before: &str) {
 fn in_grub(entry: &BootEntry) {
     let all = [entry.clone(), BootEntry { order: entry.order ^ 1, tries: None, ..plain(entry) }];
     let mut counters = GrubEnv::default();
-    counters.set(&grub::counter(entry.order), entry.tries.map(|tries| tries.left.to_string()));
+    counters.set(&grub::tries_variable(entry.order), entry.tries.map(|tries| tries.left.to_string()));
     let Ok(same) = grub::render(ID, &[plain(entry), all[1].clone()]) else {
         assert!(grub::render(ID, &all).is_err(), "more tries than it has branches for");
         return;

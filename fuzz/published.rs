@@ -1,19 +1,20 @@
-//! Reads bytes as each of the files of a published repository. Shared by the fuzz target and the mutation tests.
+//! Reads bytes as each kind of published file. Shared by the fuzz target and the mutation tests.
 //!
-//! Answers may be errors, since the bytes may be anything; what must not happen is a panic, or memory that grows with what
-//! is announced instead of what comes.
+//! *Invariants*: a reader may return an error, since the bytes may be anything; it must not panic, and its memory must not grow
+//! with announced sizes.
 
 use sapwood::image::Outline;
-use sapwood::remote::delta::{Batch, DeltaHead, base_range, piece_count, piece_range};
-use sapwood::remote::format::wire::{Prelude, apply_image_delta, decode_image, encode_image};
+use sapwood::remote::delta::{DeltaBatch, DeltaHead, base_range, piece_count, piece_range};
+use sapwood::remote::format::wire::{FrameIndex, apply_image_delta, decode_image, encode_image};
 use sapwood::remote::format::{
-    FRAME_RAW_MAX, Frame, Locator, LocatorBound, LocatorBuilder, Profile, ProfileText, decode_frame, is_in_proportion,
+    FRAME_RAW_MAX, Locator, LocatorBound, LocatorBuilder, PackFrame, Profile, ProfileText, decode_frame,
+    is_in_proportion,
 };
 
-/// What bytes are read as, and by whom.
+/// The name of a kind of input, and its reader.
 type Kind = (&'static str, fn(&[u8]));
 
-/// In the order of the first byte of the fuzzer's input.
+/// Kinds of input, in the order of their first byte.
 pub const KINDS: [Kind; 13] = [
     ("locator", locator),
     ("frame", frame),
@@ -23,7 +24,7 @@ pub const KINDS: [Kind; 13] = [
     ("batch", batch),
     ("profile", profile),
     ("profile-text", profile_text),
-    // The same with what is compressed laid bare, since changed bytes seldom get past the decompressor.
+    // The same files uncompressed, since changed bytes seldom pass the decompressor.
     ("locator-raw", |bytes| locator(&packed(bytes, 24))),
     ("delta-raw", delta_raw),
     ("batch-raw", |bytes| batch(&packed(bytes, 8))),
@@ -31,13 +32,13 @@ pub const KINDS: [Kind; 13] = [
     ("image-raw", image_raw),
 ];
 
-/// The image that deltas are made from.
+/// The image from which deltas are made.
 pub const BASE: &[u8] = include_bytes!("../tests/golden/small.image");
 
-/// Objects and pieces that a small image has at most.
-const MOST: u32 = 20_000;
+/// Most objects and pieces of a small image.
+const ITEMS_MAX: u32 = 20_000;
 
-/// Reads bytes as what the first of them says.
+/// Reads bytes as their first byte says.
 pub fn exercise(data: &[u8]) {
     if let Some((kind, bytes)) = data.split_first() {
         KINDS[usize::from(*kind) % KINDS.len()].1(bytes);
@@ -49,23 +50,23 @@ fn number(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 fn locator(bytes: &[u8]) {
-    // As for an image that has as many objects as the locator says.
-    let objects = number(bytes, 20).unwrap_or(0).min(MOST);
+    // As for an image with the number of objects that the locator has.
+    let objects = number(bytes, 20).unwrap_or(0).min(ITEMS_MAX);
     let bound = LocatorBound::new((0..objects).map(|index| u64::from(index % 7) << 20));
     let Ok(locator) = Locator::parse(bytes, bound) else { return };
     let mut again = LocatorBuilder::new();
     for pack in locator.packs() {
-        again.pack(pack.id, pack.length);
+        again.add_pack(pack.id, pack.length);
     }
     for frame in locator.frames() {
         assert!(frame.end() <= locator.packs()[frame.pack as usize].length);
         assert!(frame.raw_length as usize <= FRAME_RAW_MAX && is_in_proportion(frame.length, frame.raw_length));
-        again.frame(Frame { ..*frame });
+        again.add_frame(PackFrame { ..*frame });
     }
     for object in 0..locator.objects() {
         let spot = locator.object(object).expect("counted");
         assert!(spot.offset < locator.frame(spot.frame).expect("checked").raw_length);
-        again.object(spot);
+        again.add_object(spot);
     }
     let again = Locator::parse(&again.finish().expect("memory"), bound).expect("what was read can be written");
     assert_eq!((again.packs(), again.frames()), (locator.packs(), locator.frames()));
@@ -77,7 +78,7 @@ fn packed(bytes: &[u8], header: usize) -> Vec<u8> {
     [header, &zstd::bulk::compress(raw, 1).expect("memory")].concat()
 }
 
-/// A delta's head without an image's delta.
+/// Reads the head of a delta without an image's delta.
 fn delta_raw(bytes: &[u8]) {
     let mut bytes = packed(bytes, 24);
     if bytes.len() > 24 {
@@ -88,11 +89,11 @@ fn delta_raw(bytes: &[u8]) {
     delta(&bytes);
 }
 
-/// The content of a frame of the base's published form.
+/// Reads the content of a frame of the base's published form.
 fn image_raw(bytes: &[u8]) {
     let published = encode_image(BASE, 1).expect("an image").bytes;
     let id = Outline::parse(BASE).expect("an image").id();
-    let prelude = Prelude::parse(&published, id).expect("own");
+    let prelude = FrameIndex::parse(&published, id).expect("own");
     for frame in prelude.frames() {
         let expected: u64 =
             frame.blocks.iter().map(|block| prelude.outline().block(*block)).map(|r| r.end - r.start).sum();
@@ -109,7 +110,7 @@ fn frame(bytes: &[u8]) {
     }
 }
 
-/// The header of an image that stands so far from the start, with its id, as somebody has it who knows the image.
+/// Returns the outline of an image from its header at `at`, with its id, as a client has it that knows the image.
 fn outline(bytes: &[u8], length_at: usize, at: usize) -> Option<Outline> {
     let length = number(bytes, length_at)? as usize;
     let outline = Outline::parse(bytes.get(at..at.checked_add(length)?)?).ok()?;
@@ -119,7 +120,7 @@ fn outline(bytes: &[u8], length_at: usize, at: usize) -> Option<Outline> {
 
 fn image(bytes: &[u8]) {
     let Some(outline) = outline(bytes, 12, 20) else { return };
-    let Ok(prelude) = Prelude::parse(bytes, outline.id()) else { return };
+    let Ok(prelude) = FrameIndex::parse(bytes, outline.id()) else { return };
     for frame in prelude.frames() {
         let range = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
         let Some(packed) = bytes.get(range(frame.range.start)..range(frame.range.end)) else { continue };
@@ -140,9 +141,9 @@ fn image_delta(bytes: &[u8]) {
 }
 
 fn delta(bytes: &[u8]) {
-    let Ok(head) = DeltaHead::parse(bytes, u64::from(MOST)) else { return };
+    let Ok(head) = DeltaHead::parse(bytes, u64::from(ITEMS_MAX)) else { return };
     assert!(head.length() <= bytes.len() as u64);
-    assert!(head.objects().len().max(head.batches().len()) <= MOST as usize);
+    assert!(head.objects().len().max(head.batches().len()) <= ITEMS_MAX as usize);
     let mut end = head.length();
     for batch in head.batches() {
         assert_eq!(batch.offset, end);
@@ -151,7 +152,7 @@ fn delta(bytes: &[u8]) {
     image_delta(head.image_delta());
 }
 
-/// One piece of a delta, behind the lengths of the new and the old object; then as if there were more of them.
+/// Reads one piece of a delta, after the lengths of the new and the old object; then as if there were more of them.
 fn batch(bytes: &[u8]) {
     let (Some(size), Some(old_size)) = (number(bytes, 0), number(bytes, 4)) else { return };
     let (new_size, old_size) = (u64::from(size), u64::from(old_size));
@@ -160,13 +161,13 @@ fn batch(bytes: &[u8]) {
         assert!(new.start <= new.end && new.end <= new_size && old.start <= old.end && old.end <= old_size);
     }
     let wanted = size as usize % (1 << 16);
-    let Ok(mut batch) = Batch::unpack(&bytes[8..], new_size) else { return };
+    let Ok(mut batch) = DeltaBatch::unpack(&bytes[8..], new_size) else { return };
     for length in [wanted, 100, 0] {
-        if let Ok(piece) = batch.next(&BASE[..4096], length) {
+        if let Ok(piece) = batch.next_piece(&BASE[..4096], length) {
             assert_eq!(piece.len(), length);
         }
     }
-    let _ = batch.skip(wanted);
+    let _ = batch.skip_piece(wanted);
 }
 
 fn profile(bytes: &[u8]) {

@@ -1,23 +1,24 @@
-//! Reads bytes as each of the small signed records: envelopes, refs, commits, announcements, placements. Shared by the fuzz
+//! Reads bytes as each kind of small signed record: envelopes, refs, commits, announcements, placements. Shared by the fuzz
 //! target and the test over its seeds.
 //!
-//! What is read back must encode to the same bytes again. Nobody who fuzzes has a trusted key, so nothing passes as it is; what
-//! is inside is signed here, too, and must then pass for what it was signed for and for nothing else.
+//! *Invariants*: what is read encodes to the same bytes. A fuzzer has no trusted key, so no input is accepted as it is; its
+//! contents are also signed here, and must then be accepted for the purpose of that signature and for no other.
 
 use sapwood::model::Commit;
 use sapwood::remote::format::Placement;
 use sapwood::trust::{
-    Announcement, AnnouncementError, Envelope, Keyring, Purpose, RefRecord, SecretKey, Seen, Trust, TrustError,
+    Announcement, AnnouncementError, Envelope, Keyring, LastSeen, RefRecord, SecretKey, SignaturePurpose, Trust,
+    TrustError,
 };
 
-/// What there are seeds of. Every input is read as each of them.
+/// Kinds of the seeds. Every input is read as each of them.
 pub const KINDS: [&str; 7] =
     ["ref", "commit", "announcement", "placement", "ref-plain", "commit-plain", "announcement-plain"];
 
-/// What the record of an announcement begins with.
+/// First bytes of an announcement.
 const ANNOUNCEMENT: &[u8] = b"SAPWKEY\0";
 
-/// The key that is trusted here, and with which none of the seeds is signed.
+/// Returns the trusted key, with which no seed is signed.
 fn own() -> SecretKey {
     SecretKey::from_seed(&[9; 32])
 }
@@ -27,7 +28,7 @@ pub fn exercise(data: &[u8]) {
     let trust = Trust::Keys(Keyring::new([own().public()]));
     let name = "main".parse().expect("legal");
     if let Ok((record, _)) = trust.accept_ref(data, &name, None) {
-        panic!("nobody who fuzzes has the key, yet {record:?} passed");
+        panic!("no fuzzer has the key, but {record:?} was accepted");
     }
     if let Ok((envelope, rest)) = Envelope::parse(data) {
         assert_eq!([&envelope.encode()[..], rest].concat(), data);
@@ -41,7 +42,7 @@ pub fn exercise(data: &[u8]) {
     }
 }
 
-fn signed(record: &[u8], purpose: Purpose) -> Vec<u8> {
+fn signed(record: &[u8], purpose: SignaturePurpose) -> Vec<u8> {
     Envelope::unsigned(record.to_vec()).signed(purpose, &own()).encode()
 }
 
@@ -60,41 +61,41 @@ fn read(record: &[u8], trust: &Trust) {
 }
 
 fn reference(record: &[u8], found: &RefRecord, trust: &Trust) {
-    let bytes = signed(record, Purpose::Ref);
+    let bytes = signed(record, SignaturePurpose::Ref);
     let (accepted, rest) = trust.accept_ref(&bytes, &found.name, Some(found.seen())).expect("signed, and not older");
     assert_eq!((accepted.signer(), rest.len()), (Some(own().public()), 0));
     assert_eq!(accepted.into_inner(), *found);
-    let newer = Seen { sequence: found.sequence.saturating_add(1), ..found.seen() };
+    let newer = LastSeen { sequence: found.sequence.saturating_add(1), ..found.seen() };
     let older = trust.accept_ref(&bytes, &found.name, Some(newer));
     assert!(found.sequence == u64::MAX || matches!(older, Err(TrustError::Older { .. })));
     let other = "another/ref/than/this".parse().expect("legal");
     assert!(found.name == other || trust.accept_ref(&bytes, &other, None).is_err());
-    assert!(trust.accept_ref(&signed(record, Purpose::Commit), &found.name, None).is_err());
+    assert!(trust.accept_ref(&signed(record, SignaturePurpose::Commit), &found.name, None).is_err());
     let unsigned = Envelope::unsigned(record.to_vec()).encode();
     assert!(trust.accept_ref(&unsigned, &found.name, None).is_err());
     assert!(Trust::InsecureUnsigned.accept_ref(&unsigned, &found.name, None).is_ok());
 }
 
 fn commit(record: &[u8], found: &Commit, trust: &Trust) {
-    // One with fields that this program does not know is read, and has an id that only its bytes tell.
+    // A commit with unknown fields is read, and its id depends on its bytes only.
     let reference = RefRecord::of(found, 0);
     if found.encode() == record {
-        assert!(trust.accept_commit(&signed(record, Purpose::Commit), &reference).is_ok());
-        assert!(trust.accept_kept(&signed(record, Purpose::Commit), found.id()).is_ok());
+        assert!(trust.accept_commit(&signed(record, SignaturePurpose::Commit), &reference).is_ok());
+        assert!(trust.accept_stored_commit(&signed(record, SignaturePurpose::Commit), found.id()).is_ok());
     }
-    assert!(trust.accept_commit(&signed(record, Purpose::Ref), &reference).is_err());
-    assert!(trust.accept_kept(&Envelope::unsigned(record.to_vec()).encode(), found.id()).is_err());
+    assert!(trust.accept_commit(&signed(record, SignaturePurpose::Ref), &reference).is_err());
+    assert!(trust.accept_stored_commit(&Envelope::unsigned(record.to_vec()).encode(), found.id()).is_err());
 }
 
 fn announcement(record: &[u8]) {
     let ring = Keyring::new([own().public()]);
-    let bytes = signed(record, Purpose::Key);
-    // Which key it announces is told by the error about another.
+    let bytes = signed(record, SignaturePurpose::Key);
+    // The error about another key tells which key it announces.
     let stranger = SecretKey::from_seed(&[10; 32]).public();
     let Err(AnnouncementError::OtherKey(key)) = Announcement::check(&bytes, stranger, &ring) else { return };
     assert_eq!(Announcement::check(&bytes, key, &ring), Ok(own().public()));
     assert_eq!(Announcement::claimed_signers(&bytes, key), Ok(vec![own().public()]));
     assert!(Announcement::check(&bytes, key, &Keyring::new([stranger])).is_err());
-    assert!(Announcement::check(&signed(record, Purpose::Ref), key, &ring).is_err());
+    assert!(Announcement::check(&signed(record, SignaturePurpose::Ref), key, &ring).is_err());
     assert!(Announcement::check(&Envelope::unsigned(record.to_vec()).encode(), key, &ring).is_err());
 }

@@ -1,35 +1,35 @@
-//! Reads bytes as the answer of a web server, its head and its body. Shared by the fuzz target and the test over its seeds.
+//! Reads bytes as the answer of a web server, head and body. Shared by the fuzz target and the test over its seeds.
 //!
 //! ```text
-//! 5-9 206                 the bytes that are asked for, and the status; a range of nothing asks for the whole file
+//! 5-9 206                 the requested bytes, and the status; an empty range requests the whole file
 //! Content-Range: …        headers
 //!                         an empty line, then the body; a byte of 0xff ends a piece of it
 //! ```
 //!
-//! Answers may be errors; what is accepted must be what was asked for, and no more of it.
+//! *Invariants*: what is accepted is what was requested, and no more of it; anything else is an error.
 
 use sapwood::remote::transport::{PreparedAnswer, PreparedAnswers, Transport};
 
-/// What bytes are read as, and by whom.
+/// The name of a kind of request, and its check.
 type Kind = (&'static str, fn(&Transport, &Answer));
 
-/// In the order of the first byte of the fuzzer's input.
+/// Kinds of input, in the order of their first byte.
 pub const KINDS: [Kind; 3] = [("range", range), ("whole", whole), ("length", length)];
 
 /// Separates the pieces of a body.
-const NEXT: u8 = 0xff;
+const SEPARATOR: u8 = 0xff;
 
-/// Most bytes of a file that is read whole.
-const LIMIT: u64 = 1000;
+/// Most bytes of a file that is read as a whole.
+const WHOLE_FILE_MAX: u64 = 1000;
 
-/// An answer, and what it answers.
+/// An answer, and its request.
 pub struct Answer {
     first: u64,
     last: u64,
     prepared: PreparedAnswer,
 }
 
-/// Reads bytes as what the first of them says.
+/// Reads bytes as their first byte says.
 pub fn exercise(data: &[u8]) {
     thread_local! {
         static CONNECTION: (PreparedAnswers, Transport) = {
@@ -62,7 +62,7 @@ fn parse(bytes: &[u8]) -> Option<Answer> {
         let colon = line.iter().position(|byte| *byte == b':')?;
         headers.push((line[..colon].to_vec(), line[colon + 1..].trim_ascii().to_vec()));
     }
-    let body = rest.split(|byte| *byte == NEXT).map(<[u8]>::to_vec).collect();
+    let body = rest.split(|byte| *byte == SEPARATOR).map(<[u8]>::to_vec).collect();
     let prepared = PreparedAnswer { status: status.parse().ok()?, headers, body };
     Some(Answer { first: first.parse().ok()?, last: last.parse().ok()?, prepared })
 }
@@ -75,20 +75,20 @@ fn range(transport: &Transport, answer: &Answer) {
         if is_encoded(answer) {
             return;
         }
-        // A server that knows no ranges sent all of it.
+        // A server without ranges sent the whole file.
         if answer.prepared.status != 206 {
             let from = usize::try_from(answer.first).expect("inside");
             assert_eq!(bytes[..], whole[from..from + bytes.len()]);
         } else {
-            // It may say that it sent more than was asked for.
+            // It may announce that it sent more than was requested.
             assert!(whole.windows(bytes.len()).any(|window| window == &bytes[..]));
         }
     }
 }
 
 fn whole(transport: &Transport, answer: &Answer) {
-    if let Ok(Some((bytes, _))) = transport.get("file", LIMIT) {
-        assert!(bytes.len() as u64 <= LIMIT);
+    if let Ok(Some((bytes, _))) = transport.get("file", WHOLE_FILE_MAX) {
+        assert!(bytes.len() as u64 <= WHOLE_FILE_MAX);
         assert!(is_encoded(answer) || bytes[..] == answer.prepared.body.concat());
     }
 }

@@ -1,8 +1,8 @@
-//! Reads bytes as each of the small texts that a machine is composed, booted and configured by. Shared by the fuzz target and
+//! Reads bytes as each of the small texts by which a machine is composed, booted and configured. Shared by the fuzz target and
 //! the test over its seeds.
 //!
-//! Answers may be errors, since the texts may be anything; what must not happen is a panic, a hang, or that what was read and
-//! written again is read as something else: a boot menu would change by being looked at.
+//! *Invariants*: a reader may return an error, since the texts may be anything; it must not panic or hang, and a text that was
+//! read and written again must read as the same: otherwise reading a boot menu would change it.
 
 #[path = "menus.rs"]
 pub mod menus;
@@ -13,17 +13,17 @@ use sapwood::compose::lock::LockFile;
 use sapwood::compose::packages::{self, PackageList};
 use sapwood::compose::treefile;
 use sapwood::deploy::config::SysrootConfig;
-use sapwood::deploy::etc::{AccountFile, Rules, TextMerge, merge_accounts, merge_texts, text_difference};
+use sapwood::deploy::etc::{AccountFile, MergeRules, TextMerge, merge_accounts, merge_texts, text_difference};
 use sapwood::deploy::kargs::{KargEdit, Kargs};
-use sapwood::deploy::origin::Origin;
+use sapwood::deploy::origin::DeploymentOrigin;
 use sapwood::remote::RemoteConfig;
 use sapwood::store::Config;
-use sapwood::trust::Seen;
+use sapwood::trust::LastSeen;
 
-/// What a text is read as, and by whom.
+/// The name of a kind of input, and its reader.
 type Kind = (&'static str, fn(&[u8]));
 
-/// In the order of the first byte of the fuzzer's input.
+/// Kinds of input, in the order of their first byte.
 pub const KINDS: [Kind; 17] = [
     ("treefile", treefile),
     ("entry", menus::entry),
@@ -44,13 +44,13 @@ pub const KINDS: [Kind; 17] = [
     ("repository", repository),
 ];
 
-/// The sysroot whose boot menu is read.
+/// The id of the sysroot whose boot menu is read.
 const ID: &str = "0123abcd";
 
 /// Separates the texts where a reader takes several.
-const NEXT: u8 = 0xff;
+const SEPARATOR: u8 = 0xff;
 
-/// Reads a text as what its first byte says.
+/// Reads a text as its first byte says.
 pub fn exercise(data: &[u8]) {
     if let Some((kind, bytes)) = data.split_first() {
         KINDS[usize::from(*kind) % KINDS.len()].1(bytes);
@@ -61,7 +61,7 @@ fn text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
     String::from_utf8_lossy(bytes)
 }
 
-/// Through a file, since files that it names are looked for beside it.
+/// Reads a treefile from a file, since files that it names are searched beside it.
 fn treefile(bytes: &[u8]) {
     thread_local! {
         static FILE: tempfile::NamedTempFile = tempfile::NamedTempFile::new().expect("there is room in /tmp");
@@ -75,9 +75,9 @@ fn treefile(bytes: &[u8]) {
     });
 }
 
-/// A command line, a change of it, and two that a commit suggests.
+/// Reads a command line, a change of it, and two that a commit suggests.
 fn command_line(bytes: &[u8]) {
-    let texts: Vec<_> = bytes.split(|byte| *byte == NEXT).map(text).collect();
+    let texts: Vec<_> = bytes.split(|byte| *byte == SEPARATOR).map(text).collect();
     let line = |at: usize| Kargs::parse(texts.get(at).map_or("", |text| text));
     let mut own = line(0);
     assert_eq!(Kargs::parse(&own.to_string()), own, "one line, two meanings");
@@ -99,18 +99,18 @@ fn suggestion(bytes: &[u8]) {
     }
 }
 
-/// Rules, and a path that they may be about.
+/// Reads rules, and a path to which they may apply.
 fn rules(bytes: &[u8]) {
-    let mut parts = bytes.splitn(2, |byte| *byte == NEXT);
+    let mut parts = bytes.splitn(2, |byte| *byte == SEPARATOR);
     let (rules, path) = (parts.next().unwrap_or_default(), parts.next().unwrap_or(b"ssh/sshd_config"));
-    if let Ok(rules) = Rules::parse(&text(rules)) {
-        let _ = rules.of(path);
+    if let Ok(rules) = MergeRules::parse(&text(rules)) {
+        let _ = rules.rule_for(path);
     }
 }
 
-/// The three texts that are merged.
+/// Returns the three texts that are merged.
 fn three(bytes: &[u8]) -> [&[u8]; 3] {
-    let mut parts = bytes.splitn(3, |byte| *byte == NEXT);
+    let mut parts = bytes.splitn(3, |byte| *byte == SEPARATOR);
     [(); 3].map(|()| parts.next().unwrap_or_default())
 }
 
@@ -119,7 +119,7 @@ fn accounts(bytes: &[u8]) {
     for path in [&b"passwd"[..], b"group", b"shadow", b"gshadow", b"subuid"] {
         let file = AccountFile::at(path).expect("it is one");
         let merged = merge_accounts(file, old, local, new).text;
-        // What nobody changed stays, and a second merge finds nothing to do.
+        // Unchanged lines stay, and a second merge finds nothing to do.
         assert_eq!(merge_accounts(file, new, &merged, new).text, merged);
     }
 }
@@ -134,8 +134,8 @@ fn merge(bytes: &[u8]) {
 }
 
 fn origin(bytes: &[u8]) {
-    if let Ok(origin) = Origin::parse(&text(bytes)) {
-        assert_eq!(Origin::parse(&origin.render()).expect("own form"), origin);
+    if let Ok(origin) = DeploymentOrigin::parse(&text(bytes)) {
+        assert_eq!(DeploymentOrigin::parse(&origin.render()).expect("own form"), origin);
     }
     if let Ok(config) = SysrootConfig::parse(&text(bytes)) {
         assert_eq!(SysrootConfig::parse(&config.render()).expect("own form").render(), config.render());
@@ -148,7 +148,7 @@ fn lock(bytes: &[u8]) {
     }
 }
 
-/// The file of a remote.
+/// Reads the file of a remote.
 fn remote(bytes: &[u8]) {
     if let Ok(remote) = RemoteConfig::parse(&text(bytes)) {
         let again = RemoteConfig::parse(&remote.render()).expect("own form");
@@ -158,12 +158,12 @@ fn remote(bytes: &[u8]) {
 }
 
 fn seen(bytes: &[u8]) {
-    if let Ok(seen) = Seen::parse(&text(bytes)) {
-        assert_eq!(Seen::parse(&seen.render()), Ok(seen));
+    if let Ok(seen) = LastSeen::parse(&text(bytes)) {
+        assert_eq!(LastSeen::parse(&seen.render()), Ok(seen));
     }
 }
 
-/// The list of packages that a commit holds: as it is, and as the text that is compressed there.
+/// Reads the list of packages of a commit: as it is, and as the text that is compressed there.
 fn package_list(bytes: &[u8]) {
     let packed = zstd::bulk::compress(bytes, 1).expect("memory");
     for text in [text(bytes).into_owned(), packages::base64::encode(&packed)] {
@@ -175,7 +175,7 @@ fn package_list(bytes: &[u8]) {
     }
 }
 
-/// The settings of a repository.
+/// Reads the settings of a repository.
 fn repository(bytes: &[u8]) {
     if let Ok(config) = Config::parse(&text(bytes)) {
         assert_eq!(Config::parse(&config.render()).expect("own form"), config);

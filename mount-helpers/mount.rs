@@ -1,4 +1,4 @@
-//! `mount.sapwood`, the helper of mount(8). All of it is in the library.
+//! The `mount.sapwood` program, the helper of mount(8). It only calls `sapwood::cli::mount_helper`, which is in the library.
 
 use std::process::ExitCode;
 

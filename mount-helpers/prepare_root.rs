@@ -1,4 +1,5 @@
-//! `sapwood-prepare-root`: the `/` of a deployment, put together in an initramfs. All of it is in the library.
+//! The `sapwood-prepare-root` program, which assembles the `/` of a deployment in an initramfs. It only calls
+//! `sapwood::cli::prepare_root`, which is in the library.
 
 use std::process::ExitCode;
 

@@ -1,7 +1,7 @@
-//! The `sapwood` program: the command line of the library.
+//! The `sapwood` program. It only calls `sapwood::cli`, which is in the library.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    sapwood::cli::called_by_name(std::env::args_os())
+    sapwood::cli::run_by_program_name(std::env::args_os())
 }

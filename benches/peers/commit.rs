@@ -1,5 +1,5 @@
-//! Committing the tree, against copying and packing it. The source is in the page cache; each writes to an empty
-//! directory on the source's file system.
+//! Measures committing the tree, against copying and packing it. The source is in the page cache; each contender writes to an
+//! empty directory on the source's file system.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -12,17 +12,17 @@ use crate::peer::{Setup, mksquashfs, ostree_commit};
 use crate::report::{Measure, Report};
 use crate::workload;
 
-/// Names in the table; the first is what the others are held against.
+/// Names in the table; the others are compared with the first.
 pub const CONTENDERS: [&str; 5] =
     ["cp -a", "sapwood commit", "sapwood commit, unchanged", "mksquashfs zstd-3", "ostree commit"];
 
-/// All rounds, contenders taking turns.
+/// Measures all rounds; contenders alternate.
 pub fn all_rounds(options: &Options, setup: &Setup, report: &mut Report, failures: &mut Vec<String>) {
     for round in 0..options.few_rounds() {
         for name in CONTENDERS {
             let load = machine::load();
             eprintln!("commit {round}: {name} (load {load})");
-            match turn(name, setup) {
+            match measure_contender(name, setup) {
                 Ok(samples) => report.add(round, name, &load, samples),
                 Err(error) => failures.push(format!("{name}: {error:#}")),
             }
@@ -30,7 +30,7 @@ pub fn all_rounds(options: &Options, setup: &Setup, report: &mut Report, failure
     }
 }
 
-fn turn(name: &str, setup: &Setup) -> anyhow::Result<Vec<(Measure, f64)>> {
+fn measure_contender(name: &str, setup: &Setup) -> anyhow::Result<Vec<(Measure, f64)>> {
     let place = fresh_directory(setup.work.join("commit"))?;
     drop_caches()?;
     workload::read_all(&setup.source)?;
@@ -56,7 +56,7 @@ fn turn(name: &str, setup: &Setup) -> anyhow::Result<Vec<(Measure, f64)>> {
         }
     };
     let took = time(command)?.as_secs_f64();
-    // What a command leaves to be written later belongs to its price; `sapwood commit` leaves nothing.
+    // Data that a command leaves to be written later is part of its cost; `sapwood commit` leaves none.
     let begin = Instant::now();
     rustix::fs::sync();
     let flushed = took + begin.elapsed().as_secs_f64();

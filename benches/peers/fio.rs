@@ -1,4 +1,4 @@
-//! `fio` over the largest files: small random and large sequential reads, by one and by four processes.
+//! Measures reads of the largest files by `fio`: small random and large sequential ones, by one and by four processes.
 
 use std::path::PathBuf;
 
@@ -8,18 +8,18 @@ use crate::machine::output;
 use crate::options::Options;
 use crate::report::Measure;
 
-/// One way to read.
+/// A pattern of reads.
 pub struct Pattern {
     kind: &'static str,
     block: &'static str,
     jobs: &'static str,
-    /// What its first run is called.
+    /// The measure of its first run.
     pub cold: Measure,
-    /// What its second run is called.
+    /// The measure of its second run.
     pub warm: Measure,
 }
 
-/// All of them.
+/// All patterns.
 pub const PATTERNS: [Pattern; 4] = [
     Pattern { kind: "randread", block: "4k", jobs: "1", cold: Measure::RandomCold1, warm: Measure::RandomWarm1 },
     Pattern { kind: "randread", block: "4k", jobs: "4", cold: Measure::RandomCold4, warm: Measure::RandomWarm4 },
@@ -28,7 +28,7 @@ pub const PATTERNS: [Pattern; 4] = [
 ];
 
 impl Pattern {
-    /// Runs it once; operations a second for random reads, MB/s for sequential ones.
+    /// Runs the pattern once. Returns operations a second for random reads, MB/s for sequential ones.
     pub fn run(&self, files: &[PathBuf], options: &Options) -> anyhow::Result<f64> {
         let random = self.kind == "randread";
         let names: Vec<String> = files.iter().map(|file| file.display().to_string().replace(':', "\\:")).collect();
@@ -39,7 +39,7 @@ impl Pattern {
             "--group_reporting",
             "--output-format=json",
             "--thread",
-            // fio would throw the files out of the cache before it starts.
+            // fio would drop the files from the cache before it starts.
             "--invalidate=0",
         ]
         .map(str::to_owned)
@@ -58,7 +58,7 @@ impl Pattern {
             ]);
         }
         let text = output("fio", &arguments)?;
-        // Notes of fio stand before the JSON.
+        // fio prints notes before the JSON.
         let json = text.find('{').map_or("", |start| &text[start..]);
         let answer: serde_json::Value = serde_json::from_str(json).context("fio's answer")?;
         let read = &answer["jobs"][0]["read"];

@@ -1,5 +1,5 @@
-//! The floor: a FUSE mount of the same shape that does no work at all. All answers are ready in memory, files read as
-//! zeros. What it takes is what the kernel's side of FUSE takes, and nothing built on FUSE can be faster.
+//! The floor: a FUSE mount with the tree's structure that does no work. All answers are ready in memory, and files read as
+//! zeros. Its times are those of the kernel's side of FUSE; nothing built on FUSE can be faster.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -13,13 +13,13 @@ use fuser::{
     SessionACL,
 };
 
-/// For ever: nothing changes.
+/// Validity of attributes and entries: for ever, since nothing changes.
 const TTL: Duration = Duration::from_secs(1 << 32);
 /// The largest READ that the kernel sends.
 const READ_MAX: usize = 1 << 20;
 
 struct Floor {
-    /// By inode number less one; children carry larger numbers than their parent.
+    /// Nodes by inode number less one; children have larger numbers than their parent.
     nodes: Vec<Node>,
     zeros: Vec<u8>,
 }
@@ -31,7 +31,7 @@ struct Node {
     target: Vec<u8>,
 }
 
-/// Reads the shape of `source` and serves it at `target` until it is unmounted.
+/// Reads the structure of `source` and serves it at `target` until it is unmounted.
 pub fn serve(source: &Path, target: &Path) -> anyhow::Result<()> {
     let mut floor = Floor { nodes: Vec::new(), zeros: vec![0; READ_MAX] };
     floor.add(source, INodeNo::ROOT)?;
@@ -104,7 +104,7 @@ fn attributes(metadata: &std::fs::Metadata, number: INodeNo) -> FileAttr {
 
 impl Filesystem for Floor {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        // What a kernel does not know it is not asked for; then the floor is that kernel's.
+        // Flags that the kernel does not know are not requested; the floor is then that kernel's.
         for flag in [
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_DO_READDIRPLUS,

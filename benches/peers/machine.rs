@@ -1,4 +1,4 @@
-//! What is asked of the machine: caches dropped, processes' memory, commands run, versions told.
+//! Operations on the machine: dropping caches, reading processes' memory, running commands, reading versions.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -8,22 +8,22 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 
-/// Writes back what is dirty and forgets pages, names and inodes.
+/// Writes back dirty pages and drops pages, names and inodes from the caches.
 pub fn drop_caches() -> anyhow::Result<()> {
     rustix::fs::sync();
     fs::write("/proc/sys/vm/drop_caches", "3").context("drop caches (needs root)")
 }
 
-/// Runs a command to its end; what it says is kept for the error only.
+/// Runs a command to its end; its output is used for the error only.
 pub fn run<A: AsRef<OsStr>>(program: impl AsRef<OsStr>, arguments: impl IntoIterator<Item = A>) -> anyhow::Result<()> {
     let mut command = Command::new(program.as_ref());
     command.args(arguments);
     time(command).map(drop)
 }
 
-/// Runs a command to its end and gives the time it took.
+/// Runs a command to its end. Returns the time that it took.
 pub fn time(mut command: Command) -> anyhow::Result<Duration> {
-    // In a file, not in a pipe: a daemon left behind would keep a pipe open.
+    // In a file, not in a pipe, which a daemon that is left behind would keep open.
     let said = tempfile::tempfile()?;
     command.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said.try_clone()?);
     let begin = Instant::now();
@@ -39,7 +39,7 @@ pub fn time(mut command: Command) -> anyhow::Result<Duration> {
     Ok(took)
 }
 
-/// What a command prints.
+/// Returns what a command prints.
 pub fn output<A: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = A>) -> anyhow::Result<String> {
     let output = Command::new(program).args(arguments).stdin(Stdio::null()).output().context(program.to_owned())?;
     ensure!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr).trim());
@@ -51,13 +51,13 @@ pub fn output<A: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item 
 pub struct Memory {
     /// All resident pages, mapped files included.
     pub resident: u64,
-    /// Those that belong to nobody else and no file.
+    /// Resident pages that are private and not of a file.
     pub anonymous: u64,
-    /// The most that was ever resident.
+    /// The largest number of resident pages so far.
     pub peak: u64,
 }
 
-/// The memory of all processes of this mount namespace whose program is `program`: summed over processes.
+/// Returns the summed memory of all processes of this mount namespace whose program is `program`.
 pub fn memory_of(program: &Path) -> anyhow::Result<Option<Memory>> {
     let own = fs::read_link("/proc/self/ns/mnt")?;
     let mut sum: Option<Memory> = None;
@@ -84,7 +84,7 @@ pub fn memory_of(program: &Path) -> anyhow::Result<Option<Memory>> {
 pub struct Spinners(Vec<Child>);
 
 impl Spinners {
-    /// One for each core.
+    /// Starts one for each core.
     pub fn start() -> anyhow::Result<Self> {
         let cores = std::thread::available_parallelism()?.get();
         let spin = || Command::new("chrt").args(["--idle", "0", "sh", "-c", "while :; do :; done"]).spawn();
@@ -101,7 +101,7 @@ impl Drop for Spinners {
     }
 }
 
-/// The load of the last minute, and the share of CPU time that others used in the last tenth of a second.
+/// Returns the load of the last minute, and the share of CPU time that other processes used in the last tenth of a second.
 pub fn load() -> String {
     let average = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let busy = || -> Option<(u64, u64)> {
@@ -117,7 +117,7 @@ pub fn load() -> String {
     format!("{} ({share:.0} % busy)", average.split(' ').next().unwrap_or("?"))
 }
 
-/// Lines about the machine for the report's head.
+/// Returns lines about the machine for the report's head.
 pub fn description() -> Vec<String> {
     let first = |text: String| text.lines().next().unwrap_or_default().to_owned();
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -143,7 +143,7 @@ pub fn description() -> Vec<String> {
     lines
 }
 
-/// The file system that `path` lies on, and on what.
+/// Returns the file system of `path`, and its device.
 pub fn file_system_of(path: &Path) -> String {
     output(
         "findmnt",
@@ -152,12 +152,12 @@ pub fn file_system_of(path: &Path) -> String {
     .map_or_else(|_| "unknown".to_owned(), |line| line.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
-/// Removes a tree of ours.
+/// Removes a tree of the benchmark.
 pub fn remove(path: &Path) -> anyhow::Result<()> {
     run("rm", [OsStr::new("-rf"), OsStr::new("--one-file-system"), path.as_os_str()])
 }
 
-/// Makes an empty directory of ours.
+/// Makes an empty directory of the benchmark.
 pub fn fresh_directory(path: PathBuf) -> anyhow::Result<PathBuf> {
     remove(&path)?;
     fs::create_dir_all(&path)?;

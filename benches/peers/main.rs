@@ -1,9 +1,9 @@
-//! Measures a mounted commit against the plain directory, against other ways to mount the same tree, and against the
-//! floor: a FUSE mount that does no work.
+//! Measures a mounted commit against the plain directory, against other ways to mount the same tree, and against the floor: a
+//! FUSE mount that does no work.
 //!
-//! Run it by `benches/run`, which prepares what it needs. Peers take turns within a round (A B C A B C), each freshly
-//! mounted with caches dropped, so that whatever drifts on the machine drifts for all; ratios are taken within a round.
-//! Also a tool: `peers walk DIR`, `peers read DIR`, … run one workload and print its time.
+//! `benches/run` prepares what it needs and runs it. Peers alternate within a round (A B C A B C), each freshly mounted with
+//! caches dropped, so that drifts of the machine affect all of them; ratios are taken within a round. `peers walk DIR`, `peers
+//! read DIR`, … run one workload and print its time.
 #![allow(clippy::disallowed_methods, reason = "what a benchmark writes may be lost")]
 
 mod commit;
@@ -40,7 +40,7 @@ fn run(options: Options) -> anyhow::Result<()> {
     }
 }
 
-/// The whole comparison: prepare, measure in rounds, write the report.
+/// Prepares the peers, measures in rounds, writes the report.
 fn compare(options: &Options) -> anyhow::Result<()> {
     let setup = peer::Setup::new(options).context("prepare the benchmark")?;
     let mut peers = Vec::new();
@@ -66,7 +66,7 @@ fn compare(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Drops peers that do not show what the plain directory shows: a tree with fewer entries would look fast.
+/// Removes peers with fewer entries than the plain directory, since they would seem fast.
 fn check_counts(peers: &mut Vec<peer::Peer>, setup: &peer::Setup, failures: &mut Vec<String>) -> anyhow::Result<()> {
     let expected = measure::count_entries(&peers[0], setup)?;
     peers.retain(|peer| {

@@ -1,4 +1,4 @@
-//! The sections: what is done to a freshly mounted peer and what is noted.
+//! The sections: each mounts a peer, runs workloads on it, and returns measures.
 
 use std::path::Path;
 use std::process::Command;
@@ -15,10 +15,10 @@ use crate::workload;
 const PYTHON: &str = "exec python3 -c 'import json,ssl,sqlite3,asyncio,http.client'";
 const COMPILE: &str = "exec g++ -o /tmp/small /tmp/small.cc";
 
-/// What one peer's turn in a section notes.
+/// The measures of one peer in one section.
 type Samples = Vec<(Measure, f64)>;
 
-/// All sections but the commits, round by round, peers taking turns.
+/// Measures all sections but the commits, round by round; peers alternate.
 pub fn all_rounds(options: &Options, setup: &Setup, peers: &[Peer], report: &mut Report, failures: &mut Vec<String>) {
     for section in Section::ALL.into_iter().filter(|section| *section != Section::Commit && options.wants(*section)) {
         let rounds = match section {
@@ -33,7 +33,7 @@ pub fn all_rounds(options: &Options, setup: &Setup, peers: &[Peer], report: &mut
                 }
                 let load = machine::load();
                 eprintln!("{} {round}: {} (load {load})", section_name(section), peer.kind.name());
-                match turn(section, peer, setup, options) {
+                match measure_section(section, peer, setup, options) {
                     Ok(samples) => report.add(round, peer.kind.name(), &load, samples),
                     Err(error) => {
                         failures.push(format!("{} of {}: {error:#}", section_name(section), peer.kind.name()))
@@ -49,7 +49,7 @@ fn section_name(section: Section) -> String {
     section.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
-fn turn(section: Section, peer: &Peer, setup: &Setup, options: &Options) -> anyhow::Result<Samples> {
+fn measure_section(section: Section, peer: &Peer, setup: &Setup, options: &Options) -> anyhow::Result<Samples> {
     match section {
         Section::Walk => walk(peer, setup, options),
         Section::Read => read(peer, setup, options),
@@ -60,7 +60,7 @@ fn turn(section: Section, peer: &Peer, setup: &Setup, options: &Options) -> anyh
     }
 }
 
-/// Mounts with caches dropped before and after, so that nothing of the tree or of the peer's program is left.
+/// Mounts with caches dropped before and after, so that nothing of the tree or of the peer's program is cached.
 fn mount_cold<'a>(peer: &Peer, setup: &'a Setup, target: &'a Path) -> anyhow::Result<Mounted<'a>> {
     drop_caches()?;
     let mounted = peer.mount(setup, target)?;
@@ -68,7 +68,7 @@ fn mount_cold<'a>(peer: &Peer, setup: &'a Setup, target: &'a Path) -> anyhow::Re
     Ok(mounted)
 }
 
-/// The median of some repetitions, in seconds.
+/// Returns the median of some repetitions, in seconds.
 fn warm(options: &Options, mut once: impl FnMut() -> anyhow::Result<Duration>) -> anyhow::Result<f64> {
     let mut times = Vec::new();
     for _ in 0..options.repetitions() {
@@ -116,7 +116,7 @@ fn program(
 ) -> anyhow::Result<Samples> {
     let target = setup.chroot.join("usr");
     let mounted = mount_cold(peer, setup, &target)?;
-    // The machine's own chroot(1) and libraries are not what is measured.
+    // Loads the machine's own chroot(1) and libraries, which are not measured.
     machine::run("chroot", ["/", "/bin/true"])?;
     let once = || -> anyhow::Result<Duration> {
         let mut command = Command::new("chroot");
@@ -152,7 +152,7 @@ fn fio(peer: &Peer, setup: &Setup, options: &Options) -> anyhow::Result<Samples>
     Ok(samples)
 }
 
-/// Whether all peers show as many entries as the plain directory; a peer that shows fewer would look fast.
+/// Returns the number of entries that a peer shows.
 pub fn count_entries(peer: &Peer, setup: &Setup) -> anyhow::Result<usize> {
     let mounted = peer.mount(setup, &setup.target)?;
     let (entries, _) = workload::walk(&setup.target)?;
@@ -160,5 +160,5 @@ pub fn count_entries(peer: &Peer, setup: &Setup) -> anyhow::Result<usize> {
     Ok(entries)
 }
 
-/// The plain directory comes first in every list of peers.
+/// The plain directory, which is the first peer of each list.
 pub const BASE: Kind = Kind::Native;

@@ -1,4 +1,4 @@
-//! The command line.
+//! The command line of the benchmark.
 
 use std::path::PathBuf;
 
@@ -16,16 +16,16 @@ pub struct Options {
     /// Rounds of the cheap sections; the expensive ones get three at most.
     #[arg(long, default_value_t = 5)]
     pub rounds: usize,
-    /// Which peers, in this order; the plain directory is always measured.
+    /// Peers to measure, in this order; the plain directory is always measured.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Kind::ALL)]
     pub peers: Vec<Kind>,
-    /// Which parts to measure.
+    /// Sections to measure.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Section::ALL)]
     pub sections: Vec<Section>,
     /// Keep both cores from halting by spinners of the idle class, as a busy machine would.
     #[arg(long)]
     pub no_idle: bool,
-    /// Where images, repositories and copies go; must be on the file system of the Debian root.
+    /// Directory of images, repositories and copies; must be on the file system of the Debian root.
     #[arg(long, default_value = "/var/tmp/sapwood-bench")]
     pub work: PathBuf,
     /// A word for the report's file name and head, such as what was changed.
@@ -34,27 +34,27 @@ pub struct Options {
     /// `cargo bench` adds this.
     #[arg(long, hide = true)]
     bench: bool,
-    /// Something else than the comparison.
+    /// Another command than the comparison.
     #[command(subcommand)]
     pub command: Option<Command>,
 }
 
-/// What else this program does.
+/// Other commands of this program.
 #[derive(Subcommand)]
 pub enum Command {
-    /// Serve a tree's shape by a FUSE mount that does no work, until unmounted.
+    /// Serve a tree's structure by a FUSE mount that does no work, until unmounted.
     Floor {
-        /// The tree whose shape is served.
+        /// The tree whose structure is served.
         source: PathBuf,
-        /// Where.
+        /// The mount point.
         target: PathBuf,
     },
     /// Run one workload over a directory and print its time.
     Workload {
-        /// Which one.
+        /// The workload.
         #[arg(value_enum)]
         name: Name,
-        /// Over what.
+        /// The directory.
         directory: PathBuf,
     },
 }
@@ -77,7 +77,7 @@ pub enum Section {
 }
 
 impl Section {
-    /// All of them.
+    /// All sections.
     pub const ALL: [Self; 6] = [Self::Walk, Self::Read, Self::Python, Self::Compile, Self::Fio, Self::Commit];
 }
 
@@ -93,17 +93,17 @@ impl Options {
         options
     }
 
-    /// Whether `section` is to be measured.
+    /// Returns whether `section` is to be measured.
     pub fn wants(&self, section: Section) -> bool {
         self.sections.contains(&section)
     }
 
-    /// Rounds for a section that takes a minute a peer.
+    /// Returns the rounds for a section that takes a minute a peer.
     pub fn few_rounds(&self) -> usize {
         self.rounds.min(3)
     }
 
-    /// Repetitions whose median is a round's warm figure.
+    /// Returns the number of repetitions whose median is a round's warm figure.
     pub fn repetitions(&self) -> usize {
         if self.quick { 1 } else { 3 }
     }

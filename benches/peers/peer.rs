@@ -16,9 +16,9 @@ use crate::options::Options;
 /// A way to have the tree at a path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Kind {
-    /// The plain directory, bind-mounted read-only: what all others are held against.
+    /// The plain directory, bind-mounted read-only: the others are compared with it.
     Native,
-    /// `sapwood mount`, as it comes.
+    /// `sapwood mount` without options.
     Sapwood,
     /// `sapwood mount -o passthrough`.
     Passthrough,
@@ -35,7 +35,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All of them.
+    /// All peers.
     pub const ALL: [Self; 8] = [
         Self::Native,
         Self::Sapwood,
@@ -47,7 +47,7 @@ impl Kind {
         Self::Floor,
     ];
 
-    /// What the tables call it.
+    /// Returns its name in the tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::Native => "directory",
@@ -61,7 +61,7 @@ impl Kind {
         }
     }
 
-    /// The floor's files read as zeros, so nothing can be started from it.
+    /// Returns whether programs can run from it: the floor's files read as zeros.
     pub fn runs_programs(self) -> bool {
         self != Self::Floor
     }
@@ -73,11 +73,11 @@ impl std::fmt::Display for Kind {
     }
 }
 
-/// Where things are.
+/// Paths of the comparison.
 pub struct Setup {
     /// The tree that all peers hold: the Debian root's `/usr`.
     pub source: PathBuf,
-    /// Images and repositories.
+    /// Directory of images and repositories.
     pub work: PathBuf,
     /// Mount point of the sections that need no chroot.
     pub target: PathBuf,
@@ -85,7 +85,7 @@ pub struct Setup {
     pub chroot: PathBuf,
     /// The program under measurement.
     pub program: PathBuf,
-    /// Changes when the tree does, so that images are packed again.
+    /// A text that changes when the tree does, so that images are packed again.
     inputs: String,
 }
 
@@ -125,7 +125,7 @@ impl Setup {
         Ok(fs::write(self.chroot.join("tmp/small.cc"), source)?)
     }
 
-    /// A command line of the program under measurement, on the benchmark's repository.
+    /// Returns a command of the program under measurement, on the benchmark's repository.
     pub fn sapwood<A: AsRef<OsStr>>(&self, repository: &Path, arguments: impl IntoIterator<Item = A>) -> Command {
         let mut command = Command::new(&self.program);
         command.arg("--repo").arg(repository).args(arguments);
@@ -133,15 +133,15 @@ impl Setup {
     }
 }
 
-/// A peer whose image or repository is there.
+/// A peer whose image or repository is ready.
 pub struct Peer {
-    /// Which.
+    /// The kind of peer.
     pub kind: Kind,
     data: PathBuf,
 }
 
 impl Peer {
-    /// Packs the tree for `kind`, or takes what an earlier run packed from the same tree.
+    /// Packs the tree for `kind`, or uses what an earlier run packed from the same tree.
     pub fn prepare(kind: Kind, setup: &Setup) -> anyhow::Result<Self> {
         let (name, make): (&str, fn(&Setup, &Path) -> anyhow::Result<()>) = match kind {
             Kind::Native | Kind::Floor => return Ok(Self { kind, data: setup.source.clone() }),
@@ -151,7 +151,7 @@ impl Peer {
             Kind::Ostree => ("ostree", make_ostree),
         };
         let (data, stamp) = (setup.work.join(name), setup.work.join(format!("{name}.stamp")));
-        // The program's own text is an input of what it wrote.
+        // The program itself is an input of what it wrote.
         let inputs = match kind {
             Kind::Sapwood | Kind::Passthrough => {
                 format!("{}{:?}", setup.inputs, fs::metadata(&setup.program)?.modified()?)
@@ -166,7 +166,7 @@ impl Peer {
         Ok(Self { kind, data })
     }
 
-    /// Mounts at `target`; the time is till a stat of its root is answered.
+    /// Mounts at `target`; the measured time ends when a stat of its root is answered.
     pub fn mount<'a>(&self, setup: &'a Setup, target: &'a Path) -> anyhow::Result<Mounted<'a>> {
         let begin = Instant::now();
         let mut child = None;
@@ -220,7 +220,7 @@ fn make_squashfs(setup: &Setup, data: &Path) -> anyhow::Result<()> {
     time(mksquashfs(&setup.source, data)).map(drop)
 }
 
-/// zstd at level 3 and blocks of 128 KiB: what distributions use.
+/// Returns the command with zstd at level 3 and blocks of 128 KiB, as distributions use it.
 pub fn mksquashfs(source: &Path, image: &Path) -> Command {
     let mut command = Command::new("mksquashfs");
     command.arg(source).arg(image).args([
@@ -256,7 +256,7 @@ fn make_ostree(setup: &Setup, data: &Path) -> anyhow::Result<()> {
     )
 }
 
-/// `ostree commit` of a directory into an initialised repository.
+/// Returns `ostree commit` of a directory into an initialised repository.
 pub fn ostree_commit(source: &Path, repository: &Path) -> Command {
     let mut command = Command::new("ostree");
     command.args(["commit", "--branch=usr", "--subject=benchmark"]);
@@ -270,7 +270,7 @@ fn bind_read_only(from: &Path, target: &Path) -> anyhow::Result<()> {
     Ok(mount(None::<&str>, target, None::<&str>, again, None::<&str>)?)
 }
 
-/// By mount(2): mount(8) would put a loop device under an image that the kernel can mount as a file since 6.12.
+/// Mounts by mount(2): mount(8) would put a loop device under an image that the kernel can mount as a file since 6.12.
 fn mount_erofs(image: &Path, target: &Path) -> anyhow::Result<()> {
     match mount(Some(image), target, Some("erofs"), MsFlags::MS_RDONLY, None::<&str>) {
         Ok(()) => Ok(()),
@@ -307,14 +307,14 @@ pub struct Mounted<'a> {
     setup: &'a Setup,
     repository: PathBuf,
     target: &'a Path,
-    /// How long it took to mount.
+    /// Time that the mount took.
     pub took: Duration,
     child: Option<Child>,
     done: bool,
 }
 
 impl Mounted<'_> {
-    /// The daemon's memory, where there is a daemon.
+    /// Returns the daemon's memory, if there is a daemon.
     pub fn memory(&self) -> anyhow::Result<Option<Memory>> {
         match self.kind {
             Kind::Sapwood | Kind::Passthrough => machine::memory_of(&self.setup.program),
@@ -323,7 +323,7 @@ impl Mounted<'_> {
         }
     }
 
-    /// Unmounts, as a user of the peer would.
+    /// Unmounts as a user of the peer would.
     pub fn unmount(mut self) -> anyhow::Result<()> {
         self.end()
     }
@@ -347,7 +347,7 @@ impl Mounted<'_> {
 impl Drop for Mounted<'_> {
     fn drop(&mut self) {
         if !self.done && self.end().is_err() {
-            // The measurement has failed already; only the next one must not find this mount.
+            // The measurement has failed already; the next one must not find this mount.
             let _ = umount2(self.target, MntFlags::MNT_DETACH);
         }
     }

@@ -1,4 +1,4 @@
-//! What is written: every figure as CSV, and tables of ratios and of medians.
+//! The report: every figure as CSV, and tables of ratios and of medians.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -13,7 +13,7 @@ use crate::measure::BASE;
 use crate::options::Options;
 use crate::peer::Setup;
 
-/// What a figure means.
+/// The meaning of a figure.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Measure {
     Mount,
@@ -115,17 +115,17 @@ impl Measure {
         }
     }
 
-    /// A rate's ratio is turned over, so that above 1 is always worse.
+    /// Returns whether it is a rate, whose ratio is inverted so that above 1 is always worse.
     fn is_rate(self) -> bool {
         matches!(self.label().1, "op/s" | "IOPS" | "MB/s")
     }
 }
 
-/// The figures so far.
+/// The figures that were measured so far.
 pub struct Report {
     head: Vec<String>,
     csv: String,
-    /// By peer and measure: value of each round.
+    /// Value of each round, by peer and measure.
     values: BTreeMap<(String, Measure), BTreeMap<usize, f64>>,
     order: Vec<String>,
     failures: Vec<String>,
@@ -133,7 +133,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Starts a report with what there is to say about machine and input.
+    /// Starts a report with a description of the machine and the input.
     pub fn new(setup: &Setup, options: &Options) -> anyhow::Result<Self> {
         let date = machine::output("date", ["+%Y-%m-%d"])?.trim().to_owned();
         let (entries, files) = crate::workload::walk(&setup.source)?;
@@ -157,7 +157,7 @@ impl Report {
         Ok(Self { head, csv, values: BTreeMap::new(), order: Vec::new(), failures: Vec::new(), name })
     }
 
-    /// Notes a peer's figures of one round.
+    /// Adds a peer's figures of one round.
     pub fn add(&mut self, round: usize, peer: &str, load: &str, samples: Vec<(Measure, f64)>) {
         if !self.order.iter().any(|known| known == peer) {
             self.order.push(peer.to_owned());
@@ -169,12 +169,12 @@ impl Report {
         }
     }
 
-    /// Notes what could not be measured; the report says so.
+    /// Adds what could not be measured.
     pub fn failures(&mut self, failures: &[String]) {
         self.failures = failures.to_vec();
     }
 
-    /// Writes both files; gives the tables' path.
+    /// Writes both files. Returns the path of the tables.
     pub fn write(&self) -> anyhow::Result<PathBuf> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/results");
         fs::create_dir_all(&folder)?;
@@ -263,7 +263,7 @@ fn label(options: &Options, before: &str) -> String {
     if options.label.is_empty() { String::new() } else { format!("{before}{}", options.label) }
 }
 
-/// Three significant digits.
+/// Formats a value with three significant digits.
 fn short(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 => format!("{value:.0}"),
@@ -274,7 +274,7 @@ fn short(value: f64) -> String {
     }
 }
 
-/// The middle value, or the mean of the two in the middle.
+/// Returns the middle value, or the mean of the two in the middle.
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);

@@ -1,5 +1,5 @@
-//! What is done to a tree: walk, read, stat, open. In this program and by plain system calls, so that neither an
-//! interpreter's start nor a library's habits blur the figures.
+//! The workloads on a tree: walk, read, stat, open. They run in this program by plain system calls, so that neither the start
+//! of an interpreter nor a library affects the figures.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use clap::ValueEnum;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, statat};
 
-/// The buffer of a reader; `cat` uses as much.
+/// Bytes of a reader's buffer, as in `cat`.
 const BUFFER: usize = 128 << 10;
 
 /// A workload that can be run alone.
@@ -27,7 +27,7 @@ pub enum Name {
     Open,
 }
 
-/// Runs `name` over `directory` once and prints what it took.
+/// Runs `name` over `directory` once and prints its time.
 pub fn run_by_name(name: Name, directory: &Path) -> anyhow::Result<()> {
     let (_, files) = walk(directory)?;
     let begin = Instant::now();
@@ -46,8 +46,8 @@ pub fn run_by_name(name: Name, directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Lists every directory and stats every entry, in the order of the listing; gives the number of entries and the paths
-/// of regular files.
+/// Lists every directory and stats every entry, in the order of the listing. Returns the number of entries and the paths of
+/// regular files.
 pub fn walk(root: &Path) -> anyhow::Result<(usize, Vec<PathBuf>)> {
     let mut files = Vec::new();
     let mut entries = 0;
@@ -61,7 +61,7 @@ pub fn walk(root: &Path) -> anyhow::Result<(usize, Vec<PathBuf>)> {
     Ok((entries, files))
 }
 
-/// The time of one walk, nothing kept.
+/// Returns the time of one walk.
 pub fn time_walk(root: &Path) -> anyhow::Result<Duration> {
     let begin = Instant::now();
     let mut entries = 0;
@@ -85,7 +85,7 @@ pub fn time_walk(root: &Path) -> anyhow::Result<Duration> {
     Ok(begin.elapsed())
 }
 
-/// Opens, reads to the end and closes every regular file, in the order of the listing; gives the bytes.
+/// Opens, reads to the end and closes every regular file, in the order of the listing. Returns the bytes.
 pub fn read_all(root: &Path) -> anyhow::Result<u64> {
     let mut buffer = vec![0; BUFFER];
     let mut bytes = 0;
@@ -108,14 +108,14 @@ pub fn read_all(root: &Path) -> anyhow::Result<u64> {
     Ok(bytes)
 }
 
-/// The time of reading everything.
+/// Returns the time of reading everything.
 pub fn time_read_all(root: &Path) -> anyhow::Result<Duration> {
     let begin = Instant::now();
     read_all(root)?;
     Ok(begin.elapsed())
 }
 
-/// Stats every path from the root, four threads each their whole list; calls a second in all.
+/// Stats every path from the root, four threads each their whole list. Returns the calls a second of all.
 pub fn stat_four_ways(files: &[PathBuf]) -> anyhow::Result<f64> {
     const THREADS: usize = 4;
     let begin = Instant::now();
@@ -136,10 +136,10 @@ pub fn stat_four_ways(files: &[PathBuf]) -> anyhow::Result<f64> {
     Ok((files.len() * THREADS) as f64 / begin.elapsed().as_secs_f64())
 }
 
-/// Opens, reads 4 KiB of and closes a thousand files, twenty times; the time for each.
+/// Opens, reads 4 KiB of and closes a thousand files, twenty times. Returns the time for each.
 pub fn open_read_close(files: &[PathBuf]) -> anyhow::Result<Duration> {
     const FILES: usize = 1000;
-    const TURNS: u32 = 20;
+    const REPETITIONS: u32 = 20;
     let step = (files.len() / FILES).max(1);
     let chosen: Vec<&PathBuf> = files.iter().step_by(step).take(FILES).collect();
     let mut buffer = [0; 4096];
@@ -152,13 +152,13 @@ pub fn open_read_close(files: &[PathBuf]) -> anyhow::Result<Duration> {
     };
     turn()?;
     let begin = Instant::now();
-    for _ in 0..TURNS {
+    for _ in 0..REPETITIONS {
         turn()?;
     }
-    Ok(begin.elapsed() / (TURNS * u32::try_from(chosen.len()).expect("a thousand")))
+    Ok(begin.elapsed() / (REPETITIONS * u32::try_from(chosen.len()).expect("a thousand")))
 }
 
-/// The largest files, for `fio`.
+/// Returns the largest files, for `fio`.
 pub fn largest(files: &[PathBuf], count: usize) -> anyhow::Result<Vec<PathBuf>> {
     let mut sized = Vec::with_capacity(files.len());
     for path in files {

@@ -1,4 +1,4 @@
-//! What a command costs: time, CPU, memory, and what passed through the link meanwhile.
+//! The cost of a command: time, CPU, memory, and the traffic of the link meanwhile.
 
 use std::fs;
 use std::process::Command;
@@ -9,14 +9,14 @@ use anyhow::Context as _;
 use crate::link::Link;
 use crate::machine;
 
-/// The price of something.
+/// The cost of a command or of other work.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cost {
     /// Wall time.
     pub seconds: f64,
     /// User and system time of the command and its children.
     pub cpu: Option<f64>,
-    /// The most memory that one process of it held, in MiB.
+    /// Peak memory of one process of it, in MiB.
     pub peak: Option<f64>,
     /// Requests through the link.
     pub requests: Option<u64>,
@@ -46,23 +46,23 @@ pub fn of_command(command: Command) -> anyhow::Result<Cost> {
     Ok(Cost { seconds, cpu: Some(user + system), peak: Some(kib / 1024.0), ..Cost::default() })
 }
 
-/// Does something that talks through `link`.
+/// Measures work that uses `link`.
 pub fn through(link: &Link, work: impl FnOnce() -> anyhow::Result<Cost>) -> anyhow::Result<Cost> {
-    let before = link.passed();
+    let before = link.traffic();
     let cost = work()?;
-    let now = link.passed();
+    let now = link.traffic();
     let megabytes = (now.received - before.received) as f64 / 1e6;
     Ok(Cost { requests: Some(now.requests - before.requests), megabytes: Some(megabytes), ..cost })
 }
 
-/// Times something that is no command.
+/// Measures work that is no command.
 pub fn of_work(work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<Cost> {
     let begin = Instant::now();
     work()?;
     Ok(Cost { seconds: begin.elapsed().as_secs_f64(), ..Cost::default() })
 }
 
-/// The bytes of a directory or file on disk, in MB; holes and rounding to blocks not counted.
+/// Returns the bytes of a directory or file on disk, in MB; holes and rounding to blocks are not counted.
 pub fn size(path: &std::path::Path) -> anyhow::Result<f64> {
     let path = path.to_str().context("paths of the benchmark are UTF-8")?;
     let used = machine::output("du", ["-sb", "--apparent-size", path])?;

@@ -1,13 +1,12 @@
-//! Measures publishing, pulling, mounting what was never pulled, and updating, over a slow link, against ostree, casync
-//! and squashfs with the same two versions of a Debian `/usr`.
+//! Measures publishing, pulling, mounting what was never pulled, and updating, over a slow link, against ostree, casync and
+//! squashfs with the same two versions of a Debian `/usr`.
 //!
-//! Run it by `benches/remote-run`, which prepares what it needs. Everything is served by one nginx on loopback; clients reach
-//! it through a proxy that has a round-trip time and a bandwidth, and counts requests and bytes. Bytes and requests are
-//! exact; of seconds only those of one run are comparable.
+//! `benches/remote-run` prepares what it needs and runs it. One nginx on loopback serves everything; clients reach it through a
+//! proxy that has a round-trip time and a bandwidth, and counts requests and bytes. Bytes and requests are exact; seconds are
+//! comparable only within one run.
 #![allow(clippy::disallowed_methods, reason = "what a benchmark writes may be lost")]
 
 mod cost;
-mod ground;
 mod lazy;
 #[path = "../../tests/common/link.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]
@@ -18,6 +17,7 @@ mod machine;
 mod publishing;
 mod pulling;
 mod report;
+mod setup;
 mod updating;
 
 use std::path::PathBuf;
@@ -25,25 +25,25 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 
-use ground::Ground;
 use report::Report;
+use setup::Setup;
 
 /// Measure what goes over a network.
 #[derive(Parser)]
 pub struct Options {
-    /// Which parts; publishing is always done when there is nothing published from an earlier run.
+    /// Sections to measure; publishing is always done when there is nothing published from an earlier run.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Section::ALL)]
     sections: Vec<Section>,
-    /// Take what an earlier run published. Only for a look: figures of one table belong to one run.
+    /// Use what an earlier run published. Only to see a trend: figures of one table belong to one run.
     #[arg(long)]
     reuse: bool,
-    /// Leave out casync's mount and what else takes minutes at one go.
+    /// Leave out casync's mount and other work that takes minutes at once.
     #[arg(long)]
     quick: bool,
-    /// Rounds of what takes seconds.
+    /// Rounds of the measurements that take seconds.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// Where repositories and what is published go: some 8 GB.
+    /// Directory of repositories and publications: some 8 GB.
     #[arg(long, default_value = "/var/tmp/sapwood-bench/remote")]
     work: PathBuf,
     /// A word for the report's name.
@@ -82,27 +82,27 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> anyhow::Result<()> {
-    let ground = Ground::new(options)?;
-    let mut report = Report::new(&ground, options)?;
+    let setup = Setup::new(options)?;
+    let mut report = Report::new(&setup, options)?;
     let wants = |section| options.sections.contains(&section);
-    if !(options.reuse && ground.is_published()) {
-        publishing::run(&ground, &mut report)?;
+    if !(options.reuse && setup.is_published()) {
+        publishing::run(&setup, &mut report)?;
     }
     if wants(Section::Pulling) {
-        pulling::run(&ground, &mut report)?;
+        pulling::run(&setup, &mut report)?;
     }
     if wants(Section::Lazy) {
-        lazy::run(&ground, options, &mut report)?;
+        lazy::run(&setup, options, &mut report)?;
     }
     if wants(Section::Updating) {
-        updating::run(&ground, &mut report)?;
+        updating::run(&setup, &mut report)?;
     }
     println!("{}", report.write()?.display());
     Ok(())
 }
 
 impl Options {
-    /// Rounds of what takes seconds.
+    /// Returns the number of rounds of measurements that take seconds.
     fn rounds(&self) -> usize {
         if self.quick { 1 } else { self.rounds }
     }

@@ -1,4 +1,4 @@
-//! What is written: a table for each question, all figures as CSV beside it.
+//! The report: a table for each question, and all figures as CSV.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use crate::Options;
 use crate::cost::Cost;
-use crate::ground::Ground;
 use crate::machine;
+use crate::setup::Setup;
 
-/// A question.
+/// A question, which has a table.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Table {
     PublishFirst,
@@ -44,7 +44,7 @@ impl Table {
     }
 }
 
-/// The figures so far.
+/// The figures that were measured so far.
 pub struct Report {
     head: Vec<String>,
     csv: String,
@@ -53,14 +53,14 @@ pub struct Report {
 }
 
 impl Report {
-    /// Starts with what there is to say about machine and input.
-    pub fn new(ground: &Ground, options: &Options) -> anyhow::Result<Self> {
+    /// Starts a report with a description of the machine and the input.
+    pub fn new(setup: &Setup, options: &Options) -> anyhow::Result<Self> {
         let date = machine::output("date", ["+%Y-%m-%d"])?.trim().to_owned();
         let commit = machine::output("git", ["rev-parse", "--short=12", "HEAD"]).unwrap_or_default();
         let mut head = vec![format!("# Sapwood over a network, {date}"), String::new()];
         head.push(format!("- commit {}, default options; load at the start {}", commit.trim(), machine::load()));
         head.extend(machine::description().into_iter().map(|line| format!("- {line}")));
-        for (name, tree) in ["older", "newer"].iter().zip(&ground.trees) {
+        for (name, tree) in ["older", "newer"].iter().zip(&setup.trees) {
             let tree = tree.to_str().unwrap_or_default();
             let entries = machine::output("sh", ["-c", &format!("find {tree} | wc -l; du -sb {tree} | cut -f1")])?;
             let [entries, bytes] = entries.split_whitespace().collect::<Vec<_>>()[..] else { continue };
@@ -72,7 +72,7 @@ impl Report {
         Ok(Self { head, csv, name: format!("{date}-remote{label}"), rows: BTreeMap::new() })
     }
 
-    /// Notes a cost.
+    /// Adds a cost.
     pub fn add(&mut self, table: Table, peer: &str, cost: Cost) {
         eprintln!("{}: {peer}: {cost:?}", table.title());
         let rows = self.rows.entry(table).or_default();
@@ -93,7 +93,7 @@ impl Report {
         );
     }
 
-    /// Writes both files; gives the tables' path.
+    /// Writes both files. Returns the path of the tables.
     pub fn write(&self) -> anyhow::Result<PathBuf> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/results");
         fs::create_dir_all(&folder)?;
@@ -155,7 +155,7 @@ impl Medians {
     }
 }
 
-/// Three significant digits.
+/// Formats a value with three significant digits.
 fn short(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 => format!("{value:.0}"),

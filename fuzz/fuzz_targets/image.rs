@@ -1,4 +1,4 @@
-//! Feeds the image reader whatever libFuzzer thinks of, through every operation.
+//! Feeds libFuzzer's inputs to every operation of the image reader.
 #![no_main]
 
 #[path = "../image.rs"]

@@ -1,5 +1,5 @@
-//! Feeds the readers of what processes and programs of a machine tell one another whatever libFuzzer thinks of. The first byte
-//! chooses which.
+//! Feeds libFuzzer's inputs to the readers of messages between processes and programs of a machine. The first byte chooses the
+//! reader.
 #![no_main]
 
 #[path = "../machine.rs"]

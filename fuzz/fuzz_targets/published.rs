@@ -1,5 +1,5 @@
-//! Feeds the readers of published files whatever libFuzzer thinks of: locators, frames, images, deltas, profiles. The first byte
-//! chooses which.
+//! Feeds libFuzzer's inputs to the readers of published files: locators, frames, images, deltas, profiles. The first byte
+//! chooses the reader.
 #![no_main]
 
 #[path = "../published.rs"]

@@ -1,4 +1,4 @@
-//! Feeds the readers of small signed records whatever libFuzzer thinks of: envelopes, refs, commits, announcements, placements.
+//! Feeds libFuzzer's inputs to the readers of small signed records: envelopes, refs, commits, announcements, placements.
 #![no_main]
 
 #[path = "../records.rs"]

@@ -1,4 +1,4 @@
-//! Feeds the reader of a web server's answers whatever libFuzzer thinks of. The first byte chooses what was asked for.
+//! Feeds libFuzzer's inputs to the reader of a web server's answers. The first byte chooses the request.
 #![no_main]
 
 #[path = "../remote.rs"]

@@ -1,4 +1,4 @@
-//! Feeds the reader of tar archives whatever libFuzzer thinks of.
+//! Feeds libFuzzer's inputs to the reader of tar archives.
 #![no_main]
 
 #[path = "../archive.rs"]

@@ -1,6 +1,5 @@
-//! Feeds the readers of small texts whatever libFuzzer thinks of: treefiles, boot menus of three loaders, kernel command lines,
-//! merge rules and merges, accounts, records of deployments, files of remotes, lists of packages. The first byte chooses which.
-#![no_main]
+//! Feeds libFuzzer's inputs to the readers of small texts: treefiles, boot menus of three loaders, kernel command lines, merge
+//! rules and merges, accounts, records of deployments, files of remotes, lists of packages. The first byte chooses the reader.
 
 #[path = "../texts.rs"]
 mod texts;

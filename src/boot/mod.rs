@@ -1,12 +1,16 @@
-//! From the mounted physical root to the `/` of a deployment: what an initramfs does before it leaves.
+//! The work of the initramfs: it assembles the `/` of a deployment from the mounted physical root.
 //!
-//! Parse (`command_line`), check (`verify`), plan and mount (`tree`). The filesystem of `/usr` itself is mounted by `cli`, from
-//! inside the new root, as any other mount: the processes behind it have the new `/` for theirs, so that they find `/proc`,
-//! `/run` and `/etc` when the initramfs is gone, and reach the repository by what they opened before.
+//! Its parts: `command_line` parses the kernel arguments, `verify` checks the commit, `tree` plans the mounts and makes them.
 //!
-//! Invariant: until the last step the physical root is not touched, but for being made writable; whatever fails before leaves
-//! an initramfs that can go on to an emergency shell.
+//! *Not here*: mounting the commit on `/usr`. `cli::prepare_root` does that from inside the new root, as for any other mount.
+//! So the processes behind that mount have the new `/` as their root directory and find `/proc`, `/run` and `/etc` when the
+//! initramfs is gone; they reach the repository through descriptors that were opened before.
+//!
+//! *Invariants*: until the last step the physical root is only made writable, not changed. If an earlier step fails, the
+//! initramfs can go on to an emergency shell.
+//!
+//! *Used by* `cli::prepare_root`.
 
 pub mod command_line;
-pub mod tree;
-pub mod verify;
+pub(crate) mod tree;
+pub(crate) mod verify;

@@ -1,16 +1,19 @@
-//! The new `/`: which mounts it is made of, in order, and making them.
+//! The mounts that form the new `/` of a deployment: a plan of steps, and applying a step.
 //!
 //! ```text
 //! /          the skeleton of the deployment, read-only
 //! /etc       of the deployment, writable
 //! /var       of the stateroot, writable
 //! /tmp       in memory, unless the commit has a link there
-//! /usr       the commit (mounted between `assembly` and `arrival`)
+//! /usr       the commit (mounted between `assembly_steps` and `final_step`)
 //! /sysroot   the physical root
-//! /boot      what is in /boot there; a boot partition of its own is fstab's
+//! /boot      what is in /boot of the physical root; /etc/fstab mounts a separate boot partition
 //! ```
 //!
-//! It is put together beside the physical root and moved over it at the end, since PID 1 of the initramfs goes there.
+//! The new root is assembled beside the physical root and moved over it at the end, because PID 1 of the initramfs changes
+//! its root to that place.
+//!
+//! *Not here*: mounting the commit on `/usr`, see `cli::prepare_root`. *Used by* `cli::prepare_root`.
 
 use std::fs;
 use std::io;
@@ -23,135 +26,103 @@ use crate::deploy::layout::DeploymentLayout;
 use crate::deploy::sysroot::BootTarget;
 use crate::disk;
 
-/// Where the physical root is in the new one.
-pub const PHYSICAL: &str = "sysroot";
+/// The name of the directory in the new root on which the physical root is mounted.
+pub(crate) const PHYSICAL_ROOT: &str = "sysroot";
 
-/// What the initramfs has mounted and the new root gets too. Whoever leaves the initramfs moves them; until then the daemon
-/// needs them.
-const KERNEL: [&str; 4] = ["dev", "proc", "sys", "run"];
+/// The directories with kernel filesystems that the initramfs has mounted and that are bound into the new root, because the
+/// processes behind the mount of `/usr` need them. The program that leaves the initramfs later moves the originals.
+const KERNEL_FILESYSTEMS: [&str; 4] = ["dev", "proc", "sys", "run"];
 
 /// One change of the tree of mounts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
-    /// Changes from here on concern nobody else: only private mounts can be moved.
+pub(crate) enum MountStep {
+    /// Stops the propagation of changes below this mount to other mount namespaces: only private mounts can be moved.
     Private(PathBuf),
-    /// A directory to mount on, in memory.
+    /// Creates a mount point, in the memory of the initramfs.
     Directory(PathBuf),
-    /// Show a directory at another place too.
-    Bind {
-        /// Which.
-        from: PathBuf,
-        /// Where.
-        to: PathBuf,
-    },
-    /// The same unless it is empty, as a mount point is.
-    BindFilled {
-        /// Which.
-        from: PathBuf,
-        /// Where.
-        to: PathBuf,
-    },
-    /// The same with all that is mounted below.
-    BindAll {
-        /// Which.
-        from: PathBuf,
-        /// Where.
-        to: PathBuf,
-    },
-    /// Nobody writes here.
+    /// Mounts a directory at a second place.
+    Bind { from: PathBuf, to: PathBuf },
+    /// As `Bind`, unless the directory is empty or missing; an unused mount point is empty.
+    BindFilled { from: PathBuf, to: PathBuf },
+    /// As `Bind`, with everything that is mounted below the directory.
+    BindAll { from: PathBuf, to: PathBuf },
+    /// Makes a mount read-only.
     ReadOnly(PathBuf),
-    /// A filesystem in memory for everybody's temporary files.
+    /// Mounts a tmpfs for the temporary files of all users.
     Temporary(PathBuf),
-    /// Take a mount with all that is below it to another place.
-    Move {
-        /// From where.
-        from: PathBuf,
-        /// To where.
-        to: PathBuf,
-    },
+    /// Moves a mount, with everything that is mounted below it.
+    Move { from: PathBuf, to: PathBuf },
 }
 
-/// Why the new root cannot be put together.
+/// Why the new root cannot be assembled.
 #[derive(Debug, thiserror::Error)]
-pub enum TreeError {
-    /// The physical root cannot be written to.
+pub(crate) enum NewRootError {
+    /// The physical root cannot be made writable.
     #[error("cannot make {} writable, which /etc and /var are on", .path.display())]
     ReadOnly {
-        /// Where it is mounted.
+        /// The mount point of the physical root.
         path: PathBuf,
-        /// What the system said.
         source: io::Error,
     },
     /// A step failed.
     #[error("cannot {action} {}", .path.display())]
-    Step {
-        /// What was tried.
-        action: &'static str,
-        /// On which path.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    Step { action: &'static str, path: PathBuf, source: io::Error },
 }
 
-/// The new root of a deployment.
+/// The plan for the new root of a deployment.
 #[derive(Debug, Clone)]
-pub struct Tree<'a> {
+pub(crate) struct NewRoot<'a> {
     target: &'a BootTarget,
     physical: &'a Path,
-    place: PathBuf,
+    path: PathBuf,
 }
 
-impl<'a> Tree<'a> {
-    /// For a deployment below the physical root, which is mounted at `physical` and where the new root is to be.
-    #[must_use]
-    pub fn new(target: &'a BootTarget, physical: &'a Path) -> Self {
-        let mut place = physical.as_os_str().to_owned();
-        place.push(".new");
-        Self { target, physical, place: place.into() }
+impl<'a> NewRoot<'a> {
+    /// Makes a plan for a deployment below the physical root. `physical` is the directory on which the physical root is mounted
+    /// and on which the new root is mounted in the end.
+    pub(crate) fn new(target: &'a BootTarget, physical: &'a Path) -> Self {
+        let mut path = physical.as_os_str().to_owned();
+        path.push(".new");
+        Self { target, physical, path: path.into() }
     }
 
-    /// Where it is put together.
-    #[must_use]
-    pub fn place(&self) -> &Path {
-        &self.place
+    /// Returns the directory in which the new root is assembled.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
-    /// The steps to everything but what the daemon serves.
-    #[must_use]
-    pub fn assembly(&self) -> Vec<Step> {
+    /// Returns the steps that assemble the new root, except for mounting the commit and for the final step.
+    pub(crate) fn assembly_steps(&self) -> Vec<MountStep> {
         let deployment = DeploymentLayout::new(self.target.directory.clone());
-        let at = |name: &str| self.place.join(name);
-        let bind = |from: PathBuf, to: PathBuf| Step::Bind { from, to };
+        let at = |name: &str| self.path.join(name);
+        let bind = |from: PathBuf, to: PathBuf| MountStep::Bind { from, to };
         let mut steps = vec![
-            Step::Private("/".into()),
-            Step::Directory(self.place.clone()),
-            bind(deployment.skeleton(), self.place.clone()),
-            Step::ReadOnly(self.place.clone()),
+            MountStep::Private("/".into()),
+            MountStep::Directory(self.path.clone()),
+            bind(deployment.skeleton(), self.path.clone()),
+            MountStep::ReadOnly(self.path.clone()),
             bind(deployment.etc(), at("etc")),
             bind(self.target.var.clone(), at("var")),
-            Step::Temporary(at("tmp")),
+            MountStep::Temporary(at("tmp")),
         ];
-        steps.extend(KERNEL.map(|name| Step::BindAll { from: Path::new("/").join(name), to: at(name) }));
-        // What is mounted already, systemd would not mount again.
-        steps.push(Step::BindFilled { from: self.physical.join("boot"), to: at("boot") });
-        steps.push(Step::Move { from: self.physical.to_owned(), to: at(PHYSICAL) });
+        steps.extend(
+            KERNEL_FILESYSTEMS.map(|name| MountStep::BindAll { from: Path::new("/").join(name), to: at(name) }),
+        );
+        // systemd does not mount again what is mounted already, so an empty /boot is left for fstab.
+        steps.push(MountStep::BindFilled { from: self.physical.join("boot"), to: at("boot") });
+        steps.push(MountStep::Move { from: self.physical.to_owned(), to: at(PHYSICAL_ROOT) });
         steps
     }
 
-    /// The step that makes it what the initramfs leaves for.
-    #[must_use]
-    pub fn arrival(&self) -> Step {
-        Step::Move { from: self.place.clone(), to: self.physical.to_owned() }
+    /// Returns the last step, which moves the new root to the directory that the initramfs changes its root to.
+    pub(crate) fn final_step(&self) -> MountStep {
+        MountStep::Move { from: self.path.clone(), to: self.physical.to_owned() }
     }
 }
 
-/// Makes the physical root writable if it is not.
-///
-/// # Errors
-/// [`TreeError::ReadOnly`].
-pub fn make_writable(physical: &Path) -> Result<(), TreeError> {
-    let failed = |source: io::Error| TreeError::ReadOnly { path: physical.to_owned(), source };
+/// Mounts the physical root for writing if it is read-only.
+pub(crate) fn make_writable(physical: &Path) -> Result<(), NewRootError> {
+    let failed = |source: io::Error| NewRootError::ReadOnly { path: physical.to_owned(), source };
     let flags = rustix::fs::statvfs(physical).map_err(|errno| failed(errno.into()))?.f_flag;
     if !flags.contains(StatVfsMountFlags::RDONLY) {
         return Ok(());
@@ -159,55 +130,56 @@ pub fn make_writable(physical: &Path) -> Result<(), TreeError> {
     mount(None::<&str>, physical, None::<&str>, MsFlags::MS_REMOUNT, None::<&str>).map_err(|errno| failed(errno.into()))
 }
 
-impl Step {
-    /// Does it.
-    ///
-    /// # Errors
-    /// [`TreeError::Step`].
-    pub fn apply(&self) -> Result<(), TreeError> {
+impl MountStep {
+    /// Carries out the step.
+    pub(crate) fn apply(&self) -> Result<(), NewRootError> {
         let (action, path, done) = match self {
-            Self::Private(path) => ("make private", path, change(path, MsFlags::MS_REC | MsFlags::MS_PRIVATE)),
+            Self::Private(path) => {
+                ("make private", path, change_mount_flags(path, MsFlags::MS_REC | MsFlags::MS_PRIVATE))
+            }
             Self::Directory(path) => ("create", path, disk::make_directories(path)),
-            Self::Bind { from, to } => ("mount on", to, bind(from, to, MsFlags::MS_BIND)),
-            Self::BindFilled { from, to } => ("mount on", to, bind_filled(from, to)),
-            Self::BindAll { from, to } => ("mount on", to, bind(from, to, MsFlags::MS_BIND | MsFlags::MS_REC)),
-            Self::ReadOnly(path) => ("make read-only", path, read_only(path)),
-            Self::Temporary(path) => ("mount on", path, temporary(path)),
-            Self::Move { from, to } => ("move to", to, bind(from, to, MsFlags::MS_MOVE)),
+            Self::Bind { from, to } => ("mount on", to, bind_directories(from, to, MsFlags::MS_BIND)),
+            Self::BindFilled { from, to } => ("mount on", to, bind_if_filled(from, to)),
+            Self::BindAll { from, to } => {
+                ("mount on", to, bind_directories(from, to, MsFlags::MS_BIND | MsFlags::MS_REC))
+            }
+            Self::ReadOnly(path) => ("make read-only", path, make_read_only(path)),
+            Self::Temporary(path) => ("mount on", path, mount_tmpfs(path)),
+            Self::Move { from, to } => ("move to", to, bind_directories(from, to, MsFlags::MS_MOVE)),
         };
-        done.map_err(|source| TreeError::Step { action, path: path.clone(), source })
+        done.map_err(|source| NewRootError::Step { action, path: path.clone(), source })
     }
 }
 
-fn change(path: &Path, flags: MsFlags) -> io::Result<()> {
+fn change_mount_flags(path: &Path, flags: MsFlags) -> io::Result<()> {
     Ok(mount(None::<&str>, path, None::<&str>, flags, None::<&str>)?)
 }
 
-/// What the commit has as a link, or not at all, is left as it is.
-fn bind(from: &Path, to: &Path, flags: MsFlags) -> io::Result<()> {
+/// Mounts `from` on `to`. Does nothing if either is not a directory: the commit may have a link there, or nothing at all.
+fn bind_directories(from: &Path, to: &Path, flags: MsFlags) -> io::Result<()> {
     if !is_directory(to)? || !is_directory(from)? {
         return Ok(());
     }
     Ok(mount(Some(from), to, None::<&str>, flags, None::<&str>)?)
 }
 
-fn bind_filled(from: &Path, to: &Path) -> io::Result<()> {
+fn bind_if_filled(from: &Path, to: &Path) -> io::Result<()> {
     match fs::read_dir(from) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         listed => {
             if listed?.next().is_some() {
-                bind(from, to, MsFlags::MS_BIND)?;
+                bind_directories(from, to, MsFlags::MS_BIND)?;
             }
             Ok(())
         }
     }
 }
 
-fn read_only(path: &Path) -> io::Result<()> {
-    change(path, MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | MsFlags::MS_RELATIME)
+fn make_read_only(path: &Path) -> io::Result<()> {
+    change_mount_flags(path, MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | MsFlags::MS_RELATIME)
 }
 
-fn temporary(path: &Path) -> io::Result<()> {
+fn mount_tmpfs(path: &Path) -> io::Result<()> {
     if !is_directory(path)? {
         return Ok(());
     }
@@ -228,7 +200,7 @@ mod tests {
     use crate::deploy::layout::SysrootLayout;
 
     #[test]
-    fn the_physical_root_moves_last_and_everything_on_it_is_found_before() {
+    fn physical_root_is_moved_after_all_binds_from_it() {
         let layout = SysrootLayout::new("/sysroot".into());
         let id: crate::deploy::id::DeploymentId = "main/0123456789ab.0".parse().expect("legal");
         let target = BootTarget {
@@ -238,14 +210,14 @@ mod tests {
             repository: layout.repository(),
             id,
         };
-        let tree = Tree::new(&target, Path::new("/sysroot"));
-        let steps = tree.assembly();
-        let bind = |from: &str, to: &str| Step::Bind { from: from.into(), to: to.into() };
-        assert_eq!(steps[0], Step::Private("/".into()));
+        let tree = NewRoot::new(&target, Path::new("/sysroot"));
+        let steps = tree.assembly_steps();
+        let bind = |from: &str, to: &str| MountStep::Bind { from: from.into(), to: to.into() };
+        assert_eq!(steps[0], MountStep::Private("/".into()));
         assert!(steps.contains(&bind("/sysroot/sapwood/deploy/main/0123456789ab.0/etc", "/sysroot.new/etc")));
         assert!(steps.contains(&bind("/sysroot/sapwood/deploy/main/var", "/sysroot.new/var")));
-        let last = Step::Move { from: "/sysroot".into(), to: "/sysroot.new/sysroot".into() };
+        let last = MountStep::Move { from: "/sysroot".into(), to: "/sysroot.new/sysroot".into() };
         assert_eq!(steps.last(), Some(&last));
-        assert_eq!(tree.arrival(), Step::Move { from: "/sysroot.new".into(), to: "/sysroot".into() });
+        assert_eq!(tree.final_step(), MountStep::Move { from: "/sysroot.new".into(), to: "/sysroot".into() });
     }
 }

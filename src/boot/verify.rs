@@ -1,14 +1,14 @@
-//! Whether a commit may be booted: its record and its image are what their names say and, if that is asked for, a key in the
-//! initramfs has signed it.
+//! The check whether a commit may be booted: its record and its image match their ids and, if `sapwood.verify=require` is
+//! given, a key in the initramfs has signed the commit.
 //!
-//! Contents are not read here. A read of them is checked as any other.
+//! *Not here*: the contents of files. They are verified when they are read, as in every mount. *Used by* `cli::prepare_root`.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::command_line::Signature;
-use crate::deploy::source::{ChooseError, signed_by};
+use super::command_line::SignatureCheck;
+use crate::deploy::choose::{ChooseError, verify_signed_by};
 use crate::image::ImageError;
 use crate::model::{Commit, CommitId, ImageId};
 use crate::store::{ReadError, Store};
@@ -16,57 +16,48 @@ use crate::trust::{KeyError, Keyring, PublicKey};
 
 /// Why a commit is not booted.
 #[derive(Debug, thiserror::Error)]
-pub enum VerifyError {
-    /// It cannot be read.
+pub(crate) enum VerifyError {
+    /// Its record or image cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// Its names and digests are damaged.
+    /// A block of its image is damaged.
     #[error("image {id} is damaged")]
-    Image {
-        /// Which.
-        id: ImageId,
-        /// How.
-        source: ImageError,
-    },
-    /// There is nobody to trust.
+    Image { id: ImageId, source: ImageError },
+    /// A signature is required, and the initramfs has no key.
     #[error("sapwood.verify=require, and there is no key in {} of the initramfs", .0.display())]
     NoKeys(PathBuf),
-    /// Keys that cannot be read.
+    /// The keys cannot be read.
     #[error("cannot read the keys in {}", .path.display())]
     Keys {
-        /// The directory, or the key in it.
+        /// The directory of the keys, or one file in it.
         path: PathBuf,
-        /// What the system said.
         source: io::Error,
     },
-    /// A file that is no key.
+    /// A file in the directory of the keys is not a key.
     #[error("{} is no key", .path.display())]
-    Key {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: KeyError,
-    },
+    Key { path: PathBuf, source: KeyError },
     /// No key of the initramfs has signed it.
     #[error(transparent)]
     Signature(#[from] ChooseError),
 }
 
-/// Checks the commit `id`; `keys` is the directory of the keys that count.
-///
-/// # Errors
-/// [`VerifyError`].
-pub fn verify(store: &Store, id: CommitId, signature: Signature, keys: &Path) -> Result<Commit, VerifyError> {
+/// Verifies the commit `id` and returns its record. `keys` is the directory with the public keys that are trusted.
+pub(crate) fn verify_commit(
+    store: &Store,
+    id: CommitId,
+    signature: SignatureCheck,
+    keys: &Path,
+) -> Result<Commit, VerifyError> {
     let commit = match signature {
-        Signature::Trusted => store.commit(id)?,
-        Signature::Required => signed_by(store, id, keyring(keys)?)?.into_inner(),
+        SignatureCheck::NotRequired => store.commit(id)?,
+        SignatureCheck::Required => verify_signed_by(store, id, read_keyring(keys)?)?.into_inner(),
     };
     match store.image(commit.image) {
-        // What a lazy image lacks is verified when it comes.
+        // The missing blocks of a lazy image are verified when they are fetched.
         Err(ReadError::MissingImage { .. }) if store.is_lazy(id) => {}
         Err(other) => return Err(other.into()),
         Ok(image) => {
-            let here = (0..image.blocks_of_image()).filter(|block| image.has_block(*block));
+            let here = (0..image.block_count()).filter(|block| image.has_block(*block));
             let damaged = |source| VerifyError::Image { id: commit.image, source };
             here.into_iter().try_for_each(|block| image.verify_block(block)).map_err(damaged)?;
         }
@@ -74,8 +65,8 @@ pub fn verify(store: &Store, id: CommitId, signature: Signature, keys: &Path) ->
     Ok(commit)
 }
 
-/// All keys in a directory.
-fn keyring(directory: &Path) -> Result<Keyring, VerifyError> {
+/// Reads all files in a directory that end with `.pub`.
+fn read_keyring(directory: &Path) -> Result<Keyring, VerifyError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |source| VerifyError::Keys { path, source }

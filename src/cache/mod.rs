@@ -1,65 +1,53 @@
-//! Commits that are fetched as they are read.
+//! Lazy commits: commits whose contents are fetched when they are read.
 //!
-//! A [`LazyTree`] answers from what is here and says what is not; whoever may wait has it fetched. Knows neither inodes
-//! nor the kernel. Invariants: at most one fetch of a thing is under way, and no lock is held while something is fetched;
-//! whatever fails reaches everybody who waits for it; nothing is given to a reader or to the repository that was not
-//! checked against the image, which the commit names.
+//! A [`LazyTree`] answers reads from local data and reports what is absent; a caller that may wait then has it fetched.
+//!
+//! *Not here*: inodes and directories (`vfs`), the kernel (`fuse`), the published formats and the transport (`remote`).
+//!
+//! *Invariants*: at most one fetch of a frame runs at a time. No lock is held during a fetch. An error reaches every waiter.
+//! Readers and the repository get only data that was verified against the image, whose id the commit contains.
+//!
+//! *Used by* `source`, `fuse`, `mount` and `cli`.
 //!
 //! ```text
-//! partial/<image>           the image's file at full length, with the blocks that came
+//! partial/<image>           the image's file at full length, with the blocks that were fetched
 //! partial/<image>.head      the beginning of its published form
 //! partial/<image>.locator   where its objects are
-//! partial/<object>          a large object's file at full length, with the blocks that came
+//! partial/<object>          a large object's file at full length, with the blocks that were fetched
 //! ```
 //!
-//! Nothing in `partial/` is believed: every block is checked when it is first used after a start.
+//! Nothing in `partial/` is trusted: every block is verified when it is first used after a start.
 //!
 //! | file | holds |
 //! | --- | --- |
-//! | `visit` | from a ref of a remote to a commit |
-//! | `tree` | one commit: reading, fetching, patience |
-//! | `image`, `frames`, `large` | the parts of it that are here, and how the others come |
-//! | `shelf` | what has arrived, in memory until it is in the repository |
-//! | `flight`, `crew`, `origin`, `tries` | single fetches, the threads that carry them out, the other side, what came wrong |
-//! | `catalogue`, `ranges`, `ahead` | pure planning: which frame holds what, what to ask for together, what to fetch ahead |
-//! | `fill`, `profile`, `prefetch`, `stream` | what is fetched that nobody waits for |
-//! | `room`, `uses`, `janitor` | how much may be kept, and what goes when that is too little |
-//! | `whole` | when all is here: an ordinary commit |
+//! | `resolve` | from a ref of a remote to a commit |
+//! | `tree` | one commit: reads, fetches, patience, outages |
+//! | `counters` | what a lazy mount reports about itself |
+//! | `image/` | the image of the commit, of which blocks may be missing; the early request for its head |
+//! | `objects/object_cache`, `large` | the contents that are stored, and how missing ones are fetched |
+//! | `objects/write_back` | fetched contents, in memory until they are written to the repository |
+//! | `objects/quota`, `recency`, `evictor` | how much may be stored, what was used when, and what is evicted |
+//! | `objects/coverage`, `completeness` | how much is stored; making a complete commit an ordinary one |
+//! | `fetch/pool`, `in_flight` | the threads that fetch, by priority; one fetch of a frame at a time |
+//! | `fetch/remote`, `retry`, `error` | requests to the remote, outages, when a failed request is repeated |
+//! | `fetch/catalogue`, `coalesce` | planning without I/O: which frame holds which object, which frames one request fetches |
+//! | `fetch/execute`, `bulk` | executing one request for frames; many frames in few long requests |
+//! | `readahead/predictor`, `history` | planning without I/O: what is probably read next |
+//! | `readahead/background`, `profile`, `prefetch` | fetches that no reader waits for: a fill, a profile, `sapwood prefetch` |
 
-mod ahead;
-mod beginning;
-mod catalogue;
 mod counters;
-mod crew;
-mod error;
-mod fill;
-mod flight;
-mod frames;
-mod haul;
+mod fetch;
 mod image;
-mod janitor;
-mod large;
-mod ledger;
-mod local;
-mod origin;
-mod prefetch;
-mod profile;
-mod ranges;
-mod room;
-mod shelf;
-mod stream;
+mod objects;
+mod readahead;
+mod resolve;
 mod tree;
-mod tries;
-mod uses;
-mod visit;
-mod whole;
 
-pub use counters::{LATENCY_BOUNDS_MS, Latency, LazyFigures};
-pub use error::FetchError;
-pub use fill::{Fill, Rest};
-pub use image::LazyImageError;
-pub use prefetch::{PrefetchError, PrefetchPlan, Selection};
-pub use profile::ProfileChoice;
+pub(crate) use counters::{LATENCY_BOUNDS_MS, LazyFigures};
+pub(crate) use objects::completeness::CommitCompleteness;
+pub(crate) use readahead::background::{Fill, FillScope};
+pub(crate) use readahead::prefetch::Selection;
+pub(crate) use readahead::profile::ProfileChoice;
+pub use resolve::ResolvedCommit;
+pub(crate) use resolve::{ResolveCommitError, ResolvedRecord};
 pub use tree::{LazyError, LazyOptions, LazyTree, Patience};
-pub use visit::{Visit, VisitError, VisitRecord};
-pub use whole::Wholeness;

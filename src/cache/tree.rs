@@ -1,7 +1,13 @@
-//! One commit that is fetched as it is read: its image and its objects behind one value.
+//! One lazy commit: its image and its objects behind one value.
 //!
-//! Reading never waits; [`Fetch::fetch`] does, in the threads of whoever calls it, and tries again as long as there is
-//! patience while nobody answers. Everything fetched in the background stops when the value is dropped.
+//! Reads never wait. [`Fetch::fetch`] waits, in the thread of its caller, and repeats failed fetches while the remote does
+//! not answer and the patience of readers lasts.
+//!
+//! *Not here*: where a missing byte is and how it is fetched (`objects`, `fetch`), inodes (`vfs`).
+//!
+//! *Invariant*: all threads of a tree stop when it is dropped.
+//!
+//! *Used by* `resolve`, `mount` and `cli`.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -11,51 +17,51 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::beginning::Beginning;
-use super::counters::{LazyCounters, LazyFigures};
-use super::crew::Crew;
-use super::error::FetchError;
-use super::fill::{self, Fill, Rest};
-use super::frames::Frames;
-use super::image::{LazyImage, LazyImageError};
-use super::janitor;
-use super::local::LastLook;
-use super::origin::Origin;
-use super::prefetch::{self, PrefetchError, PrefetchPlan, Selection};
-use super::room::Room;
-use super::shelf::Shelf;
-use super::whole::Wholeness;
+use crate::cache::counters::{LazyCounters, LazyFigures};
+use crate::cache::fetch::error::LazyFetchError;
+use crate::cache::fetch::pool::FetchPool;
+use crate::cache::fetch::remote::RemoteLink;
+use crate::cache::image::head::ImageHead;
+use crate::cache::image::{LazyImage, LazyImageError};
+use crate::cache::objects::completeness::CommitCompleteness;
+use crate::cache::objects::coverage;
+use crate::cache::objects::evictor;
+use crate::cache::objects::object_cache::ObjectCache;
+use crate::cache::objects::quota::Quota;
+use crate::cache::objects::write_back::WriteBack;
+use crate::cache::readahead::background::{self, Fill, FillScope};
+use crate::cache::readahead::prefetch::{self, PrefetchError, PrefetchPlan, Selection};
 use crate::image::{Image, ObjectRef};
 use crate::model::{Commit, CommitId, ObjectId};
 use crate::remote::format::{LocatorBound, Placement, ProfileText};
 use crate::remote::transport::Transport;
 use crate::store::{Absent, CheckedStore, Fetch, ObjectSource, ReadError, Store, Verify};
 
-/// How long after a failure the same is tried again.
-const AGAIN: Duration = Duration::from_millis(500);
+/// How long to wait after a failed fetch before it is repeated.
+const RETRY_DELAY: Duration = Duration::from_millis(500);
 
-/// In an outage that outlasted the patience, readers look this often whether it is over, and are refused in between.
-const SILENCE: Duration = Duration::from_secs(1);
+/// In an outage that is longer than the patience, readers probe this often whether it is over; in between, reads fail at once.
+const OUTAGE_PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What somebody fetches who is told how it ends goes on as long as so many bytes come within the patience.
-const PROGRESS: u64 = 64 << 10;
+/// A prefetch is not given up while at least this many bytes arrive within the patience.
+const PROGRESS_MIN: u64 = 64 << 10;
 
-/// How long such a look may take.
-const LOOK: Duration = Duration::from_secs(2);
+/// How long a fetch waits that probes whether an outage is over.
+const OUTAGE_PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long readers wait for what does not come. In an outage the time counts from its beginning, so that who goes on
-/// reading does not wait for each file anew.
+/// How long readers wait for data that does not arrive. In an outage the time counts from its beginning, so that a program
+/// which reads many files does not wait that long for each of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Patience {
-    /// This long, trying again while nobody answers.
+    /// Readers wait this long; fetches are repeated while the remote does not answer.
     Within(Duration),
-    /// No longer than one attempt takes, and not at all while attempts fail.
+    /// Readers wait for one attempt, and do not wait at all while attempts fail.
     None,
 }
 
 impl Patience {
-    /// How long that is; for those who do not wait, how long things are tried for others.
-    const fn length(self) -> Duration {
+    /// Returns the time; for readers that do not wait, the time for which fetches of other callers are repeated.
+    const fn duration(self) -> Duration {
         match self {
             Self::Within(patience) => patience,
             Self::None => Duration::from_secs(30),
@@ -69,108 +75,106 @@ impl Default for Patience {
     }
 }
 
-/// Why a commit cannot be opened lazily.
+/// Why a lazy commit cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum LazyError {
-    /// The image.
+    /// The image cannot be opened.
     #[error(transparent)]
     Image(#[from] LazyImageError),
-    /// Threads.
+    /// The system cannot start a thread.
     #[error("cannot start a thread")]
     Thread(#[source] std::io::Error),
 }
 
-/// How a commit is opened.
+/// The choices for opening a lazy commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LazyOptions {
-    /// How long readers wait.
+    /// How long readers wait for data that does not arrive.
     pub patience: Patience,
-    /// Bytes of fetched contents that are kept at most, instead of what the repository says.
+    /// Limit of the stored bytes of fetched contents; overrides the `cache-size` of the repository.
     pub cache_size: Option<u64>,
-    /// When what is here is compared with its names. What is damaged is fetched again.
+    /// When stored contents are compared with their digests. Damaged contents are fetched again.
     pub verify: Verify,
 }
 
-/// A commit to be opened, and where its missing parts are; none of them can be fetched when there is no remote.
+/// A commit that is to be opened, and the source of its missing parts. Nothing can be fetched if `remote` is `None`.
 #[derive(Debug, Clone)]
-pub(super) struct Source {
-    pub id: CommitId,
-    pub commit: Commit,
-    pub remote: Option<(Transport, Placement)>,
-    /// The beginning of its image, if it was asked for already.
-    pub beginning: Option<Beginning>,
+pub(super) struct LazySource {
+    pub(crate) id: CommitId,
+    pub(crate) commit: Commit,
+    pub(crate) remote: Option<(Transport, Placement)>,
+    /// The head of its image, if it was requested already.
+    pub(crate) image_head: Option<ImageHead>,
 }
 
-/// A commit of which anything may be missing.
+/// A lazy commit: a commit of which contents may be missing.
 pub struct LazyTree {
     commit: CommitId,
     content_bytes: u64,
     store: Store,
-    origin: Arc<Origin>,
+    remote: Arc<RemoteLink>,
     image: Arc<LazyImage>,
-    frames: Arc<Frames>,
-    crew: Arc<Crew>,
+    objects: Arc<ObjectCache>,
+    pool: Arc<FetchPool>,
     counters: Arc<LazyCounters>,
-    local: LastLook,
-    janitor: Mutex<Option<JoinHandle<()>>>,
+    evictor: Mutex<Option<JoinHandle<()>>>,
     patience: Patience,
 }
 
 impl LazyTree {
-    pub(super) fn open(store: &Store, source: Source, options: LazyOptions) -> Result<Arc<Self>, LazyError> {
+    pub(super) fn open(store: &Store, source: LazySource, options: LazyOptions) -> Result<Arc<Self>, LazyError> {
         let partial = store.layout().partial();
         if let Err(error) = std::fs::create_dir_all(&partial) {
-            tracing::warn!("{}: {error}: nothing is kept of what is fetched", partial.display());
+            tracing::warn!("{}: {error}: fetched contents are not stored", partial.display());
         }
-        let Source { id, commit, remote, beginning } = source;
-        let origin = Arc::new(Origin::new(id, remote, options.patience.length()));
-        let crew = Arc::new(Crew::start().map_err(LazyError::Thread)?);
+        let LazySource { id, commit, remote, image_head } = source;
+        let remote = Arc::new(RemoteLink::new(id, remote, options.patience.duration()));
+        let pool = Arc::new(FetchPool::start().map_err(LazyError::Thread)?);
         let counters = Arc::<LazyCounters>::default();
-        let image = LazyImage::open(store, commit.image, &origin, &crew, beginning)?;
-        let room = Arc::new(Room::new(options.cache_size, store.config().cache_size));
-        let shelf = Shelf::start(store, &room).map_err(LazyError::Thread)?;
-        let bound = LocatorBound::of_commit(&commit);
+        let image = LazyImage::open(store, commit.image, &remote, &pool, image_head)?;
+        let quota = Arc::new(Quota::new(options.cache_size, store.config().cache_size));
+        let write_back = WriteBack::start(store, &quota).map_err(LazyError::Thread)?;
+        let locator_bound = LocatorBound::of_commit(&commit);
         let checked = Arc::new(CheckedStore::new(store, image.image(), options.verify));
-        let frames = Arc::new(Frames::new(&origin, &image, checked, shelf, &crew, &counters, bound));
-        let kept = Arc::clone(&frames);
-        let janitor = thread::Builder::new().name("janitor".to_owned()).spawn(move || janitor::run(&kept));
-        let janitor = Mutex::new(Some(janitor.map_err(LazyError::Thread)?));
+        let objects = Arc::new(ObjectCache::new(&remote, &image, checked, write_back, &pool, &counters, locator_bound));
+        let cache = Arc::clone(&objects);
+        let evictor = thread::Builder::new().name("evict".to_owned()).spawn(move || evictor::run(&cache));
+        let evictor = Mutex::new(Some(evictor.map_err(LazyError::Thread)?));
         Ok(Arc::new(Self {
             commit: id,
             content_bytes: commit.content_bytes,
             store: store.clone(),
-            origin,
+            remote,
             image,
-            frames,
-            crew,
+            objects,
+            pool,
             counters,
-            local: LastLook::default(),
-            janitor,
+            evictor,
             patience: options.patience,
         }))
     }
 
-    /// Its image.
+    /// Returns the image of the commit.
     #[must_use]
     pub fn image(&self) -> &Image {
         self.image.image()
     }
 
-    /// Waits until all names and attributes are here, at most for `patience`: whoever is about to hand the mount over to
-    /// another process would make that ask for them again.
-    pub fn await_names(&self, patience: Duration) {
-        if let Err(error) = self.image.fetch_hot(Instant::now() + patience) {
-            tracing::debug!("names and attributes: {error}");
+    /// Waits at most for `patience` until all names and attributes are stored. Called before the mount is handed over to
+    /// another process, which would otherwise request them again.
+    pub(crate) fn wait_for_metadata(&self, patience: Duration) {
+        if let Err(error) = self.image.fetch_metadata(Instant::now() + patience) {
+            tracing::debug!("cannot fetch names and attributes: {error}");
         }
     }
 
-    /// Begins to fetch what is going to be needed, in a thread of its own that ends with the mount.
-    pub fn fill(self: &Arc<Self>, wanted: Fill) {
-        let frames = Arc::clone(&self.frames);
+    /// Starts a thread that fetches in the background what `fill` selects. It ends with the mount.
+    pub(crate) fn start_fill(self: &Arc<Self>, fill: Fill) {
+        let objects = Arc::clone(&self.objects);
         let commit = self.commit;
         let run = move || {
-            if fill::first_things(&frames, &wanted) && wanted.rest == Rest::Everything {
-                fill::everything(&frames, commit);
+            if background::fetch_metadata_and_profile(&objects, &fill) && fill.scope == FillScope::Everything {
+                background::fetch_everything(&objects, commit);
             }
         };
         if let Err(error) = thread::Builder::new().name("fill".to_owned()).spawn(run) {
@@ -178,127 +182,124 @@ impl LazyTree {
         }
     }
 
-    /// Plans to fetch what is selected. Asks the remote for names only.
-    ///
-    /// # Errors
-    /// [`PrefetchError`].
-    pub fn plan_prefetch(&self, selection: &Selection) -> Result<PrefetchPlan, PrefetchError> {
-        self.persist(|| prefetch::plan(&self.frames, self.commit, selection))
+    /// Plans a prefetch. Fetches metadata for the plan, and no contents.
+    pub(crate) fn plan_prefetch(&self, selection: &Selection) -> Result<PrefetchPlan, PrefetchError> {
+        self.retry_prefetch(|| prefetch::plan(&self.objects, self.commit, selection))
     }
 
-    /// Fetches what was planned for `selection`. What came before a failure is kept.
-    ///
-    /// # Errors
-    /// [`PrefetchError`].
-    pub fn prefetch(&self, plan: &PrefetchPlan, selection: &Selection) -> Result<Wholeness, PrefetchError> {
-        self.persist(|| prefetch::fetch(&self.frames, self.commit, plan, selection))
+    /// Executes a plan for `selection`. Contents that arrived before a failure are stored.
+    pub(crate) fn prefetch(
+        &self,
+        plan: &PrefetchPlan,
+        selection: &Selection,
+    ) -> Result<CommitCompleteness, PrefetchError> {
+        self.retry_prefetch(|| prefetch::fetch(&self.objects, self.commit, plan, selection))
     }
 
-    /// Does what may fail for a while again and again, as long as there is patience or something moves.
-    fn persist<T>(&self, mut attempt: impl FnMut() -> Result<T, PrefetchError>) -> Result<T, PrefetchError> {
-        let (mut since, mut received) = (Instant::now(), self.origin.traffic().received);
+    /// Repeats `attempt` after transient failures, until the patience has passed without [`PROGRESS_MIN`] bytes arriving.
+    fn retry_prefetch<T>(&self, mut attempt: impl FnMut() -> Result<T, PrefetchError>) -> Result<T, PrefetchError> {
+        let (mut last_progress, mut received) = (Instant::now(), self.remote.traffic().received);
         loop {
             let error = match attempt() {
-                Err(PrefetchError::Fetch(error)) if error.may_pass() => error,
+                Err(PrefetchError::Fetch(error)) if error.is_transient() => error,
                 done => return done,
             };
-            let now = self.origin.traffic().received;
-            if now >= received + PROGRESS {
-                (since, received) = (Instant::now(), now);
+            let now = self.remote.traffic().received;
+            if now >= received + PROGRESS_MIN {
+                (last_progress, received) = (Instant::now(), now);
             }
-            let pause = error.retry_after().unwrap_or(AGAIN);
-            if since.elapsed() + pause > self.patience.length() {
+            let pause = error.retry_after().unwrap_or(RETRY_DELAY);
+            if last_progress.elapsed() + pause > self.patience.duration() {
                 return Err(error.into());
             }
             thread::sleep(pause);
         }
     }
 
-    /// What was published as being read first, by path; none when nothing was.
-    ///
-    /// # Errors
-    /// [`PrefetchError::Fetch`].
-    pub fn published_profile(&self) -> Result<Option<ProfileText>, PrefetchError> {
-        prefetch::published_profile(&self.frames)
+    /// Returns the published profile of the commit, by path; `None` if it was published without one.
+    pub(crate) fn published_profile(&self) -> Result<Option<ProfileText>, PrefetchError> {
+        prefetch::published_profile(&self.objects)
     }
 
-    /// Bytes that came in long requests: how far a prefetch is.
-    #[must_use]
-    pub fn streamed(&self) -> u64 {
-        self.counters.streamed.load(Ordering::Relaxed)
+    /// Returns the number of bytes received by bulk fetches, which is the progress of a prefetch.
+    pub(crate) fn streamed_bytes(&self) -> u64 {
+        self.counters.streamed_bytes.load(Ordering::Relaxed)
     }
 
-    /// How it stands.
-    #[must_use]
-    pub fn figures(&self) -> LazyFigures {
-        let (traffic, counters) = (self.origin.traffic(), &self.counters);
+    /// Returns the current figures of the mount.
+    pub(crate) fn figures(&self) -> LazyFigures {
+        let (traffic, counters) = (self.remote.traffic(), &self.counters);
         let misses = counters.misses.load(Ordering::Relaxed);
-        let local = self.local.at(&self.frames);
+        let local = coverage::measure(&self.objects);
         LazyFigures {
             requests: traffic.requests,
             bytes_fetched: traffic.received,
-            // A read that had to wait is asked twice.
+            // A read that had to wait is repeated after the fetch, and then counts as a hit.
             hits: counters.hits.load(Ordering::Relaxed).saturating_sub(misses),
             misses,
-            flights_joined: counters.joined.load(Ordering::Relaxed),
+            fetches_joined: counters.joined.load(Ordering::Relaxed),
             failures: counters.failures.load(Ordering::Relaxed),
-            bytes_ahead: counters.ahead.load(Ordering::Relaxed),
-            bytes_ahead_unread: self.frames.unread_bytes(),
-            image_blocks_missing: self.image.missing(),
+            bytes_ahead: counters.ahead_bytes.load(Ordering::Relaxed),
+            bytes_ahead_unread: self.objects.unread_bytes(),
+            image_blocks_missing: self.image.missing_blocks(),
             objects: u64::from(self.image().object_count()),
             objects_local: local.map(|local| local.objects),
             bytes: self.content_bytes,
             bytes_local: local.map_or(0, |local| local.bytes),
-            bytes_partial: local.map_or(0, |local| local.partial),
-            offline_safe: self.image.missing() == 0
+            bytes_partial: local.map_or(0, |local| local.partial_bytes),
+            offline_safe: self.image.missing_blocks() == 0
                 && local.is_some_and(|local| local.objects == u64::from(self.image().object_count())),
-            online: self.origin.is_online(),
-            offline_seconds: self.origin.outage().map(|outage| outage.since.elapsed().as_secs()),
-            bytes_streamed: counters.streamed.load(Ordering::Relaxed),
-            cache_limit: self.frames.room.limit(),
-            cache_used: self.frames.room.used(),
-            evictions: counters.gone.load(Ordering::Relaxed),
-            bytes_evicted: counters.evicted.load(Ordering::Relaxed),
-            mended: counters.mended.load(Ordering::Relaxed),
-            latency: self.origin.latency(),
+            online: self.remote.is_online(),
+            offline_seconds: self.remote.outage().map(|outage| outage.first_failure.elapsed().as_secs()),
+            bytes_streamed: counters.streamed_bytes.load(Ordering::Relaxed),
+            cache_limit: self.objects.quota.limit(),
+            cache_used: self.objects.quota.used(),
+            evictions: counters.evicted_objects.load(Ordering::Relaxed),
+            bytes_evicted: counters.evicted_bytes.load(Ordering::Relaxed),
+            repaired: counters.repaired.load(Ordering::Relaxed),
+            latency: self.remote.latency(),
         }
     }
 
-    /// The commit.
-    #[must_use]
-    pub const fn commit(&self) -> CommitId {
-        self.commit
-    }
-
-    /// Writes what waits in memory.
-    pub fn flush(&self) {
-        self.crew.close();
-        self.frames.room.close();
-        self.frames.shelf.close();
-        if let Some(janitor) = self.janitor.lock().take()
-            && janitor.join().is_err()
+    /// Stops all threads after buffered contents were written to the repository.
+    pub(crate) fn close(&self) {
+        self.pool.close();
+        self.objects.quota.close();
+        self.objects.write_back.close();
+        if let Some(evictor) = self.evictor.lock().take()
+            && evictor.join().is_err()
         {
-            tracing::error!("the thread that makes room panicked");
+            tracing::error!("the eviction thread panicked");
         }
     }
 
-    /// Until when a reader who could wait until `deadline` does wait; `None` if not at all.
-    fn shortened(&self, deadline: Instant) -> Option<Instant> {
-        let Some(outage) = self.origin.outage() else { return Some(deadline) };
-        let patience = if self.patience == Patience::None { Duration::ZERO } else { Fetch::patience(self) };
+    /// Returns until when a reader that may wait until `deadline` is to wait; `None` if its read is to fail at once.
+    fn effective_deadline(&self, deadline: Instant) -> Option<Instant> {
+        let Some(outage) = self.remote.outage() else { return Some(deadline) };
+        let patience = if self.patience == Patience::None { Duration::ZERO } else { Fetch::read_timeout(self) };
         let now = Instant::now();
-        match outage.since + patience {
+        match outage.first_failure + patience {
             end if end > now => Some(deadline.min(end)),
-            _ if outage.last.elapsed() < SILENCE => None,
-            _ => Some(deadline.min(now + LOOK)),
+            _ if outage.last_failure.elapsed() < OUTAGE_PROBE_INTERVAL => None,
+            _ => Some(deadline.min(now + OUTAGE_PROBE_TIMEOUT)),
         }
     }
 
-    fn attempt(&self, absent: &Absent, deadline: Instant) -> Result<(), FetchError> {
+    /// Returns whether another process has stored what was absent.
+    fn is_stored(&self, absent: &Absent) -> bool {
+        match absent {
+            Absent::ImageBlock(block) => self.image.adopt_block(*block),
+            Absent::Content { index, size, offset, length } => {
+                self.objects.is_stored(*index, *size, &(*offset..offset.saturating_add(*length)))
+            }
+        }
+    }
+
+    fn fetch_once(&self, absent: &Absent, deadline: Instant) -> Result<(), LazyFetchError> {
         match absent {
             Absent::ImageBlock(block) => self.image.fetch_block(*block, deadline),
             Absent::Content { index, size, offset, length } => {
-                self.frames.fetch(*index, *size, *offset..offset.saturating_add(*length), deadline)
+                self.objects.fetch(*index, *size, *offset..offset.saturating_add(*length), deadline)
             }
         }
     }
@@ -310,32 +311,35 @@ impl ObjectSource for LazyTree {
     }
 
     fn read_object(&self, object: &ObjectRef, offset: u64, buffer: &mut [u8]) -> Result<usize, ReadError> {
-        let result = self.frames.read(object, offset, buffer);
+        let result = self.objects.read(object, offset, buffer);
         let missed = matches!(result, Err(ReadError::Absent(_)));
         LazyCounters::add(if missed { &self.counters.misses } else { &self.counters.hits }, 1);
-        self.frames.touch(object, offset, buffer.len() as u64, missed);
+        self.objects.note_access(object, offset, buffer.len() as u64, missed);
         result
     }
 
     fn backing_file(&self, id: ObjectId) -> Result<Option<Arc<File>>, ReadError> {
-        if self.store.has_object(id) { self.frames.checked.backing_file(id) } else { Ok(None) }
+        if self.store.has_object(id) { self.objects.checked.backing_file(id) } else { Ok(None) }
     }
 }
 
 impl Fetch for LazyTree {
     fn fetch(&self, absent: &Absent, deadline: Instant) -> Result<(), ReadError> {
-        let failed = |error: FetchError| ReadError::Fetch { absent: *absent, source: Arc::new(error) };
+        let failed = |error: LazyFetchError| ReadError::Fetch { absent: *absent, source: Arc::new(error) };
+        if self.is_stored(absent) {
+            return Ok(());
+        }
         let begin = Instant::now();
-        let Some(deadline) = self.shortened(deadline) else { return Err(failed(FetchError::TooLate)) };
-        // How it failed tells more than that the time is over.
+        let Some(deadline) = self.effective_deadline(deadline) else { return Err(failed(LazyFetchError::TimedOut)) };
+        // The last failure says more than that the time is over.
         let mut last = None;
         loop {
-            match self.attempt(absent, deadline) {
+            match self.fetch_once(absent, deadline) {
                 Ok(()) => return Ok(()),
-                Err(error) if error.may_pass() && self.patience != Patience::None => {
+                Err(error) if error.is_transient() && self.patience != Patience::None => {
                     let pause = match &error {
-                        FetchError::Again { .. } => error.retry_after().unwrap_or_default(),
-                        _ => error.retry_after().map_or(AGAIN, |asked| asked.max(AGAIN)),
+                        LazyFetchError::RetryLater { .. } => error.retry_after().unwrap_or_default(),
+                        _ => error.retry_after().map_or(RETRY_DELAY, |requested| requested.max(RETRY_DELAY)),
                     };
                     if Instant::now() + pause >= deadline {
                         thread::sleep(deadline.saturating_duration_since(Instant::now()));
@@ -344,22 +348,22 @@ impl Fetch for LazyTree {
                     last = Some(error);
                     thread::sleep(pause);
                 }
-                Err(FetchError::TooLate) => {
-                    self.origin.waited_in_vain(begin);
-                    return Err(failed(last.unwrap_or(FetchError::TooLate)));
+                Err(LazyFetchError::TimedOut) => {
+                    self.remote.note_timeout(begin);
+                    return Err(failed(last.unwrap_or(LazyFetchError::TimedOut)));
                 }
                 Err(error) => return Err(failed(error)),
             }
         }
     }
 
-    fn patience(&self) -> Duration {
-        self.patience.length()
+    fn read_timeout(&self) -> Duration {
+        self.patience.duration()
     }
 }
 
 impl Drop for LazyTree {
     fn drop(&mut self) {
-        self.flush();
+        self.close();
     }
 }

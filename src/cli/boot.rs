@@ -1,4 +1,6 @@
-//! `sapwood boot`: what the units of a machine run at boot and at shutdown.
+//! The verb `sapwood boot`, which the systemd units of a machine run at boot and at shutdown.
+//!
+//! *Not here*: the decisions, which are in `deploy::health` and `deploy::apply`.
 
 use std::process::ExitCode;
 
@@ -8,20 +10,25 @@ use clap::Subcommand;
 use super::deploying;
 use super::output;
 use super::sysroot_args::SysrootArgs;
-use crate::deploy::health::{Verdict, run_checks};
+use crate::cli::context::{Context, Run};
+use crate::deploy::health::{HealthVerdict, run_checks};
 
-/// Tells one boot from another.
+/// The kernel's id of the current boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// What the units of a machine run; for people in trouble
+/// Run what systemd units run at boot and at shutdown
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  sapwood boot finalise      what happens at shutdown: put the staged update into the boot menu
-  sapwood boot record        what happens at boot: log it, notice which deployments did not come up
-  sapwood boot health        run the checks of /etc/sapwood/health.d; go back if required ones fail
-  sapwood boot bless         trust the deployment that runs")]
-pub struct Args {
+  sapwood boot finalise
+      what happens at shutdown: put the staged update into the boot menu
+  sapwood boot record
+      what happens at boot: log it, note which deployments did not come up
+  sapwood boot health
+      run the checks of /etc/sapwood/health.d; go back if required ones fail
+  sapwood boot bless
+      trust the deployment that runs")]
+pub(crate) struct Args {
     #[command(subcommand)]
     action: Action,
 
@@ -38,51 +45,49 @@ enum Action {
     Record,
     /// Trust the deployment that runs
     Bless,
-    /// Check whether the system is well; if not, and it is on trial, go back
+    /// Run the health checks; if a required one fails and the deployment is on trial, go back
     Health {
-        /// Do not reboot into the deployment before
+        /// Do not reboot into the previous deployment
         #[arg(long)]
         no_reboot: bool,
     },
 }
 
-/// Runs the verb.
-///
-/// # Errors
-/// When it cannot be done. A failed check is no error but exit status 1.
-pub fn run(args: &Args) -> Result<ExitCode> {
-    let opened = args.sysroot.open()?;
-    let lock = opened.lock()?;
-    let changer = opened.changer(&lock);
-    match &args.action {
-        Action::Finalise => match changer.finalise()? {
-            Some(id) => output::note(format_args!("{id} is in the boot menu and boots next")),
-            None => output::note("nothing is staged"),
-        },
-        Action::Record => {
-            let id = std::fs::read_to_string(BOOT_ID).with_context(|| format!("cannot read {BOOT_ID}"))?;
-            changer.record_boot(id.trim())?;
-            if let Some(failure) = changer.state()?.finalise_failure {
-                output::note(format_args!(
-                    "the update to {} could not be finished: {}",
-                    failure.deployment, failure.reason
-                ));
+impl Run for Args {
+    fn run(&self, _context: &Context) -> Result<ExitCode> {
+        let opened = self.sysroot.open()?;
+        let lock = opened.lock()?;
+        let changer = opened.transaction(&lock);
+        match &self.action {
+            Action::Finalise => match changer.finalise()? {
+                Some(id) => output::note(format_args!("{id} is in the boot menu and boots next")),
+                None => output::note("nothing is staged"),
+            },
+            Action::Record => {
+                let id = std::fs::read_to_string(BOOT_ID).with_context(|| format!("cannot read {BOOT_ID}"))?;
+                changer.record_boot(id.trim())?;
+                if let Some(failure) = changer.read_state()?.finalise_failure {
+                    output::note(format_args!(
+                        "the update to {} could not be finished: {}",
+                        failure.deployment, failure.reason
+                    ));
+                }
+            }
+            Action::Bless => match changer.bless()? {
+                Some(id) => output::note(format_args!("{id} is trusted from now on")),
+                None => output::note("nothing is on trial"),
+            },
+            Action::Health { no_reboot } => {
+                drop(lock);
+                return run_health_checks(&opened, *no_reboot);
             }
         }
-        Action::Bless => match changer.bless()? {
-            Some(id) => output::note(format_args!("{id} is trusted from now on")),
-            None => output::note("nothing is on trial"),
-        },
-        Action::Health { no_reboot } => {
-            drop(lock);
-            return health(&opened, *no_reboot);
-        }
+        Ok(ExitCode::SUCCESS)
     }
-    Ok(ExitCode::SUCCESS)
 }
 
-fn health(opened: &super::sysroot_args::Opened, no_reboot: bool) -> Result<ExitCode> {
-    // Without the lock: a check may well call this program.
+fn run_health_checks(opened: &super::sysroot_args::OpenSysroot, no_reboot: bool) -> Result<ExitCode> {
+    // The checks run without the lock, because a check may call this program.
     let state = opened.state()?;
     let etc = match state.booted() {
         Some(booted) => opened.sysroot.layout().deployment(&booted.id).etc(),
@@ -96,13 +101,13 @@ fn health(opened: &super::sysroot_args::Opened, no_reboot: bool) -> Result<ExitC
         output::note(format_args!("required check '{}' failed: {}", failed.name, failed.reason));
     }
     let lock = opened.lock()?;
-    match opened.changer(&lock).judge(&checkup)? {
-        Verdict::Healthy => {
+    match opened.transaction(&lock).act_on_report(&checkup)? {
+        HealthVerdict::Healthy => {
             output::note(format_args!("{} checks ran, no required one failed", checkup.ran));
             return Ok(ExitCode::SUCCESS);
         }
-        Verdict::Stay(why) => output::note(format_args!("not going back: {why}")),
-        Verdict::FallBack(id) => {
+        HealthVerdict::Stay(why) => output::note(format_args!("not going back: {why}")),
+        HealthVerdict::FallBack(id) => {
             output::note(format_args!("going back to {id}"));
             if !no_reboot {
                 drop(lock);

@@ -1,4 +1,6 @@
-//! `sapwood commit`.
+//! The verb `sapwood commit`.
+//!
+//! *Not here*: reading the tree (`compose::source`) and writing the commit (`compose::commit_tree`).
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -9,14 +11,15 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result, bail};
 use serde_json::json;
 
-use super::{Context, mount, output, repository};
+use super::{output, repository};
+use crate::cli::context::{Context, Run};
 use crate::compose::selinux::FileContexts;
-use crate::compose::source::{DirectoryOptions, MountedImage, Progress, TarOptions, read_directory, read_tar};
-use crate::compose::{CommitRequest, Committed, Parent, commit_tree};
+use crate::compose::source::{ImportOptions, ImportProgress, MountedImage, TarOptions, read_directory, read_tar};
+use crate::compose::{CommitRequest, Committed, ParentChoice, commit_tree};
 use crate::disk;
-use crate::fuse::shown_image;
 use crate::image::{Image, Tree};
 use crate::model::{Commit, RefName};
+use crate::mount::{registry, request_image};
 use crate::store::{StatCache, StoreWriter};
 use crate::sys::Mapping;
 
@@ -25,14 +28,15 @@ use crate::sys::Mapping;
 #[command(after_help = "\
 Examples:
   sapwood commit --ref debian/12 /srv/root
-  sapwood commit --ref debian/12 --version 12.8 --subject 'security updates' /srv/root
+  sapwood commit --ref debian/12 --version 12.8 --subject 'updates' /srv/root
   docker export c1 | sapwood commit --ref app --tar -
-  SOURCE_DATE_EPOCH=0 sapwood commit --ref app --owner 0:0 ./root    the same id on every machine
+  SOURCE_DATE_EPOCH=0 sapwood commit --ref app --owner 0:0 ./root
+      the same id on every machine
 
-The commit id is the only thing on standard output. A file that did not change since the last commit of the same
-directory is not read again, where its times can be trusted: on ext4, XFS, Btrfs, F2FS and tmpfs (and overlays of them)
+The commit id is the only thing on standard output. A file that did not change since the last commit of the same \
+directory is not read again, where its times can be trusted: on ext4, XFS, Btrfs, F2FS and tmpfs (and overlays of them) \
 that are mounted for writing. On other filesystems, such as images, networks and FUSE, every file is read.")]
-pub struct Args {
+pub(crate) struct Args {
     /// The ref that is to name the commit
     #[arg(long = "ref", value_name = "REF")]
     reference: RefName,
@@ -49,7 +53,7 @@ pub struct Args {
     #[arg(long, value_name = "TIME")]
     timestamp: Option<String>,
 
-    /// The commit before: what the ref names now (auto), nothing (none), or a commit
+    /// The parent: the commit that the ref names now (auto), no commit (none), or the commit with this id
     #[arg(long, value_name = "auto|none|ID", default_value = "auto")]
     parent: String,
 
@@ -86,96 +90,95 @@ pub struct Args {
     json: bool,
 }
 
-/// Runs the verb.
-///
-/// # Errors
-/// When the tree cannot be read or stored; the ref is then as it was.
-pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
-    let start = Instant::now();
-    let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())?;
-    Commit::check_text(&args.subject, args.version.as_deref())?;
-    let timestamp = timestamp(args.timestamp.as_deref(), now)?;
-    let owner = args.owner.as_deref().map(owner).transpose()?;
-    let contexts = args.selinux_file_contexts.as_deref().map(contexts).transpose()?;
-    let store = repository::open(context)?;
-    store.check_ref(&args.reference)?;
-    let writer = store.writer(repository::announced())?;
-    let parent = match args.parent.as_str() {
-        "auto" => Parent::Auto,
-        "none" => Parent::None,
-        spec => Parent::Is(store.resolve(spec)?),
-    };
-    let progress = Progress::default();
-    let (mut tree, cache) = output::while_importing(&progress, || import(args, &writer, owner, now, &progress))?;
-    if let Some(contexts) = contexts {
-        contexts.apply(&mut tree)?;
-    }
-    let request = CommitRequest {
-        ref_name: args.reference.clone(),
-        subject: args.subject.clone(),
-        version: args.version.clone(),
-        timestamp,
-        parent,
-        skip_if_unchanged: args.skip_if_unchanged,
-        extra: std::collections::BTreeMap::new(),
-    };
-    let committed = commit_tree(&writer, &tree, &request)?;
-    if let Some((root, cache)) = cache {
-        // The commit is made; without the cache the next one is slower.
-        if let Err(error) = cache.save(&store, &root) {
-            tracing::warn!(%error, "cannot remember what was read; the next commit reads everything again");
+impl Run for Args {
+    fn run(&self, context: &Context) -> Result<ExitCode> {
+        let start = Instant::now();
+        let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())?;
+        Commit::check_text(&self.subject, self.version.as_deref())?;
+        let timestamp = commit_time(self.timestamp.as_deref(), now)?;
+        let owner = self.owner.as_deref().map(parse_owner).transpose()?;
+        let contexts = self.selinux_file_contexts.as_deref().map(read_file_contexts).transpose()?;
+        let store = repository::open(context)?;
+        store.check_ref(&self.reference)?;
+        let writer = store.writer(repository::wait_with_notice())?;
+        let parent = match self.parent.as_str() {
+            "auto" => ParentChoice::Auto,
+            "none" => ParentChoice::None,
+            spec => ParentChoice::Is(store.resolve(spec)?),
+        };
+        let progress = ImportProgress::default();
+        let (mut tree, cache) =
+            output::while_importing(&progress, || import_tree(self, &writer, owner, now, &progress))?;
+        if let Some(contexts) = contexts {
+            contexts.apply(&mut tree)?;
         }
+        let request = CommitRequest {
+            ref_name: self.reference.clone(),
+            subject: self.subject.clone(),
+            version: self.version.clone(),
+            timestamp,
+            parent,
+            skip_if_unchanged: self.skip_if_unchanged,
+            extra: std::collections::BTreeMap::new(),
+        };
+        let committed = commit_tree(&writer, &tree, &request)?;
+        if let Some((root, cache)) = cache {
+            // The commit exists already; without the cache only the next one is slower.
+            if let Err(error) = cache.save(&store, &root) {
+                tracing::warn!(%error, "cannot write the cache of file states; the next commit reads every file again");
+            }
+        }
+        print_report(self, &committed, &writer, &progress, start)?;
+        Ok(ExitCode::SUCCESS)
     }
-    report(args, &committed, &writer, &progress, start)?;
-    Ok(ExitCode::SUCCESS)
 }
 
-/// Reads what is to be committed; for a directory also what to remember of it, and its full path.
-fn import(
+/// Reads the tree that is to be committed. For a directory it also returns its full path and the new cache of file states.
+fn import_tree(
     args: &Args,
     writer: &StoreWriter,
     owner: Option<(u32, u32)>,
     now: i64,
-    progress: &Progress,
+    progress: &ImportProgress,
 ) -> Result<(Tree, Option<(PathBuf, StatCache)>)> {
     match (&args.tar, &args.directory) {
-        (Some(file), _) => Ok((from_tar(file, writer, owner, progress)?, None)),
+        (Some(file), _) => Ok((import_tar(file, writer, owner, progress)?, None)),
         (None, Some(directory)) => {
-            let options = DirectoryOptions {
+            let options = ImportOptions {
                 owner,
                 one_filesystem: args.one_file_system,
                 threads: std::thread::available_parallelism().map_or(1, usize::from),
                 now,
                 mounted: if args.no_cache { None } else { mounted_image(directory) },
             };
-            let (tree, cache) = from_directory(directory, args, writer, &options, progress)?;
+            let (tree, cache) = import_directory(directory, args, writer, &options, progress)?;
             Ok((tree, Some(cache)))
         }
         (None, None) => bail!("give a directory or --tar"),
     }
 }
 
-/// Returns the image of the mount of this user that `directory` lies on, if it is one of ours, all of which is here. Nothing is
-/// asked of other filesystems, and what cannot be found out is read.
+/// Returns the image of the mount on which `directory` lies, if it is a mount of Sapwood that this user made and whose image is
+/// complete. Returns `None` for other filesystems, and when the image cannot be obtained: the files are read then.
 fn mounted_image(directory: &Path) -> Option<MountedImage> {
     let stat = disk::stat_of(disk::open_directory(directory).ok()?).ok()?;
     let device = format!("{}:{}", stat.stx_dev_major, stat.stx_dev_minor);
-    let registry = mount::registry();
-    let there = registry.list().ok()?.into_iter().find(|mount| mount.device == device)?;
-    let file = shown_image(&registry.orders_socket(&there.name)).inspect_err(|error| {
-        tracing::debug!("{}: its image cannot be asked for, so files are read: {error}", there.mountpoint);
+    let registry = registry();
+    let mount = registry.list().ok()?.into_iter().find(|mount| mount.device == device)?;
+    let file = request_image(&registry.exchange_socket_path(&mount.name)).inspect_err(|error| {
+        tracing::debug!("{}: cannot get its image, so its files are read: {error}", mount.mountpoint);
     });
     let image = Image::open(Mapping::of_file(&File::from(file.ok()??)).ok()?).ok()?;
     image.verify().ok()?;
     Some(MountedImage { image, device: u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor) })
 }
 
-fn from_directory(
+fn import_directory(
     directory: &Path,
     args: &Args,
     writer: &StoreWriter,
-    options: &DirectoryOptions,
-    progress: &Progress,
+    options: &ImportOptions,
+    progress: &ImportProgress,
 ) -> Result<(Tree, (PathBuf, StatCache))> {
     let root = directory.canonicalize().with_context(|| format!("cannot find {}", directory.display()))?;
     let old = if args.no_cache { StatCache::default() } else { StatCache::load(writer.store(), &root) };
@@ -183,7 +186,7 @@ fn from_directory(
     Ok((imported.tree, (root, imported.cache)))
 }
 
-fn from_tar(file: &Path, writer: &StoreWriter, owner: Option<(u32, u32)>, progress: &Progress) -> Result<Tree> {
+fn import_tar(file: &Path, writer: &StoreWriter, owner: Option<(u32, u32)>, progress: &ImportProgress) -> Result<Tree> {
     let reader: Box<dyn Read> = if file == Path::new("-") {
         Box::new(io::stdin().lock())
     } else {
@@ -193,7 +196,13 @@ fn from_tar(file: &Path, writer: &StoreWriter, owner: Option<(u32, u32)>, progre
     read_tar(reader, writer, options, progress).with_context(|| format!("cannot read the archive {}", file.display()))
 }
 
-fn report(args: &Args, committed: &Committed, writer: &StoreWriter, progress: &Progress, start: Instant) -> Result<()> {
+fn print_report(
+    args: &Args,
+    committed: &Committed,
+    writer: &StoreWriter,
+    progress: &ImportProgress,
+    start: Instant,
+) -> Result<()> {
     let stats = writer.stats();
     if args.json {
         output::json(&json!({
@@ -214,13 +223,13 @@ fn report(args: &Args, committed: &Committed, writer: &StoreWriter, progress: &P
     Ok(())
 }
 
-fn contexts(file: &Path) -> Result<FileContexts> {
+fn read_file_contexts(file: &Path) -> Result<FileContexts> {
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     FileContexts::parse(&text).with_context(|| format!("cannot use {}", file.display()))
 }
 
-/// The time to record: given, or from the environment for reproducible builds, or now.
-fn timestamp(given: Option<&str>, now: i64) -> Result<i64> {
+/// Returns the time to record in the commit: `given`, else `$SOURCE_DATE_EPOCH` (for reproducible builds), else `now`.
+fn commit_time(given: Option<&str>, now: i64) -> Result<i64> {
     let epoch = std::env::var("SOURCE_DATE_EPOCH").ok().filter(|text| !text.is_empty());
     let Some(text) = given.map(str::to_owned).or(epoch) else { return Ok(now) };
     if let Ok(seconds) = text.parse() {
@@ -232,16 +241,16 @@ fn timestamp(given: Option<&str>, now: i64) -> Result<i64> {
     Ok(time.as_second())
 }
 
-/// Reads `USER:GROUP`, names of this machine or numbers.
-fn owner(text: &str) -> Result<(u32, u32)> {
+/// Parses `USER:GROUP`, each a name that this machine knows or a number.
+fn parse_owner(text: &str) -> Result<(u32, u32)> {
     let (user, group) = text.split_once(':').with_context(|| format!("'{text}' is not USER:GROUP"))?;
     let uid = match user.parse() {
         Ok(uid) => uid,
-        Err(_) => nix::unistd::User::from_name(user)?.with_context(|| format!("no user '{user}'"))?.uid.as_raw(),
+        Err(_) => disk::user_id(user)?.with_context(|| format!("no user '{user}' in /etc/passwd"))?,
     };
     let gid = match group.parse() {
         Ok(gid) => gid,
-        Err(_) => nix::unistd::Group::from_name(group)?.with_context(|| format!("no group '{group}'"))?.gid.as_raw(),
+        Err(_) => disk::group_id(group)?.with_context(|| format!("no group '{group}' in /etc/group"))?,
     };
     Ok((uid, gid))
 }
@@ -251,12 +260,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn owners_and_times_are_names_or_numbers() {
-        assert_eq!(owner("0:4294967294").expect("legal"), (0, 4_294_967_294));
-        assert_eq!(owner("root:root").expect("legal"), (0, 0));
-        assert!(owner("root").is_err());
-        assert_eq!(timestamp(Some("-5"), 9).expect("legal"), -5);
-        assert_eq!(timestamp(Some("1970-01-01T00:01:00Z"), 9).expect("legal"), 60);
-        assert!(timestamp(Some("yesterday"), 9).is_err());
+    fn owner_and_time_accept_names_and_numbers() {
+        assert_eq!(parse_owner("0:4294967294").expect("legal"), (0, 4_294_967_294));
+        assert_eq!(parse_owner("root:root").expect("legal"), (0, 0));
+        assert!(parse_owner("root").is_err());
+        assert_eq!(commit_time(Some("-5"), 9).expect("legal"), -5);
+        assert_eq!(commit_time(Some("1970-01-01T00:01:00Z"), 9).expect("legal"), 60);
+        assert!(commit_time(Some("yesterday"), 9).is_err());
     }
 }

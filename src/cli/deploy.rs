@@ -1,35 +1,43 @@
-//! `sapwood deploy`.
+//! The verb `sapwood deploy`.
+//!
+//! *Not here*: what it has in common with `upgrade`, `switch` and `kargs`, see `deploying`.
 
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 
-use super::deploying::{self, DeployArgs, Found, Laziness, Wish};
+use super::deploying::{self, DeployArgs, DeployCandidate};
 use super::error::Hint;
 use super::output;
-use super::remote_source::TrustArgs;
+use crate::cli::context::{Context, Run};
+use crate::deploy::choose::{self, ChooseError, ChosenCommit, Unsigned};
 use crate::deploy::id::StaterootName;
 use crate::deploy::kargs::{KargEdit, Kargs};
-use crate::deploy::source::{self, ChooseError, Chosen, Unsigned};
 use crate::deploy::sysroot::State;
+use crate::deploy::upgrade::{self, FetchMode, Update};
+use crate::source::TrustOptions;
 
 /// Make a commit bootable on this machine
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  sapwood deploy os:debian/12                      the newest commit of a remote's ref
-  sapwood deploy --dry-run os:debian/12            what that would do
-  sapwood deploy 4f2a91c03b7e                      a commit that is here, such as an older one
+  sapwood deploy os:debian/12
+      the newest commit of a remote's ref
+  sapwood deploy --dry-run os:debian/12
+      what that would do
+  sapwood deploy 4f2a91c03b7e
+      a commit that is here, such as an older one
   sapwood deploy --sysroot /mnt --karg root=LABEL=root --karg rw os:debian/12
-  sapwood deploy --unsigned my/ref                 a commit made on this machine
+  sapwood deploy --unsigned my/ref
+      a commit made on this machine
 
-The name of the new deployment is printed on standard output. What was deployed before stays
+The name of the new deployment is printed on standard output. What was deployed before stays \
 beside it to go back to; /etc is merged three ways, /var is kept.")]
-pub struct Args {
-    /// What: REMOTE:REF, or a ref or commit of the sysroot's repository
+pub(crate) struct Args {
+    /// The commit: REMOTE:REF, or a ref or commit of the sysroot's repository
     source: String,
 
-    /// In which stateroot [default: that of the running system, else the configured one]
+    /// The stateroot to deploy into [default: that of the running system, else the configured one]
     #[arg(long, value_name = "NAME")]
     stateroot: Option<StaterootName>,
 
@@ -41,15 +49,15 @@ pub struct Args {
     #[arg(long)]
     kargs_of_running: bool,
 
-    /// Deploy a commit of this machine that nobody signed
+    /// Deploy a commit of this machine although it is not signed
     #[arg(long)]
     unsigned: bool,
 
-    /// Fetch only what the deployment needs to boot; the rest comes as it is read
+    /// Fetch only what the deployment needs to boot; the rest is fetched as it is read
     #[arg(long)]
     lazy: bool,
 
-    /// Accept a state of the remote older than one seen before, this once
+    /// Accept an older or rewritten state of the ref than the last one seen; for this command only
     #[arg(long)]
     allow_older: bool,
 
@@ -57,46 +65,49 @@ pub struct Args {
     common: DeployArgs,
 }
 
-/// Runs the verb.
-///
-/// # Errors
-/// When the commit cannot be had, cannot boot, or does not fit.
-pub fn run(args: &Args) -> Result<ExitCode> {
-    let opened = args.common.sysroot.open()?;
-    let state = opened.state()?;
-    let stateroot = deploying::stateroot(&opened, &state, args.stateroot.as_ref());
-    let kargs = kargs(args)?;
-    let store = opened.sysroot.store();
-    let Some(upstream) = deploying::upstream(&args.source)? else {
-        let chosen = local(args, &state, store, &stateroot)?;
-        let image = store.image(chosen.commit.image)?;
-        let wish = Wish { chosen, image: &image, stateroot, kargs, fetched: None };
-        return if args.common.dry_run {
-            deploying::tell(&opened, &wish, &args.common)
-        } else {
-            deploying::deploy(&opened, &wish, &args.common)
+impl Run for Args {
+    fn run(&self, _context: &Context) -> Result<ExitCode> {
+        let opened = self.common.sysroot.open()?;
+        let state = opened.state()?;
+        let stateroot = deploying::choose_stateroot(&opened, &state, self.stateroot.as_ref());
+        let kargs = karg_edits(self)?;
+        let store = opened.sysroot.store();
+        let Some(upstream) = upgrade::parse_upstream(&self.source)? else {
+            let chosen = choose_local(self, &state, store, &stateroot)?;
+            let image = store.image(chosen.commit.image)?;
+            let candidate = DeployCandidate { chosen, image: &image, stateroot, kargs, fetched: None };
+            return if self.common.dry_run {
+                deploying::print_plan(&opened, &candidate, &self.common)
+            } else {
+                deploying::deploy(&opened, &candidate, &self.common)
+            };
         };
-    };
-    let mut trust = TrustArgs::default();
-    trust.allow_older = args.allow_older;
-    let found = Found::look(store, &upstream, &trust, Laziness::from_flag(args.lazy))?;
-    if args.common.dry_run {
-        let (chosen, report) = (found.chosen(), Some(found.report()));
-        let wish = Wish { chosen, image: found.image(), stateroot, kargs, fetched: report };
-        return deploying::tell(&opened, &wish, &args.common);
+        let trust = TrustOptions { allow_older: self.allow_older, ..TrustOptions::default() };
+        let update = Update::query(store, &upstream, &trust, FetchMode::from_flag(self.lazy))?;
+        if self.common.dry_run {
+            let (chosen, report) = (update.chosen(), Some(update.report()));
+            let candidate = DeployCandidate { chosen, image: update.image(), stateroot, kargs, fetched: report };
+            return deploying::print_plan(&opened, &candidate, &self.common);
+        }
+        let (chosen, image, report) = deploying::fetch(&update, store)?;
+        let candidate = DeployCandidate { chosen, image: &image, stateroot, kargs, fetched: Some(&report) };
+        deploying::deploy(&opened, &candidate, &self.common)
     }
-    let (chosen, image, report) = found.fetch(store)?;
-    let wish = Wish { chosen, image: &image, stateroot, kargs, fetched: Some(&report) };
-    deploying::deploy(&opened, &wish, &args.common)
 }
 
-/// A commit that is here. It keeps on upgrading from where the machine does, if it is of that ref.
-fn local(args: &Args, state: &State, store: &crate::store::Store, stateroot: &StaterootName) -> Result<Chosen> {
+/// Returns a commit of the sysroot's repository. If it is of the ref that the machine follows, the new deployment goes on
+/// following that ref.
+fn choose_local(
+    args: &Args,
+    state: &State,
+    store: &crate::store::Store,
+    stateroot: &StaterootName,
+) -> Result<ChosenCommit> {
     let id = store.resolve(&args.source)?;
     let unsigned = if args.unsigned { Unsigned::Accepted } else { Unsigned::Refused };
-    let mut chosen = match source::local(store, id, unsigned) {
+    let mut chosen = match choose::choose_local(store, id, unsigned) {
         Err(error @ ChooseError::Unsigned(_)) => {
-            let hint = "if you made it and mean it: --unsigned; if it was pulled, deploy REMOTE:REF";
+            let hint = "if it was made on this machine: --unsigned; if it was pulled: deploy REMOTE:REF";
             return Err(error).context(Hint(hint));
         }
         other => other?,
@@ -106,7 +117,7 @@ fn local(args: &Args, state: &State, store: &crate::store::Store, stateroot: &St
     Ok(chosen)
 }
 
-fn kargs(args: &Args) -> Result<Vec<KargEdit>> {
+fn karg_edits(args: &Args) -> Result<Vec<KargEdit>> {
     let mut edits = Vec::new();
     if args.kargs_of_running {
         let line = std::fs::read_to_string("/proc/cmdline").context("cannot read /proc/cmdline")?;

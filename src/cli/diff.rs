@@ -1,4 +1,6 @@
-//! `sapwood diff`.
+//! The verb `sapwood diff`.
+//!
+//! *Not here*: the comparison itself, see `image::diff`.
 
 use std::collections::HashMap;
 use std::process::ExitCode;
@@ -6,9 +8,11 @@ use std::process::ExitCode;
 use anyhow::Result;
 use serde_json::json;
 
-use super::{Context, output, repository, source};
+use super::{output, repository};
+use crate::cli::context::{Context, Run};
 use crate::image::{Change, ChangeKind, Image, Ino, diff};
 use crate::model::FileKind;
+use crate::source;
 
 /// Show what differs between two commits
 #[derive(Debug, clap::Args)]
@@ -18,7 +22,7 @@ Examples:
   sapwood diff --stat debian/11 debian/12     only the sums
 
 Each line is A (added), D (removed) or M (changed, with what: content, mode, owner, mtime, xattrs, …) and a path.")]
-pub struct Args {
+pub(crate) struct Args {
     /// The older commit
     a: String,
 
@@ -34,48 +38,49 @@ pub struct Args {
     json: bool,
 }
 
-/// Counted changes.
+/// The numbers that `--stat` prints.
 #[derive(Debug, Default, serde::Serialize)]
-struct Summary {
+struct DiffSummary {
     added: u64,
     removed: u64,
     modified: u64,
-    /// Bytes of regular files, each path counted.
+    /// The bytes of the changed regular files of the older commit; a file counts once for each of its paths.
     old_bytes: u64,
     new_bytes: u64,
-    /// Bytes of contents that the older commit has nowhere.
+    /// The bytes of the objects that the older commit does not have at any path.
     new_content_bytes: u64,
 }
 
-/// Runs the verb.
-///
-/// # Errors
-/// When one of the commits cannot be read.
-pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
-    let store = repository::open(context)?;
-    let (old, new) = (source::locate(&store, &args.a)?, source::locate(&store, &args.b)?);
-    let mut changes = Vec::new();
-    diff(&old.image, &new.image, &mut |change| changes.push(change))?;
-    if args.stat {
-        let summary = summarise(&old.image, &new.image, &changes)?;
-        return stat(&summary, args.json);
+impl Run for Args {
+    fn run(&self, context: &Context) -> Result<ExitCode> {
+        let store = repository::open(context)?;
+        let (old, new) = (
+            source::locate(&store, &self.a, repository::wait_with_notice())?,
+            source::locate(&store, &self.b, repository::wait_with_notice())?,
+        );
+        let mut changes = Vec::new();
+        diff(&old.image, &new.image, &mut |change| changes.push(change))?;
+        if self.stat {
+            let summary = summarise(&old.image, &new.image, &changes)?;
+            return print_summary(&summary, self.json);
+        }
+        if self.json {
+            let values: Vec<_> = changes.iter().map(change_json).collect();
+            output::json(&values)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        for change in &changes {
+            let what = match change.kind {
+                ChangeKind::Modified(aspects) => format!("  ({aspects})"),
+                ChangeKind::Added | ChangeKind::Removed => String::new(),
+            };
+            output::line(format_args!("{} {}{what}", change.kind.letter(), change.path))?;
+        }
+        Ok(ExitCode::SUCCESS)
     }
-    if args.json {
-        let values: Vec<_> = changes.iter().map(value).collect();
-        output::json(&values)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    for change in &changes {
-        let what = match change.kind {
-            ChangeKind::Modified(aspects) => format!("  ({aspects})"),
-            ChangeKind::Added | ChangeKind::Removed => String::new(),
-        };
-        output::line(format_args!("{} {}{what}", change.kind.letter(), change.path))?;
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
-fn value(change: &Change) -> serde_json::Value {
+fn change_json(change: &Change) -> serde_json::Value {
     let aspects: Vec<&str> = match change.kind {
         ChangeKind::Modified(aspects) => aspects.iter().map(crate::image::Aspect::word).collect(),
         ChangeKind::Added | ChangeKind::Removed => Vec::new(),
@@ -83,8 +88,8 @@ fn value(change: &Change) -> serde_json::Value {
     json!({ "path": change.path.to_string(), "change": change.kind.word(), "aspects": aspects })
 }
 
-fn summarise(old: &Image, new: &Image, changes: &[Change]) -> Result<Summary> {
-    let mut summary = Summary::default();
+fn summarise(old: &Image, new: &Image, changes: &[Change]) -> Result<DiffSummary> {
+    let mut summary = DiffSummary::default();
     let mut known = HashMap::new();
     for object in old.objects_with_sizes()? {
         let (id, size) = object?;
@@ -114,7 +119,7 @@ fn file_size(image: &Image, ino: Option<Ino>) -> Result<u64> {
     Ok(if attributes.kind == FileKind::Regular { attributes.size } else { 0 })
 }
 
-fn stat(summary: &Summary, as_json: bool) -> Result<ExitCode> {
+fn print_summary(summary: &DiffSummary, as_json: bool) -> Result<ExitCode> {
     if as_json {
         output::json(summary)?;
     } else {

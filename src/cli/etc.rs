@@ -1,4 +1,6 @@
-//! `sapwood etc`.
+//! The verb `sapwood etc`, which shows and changes how the `/etc` of a deployment differs from its defaults.
+//!
+//! *Not here*: merging, undoing and resetting, see `deploy::etc`.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,12 +10,13 @@ use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
 use serde_json::json;
 
-use super::deploy_words::{self, etc_path};
+use super::deploy_output::{self, etc_path};
 use super::output;
-use super::sysroot_args::{Opened, SysrootArgs, now, ownership};
+use super::sysroot_args::{OpenSysroot, SysrootArgs, now, ownership};
+use crate::cli::context::{Context, Run};
 use crate::deploy::etc::{
-    Body, EditError, Edited, EtcPath, EtcTree, Item, Journal, LiveEtc, LogEntry, LoggedDecision, Mode, Operation,
-    defaults, forget_foreign_labels, path_to_text, scan, text_difference,
+    Body, EditError, EditMode, Edited, EtcOperation, EtcPath, EtcTree, Item, Journal, LiveEtc, LogEntry,
+    LoggedDecision, ignore_policy_labels, path_to_text, scan, scan_defaults, text_difference,
 };
 use crate::deploy::plan::plan_merge;
 use crate::deploy::status::open_conflicts;
@@ -25,21 +28,28 @@ use crate::model::CommitId;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  sapwood etc status                        what was changed here, and conflicts of the last merge
-  sapwood etc diff ssh/sshd_config          how
-  sapwood etc show ssh/sshd_config          what the last merge decided, and why
-  sapwood etc merge --dry-run               what the next upgrade's merge would do (staged or pulled)
-  sapwood etc merge --text ssh/sshd_config  merge the lines of both
-  sapwood etc reset ssh/sshd_config         take the default
-  sapwood etc undo                          take back the last of these, or the merge itself
+  sapwood etc status
+      what was changed here, and conflicts of the last merge
+  sapwood etc diff ssh/sshd_config
+      how
+  sapwood etc show ssh/sshd_config
+      what the last merge decided, and why
+  sapwood etc merge --dry-run
+      what the next upgrade's merge would do (staged or pulled)
+  sapwood etc merge --text ssh/sshd_config
+      merge the lines of both
+  sapwood etc reset ssh/sshd_config
+      take the default
+  sapwood etc undo
+      take back the last of these, or the merge itself
 
 Paths are below /etc. /etc/sapwood/merge.toml says beforehand what is to become of certain paths:
   local = [\"hosts\"]     default = [\"issue\"]     text = [\"fstab\", \"ssh/*\"]")]
-pub struct Args {
+pub(crate) struct Args {
     #[command(subcommand)]
     action: Action,
 
-    /// Of which deployment [default: the one that runs, else the one that boots next]
+    /// The deployment [default: the one that runs, else the one that boots next]
     #[arg(long, global = true, value_name = "DEPLOYMENT")]
     deployment: Option<String>,
 
@@ -62,18 +72,18 @@ enum Action {
     },
     /// Show what is known about one path
     Show {
-        /// Which
+        /// The path
         path: PathBuf,
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Tell what a merge would do, or merge lines of text files
+    /// Say what a merge would do, or merge lines of text files
     Merge {
-        /// Tell what merging into a commit would do
+        /// Only say what merging into a commit would do
         #[arg(long, required_unless_present = "text")]
         dry_run: bool,
-        /// Into this commit or ref [default: the staged deployment's, else the newest pulled of the ref that is followed]
+        /// Merge into this commit or ref [default: the staged deployment's, else the newest pulled of the followed ref]
         #[arg(long, value_name = "SOURCE", conflicts_with = "text")]
         to: Option<String>,
         /// Merge the lines of this file; can be given several times
@@ -87,35 +97,35 @@ enum Action {
     Undo {
         /// Only these paths
         paths: Vec<PathBuf>,
-        /// Only tell what would be changed
+        /// Only say what would be changed
         #[arg(long)]
         dry_run: bool,
     },
     /// Set paths, and what is below them, to their defaults
     Reset {
-        /// Which
+        /// The paths
         #[arg(required = true)]
         paths: Vec<PathBuf>,
-        /// Only tell what would be changed
+        /// Only say what would be changed
         #[arg(long)]
         dry_run: bool,
     },
 }
 
-/// One deployment's `/etc`, and what it is compared with.
-struct Scene<'a> {
-    opened: &'a Opened,
+/// The `/etc` of one deployment, with its journal and defaults.
+struct DeployedEtc<'a> {
+    opened: &'a OpenSysroot,
     deployment: &'a Deployment,
     directory: PathBuf,
     journal: Journal,
     defaults: EtcTree,
 }
 
-impl<'a> Scene<'a> {
-    fn new(opened: &'a Opened, deployment: &'a Deployment) -> Result<Self> {
+impl<'a> DeployedEtc<'a> {
+    fn new(opened: &'a OpenSysroot, deployment: &'a Deployment) -> Result<Self> {
         let layout = opened.sysroot.layout().deployment(&deployment.id);
         let (directory, journal) = (layout.etc(), Journal::new(layout.journal()));
-        let defaults = defaults_of(opened, deployment.origin.commit)?;
+        let defaults = read_defaults(opened, deployment.origin.commit)?;
         Ok(Self { opened, deployment, directory, journal, defaults })
     }
 
@@ -131,7 +141,7 @@ impl<'a> Scene<'a> {
 
     fn scan(&self) -> Result<EtcTree> {
         let mut tree = scan(&self.directory, ownership())?;
-        forget_foreign_labels(&mut tree, [&self.defaults, &self.defaults]);
+        ignore_policy_labels(&mut tree, [&self.defaults, &self.defaults]);
         Ok(tree)
     }
 
@@ -140,37 +150,39 @@ impl<'a> Scene<'a> {
     }
 }
 
-/// Runs the verb.
-///
-/// # Errors
-/// When there is no such path, or nothing can be done about it.
-pub fn run(args: &Args) -> Result<ExitCode> {
-    let opened = args.sysroot.open()?;
-    let state = opened.state()?;
-    let deployment = match &args.deployment {
-        Some(text) => state.find(text)?,
-        None => state.booted().or_else(|| state.default()).or_else(|| state.next()).context("nothing is deployed")?,
-    };
-    let scene = Scene::new(&opened, deployment)?;
-    match &args.action {
-        Action::Status { json } => status(&scene, *json),
-        Action::Diff { paths } => diff(&scene, &etc_paths(paths)),
-        Action::Show { path, json } => show(&scene, &etc_path_of(path), *json),
-        Action::Merge { text, dry_run, .. } if !text.is_empty() => {
-            merge_texts(&scene, &etc_paths(text), mode(*dry_run))
+impl Run for Args {
+    fn run(&self, _context: &Context) -> Result<ExitCode> {
+        let opened = self.sysroot.open()?;
+        let state = opened.state()?;
+        let deployment = match &self.deployment {
+            Some(text) => state.find(text)?,
+            None => state
+                .booted()
+                .or_else(|| state.default())
+                .or_else(|| state.next_to_boot())
+                .context("nothing is deployed")?,
+        };
+        let scene = DeployedEtc::new(&opened, deployment)?;
+        match &self.action {
+            Action::Status { json } => print_status(&scene, *json),
+            Action::Diff { paths } => print_diff(&scene, &parse_etc_paths(paths)),
+            Action::Show { path, json } => print_path(&scene, &parse_etc_path(path), *json),
+            Action::Merge { text, dry_run, .. } if !text.is_empty() => {
+                merge_texts(&scene, &parse_etc_paths(text), edit_mode(*dry_run))
+            }
+            Action::Merge { to, json, .. } => print_merge_plan(&scene, &state, to.as_deref(), *json),
+            Action::Undo { paths, dry_run } => undo(&scene, &parse_etc_paths(paths), edit_mode(*dry_run)),
+            Action::Reset { paths, dry_run } => reset(&scene, &parse_etc_paths(paths), edit_mode(*dry_run)),
         }
-        Action::Merge { to, json, .. } => merge(&scene, &state, to.as_deref(), *json),
-        Action::Undo { paths, dry_run } => undo(&scene, &etc_paths(paths), mode(*dry_run)),
-        Action::Reset { paths, dry_run } => reset(&scene, &etc_paths(paths), mode(*dry_run)),
     }
 }
 
-const fn mode(dry_run: bool) -> Mode {
-    if dry_run { Mode::DryRun } else { Mode::Apply }
+const fn edit_mode(dry_run: bool) -> EditMode {
+    if dry_run { EditMode::DryRun } else { EditMode::Apply }
 }
 
-/// A path below `/etc`, whether it was given with or without that.
-fn etc_path_of(path: &std::path::Path) -> EtcPath {
+/// Returns a path relative to `/etc`, whether it was given with or without `/etc/`.
+fn parse_etc_path(path: &std::path::Path) -> EtcPath {
     let path = path.strip_prefix("/etc").unwrap_or(path);
     let bytes = path.as_os_str().as_encoded_bytes();
     bytes
@@ -181,42 +193,42 @@ fn etc_path_of(path: &std::path::Path) -> EtcPath {
         .into()
 }
 
-fn etc_paths(paths: &[PathBuf]) -> Vec<EtcPath> {
-    paths.iter().map(|path| etc_path_of(path)).collect()
+fn parse_etc_paths(paths: &[PathBuf]) -> Vec<EtcPath> {
+    paths.iter().map(|path| parse_etc_path(path)).collect()
 }
 
-fn defaults_of(opened: &Opened, commit: CommitId) -> Result<EtcTree> {
+fn read_defaults(opened: &OpenSysroot, commit: CommitId) -> Result<EtcTree> {
     let store = opened.sysroot.store();
-    Ok(defaults(&store.image(store.commit(commit)?.image)?, ownership())?)
+    Ok(scan_defaults(&store.image(store.commit(commit)?.image)?, ownership())?)
 }
 
-/// A difference between a default and what is here.
-struct Changed<'a> {
+/// A difference between `/etc` and its defaults at one path.
+struct EtcChange<'a> {
     letter: char,
     path: &'a EtcPath,
     aspects: Vec<Aspect>,
 }
 
-fn changes<'a>(defaults: &'a EtcTree, here: &'a EtcTree) -> Vec<Changed<'a>> {
+fn list_changes<'a>(defaults: &'a EtcTree, here: &'a EtcTree) -> Vec<EtcChange<'a>> {
     let mut found = Vec::new();
     for (path, item) in &here.entries {
         match defaults.get(path) {
-            None => found.push(Changed { letter: 'A', path, aspects: Vec::new() }),
+            None => found.push(EtcChange { letter: 'A', path, aspects: Vec::new() }),
             Some(default) if !default.is_same(item) => {
-                found.push(Changed { letter: 'M', path, aspects: item.differences(default) });
+                found.push(EtcChange { letter: 'M', path, aspects: item.differences(default) });
             }
             Some(_) => {}
         }
     }
     let deleted = defaults.entries.keys().filter(|path| here.get(path).is_none());
-    found.extend(deleted.map(|path| Changed { letter: 'D', path, aspects: Vec::new() }));
+    found.extend(deleted.map(|path| EtcChange { letter: 'D', path, aspects: Vec::new() }));
     found.sort_by_key(|change| change.path);
     found
 }
 
-fn status(scene: &Scene<'_>, as_json: bool) -> Result<ExitCode> {
+fn print_status(scene: &DeployedEtc<'_>, as_json: bool) -> Result<ExitCode> {
     let here = scene.scan()?;
-    let changed = changes(&scene.defaults, &here);
+    let changed = list_changes(&scene.defaults, &here);
     let conflicts = open_conflicts(&scene.opened.sysroot, &scene.deployment.id)?;
     let words = |aspects: &[Aspect]| aspects.iter().map(|aspect| aspect.word()).collect::<Vec<_>>();
     if as_json {
@@ -233,29 +245,35 @@ fn status(scene: &Scene<'_>, as_json: bool) -> Result<ExitCode> {
         output::line(format_args!("{} {}{aspects}", change.letter, etc_path(change.path)))?;
     }
     for conflict in &conflicts {
-        output::line(deploy_words::decision(conflict))?;
+        output::line(deploy_output::describe_decision(conflict))?;
     }
     let (changed, conflicts) = (output::count(changed.len() as u64), conflicts.len());
     output::note(format_args!("{changed} changes of the defaults of {}, {conflicts} conflicts", scene.deployment.id));
     Ok(ExitCode::SUCCESS)
 }
 
-fn diff(scene: &Scene<'_>, paths: &[EtcPath]) -> Result<ExitCode> {
+fn print_diff(scene: &DeployedEtc<'_>, paths: &[EtcPath]) -> Result<ExitCode> {
     let here = scene.scan()?;
     let live = scene.live();
     let is_wanted = |path: &[u8]| {
         let below = |top: &EtcPath| path.starts_with(top) && (path.len() == top.len() || path[top.len()] == b'/');
         paths.is_empty() || paths.iter().any(below)
     };
-    for change in changes(&scene.defaults, &here).iter().filter(|change| is_wanted(change.path)) {
+    for change in list_changes(&scene.defaults, &here).iter().filter(|change| is_wanted(change.path)) {
         let is_file = |item: Option<&Item>| item.is_none_or(|item| matches!(item.body, Body::File { .. }));
         let (old, new) = (scene.defaults.get(change.path), here.get(change.path));
         let name = path_to_text(change.path);
         if !is_file(old) || !is_file(new) {
-            output::line(format_args!("{} {}: {} → {}", change.letter, etc_path(change.path), kind(old), kind(new)))?;
+            output::line(format_args!(
+                "{} {}: {} → {}",
+                change.letter,
+                etc_path(change.path),
+                describe_kind(old),
+                describe_kind(new)
+            ))?;
             continue;
         }
-        let before = old.map(|old| live.object(old)).transpose()?.flatten().unwrap_or_default();
+        let before = old.map(|old| live.read_default(old)).transpose()?.flatten().unwrap_or_default();
         let after = new.map(|_| live.read(change.path)).transpose()?.unwrap_or_default();
         if before == after {
             let words: Vec<&str> = change.aspects.iter().map(|aspect| aspect.word()).collect();
@@ -270,7 +288,7 @@ fn diff(scene: &Scene<'_>, paths: &[EtcPath]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn kind(item: Option<&Item>) -> String {
+fn describe_kind(item: Option<&Item>) -> String {
     match item.map(|item| &item.body) {
         None => "nothing".to_owned(),
         Some(Body::Directory) => "directory".to_owned(),
@@ -283,19 +301,19 @@ fn kind(item: Option<&Item>) -> String {
     }
 }
 
-/// The last merge, and what it began with.
+/// Returns the last merge in the log.
 fn last_merge(entries: &[LogEntry]) -> Option<&LogEntry> {
-    entries.iter().rev().find(|entry| entry.operation == Operation::Merge)
+    entries.iter().rev().find(|entry| entry.operation == EtcOperation::Merge)
 }
 
-fn show(scene: &Scene<'_>, path: &EtcPath, as_json: bool) -> Result<ExitCode> {
+fn print_path(scene: &DeployedEtc<'_>, path: &EtcPath, as_json: bool) -> Result<ExitCode> {
     let log = scene.log()?;
     let merge = last_merge(&log);
     let text = path_to_text(path);
     let decision = merge.and_then(|merge| merge.decisions.iter().find(|decision| decision.path == text));
     let here = scene.scan()?;
-    // The commit of an older deployment may have been collected since.
-    let old = merge.and_then(|merge| merge.from).and_then(|from| defaults_of(scene.opened, from).ok());
+    // The commit of an older deployment may have been removed by garbage collection since.
+    let old = merge.and_then(|merge| merge.from).and_then(|from| read_defaults(scene.opened, from).ok());
     let states = [
         ("old default", old.as_ref().and_then(|old| old.get(path))),
         ("new default", scene.defaults.get(path)),
@@ -304,22 +322,24 @@ fn show(scene: &Scene<'_>, path: &EtcPath, as_json: bool) -> Result<ExitCode> {
     if decision.is_none() && states.iter().all(|(_, item)| item.is_none()) {
         bail!("there is no {}, neither here nor in the defaults", etc_path(path));
     }
-    let later = || log.iter().filter(|entry| entry.operation != Operation::Merge);
+    let later = || log.iter().filter(|entry| entry.operation != EtcOperation::Merge);
     let done: Vec<_> = later().filter(|entry| entry.changes.iter().any(|change| change.path == text)).collect();
     if as_json {
         let states: serde_json::Map<String, _> =
-            states.iter().map(|(word, item)| (word.replace(' ', "_"), item.map(describe).into())).collect();
+            states.iter().map(|(word, item)| (word.replace(' ', "_"), item.map(describe_item).into())).collect();
         let done: Vec<_> =
             done.iter().map(|entry| json!({ "operation": entry.operation, "time": entry.time })).collect();
         output::json(&json!({ "path": text, "states": states, "decision": decision, "since": done }))?;
         return Ok(ExitCode::SUCCESS);
     }
     for (word, item) in states {
-        let words = item.map_or_else(|| "nothing".to_owned(), describe);
+        let words = item.map_or_else(|| "nothing".to_owned(), describe_item);
         output::line(format_args!("{word:<12} {words}"))?;
     }
     match decision {
-        Some(decision) => output::line(format_args!("{:<12} {}", "last merge", deploy_words::decision(decision)))?,
+        Some(decision) => {
+            output::line(format_args!("{:<12} {}", "last merge", deploy_output::describe_decision(decision)))?
+        }
         None => output::line(format_args!("{:<12} {}", "last merge", "had nothing to decide"))?,
     }
     for entry in done {
@@ -328,10 +348,10 @@ fn show(scene: &Scene<'_>, path: &EtcPath, as_json: bool) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn describe(item: &Item) -> String {
+fn describe_item(item: &Item) -> String {
     let content = match &item.body {
         Body::File { content, size } => format!("file of {}, {}", output::size(*size), content.short()),
-        _ => kind(Some(item)),
+        _ => describe_kind(Some(item)),
     };
     let owner = item.owner.map(|(uid, gid)| format!(", owner {uid}:{gid}")).unwrap_or_default();
     let xattrs: Vec<String> = item.xattrs.iter().map(|(name, _)| path_to_text(name)).collect();
@@ -339,7 +359,7 @@ fn describe(item: &Item) -> String {
     format!("{content}, mode {:04o}{owner}, {}{xattrs}", item.mode, output::time(item.mtime.seconds))
 }
 
-fn merge(scene: &Scene<'_>, state: &State, to: Option<&str>, as_json: bool) -> Result<ExitCode> {
+fn print_merge_plan(scene: &DeployedEtc<'_>, state: &State, to: Option<&str>, as_json: bool) -> Result<ExitCode> {
     let sysroot = &scene.opened.sysroot;
     let store = sysroot.store();
     let commit = match (to, state.staged(), &scene.deployment.origin.upstream) {
@@ -352,12 +372,12 @@ fn merge(scene: &Scene<'_>, state: &State, to: Option<&str>, as_json: bool) -> R
     let plan = plan_merge(sysroot, scene.deployment, &image, ownership())?;
     if as_json {
         output::json(
-            &json!({ "from": scene.deployment.id, "to": commit, "decisions": deploy_words::etc_json(&plan) }),
+            &json!({ "from": scene.deployment.id, "to": commit, "decisions": deploy_output::etc_plan_json(&plan) }),
         )?;
         return Ok(ExitCode::SUCCESS);
     }
     for decision in &plan.decisions {
-        output::line(deploy_words::decision(&LoggedDecision::from(decision)))?;
+        output::line(deploy_output::describe_decision(&LoggedDecision::from(decision)))?;
     }
     let (decisions, conflicts) = (output::count(plan.decisions.len() as u64), plan.conflicts().count());
     output::note(format_args!(
@@ -368,7 +388,7 @@ fn merge(scene: &Scene<'_>, state: &State, to: Option<&str>, as_json: bool) -> R
     Ok(ExitCode::SUCCESS)
 }
 
-fn merge_texts(scene: &Scene<'_>, paths: &[EtcPath], mode: Mode) -> Result<ExitCode> {
+fn merge_texts(scene: &DeployedEtc<'_>, paths: &[EtcPath], mode: EditMode) -> Result<ExitCode> {
     let lock = scene.opened.lock()?;
     let merged = scene.live().merge_texts(paths, &scene.defaults, mode);
     drop(lock);
@@ -379,22 +399,22 @@ fn merge_texts(scene: &Scene<'_>, paths: &[EtcPath], mode: Mode) -> Result<ExitC
                 "the same lines of /etc/{path} were changed here and in the defaults: edit it by hand (both are above)"
             )
         }
-        other => tell(&other?, mode),
+        other => print_edited(&other?, mode),
     }
 }
 
-fn undo(scene: &Scene<'_>, paths: &[EtcPath], mode: Mode) -> Result<ExitCode> {
+fn undo(scene: &DeployedEtc<'_>, paths: &[EtcPath], mode: EditMode) -> Result<ExitCode> {
     let _lock = scene.opened.lock()?;
-    tell(&scene.live().undo(paths, mode)?, mode)
+    print_edited(&scene.live().undo(paths, mode)?, mode)
 }
 
-fn reset(scene: &Scene<'_>, paths: &[EtcPath], mode: Mode) -> Result<ExitCode> {
+fn reset(scene: &DeployedEtc<'_>, paths: &[EtcPath], mode: EditMode) -> Result<ExitCode> {
     let _lock = scene.opened.lock()?;
-    tell(&scene.live().reset(paths, &scene.defaults, mode)?, mode)
+    print_edited(&scene.live().reset(paths, &scene.defaults, mode)?, mode)
 }
 
-fn tell(edited: &Edited, mode: Mode) -> Result<ExitCode> {
-    let verb = if mode == Mode::DryRun { "would change" } else { "changed" };
+fn print_edited(edited: &Edited, mode: EditMode) -> Result<ExitCode> {
+    let verb = if mode == EditMode::DryRun { "would change" } else { "changed" };
     let print = |path: &EtcPath| -> io::Result<()> { output::line(format_args!("{verb} {}", etc_path(path))) };
     edited.paths.iter().try_for_each(print)?;
     if edited.paths.is_empty() {

@@ -1,4 +1,6 @@
-//! `sapwood export`.
+//! The verb `sapwood export`.
+//!
+//! *Not here*: writing directories and archives, see `crate::export`.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -8,9 +10,12 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::source::Located;
-use super::{Context, output, repository, source};
-use crate::export::{DirectoryOptions, Fidelity, Progress, Report, TargetContents, export_directory, export_tar};
+use super::{output, repository};
+use crate::cli::context::{Context, Run};
+use crate::export::{
+    ExportOptions, ExportProgress, ExportReport, ExportTarError, Fidelity, TargetContents, export_directory, export_tar,
+};
+use crate::source::{self, LocatedEntry};
 use crate::store::Store;
 
 /// Write a commit out as a directory or a tar archive
@@ -23,7 +28,7 @@ Examples:
   sapwood export debian/12 --tar root.tar
 
 Without root, owners, devices and some attributes cannot be set: they are left out and counted, unless --strict.")]
-pub struct Args {
+pub(crate) struct Args {
     /// SOURCE, or SOURCE:/path
     source: String,
 
@@ -48,44 +53,59 @@ pub struct Args {
     json: bool,
 }
 
-/// Runs the verb.
-///
-/// # Errors
-/// When something cannot be read or written; what was written until then stays.
-pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
-    let start = Instant::now();
-    let store = repository::open(context)?;
-    let found = source::locate(&store, &args.source)?;
-    let progress = Progress::default();
-    let (report, printable) = match (&args.directory, &args.tar) {
-        (Some(directory), _) => (to_directory(args, &store, &found, directory, &progress)?, true),
-        (None, Some(file)) if file == Path::new("-") => (to_tar(&store, &found, &mut io::stdout(), &progress)?, false),
-        (None, Some(path)) => {
-            let mut file = File::create_new(path).with_context(|| format!("cannot create {}", path.display()))?;
-            (to_tar(&store, &found, &mut file, &progress)?, true)
+impl Run for Args {
+    fn run(&self, context: &Context) -> Result<ExitCode> {
+        let start = Instant::now();
+        let store = repository::open(context)?;
+        let found = source::locate(&store, &self.source, repository::wait_with_notice())?;
+        let progress = ExportProgress::default();
+        let (report, printable) = match (&self.directory, &self.tar) {
+            (Some(directory), _) => (write_directory(self, &store, &found, directory, &progress)?, true),
+            (None, Some(file)) if file == Path::new("-") => {
+                (write_tar(&store, &found, &mut io::stdout(), &progress).map_err(closed_early)?, false)
+            }
+            (None, Some(path)) => {
+                let mut file = File::create_new(path).with_context(|| format!("cannot create {}", path.display()))?;
+                (write_tar(&store, &found, &mut file, &progress)?, true)
+            }
+            (None, None) => bail!("give a directory or --tar"),
+        };
+        if self.json && printable {
+            output::json(&report)?;
         }
-        (None, None) => bail!("give a directory or --tar"),
-    };
-    if args.json && printable {
-        output::json(&report)?;
+        for example in &report.examples {
+            output::note(format_args!("left out: {example}"));
+        }
+        let (entries, bytes) = (output::count(report.entries), output::size(report.content_bytes));
+        output::note(format_args!(
+            "exported {entries} entries, {bytes} in {}{}",
+            output::duration(start.elapsed()),
+            describe_losses(&report)
+        ));
+        Ok(ExitCode::SUCCESS)
     }
-    for example in &report.examples {
-        output::note(format_args!("left out: {example}"));
-    }
-    let (entries, bytes) = (output::count(report.entries), output::size(report.content_bytes));
-    output::note(format_args!(
-        "exported {entries} entries, {bytes} in {}{}",
-        output::duration(start.elapsed()),
-        losses(&report)
-    ));
-    Ok(ExitCode::SUCCESS)
 }
 
-fn to_directory(args: &Args, store: &Store, found: &Located, target: &Path, progress: &Progress) -> Result<Report> {
-    let options = DirectoryOptions {
+/// Returns the error of an archive on standard output so that an output that was closed early is recognised.
+fn closed_early(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast() {
+        Ok(ExportTarError::Write(error)) => anyhow::Error::from(error).context("cannot write the archive"),
+        Ok(other) => other.into(),
+        Err(other) => other,
+    }
+}
+
+fn write_directory(
+    args: &Args,
+    store: &Store,
+    found: &LocatedEntry,
+    target: &Path,
+    progress: &ExportProgress,
+) -> Result<ExportReport> {
+    let options = ExportOptions {
         fidelity: if args.strict { Fidelity::Required } else { Fidelity::BestEffort },
         contents: if args.overwrite { TargetContents::Any } else { TargetContents::Empty },
-        ..DirectoryOptions::default()
+        ..ExportOptions::default()
     };
     output::while_showing(
         found.commit.content_bytes,
@@ -94,7 +114,12 @@ fn to_directory(args: &Args, store: &Store, found: &Located, target: &Path, prog
     )
 }
 
-fn to_tar(store: &Store, found: &Located, out: &mut (dyn Write + Send), progress: &Progress) -> Result<Report> {
+fn write_tar(
+    store: &Store,
+    found: &LocatedEntry,
+    out: &mut (dyn Write + Send),
+    progress: &ExportProgress,
+) -> Result<ExportReport> {
     output::while_showing(
         found.commit.content_bytes,
         || progress.bytes(),
@@ -102,8 +127,8 @@ fn to_tar(store: &Store, found: &Located, out: &mut (dyn Write + Send), progress
     )
 }
 
-/// What could not be kept, as the end of a sentence.
-fn losses(report: &Report) -> String {
+/// Describes what could not be kept, as the end of a sentence.
+fn describe_losses(report: &ExportReport) -> String {
     let counts = [
         (report.owners_lost, "owners"),
         (report.special_bits_lost, "setuid or setgid bits"),

@@ -1,20 +1,26 @@
-//! `sapwood fsck`.
+//! The verb `sapwood fsck`.
+//!
+//! *Not here*: checking and repairing, see `store::fsck`.
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::{Context, output, repository};
+use super::{output, repository};
+use crate::cli::context::{Context, Run};
 use crate::store::{Fsck, FsckReport, Scope, Store};
 
-/// Check what refs lead to; what was found sound before and has not changed is not read again
+/// Check everything that refs lead to, unless it was found sound before
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  sapwood fsck             exit status 1 when something is damaged
-  sapwood fsck --all       read everything again: disks forget without anything being written
-  sapwood fsck --repair    drop what is damaged; committing or pulling again brings it back")]
-pub struct Args {
+  sapwood fsck
+      exit status 1 when something is damaged
+  sapwood fsck --all
+      read everything again: disks lose data even where nothing is written
+  sapwood fsck --repair
+      drop what is damaged; committing or pulling again brings it back")]
+pub(crate) struct Args {
     /// Read everything, also what was found sound before and has not changed since
     #[arg(long)]
     all: bool,
@@ -28,25 +34,26 @@ pub struct Args {
     json: bool,
 }
 
-/// Runs the verb.
-///
-/// # Errors
-/// When the repository cannot be read at all.
-pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
-    let store = repository::open(context)?;
-    let report =
-        if args.repair { repair(&store)? } else { check(&store, if args.all { Scope::All } else { Scope::Changed })? };
-    if args.json {
-        output::json(&report)?;
-    } else {
-        print(&report)?;
+impl Run for Args {
+    fn run(&self, context: &Context) -> Result<ExitCode> {
+        let store = repository::open(context)?;
+        let report = if self.repair {
+            repair(&store)?
+        } else {
+            check(&store, if self.all { Scope::All } else { Scope::Changed })?
+        };
+        if self.json {
+            output::json(&report)?;
+        } else {
+            print(&report)?;
+        }
+        Ok(if report.damage.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
-    Ok(if report.damage.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn check(store: &Store, scope: Scope) -> Result<FsckReport> {
-    // A repository on a read-only medium has no lock to take.
-    let _hold = store.hold(repository::announced()).ok();
+    // A repository on a read-only medium is checked without the lock, which cannot be taken there.
+    let _removal_guard = store.block_removal(repository::wait_with_notice()).ok();
     let bar = output::item_bar(0);
     let report = Fsck::run(store, scope, &|done, total| {
         if done % 64 == 0 {
@@ -59,7 +66,7 @@ fn check(store: &Store, scope: Scope) -> Result<FsckReport> {
 }
 
 fn repair(store: &Store) -> Result<FsckReport> {
-    let collector = store.collector(repository::announced)?;
+    let collector = store.collector(repository::wait_with_notice)?;
     let report = Fsck::run(store, Scope::All, &|_, _| {})?;
     let dropped = collector.drop_damaged(&report)?;
     if dropped > 0 {
@@ -85,10 +92,11 @@ fn print(report: &FsckReport) -> Result<()> {
     let (refs, commits, images) = (report.refs, report.commits, report.images);
     let (objects, bytes) = (output::count(report.objects as u64), output::size(report.bytes));
     if report.lazy_commits > 0 {
-        let (lazy, images) = (report.lazy_commits, report.absent_images);
-        let (objects, bytes) = (output::count(report.absent_objects as u64), output::size(report.absent_bytes));
+        let (images, lacking) = (report.absent_images, output::count(report.absent_objects as u64));
+        let bytes = output::size(report.absent_bytes);
         output::line(format_args!(
-            "{lazy} lazy commits; not here yet: {images} images, {objects} objects ({bytes}) of the others"
+            "of {} lazy commits, {images} images and, of the images that are here, {lacking} objects ({bytes}) are not here yet",
+            report.lazy_commits
         ))?;
     }
     let verdict = match report.damage.len() {

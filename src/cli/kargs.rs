@@ -1,4 +1,6 @@
-//! `sapwood kargs`.
+//! The verb `sapwood kargs`.
+//!
+//! *Not here*: making the new deployment, see `deploying`; applying the edits, see `deploy::kargs`.
 
 use std::env;
 use std::fs;
@@ -7,8 +9,9 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, Result, bail};
 use serde_json::json;
 
-use super::deploying::{self, DeployArgs, Wish};
+use super::deploying::{self, DeployArgs, DeployCandidate};
 use super::output;
+use crate::cli::context::{Context, Run};
 use crate::deploy::kargs::{KargEdit, Kargs};
 use crate::deploy::status;
 use crate::deploy::sysroot::Deployment;
@@ -17,14 +20,16 @@ use crate::deploy::sysroot::Deployment;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  sapwood kargs                                  what boots next boots with
+  sapwood kargs
+      what boots next boots with
   sapwood kargs --append console=ttyS0 --delete quiet
-  sapwood kargs --replace root=UUID=1=UUID=2     where a key has several values: KEY=OLD=NEW
+  sapwood kargs --replace root=UUID=1=UUID=2
+      where a key has several values: KEY=OLD=NEW
   sapwood kargs --editor
 
-Changes are made in a new deployment of the same commit, so that 'sapwood rollback' takes them back.
+Changes are made in a new deployment of the same commit, so that 'sapwood rollback' takes them back. \
 An upgrade keeps them, and follows what commits suggest where nothing was changed here.")]
-pub struct Args {
+pub(crate) struct Args {
     /// Add an argument
     #[arg(long, value_name = "KEY[=VALUE]")]
     append: Vec<String>,
@@ -53,45 +58,49 @@ pub struct Args {
     common: DeployArgs,
 }
 
-/// Runs the verb.
-///
-/// # Errors
-/// When an argument is not there, or the deployment cannot be made.
-pub fn run(args: &Args) -> Result<ExitCode> {
-    let opened = args.common.sysroot.open()?;
-    let state = opened.state()?;
-    let Some(current) = state.next() else { bail!("nothing is deployed") };
-    let before = arguments(current);
-    let edits = if args.editor { edited(&before)? } else { edits(args) };
-    if edits.is_empty() {
-        if args.common.json {
-            output::json(
-                &json!({ "deployment": current.id, "kargs": before, "suggested": current.origin.suggested_kargs }),
-            )?;
-        } else {
-            output::line(&before)?;
+impl Run for Args {
+    fn run(&self, _context: &Context) -> Result<ExitCode> {
+        let opened = self.common.sysroot.open()?;
+        let state = opened.state()?;
+        let Some(current) = state.next_to_boot() else { bail!("nothing is deployed") };
+        let before = current_arguments(current);
+        let edits = if self.editor { edit_interactively(&before)? } else { requested_edits(self) };
+        if edits.is_empty() {
+            if self.common.json {
+                output::json(
+                    &json!({ "deployment": current.id, "kargs": before, "suggested": current.origin.suggested_kargs }),
+                )?;
+            } else {
+                output::line(&before)?;
+            }
+            return Ok(ExitCode::SUCCESS);
         }
-        return Ok(ExitCode::SUCCESS);
-    }
-    let store = opened.sysroot.store();
-    let chosen = status::again(store, current)?;
-    let image = store.image(chosen.commit.image)?;
-    // A staged deployment is replaced by one with its commit, and begins with the /etc that runs.
-    let base = state.merge_base(current.id.stateroot()).map_or_else(|| before.clone(), arguments);
-    let edits = if base == before { edits } else { replay(&base, &before, edits) };
-    let wish = Wish { chosen, image: &image, stateroot: current.id.stateroot().clone(), kargs: edits, fetched: None };
-    if args.common.dry_run {
-        deploying::tell(&opened, &wish, &args.common)
-    } else {
-        deploying::deploy(&opened, &wish, &args.common)
+        let store = opened.sysroot.store();
+        let chosen = status::choose_again(store, current)?;
+        let image = store.image(chosen.commit.image)?;
+        // A staged deployment is replaced by one with its commit, and begins with the /etc that runs.
+        let base = state.merge_base(current.id.stateroot()).map_or_else(|| before.clone(), current_arguments);
+        let edits = if base == before { edits } else { edits_from_base(&base, &before, edits) };
+        let candidate = DeployCandidate {
+            chosen,
+            image: &image,
+            stateroot: current.id.stateroot().clone(),
+            kargs: edits,
+            fetched: None,
+        };
+        if self.common.dry_run {
+            deploying::print_plan(&opened, &candidate, &self.common)
+        } else {
+            deploying::deploy(&opened, &candidate, &self.common)
+        }
     }
 }
 
-fn arguments(deployment: &Deployment) -> Kargs {
+fn current_arguments(deployment: &Deployment) -> Kargs {
     deployment.entry.as_ref().map_or_else(|| deployment.origin.kargs.clone(), |entry| entry.target.options.clone())
 }
 
-fn edits(args: &Args) -> Vec<KargEdit> {
+fn requested_edits(args: &Args) -> Vec<KargEdit> {
     let make = |list: &[String], edit: fn(String) -> KargEdit| list.iter().cloned().map(edit).collect::<Vec<_>>();
     [
         make(&args.delete, KargEdit::Delete),
@@ -103,19 +112,19 @@ fn edits(args: &Args) -> Vec<KargEdit> {
     .concat()
 }
 
-/// The edits that make `to` of `from`, then those that were asked for.
-fn replay(from: &Kargs, to: &Kargs, edits: Vec<KargEdit>) -> Vec<KargEdit> {
-    difference(from, to).into_iter().chain(edits).collect()
+/// Returns the edits that turn `from` into `to`, followed by those that were asked for.
+fn edits_from_base(from: &Kargs, to: &Kargs, edits: Vec<KargEdit>) -> Vec<KargEdit> {
+    edits_between(from, to).into_iter().chain(edits).collect()
 }
 
-/// The edits that lead from one list to another, but for the order.
-fn difference(from: &Kargs, to: &Kargs) -> Vec<KargEdit> {
+/// Returns the edits that turn one list into another, except for the order.
+fn edits_between(from: &Kargs, to: &Kargs) -> Vec<KargEdit> {
     let missing = |a: &Kargs, b: &Kargs| -> Vec<String> {
         let mut rest: Vec<&str> = b.iter().collect();
         let mut left = Vec::new();
         for argument in a.iter() {
             match rest.iter().position(|other| *other == argument) {
-                Some(place) => _ = rest.remove(place),
+                Some(index) => _ = rest.remove(index),
                 None => left.push(argument.to_owned()),
             }
         }
@@ -125,8 +134,8 @@ fn difference(from: &Kargs, to: &Kargs) -> Vec<KargEdit> {
     deleted.chain(missing(to, from).into_iter().map(KargEdit::Append)).collect()
 }
 
-/// Has the person edit the list.
-fn edited(before: &Kargs) -> Result<Vec<KargEdit>> {
+/// Starts an editor with the list of arguments and returns the edits that the user made.
+fn edit_interactively(before: &Kargs) -> Result<Vec<KargEdit>> {
     let editor = env::var("VISUAL").or_else(|_| env::var("EDITOR")).unwrap_or_else(|_| "vi".to_owned());
     let path = env::temp_dir().join(format!("sapwood-kargs-{}", std::process::id()));
     let text = format!(
@@ -144,10 +153,10 @@ fn edited(before: &Kargs) -> Result<Vec<KargEdit>> {
         let text = fs::read_to_string(&path).context("cannot read what was edited")?;
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
         let after: Kargs = lines.map(str::to_owned).collect();
-        Ok(difference(before, &after))
+        Ok(edits_between(before, &after))
     });
     if let Err(error) = fs::remove_file(&path) {
-        tracing::warn!(%error, "{} stays behind", path.display());
+        tracing::warn!(%error, "cannot remove {}", path.display());
     }
     result
 }

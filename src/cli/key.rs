@@ -1,4 +1,6 @@
-//! `sapwood key`.
+//! The verb `sapwood key`.
+//!
+//! *Not here*: finding and reading keys, see `source::keys`; signing, see `crate::trust`.
 
 use std::fs::{self, DirBuilder};
 use std::io::Write;
@@ -10,23 +12,27 @@ use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{keys, output};
+use super::output;
+use crate::cli::context::{Context, Run};
 use crate::disk;
+use crate::source::keys;
 use crate::trust::{Announcement, PublicKey, SecretKey};
 
 /// Make and show the keys that sign what is published
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  sapwood key generate release                  makes release.key and release.pub
+  sapwood key generate release
+      makes release.key and release.pub
   sapwood publish --sign release s3://bucket/os debian/12
-  sapwood key export release > release.pub      what clients need: sapwood remote add --key release.pub …
+  sapwood key export release > release.pub
+      what clients need: sapwood remote add --key release.pub …
 
   sapwood key generate release-2 --announced-by release
       the new key is announced by the old one: clients that trust the old come to trust the new
 
 Keys are in $SAPWOOD_KEYS, else /etc/sapwood/keys for root, else $XDG_CONFIG_HOME/sapwood/keys.")]
-pub struct Args {
+pub(crate) struct Args {
     #[command(subcommand)]
     action: Action,
 }
@@ -37,10 +43,10 @@ enum Action {
     Generate {
         /// Its name, also the name of its files
         name: String,
-        /// Whose it is; written beside the key
+        /// A comment for the files of the key, such as its owner; the name unless given
         #[arg(long, default_value = "")]
         comment: String,
-        /// An older key that is to announce this one to those who trust it
+        /// An older key that is to announce this one to clients that trust the older key
         #[arg(long, value_name = "KEY")]
         announced_by: Option<String>,
     },
@@ -57,24 +63,22 @@ enum Action {
     },
 }
 
-/// Runs the verb.
-///
-/// # Errors
-/// When a key exists already, cannot be read, or cannot be written.
-pub fn run(args: &Args) -> Result<ExitCode> {
-    match &args.action {
-        Action::Generate { name, comment, announced_by } => generate(name, comment, announced_by.as_deref())?,
-        Action::List { json } => list(*json)?,
-        Action::Export { key } => output::line(public_line(key)?.trim_end())?,
+impl Run for Args {
+    fn run(&self, _context: &Context) -> Result<ExitCode> {
+        match &self.action {
+            Action::Generate { name, comment, announced_by } => generate(name, comment, announced_by.as_deref())?,
+            Action::List { json } => list_keys(*json)?,
+            Action::Export { key } => output::line(public_line(key)?.trim_end())?,
+        }
+        Ok(ExitCode::SUCCESS)
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 fn generate(name: &str, comment: &str, announced_by: Option<&str>) -> Result<()> {
     if name.contains(['/', '.']) || name.is_empty() {
         bail!("'{name}' cannot name a key: it may contain neither '/' nor '.'");
     }
-    let old = announced_by.map(keys::secret).transpose()?;
+    let old = announced_by.map(keys::read_secret).transpose()?;
     let directory = keys::directory()?;
     let mut maker = DirBuilder::new();
     maker
@@ -87,19 +91,19 @@ fn generate(name: &str, comment: &str, announced_by: Option<&str>) -> Result<()>
     getrandom::fill(&mut seed).context("the system gives no random numbers")?;
     let key = SecretKey::from_seed(&seed);
     let comment = if comment.is_empty() { name } else { comment };
-    write_new(&path, &key.to_line(comment))?;
+    write_secret(&path, &key.to_line(comment))?;
     let public = path.with_extension(keys::PUBLIC_SUFFIX);
-    write(&public, key.public().to_line(comment).as_bytes())?;
+    write_public_file(&public, key.public().to_line(comment).as_bytes())?;
     if let Some(old) = old {
         let announcement = Announcement { key: key.public(), timestamp: jiff::Timestamp::now().as_second() };
-        write(&path.with_extension(keys::ANNOUNCEMENT_SUFFIX), &announcement.sign(&old))?;
+        write_public_file(&path.with_extension(keys::ANNOUNCEMENT_SUFFIX), &announcement.sign(&old))?;
     }
     output::note(format_args!("wrote {} (keep it secret) and {}", path.display(), public.display()));
     Ok(output::line(key.public())?)
 }
 
-/// A secret is never written over another.
-fn write_new(path: &Path, text: &str) -> Result<()> {
+/// Writes a secret key into a new file. An existing file is never overwritten.
+fn write_secret(path: &Path, text: &str) -> Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let opened = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     let mut file = match opened {
@@ -113,20 +117,20 @@ fn write_new(path: &Path, text: &str) -> Result<()> {
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+fn write_public_file(path: &Path, bytes: &[u8]) -> Result<()> {
     disk::replace(path, bytes).with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn public_line(key: &str) -> Result<String> {
-    match keys::secret(key) {
+    match keys::read_secret(key) {
         Ok(secret) => Ok(secret.public().to_line(key.rsplit('/').next().unwrap_or(key))),
-        Err(_) => Ok(keys::public(key)?.to_line("")),
+        Err(_) => Ok(keys::read_public(key)?.to_line("")),
     }
 }
 
-fn list(as_json: bool) -> Result<()> {
+fn list_keys(as_json: bool) -> Result<()> {
     let directory = keys::directory()?;
-    let mut found: Vec<(String, PublicKey, &str)> = Vec::new();
+    let mut keys: Vec<(String, PublicKey, &str)> = Vec::new();
     let entries = match fs::read_dir(&directory) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
         other => other.and_then(Iterator::collect).with_context(|| format!("cannot list {}", directory.display()))?,
@@ -140,19 +144,18 @@ fn list(as_json: bool) -> Result<()> {
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let key = text.parse().with_context(|| format!("{}", path.display()))?;
         let can_sign = path.with_extension(keys::SECRET_SUFFIX).exists();
-        found.push((name, key, if can_sign { "signs" } else { "verifies" }));
+        keys.push((name, key, if can_sign { "signs" } else { "verifies" }));
     }
-    found.sort();
+    keys.sort();
     if as_json {
         let values: Vec<_> =
-            found.iter().map(|(name, key, use_)| json!({ "name": name, "key": key, "use": use_ })).collect();
+            keys.iter().map(|(name, key, use_)| json!({ "name": name, "key": key, "use": use_ })).collect();
         return Ok(output::json(&values)?);
     }
-    if found.is_empty() {
+    if keys.is_empty() {
         output::note(format_args!("no keys in {}; 'sapwood key generate NAME' makes one", directory.display()));
         return Ok(());
     }
-    let rows: Vec<_> =
-        found.into_iter().map(|(name, key, use_)| vec![name, key.to_string(), use_.to_owned()]).collect();
+    let rows: Vec<_> = keys.into_iter().map(|(name, key, use_)| vec![name, key.to_string(), use_.to_owned()]).collect();
     Ok(output::table(&["NAME", "KEY", "USE"], &[], &rows)?)
 }

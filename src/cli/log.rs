@@ -1,11 +1,12 @@
-//! `sapwood log`.
+//! The verb `sapwood log`.
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use serde_json::json;
 
-use super::{Context, output, repository};
+use super::{output, repository};
+use crate::cli::context::{Context, Run};
 use crate::store::ReadError;
 
 /// List a commit and its ancestors, newest first
@@ -14,8 +15,8 @@ use crate::store::ReadError;
 Examples:
   sapwood log debian/12
   sapwood log -n 3 debian/12~10")]
-pub struct Args {
-    /// Where to begin
+pub(crate) struct Args {
+    /// The commit to begin with
     source: String,
 
     /// At most this many commits
@@ -27,34 +28,32 @@ pub struct Args {
     json: bool,
 }
 
-/// Runs the verb.
-///
-/// # Errors
-/// When a commit cannot be read.
-pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
-    let store = repository::open(context)?;
-    let first = store.resolve(&args.source)?;
-    let mut next = Some(first);
-    let mut values = Vec::new();
-    let mut shown = 0;
-    while let Some(id) = next.filter(|_| args.max_count.is_none_or(|max| shown < max)) {
-        let commit = match store.commit(id) {
-            // History may be cut off.
-            Err(ReadError::MissingCommit { .. }) if id != first => break,
-            other => other?,
-        };
-        shown += 1;
-        next = commit.parent;
-        if args.json {
-            values.push(json!({ "id": id, "commit": commit }));
-            continue;
+impl Run for Args {
+    fn run(&self, context: &Context) -> Result<ExitCode> {
+        let store = repository::open(context)?;
+        let first = store.resolve(&self.source)?;
+        let mut next = Some(first);
+        let mut values = Vec::new();
+        let mut shown = 0;
+        while let Some(id) = next.filter(|_| self.max_count.is_none_or(|max| shown < max)) {
+            let commit = match store.commit(id) {
+                // Older commits may have been removed.
+                Err(ReadError::MissingCommit { .. }) if id != first => break,
+                other => other?,
+            };
+            shown += 1;
+            next = commit.parent;
+            if self.json {
+                values.push(json!({ "id": id, "commit": commit }));
+                continue;
+            }
+            output::line(format_args!("commit {id}"))?;
+            super::show::print_commit(&commit)?;
+            output::line("")?;
         }
-        output::line(format_args!("commit {id}"))?;
-        super::show::details(&commit)?;
-        output::line("")?;
+        if self.json {
+            output::json(&values)?;
+        }
+        Ok(ExitCode::SUCCESS)
     }
-    if args.json {
-        output::json(&values)?;
-    }
-    Ok(ExitCode::SUCCESS)
 }

@@ -1,13 +1,15 @@
-//! `sapwood ls`.
+//! The verb `sapwood ls`.
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use serde_json::json;
 
-use super::{Context, output, repository, source};
+use super::{output, repository};
+use crate::cli::context::{Context, Run};
 use crate::image::{Attributes, Image, Ino};
 use crate::model::{EntryName, FileKind, ImagePath};
+use crate::source;
 
 /// List a directory of a commit
 #[derive(Debug, clap::Args)]
@@ -15,15 +17,15 @@ use crate::model::{EntryName, FileKind, ImagePath};
 Examples:
   sapwood ls debian/12:/usr/bin
   sapwood ls -l -R debian/12~1:/etc")]
-pub struct Args {
+pub(crate) struct Args {
     /// SOURCE, or SOURCE:/path
     source: String,
 
-    /// With mode, owner, size and time
+    /// Also print mode, owner, size and time
     #[arg(short, long)]
     long: bool,
 
-    /// With everything below
+    /// Also list everything below
     #[arg(short = 'R', long)]
     recursive: bool,
 
@@ -32,27 +34,31 @@ pub struct Args {
     json: bool,
 }
 
-/// Runs the verb.
-///
-/// # Errors
-/// When there is no such directory.
-pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
-    let store = repository::open(context)?;
-    let found = source::locate(&store, &args.source)?;
-    let mut values = Vec::new();
-    if found.image.attributes(found.ino)?.kind != FileKind::Directory {
-        let shown = found.path.to_string();
-        print(&found.image, found.ino, &found.path, &shown, args, &mut values)?;
-    } else {
-        list(&found.image, found.ino, &found.path, args, &mut values)?;
+impl Run for Args {
+    fn run(&self, context: &Context) -> Result<ExitCode> {
+        let store = repository::open(context)?;
+        let found = source::locate(&store, &self.source, repository::wait_with_notice())?;
+        let mut values = Vec::new();
+        if found.image.attributes(found.ino)?.kind != FileKind::Directory {
+            let shown = found.path.to_string();
+            print_entry(&found.image, found.ino, &found.path, &shown, self, &mut values)?;
+        } else {
+            list_directory(&found.image, found.ino, &found.path, self, &mut values)?;
+        }
+        if self.json {
+            output::json(&values)?;
+        }
+        Ok(ExitCode::SUCCESS)
     }
-    if args.json {
-        output::json(&values)?;
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
-fn list(image: &Image, top: Ino, path: &ImagePath, args: &Args, values: &mut Vec<serde_json::Value>) -> Result<()> {
+fn list_directory(
+    image: &Image,
+    top: Ino,
+    path: &ImagePath,
+    args: &Args,
+    values: &mut Vec<serde_json::Value>,
+) -> Result<()> {
     let mut pending = vec![(top, path.clone())];
     while let Some((directory, path)) = pending.pop() {
         let first = pending.len();
@@ -60,8 +66,10 @@ fn list(image: &Image, top: Ino, path: &ImagePath, args: &Args, values: &mut Vec
             let child = child?;
             let below = path.join(EntryName::new(child.name)?);
             let shown = if args.recursive { below.to_string() } else { child.name.escape_ascii().to_string() };
-            let shown = std::str::from_utf8(child.name).ok().filter(|_| !args.recursive).map_or(shown, str::to_owned);
-            print(image, child.ino, &below, &shown, args, values)?;
+            // A foreign commit must not send control sequences to a terminal.
+            let plain = std::str::from_utf8(child.name).ok().filter(|name| !name.contains(char::is_control));
+            let shown = plain.filter(|_| !args.recursive).map_or(shown, str::to_owned);
+            print_entry(image, child.ino, &below, &shown, args, values)?;
             if args.recursive && child.kind == FileKind::Directory {
                 pending.push((child.ino, below));
             }
@@ -71,7 +79,7 @@ fn list(image: &Image, top: Ino, path: &ImagePath, args: &Args, values: &mut Vec
     Ok(())
 }
 
-fn print(
+fn print_entry(
     image: &Image,
     ino: Ino,
     path: &ImagePath,
@@ -96,10 +104,10 @@ fn print(
         return Ok(());
     }
     let arrow = target.map(|target| format!(" -> {target}")).unwrap_or_default();
-    Ok(output::line(format_args!("{} {shown}{arrow}", long(&attributes)))?)
+    Ok(output::line(format_args!("{} {shown}{arrow}", long_line(&attributes)))?)
 }
 
-fn long(attributes: &Attributes) -> String {
+fn long_line(attributes: &Attributes) -> String {
     let mode = output::ModeText { kind: attributes.kind.letter(), permissions: attributes.permissions };
     let size = match attributes.device {
         Some(device) => format!("{}, {}", device.major, device.minor),

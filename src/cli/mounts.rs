@@ -1,5 +1,8 @@
-//! `sapwood mounts`: the running mounts with what they have done so far, one of them in words, and the exchange of the
-//! program below them.
+//! The verb `sapwood mounts`, which lists the running mounts with their figures, shows one in detail, and has running mounts go
+//! on with a newer program.
+//!
+//! *Not here*: the figures (`fuse`, `cache`), the list of mounts and the exchange of the program (`crate::mount`). `find` is
+//! also *used by* `debug`.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -7,32 +10,41 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::mount::{HANDOFF_VERSION, own_program, registry};
 use super::{output, prefetch};
 use crate::cache::LazyFigures;
-use crate::fuse::{BulkReader, Figures, Health, RunningMount, Service, Status, exchange_program, open_metrics};
+use crate::cli::context::{Context, Run};
+use crate::disk::MountTable;
+use crate::fuse::{BulkReader, FILESYSTEM_TYPE, Health, RequestFigures, Service};
+use crate::mount::{
+    HANDOFF_VERSIONS, MountStatus, RunningMount, exchange_program, open_own_program, registry, to_open_metrics,
+};
 
-/// How long an old worker is helped to come to an end, where it has to end by itself.
-const FAREWELL: Duration = Duration::from_secs(10);
+/// How long `--reexec` waits for the old worker to end, sending requests to the mount meanwhile.
+const OLD_WORKER_EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// List the running mounts of this user, or say how one of them stands
+/// List the running mounts of this user, or show one of them in detail
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   sapwood mounts
-  sapwood mounts /mnt              how much of it is here, what was fetched, whether it works offline
+  sapwood mounts /mnt
+      how much of it is here, what was fetched, whether it works offline
   sapwood mounts --json
-  sapwood mounts --openmetrics     the figures as Prometheus reads them; see also 'mount --metrics-listen'
-  sapwood mounts --reexec          after an upgrade of this program: all mounts go on with it
-  sapwood mounts --reexec /mnt     the same for one
-  sapwood mounts --whole /usr && nightly-index   only where reading everything fetches nothing
+  sapwood mounts --openmetrics
+      the figures as Prometheus reads them; see also 'mount --metrics-listen'
+  sapwood mounts --reexec
+      after an upgrade of this program: all mounts go on with it
+  sapwood mounts --reexec /mnt
+      the same for one
+  sapwood mounts --whole /usr && nightly-index
+      only where reading everything fetches nothing
 
-STATE is 'ok'; 'ok, N restarts' when processes that served ended and were replaced; 'cached only' when they crashed so
-often that nothing is fetched any more, until ten minutes have passed without a crash; 'refusing' when none came to serve
-(the repository is gone or damaged: the log says more), each access is an I/O error, and one is tried again at least once
-a minute; 'unsupervised' when the process
-that would replace them is gone; 'silent' when nobody answers.")]
-pub struct Args {
+STATE is 'ok'; 'ok, N restarts' when workers ended and were replaced; 'cached only' when they crashed so often that \
+nothing is fetched any more, until ten minutes have passed without a crash; 'refusing' when no worker could be started \
+(the repository is gone or damaged: the log says more), so that each access is an I/O error, and a worker is tried again \
+at least once a minute; 'unsupervised' when the process that would replace a worker is gone; 'silent' when the mount's \
+processes do not answer.")]
+pub(crate) struct Args {
     /// Only this one, in detail
     mountpoint: Option<PathBuf>,
     /// Print JSON, with the number of messages of each kind from the kernel
@@ -44,90 +56,99 @@ pub struct Args {
     /// Have the mounts served by the program that this command is, without unmounting them
     #[arg(long, conflicts_with_all = ["json", "openmetrics"])]
     reexec: bool,
-    /// Print nothing; end with 1 if this one is a mount that lacks contents, which are fetched when they are read
+    /// Print nothing; end with 1 if this is a mount that lacks contents, which are fetched when they are read
     #[arg(long, requires = "mountpoint", conflicts_with_all = ["json", "openmetrics", "reexec"])]
     whole: bool,
 }
 
-/// Runs the verb.
-///
-/// # Errors
-/// When the list cannot be read or printed, nothing of ours is mounted there, or a program cannot be exchanged.
-pub fn run(args: &Args) -> Result<ExitCode> {
-    let registry = registry();
-    if let Some(path) = args.mountpoint.as_deref().filter(|_| args.whole) {
-        return is_whole(path);
-    }
-    let named = args.mountpoint.as_deref().map(find).transpose()?;
-    if args.reexec {
-        return reexec(&named.map_or_else(|| registry.list(), |mount| Ok(vec![mount]))?);
-    }
-    if args.openmetrics {
-        let mounts = named.map_or_else(|| registry.list(), |mount| Ok(vec![mount]))?;
-        let statuses: Vec<Status> = mounts.iter().map(|mount| registry.status(mount)).collect();
-        output::bytes(open_metrics(&statuses).as_bytes())?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    if let Some(mount) = named {
-        let status = registry.status(&mount);
-        if args.json {
-            output::json(&status)?
-        } else {
-            describe(&status)?
+impl Run for Args {
+    fn run(&self, _context: &Context) -> Result<ExitCode> {
+        let registry = registry();
+        if let Some(path) = self.mountpoint.as_deref().filter(|_| self.whole) {
+            return complete_exit_status(path);
         }
-        return Ok(ExitCode::SUCCESS);
+        let named = self.mountpoint.as_deref().map(find).transpose()?;
+        if self.reexec {
+            return reexec(&named.map_or_else(|| registry.list(), |mount| Ok(vec![mount]))?);
+        }
+        if self.openmetrics {
+            let mounts = named.map_or_else(|| registry.list(), |mount| Ok(vec![mount]))?;
+            let statuses: Vec<MountStatus> = mounts.iter().map(|mount| registry.status(mount)).collect();
+            output::bytes(to_open_metrics(&statuses).as_bytes())?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        if let Some(mount) = named {
+            let status = registry.status(&mount);
+            if self.json {
+                output::json(&status)?
+            } else {
+                print_status(&status)?
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+        let mounts: Vec<MountStatus> = registry.list()?.iter().map(|mount| registry.status(mount)).collect();
+        if self.json {
+            output::json(&mounts)?;
+        } else if mounts.is_empty() {
+            output::note("nothing is mounted");
+        } else {
+            let headings =
+                ["MOUNTPOINT", "SOURCE", "COMMIT", "MODE", "PID", "SINCE", "MESSAGES", "READ", "ERRORS", "STATE"];
+            let rows: Vec<Vec<String>> = mounts.iter().map(table_row).collect();
+            output::table(&headings, &[4, 6, 7, 8], &rows)?;
+        }
+        Ok(ExitCode::SUCCESS)
     }
-    let mounts: Vec<Status> = registry.list()?.iter().map(|mount| registry.status(mount)).collect();
-    if args.json {
-        output::json(&mounts)?;
-    } else if mounts.is_empty() {
-        output::note("nothing is mounted");
-    } else {
-        let headings =
-            ["MOUNTPOINT", "SOURCE", "COMMIT", "MODE", "PID", "SINCE", "MESSAGES", "READ", "ERRORS", "STATE"];
-        let rows: Vec<Vec<String>> = mounts.iter().map(cells).collect();
-        output::table(&headings, &[4, 6, 7, 8], &rows)?;
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
-/// Returns success if reading all that is on `path` fetches nothing, which is also true where no mount of ours is.
-fn is_whole(path: &Path) -> Result<ExitCode> {
-    let Some(mount) = prefetch::running_mount(&path.to_string_lossy())? else { return Ok(ExitCode::SUCCESS) };
-    let status = registry().status(&mount);
-    let answers = status.figures.is_some();
-    let is_whole = answers && status.lazy.is_none_or(|lazy| lazy.offline_safe);
-    Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+/// Returns the exit status of `--whole`: success if reading everything below `path` fetches nothing. That is also true if `path`
+/// is not in a mount of Sapwood. It fails for a mount that does not answer, and for one of another user.
+fn complete_exit_status(path: &Path) -> Result<ExitCode> {
+    let table = MountTable::read().context("cannot read the list of mounts")?;
+    let path = std::path::absolute(path).with_context(|| format!("cannot reach {}", path.display()))?;
+    let there = match table.top(&path) {
+        // It may not answer, so it is not looked at.
+        Some(there) => Some(there),
+        None => table.containing(&path.canonicalize().with_context(|| format!("cannot reach {}", path.display()))?),
+    };
+    let Some(there) = there.filter(|mount| mount.filesystem == FILESYSTEM_TYPE) else { return Ok(ExitCode::SUCCESS) };
+    let registry = registry();
+    let mount = registry.list()?.into_iter().find(|mount| mount.device == there.device);
+    let is_complete = mount.is_some_and(|mount| {
+        let status = registry.status(&mount);
+        status.figures.is_some() && status.lazy.is_none_or(|lazy| lazy.offline_safe)
+    });
+    Ok(if is_complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The mount of this user on `path`.
+/// Returns the mount of this user on `path`.
 ///
 /// # Errors
-/// When there is none.
-pub fn find(path: &Path) -> Result<RunningMount> {
-    let mount = prefetch::running_mount(&path.to_string_lossy())?;
+/// When this user has no mount there.
+pub(crate) fn find(path: &Path) -> Result<RunningMount> {
+    let mount = prefetch::find_running_mount(path)?;
     mount.with_context(|| format!("nothing of yours is mounted on {}: 'sapwood mounts' lists what is", path.display()))
 }
 
-fn cells(status: &Status) -> Vec<String> {
+fn table_row(status: &MountStatus) -> Vec<String> {
     let mount = &status.mount;
-    let silent = || "?".to_owned();
+    let unknown = || "?".to_owned();
     let figures = status.figures.as_ref();
     vec![
         mount.mountpoint.clone(),
         mount.source.clone(),
         mount.commit.short(),
-        mount.mode.word().to_owned(),
+        mount.mode.name().to_owned(),
         mount.pid.to_string(),
         mount.since.clone(),
-        figures.map_or_else(silent, |figures| output::count(figures.messages)),
-        figures.map_or_else(silent, |figures| output::size(figures.bytes_read)),
-        figures.map_or_else(silent, |figures| output::count(figures.errors)),
-        state(status.health.as_ref()),
+        figures.map_or_else(unknown, |figures| output::count(figures.messages)),
+        figures.map_or_else(unknown, |figures| output::size(figures.bytes_read)),
+        figures.map_or_else(unknown, |figures| output::count(figures.errors)),
+        describe_state(status.health.as_ref()),
     ]
 }
 
-fn state(health: Option<&Health>) -> String {
+fn describe_state(health: Option<&Health>) -> String {
     match health {
         None => "silent".to_owned(),
         Some(health) if health.service == Service::CachedOnly => format!("cached only, {} crashes", health.crashes),
@@ -141,7 +162,7 @@ fn state(health: Option<&Health>) -> String {
 fn reexec(mounts: &[RunningMount]) -> Result<ExitCode> {
     let mut result = ExitCode::SUCCESS;
     for mount in mounts {
-        match exchange(mount) {
+        match exchange_worker(mount) {
             Ok(process) => output::note(format_args!("{}: served by process {process} now", mount.mountpoint)),
             Err(error) => {
                 output::note(format_args!("sapwood: {}: {error:#}", mount.mountpoint));
@@ -152,26 +173,27 @@ fn reexec(mounts: &[RunningMount]) -> Result<ExitCode> {
     Ok(result)
 }
 
-/// Exchanges the program; returns the process that serves.
-fn exchange(mount: &RunningMount) -> Result<u32> {
-    if mount.handoff != HANDOFF_VERSION {
+/// Has the mount go on with this program and returns the process id of its new worker.
+fn exchange_worker(mount: &RunningMount) -> Result<u32> {
+    if !HANDOFF_VERSIONS.contains(&mount.handoff) {
         bail!(
-            "it was mounted by version {}, which hands a mount on in another way than this one, {}: it has to be unmounted \
-             and mounted again",
+            "it was mounted by version {}, which hands a mount on in a format that this version, {}, does not know: it has to \
+             be unmounted and mounted again",
             mount.version,
             env!("CARGO_PKG_VERSION")
         );
     }
     let registry = registry();
-    exchange_program(&registry.orders_socket(&mount.name), own_program()?)?;
+    exchange_program(&registry.exchange_socket_path(&mount.name), open_own_program()?)?;
     let begin = Instant::now();
     loop {
         let now = registry.list()?.into_iter().find(|other| other.name == mount.name).context("it ended meanwhile")?;
         let is_gone = !Path::new("/proc").join(mount.worker_pid.to_string()).exists();
-        if (now.worker_pid != mount.worker_pid && is_gone) || begin.elapsed() > FAREWELL {
+        if (now.worker_pid != mount.worker_pid && is_gone) || begin.elapsed() > OLD_WORKER_EXIT_TIMEOUT {
             return Ok(now.worker_pid);
         }
-        // On a kernel that cannot send a request again, the old process ends when each of its threads has answered one more.
+        // On a kernel that cannot send a request again, the old worker ends only when each of its threads has answered one
+        // more request. This sends one.
         if let Err(errno) = nix::sys::statvfs::statvfs(Path::new(&mount.mountpoint)) {
             tracing::debug!("{}: {errno}", mount.mountpoint);
         }
@@ -179,12 +201,12 @@ fn exchange(mount: &RunningMount) -> Result<u32> {
     }
 }
 
-fn describe(status: &Status) -> Result<()> {
+fn print_status(status: &MountStatus) -> Result<()> {
     let mount = &status.mount;
     let row = |name: &str, text: String| output::line(format_args!("  {name:<9} {text}"));
     output::line(format_args!("{}: {}, commit {}", mount.mountpoint, mount.source, mount.commit.short()))?;
-    row("mounted", format!("{}, by process {}, {}", mount.since, mount.pid, mount.mode.word()))?;
-    row("state", state(status.health.as_ref()))?;
+    row("mounted", format!("{}, by process {}, {}", mount.since, mount.pid, mount.mode.name()))?;
+    row("state", describe_state(status.health.as_ref()))?;
     row("keeps in", mount.repo.clone())?;
     let Some(figures) = &status.figures else {
         return Ok(row("figures", "its process does not answer".to_owned())?);
@@ -196,14 +218,14 @@ fn describe(status: &Status) -> Result<()> {
                 row(name, text)?;
             }
             if !figures.readers.is_empty() {
-                row("read by", bulk_readers(&figures.readers))?;
+                row("read by", describe_bulk_readers(&figures.readers))?;
             }
         }
     }
-    Ok(row("kernel", kernel(figures))?)
+    Ok(row("kernel", describe_kernel_messages(figures))?)
 }
 
-fn kernel(figures: &Figures) -> String {
+fn describe_kernel_messages(figures: &RequestFigures) -> String {
     let (messages, read) = (output::count(figures.messages), output::size(figures.bytes_read));
     match figures.errors {
         0 => format!("{messages} messages, {read} read"),
@@ -211,8 +233,8 @@ fn kernel(figures: &Figures) -> String {
     }
 }
 
-/// The processes that have much fetched.
-fn bulk_readers(readers: &[BulkReader]) -> String {
+/// Describes the processes that read so much that a large part of the commit is fetched for them.
+fn describe_bulk_readers(readers: &[BulkReader]) -> String {
     let name = |reader: &BulkReader| if reader.name.is_empty() { "?".to_owned() } else { reader.name.clone() };
     let one =
         |reader: &BulkReader| format!("{} (process {}): {}", name(reader), reader.pid, output::size(reader.bytes));
@@ -223,7 +245,7 @@ fn lazy_rows(lazy: &LazyFigures) -> Vec<(&'static str, String)> {
     let (count, size) = (output::count, output::size);
     let contents = match lazy.objects_local {
         None => format!("{} in all, {}; which are here is not known yet", count(lazy.objects), size(lazy.bytes)),
-        Some(here) => {
+        Some(local) => {
             let parts = if lazy.bytes_partial == 0 {
                 String::new()
             } else {
@@ -231,7 +253,7 @@ fn lazy_rows(lazy: &LazyFigures) -> Vec<(&'static str, String)> {
             };
             format!(
                 "{} of {} are here, {} of {}{parts}",
-                count(here),
+                count(local),
                 count(lazy.objects),
                 size(lazy.bytes_local),
                 size(lazy.bytes)
@@ -254,13 +276,13 @@ fn lazy_rows(lazy: &LazyFigures) -> Vec<(&'static str, String)> {
         "{} answered at once, {} waited ({})",
         count(lazy.hits),
         count(lazy.misses),
-        share(lazy.hits, lazy.hits.saturating_add(lazy.misses))
+        percentage(lazy.hits, lazy.hits.saturating_add(lazy.misses))
     );
     let ahead = format!(
         "{} fetched ahead of reading, {} of it not read yet ({}); {} of what is read first",
         size(lazy.bytes_ahead),
         size(lazy.bytes_ahead_unread),
-        share(lazy.bytes_ahead_unread, lazy.bytes_ahead),
+        percentage(lazy.bytes_ahead_unread, lazy.bytes_ahead),
         size(lazy.bytes_streamed)
     );
     let evicted = format!("{} evicted, {}", count(lazy.evictions), size(lazy.bytes_evicted));
@@ -279,7 +301,7 @@ fn lazy_rows(lazy: &LazyFigures) -> Vec<(&'static str, String)> {
     ]
 }
 
-fn share(part: u64, whole: u64) -> String {
+fn percentage(part: u64, whole: u64) -> String {
     match (u128::from(part) * 100).checked_div(u128::from(whole)) {
         None => "-".to_owned(),
         Some(percent) => format!("{percent} %"),

@@ -1,5 +1,8 @@
-//! Everything that is printed: results to standard output, everything else to standard error.
+//! Everything that is printed: results go to standard output, notes, progress bars and the log to standard error.
+//!
+//! *Used by* all verbs.
 
+use std::borrow::Cow;
 use std::fmt::{self, Display};
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,39 +14,53 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::compose::source::Progress;
+use crate::compose::source::ImportProgress;
 use crate::remote::fetch::FetchProgress;
 use crate::remote::prune::PruneProgress;
 use crate::remote::publish::{Phase, PublishProgress};
 
-/// How often a progress bar is drawn.
-const REDRAW: Duration = Duration::from_millis(100);
+/// The interval at which a progress bar is drawn.
+const PROGRESS_REDRAW_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Prints a line of the result.
-pub fn line(text: impl Display) -> io::Result<()> {
-    writeln!(io::stdout().lock(), "{text}")
+/// Prints a line of the result, without control characters.
+pub(crate) fn line(text: impl Display) -> io::Result<()> {
+    writeln!(io::stdout().lock(), "{}", without_controls(&text.to_string()))
 }
 
-/// Prints bytes of the result as they are.
-pub fn bytes(bytes: &[u8]) -> io::Result<()> {
+/// Returns a text in which control characters other than tabs and line ends are written as `\u{1b}`: subjects, versions and
+/// names are made by strangers, and must not send commands to a terminal.
+fn without_controls(text: &str) -> Cow<'_, str> {
+    let is_command = |character: char| character.is_control() && !matches!(character, '\n' | '\t');
+    if !text.contains(is_command) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::new();
+    for character in text.chars() {
+        if is_command(character) { shown.extend(character.escape_default()) } else { shown.push(character) }
+    }
+    Cow::Owned(shown)
+}
+
+/// Prints bytes of the result unchanged.
+pub(crate) fn bytes(bytes: &[u8]) -> io::Result<()> {
     io::stdout().lock().write_all(bytes)
 }
 
-/// Prints a result for a program.
-pub fn json(value: &impl Serialize) -> io::Result<()> {
+/// Prints a result as JSON.
+pub(crate) fn json(value: &impl Serialize) -> io::Result<()> {
     let text = serde_json::to_string_pretty(value).map_err(io::Error::other)?;
-    line(text)
+    writeln!(io::stdout().lock(), "{text}")
 }
 
-/// Tells the person something that is not the result. That nobody can read it is no reason to stop.
-pub fn note(text: impl Display) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+/// Prints a line for the user that is not part of the result, without control characters. A closed standard error is ignored.
+pub(crate) fn note(text: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "{}", without_controls(&text.to_string()));
 }
 
-/// Sends log records to standard error: warnings, or more as `verbose` counts, or as `$SAPWOOD_LOG` says: `debug`, or levels for
-/// parts of the program, as in `warn,sapwood::cache=trace`. Not with an `EnvFilter`: that compiles regular expressions, and this
-/// is also in the program of the initramfs.
-pub fn start_log(verbose: u8) {
+/// Sends log records to standard error: warnings, more with `verbose` = 1 or 2, or what `$SAPWOOD_LOG` says: a level such as
+/// `debug`, or levels for modules, as in `warn,sapwood::cache=trace`. `Targets` is used instead of `EnvFilter`, which would
+/// bring regular expressions into the program of the initramfs.
+pub(crate) fn start_log(verbose: u8) {
     let default = [LevelFilter::WARN, LevelFilter::INFO, LevelFilter::TRACE][usize::from(verbose.min(2))];
     let asked = std::env::var("SAPWOOD_LOG").ok().and_then(|text| text.parse::<Targets>().ok());
     let filter = asked.unwrap_or_else(|| Targets::new().with_default(default));
@@ -52,12 +69,12 @@ pub fn start_log(verbose: u8) {
         .with_ansi(io::stderr().is_terminal())
         .without_time()
         .with_target(false);
-    // A second call, as in tests, keeps the first log.
+    // A second call, as in tests, has no effect.
     let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
 }
 
-/// A table with a line of headings; columns listed in `right` are aligned to the right.
-pub fn table(headings: &[&str], right: &[usize], rows: &[Vec<String>]) -> io::Result<()> {
+/// Prints a table with a line of headings. The columns listed in `right` are aligned to the right.
+pub(crate) fn table(headings: &[&str], right: &[usize], rows: &[Vec<String>]) -> io::Result<()> {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
         cells.chain([headings[column].len()]).max().unwrap_or(0)
@@ -79,8 +96,8 @@ pub fn table(headings: &[&str], right: &[usize], rows: &[Vec<String>]) -> io::Re
     rows.iter().try_for_each(|row| print(&mut row.iter().map(String::as_str)))
 }
 
-/// Bytes for people, in powers of 1000: `1.67 GB`.
-pub fn size(bytes: u64) -> String {
+/// Formats a number of bytes with three digits and a unit in powers of 1000: `1.67 GB`.
+pub(crate) fn size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
     if bytes < 1000 {
         return format!("{bytes} B");
@@ -96,8 +113,8 @@ pub fn size(bytes: u64) -> String {
     format!("{value:.digits$} {}", UNITS[unit])
 }
 
-/// A number with its thousands apart: `55,988`.
-pub fn count(number: u64) -> String {
+/// Formats a number with commas between its thousands: `55,988`.
+pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
@@ -109,20 +126,20 @@ pub fn count(number: u64) -> String {
     text
 }
 
-/// A moment in seconds since 1970, in UTC; the bare number when it is outside the calendar.
-pub fn time(seconds: i64) -> String {
+/// Formats a time given in seconds since 1970, in UTC. Returns the bare number when it is outside the calendar.
+pub(crate) fn time(seconds: i64) -> String {
     jiff::Timestamp::from_second(seconds)
         .map_or_else(|_| seconds.to_string(), |time| time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string())
 }
 
-/// Seconds for people.
-pub fn duration(duration: Duration) -> String {
+/// Formats a duration in seconds: `1.25 s`.
+pub(crate) fn duration(duration: Duration) -> String {
     format!("{:.2} s", duration.as_secs_f64())
 }
 
-/// Runs `work` while a bar on standard error follows `done` of `total` bytes; without a bar when that is no terminal.
-pub fn while_showing<T>(total: u64, done: impl Fn() -> u64 + Sync, work: impl FnOnce() -> T) -> T {
-    follow(
+/// Runs `work` while a bar on standard error shows `done` of `total` bytes. There is no bar if standard error is no terminal.
+pub(crate) fn while_showing<T>(total: u64, done: impl Fn() -> u64 + Sync, work: impl FnOnce() -> T) -> T {
+    run_with_bar(
         |bar| {
             bar.set_length(total);
             bar.set_position(done());
@@ -131,52 +148,52 @@ pub fn while_showing<T>(total: u64, done: impl Fn() -> u64 + Sync, work: impl Fn
     )
 }
 
-/// Runs `work` while a bar on standard error follows an import, whose total grows as the tree is walked.
-pub fn while_importing<T>(progress: &Progress, work: impl FnOnce() -> T) -> T {
+/// Runs `work` while a bar on standard error shows an import. Its total grows as the tree is walked.
+pub(crate) fn while_importing<T>(progress: &ImportProgress, work: impl FnOnce() -> T) -> T {
     let update = |bar: &ProgressBar| {
         bar.set_length(progress.bytes_found());
         bar.set_position(progress.bytes_done());
         bar.set_message(format!("{} entries", count(progress.entries())));
     };
-    follow(update, work)
+    run_with_bar(update, work)
 }
 
-/// Runs `work` while a bar on standard error follows what is downloaded, whose total grows with each commit planned.
-pub fn while_fetching<T>(progress: &FetchProgress, work: impl FnOnce() -> T) -> T {
+/// Runs `work` while a bar on standard error shows a download. Its total grows with each commit that is planned.
+pub(crate) fn while_fetching<T>(progress: &FetchProgress, work: impl FnOnce() -> T) -> T {
     let update = |bar: &ProgressBar| {
         bar.set_length(progress.total.load(Ordering::Relaxed));
         bar.set_position(progress.downloaded.load(Ordering::Relaxed));
         bar.set_message(format!("{} objects", count(progress.objects.load(Ordering::Relaxed))));
     };
-    follow(update, work)
+    run_with_bar(update, work)
 }
 
-/// Runs `work` while a bar on standard error follows publishing, whose total grows with each delta.
-pub fn while_publishing<T>(progress: &PublishProgress, work: impl FnOnce() -> T) -> T {
+/// Runs `work` while a bar on standard error shows publishing. Its total grows with each delta.
+pub(crate) fn while_publishing<T>(progress: &PublishProgress, work: impl FnOnce() -> T) -> T {
     let update = |bar: &ProgressBar| {
         let (done, total) = progress.bytes();
         bar.set_length(total);
         bar.set_position(done);
         bar.set_message(match progress.phase() {
-            Phase::Looking => "looking",
+            Phase::Surveying => "looking",
             Phase::Packing => "packing",
             Phase::Deltas => "deltas",
             Phase::Naming => "naming",
         });
     };
-    follow(update, work)
+    run_with_bar(update, work)
 }
 
-/// Runs `work` while a bar on standard error follows what a prune copies.
-pub fn while_copying<T>(progress: &PruneProgress, work: impl FnOnce() -> T) -> T {
+/// Runs `work` while a bar on standard error shows the copying of a prune.
+pub(crate) fn while_copying<T>(progress: &PruneProgress, work: impl FnOnce() -> T) -> T {
     let update = |bar: &ProgressBar| {
         bar.set_length(progress.total.load(Ordering::Relaxed));
         bar.set_position(progress.copied.load(Ordering::Relaxed));
     };
-    follow(update, work)
+    run_with_bar(update, work)
 }
 
-fn follow<T>(update: impl Fn(&ProgressBar) + Sync, work: impl FnOnce() -> T) -> T {
+fn run_with_bar<T>(update: impl Fn(&ProgressBar) + Sync, work: impl FnOnce() -> T) -> T {
     if !io::stderr().is_terminal() {
         return work();
     }
@@ -186,7 +203,7 @@ fn follow<T>(update: impl Fn(&ProgressBar) + Sync, work: impl FnOnce() -> T) -> 
             let bar = byte_bar(0);
             while !stop.load(Ordering::Relaxed) {
                 update(&bar);
-                std::thread::park_timeout(REDRAW);
+                std::thread::park_timeout(PROGRESS_REDRAW_INTERVAL);
             }
             bar.finish_and_clear();
         });
@@ -197,13 +214,13 @@ fn follow<T>(update: impl Fn(&ProgressBar) + Sync, work: impl FnOnce() -> T) -> 
     })
 }
 
-/// A bar that counts bytes; hidden when standard error is no terminal.
-pub fn byte_bar(total: u64) -> ProgressBar {
+/// Returns a progress bar that counts bytes. It is hidden if standard error is no terminal.
+pub(crate) fn byte_bar(total: u64) -> ProgressBar {
     styled(total, "{bar:30} {bytes}/{total_bytes} {binary_bytes_per_sec} ETA {eta} {msg}")
 }
 
-/// A bar that counts things; hidden when standard error is no terminal.
-pub fn item_bar(total: u64) -> ProgressBar {
+/// Returns a progress bar that counts items. It is hidden if standard error is no terminal.
+pub(crate) fn item_bar(total: u64) -> ProgressBar {
     styled(total, "{bar:30} {human_pos}/{human_len} ETA {eta} {msg}")
 }
 
@@ -216,11 +233,11 @@ fn styled(total: u64, template: &str) -> ProgressBar {
 }
 
 /// The permissions of an inode as `ls -l` prints them.
-pub struct ModeText {
-    /// The letter of the kind.
-    pub kind: char,
+pub(crate) struct ModeText {
+    /// The letter of the kind of inode, such as `d`.
+    pub(crate) kind: char,
     /// The lower 12 bits of the mode.
-    pub permissions: u16,
+    pub(crate) permissions: u16,
 }
 
 impl Display for ModeText {
@@ -246,7 +263,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_for_people() {
+    fn control_characters_are_not_printed() {
+        assert_eq!(without_controls("a\u{1b}]0;x\u{7}\r\u{9b}b\tc\nd"), "a\\u{1b}]0;x\\u{7}\\r\\u{9b}b\tc\nd");
+        assert!(matches!(without_controls("plain\tand\nmore: äß…"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn numbers_are_rounded_and_grouped() {
         for (bytes, text) in [(0, "0 B"), (999, "999 B"), (1000, "1.00 kB"), (1_673_000_000, "1.67 GB")] {
             assert_eq!(size(bytes), text);
         }
@@ -257,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn modes_as_ls_prints_them() {
+    fn modes_are_printed_as_by_ls() {
         for (kind, permissions, text) in
             [('-', 0o4755, "-rwsr-xr-x"), ('d', 0o1777, "drwxrwxrwt"), ('-', 0o2640, "-rw-r-S---")]
         {

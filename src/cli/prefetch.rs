@@ -1,4 +1,6 @@
-//! `sapwood prefetch`.
+//! The verb `sapwood prefetch`.
+//!
+//! *Not here*: planning and fetching, see `cache`. `find_running_mount` is also *used by* `mounts` and `profile`.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -6,41 +8,46 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::mount::registry;
-use super::remote_source::{Origin, RemoteSource, TrustArgs};
-use super::{Context, environment, lazy, output, repository, source};
-use crate::cache::{LazyTree, ProfileChoice, Selection, Visit, Wholeness};
+use super::trust_args::TrustArgs;
+use super::{output, repository};
+use crate::cache::{CommitCompleteness, LazyOptions, LazyTree, ProfileChoice, ResolvedCommit, Selection};
+use crate::cli::context::{Context, Run};
 use crate::disk::MountTable;
-use crate::fuse::{MountOptions, RunningMount};
 use crate::model::ImagePath;
+use crate::mount::{RunningMount, registry};
 use crate::remote::Remotes;
+use crate::remote::format::ProfileText;
 use crate::remote::transport::Transport;
+use crate::source::{self, RemoteSource, RemoteSpec, environment};
 use crate::store::Store;
 
 /// Fetch parts of a commit before anything reads them
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  sapwood prefetch --path /usr/bin --path /usr/lib /mnt     for a running lazy mount
-  sapwood prefetch --profile auto debian:12/server          what the publisher says is read first
+  sapwood prefetch --path /usr/bin --path /usr/lib /mnt
+      for a running lazy mount
+  sapwood prefetch --profile auto debian:12/server
+      what the publisher says is read first
   sapwood prefetch --profile boot.profile debian:12/server
-  sapwood prefetch --all --dry-run debian:12/server         how much that would be
+  sapwood prefetch --all --dry-run debian:12/server
+      how much that would be
   sapwood prefetch --all --key deb.pub https://host/repo#12/server
 
-Contents go into the repository, from where mounts read them; nothing is fetched twice, and what was
-interrupted goes on where it was. With --all the commit becomes one like any other, as if pulled.
-'sapwood pull' does that, too, and uses the difference from an older commit if that is here.")]
-pub struct Args {
-    /// Where a commit is mounted, or which one: REMOTE:REF, URL#REF, or a local one of which parts are missing
+Contents go into the repository, from where mounts read them. Nothing is fetched twice, and an interrupted \
+prefetch continues where it was. With --all the commit is complete afterwards, as if it had been pulled. \
+'sapwood pull' does that, too, and fetches only the difference from an older commit if one is here.")]
+pub(crate) struct Args {
+    /// A mountpoint, or a commit: REMOTE:REF, URL#REF, or a local one of which parts are missing
     #[arg(value_name = "SOURCE|MOUNTPOINT")]
     source: String,
-    /// What is at and below this path; several are possible
+    /// Fetch what is at and below this path; several are possible
     #[arg(long = "path", value_name = "PATH", value_parser = parse_path, conflicts_with_all = ["profile", "all"])]
     paths: Vec<ImagePath>,
-    /// What a profile lists: a file, or 'auto' for the published one
+    /// Fetch what this profile lists: a file, or 'auto' for the published one
     #[arg(long, value_name = "FILE|auto", conflicts_with = "all")]
     profile: Option<PathBuf>,
-    /// Everything
+    /// Fetch everything
     #[arg(long)]
     all: bool,
     /// Only say what would be fetched
@@ -57,53 +64,57 @@ fn parse_path(text: &str) -> Result<ImagePath> {
     Ok(ImagePath::parse(text.as_bytes())?)
 }
 
-/// Runs the verb.
-///
-/// # Errors
-/// When there is no such commit or path, or something does not come; what came is kept.
-pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
-    let start = Instant::now();
-    let (store, visit, below) = find(args, context)?;
-    let selection = selection(args, below)?;
-    if store.commit(visit.id()).is_ok() && !store.is_lazy(visit.id()) {
-        output::note(format_args!("commit {} is here as a whole", visit.id().short()));
-        return Ok(ExitCode::SUCCESS);
+impl Run for Args {
+    fn run(&self, context: &Context) -> Result<ExitCode> {
+        let start = Instant::now();
+        let (store, resolved, below) = resolve_source(self, context)?;
+        let selection = selection(self, below)?;
+        if store.commit(resolved.id()).is_ok() && !store.is_lazy(resolved.id()) {
+            output::note(format_args!("commit {} is here as a whole", resolved.id().short()));
+            return Ok(ExitCode::SUCCESS);
+        }
+        let _root = store.register_mount(resolved.id())?;
+        let tree = resolved.open(&store, LazyOptions::default())?;
+        let plan = tree.plan_prefetch(&selection)?;
+        let mut outcome = PrefetchOutcome {
+            requests: plan.requests,
+            bytes: plan.bytes,
+            content_bytes: plan.content_bytes,
+            is_complete: false,
+        };
+        if self.dry_run {
+            outcome.print(self, "would fetch")?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let fetch = || tree.prefetch(&plan, &selection);
+        let done = output::while_showing(plan.bytes, || tree.streamed_bytes().min(plan.bytes), fetch);
+        tree.close();
+        outcome.is_complete =
+            done.with_context(|| describe_progress(&tree, plan.bytes))? == CommitCompleteness::Complete;
+        outcome.print(self, "fetched")?;
+        if !self.json {
+            output::note(format_args!("in {}", output::duration(start.elapsed())));
+        }
+        Ok(ExitCode::SUCCESS)
     }
-    let _root = store.register_mount(visit.id())?;
-    let tree = lazy::open(&store, &visit, &MountOptions::default())?;
-    let plan = tree.plan_prefetch(&selection)?;
-    let mut outcome =
-        Outcome { requests: plan.requests, bytes: plan.bytes, content_bytes: plan.content_bytes, whole: false };
-    if args.dry_run {
-        outcome.print(args, "would fetch")?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let fetch = || tree.prefetch(&plan, &selection);
-    let done = output::while_showing(plan.bytes, || tree.streamed().min(plan.bytes), fetch);
-    tree.flush();
-    outcome.whole = done.with_context(|| explain(&tree, plan.bytes))? == Wholeness::Whole;
-    outcome.print(args, "fetched")?;
-    if !args.json {
-        output::note(format_args!("in {}", output::duration(start.elapsed())));
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
-fn explain(tree: &LazyTree, bytes: u64) -> String {
-    let (done, all) = (output::size(tree.streamed().min(bytes)), output::size(bytes));
-    format!("{done} of {all} came and are kept; the same command goes on from there")
+fn describe_progress(tree: &LazyTree, bytes: u64) -> String {
+    let (done, all) = (output::size(tree.streamed_bytes().min(bytes)), output::size(bytes));
+    format!("{done} of {all} were fetched and are kept; the same command continues from there")
 }
 
-/// What was or would be done.
+/// The result of a prefetch, or of its plan with `--dry-run`.
 #[derive(serde::Serialize)]
-struct Outcome {
+struct PrefetchOutcome {
     requests: u64,
     bytes: u64,
     content_bytes: u64,
-    whole: bool,
+    #[serde(rename = "whole")]
+    is_complete: bool,
 }
 
-impl Outcome {
+impl PrefetchOutcome {
     fn print(&self, args: &Args, verb: &str) -> Result<()> {
         if args.json {
             return Ok(output::json(self)?);
@@ -114,54 +125,54 @@ impl Outcome {
             output::count(self.requests),
             output::size(self.content_bytes)
         ))?;
-        if self.whole {
+        if self.is_complete {
             output::note("everything is here: the commit needs its remote no more");
         }
         Ok(())
     }
 }
 
-/// The repository and the commit, and the directory that the source names.
-fn find(args: &Args, context: &Context) -> Result<(Store, Visit, ImagePath)> {
-    if let Some(mount) = running_mount(&args.source)? {
+/// Returns the repository, the commit, and the directory of the commit that the source names.
+fn resolve_source(args: &Args, context: &Context) -> Result<(Store, ResolvedCommit, ImagePath)> {
+    if let Some(mount) = find_running_mount(Path::new(&args.source))? {
         let store = Store::open(Path::new(&mount.repo))?;
-        let visit = Visit::local(&store, mount.commit)?;
-        let visit = match transport_of(&store, &mount.source)? {
-            Some(transport) => visit.through(&store, transport),
-            None => lazy::visit_local(&store, mount.commit)?,
+        let resolved = ResolvedCommit::from_store(&store, mount.commit)?;
+        let resolved = match mount_transport(&store, &mount.source)? {
+            Some(transport) => resolved.with_transport(&store, transport),
+            None => source::resolve_local(&store, mount.commit)?,
         };
-        return Ok((store, visit, ImagePath::root()));
+        return Ok((store, resolved, ImagePath::root()));
     }
     let Some(remote) = RemoteSource::parse(&args.source)? else {
         let (spec, path) = source::split(&args.source)?;
         let store = repository::open(context)?;
-        let visit = lazy::visit_local(&store, store.resolve(spec)?)?;
-        return Ok((store, visit, path));
+        let resolved = source::resolve_local(&store, store.resolve(spec)?)?;
+        return Ok((store, resolved, path));
     };
-    let store = lazy::open_or_make(&lazy::repository(&remote, context)?)?;
-    let visit = lazy::visit(&store, &remote, &args.trust, lazy::Asking::Attended)?;
-    Ok((store, visit, remote.path))
+    let (store, resolved) = repository::resolve_remote(&remote, &args.trust, context)?;
+    Ok((store, resolved, remote.path))
 }
 
-/// The mount of ours at this path, if there is one.
+/// Returns the mount of Sapwood at this path or where its links lead, if this user made one there.
 ///
 /// # Errors
-/// When the lists of mounts cannot be read.
-pub fn running_mount(text: &str) -> Result<Option<RunningMount>> {
-    let path = Path::new(text);
+/// When the list of mounts or the registry cannot be read.
+pub(crate) fn find_running_mount(path: &Path) -> Result<Option<RunningMount>> {
     let table = MountTable::read().context("cannot read the list of mounts")?;
-    let Some(there) = table.top(path).or_else(|| table.top(&std::path::absolute(path).ok()?)) else { return Ok(None) };
-    let device = there.device.clone();
-    Ok(registry().list()?.into_iter().find(|mount| mount.device == device))
+    // The path itself first: a mount that does not answer cannot be looked at.
+    let candidates = [Some(path.to_owned()), std::path::absolute(path).ok()].into_iter().flatten();
+    let found = candidates.chain(std::iter::once_with(|| path.canonicalize().ok()).flatten());
+    let Some(there) = found.filter_map(|path| table.top(&path)).next() else { return Ok(None) };
+    Ok(registry().list()?.into_iter().find(|mount| mount.device == there.device))
 }
 
-/// The way to where a mount's contents come from. Whom to believe was decided when it was mounted.
-fn transport_of(store: &Store, source: &str) -> Result<Option<Transport>> {
-    Ok(match RemoteSource::parse(source)?.map(|source| source.origin) {
+/// Opens a transport to the remote that a mount's contents come from. Trust was established when it was mounted.
+fn mount_transport(store: &Store, source: &str) -> Result<Option<Transport>> {
+    Ok(match RemoteSource::parse(source)?.map(|source| source.remote) {
         None => None,
-        Some(Origin::Url(url)) => Some(Transport::open(&url, &environment::transport_options())?),
-        Some(Origin::Named(name)) => {
-            let config = environment::complete(Remotes::of(store).read(&name)?);
+        Some(RemoteSpec::Url(url)) => Some(Transport::open(&url, &environment::transport_options())?),
+        Some(RemoteSpec::Named(name)) => {
+            let config = environment::with_environment(Remotes::of(store).read(&name)?);
             Some(Transport::open(&config.url, &config.transport)?)
         }
     })
@@ -176,8 +187,8 @@ fn selection(args: &Args, below: ImagePath) -> Result<Selection> {
         (None, true, true) => Ok(Selection::Everything),
         (None, false, false) => Ok(Selection::Paths(paths)),
         (Some(file), false, true) if file.as_os_str() == "auto" => Ok(Selection::Profile(ProfileChoice::Published)),
-        (Some(file), false, true) => Ok(Selection::Profile(ProfileChoice::Listed(lazy::read_profile(file)?))),
-        (None, false, true) => bail!("what to fetch? Give --path PATH, --profile FILE|auto, or --all"),
-        _ => bail!("a directory behind the source, --profile and --all exclude each other"),
+        (Some(file), false, true) => Ok(Selection::Profile(ProfileChoice::Listed(ProfileText::read(file)?))),
+        (None, false, true) => bail!("say what to fetch: --path PATH, --profile FILE|auto, or --all"),
+        _ => bail!("a directory in the source, --profile and --all exclude each other"),
     }
 }

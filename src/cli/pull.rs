@@ -1,32 +1,36 @@
-//! `sapwood pull`.
+//! The verb `sapwood pull`.
+//!
+//! *Not here*: planning and fetching, see `remote::pull`.
 
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::remote_source::{RemoteSource, TrustArgs};
-use super::{Context, error, output, repository};
+use super::trust_args::TrustArgs;
+use super::{error, output, repository};
+use crate::cli::context::{Context, Run};
 use crate::model::ImagePath;
 use crate::remote::fetch::FetchProgress;
 use crate::remote::pull::{self, PullOptions, RefReport};
 use crate::remote::transport::without_secret;
+use crate::source::RemoteSource;
 use crate::store::{Store, StoreWriter};
 
 /// Fetch commits from a remote into the repository
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  sapwood pull debian:12/server                 the newest commit, whole
+  sapwood pull debian:12/server                 the newest commit, all of it
   sapwood pull --depth 2 debian:12/server       and the two before it
   sapwood pull --dry-run debian:12/server       how much that would be
   sapwood pull --path /usr/bin --path /usr/lib debian:12/server
   sapwood pull --key release.pub https://os.example.org/repo#12/server
 
-What is here already is not fetched again, whatever it came from. A pull that was interrupted
-goes on where it was when it is started again. What was pulled is called REMOTE:REF here, too:
-'sapwood ls debian:12/server:/usr'. The id of each commit is printed on standard output.")]
-pub struct Args {
+What is here already is not fetched again, wherever it came from. A pull that was interrupted \
+continues where it was when it is started again. The pulled commit has the name REMOTE:REF here, \
+too: 'sapwood ls debian:12/server:/usr'. The id of each commit is printed on standard output.")]
+pub(crate) struct Args {
     /// What to pull: REMOTE:REF or URL#REF
     #[arg(value_name = "REMOTE:REF", required = true)]
     sources: Vec<String>,
@@ -35,11 +39,11 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 0)]
     depth: u64,
 
-    /// Only what the tree looks like; contents come when they are read or pulled
+    /// Fetch only names and attributes; contents are fetched when they are read or pulled
     #[arg(long)]
     metadata_only: bool,
 
-    /// Only contents below this path; can be given several times
+    /// Fetch only contents below this path; can be given several times
     #[arg(long = "path", value_name = "PATH", conflicts_with = "metadata_only", value_parser = parse_path)]
     paths: Vec<ImagePath>,
 
@@ -55,7 +59,7 @@ pub struct Args {
     #[arg(long)]
     json: bool,
 
-    /// Make what was received durable after this many bytes; for tests of what a killed pull leaves
+    /// Write what was received durably after this many bytes; for tests of what a killed pull leaves
     #[arg(long, value_name = "BYTES", hide = true)]
     settle: Option<u64>,
 
@@ -67,43 +71,40 @@ fn parse_path(text: &str) -> Result<ImagePath> {
     Ok(ImagePath::parse(text.as_bytes())?)
 }
 
-/// Runs the verb.
-///
-/// # Errors
-/// When a source is not understood, or the only one cannot be pulled. Of several, each that fails is reported and the
-/// others are pulled.
-pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
-    let sources: Vec<RemoteSource> = args.sources.iter().map(|text| parse_source(text)).collect::<Result<_>>()?;
-    let store = repository::open(context)?;
-    // Nothing is written without the lock, not even by a dry run that then finds everything changed.
-    let writer = if args.dry_run { None } else { Some(store.writer(repository::announced())?) };
-    let mut reports = Vec::new();
-    let mut failures = Vec::new();
-    for (source, text) in sources.iter().zip(&args.sources) {
-        let start = Instant::now();
-        match one(args, &store, writer.as_ref(), source)
-            .with_context(|| format!("cannot pull {}", without_secret(text)))
-        {
-            Ok(report) => {
-                if !args.json {
-                    print(args, text, &report, start)?;
+impl Run for Args {
+    fn run(&self, context: &Context) -> Result<ExitCode> {
+        let sources: Vec<RemoteSource> = self.sources.iter().map(|text| parse_source(text)).collect::<Result<_>>()?;
+        let store = repository::open(context)?;
+        // Writing to the repository needs the lock. A dry run writes nothing there, so it does not wait for the lock.
+        let writer = if self.dry_run { None } else { Some(store.writer(repository::wait_with_notice())?) };
+        let mut reports = Vec::new();
+        let mut failures = Vec::new();
+        for (source, text) in sources.iter().zip(&self.sources) {
+            let start = Instant::now();
+            match pull_source(self, &store, writer.as_ref(), source)
+                .with_context(|| format!("cannot pull {}", without_secret(text)))
+            {
+                Ok(report) => {
+                    if !self.json {
+                        print_report(self, text, &report, start)?;
+                    }
+                    reports.push(report);
                 }
-                reports.push(report);
+                Err(failure) => failures.push(failure),
             }
-            Err(failure) => failures.push(failure),
         }
-    }
-    if args.json {
-        output::json(&reports)?;
-    }
-    match (failures.pop(), failures.is_empty()) {
-        (None, _) => Ok(ExitCode::SUCCESS),
-        (Some(failure), true) => Err(failure),
-        (Some(last), false) => {
-            failures.iter().for_each(|failure| {
-                error::report(failure);
-            });
-            Err(last)
+        if self.json {
+            output::json(&reports)?;
+        }
+        match (failures.pop(), failures.is_empty()) {
+            (None, _) => Ok(ExitCode::SUCCESS),
+            (Some(failure), true) => Err(failure),
+            (Some(last), false) => {
+                failures.iter().for_each(|failure| {
+                    error::report(failure);
+                });
+                Err(last)
+            }
         }
     }
 }
@@ -117,8 +118,8 @@ fn parse_source(text: &str) -> Result<RemoteSource> {
     }
 }
 
-fn one(args: &Args, store: &Store, writer: Option<&StoreWriter>, source: &RemoteSource) -> Result<RefReport> {
-    let remote = source.open(store, &args.trust)?;
+fn pull_source(args: &Args, store: &Store, writer: Option<&StoreWriter>, source: &RemoteSource) -> Result<RefReport> {
+    let remote = source.open(store, &args.trust.to_options())?;
     let mut options = PullOptions {
         depth: args.depth,
         paths: args.paths.clone(),
@@ -129,13 +130,13 @@ fn one(args: &Args, store: &Store, writer: Option<&StoreWriter>, source: &Remote
     if !source.path.is_root() {
         options.paths.push(source.path.clone());
     }
-    options.fetch.settle = args.settle.unwrap_or(options.fetch.settle);
+    options.fetch.flush_bytes = args.settle.unwrap_or(options.fetch.flush_bytes);
     let Some(writer) = writer else { return Ok(pull::dry_run(store, &remote, &source.name, &options)?) };
     let progress = FetchProgress::default();
     Ok(output::while_fetching(&progress, || pull::pull(writer, &remote, &source.name, &options, &progress))?)
 }
 
-fn print(args: &Args, text: &str, report: &RefReport, start: Instant) -> Result<()> {
+fn print_report(args: &Args, text: &str, report: &RefReport, start: Instant) -> Result<()> {
     let (objects, requests) = (output::count(report.objects), output::count(report.requests));
     let (download, disk) = (output::size(report.download_bytes), output::size(report.disk_bytes));
     let commit = report.commit;
@@ -153,7 +154,7 @@ fn print(args: &Args, text: &str, report: &RefReport, start: Instant) -> Result<
     ));
     if report.commits.iter().any(|commit| commit.lazy) {
         output::note(
-            "contents that were not wanted stay away; 'sapwood pull' without --path or --metadata-only brings them",
+            "contents that were not asked for were not fetched; 'sapwood pull' without --path or --metadata-only fetches them",
         );
     }
     Ok(())

@@ -1,11 +1,12 @@
-//! `sapwood refs`.
+//! The verb `sapwood refs`.
 
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use serde_json::json;
 
-use super::{Context, output, repository};
+use super::{output, repository};
+use crate::cli::context::{Context, Run};
 use crate::model::RefName;
 use crate::store::{Expect, RefEdit};
 
@@ -15,7 +16,7 @@ use crate::store::{Expect, RefEdit};
 Examples:
   sapwood refs                      name, commit, time and subject of each
   sapwood refs --delete debian/11   the commits stay until 'sapwood gc'")]
-pub struct Args {
+pub(crate) struct Args {
     /// Delete this ref; may be given several times
     #[arg(long, value_name = "REF")]
     delete: Vec<RefName>,
@@ -25,15 +26,13 @@ pub struct Args {
     json: bool,
 }
 
-/// Runs the verb.
-///
-/// # Errors
-/// When a ref cannot be read or deleted.
-pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
-    if args.delete.is_empty() { list(args, context) } else { delete(&args.delete, context) }
+impl Run for Args {
+    fn run(&self, context: &Context) -> Result<ExitCode> {
+        if self.delete.is_empty() { list_refs(self, context) } else { delete_refs(&self.delete, context) }
+    }
 }
 
-fn list(args: &Args, context: &Context) -> Result<ExitCode> {
+fn list_refs(args: &Args, context: &Context) -> Result<ExitCode> {
     let store = repository::open(context)?;
     let mut rows = Vec::new();
     let mut values = Vec::new();
@@ -53,9 +52,9 @@ fn list(args: &Args, context: &Context) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn delete(names: &[RefName], context: &Context) -> Result<ExitCode> {
+fn delete_refs(names: &[RefName], context: &Context) -> Result<ExitCode> {
     let store = repository::open(context)?;
-    let writer = store.writer(repository::announced())?;
+    let writer = store.writer(repository::wait_with_notice())?;
     for name in names {
         let Some(id) = store.read_ref(name)? else { bail!("there is no ref '{name}'") };
         writer.edit_ref(&RefEdit { name: name.clone(), expect: Expect::Is(id), to: None })?;

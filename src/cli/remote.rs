@@ -1,4 +1,6 @@
-//! `sapwood remote`.
+//! The verb `sapwood remote`.
+//!
+//! *Not here*: the options for talking to the server, see `transport_args`; the files of remotes, see `remote::Remotes`.
 
 use std::process::ExitCode;
 
@@ -6,26 +8,30 @@ use anyhow::{Result, bail};
 use clap::Subcommand;
 use serde_json::json;
 
-use super::transport_args::{TransportArgs, differences};
-use super::{Context, keys, output, repository};
+use super::transport_args::{TransportArgs, changed_options};
+use super::{output, repository};
+use crate::cli::context::{Context, Run};
 use crate::remote::{RemoteConfig, RemoteName, Remotes, RemotesError};
+use crate::source::keys;
 use crate::store::Store;
 
-/// Manage the places commits are pulled from
+/// Manage remotes: their URLs, and the keys that are trusted for them
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   sapwood remote add debian https://os.example.org/repo --key release.pub
   sapwood pull debian:debian/12
-  sapwood mount debian:debian/12 /mnt        without pulling first
-  sapwood remote add lab https://10.0.0.5/os --key release.pub --ca-file lab-ca.pem --mirror https://10.0.0.6/os
+  sapwood mount debian:debian/12 /mnt
+      without pulling first
+  sapwood remote add lab https://10.0.0.5/os --key release.pub \\
+    --ca-file lab-ca.pem --mirror https://10.0.0.6/os
   sapwood remote add bucket s3://my-bucket/os --key release.pub
   sapwood remote list
 
-Buckets take credentials, endpoint and region from where their own tools do: AWS_ACCESS_KEY_ID,
-AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, AWS_PROFILE and ~/.aws; GOOGLE_… and AZURE_…
+Buckets take credentials, endpoint and region from where their own tools do: AWS_ACCESS_KEY_ID, \
+AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, AWS_PROFILE and ~/.aws; GOOGLE_… and AZURE_… \
 variables. AWS_SKIP_SIGNATURE=true reads a public bucket without any.")]
-pub struct Args {
+pub(crate) struct Args {
     #[command(subcommand)]
     action: Action,
 }
@@ -34,14 +40,14 @@ pub struct Args {
 enum Action {
     /// Add a remote
     Add {
-        /// How to call it
+        /// A name for the remote
         name: RemoteName,
-        /// Where it is: https://…, s3://bucket/…, gs://…, az://…, file:///…
+        /// Its URL: https://…, s3://bucket/…, gs://…, az://…, file:///…
         url: String,
         /// Trust what this key signed: a file, a name, or 64 hex digits; several are possible
         #[arg(long = "key", value_name = "KEY")]
         keys: Vec<String>,
-        /// Believe whatever the server says, signed or not
+        /// Accept everything from the server, signed or not
         #[arg(long, conflicts_with = "keys")]
         insecure_unsigned: bool,
         /// Change the remote if there is one already
@@ -56,9 +62,9 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Show one remote: whom it trusts and which refs were pulled
+    /// Show one remote: its trusted keys and the refs that were pulled
     Show {
-        /// Which
+        /// Its name
         name: RemoteName,
         /// Print JSON
         #[arg(long)]
@@ -66,63 +72,61 @@ enum Action {
     },
     /// Remove a remote; what was pulled from it stays
     Remove {
-        /// Which
+        /// Its name
         name: RemoteName,
     },
 }
 
-/// Runs the verb.
-///
-/// # Errors
-/// When the remote exists, does not exist, or cannot be written.
-pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
-    let store = repository::open(context)?;
-    let remotes = Remotes::of(&store);
-    match &args.action {
-        Action::Add { name, url, keys, insecure_unsigned, replace, transport } => {
-            match remotes.read(name) {
-                Ok(_) if !replace => return Err(RemotesError::Exists(name.clone()).into()),
-                Ok(_) | Err(RemotesError::Unknown(_)) => {}
-                Err(error) => return Err(error.into()),
+impl Run for Args {
+    fn run(&self, context: &Context) -> Result<ExitCode> {
+        let store = repository::open(context)?;
+        let remotes = Remotes::of(&store);
+        match &self.action {
+            Action::Add { name, url, keys, insecure_unsigned, replace, transport } => {
+                match remotes.read(name) {
+                    Ok(_) if !replace => return Err(RemotesError::Exists(name.clone()).into()),
+                    Ok(_) | Err(RemotesError::Unknown(_)) => {}
+                    Err(error) => return Err(error.into()),
+                }
+                let config = make_config(name, url, keys, *insecure_unsigned)?;
+                remotes.write(name, &RemoteConfig { transport: transport.to_options()?, ..config })?;
             }
-            let config = config(name, url, keys, *insecure_unsigned)?;
-            remotes.write(name, &RemoteConfig { transport: transport.to_options()?, ..config })?;
+            Action::List { json } => list_remotes(&remotes, *json)?,
+            Action::Show { name, json } => show_remote(&store, &remotes, name, *json)?,
+            Action::Remove { name } => remotes.remove(name)?,
         }
-        Action::List { json } => list(&remotes, *json)?,
-        Action::Show { name, json } => show(&store, &remotes, name, *json)?,
-        Action::Remove { name } => remotes.remove(name)?,
+        Ok(ExitCode::SUCCESS)
     }
-    Ok(ExitCode::SUCCESS)
 }
 
-fn config(name: &RemoteName, url: &str, keys: &[String], insecure_unsigned: bool) -> Result<RemoteConfig> {
+fn make_config(name: &RemoteName, url: &str, keys: &[String], insecure_unsigned: bool) -> Result<RemoteConfig> {
     if keys.is_empty() && !insecure_unsigned {
         bail!(
-            "whom to trust for '{name}'? Give --key FILE (the publisher's public key), or --insecure-unsigned to believe \
-             whatever the server says"
+            "no key is trusted for '{name}': give --key FILE (the publisher's public key), or --insecure-unsigned to accept \
+             everything from the server"
         );
     }
     if !url.contains("://") {
         bail!("'{url}' is no URL; for a directory write file://{url}");
     }
-    let keys = keys.iter().map(|key| keys::public(key)).collect::<Result<_>>()?;
+    let keys = keys.iter().map(|key| keys::read_public(key)).collect::<Result<_, _>>()?;
     Ok(RemoteConfig { url: url.to_owned(), keys, insecure_unsigned, ..RemoteConfig::default() })
 }
 
-fn trust(config: &RemoteConfig) -> String {
+fn describe_trust(config: &RemoteConfig) -> String {
     if config.insecure_unsigned {
         return "anybody".to_owned();
     }
     config.keys.iter().map(|key| key.short()).collect::<Vec<_>>().join(" ")
 }
 
-fn list(remotes: &Remotes, as_json: bool) -> Result<()> {
+fn list_remotes(remotes: &Remotes, as_json: bool) -> Result<()> {
     let mut rows = Vec::new();
     let mut values = Vec::new();
     for name in remotes.names()? {
         let config = remotes.read(&name)?;
         let config = config.without_secrets();
-        rows.push(vec![name.to_string(), config.url.clone(), trust(&config)]);
+        rows.push(vec![name.to_string(), config.url.clone(), describe_trust(&config)]);
         values.push(json!({ "name": name, "config": config }));
     }
     if as_json {
@@ -135,7 +139,7 @@ fn list(remotes: &Remotes, as_json: bool) -> Result<()> {
     Ok(())
 }
 
-fn show(store: &Store, remotes: &Remotes, name: &RemoteName, as_json: bool) -> Result<()> {
+fn show_remote(store: &Store, remotes: &Remotes, name: &RemoteName, as_json: bool) -> Result<()> {
     let config = remotes.read(name)?.without_secrets();
     let prefix = format!("remotes/{name}/");
     let mut pulled = store.refs()?;
@@ -151,7 +155,7 @@ fn show(store: &Store, remotes: &Remotes, name: &RemoteName, as_json: bool) -> R
         _ if config.insecure_unsigned => output::line("trusts  anybody: nothing is checked")?,
         keys => keys.iter().try_for_each(|key| output::line(format_args!("trusts  {key}")))?,
     }
-    for (name, value) in differences(&config.transport) {
+    for (name, value) in changed_options(&config.transport) {
         output::line(format_args!("{name}  {value}"))?;
     }
     for (name, commit) in pulled {

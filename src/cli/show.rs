@@ -1,14 +1,16 @@
-//! `sapwood show`.
+//! The verb `sapwood show`. `print_commit` is also *used by* `log`.
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use serde_json::json;
 
-use super::{Context, output, repository, source};
+use super::{output, repository};
+use crate::cli::context::{Context, Run};
 use crate::compose::packages::{self, PackageList};
 use crate::image::{Image, Ino};
-use crate::model::{Commit, ImagePath};
+use crate::model::{Commit, FileKind, ImagePath};
+use crate::source;
 
 /// Show a commit, or everything about one path in it
 #[derive(Debug, clap::Args)]
@@ -16,7 +18,7 @@ use crate::model::{Commit, ImagePath};
 Examples:
   sapwood show debian/12
   sapwood show debian/12:/usr/bin/ping")]
-pub struct Args {
+pub(crate) struct Args {
     /// A commit, or SOURCE:/path
     source: String,
 
@@ -25,29 +27,27 @@ pub struct Args {
     json: bool,
 }
 
-/// Runs the verb.
-///
-/// # Errors
-/// When there is no such thing.
-pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
-    let store = repository::open(context)?;
-    let found = source::locate(&store, &args.source)?;
-    if !found.path.is_root() {
-        entry(&found.image, found.ino, &found.path, args.json)?;
-    } else if args.json {
-        output::json(&json!({ "id": found.id, "commit": found.commit }))?;
-    } else {
-        output::line(format_args!("commit {}", found.id))?;
-        details(&found.commit)?;
+impl Run for Args {
+    fn run(&self, context: &Context) -> Result<ExitCode> {
+        let store = repository::open(context)?;
+        let found = source::locate(&store, &self.source, repository::wait_with_notice())?;
+        if !found.path.is_root() {
+            print_entry(&found.image, found.ino, &found.path, self.json)?;
+        } else if self.json {
+            output::json(&json!({ "id": found.id, "commit": found.commit }))?;
+        } else {
+            output::line(format_args!("commit {}", found.id))?;
+            print_commit(&found.commit)?;
+        }
+        Ok(ExitCode::SUCCESS)
     }
-    Ok(ExitCode::SUCCESS)
 }
 
-/// Prints what a commit record says.
+/// Prints the record of a commit.
 ///
 /// # Errors
 /// When the output is closed.
-pub fn details(commit: &Commit) -> Result<()> {
+pub(crate) fn print_commit(commit: &Commit) -> Result<()> {
     let parent = commit.parent.map_or_else(|| "none".to_owned(), |id| id.to_string());
     output::line(format_args!("Ref:      {}", commit.ref_name))?;
     output::line(format_args!("Time:     {}", output::time(commit.timestamp)))?;
@@ -63,26 +63,28 @@ pub fn details(commit: &Commit) -> Result<()> {
         output::line(format_args!("\n    {}", commit.subject))?;
     }
     for (key, value) in &commit.extra {
-        let words = if key == packages::KEY { count_of_packages(value) } else { value.clone() };
+        let words = if key == packages::KEY { describe_package_list(value) } else { value.clone() };
         output::line(format_args!("{key}: {words}"))?;
     }
     Ok(())
 }
 
-fn count_of_packages(text: &str) -> String {
+fn describe_package_list(text: &str) -> String {
     match PackageList::decode(text) {
         Ok(list) => format!("{} ('sapwood db list' lists them)", output::count(list.packages.len() as u64)),
         Err(error) => error.to_string(),
     }
 }
 
-/// Prints everything an image says about one entry.
-fn entry(image: &Image, ino: Ino, path: &ImagePath, as_json: bool) -> Result<()> {
+/// Prints everything that an image has about one entry.
+fn print_entry(image: &Image, ino: Ino, path: &ImagePath, as_json: bool) -> Result<()> {
     let attributes = image.attributes(ino)?;
-    let object = image.object(ino)?;
+    let is_file = attributes.kind == FileKind::Regular;
+    let object = if is_file { image.object(ino)? } else { None };
+    let extents = if is_file { image.extents(ino)? } else { None };
     let xattrs = image.xattrs(ino)?;
     let target = match attributes.kind {
-        crate::model::FileKind::Symlink => Some(image.symlink(ino)?.escape_ascii().to_string()),
+        FileKind::Symlink => Some(image.symlink(ino)?.escape_ascii().to_string()),
         _ => None,
     };
     let pairs: Vec<(String, String)> = xattrs
@@ -98,17 +100,12 @@ fn entry(image: &Image, ino: Ino, path: &ImagePath, as_json: bool) -> Result<()>
             "size": attributes.size, "links": attributes.nlink, "mtime": attributes.mtime.seconds,
             "mtime_ns": attributes.mtime.nanoseconds, "object": object, "target": target,
             "device": attributes.device.map(|device| [device.major, device.minor]),
-            "extents": image.extents(ino)?.map(|extents| extents.iter().map(|e| [e.offset, e.length]).collect::<Vec<_>>()),
+            "extents": extents.map(|extents| extents.iter().map(|extent| [extent.offset, extent.length]).collect::<Vec<_>>()),
             "xattrs": xattrs,
         }))?);
     }
     output::line(format_args!("Path:   {path}"))?;
-    output::line(format_args!(
-        "Kind:   {}, inode {}, {} link(s)",
-        attributes.kind.word(),
-        ino.get(),
-        attributes.nlink
-    ))?;
+    output::line(format_args!("Kind:   {}, inode {}, links {}", attributes.kind.word(), ino.get(), attributes.nlink))?;
     let (mode, uid, gid) = (attributes.permissions, attributes.uid, attributes.gid);
     output::line(format_args!("Owner:  {uid}:{gid}, mode {mode:04o}"))?;
     let (time, nanoseconds) = (output::time(attributes.mtime.seconds), attributes.mtime.nanoseconds);

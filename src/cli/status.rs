@@ -1,26 +1,30 @@
-//! `sapwood status`.
+//! The verb `sapwood status`.
+//!
+//! *Not here*: what is shown, see `deploy::status`.
 
 use std::io;
 use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::deploy_words::{self, voucher};
+use super::deploy_output::{self, describe_signer};
 use super::output;
 use super::sysroot_args::SysrootArgs;
-use crate::deploy::roots::Role;
-use crate::deploy::status::{DeploymentStatus, Incomplete, Status};
+use crate::cli::context::{Context, Run};
+use crate::deploy::retention::DeploymentRole;
+use crate::deploy::status::{DeploymentStatus, Incomplete, SysrootStatus};
 
 /// Show what is deployed on this machine
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   sapwood status
-  sapwood status --json | jq -r '.deployments[] | select(.roles | index(\"booted\")) | .version'
+  sapwood status --json |
+    jq -r '.deployments[] | select(.roles | index(\"booted\")) | .version'
 
-The first deployment boots next. * marks the one that runs, + one that is staged for the next
+The first deployment boots next. * marks the one that runs, + one that is staged for the next \
 shutdown, ! one that did not come up.")]
-pub struct Args {
+pub(crate) struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -33,100 +37,98 @@ pub struct Args {
     sysroot: SysrootArgs,
 }
 
-/// Runs the verb.
-///
-/// # Errors
-/// When something on the sysroot cannot be read.
-pub fn run(args: &Args) -> Result<ExitCode> {
-    let opened = args.sysroot.open()?;
-    let state = opened.state()?;
-    let status = Status::new(&opened.sysroot, &state)?;
-    if args.json {
-        output::json(&status)?;
-        return Ok(ExitCode::SUCCESS);
+impl Run for Args {
+    fn run(&self, _context: &Context) -> Result<ExitCode> {
+        let opened = self.sysroot.open()?;
+        let state = opened.state()?;
+        let status = SysrootStatus::new(&opened.sysroot, &state)?;
+        if self.json {
+            output::json(&status)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        if let Some(failure) = &status.finalise_failure {
+            output::line(format_args!(
+                "the update to {} could not be finished at {}: {}",
+                failure.deployment,
+                output::time(failure.time),
+                failure.reason
+            ))?;
+            output::line("'sapwood upgrade --finalise-now' tries again\n")?;
+        }
+        if status.deployments.is_empty() {
+            output::note("nothing is deployed; 'sapwood deploy REMOTE:REF' deploys something");
+        }
+        for (place, deployment) in status.deployments.iter().enumerate() {
+            print_deployment(place, deployment, self.all)?;
+        }
+        for avoided in &status.avoided {
+            let (commit, time) = (avoided.commit.short(), output::time(avoided.time));
+            output::line(format_args!("! commit {commit} is avoided since {time}: {}", avoided.reason))?;
+        }
+        Ok(ExitCode::SUCCESS)
     }
-    if let Some(failure) = &status.finalise_failure {
-        output::line(format_args!(
-            "the update to {} could not be finished at {}: {}",
-            failure.deployment,
-            output::time(failure.time),
-            failure.reason
-        ))?;
-        output::line("'sapwood upgrade --finalise-now' tries again\n")?;
-    }
-    if status.deployments.is_empty() {
-        output::note("nothing is deployed; 'sapwood deploy REMOTE:REF' deploys something");
-    }
-    for (place, deployment) in status.deployments.iter().enumerate() {
-        print(place, deployment, args.all)?;
-    }
-    for avoided in &status.avoided {
-        let (commit, time) = (avoided.commit.short(), output::time(avoided.time));
-        output::line(format_args!("! commit {commit} is avoided since {time}: {}", avoided.reason))?;
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
-fn print(place: usize, deployment: &DeploymentStatus, all: bool) -> io::Result<()> {
+fn print_deployment(place: usize, deployment: &DeploymentStatus, all: bool) -> io::Result<()> {
     let has = |role| deployment.roles.contains(&role);
     let mark = match () {
-        () if has(Role::Booted) => '*',
-        () if has(Role::Staged) => '+',
-        () if has(Role::Failed) => '!',
+        () if has(DeploymentRole::Booted) => '*',
+        () if has(DeploymentRole::Staged) => '+',
+        () if has(DeploymentRole::Failed) => '!',
         () => ' ',
     };
     let roles: Vec<&str> = deployment.roles.iter().map(|role| role_word(*role)).collect();
     let roles = if roles.is_empty() { String::new() } else { format!("  ({})", roles.join(", ")) };
     output::line(format_args!("{mark} {place} {}{roles}", deployment.id))?;
     let version = deployment.version.as_deref().unwrap_or("no version");
-    line("version", format_args!("{version}, {}, {}", deployment.title, output::time(deployment.commit_time)))?;
+    print_row("version", format_args!("{version}, {}, {}", deployment.title, output::time(deployment.commit_time)))?;
     let from = deployment.upstream.as_ref().map_or_else(|| deployment.ref_name.to_string(), ToString::to_string);
-    line("from", format_args!("{from}, {}", voucher(&deployment.voucher)))?;
+    print_row("from", format_args!("{from}, {}", describe_signer(&deployment.signed_by)))?;
     if let Some(reason) = &deployment.distrusted {
-        line("trust", format_args!("would not be deployed today: {reason}"))?;
+        print_row("trust", format_args!("would not be deployed today: {reason}"))?;
     }
     if let Some(tries) = deployment.tries {
-        line("on trial", format_args!("{} tries left, {} made", tries.left, tries.done))?;
+        print_row("on trial", format_args!("{} tries left, {} made", tries.left, tries.done))?;
     }
     if let Some(reason) = &deployment.failed {
-        line("failed", reason)?;
+        print_row("failed", reason)?;
     }
     match deployment.incomplete {
-        Some(Incomplete::ImagePartly) => line("content", "not even all names are here")?,
+        Some(Incomplete::PartialImage) => print_row("content", "not even all names and attributes are here")?,
         Some(Incomplete::Objects(sum)) => {
             let (here, all) = (output::size(sum.bytes_here), output::size(sum.bytes));
             let percent = (sum.bytes_here * 100).checked_div(sum.bytes).unwrap_or(100);
-            line("content", format_args!("{here} of {all} are here ({percent} %): it needs a network"))?;
+            print_row("content", format_args!("{here} of {all} are here ({percent} %): it needs a network"))?;
         }
         None => {}
     }
     for conflict in &deployment.etc_conflicts {
-        line("/etc", deploy_words::decision(conflict))?;
+        print_row("/etc", deploy_output::describe_decision(conflict))?;
     }
     if all {
-        line("commit", deployment.commit)?;
-        line("kernel", &deployment.kernel)?;
-        line("arguments", &deployment.kargs)?;
-        line("deployed", output::time(deployment.deployed))?;
+        print_row("commit", deployment.commit)?;
+        print_row("kernel", &deployment.kernel)?;
+        print_row("arguments", &deployment.kargs)?;
+        print_row("deployed", output::time(deployment.deployed))?;
     }
     Ok(())
 }
 
-const fn role_word(role: Role) -> &'static str {
+const fn role_word(role: DeploymentRole) -> &'static str {
     match role {
-        Role::New => "new",
-        Role::Booted => "running",
-        Role::Staged => "staged",
-        Role::Default => "boots next",
-        Role::Rollback => "rollback",
-        Role::Pinned => "pinned",
-        Role::Whole => "whole",
-        Role::Trusted => "trusted",
-        Role::Failed => "failed",
-        Role::Elsewhere => "elsewhere",
+        DeploymentRole::New => "new",
+        DeploymentRole::Booted => "running",
+        DeploymentRole::Staged => "staged",
+        DeploymentRole::Default => "boots next",
+        DeploymentRole::Rollback => "rollback",
+        DeploymentRole::Pinned => "pinned",
+        DeploymentRole::Complete => "whole",
+        DeploymentRole::Trusted => "trusted",
+        DeploymentRole::Failed => "failed",
+        DeploymentRole::OtherStateroot => "elsewhere",
     }
 }
 
-fn line(word: &str, text: impl std::fmt::Display) -> io::Result<()> {
+fn print_row(word: &str, text: impl std::fmt::Display) -> io::Result<()> {
     output::line(format_args!("    {word:<9} {text}"))
 }

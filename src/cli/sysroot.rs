@@ -1,4 +1,4 @@
-//! `sapwood sysroot`.
+//! The verb `sapwood sysroot`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,6 +8,7 @@ use clap::{Subcommand, ValueEnum};
 
 use super::output;
 use super::sysroot_args::SysrootArgs;
+use crate::cli::context::{Context, Run};
 use crate::deploy::boot::LoaderKind;
 use crate::deploy::config::SysrootConfig;
 use crate::deploy::id::StaterootName;
@@ -17,17 +18,20 @@ use crate::deploy::sysroot::Sysroot;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  sapwood sysroot init /mnt                        a new disk, with its boot partition mounted in it
+  sapwood sysroot init /mnt
+      a new disk, with its boot partition mounted in it
   sapwood sysroot init /mnt --bootloader grub --stateroot server
-  sapwood --repo /mnt/sapwood/repo remote add os https://os.example.org/repo --key release.pub
+  sapwood --repo /mnt/sapwood/repo remote add \\
+    os https://os.example.org/repo --key release.pub
   sapwood deploy --sysroot /mnt --karg root=LABEL=root --karg rw os:debian/12
 
-  sapwood sysroot write-menu --sysroot /mnt        after the boot partition was made anew
+  sapwood sysroot write-menu --sysroot /mnt
+      after the boot partition was made anew
 
-Everything is below DIR/sapwood and, on the boot partition, in entries and directories named
-sapwood; what else is there is left alone. The boot loader itself is installed by its own tools:
+Everything is below DIR/sapwood and, on the boot partition, in entries and directories named \
+sapwood; what else is there is left alone. The boot loader itself is installed by its own tools: \
 bootctl install, grub-install, extlinux --install.")]
-pub struct Args {
+pub(crate) struct Args {
     #[command(subcommand)]
     action: Action,
 }
@@ -42,10 +46,10 @@ enum Action {
         /// Name of the operating system that verbs mean when none is given
         #[arg(long, value_name = "NAME", default_value = "main")]
         stateroot: StaterootName,
-        /// Which boot loader reads the entries
+        /// The boot loader that reads the entries
         #[arg(long, value_name = "LOADER", default_value = "auto")]
         bootloader: Bootloader,
-        /// Where its partition is mounted, relative to DIR [default: looked for]
+        /// The mount point of its partition, relative to DIR [default: looked for]
         #[arg(long, value_name = "DIR")]
         boot: Option<PathBuf>,
         /// How often a new deployment is tried before the loader goes back (0: no counting)
@@ -83,38 +87,36 @@ impl From<Bootloader> for LoaderKind {
     }
 }
 
-/// Runs the verb.
-///
-/// # Errors
-/// When there is a sysroot already, or it cannot be written.
-pub fn run(args: &Args) -> Result<ExitCode> {
-    match &args.action {
-        Action::Init { directory, stateroot, bootloader, boot, boot_tries, id } => {
-            let mut random = [0; 4];
-            getrandom::fill(&mut random).context("cannot get random bytes")?;
-            let mut config = SysrootConfig::new(stateroot.clone(), random);
-            config.bootloader = (*bootloader).into();
-            config.boot.clone_from(boot);
-            config.boot_tries = boot_tries.unwrap_or(config.boot_tries);
-            config.id = id.clone().unwrap_or(config.id);
-            let sysroot = Sysroot::init(directory, &config)?;
-            let loader = sysroot.loader();
-            output::note(format_args!(
-                "made {} a sysroot: stateroot {stateroot}, boot loader {} in {}",
-                directory.display(),
-                loader.kind.name(),
-                loader.directory.display()
-            ));
-            if loader.kind == LoaderKind::None {
-                output::note("no boot loader was found: entries will be written, and nobody reads them");
+impl Run for Args {
+    fn run(&self, _context: &Context) -> Result<ExitCode> {
+        match &self.action {
+            Action::Init { directory, stateroot, bootloader, boot, boot_tries, id } => {
+                let mut random = [0; 4];
+                getrandom::fill(&mut random).context("cannot get random bytes")?;
+                let mut config = SysrootConfig::new(stateroot.clone(), random);
+                config.bootloader = (*bootloader).into();
+                config.boot.clone_from(boot);
+                config.boot_tries = boot_tries.unwrap_or(config.boot_tries);
+                config.id = id.clone().unwrap_or(config.id);
+                let sysroot = Sysroot::init(directory, &config)?;
+                let loader = sysroot.loader();
+                output::note(format_args!(
+                    "made {} a sysroot: stateroot {stateroot}, boot loader {} in {}",
+                    directory.display(),
+                    loader.kind.name(),
+                    loader.directory.display()
+                ));
+                if loader.kind == LoaderKind::None {
+                    output::note("no boot loader was found: entries will be written, but no boot loader reads them");
+                }
+            }
+            Action::WriteMenu { sysroot } => {
+                let opened = sysroot.open()?;
+                let lock = opened.lock()?;
+                let entries = opened.transaction(&lock).write_menu()?;
+                output::note(format_args!("wrote {entries} entries"));
             }
         }
-        Action::WriteMenu { sysroot } => {
-            let opened = sysroot.open()?;
-            let lock = opened.lock()?;
-            let entries = opened.changer(&lock).write_menu()?;
-            output::note(format_args!("wrote {entries} entries"));
-        }
+        Ok(ExitCode::SUCCESS)
     }
-    Ok(ExitCode::SUCCESS)
 }

@@ -1,4 +1,4 @@
-//! How to talk to a remote, as options of `remote add`.
+//! The options of `remote add` that say how to talk to the server, and how `remote show` prints them.
 
 use std::path::{Path, PathBuf};
 
@@ -9,14 +9,14 @@ use crate::remote::transport::{TransportOptions, check_proxy, without_secret};
 /// How to talk to the server
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "How to talk to the server")]
-pub struct TransportArgs {
+pub(crate) struct TransportArgs {
     /// Another URL with the same content, tried when the first fails; several are possible, in order
     #[arg(long = "mirror", value_name = "URL")]
     mirrors: Vec<String>,
-    /// Believe servers whose certificates these authorities (a PEM file) issued, instead of the system's
+    /// Accept servers whose certificates these authorities (a PEM file) issued, instead of the system's
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
-    /// Show this certificate; its PEM file holds the key, too
+    /// Show the server this certificate; its PEM file has the key, too
     #[arg(long, value_name = "FILE")]
     client_certificate: Option<PathBuf>,
     /// Send the token in this file as 'Authorization: Bearer …', to the server of the URL and no other
@@ -25,16 +25,16 @@ pub struct TransportArgs {
     /// Use this proxy instead of what http_proxy, https_proxy, all_proxy and no_proxy say
     #[arg(long, value_name = "URL")]
     proxy: Option<String>,
-    /// Receive at most so many bytes a second; K, M and G are understood
+    /// Receive at most this many bytes a second; K, M and G are understood
     #[arg(long, value_name = "BYTES", value_parser = parse_size)]
     rate_limit: Option<u64>,
-    /// Seconds for a connection to come about [default: 10]
+    /// Seconds to wait for a connection [default: 10]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     connect_timeout: Option<u64>,
-    /// Seconds without a byte, or with too few, after which a request is sent again [default: 20]
+    /// Seconds with less than --min-rate after which a request is sent again [default: 20]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     stall_timeout: Option<u64>,
-    /// Bytes a second that are too few [default: 1000]
+    /// Bytes a second below which a transfer is stalled [default: 1000]
     #[arg(long, value_name = "BYTES", value_parser = parse_size)]
     min_rate: Option<u64>,
     /// Seconds after which a request that keeps failing is given up [default: 120]
@@ -43,11 +43,11 @@ pub struct TransportArgs {
 }
 
 impl TransportArgs {
-    /// The options these make. Files are read once to see that they are there, and kept by their absolute paths.
+    /// Returns the options that the arguments make. Files must exist; they are stored by their absolute paths.
     ///
     /// # Errors
     /// When a file, a mirror or the proxy cannot be used.
-    pub fn to_options(&self) -> Result<TransportOptions> {
+    pub(crate) fn to_options(&self) -> Result<TransportOptions> {
         if let Some(mirror) = self.mirrors.iter().find(|mirror| !mirror.contains("://")) {
             bail!("'{mirror}' is no URL; for a directory write file://{mirror}");
         }
@@ -81,9 +81,8 @@ fn parse_size(text: &str) -> Result<u64> {
     size.with_context(|| format!("'{text}' is no number of bytes: write 500000, 500K, 2M or 1G"))
 }
 
-/// What of `options` is not as it is by default, a line each: name and value.
-#[must_use]
-pub fn differences(options: &TransportOptions) -> Vec<(&'static str, String)> {
+/// Returns the names and values of the options that differ from the defaults.
+pub(crate) fn changed_options(options: &TransportOptions) -> Vec<(&'static str, String)> {
     let default = TransportOptions::default();
     let file = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
     let number = |value: u64, default: u64| (value != default).then(|| value.to_string());

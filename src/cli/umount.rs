@@ -1,19 +1,30 @@
-//! `sapwood umount`: ends a mount and waits until the process behind it has gone.
+//! The verb `sapwood umount`, which ends a mount and waits until the processes behind it have ended.
+//!
+//! *Not here*: unmounting, see `fuse::unmount`.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::mount::registry;
 use super::output;
+use crate::cli::context::{Context, Run};
 use crate::disk::{MountPoint, MountTable};
-use crate::fuse::{FILESYSTEM_TYPE, Processes, RunningMount, Unmount, UnmountError, unmount, users_of};
+use crate::fuse::{FILESYSTEM_TYPE, Unmount, UnmountError, unmount};
+use crate::mount::{MountProcesses, RunningMount, registry, users_of};
 
-/// A daemon without a mount ends within milliseconds; one that takes this long hangs in something else.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a mount may be in use without a process that uses it.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The pause between two attempts to unmount such a mount.
+const CLOSE_RETRY_DELAY: Duration = Duration::from_millis(50);
+
+/// How long to wait for the processes behind a mount. Without a mount they end within milliseconds; a process that takes this
+/// long hangs in something else.
+const DAEMON_EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// End a mount
 #[derive(Debug, clap::Args)]
@@ -21,51 +32,63 @@ const PATIENCE: Duration = Duration::from_secs(10);
 Examples:
   sapwood umount /mnt
   sapwood umount --lazy /mnt")]
-pub struct Args {
-    /// Take it out of sight now, even if in use; it ends when its last user is gone
+pub(crate) struct Args {
+    /// Remove the mount from the directory now, even if it is in use; it ends when its last user is gone
     #[arg(short, long)]
     lazy: bool,
-    /// Where it is mounted
+    /// The directory on which it is mounted
     mountpoint: PathBuf,
 }
 
-/// Runs the verb.
-///
-/// # Errors
-/// When nothing of ours is mounted there, or it is in use; then the message names who uses it.
-pub fn run(args: &Args) -> Result<ExitCode> {
-    let table = MountTable::read().context("cannot read the list of mounts")?;
-    let mount = find(&table, &args.mountpoint)?;
-    let entry = registry().list()?.into_iter().find(|entry| entry.device == mount.device);
-    let processes = entry.as_ref().map(RunningMount::processes);
-    let how = if args.lazy { Unmount::Lazy } else { Unmount::Now };
-    match unmount(&mount.path, how) {
-        Err(UnmountError::Busy { .. }) => bail!(describe_users(&table, &mount)),
-        result => result?,
+impl Run for Args {
+    fn run(&self, _context: &Context) -> Result<ExitCode> {
+        let table = MountTable::read().context("cannot read the list of mounts")?;
+        let mount = find_mount(&table, &self.mountpoint)?;
+        let entry = registry().list()?.into_iter().find(|entry| entry.device == mount.device);
+        let processes = entry.as_ref().map(RunningMount::processes);
+        let how = if self.lazy { Unmount::Lazy } else { Unmount::Now };
+        match unmount_when_closed(&mount, how) {
+            Err(UnmountError::Busy { .. }) => bail!(describe_users(&table, &mount)),
+            result => result?,
+        }
+        if let (Some(entry), Some(processes), Unmount::Now) = (entry, processes, how) {
+            wait_for_end(&mount, &entry, &processes)?;
+        }
+        Ok(ExitCode::SUCCESS)
     }
-    if let (Some(entry), Some(processes), Unmount::Now) = (entry, processes, how) {
-        wait_for_end(&mount, &entry, &processes)?;
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
-/// The mount that the user means, found without touching it: its daemon may be the reason to unmount.
-fn find(table: &MountTable, given: &Path) -> Result<MountPoint> {
+/// Unmounts, and tries again for a moment if the mount is in use by no process: the kernel finishes closing a file shortly
+/// after the process that had it open goes on or ends.
+fn unmount_when_closed(mount: &MountPoint, how: Unmount) -> Result<(), UnmountError> {
+    let deadline = Instant::now() + CLOSE_TIMEOUT;
+    loop {
+        match unmount(&mount.path, how) {
+            Err(UnmountError::Busy { .. }) if Instant::now() < deadline && users_of(mount).is_empty() => {
+                thread::sleep(CLOSE_RETRY_DELAY);
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Finds the mount without accessing it: its daemon may hang, which may be the reason to unmount.
+fn find_mount(table: &MountTable, given: &Path) -> Result<MountPoint> {
     let path = match table.top(given) {
         Some(_) => given.to_owned(),
-        None => without_links(given)?,
+        None => resolve_without_touching(given)?,
     };
     match table.top(&path) {
         None => bail!("{} is not mounted", path.display()),
-        Some(there) if there.filesystem != FILESYSTEM_TYPE => {
-            bail!("what is mounted on {} is not Sapwood's but {} ({})", path.display(), there.source, there.filesystem)
+        Some(mount) if mount.filesystem != FILESYSTEM_TYPE => {
+            bail!("what is mounted on {} is not Sapwood's but {} ({})", path.display(), mount.source, mount.filesystem)
         }
-        Some(there) => Ok(there.clone()),
+        Some(mount) => Ok(mount.clone()),
     }
 }
 
-/// The path with its parent resolved; the last part stays unless it is a link.
-fn without_links(given: &Path) -> Result<PathBuf> {
+/// Returns the path with its parent resolved. The last component is only resolved if it is a link.
+fn resolve_without_touching(given: &Path) -> Result<PathBuf> {
     let absolute = std::path::absolute(given)?;
     let resolved = match (absolute.parent(), absolute.file_name()) {
         (Some(parent), Some(name)) if name != OsStr::new("..") && !given.ends_with("..") => {
@@ -82,7 +105,7 @@ fn without_links(given: &Path) -> Result<PathBuf> {
 
 fn describe_users(table: &MountTable, mount: &MountPoint) -> String {
     let mut text = format!("{} is in use", mount.path.display());
-    for user in users_of(mount) {
+    for user in users_of(mount).into_iter().filter(|user| user.pid != std::process::id()) {
         text.push_str(&format!("\n  process {} ({}): {}", user.pid, user.command, user.holds));
     }
     let inside = table.all().iter().filter(|other| other.path != mount.path && other.path.starts_with(&mount.path));
@@ -97,10 +120,10 @@ fn describe_users(table: &MountTable, mount: &MountPoint) -> String {
     text
 }
 
-fn wait_for_end(mount: &MountPoint, entry: &RunningMount, processes: &Processes) -> Result<()> {
+fn wait_for_end(mount: &MountPoint, entry: &RunningMount, processes: &MountProcesses) -> Result<()> {
     let table = MountTable::read().context("cannot read the list of mounts")?;
-    // A bind mount of it elsewhere keeps the filesystem, which is as it should be.
-    if table.mounts_of(&mount.device).next().is_some() || processes.wait_for_end(PATIENCE) {
+    // A bind mount of the filesystem elsewhere keeps it alive, which is intended.
+    if table.mounts_of(&mount.device).next().is_some() || processes.wait_for_end(DAEMON_EXIT_TIMEOUT) {
         return Ok(());
     }
     output::note(format_args!(

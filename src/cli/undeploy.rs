@@ -1,4 +1,4 @@
-//! `sapwood undeploy`.
+//! The verb `sapwood undeploy`.
 
 use std::process::ExitCode;
 
@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::output;
 use super::sysroot_args::SysrootArgs;
+use crate::cli::context::{Context, Run};
 use crate::deploy::id::DeploymentId;
 use crate::deploy::removal::check_removal;
 
@@ -18,14 +19,14 @@ Examples:
   sapwood undeploy staged                  drop an update that waits
   sapwood undeploy --dry-run main/4f2a91c03b7e.0
 
-The one that runs, pinned ones, and the last that boots are never removed. The contents that only
+The one that runs, pinned ones, and the last that boots are never removed. The contents that only \
 they needed go with 'sapwood cleanup'.")]
-pub struct Args {
-    /// Which: a place in 'sapwood status', staged, default, rollback, a name, or a commit
+pub(crate) struct Args {
+    /// The deployments: a place in 'sapwood status', staged, default, rollback, a name, or a commit
     #[arg(required = true, value_name = "DEPLOYMENT")]
     deployments: Vec<String>,
 
-    /// Only tell what would be done
+    /// Only say what would be done
     #[arg(long)]
     dry_run: bool,
 
@@ -37,31 +38,29 @@ pub struct Args {
     sysroot: SysrootArgs,
 }
 
-/// Runs the verb.
-///
-/// # Errors
-/// When there is no such deployment, or it has to stay.
-pub fn run(args: &Args) -> Result<ExitCode> {
-    let opened = args.sysroot.open()?;
-    let lock = opened.lock()?;
-    let state = opened.state()?;
-    let mut ids: Vec<DeploymentId> = Vec::new();
-    for text in &args.deployments {
-        let id = state.find(text)?.id.clone();
-        if !ids.contains(&id) {
-            ids.push(id);
+impl Run for Args {
+    fn run(&self, _context: &Context) -> Result<ExitCode> {
+        let opened = self.sysroot.open()?;
+        let lock = opened.lock()?;
+        let state = opened.state()?;
+        let mut ids: Vec<DeploymentId> = Vec::new();
+        for text in &self.deployments {
+            let id = state.find(text)?.id.clone();
+            if !ids.contains(&id) {
+                ids.push(id);
+            }
         }
+        if self.dry_run {
+            check_removal(&opened.sysroot, &state, &ids)?;
+        } else {
+            opened.transaction(&lock).undeploy(&state, &ids)?;
+        }
+        if self.json {
+            output::json(&json!({ "removed": ids, "dry_run": self.dry_run }))?;
+        } else {
+            let verb = if self.dry_run { "would remove" } else { "removed" };
+            ids.iter().try_for_each(|id| output::line(format_args!("{verb} {id}")))?;
+        }
+        Ok(ExitCode::SUCCESS)
     }
-    if args.dry_run {
-        check_removal(&opened.sysroot, &state, &ids)?;
-    } else {
-        opened.changer(&lock).undeploy(&state, &ids)?;
-    }
-    if args.json {
-        output::json(&json!({ "removed": ids, "dry_run": args.dry_run }))?;
-    } else {
-        let verb = if args.dry_run { "would remove" } else { "removed" };
-        ids.iter().try_for_each(|id| output::line(format_args!("{verb} {id}")))?;
-    }
-    Ok(ExitCode::SUCCESS)
 }

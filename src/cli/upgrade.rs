@@ -1,31 +1,40 @@
-//! `sapwood upgrade`.
+//! The verb `sapwood upgrade`.
+//!
+//! *Not here*: what it has in common with `deploy`, `switch` and `kargs`, see `deploying`.
 
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::json;
 
-use super::deploying::{self, DeployArgs, Found, Laziness, UNCHANGED, Wish};
+use super::deploying::{self, DeployArgs, DeployCandidate, UNCHANGED_EXIT_STATUS};
 use super::error::Hint;
 use super::output;
-use super::remote_source::TrustArgs;
-use super::sysroot_args::Opened;
+use super::sysroot_args::OpenSysroot;
+use crate::cli::context::{Context, Run};
 use crate::deploy::id::StaterootName;
 use crate::deploy::origin::Upstream;
 use crate::deploy::sysroot::State;
+use crate::deploy::upgrade::{FetchMode, Update};
+use crate::source::TrustOptions;
 
 /// Deploy the newest commit of the ref that the machine follows
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  sapwood upgrade                    fetch it, stage it; it boots after the next shutdown
-  sapwood upgrade --check            is there something newer? (exit status 77: no)
-  sapwood upgrade --preview          what would be fetched, merged, restarted, removed
-  sapwood upgrade --download-only    fetch now, deploy later
-  sapwood upgrade --lazy --reboot    fetch what it needs to boot, and boot it
+  sapwood upgrade
+      fetch it, stage it; it boots after the next shutdown
+  sapwood upgrade --check
+      is there something newer? (exit status 77: no)
+  sapwood upgrade --preview
+      what would be fetched, merged, restarted, removed
+  sapwood upgrade --download-only
+      fetch now, deploy later
+  sapwood upgrade --lazy --reboot
+      fetch what it needs to boot, and boot it
 
-A commit that did not come up on this machine is not deployed again by itself.")]
-pub struct Args {
+A commit that did not come up on this machine is deployed again only with --again.")]
+pub(crate) struct Args {
     /// Only ask whether there is something newer; exit status 77 when there is not
     #[arg(long)]
     check: bool,
@@ -34,11 +43,11 @@ pub struct Args {
     #[arg(long)]
     preview: bool,
 
-    /// Fetch, and do not deploy
+    /// Fetch the commit, but do not deploy it
     #[arg(long)]
     download_only: bool,
 
-    /// Fetch only what the deployment needs to boot; the rest comes as it is read
+    /// Fetch only what the deployment needs to boot; the rest is fetched as it is read
     #[arg(long)]
     lazy: bool,
 
@@ -46,15 +55,15 @@ pub struct Args {
     #[arg(long)]
     unchanged_exit_77: bool,
 
-    /// Deploy a commit that did not come up before
+    /// Deploy a commit even if it did not come up before
     #[arg(long)]
     again: bool,
 
-    /// Accept a state of the remote older than one seen before, this once
+    /// Accept an older or rewritten state of the ref than the last one seen; for this command only
     #[arg(long)]
     allow_older: bool,
 
-    /// Which stateroot [default: that of the running system, else the configured one]
+    /// The stateroot [default: that of the running system, else the configured one]
     #[arg(long, value_name = "NAME")]
     stateroot: Option<StaterootName>,
 
@@ -62,66 +71,70 @@ pub struct Args {
     common: DeployArgs,
 }
 
-/// Runs the verb.
-///
-/// # Errors
-/// When the remote does not answer or is not believed, or the commit cannot be deployed.
-pub fn run(args: &Args) -> Result<ExitCode> {
-    let opened = args.common.sysroot.open()?;
-    let state = opened.state()?;
-    let stateroot = deploying::stateroot(&opened, &state, args.stateroot.as_ref());
-    let upstream = followed(&state, &stateroot)?;
-    let mut trust = TrustArgs::default();
-    trust.allow_older = args.allow_older;
-    let found = Found::look(opened.sysroot.store(), &upstream, &trust, Laziness::from_flag(args.lazy))?;
-    let next = state.next().filter(|next| next.id.stateroot() == &stateroot);
-    let is_new = next.is_none_or(|next| next.origin.commit != found.commit());
-    if args.check {
-        return check(args, &found, &upstream, is_new);
-    }
-    if !is_new {
-        if args.common.json {
-            output::json(&json!({ "changed": false, "commit": found.commit() }))?;
+impl Run for Args {
+    fn run(&self, _context: &Context) -> Result<ExitCode> {
+        let opened = self.common.sysroot.open()?;
+        let state = opened.state()?;
+        let stateroot = deploying::choose_stateroot(&opened, &state, self.stateroot.as_ref());
+        let upstream = followed_upstream(&state, &stateroot)?;
+        let trust = TrustOptions { allow_older: self.allow_older, ..TrustOptions::default() };
+        let update = Update::query(opened.sysroot.store(), &upstream, &trust, FetchMode::from_flag(self.lazy))?;
+        let next = state.next_to_boot().filter(|next| next.id.stateroot() == &stateroot);
+        let is_new = next.is_none_or(|next| next.origin.commit != update.commit());
+        if self.check {
+            return print_check(self, &update, &upstream, is_new);
         }
-        output::note(format_args!("{upstream} has nothing newer than {}", found.commit().short()));
-        let finalised = !args.preview && deploying::finish_staged(&opened, &args.common)?;
-        return Ok(if args.unchanged_exit_77 && !finalised { ExitCode::from(UNCHANGED) } else { ExitCode::SUCCESS });
-    }
-    if let Some(failure) = state.failures.get(&found.commit()).filter(|_| !args.again) {
-        let message =
-            format!("commit {} did not come up on this machine before: {}", found.commit().short(), failure.reason);
-        if args.unchanged_exit_77 {
-            output::note(message);
-            return Ok(ExitCode::from(UNCHANGED));
+        if !is_new {
+            if self.common.json {
+                output::json(&json!({ "changed": false, "commit": update.commit() }))?;
+            }
+            output::note(format_args!("{upstream} has nothing newer than {}", update.commit().short()));
+            let finalised = !self.preview && deploying::finalise_staged(&opened, &self.common)?;
+            return Ok(if self.unchanged_exit_77 && !finalised {
+                ExitCode::from(UNCHANGED_EXIT_STATUS)
+            } else {
+                ExitCode::SUCCESS
+            });
         }
-        return Err(anyhow::anyhow!(message)).context(Hint("--again deploys it once more"));
+        if let Some(failure) = state.failures.get(&update.commit()).filter(|_| !self.again) {
+            let message = format!(
+                "commit {} did not come up on this machine before: {}",
+                update.commit().short(),
+                failure.reason
+            );
+            if self.unchanged_exit_77 {
+                output::note(message);
+                return Ok(ExitCode::from(UNCHANGED_EXIT_STATUS));
+            }
+            return Err(anyhow::anyhow!(message)).context(Hint("--again deploys it once more"));
+        }
+        deploy_update(self, &opened, &update, stateroot)
     }
-    finish(args, &opened, &found, stateroot)
 }
 
-fn finish(args: &Args, opened: &Opened, found: &Found, stateroot: StaterootName) -> Result<ExitCode> {
+fn deploy_update(args: &Args, opened: &OpenSysroot, update: &Update, stateroot: StaterootName) -> Result<ExitCode> {
     if args.common.dry_run || args.preview {
-        let (chosen, fetched) = (found.chosen(), Some(found.report()));
-        let wish = Wish { chosen, image: found.image(), stateroot, kargs: Vec::new(), fetched };
-        return deploying::tell(opened, &wish, &args.common);
+        let (chosen, fetched) = (update.chosen(), Some(update.report()));
+        let candidate = DeployCandidate { chosen, image: update.image(), stateroot, kargs: Vec::new(), fetched };
+        return deploying::print_plan(opened, &candidate, &args.common);
     }
-    let (chosen, image, report) = found.fetch(opened.sysroot.store())?;
+    let (chosen, image, report) = deploying::fetch(update, opened.sysroot.store())?;
     if args.download_only {
         let (objects, bytes) = (output::count(report.objects), output::size(report.download_bytes));
         output::note(format_args!("fetched {objects} objects, {bytes}: 'sapwood upgrade' deploys it"));
         output::line(report.commit)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let wish = Wish { chosen, image: &image, stateroot, kargs: Vec::new(), fetched: Some(&report) };
-    deploying::deploy(opened, &wish, &args.common)
+    let candidate = DeployCandidate { chosen, image: &image, stateroot, kargs: Vec::new(), fetched: Some(&report) };
+    deploying::deploy(opened, &candidate, &args.common)
 }
 
-fn followed(state: &State, stateroot: &StaterootName) -> Result<Upstream> {
-    let Some(base) = state.merge_base(stateroot).or_else(|| state.next()) else {
+fn followed_upstream(state: &State, stateroot: &StaterootName) -> Result<Upstream> {
+    let Some(base) = state.merge_base(stateroot).or_else(|| state.next_to_boot()) else {
         return Err(anyhow::anyhow!("nothing is deployed in stateroot '{stateroot}'"))
             .context(Hint("'sapwood deploy REMOTE:REF' makes the first deployment"));
     };
-    // What is staged already may follow another ref.
+    // A deployment that is staged already may follow another ref.
     let newest = state.staged().filter(|staged| staged.id.stateroot() == stateroot).unwrap_or(base);
     match &newest.origin.upstream {
         Some(upstream) => Ok(upstream.clone()),
@@ -129,16 +142,16 @@ fn followed(state: &State, stateroot: &StaterootName) -> Result<Upstream> {
     }
 }
 
-fn check(args: &Args, found: &Found, upstream: &Upstream, is_new: bool) -> Result<ExitCode> {
-    let (commit, report) = (found.commit(), found.report());
+fn print_check(args: &Args, update: &Update, upstream: &Upstream, is_new: bool) -> Result<ExitCode> {
+    let (commit, report) = (update.commit(), update.report());
     if args.common.json {
-        output::json(&json!({ "changed": is_new, "commit": commit, "version": found.version(), "fetch": report }))?;
+        output::json(&json!({ "changed": is_new, "commit": commit, "version": update.version(), "fetch": report }))?;
     } else if is_new {
-        let version = found.version().map(|version| format!(" ({version})")).unwrap_or_default();
+        let version = update.version().map(|version| format!(" ({version})")).unwrap_or_default();
         let (bytes, requests) = (output::size(report.download_bytes), output::count(report.requests));
         output::line(format_args!("{upstream} has {}{version}: {bytes} in {requests} requests", commit.short()))?;
     } else {
         output::note(format_args!("{upstream} has nothing newer than {}", commit.short()));
     }
-    Ok(if is_new { ExitCode::SUCCESS } else { ExitCode::from(UNCHANGED) })
+    Ok(if is_new { ExitCode::SUCCESS } else { ExitCode::from(UNCHANGED_EXIT_STATUS) })
 }

@@ -1,4 +1,11 @@
-//! From a tree whose contents are stored to a commit that a ref names.
+//! Makes a commit of a tree whose contents are stored, and moves a ref to it.
+//!
+//! *Not here*: reading trees and storing their contents (`source`, `staged`).
+//!
+//! *Invariants*: contents are durable before the image is written, the image before the commit, and the commit before the ref
+//! moves. The ref moves only if it still names what was read at the beginning.
+//!
+//! *Used by* `cli/commit.rs` and `pipeline`.
 
 use std::collections::BTreeMap;
 
@@ -6,48 +13,48 @@ use crate::image::{EncodeError, Tree, encode};
 use crate::model::{Commit, CommitId, ControlCharacter, RefName};
 use crate::store::{Expect, ReadError, RefEdit, RefError, StoreWriter, WriteError};
 
-/// Which commit comes before the new one.
+/// The parent that a new commit gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Parent {
-    /// The one the ref names now, if any.
+pub enum ParentChoice {
+    /// The commit that the ref names now; no parent when the ref does not exist.
     Auto,
-    /// None: a new history begins.
+    /// No parent: a new history begins.
     None,
-    /// This one.
+    /// This commit.
     Is(CommitId),
 }
 
-/// What the commit is to say.
+/// What a new commit contains besides its tree, and the ref that will name it.
 #[derive(Debug, Clone)]
 pub struct CommitRequest {
     /// The ref to move.
     pub ref_name: RefName,
-    /// One line for people.
+    /// A description in one line.
     pub subject: String,
     /// The version of the operating system.
     pub version: Option<String>,
-    /// Seconds since 1970.
+    /// The time of the commit in seconds since 1970.
     pub timestamp: i64,
-    /// The commit before.
-    pub parent: Parent,
-    /// Make no commit when the tree is the parent's.
+    /// The parent of the commit.
+    pub parent: ParentChoice,
+    /// Whether no commit is made when the image is the same as the parent's.
     pub skip_if_unchanged: bool,
-    /// Further facts by key.
+    /// Further facts about the commit, by key.
     pub extra: BTreeMap<String, String>,
 }
 
-/// What became of a request.
+/// The result of [`commit_tree`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Committed {
-    /// The new commit, or the parent when nothing changed.
+    /// The new commit, or the parent if nothing changed.
     pub id: CommitId,
-    /// Its record.
-    pub commit: Commit,
-    /// Whether the parent was kept since the tree is the same.
-    pub unchanged: bool,
+    /// The record of that commit.
+    pub(crate) commit: Commit,
+    /// Whether no commit was made since the image is the same as the parent's.
+    pub(crate) unchanged: bool,
 }
 
-/// Why no commit was made. The ref is as it was.
+/// Why no commit was made. The ref still names what it named before.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitTreeError {
     /// The tree does not fit the image format.
@@ -56,7 +63,7 @@ pub enum CommitTreeError {
     /// The ref cannot be read.
     #[error(transparent)]
     Ref(#[from] RefError),
-    /// The subject or the version.
+    /// The subject or the version contains a control character.
     #[error(transparent)]
     Text(#[from] ControlCharacter),
     /// The parent cannot be read.
@@ -67,18 +74,18 @@ pub enum CommitTreeError {
     Write(#[from] WriteError),
 }
 
-/// Makes everything stored by `writer` durable, then the image of `tree` and a commit of it, then moves the ref.
+/// Makes everything that `writer` stored durable, writes the image of `tree` and a commit of it, and then moves the ref.
 ///
 /// # Errors
-/// [`CommitTreeError`]; the ref is then as it was.
+/// [`CommitTreeError`]; the ref then still names what it named before.
 pub fn commit_tree(writer: &StoreWriter, tree: &Tree, request: &CommitRequest) -> Result<Committed, CommitTreeError> {
     Commit::check_text(&request.subject, request.version.as_deref())?;
     let store = writer.store();
     let current = store.read_ref(&request.ref_name)?;
     let parent = match request.parent {
-        Parent::Auto => current,
-        Parent::None => None,
-        Parent::Is(id) => Some(id),
+        ParentChoice::Auto => current,
+        ParentChoice::None => None,
+        ParentChoice::Is(id) => Some(id),
     };
     let image = encode(tree)?;
     let parent_record = parent.map(|id| store.commit(id)).transpose()?;
@@ -88,7 +95,7 @@ pub fn commit_tree(writer: &StoreWriter, tree: &Tree, request: &CommitRequest) -
     {
         return Ok(Committed { id, commit: record.clone(), unchanged: true });
     }
-    // A new history under an old name goes on counting, so that nobody takes it for an older commit.
+    // A new history under an existing ref continues the ref's sequence, so that its commits are not taken for older ones.
     let current_record = current.filter(|id| Some(*id) != parent).map(|id| store.commit(id)).transpose()?;
     let last = parent_record.iter().chain(&current_record).map(|record| record.sequence).max();
     let commit = Commit {
@@ -103,10 +110,14 @@ pub fn commit_tree(writer: &StoreWriter, tree: &Tree, request: &CommitRequest) -
         content_bytes: image.content_bytes,
         extra: request.extra.clone(),
     };
-    writer.settle()?;
+    writer.flush()?;
     writer.put_image(&image)?;
     let id = writer.put_commit(&commit)?;
     let expect = current.map_or(Expect::Absent, Expect::Is);
     writer.edit_ref(&RefEdit { name: request.ref_name.clone(), expect, to: Some(id) })?;
+    // The commit is complete, so an error here is none of the commit.
+    if let Err(error) = writer.rewrite_former_packs() {
+        tracing::warn!(%error, "packs of the former form are not rewritten; the next commit tries again");
+    }
     Ok(Committed { id, commit, unchanged: false })
 }

@@ -1,7 +1,10 @@
-//! What a commit was made from, as one digest: equal inputs need no second compose.
+//! The digest of everything that a commit is made from: if it is equal to the parent's, no compose is needed.
 //!
-//! In it: the decided treefile, the content of the files it adds, the exact packages with their checksums, and the
-//! version of the rules of [`super::layout`]. Not in it: the time, names of directories of this machine, the parent.
+//! The digest contains the decided treefile, the content of the files it adds, the exact packages with their checksums, the
+//! version of this program, and the version of the rules of `layout`. It does not contain the time, names of directories of
+//! this machine, or the parent.
+//!
+//! *Used by* `pipeline`.
 
 use std::fs;
 use std::io;
@@ -12,22 +15,22 @@ use sha2::{Digest as _, Sha256};
 use super::packages::PackageList;
 use super::treefile::Treefile;
 
-/// The key of a commit's facts that holds the digest.
-pub const KEY: &str = "compose.inputs";
+/// The key in a commit's `extra` under which the digest is kept.
+pub(crate) const KEY: &str = "compose.inputs";
 
-/// Raised when the same inputs are to give another image.
-const RULES: u32 = 1;
+/// Raise this when the same inputs have to give another image than before.
+const RULES_VERSION: u32 = 1;
 
-/// The digest in hex.
+/// Returns the digest in hex.
 ///
 /// # Errors
-/// Which file cannot be read, and why.
-pub fn digest(treefile: &Treefile, packages: &PackageList) -> Result<String, (PathBuf, io::Error)> {
+/// The path of a file that cannot be read, and the reason.
+pub(crate) fn digest(treefile: &Treefile, packages: &PackageList) -> Result<String, (PathBuf, io::Error)> {
     let mut plain = treefile.clone();
-    // Their packages are in the list, and where the files are is nobody's concern.
+    // The packages of these files are in the list, and their paths do not change the image.
     plain.local_packages.clear();
     let mut hasher = Sha256::new();
-    hasher.update(format!("sapwood compose inputs {RULES} {}\n", env!("CARGO_PKG_VERSION")));
+    hasher.update(format!("sapwood compose inputs {RULES_VERSION} {}\n", env!("CARGO_PKG_VERSION")));
     for file in &mut plain.add_files {
         let bytes = fs::read(&file.source).map_err(|error| (file.source.clone(), error))?;
         hasher.update(Sha256::digest(bytes));

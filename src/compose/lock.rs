@@ -1,6 +1,6 @@
-//! Exact packages in a file, so that the same can be composed again later or elsewhere.
+//! The lock file: exact packages, so that the same root can be composed again later or elsewhere.
 //!
-//! JSON, sorted and one package a line, so that two of them can be compared by eye:
+//! It is JSON, sorted, one package a line, so that two of them can be compared by eye:
 //!
 //! ```json
 //! {
@@ -11,42 +11,44 @@
 //!   ]
 //! }
 //! ```
+//!
+//! *Used by* `pipeline` and `cli/compose`.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::engine::{Bound, Resolution};
-use super::packages::{Format, Package};
+use super::engine::{LockedPackages, Resolution};
+use super::packages::{Package, PackageFormat};
 
-/// Why a text is no lock, or a lock does not fit.
+/// Why a text is not a lock file, or a lock does not match a resolution.
 #[derive(Debug, thiserror::Error)]
 pub enum LockFileError {
-    /// The text is no lock.
+    /// The text is not a lock file.
     #[error("not a lock file")]
     Parse(#[from] serde_json::Error),
-    /// Written by a newer program.
+    /// The file was written by a newer program.
     #[error("version {0} of lock files is newer than this program; upgrade sapwood")]
     Version(u32),
-    /// For packages of another kind.
+    /// The lock is for packages of another format.
     #[error("it locks {found} packages, and these are {expected} packages")]
     Format {
-        /// In the lock.
+        /// The format in the lock.
         found: String,
-        /// What the engine installs.
+        /// The format that the engine installs.
         expected: &'static str,
     },
-    /// What was resolved is not what is locked.
-    #[error("{}", describe(.changed, .unneeded))]
+    /// The resolution differs from the lock.
+    #[error("{}", describe_differences(.changed, .unneeded))]
     Different {
-        /// Packages with another content, or not in the lock.
+        /// Packages with another content than in the lock, or not in it.
         changed: Vec<String>,
-        /// Packages that nothing asks for.
+        /// Packages of the lock that nothing asks for.
         unneeded: Vec<String>,
     },
 }
 
-fn describe(changed: &[String], unneeded: &[String]) -> String {
+fn describe_differences(changed: &[String], unneeded: &[String]) -> String {
     let mut parts = Vec::new();
     if !changed.is_empty() {
         parts.push(format!("these are not what it names: {}", changed.join(", ")));
@@ -57,17 +59,17 @@ fn describe(changed: &[String], unneeded: &[String]) -> String {
     format!("{}; write a new one with --write-lock", parts.join("; "))
 }
 
-/// A lock.
+/// The content of a lock file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LockFile {
-    /// The kind of the packages.
-    pub format: Format,
-    /// Exact packages.
-    pub packages: Vec<Package>,
+    /// The format of the packages.
+    pub(crate) format: PackageFormat,
+    /// The exact packages, sorted.
+    pub(crate) packages: Vec<Package>,
 }
 
 #[derive(Deserialize)]
-struct Raw {
+struct RawLock {
     #[serde(rename = "sapwood-lock")]
     version: u32,
     format: String,
@@ -83,26 +85,25 @@ struct RawPackage {
 }
 
 impl LockFile {
-    /// The lock that gives this resolution again.
-    #[must_use]
-    pub fn of(resolution: &Resolution) -> Self {
+    /// Returns the lock that pins exactly this resolution.
+    pub(crate) fn from_resolution(resolution: &Resolution) -> Self {
         let mut packages = resolution.list();
         packages.sort();
         Self { format: resolution.format, packages }
     }
 
-    /// Reads a lock.
+    /// Parses the text of a lock file.
     ///
     /// # Errors
     /// [`LockFileError`].
     pub fn parse(text: &str) -> Result<Self, LockFileError> {
-        let raw: Raw = serde_json::from_str(text)?;
+        let raw: RawLock = serde_json::from_str(text)?;
         if raw.version != 1 {
             return Err(LockFileError::Version(raw.version));
         }
         let format = match raw.format.as_str() {
-            "deb" => Format::Deb,
-            "rpm" => Format::Rpm,
+            "deb" => PackageFormat::Deb,
+            "rpm" => PackageFormat::Rpm,
             _ => return Err(LockFileError::Format { found: raw.format, expected: "deb or rpm" }),
         };
         let package = |raw: RawPackage| Package {
@@ -115,7 +116,7 @@ impl LockFile {
         Ok(Self { format, packages: raw.packages.into_iter().map(package).collect() })
     }
 
-    /// The text of the file.
+    /// Returns the text of the file.
     #[must_use]
     pub fn render(&self) -> String {
         let line = |package: &Package| {
@@ -132,11 +133,11 @@ impl LockFile {
         )
     }
 
-    /// The packages by name and architecture, for an engine that installs packages of `format`.
+    /// Returns the packages for an engine that installs packages of `format`, by name and by `ARCHITECTURE VERSION`.
     ///
     /// # Errors
-    /// [`LockFileError::Format`].
-    pub fn bound(&self, format: Format) -> Result<Bound, LockFileError> {
+    /// [`LockFileError::Format`] if the lock is for another format.
+    pub(crate) fn locked_packages(&self, format: PackageFormat) -> Result<LockedPackages, LockFileError> {
         if self.format != format {
             return Err(LockFileError::Format { found: self.format.word().to_owned(), expected: format.word() });
         }
@@ -144,23 +145,23 @@ impl LockFile {
         Ok(self.packages.iter().map(|package| (key(package), package.clone())).collect())
     }
 
-    /// Checks that a resolution is this lock, neither more nor less.
+    /// Checks that a resolution has exactly the packages of this lock.
     ///
     /// # Errors
-    /// [`LockFileError::Different`].
-    pub fn check(&self, resolution: &Resolution) -> Result<(), LockFileError> {
+    /// [`LockFileError::Different`] names the packages that differ.
+    pub(crate) fn check(&self, resolution: &Resolution) -> Result<(), LockFileError> {
         let key = |package: &Package| (package.name.clone(), package.version.clone(), package.arch.clone());
         let mut locked: BTreeMap<_, _> = self.packages.iter().map(|package| (key(package), package)).collect();
         let mut changed = Vec::new();
         for resolved in &resolution.packages {
             let package = &resolved.package;
-            let words = format!("{} {}", package.name, package.version);
+            let shown = format!("{} {}", package.name, package.version);
             match locked.remove(&key(package)) {
                 Some(expected) if expected.sha256.is_some() && expected.sha256 != package.sha256 => {
-                    changed.push(format!("{words} (another checksum)"));
+                    changed.push(format!("{shown} (another checksum)"));
                 }
                 Some(_) => {}
-                None => changed.push(words),
+                None => changed.push(shown),
             }
         }
         let unneeded: Vec<String> = locked.values().map(|package| package.name.clone()).collect();
@@ -174,11 +175,11 @@ impl LockFile {
 
 #[cfg(test)]
 mod tests {
-    use super::super::engine::Resolved;
+    use super::super::engine::ResolvedPackage;
     use super::*;
 
     fn resolution(packages: &[(&str, &str, &str)]) -> Resolution {
-        let resolved = |(name, version, digest): &(&str, &str, &str)| Resolved {
+        let resolved = |(name, version, digest): &(&str, &str, &str)| ResolvedPackage {
             package: Package {
                 name: (*name).to_owned(),
                 version: (*version).to_owned(),
@@ -189,18 +190,18 @@ mod tests {
             file: String::new(),
             size: 0,
         };
-        Resolution { format: Format::Deb, packages: packages.iter().map(resolved).collect() }
+        Resolution { format: PackageFormat::Deb, packages: packages.iter().map(resolved).collect() }
     }
 
     #[test]
-    fn a_lock_survives_its_file_and_fits_what_it_was_made_of() {
+    fn lock_survives_its_file_and_matches_its_resolution() {
         let first = resolution(&[("b", "1:2-3", "aa"), ("a", "1", "bb")]);
-        let lock = LockFile::of(&first);
+        let lock = LockFile::from_resolution(&first);
         let again = LockFile::parse(&lock.render()).expect("own text");
         assert_eq!(again, lock);
         again.check(&first).expect("the same");
-        assert_eq!(again.bound(Format::Deb).expect("deb").len(), 2);
-        assert!(again.bound(Format::Rpm).is_err());
+        assert_eq!(again.locked_packages(PackageFormat::Deb).expect("deb").len(), 2);
+        assert!(again.locked_packages(PackageFormat::Rpm).is_err());
         for (other, words) in [
             (resolution(&[("b", "1:2-3", "aa")]), "does not need: a"),
             (resolution(&[("b", "1:2-3", "cc"), ("a", "1", "bb")]), "b 1:2-3 (another checksum)"),

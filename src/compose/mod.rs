@@ -1,24 +1,36 @@
-//! From a tree somewhere to a commit here.
+//! Makes commits from trees: from packages that a treefile names, from a directory, or from a tar archive.
 //!
-//! [`source`] reads a tree of one kind into objects and a [`crate::image::Tree`]; [`commit_tree`] makes the image and the
-//! commit of it and moves the ref. Called by `cli`.
+//! | module | content |
+//! | --- | --- |
+//! | `pipeline` | the order of the steps of `sapwood compose` |
+//! | `treefile`, `lock` | the input: what to install |
+//! | `engine`, `packages` | apt and dnf; packages as values |
+//! | `workspace`, `sandbox`, `process` | where a compose runs; isolation of one program; running programs |
+//! | `root` | the treefile's changes to an installed root on disk |
+//! | `staged`, `layout`, `selinux`, `metadata` | the root as a tree in memory, and what is changed in it before it is stored |
+//! | `parent`, `inputs` | what is known of the parent commit; whether anything changed |
+//! | [`source`] | reads a directory or a tar archive into a [`crate::image::Tree`] |
+//! | [`commit_tree`] | makes the image and the commit, and moves the ref |
+//!
+//! *Used by* `cli`.
 
 mod commit;
-pub mod confine;
-pub mod draft;
 pub mod engine;
-pub mod inputs;
-pub mod journey;
-pub mod layout;
+pub(crate) mod inputs;
+pub(crate) mod layout;
 pub mod lock;
-pub mod metadata;
+pub(crate) mod metadata;
 pub mod packages;
-pub mod parent;
-pub mod process;
-pub mod root;
-pub mod sandbox;
-pub mod selinux;
+pub(crate) mod parent;
+pub(crate) mod pipeline;
+pub(crate) mod process;
+pub(crate) mod root;
+pub(crate) mod sandbox;
+pub(crate) mod selinux;
 pub mod source;
+pub(crate) mod staged;
 pub mod treefile;
+pub(crate) mod workspace;
 
-pub use commit::{CommitRequest, CommitTreeError, Committed, Parent, commit_tree};
+pub(crate) use commit::Committed;
+pub use commit::{CommitRequest, ParentChoice, commit_tree};

@@ -1,47 +1,42 @@
-//! What a compose wants to know of the commit before: its users, its packages, its version.
+//! Reads from the parent commit what a compose needs: users, groups and packages.
+//!
+//! *Used by* `pipeline`.
 
-use super::layout::users::{ParentUsers, SYSUSERS};
+use super::layout::users::{ParentUsers, SYSUSERS_FILE};
 use super::packages::{self, PackageList};
 use crate::image::{Image, ImageError};
 use crate::model::{Commit, CommitId, FileKind, ImagePath, RefName};
 use crate::store::{ObjectSource, ReadError, RefError, Store};
 
-/// Largest file that is read.
+/// The largest file that is read, in bytes.
 const FILE_MAX: u64 = 16 << 20;
 
-/// Why the parent cannot be asked.
+/// Why the parent commit cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub enum ParentError {
-    /// The ref.
+pub(crate) enum ParentError {
     #[error(transparent)]
     Ref(#[from] RefError),
-    /// The commit or its content.
+    /// The commit or its content cannot be read.
     #[error("cannot read the parent commit")]
     Read(#[from] ReadError),
-    /// Its image.
     #[error("cannot read the parent commit")]
     Image(#[from] ImageError),
 }
 
-/// The commit before.
+/// The parent commit and what is read from it.
 #[derive(Debug, Clone)]
-pub struct Parent {
-    /// Its id.
-    pub id: CommitId,
-    /// Its record.
-    pub commit: Commit,
-    /// Its users.
-    pub users: ParentUsers,
-    /// Its packages, if it says which.
-    pub packages: Option<PackageList>,
+pub(crate) struct ParentCommit {
+    pub(crate) id: CommitId,
+    /// The record of the commit.
+    pub(crate) commit: Commit,
+    pub(crate) users: ParentUsers,
+    /// The packages, if the commit lists them.
+    pub(crate) packages: Option<PackageList>,
 }
 
-impl Parent {
-    /// What `name` names now.
-    ///
-    /// # Errors
-    /// [`ParentError`].
-    pub fn of(store: &Store, name: &RefName) -> Result<Option<Self>, ParentError> {
+impl ParentCommit {
+    /// Reads the commit that the ref `name` names now; `None` if the ref does not exist.
+    pub(crate) fn load(store: &Store, name: &RefName) -> Result<Option<Self>, ParentError> {
         let Some(id) = store.read_ref(name)? else { return Ok(None) };
         let commit = store.commit(id)?;
         let image = store.image(commit.image)?;
@@ -56,18 +51,15 @@ impl Parent {
         let users = ParentUsers {
             passwd: text(&["/usr/etc/passwd", "/etc/passwd"])?,
             group: text(&["/usr/etc/group", "/etc/group"])?,
-            sysusers: text(&[SYSUSERS])?,
+            sysusers: text(&[SYSUSERS_FILE])?,
         };
         let packages = commit.extra.get(packages::KEY).and_then(|text| PackageList::decode(text).ok());
         Ok(Some(Self { id, commit, users, packages }))
     }
 }
 
-/// The content of a regular file of an image; `None` when there is no such file.
-///
-/// # Errors
-/// [`ParentError`].
-pub fn read_file(objects: &dyn ObjectSource, image: &Image, path: &str) -> Result<Option<Vec<u8>>, ParentError> {
+/// Returns the content of a regular file of an image; `None` if there is no such file or it is larger than `FILE_MAX`.
+pub(crate) fn read_file(objects: &dyn ObjectSource, image: &Image, path: &str) -> Result<Option<Vec<u8>>, ParentError> {
     let Ok(path) = ImagePath::parse(path.as_bytes()) else { return Ok(None) };
     let Some(ino) = image.resolve(&path)? else { return Ok(None) };
     let attributes = image.attributes(ino)?;

@@ -1,4 +1,10 @@
-//! Running the programs of others: their output goes line by line to a log that is kept and to whoever shows progress.
+//! Runs programs and passes their output, line by line, to a log file and to a progress display.
+//!
+//! *Not here*: isolation of programs (`sandbox`).
+//!
+//! *Invariants*: a program gets neither standard input nor the environment of this process, except [`KEPT_VARIABLES`].
+//!
+//! *Used by* `engine`, `pipeline`, `root`; `cli/compose` shows the events.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -11,11 +17,11 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use parking_lot::Mutex;
 
-/// Where programs are looked for.
+/// The `PATH` of every program.
 const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What programs keep of the environment: proxies, and where large temporary files may lie.
-const KEPT: [&str; 10] = [
+/// The environment variables that programs keep: proxies, and the directory for large temporary files.
+const KEPT_VARIABLES: [&str; 10] = [
     "http_proxy",
     "https_proxy",
     "ftp_proxy",
@@ -28,68 +34,68 @@ const KEPT: [&str; 10] = [
     "TMPDIR",
 ];
 
-/// Lines of the log that an error carries.
+/// The number of last lines that an error carries.
 const TAIL_LINES: usize = 40;
 
-/// Longest line that is kept whole.
+/// The longest line in bytes; a longer one is split.
 const LINE_MAX: usize = 64 << 10;
 
-/// What happens while a root is composed.
+/// A progress event of a compose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Event<'a> {
-    /// Something new begins.
+pub(crate) enum ComposeEvent<'a> {
+    /// A new stage begins.
     Stage(&'a str),
-    /// A program said something.
+    /// A program printed a line.
     Line(&'a str),
-    /// Something the person should know.
+    /// A notice for the user.
     Note(&'a str),
 }
 
-/// Who is told of it.
-pub type Report<'a> = &'a (dyn Fn(Event<'_>) + Sync);
+/// A callback that receives the events.
+pub(crate) type EventSink<'a> = &'a (dyn Fn(ComposeEvent<'_>) + Sync);
 
-/// Why a program did not do its work.
+/// Why a program failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
-    /// It cannot be started.
+    /// The program cannot be started.
     #[error("cannot start {program}")]
     Start {
-        /// Its name.
+        /// The name of the program.
         program: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// It failed.
-    #[error("{what} {}", ending(.status))]
+    /// The program ended with an error.
+    #[error("{what} {}", describe_status(.status))]
     Failed {
-        /// What it was to do.
+        /// The task that the program was started for.
         what: String,
-        /// How it ended.
+        /// Its exit status.
         status: ExitStatus,
-        /// Its last lines.
+        /// The last lines of its output, at most 40.
         tail: Vec<String>,
-        /// Where all of them are.
+        /// The log file with the whole output.
         log: PathBuf,
     },
-    /// It took too long.
+    /// The program ran longer than allowed and was killed.
     #[error("{what} still ran after {} minutes and was stopped", .limit.as_secs() / 60)]
     TooLong {
-        /// What it was to do.
+        /// The task that the program was started for.
         what: String,
-        /// How long it might take.
+        /// The time it was allowed.
         limit: Duration,
     },
-    /// Its output cannot be read or kept.
-    #[error("cannot follow {what}")]
+    /// The program's output cannot be read.
+    #[error("cannot read the output of {what}")]
     Output {
-        /// What it was to do.
+        /// The task that the program was started for.
         what: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
 
-fn ending(status: &ExitStatus) -> String {
+fn describe_status(status: &ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt as _;
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("failed with status {code}"),
@@ -98,75 +104,71 @@ fn ending(status: &ExitStatus) -> String {
     }
 }
 
-/// The log of one compose.
+/// The log file of one compose.
 #[derive(Debug)]
-pub struct Log {
+pub(crate) struct ComposeLog {
     path: PathBuf,
     file: Mutex<File>,
 }
 
-impl Log {
-    /// Begins the log at `path`, over an older one.
+impl ComposeLog {
+    /// Creates the log at `path`, replacing an older one.
     ///
     /// # Errors
-    /// Those of creating a file.
-    pub fn create(path: &Path) -> io::Result<Self> {
+    /// The error of creating the file.
+    pub(crate) fn create(path: &Path) -> io::Result<Self> {
         path.parent().map_or(Ok(()), fs::create_dir_all)?;
         Ok(Self { path: path.to_owned(), file: Mutex::new(File::create(path)?) })
     }
 
-    /// Where it is.
-    #[must_use]
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Adds a line. A full disk fails the compose elsewhere, with a better word.
-    pub fn line(&self, line: &str) {
+    /// Appends a line. A write error is ignored: a full disk fails the compose elsewhere, with a better message.
+    pub(crate) fn write_line(&self, line: &str) {
         let _ = writeln!(self.file.lock(), "{line}");
     }
 }
 
 /// Runs programs for one compose.
 #[derive(Clone, Copy)]
-pub struct Runner<'a> {
-    /// Where lines are kept.
-    pub log: &'a Log,
-    /// Who is told of them.
-    pub report: Report<'a>,
+pub(crate) struct Runner<'a> {
+    /// The log that gets every line.
+    pub(crate) log: &'a ComposeLog,
+    /// The callback that gets every event.
+    pub(crate) report: EventSink<'a>,
 }
 
 impl Runner<'_> {
-    /// Says what begins.
-    pub fn stage(&self, text: &str) {
-        self.log.line(&format!("=== {text}"));
-        (self.report)(Event::Stage(text));
+    /// Reports that a stage begins.
+    pub(crate) fn stage(&self, text: &str) {
+        self.log.write_line(&format!("=== {text}"));
+        (self.report)(ComposeEvent::Stage(text));
     }
 
-    /// Says something the person should know.
-    pub fn note(&self, text: &str) {
-        self.log.line(text);
-        (self.report)(Event::Note(text));
+    /// Reports a notice for the user.
+    pub(crate) fn note(&self, text: &str) {
+        self.log.write_line(text);
+        (self.report)(ComposeEvent::Note(text));
     }
 
-    /// Runs a command to its end, both its outputs going to the log.
-    ///
-    /// # Errors
-    /// [`ProcessError`].
-    pub fn run(&self, what: &str, command: &mut Command, limit: Duration) -> Result<(), ProcessError> {
+    /// Runs a command to its end; standard output and standard error go to the log. A command that runs longer than `limit`
+    /// is killed.
+    pub(crate) fn run(&self, what: &str, command: &mut Command, limit: Duration) -> Result<(), ProcessError> {
         clean_environment(command);
         let output_error = |source| ProcessError::Output { what: what.to_owned(), source };
         let (reader, writer) = io::pipe().map_err(output_error)?;
         command.stdin(Stdio::null()).stdout(writer.try_clone().map_err(output_error)?).stderr(writer);
-        self.log.line(&format!("+ {}", shown(command)));
+        self.log.write_line(&format!("+ {}", command_line(command)));
         let mut child = spawn(command)?;
-        // The command holds the writing end; as long as it lives here the end of the output would not be seen.
+        // `command` holds the writing end of the pipe. It has to be closed here, or the end of the output is never seen.
         command.stdout(Stdio::null()).stderr(Stdio::null());
-        let mut tail = Tail::default();
+        let mut tail = LastLines::default();
         let deadline = Instant::now() + limit;
-        let followed = follow(reader, deadline, &mut |line| {
-            self.log.line(line);
-            (self.report)(Event::Line(line));
+        let followed = read_lines(reader, deadline, &mut |line| {
+            self.log.write_line(line);
+            (self.report)(ComposeEvent::Line(line));
             tail.push(line);
         });
         let is_late = !followed.map_err(output_error)?;
@@ -183,23 +185,20 @@ impl Runner<'_> {
         }
     }
 
-    /// Runs a command and gives its standard output; what it says on the other goes to the log.
-    ///
-    /// # Errors
-    /// [`ProcessError`].
-    pub fn capture(&self, what: &str, command: &mut Command) -> Result<String, ProcessError> {
+    /// Runs a command and returns its standard output; its standard error goes to the log.
+    pub(crate) fn capture(&self, what: &str, command: &mut Command) -> Result<String, ProcessError> {
         clean_environment(command);
-        self.log.line(&format!("+ {}", shown(command)));
+        self.log.write_line(&format!("+ {}", command_line(command)));
         let program = command.get_program().to_string_lossy().into_owned();
         let output = command.stdin(Stdio::null()).output().map_err(|source| ProcessError::Start { program, source })?;
         let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         if output.status.success() {
-            errors.lines().for_each(|line| self.log.line(line));
+            errors.lines().for_each(|line| self.log.write_line(line));
             return Ok(text.into_owned());
         }
-        let mut tail = Tail::default();
+        let mut tail = LastLines::default();
         for line in text.lines().chain(errors.lines()) {
-            self.log.line(line);
+            self.log.write_line(line);
             tail.push(line);
         }
         let (tail, log) = (tail.0, self.log.path.clone());
@@ -207,13 +206,13 @@ impl Runner<'_> {
     }
 }
 
-/// Takes the environment of this process from `command`: tokens and passwords of the person who composes are not for programs
-/// of packages. What was set for the command stays, and how this machine reaches the network.
-pub fn clean_environment(command: &mut Command) {
+/// Removes the environment of this process from `command`, so that programs of packages do not see the user's tokens and
+/// passwords. Variables that were set for the command stay, and so do the proxies and `TMPDIR`.
+pub(crate) fn clean_environment(command: &mut Command) {
     let set: Vec<(OsString, OsString)> =
         command.get_envs().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned()))).collect();
     command.env_clear().env("PATH", SEARCH_PATH).env("LANG", "C.UTF-8").env("HOME", "/root");
-    command.envs(KEPT.iter().filter_map(|name| Some((name, std::env::var_os(name)?)))).envs(set);
+    command.envs(KEPT_VARIABLES.iter().filter_map(|name| Some((name, std::env::var_os(name)?)))).envs(set);
 }
 
 fn spawn(command: &mut Command) -> Result<Child, ProcessError> {
@@ -221,16 +220,17 @@ fn spawn(command: &mut Command) -> Result<Child, ProcessError> {
     command.spawn().map_err(|source| ProcessError::Start { program, source })
 }
 
-/// A command line for the log.
-fn shown(command: &Command) -> String {
-    let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+/// Returns a command line as the log shows it.
+fn command_line(command: &Command) -> String {
+    let arguments = std::iter::once(command.get_program()).chain(command.get_args());
+    arguments.map(|argument| argument.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
+/// The last [`TAIL_LINES`] lines of a program's output.
 #[derive(Default)]
-struct Tail(Vec<String>);
+struct LastLines(Vec<String>);
 
-impl Tail {
+impl LastLines {
     fn push(&mut self, line: &str) {
         if self.0.len() == TAIL_LINES {
             self.0.remove(0);
@@ -239,9 +239,9 @@ impl Tail {
     }
 }
 
-/// Hands on each line until the other end is closed; `false` when the deadline came first. A carriage return ends a line
-/// too: that is how progress is drawn.
-fn follow(mut reader: PipeReader, deadline: Instant, line: &mut dyn FnMut(&str)) -> io::Result<bool> {
+/// Calls `line` for each line until the other end of the pipe is closed; returns `false` if the deadline came first. A
+/// carriage return ends a line too, since programs draw progress with it.
+fn read_lines(mut reader: PipeReader, deadline: Instant, line: &mut dyn FnMut(&str)) -> io::Result<bool> {
     let mut buffer = vec![0; 16 << 10];
     let mut pending: Vec<u8> = Vec::new();
     loop {
@@ -258,19 +258,19 @@ fn follow(mut reader: PipeReader, deadline: Instant, line: &mut dyn FnMut(&str))
         let length = reader.read(&mut buffer)?;
         for byte in &buffer[..length] {
             match byte {
-                b'\n' | b'\r' => hand_on(&mut pending, line),
-                _ if pending.len() >= LINE_MAX => hand_on(&mut pending, line),
+                b'\n' | b'\r' => emit_line(&mut pending, line),
+                _ if pending.len() >= LINE_MAX => emit_line(&mut pending, line),
                 _ => pending.push(*byte),
             }
         }
         if length == 0 {
-            hand_on(&mut pending, line);
+            emit_line(&mut pending, line);
             return Ok(true);
         }
     }
 }
 
-fn hand_on(pending: &mut Vec<u8>, line: &mut dyn FnMut(&str)) {
+fn emit_line(pending: &mut Vec<u8>, line: &mut dyn FnMut(&str)) {
     if !pending.is_empty() {
         line(&String::from_utf8_lossy(pending));
         pending.clear();
@@ -283,10 +283,10 @@ mod tests {
 
     fn with_runner<T>(work: impl FnOnce(Runner<'_>) -> T) -> (T, Vec<String>, String) {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let log = Log::create(&directory.path().join("log")).expect("writable");
+        let log = ComposeLog::create(&directory.path().join("log")).expect("writable");
         let lines = Mutex::new(Vec::new());
-        let report = |event: Event<'_>| {
-            if let Event::Line(line) = event {
+        let report = |event: ComposeEvent<'_>| {
+            if let ComposeEvent::Line(line) = event {
                 lines.lock().push(line.to_owned());
             }
         };
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_both_outputs_are_shown_and_kept() {
+    fn run_reports_and_logs_lines_of_both_outputs() {
         let (result, lines, log) = with_runner(|runner| {
             let mut command = Command::new("sh");
             command.args(["-c", "echo one; echo two >&2; printf 'a\\rb'; exit 3"]);
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_too_long_is_stopped() {
+    fn run_kills_a_program_after_its_limit() {
         let (result, ..) =
             with_runner(|runner| runner.run("a test", Command::new("sleep").arg("600"), Duration::from_millis(50)));
         assert!(matches!(result, Err(ProcessError::TooLong { .. })));

@@ -1,7 +1,12 @@
-//! What the treefile changes in an installed root, on disk: files added and removed, units, scripts, the initramfs.
+//! Applies the treefile's changes to an installed root on disk: files added and removed, units, scripts, the initramfs.
 //!
-//! Scripts are to see what they would see on a running system, so these come before the root is laid out as an image.
-//! Paths are resolved as the root would resolve them: a link in it cannot lead out of it.
+//! Scripts have to see what they would see on a running system, so these changes are made before the root is laid out as an
+//! image.
+//!
+//! *Invariants*: paths are resolved inside the root, as the root itself would resolve them; a link in it cannot lead out of
+//! it.
+//!
+//! *Used by* `pipeline`.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -13,85 +18,69 @@ use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
-use super::draft::words;
-use super::engine::Ownership;
+use super::engine::FileOwners;
 use super::layout::{LayoutError, kernel};
 use super::process::{ProcessError, Runner};
-use super::sandbox::Sandbox;
+use super::sandbox::SandboxedCommand;
+use super::staged::lossy_text;
 use super::treefile::{InitramfsKind, Treefile};
 use crate::disk;
 
-/// How long a script may run.
-const SCRIPT_LIMIT: Duration = Duration::from_secs(3600);
+/// The longest time that a script may run.
+const SCRIPT_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// Why a root cannot be changed as the treefile says.
 #[derive(Debug, thiserror::Error)]
-pub enum RootError {
-    /// A file cannot be written or removed.
+pub(crate) enum InstalledRootError {
+    /// A file in the root cannot be written or removed.
     #[error("cannot {action} {path} in the root")]
     Edit {
-        /// What was tried.
         action: &'static str,
         /// The path in the root.
         path: String,
-        /// What the system said.
         source: io::Error,
     },
-    /// A file to be added cannot be read.
+    /// A file that should be added, or the root itself, cannot be read.
     #[error("cannot read {}", .path.display())]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    Read { path: PathBuf, source: io::Error },
     /// A script or a tool failed.
     #[error(transparent)]
     Process(#[from] ProcessError),
-    /// Units without systemd.
+    /// The treefile enables units, and the root has no systemd.
     #[error("'{0}' is set, and there is no systemctl in the root: add 'systemd' to 'packages'")]
     NoSystemd(&'static str),
-    /// An initramfs that cannot be made.
+    /// The program that makes the initramfs is not installed.
     #[error("'initramfs: {0}' is set, and it is not installed: add it to 'packages'")]
     NoGenerator(&'static str),
-    /// An expression.
+    /// An expression cannot be compiled.
     #[error("'remove-from-packages': bad expression for {package}")]
-    Expression {
-        /// The package.
-        package: String,
-        /// What is wrong.
-        source: Box<regex::Error>,
-    },
-    /// A package that is not installed.
+    Expression { package: String, source: Box<regex::Error> },
+    /// A package in `remove-from-packages` is not installed.
     #[error("'remove-from-packages': {0} is not installed")]
     NotInstalled(String),
-    /// Which kernel.
+    /// The kernel to boot cannot be chosen.
     #[error(transparent)]
     Kernel(#[from] LayoutError),
 }
 
-/// A root on disk.
-pub struct Root<'a> {
+/// An installed root, open for changes.
+pub(crate) struct InstalledRoot<'a> {
     path: &'a Path,
     directory: OwnedFd,
     runner: Runner<'a>,
     time: i64,
 }
 
-impl<'a> Root<'a> {
-    /// The root at `path`; what is made in it has the time `time`.
-    ///
-    /// # Errors
-    /// [`RootError::Read`].
-    pub fn open(path: &'a Path, runner: Runner<'a>, time: i64) -> Result<Self, RootError> {
+impl<'a> InstalledRoot<'a> {
+    /// Opens the root at `path`. `time` is the `SOURCE_DATE_EPOCH` of the programs that run in it.
+    pub(crate) fn open(path: &'a Path, runner: Runner<'a>, time: i64) -> Result<Self, InstalledRootError> {
         let directory =
-            disk::open_directory(path).map_err(|source| RootError::Read { path: path.to_owned(), source })?;
+            disk::open_directory(path).map_err(|source| InstalledRootError::Read { path: path.to_owned(), source })?;
         Ok(Self { path, directory, runner, time })
     }
 
-    /// Whether a treefile asks for anything that changes a root.
-    #[must_use]
-    pub fn is_changed_by(treefile: &Treefile) -> bool {
+    /// Returns whether a treefile asks for anything that changes a root.
+    pub(crate) fn is_changed_by(treefile: &Treefile) -> bool {
         !(treefile.add_files.is_empty()
             && treefile.remove_files.is_empty()
             && treefile.remove_from_packages.is_empty()
@@ -101,33 +90,31 @@ impl<'a> Root<'a> {
             && matches!(treefile.initramfs, InitramfsKind::None | InitramfsKind::Auto))
     }
 
-    /// Does all of it, in rpm-ostree's order: removed, added, units, scripts; and then the initramfs.
-    ///
-    /// # Errors
-    /// [`RootError`].
-    pub fn change(&self, treefile: &Treefile, ownership: &Ownership) -> Result<(), RootError> {
+    /// Makes all changes but the initramfs, in rpm-ostree's order: removals, additions, units, scripts.
+    pub(crate) fn apply_treefile(
+        &self,
+        treefile: &Treefile,
+        file_owners: &FileOwners,
+    ) -> Result<(), InstalledRootError> {
         for path in &treefile.remove_files {
-            self.remove(path)?;
+            self.remove_path(path)?;
         }
-        self.remove_from_packages(&treefile.remove_from_packages, ownership)?;
+        self.remove_from_packages(&treefile.remove_from_packages, file_owners)?;
         for file in &treefile.add_files {
-            self.add(&file.source, &file.destination)?;
+            self.add_file(&file.source, &file.destination)?;
         }
-        self.enable(treefile)?;
+        self.enable_units(treefile)?;
         for (index, script) in treefile.scripts.iter().enumerate() {
             let what = format!("postprocess script {} of {}", index + 1, treefile.scripts.len());
             self.runner.stage(&what);
-            self.run(&what, &Sandbox::script(self.path, script, self.time))?;
+            self.run(&what, &SandboxedCommand::script(self.path, script, self.time))?;
         }
         Ok(())
     }
 
-    /// Makes the initramfs of the kernel that boots.
-    ///
-    /// # Errors
-    /// [`RootError`].
-    pub fn make_initramfs(&self, treefile: &Treefile) -> Result<(), RootError> {
-        let Some(version) = kernel::choose(&self.kernels(), treefile.kernel.as_deref())? else { return Ok(()) };
+    /// Makes the initramfs of the kernel that the commit boots.
+    pub(crate) fn make_initramfs(&self, treefile: &Treefile) -> Result<(), InstalledRootError> {
+        let Some(version) = kernel::choose(&self.kernel_versions(), treefile.kernel.as_deref())? else { return Ok(()) };
         let has = |program: &str| {
             self.path.join("usr/bin").join(program).exists() || self.path.join("usr/sbin").join(program).exists()
         };
@@ -145,8 +132,8 @@ impl<'a> Root<'a> {
             (InitramfsKind::InitramfsTools | InitramfsKind::Auto, _, true) => {
                 [&["mkinitramfs"][..], &arguments, &["-o", &target, &version]].concat()
             }
-            (InitramfsKind::Dracut, false, _) => return Err(RootError::NoGenerator("dracut")),
-            (InitramfsKind::InitramfsTools, ..) => return Err(RootError::NoGenerator("initramfs-tools")),
+            (InitramfsKind::Dracut, false, _) => return Err(InstalledRootError::NoGenerator("dracut")),
+            (InitramfsKind::InitramfsTools, ..) => return Err(InstalledRootError::NoGenerator("initramfs-tools")),
             (InitramfsKind::Auto, false, false) => {
                 self.runner.note("there is a kernel and nothing that makes an initramfs: the commit has none");
                 return Ok(());
@@ -154,15 +141,15 @@ impl<'a> Root<'a> {
         };
         self.runner.stage(&format!("making the initramfs of {version}"));
         // Device nodes come from devtmpfs; ordinary users cannot make them.
-        let sandbox = Sandbox::in_root(self.path, &command, self.time).variable("DRACUT_NO_MKNOD", "1");
+        let sandbox = SandboxedCommand::in_root(self.path, &command, self.time).with_variable("DRACUT_NO_MKNOD", "1");
         self.run("making the initramfs", &sandbox)
     }
 
-    fn run(&self, what: &str, sandbox: &Sandbox) -> Result<(), RootError> {
-        Ok(self.runner.run(what, &mut sandbox.command(), SCRIPT_LIMIT)?)
+    fn run(&self, what: &str, sandbox: &SandboxedCommand) -> Result<(), InstalledRootError> {
+        Ok(self.runner.run(what, &mut sandbox.command(), SCRIPT_TIMEOUT)?)
     }
 
-    fn kernels(&self) -> Vec<String> {
+    fn kernel_versions(&self) -> Vec<String> {
         let names = |directory: &str| {
             let entries = fs::read_dir(self.path.join(directory)).into_iter().flatten().flatten();
             entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect::<Vec<_>>()
@@ -178,42 +165,48 @@ impl<'a> Root<'a> {
         versions
     }
 
-    fn enable(&self, treefile: &Treefile) -> Result<(), RootError> {
+    fn enable_units(&self, treefile: &Treefile) -> Result<(), InstalledRootError> {
         let has_systemd = self.path.join("usr/bin/systemctl").exists();
         if !treefile.units.is_empty() {
             if !has_systemd {
-                return Err(RootError::NoSystemd("units"));
+                return Err(InstalledRootError::NoSystemd("units"));
             }
             let units: Vec<&str> = treefile.units.iter().map(String::as_str).collect();
             let command = [&["systemctl", "enable"][..], &units].concat();
-            self.run("enabling units", &Sandbox::in_root(self.path, &command, self.time))?;
+            self.run("enabling units", &SandboxedCommand::in_root(self.path, &command, self.time))?;
         }
         if let Some(target) = &treefile.default_target {
             if !has_systemd {
-                return Err(RootError::NoSystemd("default-target"));
+                return Err(InstalledRootError::NoSystemd("default-target"));
             }
             self.run(
                 "setting the default target",
-                &Sandbox::in_root(self.path, &["systemctl", "set-default", target], self.time),
+                &SandboxedCommand::in_root(self.path, &["systemctl", "set-default", target], self.time),
             )?;
         }
         Ok(())
     }
 
-    fn remove_from_packages(&self, wishes: &[(String, Vec<String>)], ownership: &Ownership) -> Result<(), RootError> {
+    fn remove_from_packages(
+        &self,
+        removals: &[(String, Vec<String>)],
+        file_owners: &FileOwners,
+    ) -> Result<(), InstalledRootError> {
         let mut files: BTreeMap<&str, Vec<&[u8]>> = BTreeMap::new();
-        for (path, owners) in &ownership.owners {
+        for (path, owners) in &file_owners.owners {
             owners.iter().for_each(|owner| files.entry(owner).or_default().push(path));
         }
-        for (package, expressions) in wishes {
-            let owned = files.get(package.as_str()).ok_or_else(|| RootError::NotInstalled(package.clone()))?;
+        for (package, expressions) in removals {
+            let owned = files.get(package.as_str()).ok_or_else(|| InstalledRootError::NotInstalled(package.clone()))?;
             for expression in expressions {
-                let regex = regex::bytes::Regex::new(expression)
-                    .map_err(|error| RootError::Expression { package: package.clone(), source: Box::new(error) })?;
+                let regex = regex::bytes::Regex::new(expression).map_err(|error| InstalledRootError::Expression {
+                    package: package.clone(),
+                    source: Box::new(error),
+                })?;
                 for path in owned.iter().filter(|path| regex.is_match(path)) {
-                    // Directories belong to many.
-                    if !self.path.join(words(path).trim_start_matches('/')).is_dir() {
-                        self.remove(&words(path))?;
+                    // A directory may belong to several packages.
+                    if !self.path.join(lossy_text(path).trim_start_matches('/')).is_dir() {
+                        self.remove_path(&lossy_text(path))?;
                     }
                 }
             }
@@ -221,11 +214,11 @@ impl<'a> Root<'a> {
         Ok(())
     }
 
-    fn add(&self, source: &Path, destination: &str) -> Result<(), RootError> {
-        let read_error = |error| RootError::Read { path: source.to_owned(), source: error };
+    fn add_file(&self, source: &Path, destination: &str) -> Result<(), InstalledRootError> {
+        let read_error = |error| InstalledRootError::Read { path: source.to_owned(), source: error };
         let bytes = fs::read(source).map_err(read_error)?;
         let mode = fs::metadata(source).map_err(read_error)?.permissions().mode() & 0o777;
-        let edit = |error| RootError::Edit { action: "write", path: destination.to_owned(), source: error };
+        let edit = |error| InstalledRootError::Edit { action: "write", path: destination.to_owned(), source: error };
         let (parent, name) = split(destination);
         let directory = self.open_or_make(parent).map_err(edit)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -235,21 +228,21 @@ impl<'a> Root<'a> {
         File::from(file).write_all(&bytes).map_err(edit)
     }
 
-    fn remove(&self, path: &str) -> Result<(), RootError> {
+    fn remove_path(&self, path: &str) -> Result<(), InstalledRootError> {
         let (parent, name) = split(path);
-        let edit = |source| RootError::Edit { action: "remove", path: path.to_owned(), source };
-        let Some(directory) = self.directory(parent).map_err(edit)? else { return Ok(()) };
-        // By way of the open directory: its path may have changed its meaning.
-        let place = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(name);
-        match fs::symlink_metadata(&place) {
+        let edit = |source| InstalledRootError::Edit { action: "remove", path: path.to_owned(), source };
+        let Some(directory) = self.open_directory(parent).map_err(edit)? else { return Ok(()) };
+        // The path goes through the open directory: the meaning of its name may have changed meanwhile.
+        let path_by_fd = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(name);
+        match fs::symlink_metadata(&path_by_fd) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(edit(error)),
-            Ok(metadata) if metadata.is_dir() => disk::remove_directory(&place).map_err(edit),
-            Ok(_) => fs::remove_file(&place).map_err(edit),
+            Ok(metadata) if metadata.is_dir() => disk::remove_directory(&path_by_fd).map_err(edit),
+            Ok(_) => fs::remove_file(&path_by_fd).map_err(edit),
         }
     }
 
-    fn directory(&self, path: &str) -> io::Result<Option<OwnedFd>> {
+    fn open_directory(&self, path: &str) -> io::Result<Option<OwnedFd>> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let path = if path.is_empty() { "." } else { path };
         match rustix::fs::openat2(&self.directory, path, flags, Mode::empty(), ResolveFlags::IN_ROOT) {
@@ -260,13 +253,13 @@ impl<'a> Root<'a> {
     }
 
     fn open_or_make(&self, path: &str) -> io::Result<OwnedFd> {
-        if let Some(found) = self.directory(path)? {
+        if let Some(found) = self.open_directory(path)? {
             return Ok(found);
         }
         let (parent, name) = split(path);
         let parent = self.open_or_make(parent)?;
         rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755))?;
-        self.directory(path)?.ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.open_directory(path)?.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 
@@ -277,7 +270,7 @@ fn split(path: &str) -> (&str, &str) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::process::Log;
+    use super::super::process::ComposeLog;
     use super::*;
 
     #[test]
@@ -291,18 +284,18 @@ mod tests {
         std::os::unix::fs::symlink(&outside, root.join("link")).expect("writable");
         std::os::unix::fs::symlink("usr/lib", root.join("lib")).expect("writable");
         std::os::unix::fs::symlink(outside.join("x"), root.join("usr/file")).expect("writable");
-        let log = Log::create(&directory.path().join("log")).expect("writable");
-        let open = Root::open(&root, Runner { log: &log, report: &|_| {} }, 0).expect("a root");
-        open.add(&source, "/lib/new/deep/file").expect("writable");
+        let log = ComposeLog::create(&directory.path().join("log")).expect("writable");
+        let open = InstalledRoot::open(&root, Runner { log: &log, report: &|_| {} }, 0).expect("a root");
+        open.add_file(&source, "/lib/new/deep/file").expect("writable");
         assert_eq!(fs::read(root.join("usr/lib/new/deep/file")).expect("readable"), b"text");
-        assert!(open.add(&source, "/usr/file").is_err(), "a link in the last place");
-        let _ = open.add(&source, "/link/file");
+        assert!(open.add_file(&source, "/usr/file").is_err(), "a link in the last place");
+        let _ = open.add_file(&source, "/link/file");
         assert_eq!(fs::read_dir(&outside).expect("listable").count(), 0);
-        open.remove("/lib/new").expect("removable");
+        open.remove_path("/lib/new").expect("removable");
         assert!(!root.join("usr/lib/new").exists() && root.join("lib").exists());
-        open.remove("/none/at/all").expect("nothing to do");
+        open.remove_path("/none/at/all").expect("nothing to do");
         disk::replace(&outside.join("kept"), b"x").expect("writable");
-        open.remove("/link").expect("removable");
+        open.remove_path("/link").expect("removable");
         assert!(outside.join("kept").exists());
     }
 }

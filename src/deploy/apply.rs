@@ -1,134 +1,127 @@
-//! Carrying out: making a deployment, putting it into the boot menu, removing what goes.
+//! Carries out a [`DeployPlan`]: creates the deployment, puts it into the boot menu, and removes what is not needed any more.
 //!
-//! A deployment is made under a name that means nothing and gets its own in one step. Before that, a record says that it is
-//! staged; so whatever is killed, what is there is in the menu, or staged, or has no name and is swept away by the next.
+//! *Not here*: what to deploy (`plan`), which deployments are removed (`removal`), the order of the boot menu (`boot_menu`).
+//!
+//! *Invariants*: a deployment is created under a temporary name and renamed in one step, after a record that it is staged was
+//! written. If the process is killed, each deployment on the disk is therefore in the boot menu, or staged, or has a temporary
+//! name; the next operation removes those with temporary names.
+//!
+//! *Used by* `cli` (the verbs that change a sysroot); `removal` and `health` add methods to [`DeployTransaction`].
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::boot::{BootError, Kernel, WantedEntry};
-use super::conflicts::{Record, keep_edits};
+use super::boot_menu::{self, MenuError};
+use super::conflicts::{MergeRecord, preserve_edits};
 use super::error::SysrootError;
 use super::etc::{
-    ApplyError as EtcApplyError, EtcPlan, Journal, JournalError, LogEntry, Operation, Ownership, ScanError, Sources,
-    Use, apply as apply_etc, is_made, scan,
+    ApplyError as EtcApplyError, ContentSources, EtcOperation, EtcPlan, Journal, JournalError, LogEntry,
+    PreserveOwners, ScanError, TargetTree, apply as apply_etc, matches_plan, scan,
 };
-use super::history::{self, Happening, HistoryEntry};
+use super::history::{self, HistoryEntry, HistoryEvent};
 use super::id::DeploymentId;
 use super::layout::{DeploymentLayout, SysrootLayout};
-use super::menu::{self, MenuError};
-use super::origin::Origin;
+use super::origin::DeploymentOrigin;
 use super::plan::{DeployPlan, EtcInputs, PlanError, When, image_of};
-use super::records::{self, FinaliseFailure, Staged};
 use super::skeleton::{SkeletonError, VarPlan, fill_var};
-use super::space::{BootRoom, SpaceError};
+use super::space::{BootSpace, SpaceError};
 use super::sysroot::{Deployment, State, Sysroot, SysrootLock};
+use super::update_state::{self, FinaliseFailure, Staged};
 use crate::disk::{self, Wait};
+use crate::error::chain;
 use crate::image::Image;
 use crate::store::{Expect, ReadError, RefEdit, RefError, StoreWriter, WriteError};
 
-/// Why something was not carried out. What the machine boots is then the old or the new.
+/// Why an operation failed. The machine then boots either what it booted before or the new deployment.
 #[derive(Debug, thiserror::Error)]
-pub enum DeployError {
-    /// The sysroot.
+pub(crate) enum DeployError {
     #[error(transparent)]
     Sysroot(#[from] SysrootError),
-    /// The plan, made once more.
+    /// Merging `/etc` once more failed.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// The room for it.
+    /// There is not enough free space.
     #[error(transparent)]
     Space(#[from] SpaceError),
-    /// The boot menu.
+    /// The boot menu or the kernels cannot be written.
     #[error(transparent)]
     Menu(#[from] MenuError),
-    /// The boot menu.
+    /// The boot menu cannot be read or written.
     #[error(transparent)]
     Boot(#[from] BootError),
-    /// The top level, or `/var`.
+    /// The skeleton of `/` or the `/var` cannot be created.
     #[error(transparent)]
     Skeleton(#[from] SkeletonError),
     /// `/etc` cannot be read.
     #[error(transparent)]
     Scan(#[from] ScanError),
-    /// `/etc` cannot be made.
+    /// `/etc` cannot be written.
     #[error(transparent)]
     Etc(#[from] EtcApplyError),
-    /// The journal of `/etc`.
+    /// The journal of `/etc` cannot be read or written.
     #[error(transparent)]
     Journal(#[from] JournalError),
     /// The repository cannot be written.
     #[error(transparent)]
     Write(#[from] WriteError),
-    /// The ref that keeps the commit.
+    /// The ref that keeps the commit from being collected cannot be changed.
     #[error(transparent)]
     Ref(#[from] RefError),
     /// A commit cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// A rule of what may be removed.
+    /// A rule forbids the operation.
     #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// The system refused.
+    Refused(#[from] DeployRefusal),
     #[error("cannot {action} {}", .path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On which path.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    Io { action: &'static str, path: PathBuf, source: io::Error },
 }
 
-/// What is never done.
+/// A rule that forbids an operation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// It runs.
+pub(crate) enum DeployRefusal {
+    /// The deployment is running.
     #[error("{0} is running")]
     Booted(DeploymentId),
-    /// Somebody wants it to stay.
+    /// The deployment is pinned.
     #[error("{0} is pinned")]
     Pinned(DeploymentId),
-    /// Nothing else would boot.
+    /// No other deployment is in the boot menu.
     #[error("{0} is the only deployment that boots")]
     OnlyOne(DeploymentId),
-    /// The others could not boot without a network.
+    /// The contents of all other deployments are not completely fetched, so they need a network to boot.
     #[error("{0} is the only deployment of which everything is here: the others need a network to boot")]
-    OnlyWhole(DeploymentId),
-    /// There is nothing to go back to.
+    OnlyComplete(DeploymentId),
+    /// There is no deployment to roll back to.
     #[error("there is no deployment to go back to")]
     NoRollback,
-    /// Nothing is in the boot menu, so it cannot be said what is needed.
+    /// The boot menu is empty, so it is not known which deployments are needed.
     #[error(
         "the boot menu has no entry of this sysroot, although something was deployed: is the right boot partition mounted?"
     )]
     EmptyMenu,
 }
 
-/// One who changes a sysroot: the sysroot, the lock, and what comes from outside.
-pub struct Changer<'a> {
-    /// The sysroot.
-    pub sysroot: &'a Sysroot,
-    /// The proof of being alone.
-    pub lock: &'a SysrootLock,
-    /// Whether owners count.
-    pub ownership: Ownership,
-    /// What the running kernel was started with, if this is its root.
-    pub running: Option<&'a str>,
+/// What every change of a sysroot needs: the sysroot, its lock, and values from outside, such as the time.
+pub(crate) struct DeployTransaction<'a> {
+    pub(crate) sysroot: &'a Sysroot,
+    /// The proof that no other process changes the sysroot.
+    pub(crate) lock: &'a SysrootLock,
+    /// Whether owners are read and set.
+    pub(crate) ownership: PreserveOwners,
+    /// The command line of the running kernel, if this sysroot is its root.
+    pub(crate) running: Option<&'a str>,
     /// The time now, in seconds since 1970.
-    pub now: i64,
-    /// How to wait for whoever writes the repository.
-    pub wait: &'a dyn Fn() -> Wait<'static>,
+    pub(crate) now: i64,
+    /// Returns how to wait for another process that writes the repository.
+    pub(crate) wait: &'a dyn Fn() -> Wait<'static>,
 }
 
-impl Changer<'_> {
-    /// Reads the sysroot.
-    ///
-    /// # Errors
-    /// [`SysrootError`].
-    pub fn state(&self) -> Result<State, SysrootError> {
-        self.sysroot.read(self.running)
+impl DeployTransaction<'_> {
+    /// Reads the state of the sysroot.
+    pub(crate) fn read_state(&self) -> Result<State, SysrootError> {
+        self.sysroot.read_state(self.running)
     }
 
     pub(super) fn layout(&self) -> &SysrootLayout {
@@ -139,74 +132,72 @@ impl Changer<'_> {
         self.sysroot.store().writer((self.wait)())
     }
 
-    /// Refuses to go on where the boot menu was lost: what is in it decides over what is kept.
+    /// Returns an error if the boot menu is empty although a deployment was in it before: what is in the menu decides which
+    /// deployments are kept.
     pub(super) fn check_menu(&self) -> Result<(), DeployError> {
-        let state = self.state()?;
+        let state = self.read_state()?;
         if !state.menu.entries().is_empty() {
             return Ok(());
         }
         let path = self.layout().history();
-        let log = history::read(&path).map_err(io_error("read", &path))?;
-        let was_there = |found: &Deployment| {
-            log.iter().any(|entry| entry.event == Happening::Deployed && entry.deployment == found.id)
+        let log = history::read_history(&path).map_err(io_error("read", &path))?;
+        let was_in_menu = |found: &Deployment| {
+            log.iter().any(|entry| entry.event == HistoryEvent::Deployed && entry.deployment == found.id)
         };
-        if state.deployments.iter().any(was_there) { Err(Refusal::EmptyMenu.into()) } else { Ok(()) }
+        if state.deployments.iter().any(was_in_menu) { Err(DeployRefusal::EmptyMenu.into()) } else { Ok(()) }
     }
 
-    /// Makes the planned deployment, and puts it into the boot menu if it is to be there at once.
-    ///
-    /// # Errors
-    /// [`DeployError`].
-    pub fn deploy(&self, plan: &DeployPlan, image: &Image) -> Result<(), DeployError> {
+    /// Creates the planned deployment and, unless that waits for the shutdown, puts it into the boot menu.
+    pub(crate) fn deploy(&self, plan: &DeployPlan, image: &Image) -> Result<(), DeployError> {
         self.check_menu()?;
-        self.sweep()?;
+        self.remove_leftovers()?;
         self.keep_commit(&plan.id, &plan.origin)?;
-        let making = self.layout().new_deployment(&plan.id);
-        self.make(plan, &making)?;
+        let temporary = self.layout().new_deployment(&plan.id);
+        self.create_deployment(plan, &temporary)?;
         if plan.var == VarPlan::Filled {
             let stateroot = plan.id.stateroot();
             let (new_var, var) = (self.layout().new_var(stateroot), self.layout().var(stateroot));
             fill_var(image, &plan.skeleton, self.sysroot.store(), &new_var, &var, self.ownership)?;
         }
         let staged = Staged { deployment: plan.id.clone(), merge_from: plan.merge_from.clone(), time: self.now };
-        records::write(&self.layout().staged(), Some(&staged))?;
+        update_state::write_record(&self.layout().staged(), Some(&staged))?;
         let named = self.layout().deployment(&plan.id).directory().to_owned();
-        disk::rename_directory(making.directory(), &named).map_err(io_error("name", &named))?;
+        disk::rename_directory(temporary.directory(), &named).map_err(io_error("name", &named))?;
         match plan.when {
             When::AtShutdown => {
-                self.log(Happening::Staged, &plan.id, &plan.origin, None)?;
-                let outdated = self.state()?;
+                self.append_history(HistoryEvent::Staged, &plan.id, &plan.origin, None)?;
+                let outdated = self.read_state()?;
                 self.remove_unreachable(&outdated)
             }
             When::Now => {
-                let state = self.state()?;
-                self.put_into_menu(&state)
+                let state = self.read_state()?;
+                self.add_to_menu(&state)
             }
         }
     }
 
-    /// Makes the directory of a deployment, durably, under a name that means nothing yet.
-    fn make(&self, plan: &DeployPlan, making: &DeploymentLayout) -> Result<(), DeployError> {
-        let directory = making.directory();
+    /// Creates the directory of a deployment durably, under the temporary name that `temporary` has.
+    fn create_deployment(&self, plan: &DeployPlan, temporary: &DeploymentLayout) -> Result<(), DeployError> {
+        let directory = temporary.directory();
         disk::make_directories(directory).map_err(io_error("create", directory))?;
-        plan.skeleton.make(&making.skeleton())?;
+        plan.skeleton.make(&temporary.skeleton())?;
         let base = plan.merge_from.as_ref().map(|base| self.layout().deployment(base).etc());
-        let sources = self.sources(base.as_deref());
-        apply_etc(&plan.etc.entries, &making.etc(), sources, Use::Fresh)?;
+        let sources = self.content_sources(base.as_deref());
+        apply_etc(&plan.etc.entries, &temporary.etc(), sources, TargetTree::Fresh)?;
         if let Some(base) = &plan.merge_from {
-            let state = self.state()?;
+            let state = self.read_state()?;
             let base = state.get(base).ok_or_else(|| SysrootError::NoDeployment(base.to_string()))?;
-            self.record_merge(&plan.etc_inputs, base, &plan.etc, sources, &Journal::new(making.journal()))?;
+            self.record_merge(&plan.etc_inputs, base, &plan.etc, sources, &Journal::new(temporary.journal()))?;
         }
-        disk::replace(&making.origin(), plan.origin.render().as_bytes())
-            .map_err(io_error("write", &making.origin()))?;
+        disk::replace(&temporary.origin(), plan.origin.render().as_bytes())
+            .map_err(io_error("write", &temporary.origin()))?;
         let synced = disk::open_directory(directory).and_then(disk::sync_filesystem);
         synced.map_err(io_error("sync", directory))
     }
 
-    fn sources<'s>(&'s self, local: Option<&'s Path>) -> Sources<'s> {
+    fn content_sources<'s>(&'s self, local: Option<&'s Path>) -> ContentSources<'s> {
         let nowhere = Path::new("/nonexistent");
-        Sources { local: local.unwrap_or(nowhere), store: self.sysroot.store(), ownership: self.ownership }
+        ContentSources { local: local.unwrap_or(nowhere), store: self.sysroot.store(), ownership: self.ownership }
     }
 
     fn record_merge(
@@ -214,13 +205,13 @@ impl Changer<'_> {
         inputs: &EtcInputs,
         base: &Deployment,
         plan: &EtcPlan,
-        sources: Sources<'_>,
+        sources: ContentSources<'_>,
         journal: &Journal,
     ) -> Result<(), DeployError> {
         let base_journal = Journal::new(self.layout().deployment(&base.id).journal());
-        let record = Record::new(plan, &inputs.old, &inputs.local, &base_journal)?;
+        let record = MergeRecord::new(plan, &inputs.old, &inputs.local, &base_journal)?;
         let entry = LogEntry {
-            operation: Operation::Merge,
+            operation: EtcOperation::Merge,
             time: self.now,
             from: Some(base.origin.commit),
             merged_from: Some(base.id.clone()),
@@ -230,30 +221,30 @@ impl Changer<'_> {
         Ok(journal.record(&inputs.local, &plan.entries, sources, entry, (&record.bases, &record.base_root))?)
     }
 
-    /// Puts the staged deployment into the boot menu, after merging once more what changed in `/etc` since it was staged;
-    /// `None` when nothing is staged.
+    /// Merges what changed in `/etc` since the deployment was staged, then puts the staged deployment into the boot menu.
+    /// Returns `None` if nothing is staged.
     ///
     /// # Errors
-    /// [`DeployError`]; why is also written down for the next boot.
-    pub fn finalise(&self) -> Result<Option<DeploymentId>, DeployError> {
-        let state = self.state()?;
+    /// [`DeployError`]; the reason is also recorded, so that the next boot can report it.
+    pub(crate) fn finalise(&self) -> Result<Option<DeploymentId>, DeployError> {
+        let state = self.read_state()?;
         let Some(staged) = state.staged() else {
-            self.tidy_up()?;
+            self.clean_up()?;
             return Ok(None);
         };
         let id = staged.id.clone();
-        let done = self.merge_again(&state, staged).and_then(|()| self.put_into_menu(&state));
-        if let Err(error) = &done {
+        let finalised = self.remerge(&state, staged).and_then(|()| self.add_to_menu(&state));
+        if let Err(error) = &finalised {
             let reason = chain(error);
             let failure = FinaliseFailure { deployment: id.clone(), time: self.now, reason };
-            records::write(&self.layout().finalise_failure(), Some(&failure))?;
+            update_state::write_record(&self.layout().finalise_failure(), Some(&failure))?;
         }
-        done.map(|()| Some(id))
+        finalised.map(|()| Some(id))
     }
 
-    /// Brings the `/etc` of the staged deployment up to date with what it is merged from. What was decided on the staged one
-    /// itself stays.
-    fn merge_again(&self, state: &State, staged: &Deployment) -> Result<(), DeployError> {
+    /// Merges the current `/etc` of the base deployment into the staged deployment once more. Edits that were made in the
+    /// `/etc` of the staged deployment itself are preserved.
+    fn remerge(&self, state: &State, staged: &Deployment) -> Result<(), DeployError> {
         let record = state.staged.as_ref().and_then(|staged| staged.merge_from.as_ref());
         let Some(base) = record.and_then(|base| state.get(base)) else { return Ok(()) };
         let layout = self.layout().deployment(&staged.id);
@@ -262,134 +253,124 @@ impl Changer<'_> {
         let mut plan = inputs.merge(self.sysroot, Some(base), &image_of(self.sysroot, staged)?, self.ownership)?;
         let current = scan(&layout.etc(), self.ownership)?;
         let log = journal.entries()?;
-        let edited = keep_edits(&log, &current, &mut plan);
-        if log.is_empty() || !is_made(&current, &plan.entries) {
+        let edited = preserve_edits(&log, &current, &mut plan);
+        if log.is_empty() || !matches_plan(&current, &plan.entries) {
             let base_etc = self.layout().deployment(&base.id).etc();
-            let sources = self.sources(Some(&base_etc));
+            let sources = self.content_sources(Some(&base_etc));
             if edited == 0 {
                 journal.clear()?;
             }
             self.record_merge(&inputs, base, &plan, sources, &journal)?;
-            apply_etc(&plan.entries, &layout.etc(), sources, Use::Live(&current))?;
+            apply_etc(&plan.entries, &layout.etc(), sources, TargetTree::Live(&current))?;
         }
         let synced = disk::open_directory(layout.directory()).and_then(disk::sync_filesystem);
         synced.map_err(io_error("sync", layout.directory()))
     }
 
-    /// Puts the staged deployment at the top of the boot menu, and removes what goes then.
-    fn put_into_menu(&self, state: &State) -> Result<(), DeployError> {
+    /// Puts the staged deployment at the top of the boot menu, and removes the deployments that are not needed any more.
+    fn add_to_menu(&self, state: &State) -> Result<(), DeployError> {
         let Some(staged) = state.staged() else { return Ok(()) };
-        let remove = self.outgoing(state, staged);
+        let remove = self.to_remove(state, staged);
         let stays = |found: &Deployment| !remove.contains(&found.id);
-        let kernel = menu::kernel_of(self.sysroot, &staged.id, &staged.origin)?;
-        let room = BootRoom::plan(self.sysroot, state, &kernel, &remove)?;
-        if !room.remove_first.is_empty() {
-            // A menu without what goes anyway is as good as the old one, and makes room for the new kernel.
-            let reduced = menu::wanted(self.sysroot, state, None, &stays);
-            menu::change(self.sysroot, self.lock, state, &reduced, &[])?;
+        let kernel = boot_menu::find_deployment_kernel(self.sysroot, &staged.id, &staged.origin)?;
+        let space = BootSpace::plan(self.sysroot, state, &kernel, &remove)?;
+        if !space.remove_first.is_empty() {
+            // Removing first the entries that are not needed any more frees space for the new kernel.
+            let reduced = boot_menu::wanted_entries(self.sysroot, state, None, &stays);
+            boot_menu::replace_menu(self.sysroot, self.lock, state, &reduced, &[])?;
         }
-        let state = self.state()?;
-        let others = menu::wanted(self.sysroot, &state, None, &stays);
+        let state = self.read_state()?;
+        let others = boot_menu::wanted_entries(self.sysroot, &state, None, &stays);
         let has_fallback = others.iter().any(|other| {
             let found = state.get(&other.target.deployment);
             other.target.deployment != staged.id && found.is_some_and(|found| !state.has_failed(found))
         });
-        let tries =
-            Some(self.sysroot.config().boot_tries).filter(|tries| *tries > 0 && has_fallback && state.menu.can_count());
-        let first = WantedEntry { target: menu::target(self.sysroot, &staged.id, &staged.origin), tries };
-        let entries = menu::wanted(self.sysroot, &state, Some(first), &stays);
-        menu::change(self.sysroot, self.lock, &state, &entries, &[kernel])?;
+        let tries = Some(self.sysroot.config().boot_tries)
+            .filter(|tries| *tries > 0 && has_fallback && state.menu.counts_tries());
+        let first = WantedEntry { target: boot_menu::entry_target(self.sysroot, &staged.id, &staged.origin), tries };
+        let entries = boot_menu::wanted_entries(self.sysroot, &state, Some(first), &stays);
+        boot_menu::replace_menu(self.sysroot, self.lock, &state, &entries, &[kernel])?;
         self.forget_failure(&staged.origin)?;
-        records::write::<Staged>(&self.layout().staged(), None)?;
-        records::write::<FinaliseFailure>(&self.layout().finalise_failure(), None)?;
-        self.log(Happening::Deployed, &staged.id, &staged.origin, None)?;
-        self.remove(&self.state()?, &remove)
+        update_state::write_record::<Staged>(&self.layout().staged(), None)?;
+        update_state::write_record::<FinaliseFailure>(&self.layout().finalise_failure(), None)?;
+        self.append_history(HistoryEvent::Deployed, &staged.id, &staged.origin, None)?;
+        self.remove(&self.read_state()?, &remove)
     }
 
-    /// Makes `target` the one that boots next.
-    ///
-    /// # Errors
-    /// [`DeployError`].
-    pub fn set_default(&self, state: &State, target: &Deployment, why: Happening) -> Result<(), DeployError> {
-        // First, or it would be put on top at the next shutdown.
-        records::write::<Staged>(&self.layout().staged(), None)?;
-        let mut first = menu::entry_of(self.sysroot, target);
-        if state.has_failed(target) && state.menu.can_count() {
-            // Another chance.
+    /// Makes `target` the deployment that boots next.
+    pub(crate) fn set_default(&self, state: &State, target: &Deployment, why: HistoryEvent) -> Result<(), DeployError> {
+        // Before the menu is changed: a staged deployment would be put on top at the next shutdown.
+        update_state::write_record::<Staged>(&self.layout().staged(), None)?;
+        let mut first = boot_menu::current_entry(self.sysroot, target);
+        if state.has_failed(target) && state.menu.counts_tries() {
+            // Its tries are counted anew.
             first.tries = Some(self.sysroot.config().boot_tries).filter(|tries| *tries > 0);
         }
-        let entries = menu::wanted(self.sysroot, state, Some(first), &|_| true);
-        let kernel = menu::kernel_of(self.sysroot, &target.id, &target.origin)?;
-        menu::change(self.sysroot, self.lock, state, &entries, &[kernel])?;
+        let entries = boot_menu::wanted_entries(self.sysroot, state, Some(first), &|_| true);
+        let kernel = boot_menu::find_deployment_kernel(self.sysroot, &target.id, &target.origin)?;
+        boot_menu::replace_menu(self.sysroot, self.lock, state, &entries, &[kernel])?;
         self.forget_failure(&target.origin)?;
-        self.log(why, &target.id, &target.origin, None)?;
-        self.sweep()?;
-        self.remove_unreachable(&self.state()?)
+        self.append_history(why, &target.id, &target.origin, None)?;
+        self.remove_leftovers()?;
+        self.remove_unreachable(&self.read_state()?)
     }
 
-    /// Writes the menu anew from what is on the disk, with all kernels: for a boot partition that is new or was damaged.
-    ///
-    /// # Errors
-    /// [`DeployError`].
-    pub fn write_menu(&self) -> Result<usize, DeployError> {
-        let marker = self.sysroot.loader().kernels(&self.sysroot.config().id);
+    /// Writes the boot menu and all kernels anew from the deployments on the disk, for a boot partition that is new or was
+    /// damaged. Returns the number of entries.
+    pub(crate) fn write_menu(&self) -> Result<usize, DeployError> {
+        let marker = self.sysroot.loader().kernels_directory(&self.sysroot.config().id);
         disk::make_directories(&marker).map_err(io_error("create", &marker))?;
-        let state = self.state()?;
+        let state = self.read_state()?;
         let is_staged = |id: &DeploymentId| state.staged.as_ref().is_some_and(|staged| staged.deployment == *id);
         let path = self.layout().history();
-        let log = history::read(&path).map_err(io_error("read", &path))?;
-        let put_on_top = |entry: &HistoryEntry| matches!(entry.event, Happening::Deployed | Happening::RolledBack);
+        let log = history::read_history(&path).map_err(io_error("read", &path))?;
+        let put_on_top =
+            |entry: &HistoryEntry| matches!(entry.event, HistoryEvent::Deployed | HistoryEvent::RolledBack);
         let last_on_top =
             |id: &DeploymentId| log.iter().rposition(|entry| entry.deployment == *id && put_on_top(entry));
-        // As it was: what was put on top last is on top.
+        // The order of the lost menu: the deployment that was put on top last comes first.
         let mut found: Vec<&Deployment> = state.deployments.iter().filter(|found| !is_staged(&found.id)).collect();
         found.sort_by_key(|found| std::cmp::Reverse(last_on_top(&found.id)));
         let mut entries = Vec::new();
         let mut kernels: Vec<Kernel> = Vec::new();
         for found in found {
-            let kernel = menu::kernel_of(self.sysroot, &found.id, &found.origin)?;
-            entries.push(menu::entry_of(self.sysroot, found));
+            let kernel = boot_menu::find_deployment_kernel(self.sysroot, &found.id, &found.origin)?;
+            entries.push(boot_menu::current_entry(self.sysroot, found));
             kernels.push(kernel);
         }
-        menu::change(self.sysroot, self.lock, &state, &entries, &kernels)?;
+        boot_menu::replace_menu(self.sysroot, self.lock, &state, &entries, &kernels)?;
         Ok(entries.len())
     }
 
-    /// Pins a deployment or lets it go.
-    ///
-    /// # Errors
-    /// [`DeployError`].
-    pub fn set_pinned(&self, deployment: &Deployment, pinned: Pin) -> Result<(), DeployError> {
-        let origin = Origin { pinned: pinned == Pin::Keep, ..deployment.origin.clone() };
+    /// Pins or unpins a deployment.
+    pub(crate) fn set_pinned(&self, deployment: &Deployment, pinned: Pin) -> Result<(), DeployError> {
+        let origin = DeploymentOrigin { pinned: pinned == Pin::Keep, ..deployment.origin.clone() };
         let path = self.layout().deployment(&deployment.id).origin();
         disk::replace(&path, origin.render().as_bytes()).map_err(io_error("write", &path))
     }
 
-    /// Keeps the commit of a deployment from being collected.
-    fn keep_commit(&self, id: &DeploymentId, origin: &Origin) -> Result<(), DeployError> {
+    /// Writes the ref that keeps the commit of a deployment from being collected.
+    fn keep_commit(&self, id: &DeploymentId, origin: &DeploymentOrigin) -> Result<(), DeployError> {
         let edit = RefEdit { name: id.root_ref(), expect: Expect::Any, to: Some(origin.commit) };
         Ok(self.writer()?.edit_ref(&edit)?)
     }
 
-    /// Somebody wants this commit: that it failed before does not count any more.
-    fn forget_failure(&self, origin: &Origin) -> Result<(), DeployError> {
+    /// Forgets that the commit failed to boot before, since the user asked for it now.
+    fn forget_failure(&self, origin: &DeploymentOrigin) -> Result<(), DeployError> {
         let path = self.layout().failed();
-        let mut failures: records::Failures = records::read(&path)?.unwrap_or_default();
+        let mut failures: update_state::FailedCommits = update_state::read_record(&path)?.unwrap_or_default();
         if failures.remove(&origin.commit).is_some() {
-            records::write(&path, Some(&failures))?;
+            update_state::write_record(&path, Some(&failures))?;
         }
         Ok(())
     }
 
-    /// Adds a line to the log.
-    ///
-    /// # Errors
-    /// [`DeployError::Io`].
-    pub fn log(
+    /// Appends an entry to the history.
+    pub(crate) fn append_history(
         &self,
-        event: Happening,
+        event: HistoryEvent,
         id: &DeploymentId,
-        origin: &Origin,
+        origin: &DeploymentOrigin,
         detail: Option<String>,
     ) -> Result<(), DeployError> {
         let entry = HistoryEntry {
@@ -401,32 +382,17 @@ impl Changer<'_> {
             detail,
         };
         let path = self.layout().history();
-        history::append(&path, &entry).map_err(io_error("write", &path))
+        history::append_entry(&path, &entry).map_err(io_error("write", &path))
     }
 }
 
-/// Whether a deployment stays until further notice.
+/// Whether a deployment is pinned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pin {
-    /// It stays.
+pub(crate) enum Pin {
+    /// The deployment is never removed automatically.
     Keep,
-    /// It may go.
+    /// The deployment may be removed.
     Release,
-}
-
-/// An error with its causes, on one line.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        let words = source.to_string();
-        if !text.ends_with(&words) {
-            text = format!("{text}: {words}");
-        }
-        next = source.source();
-    }
-    text
 }
 
 pub(super) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DeployError + use<> {

@@ -1,4 +1,8 @@
-//! `config.toml` of a sysroot.
+//! The settings of a sysroot: reads and writes `config.toml`.
+//!
+//! *Not here*: where the file is (`layout`), and looking for a boot loader (`boot::loader`).
+//!
+//! *Used by* `sysroot` and `cli`.
 
 use std::path::PathBuf;
 
@@ -10,34 +14,34 @@ use super::id::StaterootName;
 /// Format version written by this program.
 const VERSION: u32 = 1;
 
-/// Hex digits that tell this sysroot's boot entries from those of others.
+/// Number of hexadecimal digits in the id of a sysroot.
 const ID_DIGITS: usize = 8;
 
-/// How often a new deployment is tried before the loader goes back to the one before.
+/// The default number of boots that a new deployment is tried before the loader falls back to the deployment before.
 const BOOT_TRIES: u32 = 3;
 
-/// More tries than this would not fit the loader's own bookkeeping.
+/// The highest number of tries: more would not fit the loader's own bookkeeping.
 const BOOT_TRIES_MAX: u32 = 9;
 
-/// Settings of a sysroot. Unknown keys are kept out: a typing error should not pass for a setting.
+/// Settings of a sysroot. Unknown keys are refused, so that a typing error does not pass for a setting.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct SysrootConfig {
     /// Format version.
-    pub version: u32,
-    /// Tells this sysroot's boot entries and kernels from those of others on the same boot partition.
-    pub id: String,
-    /// The operating system that verbs mean when none was booted and none is given.
-    pub stateroot: StaterootName,
-    /// Which boot loader reads the entries.
+    pub(crate) version: u32,
+    /// Distinguishes the boot entries and kernels of this sysroot from those of other sysroots on the same boot partition.
+    pub(crate) id: String,
+    /// The stateroot that commands use when none was booted and none is given.
+    pub(crate) stateroot: StaterootName,
+    /// The boot loader that reads the entries.
     #[serde(default)]
-    pub bootloader: LoaderKind,
-    /// The directory where the loader's partition is mounted, relative to the sysroot; looked for when absent.
+    pub(crate) bootloader: LoaderKind,
+    /// The directory where the loader's partition is mounted, relative to the sysroot; it is detected if this is `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub boot: Option<PathBuf>,
-    /// How often a new deployment is tried before the loader goes back; 0: no counting.
+    pub(crate) boot: Option<PathBuf>,
+    /// The number of boots that a new deployment is tried before the loader falls back; 0 means that boots are not counted.
     #[serde(default = "boot_tries")]
-    pub boot_tries: u32,
+    pub(crate) boot_tries: u32,
 }
 
 const fn boot_tries() -> u32 {
@@ -47,16 +51,16 @@ const fn boot_tries() -> u32 {
 /// Why settings cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SysrootConfigError {
-    /// Not TOML, or not these keys.
+    /// The text is not TOML or has other keys.
     #[error(transparent)]
     Syntax(#[from] toml::de::Error),
-    /// Made by a newer program.
+    /// The file was written by a newer program.
     #[error("format version {0} is newer than this program's {VERSION}; upgrade sapwood")]
     Version(u32),
-    /// The id is not one.
+    /// The id is malformed.
     #[error("'{0}' is no id of a sysroot: expected {ID_DIGITS} hexadecimal digits")]
     Id(String),
-    /// More tries than a loader can count.
+    /// There are more tries than a loader can count.
     #[error("boot-tries = {0} is more than {BOOT_TRIES_MAX}")]
     Tries(u32),
     /// The boot directory leads out of the sysroot.
@@ -65,14 +69,13 @@ pub enum SysrootConfigError {
 }
 
 impl SysrootConfig {
-    /// Settings as `sysroot init` writes them, for a sysroot told from others by 4 random bytes.
-    #[must_use]
-    pub fn new(stateroot: StaterootName, id: [u8; 4]) -> Self {
+    /// Returns the settings that `sysroot init` writes, with an id made of 4 random bytes.
+    pub(crate) fn new(stateroot: StaterootName, id: [u8; 4]) -> Self {
         let id = id.iter().map(|byte| format!("{byte:02x}")).collect();
         Self { version: VERSION, id, stateroot, bootloader: LoaderKind::Auto, boot: None, boot_tries: BOOT_TRIES }
     }
 
-    /// Reads settings.
+    /// Parses settings.
     ///
     /// # Errors
     /// [`SysrootConfigError`].
@@ -85,11 +88,8 @@ impl SysrootConfig {
         Ok(config)
     }
 
-    /// Whether the values make sense.
-    ///
-    /// # Errors
-    /// [`SysrootConfigError`].
-    pub fn check(&self) -> Result<(), SysrootConfigError> {
+    /// Checks that the values are within their limits.
+    pub(crate) fn check(&self) -> Result<(), SysrootConfigError> {
         let is_digit = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
         if self.id.len() != ID_DIGITS || !self.id.bytes().all(is_digit) {
             return Err(SysrootConfigError::Id(self.id.clone()));
@@ -106,7 +106,7 @@ impl SysrootConfig {
         }
     }
 
-    /// The text that [`Self::parse`] reads.
+    /// Returns the text that [`Self::parse`] reads.
     #[must_use]
     pub fn render(&self) -> String {
         toml::to_string(self).expect("numbers and strings can always be written as TOML")
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_rendered_can_be_parsed() {
+    fn rendered_settings_parse_to_the_same_value() {
         let mut config = SysrootConfig::new("main".parse().expect("legal"), [1, 0x23, 0xab, 0xff]);
         assert_eq!(config.id, "0123abff");
         config.boot = Some("boot/efi".into());
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_settings_are_refused() {
+    fn parse_refuses_wrong_settings() {
         let good = "version = 1\nid = '0123abff'\nstateroot = 'main'\n";
         assert!(SysrootConfig::parse(good).is_ok());
         for bad in ["boot-tries = 10", "boot = '../x'", "boot = '/boot'", "bootloader = 'lilo'", "tries = 1"] {

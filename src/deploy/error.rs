@@ -1,4 +1,6 @@
-//! Why a sysroot cannot be used.
+//! The error of opening, reading and locking a sysroot.
+//!
+//! *Used by* all modules of `deploy`, and by `cli` for its hints.
 
 use std::io;
 use std::path::PathBuf;
@@ -9,59 +11,34 @@ use super::origin::OriginError;
 use crate::disk::LockError;
 use crate::store::OpenError;
 
-/// Why a sysroot cannot be made or read.
+/// Why a sysroot cannot be created, opened or read.
 #[derive(Debug, thiserror::Error)]
-pub enum SysrootError {
-    /// There is none.
+pub(crate) enum SysrootError {
+    /// The directory is not a sysroot.
     #[error("{} is no sysroot", .0.display())]
     NotASysroot(PathBuf),
-    /// There is one already.
+    /// The directory is a sysroot already.
     #[error("{} is a sysroot already", .0.display())]
     Exists(PathBuf),
     /// The settings cannot be used.
     #[error("cannot use {}", .path.display())]
-    Config {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: Box<SysrootConfigError>,
-    },
+    Config { path: PathBuf, source: Box<SysrootConfigError> },
     /// The origin of a deployment cannot be used.
     #[error("cannot use {}", .path.display())]
-    Origin {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: Box<OriginError>,
-    },
+    Origin { path: PathBuf, source: Box<OriginError> },
     /// A record cannot be understood.
     #[error("cannot understand {}", .path.display())]
-    Record {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: Box<toml::de::Error>,
-    },
-    /// The repository.
+    Record { path: PathBuf, source: Box<toml::de::Error> },
     #[error(transparent)]
     Store(#[from] OpenError),
-    /// The boot menu.
+    /// The boot menu cannot be read.
     #[error(transparent)]
     Boot(#[from] BootError),
-    /// The lock.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// No deployment is called so.
+    /// No deployment has this name.
     #[error("there is no deployment '{0}'")]
     NoDeployment(String),
-    /// The system refused.
     #[error("cannot {action} {}", .path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On which path.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    Io { action: &'static str, path: PathBuf, source: io::Error },
 }

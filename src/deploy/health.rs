@@ -1,77 +1,79 @@
-//! Whether the system that came up is well: checks that the administrator or a commit brings, and what follows.
+//! Runs the health checks of the system that booted, and falls back to another deployment if a required check fails.
 //!
 //! ```text
 //! /etc/sapwood/health.d/required.d/*    programs that must all succeed
 //! /etc/sapwood/health.d/wanted.d/*      programs whose failure is only reported
 //! ```
 //!
-//! A deployment is on trial as long as its boot entry is counted. If a required check fails then, the one before takes over
-//! at once. A deployment that was well before is never given up for a failing check, and one that nothing could replace
-//! neither: there is no loop of reboots. A commit that was given up is not deployed again unless somebody asks for it.
+//! A deployment is on trial while the boots of its entry are counted. If a required check fails during the trial, the
+//! deployment before becomes the default. A deployment that passed its trial, or that no other can replace, stays, so there is
+//! no loop of reboots. A commit that failed is not deployed again unless the user asks for it.
+//!
+//! *Not here*: rebooting; the caller does that. *Used by* `cli` (`sapwood boot`).
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::apply::{Changer, DeployError};
+use super::apply::{DeployError, DeployTransaction};
 use super::error::SysrootError;
-use super::history::Happening;
+use super::history::HistoryEvent;
 use super::id::DeploymentId;
-use super::records::{self, Failure, Failures};
 use super::sysroot::{Deployment, State};
+use super::update_state::{self, FailedCommit, FailedCommits};
 
-/// Where checks are, below `/etc`.
-pub const CHECKS: &str = "sapwood/health.d";
+/// The directory of the checks, below `/etc`.
+pub(crate) const CHECKS_DIRECTORY: &str = "sapwood/health.d";
 
 /// A check that failed.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct FailedCheck {
-    /// Its file's name.
-    pub name: String,
-    /// How it ended, and the last of what it said.
-    pub reason: String,
+pub(crate) struct FailedCheck {
+    /// The file name of the check.
+    pub(crate) name: String,
+    /// The exit status of the check and the last line of its output.
+    pub(crate) reason: String,
 }
 
-/// What the checks came to.
+/// The results of all checks.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
-pub struct Checkup {
-    /// How many ran.
-    pub ran: usize,
-    /// Those that must not fail and did.
-    pub required: Vec<FailedCheck>,
-    /// The others that failed.
-    pub wanted: Vec<FailedCheck>,
+pub(crate) struct HealthReport {
+    /// Number of checks that ran.
+    pub(crate) ran: usize,
+    /// Required checks that failed.
+    pub(crate) required: Vec<FailedCheck>,
+    /// Wanted checks that failed.
+    pub(crate) wanted: Vec<FailedCheck>,
 }
 
-/// What follows from a check-up.
+/// What follows from a health report.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// All is well.
+pub(crate) enum HealthVerdict {
+    /// No required check failed.
     Healthy,
-    /// It is not, and this deployment boots next.
+    /// A required check failed, and this deployment boots next.
     FallBack(DeploymentId),
-    /// It is not, and there is nothing to be done about it, for this reason.
+    /// A required check failed, and the running deployment stays the default for this reason.
     Stay(&'static str),
 }
 
-/// Runs the checks below `etc`, one after the other by name.
+/// Runs the checks below `etc` one after the other, in the order of their names.
 ///
 /// # Errors
-/// Those of listing the directories; a check that cannot be started has failed.
-pub fn run_checks(etc: &Path) -> io::Result<Checkup> {
-    let mut checkup = Checkup::default();
+/// Those of listing the directories. A check that cannot be started counts as failed.
+pub(crate) fn run_checks(etc: &Path) -> io::Result<HealthReport> {
+    let mut report = HealthReport::default();
     for (kind, is_required) in [("required.d", true), ("wanted.d", false)] {
-        for path in programs(&etc.join(CHECKS).join(kind))? {
-            checkup.ran += 1;
-            let Some(failed) = run(&path) else { continue };
-            if is_required { checkup.required.push(failed) } else { checkup.wanted.push(failed) }
+        for path in list_programs(&etc.join(CHECKS_DIRECTORY).join(kind))? {
+            report.ran += 1;
+            let Some(failed) = run_check(&path) else { continue };
+            if is_required { report.required.push(failed) } else { report.wanted.push(failed) }
         }
     }
-    Ok(checkup)
+    Ok(report)
 }
 
-fn programs(directory: &Path) -> io::Result<Vec<PathBuf>> {
+fn list_programs(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other?,
@@ -84,13 +86,13 @@ fn programs(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn run(path: &Path) -> Option<FailedCheck> {
+fn run_check(path: &Path) -> Option<FailedCheck> {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let reason = match Command::new(path).stdin(Stdio::null()).output() {
         Ok(output) if output.status.success() => return None,
         Ok(output) => {
-            let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-            let last = said.lines().rev().find(|line| !line.trim().is_empty()).map(|line| format!(": {line}"));
+            let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+            let last = text.lines().rev().find(|line| !line.trim().is_empty()).map(|line| format!(": {line}"));
             format!("{}{}", output.status, last.unwrap_or_default())
         }
         Err(error) => format!("it cannot be started: {error}"),
@@ -98,84 +100,77 @@ fn run(path: &Path) -> Option<FailedCheck> {
     Some(FailedCheck { name, reason })
 }
 
-impl Changer<'_> {
-    /// Notes that the machine came up, once for each boot, and which deployments did not on the way.
-    ///
-    /// # Errors
-    /// [`DeployError`].
-    pub fn record_boot(&self, boot_id: &str) -> Result<(), DeployError> {
-        let state = self.state()?;
+impl DeployTransaction<'_> {
+    /// Records, once for each boot, that the machine booted. Marks other deployments that used up their tries as failed.
+    pub(crate) fn record_boot(&self, boot_id: &str) -> Result<(), DeployError> {
+        let state = self.read_state()?;
         let Some(booted) = state.booted() else { return Ok(()) };
         let path = self.sysroot.layout().history();
-        let log = super::history::read(&path).map_err(|source| DeployError::Io { action: "read", path, source })?;
-        if log.iter().any(|entry| entry.event == Happening::Booted && entry.detail.as_deref() == Some(boot_id)) {
+        let log =
+            super::history::read_history(&path).map_err(|source| DeployError::Io { action: "read", path, source })?;
+        if log.iter().any(|entry| entry.event == HistoryEvent::Booted && entry.detail.as_deref() == Some(boot_id)) {
             return Ok(());
         }
-        self.log(Happening::Booted, &booted.id, &booted.origin, Some(boot_id.to_owned()))?;
+        self.append_history(HistoryEvent::Booted, &booted.id, &booted.origin, Some(boot_id.to_owned()))?;
         for found in &state.deployments {
             let is_exhausted = found.entry.as_ref().is_some_and(super::boot::BootEntry::is_exhausted);
             if is_exhausted && found.id != booted.id && !state.failures.contains_key(&found.origin.commit) {
                 let tries = found.entry.as_ref().and_then(|entry| entry.tries).map_or(0, |tries| tries.done);
-                self.give_up(found, &format!("it did not come up in {tries} tries"))?;
+                self.mark_failed(found, &format!("it did not come up in {tries} tries"))?;
             }
         }
         Ok(())
     }
 
-    /// Trusts the deployment that runs from now on.
-    ///
-    /// # Errors
-    /// [`DeployError`].
-    pub fn bless(&self) -> Result<Option<DeploymentId>, DeployError> {
-        let state = self.state()?;
+    /// Ends the trial of the running deployment: its boots are not counted any more. Returns `None` if it is not on trial.
+    pub(crate) fn bless(&self) -> Result<Option<DeploymentId>, DeployError> {
+        let state = self.read_state()?;
         let Some(booted) = state.booted() else { return Ok(None) };
         let counted = booted.entry.as_ref().filter(|entry| entry.tries.is_some());
         let Some(entry) = counted else { return Ok(None) };
-        state.menu.carry_out(&state.menu.bless(entry.order)?)?;
-        self.log(Happening::Blessed, &booted.id, &booted.origin, None)?;
+        state.menu.apply(&state.menu.plan_bless(entry.order)?)?;
+        self.append_history(HistoryEvent::Blessed, &booted.id, &booted.origin, None)?;
         Ok(Some(booted.id.clone()))
     }
 
-    /// Does what follows from a check-up of the deployment that runs. Rebooting is left to the caller.
-    ///
-    /// # Errors
-    /// [`DeployError`].
-    pub fn judge(&self, checkup: &Checkup) -> Result<Verdict, DeployError> {
-        let Some(failed) = checkup.required.first() else { return Ok(Verdict::Healthy) };
+    /// Acts on the health report of the running deployment. The caller reboots if the verdict is to fall back.
+    pub(crate) fn act_on_report(&self, report: &HealthReport) -> Result<HealthVerdict, DeployError> {
+        let Some(failed) = report.required.first() else { return Ok(HealthVerdict::Healthy) };
         let reason = format!("required check '{}' failed ({})", failed.name, failed.reason);
-        let state = self.state()?;
-        let Some(booted) = state.booted() else { return Ok(Verdict::Stay("it is not known which deployment runs")) };
-        self.log(Happening::Unhealthy, &booted.id, &booted.origin, Some(reason.clone()))?;
+        let state = self.read_state()?;
+        let Some(booted) = state.booted() else {
+            return Ok(HealthVerdict::Stay("it is not known which deployment runs"));
+        };
+        self.append_history(HistoryEvent::Unhealthy, &booted.id, &booted.origin, Some(reason.clone()))?;
         let is_on_trial = booted.entry.as_ref().is_some_and(|entry| entry.tries.is_some());
         if !is_on_trial {
-            return Ok(Verdict::Stay("it came up well before"));
+            return Ok(HealthVerdict::Stay("it came up well before"));
         }
-        let Some(fallback) = state.fallback(booted) else {
-            return Ok(Verdict::Stay("there is no other deployment that came up"));
+        let Some(fallback) = state.fallback_for(booted) else {
+            return Ok(HealthVerdict::Stay("there is no other deployment that came up"));
         };
         let fallback = fallback.id.clone();
-        self.give_up(booted, &reason)?;
-        let state = self.state()?;
+        self.mark_failed(booted, &reason)?;
+        let state = self.read_state()?;
         let target = state.get(&fallback).ok_or_else(|| SysrootError::NoDeployment(fallback.to_string()))?;
-        self.set_default(&state, target, Happening::RolledBack)?;
-        Ok(Verdict::FallBack(fallback))
+        self.set_default(&state, target, HistoryEvent::RolledBack)?;
+        Ok(HealthVerdict::FallBack(fallback))
     }
 
-    /// Writes down that a deployment's commit is to be avoided.
-    fn give_up(&self, deployment: &Deployment, reason: &str) -> Result<(), DeployError> {
+    /// Records that the commit of a deployment failed on this machine and is to be avoided.
+    fn mark_failed(&self, deployment: &Deployment, reason: &str) -> Result<(), DeployError> {
         let path = self.sysroot.layout().failed();
-        let mut failures: Failures = records::read(&path)?.unwrap_or_default();
-        let failure = Failure { deployment: deployment.id.clone(), time: self.now, reason: reason.to_owned() };
+        let mut failures: FailedCommits = update_state::read_record(&path)?.unwrap_or_default();
+        let failure = FailedCommit { deployment: deployment.id.clone(), time: self.now, reason: reason.to_owned() };
         failures.insert(deployment.origin.commit, failure);
-        records::write(&path, Some(&failures))?;
-        self.log(Happening::GivenUp, &deployment.id, &deployment.origin, Some(reason.to_owned()))
+        update_state::write_record(&path, Some(&failures))?;
+        self.append_history(HistoryEvent::GivenUp, &deployment.id, &deployment.origin, Some(reason.to_owned()))
     }
 }
 
 impl State {
-    /// Why the commit is avoided, if it is.
-    #[must_use]
-    pub fn failure_of(&self, deployment: &Deployment) -> Option<String> {
+    /// Returns why the commit of a deployment is avoided; `None` if it is not.
+    pub(crate) fn failure_of(&self, deployment: &Deployment) -> Option<String> {
         let known = self.failures.get(&deployment.origin.commit).map(|failure| failure.reason.clone());
         known.or_else(|| self.has_failed(deployment).then(|| "it used up its tries".to_owned()))
     }
@@ -189,26 +184,26 @@ mod tests {
     use crate::disk;
 
     #[test]
-    fn checks_run_by_name_and_say_why_they_failed() {
+    fn checks_run_by_name_and_report_why_they_failed() {
         let etc = tempfile::tempdir().expect("a temporary directory");
         let check = |name: &str, script: &str, mode: u32| {
-            let path = etc.path().join(CHECKS).join(name);
+            let path = etc.path().join(CHECKS_DIRECTORY).join(name);
             disk::make_directories(path.parent().expect("inside")).expect("made");
             disk::replace(&path, script.as_bytes()).expect("written");
-            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("ours");
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("own file");
         };
-        assert_eq!(run_checks(etc.path()).expect("no checks"), Checkup::default());
+        assert_eq!(run_checks(etc.path()).expect("no checks"), HealthReport::default());
         check("required.d/10-good", "#!/bin/sh\nexit 0\n", 0o755);
         check("required.d/20-bad", "#!/bin/sh\necho first\necho 'no route' >&2\nexit 3\n", 0o755);
         check("required.d/30-text", "not a program", 0o644);
         check("wanted.d/bad", "#!/bin/sh\nexit 1\n", 0o755);
         check("wanted.d/.hidden", "#!/bin/sh\nexit 1\n", 0o755);
-        let checkup = run_checks(etc.path()).expect("listable");
-        assert_eq!(checkup.ran, 4);
-        let names: Vec<&str> = checkup.required.iter().map(|failed| failed.name.as_str()).collect();
+        let report = run_checks(etc.path()).expect("listable");
+        assert_eq!(report.ran, 4);
+        let names: Vec<&str> = report.required.iter().map(|failed| failed.name.as_str()).collect();
         assert_eq!(names, ["20-bad", "30-text"]);
-        assert_eq!(checkup.required[0].reason, "exit status: 3: no route");
-        assert!(checkup.required[1].reason.starts_with("it cannot be started"), "{:?}", checkup.required[1]);
-        assert_eq!(checkup.wanted.len(), 1);
+        assert_eq!(report.required[0].reason, "exit status: 3: no route");
+        assert!(report.required[1].reason.starts_with("it cannot be started"), "{:?}", report.required[1]);
+        assert_eq!(report.wanted.len(), 1);
     }
 }

@@ -1,4 +1,8 @@
-//! The log of a sysroot: one line of JSON for each thing that happened, never changed afterwards.
+//! The history of a sysroot: a file with one line of JSON for each event. Lines are only appended, never changed.
+//!
+//! *Not here*: when an event is recorded (`apply`, `removal`, `health`), and where the file is (`layout`).
+//!
+//! *Used by* `apply`, `health` and `cli`.
 
 use std::fs;
 use std::io;
@@ -10,11 +14,11 @@ use super::id::DeploymentId;
 use crate::disk;
 use crate::model::CommitId;
 
-/// What happened.
+/// What happened to a deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Happening {
-    /// A deployment was made and waits for the next shutdown.
+pub(crate) enum HistoryEvent {
+    /// A deployment was created and is put into the boot menu at the next shutdown.
     Staged,
     /// A deployment was put at the top of the boot menu.
     Deployed,
@@ -22,20 +26,19 @@ pub enum Happening {
     RolledBack,
     /// A deployment was removed.
     Removed,
-    /// The machine came up with a deployment.
+    /// The machine booted a deployment.
     Booted,
-    /// The deployment that runs is trusted from now on.
+    /// The running deployment passed its trial.
     Blessed,
-    /// A deployment did not come up, or not healthy, and the one before took over.
+    /// A deployment did not boot, or failed a required check, and is avoided from now on.
     GivenUp,
     /// A required check failed.
     Unhealthy,
 }
 
-impl Happening {
-    /// The word for people.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
+impl HistoryEvent {
+    /// Returns the words that are shown to users.
+    pub(crate) const fn word(self) -> &'static str {
         match self {
             Self::Staged => "staged",
             Self::Deployed => "deployed",
@@ -49,31 +52,29 @@ impl Happening {
     }
 }
 
-/// One line of the log.
+/// One line of the history.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct HistoryEntry {
-    /// When, in seconds since 1970.
-    pub time: i64,
-    /// What.
-    pub event: Happening,
-    /// To which deployment.
-    pub deployment: DeploymentId,
-    /// Its commit.
-    pub commit: CommitId,
+pub(crate) struct HistoryEntry {
+    /// The time of the event, in seconds since 1970.
+    pub(crate) time: i64,
+    pub(crate) event: HistoryEvent,
+    /// The deployment that the event is about.
+    pub(crate) deployment: DeploymentId,
+    pub(crate) commit: CommitId,
     /// The version that the commit states.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub version: Option<String>,
-    /// Why, or which boot.
+    pub(crate) version: Option<String>,
+    /// The reason of a failure, or the id of a boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub detail: Option<String>,
+    pub(crate) detail: Option<String>,
 }
 
-/// Adds a line, durably.
+/// Appends a line durably.
 ///
 /// # Errors
 /// Those of the system calls.
-pub fn append(path: &Path, entry: &HistoryEntry) -> io::Result<()> {
+pub(crate) fn append_entry(path: &Path, entry: &HistoryEntry) -> io::Result<()> {
     let mut line = serde_json::to_vec(entry).expect("plain fields have a JSON form");
     line.push(b'\n');
     // A line that a power cut tore must not swallow this one.
@@ -83,11 +84,11 @@ pub fn append(path: &Path, entry: &HistoryEntry) -> io::Result<()> {
     disk::append(path, &line)
 }
 
-/// All lines, oldest first; torn ones are left out.
+/// Reads all lines, oldest first. Torn lines are left out.
 ///
 /// # Errors
-/// Those of reading the file; that there is none is an empty log.
-pub fn read(path: &Path) -> io::Result<Vec<HistoryEntry>> {
+/// Those of reading the file. A missing file is an empty history.
+pub(crate) fn read_history(path: &Path) -> io::Result<Vec<HistoryEntry>> {
     let text = match fs::read_to_string(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other?,
@@ -100,21 +101,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_torn_line_is_left_out_and_does_not_hurt_the_next() {
+    fn torn_line_is_left_out_and_the_next_one_is_read() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("history");
         let entry = |time| HistoryEntry {
             time,
-            event: Happening::Booted,
+            event: HistoryEvent::Booted,
             deployment: "main/0123456789ab.0".parse().expect("legal"),
             commit: CommitId::of(b"x"),
             version: None,
             detail: None,
         };
-        assert_eq!(read(&path).expect("no log yet"), []);
-        append(&path, &entry(1)).expect("written");
+        assert_eq!(read_history(&path).expect("no log yet"), []);
+        append_entry(&path, &entry(1)).expect("written");
         disk::append(&path, b"{\"time\":2,\"eve").expect("torn");
-        append(&path, &entry(3)).expect("written");
-        assert_eq!(read(&path).expect("readable"), [entry(1), entry(3)]);
+        append_entry(&path, &entry(3)).expect("written");
+        assert_eq!(read_history(&path).expect("readable"), [entry(1), entry(3)]);
     }
 }

@@ -1,35 +1,39 @@
-//! How a stateroot and a deployment are called.
+//! The names of stateroots and deployments: parsing, printing, and the directory and ref that belong to a name.
+//!
+//! *Not here*: the paths of the directories (`layout`). Which number a new deployment gets is decided in `plan`.
+//!
+//! *Used by* all modules of `deploy`, by `boot` and `cli`.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::model::{CommitId, RefName};
+use crate::store::StoreLayout;
 
-/// Hex digits of the commit in a deployment's name.
+/// Number of hexadecimal digits of the commit in a deployment's name.
 const COMMIT_DIGITS: usize = 12;
 
-/// Longest name of a stateroot in bytes: it is part of kernel arguments and of titles.
-const STATEROOT_MAX: usize = 64;
+/// The longest name of a stateroot in bytes: the name is part of kernel arguments and of menu titles.
+const STATEROOT_BYTES_MAX: usize = 64;
 
 /// Why a text names no stateroot or deployment.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DeploymentIdError {
-    /// Not a name for a stateroot.
-    #[error("'{0}' cannot name a stateroot: up to {STATEROOT_MAX} letters, digits, '.', '_' and '-'")]
+    /// The text cannot name a stateroot.
+    #[error("'{0}' cannot name a stateroot: up to {STATEROOT_BYTES_MAX} letters, digits, '.', '_' and '-'")]
     Stateroot(String),
-    /// Not of the form of a deployment's name.
+    /// The text does not have the form of a deployment's name.
     #[error("'{0}' is no deployment: expected STATEROOT/COMMIT.N, such as main/0123456789ab.0")]
     Deployment(String),
 }
 
-/// A named operating system on this machine: its deployments and its one `/var`.
+/// The name of a stateroot: an operating system on this machine, with its deployments and its one `/var`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct StaterootName(String);
+pub(crate) struct StaterootName(String);
 
 impl StaterootName {
-    /// The name as text; safe as the name of a directory.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
+    /// Returns the name as text. It is safe to use as the name of a directory.
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 }
@@ -39,7 +43,7 @@ impl FromStr for StaterootName {
 
     fn from_str(text: &str) -> Result<Self, DeploymentIdError> {
         let is_one_part = !text.contains('/') && text.parse::<RefName>().is_ok();
-        if is_one_part && text.len() <= STATEROOT_MAX {
+        if is_one_part && text.len() <= STATEROOT_BYTES_MAX {
             Ok(Self(text.to_owned()))
         } else {
             Err(DeploymentIdError::Stateroot(text.to_owned()))
@@ -53,7 +57,7 @@ impl fmt::Display for StaterootName {
     }
 }
 
-/// One deployment: a commit made bootable in a stateroot, told from others of the same commit by a number.
+/// The name of a deployment: its stateroot, its commit, and a number among the deployments of the same commit.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeploymentId {
     stateroot: StaterootName,
@@ -62,39 +66,33 @@ pub struct DeploymentId {
 }
 
 impl DeploymentId {
-    /// The deployment number `serial` of `commit`.
-    #[must_use]
-    pub fn new(stateroot: StaterootName, commit: CommitId, serial: u32) -> Self {
+    /// Returns the name of the deployment number `serial` of `commit`.
+    pub(crate) fn new(stateroot: StaterootName, commit: CommitId, serial: u32) -> Self {
         Self { stateroot, commit: commit.to_string()[..COMMIT_DIGITS].to_owned(), serial }
     }
 
-    /// The stateroot it belongs to.
-    #[must_use]
-    pub const fn stateroot(&self) -> &StaterootName {
+    /// Returns the stateroot that the deployment belongs to.
+    pub(crate) const fn stateroot(&self) -> &StaterootName {
         &self.stateroot
     }
 
-    /// The first digits of its commit.
-    #[must_use]
-    pub fn commit_digits(&self) -> &str {
+    /// Returns the first [`COMMIT_DIGITS`] digits of the commit.
+    pub(crate) fn commit_digits(&self) -> &str {
         &self.commit
     }
 
-    /// Its number among the deployments of the commit.
-    #[must_use]
-    pub const fn serial(&self) -> u32 {
+    /// Returns the number among the deployments of the commit.
+    pub(crate) const fn serial(&self) -> u32 {
         self.serial
     }
 
-    /// The name of its directory in that of the stateroot.
-    #[must_use]
-    pub fn directory(&self) -> String {
+    /// Returns the name of the deployment's directory below that of the stateroot.
+    pub(crate) fn directory(&self) -> String {
         format!("{}.{}", self.commit, self.serial)
     }
 
-    /// The deployment that a directory of a stateroot holds; `None` for other directories.
-    #[must_use]
-    pub fn from_directory(stateroot: &StaterootName, name: &str) -> Option<Self> {
+    /// Returns the deployment that the directory `name` of a stateroot holds; `None` for other directories.
+    pub(crate) fn from_directory(stateroot: &StaterootName, name: &str) -> Option<Self> {
         let (commit, serial) = name.split_once('.')?;
         let is_digits = commit.len() == COMMIT_DIGITS && commit.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         let number: u32 = serial.parse().ok()?;
@@ -106,14 +104,13 @@ impl DeploymentId {
         })
     }
 
-    /// The local ref that keeps the commit from being collected.
-    #[must_use]
-    pub fn root_ref(&self) -> RefName {
+    /// Returns the local ref that keeps the commit from being collected.
+    pub(crate) fn root_ref(&self) -> RefName {
         format!("{}/{self}", Self::ROOT_REFS).parse().expect("legal parts joined by '/' are a ref's name")
     }
 
-    /// All refs of deployments begin with this part.
-    pub const ROOT_REFS: &'static str = "deployments";
+    /// The first part of the names of all refs that deployments have.
+    pub(crate) const ROOT_REFS: &'static str = StoreLayout::DEPLOYMENT_REFS;
 }
 
 impl FromStr for DeploymentId {
@@ -158,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_deployment_survives_its_text_and_its_directory() {
+    fn deployment_round_trips_through_text_and_directory() {
         let stateroot: StaterootName = "main".parse().expect("legal");
         let id = DeploymentId::new(stateroot.clone(), CommitId::of(b"x"), 3);
         assert_eq!(id.to_string(), "main/2d711642b726.3");
@@ -168,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn other_texts_are_no_deployments() {
+    fn malformed_names_are_refused() {
         for bad in
             ["", "main", "main/2d711642b726", "main/2d711642b726.03", "main/2d711642b72G.0", "a/b/2d711642b726.0"]
         {

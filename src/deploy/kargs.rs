@@ -1,87 +1,91 @@
-//! Kernel arguments: a list that knows its keys, edits of it, and the three-way merge with what a commit suggests.
+//! Kernel arguments: parsing and editing a list, and the three-way merge with the arguments that a commit suggests.
 //!
-//! Pure. A commit suggests arguments in `/usr/lib/sapwood/kargs.d/*.toml`; what the administrator added, removed or
-//! changed on top of that survives an upgrade, and what the next commit changes arrives where nobody changed it.
+//! A commit suggests arguments in `/usr/lib/sapwood/kargs.d/*.toml`. What the administrator added, removed or changed survives
+//! an upgrade; a change by the next commit takes effect where the administrator did not change the same argument.
+//!
+//! *Not here*: reading the files of a commit (`plan`), and the boot entries (`boot`). Everything in this file is pure.
+//!
+//! *Used by* `plan`, `sysroot`, `origin`, `boot` and `cli`.
 
 use std::fmt;
 
 use serde::Deserialize;
 
-/// The argument that says which deployment boots. Written for each entry, never kept in a list.
-pub const DEPLOYMENT_KEY: &str = "sapwood";
+/// The key of the argument that names the deployment to boot. It is added to each boot entry and never kept in a [`Kargs`].
+pub(crate) const DEPLOYMENT_KEY: &str = "sapwood";
 
-/// Arguments that a loader adds by itself, and that must not be taken from a running kernel.
-const FROM_LOADER: [&str; 2] = ["BOOT_IMAGE", "initrd"];
+/// Keys of arguments that a boot loader adds, and that must not be taken over from the running kernel.
+const LOADER_KEYS: [&str; 2] = ["BOOT_IMAGE", "initrd"];
 
-/// Kernel arguments in order. A key may come several times. However a list was made, its text is read as the same list again
-/// and has no control characters.
+/// Kernel arguments in order. A key may occur several times. The text of any list parses to the same list again and has no
+/// control characters.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(from = "Vec<String>")]
 pub struct Kargs(Vec<String>);
 
-/// One change of a list.
+/// One edit of a list of kernel arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KargEdit {
-    /// Add at the end.
+    /// Adds an argument at the end.
     Append(String),
-    /// Add at the end unless the very same is there.
+    /// Adds an argument at the end unless the list has the very same one.
     AppendIfMissing(String),
-    /// Remove `KEY` that is there once, or `KEY=VALUE`.
+    /// Removes `KEY`, which must occur once, or `KEY=VALUE`.
     Delete(String),
-    /// The same, and nothing when it is not there.
+    /// Removes like [`Self::Delete`], and does nothing if the argument is absent.
     DeleteIfPresent(String),
-    /// `KEY=VALUE` for a key that is there once, `KEY=OLD=NEW` to choose one.
+    /// Replaces a value: `KEY=VALUE` for a key that occurs once, `KEY=OLD=NEW` to choose one of several.
     Replace(String),
 }
 
 /// Why a list cannot be edited.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KargError {
-    /// There is nothing like it.
+    /// The list has no such argument.
     #[error("there is no kernel argument '{0}'")]
     Absent(String),
-    /// There is more than one value.
+    /// The key has more than one value.
     #[error("'{key}' is there {count} times: say which one, as {key}=VALUE")]
     Several {
         /// The key.
         key: String,
-        /// How often it is there.
+        /// How often the key occurs.
         count: usize,
     },
-    /// No kernel argument.
+    /// The text is not one kernel argument.
     #[error("'{0}' is no kernel argument: it must not be empty nor have blanks or line ends outside double quotes")]
     Illegal(String),
-    /// It belongs to Sapwood.
+    /// The argument is [`DEPLOYMENT_KEY`].
     #[error("'{DEPLOYMENT_KEY}=' says which deployment boots and is written by sapwood alone")]
     Reserved,
 }
 
-/// What a merge could not do both ways.
+/// A change by the new commit that a merge did not take over, since the administrator changed the same argument.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct KargConflict {
-    /// What the new commit suggests, or no longer does.
-    pub suggested: String,
-    /// What was kept instead.
-    pub kept: Option<String>,
+pub(crate) struct KargConflict {
+    /// The argument that the new commit suggests.
+    pub(crate) suggested: String,
+    /// The argument that was kept instead; `None` if the administrator had removed it.
+    pub(crate) kept: Option<String>,
 }
 
-/// The outcome of a merge.
+/// The result of a merge.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
 pub struct KargMerge {
     /// The arguments to boot with.
     pub result: Kargs,
-    /// Where the administrator's change won over the commit's.
-    pub conflicts: Vec<KargConflict>,
+    /// Where a change by the administrator won over one by the commit.
+    pub(crate) conflicts: Vec<KargConflict>,
 }
 
-fn key(argument: &str) -> &str {
+fn key_of(argument: &str) -> &str {
     argument.split_once('=').map_or(argument, |(key, _)| key)
 }
 
 impl Kargs {
-    /// Reads a command line: arguments separated by blanks outside double quotes. Quotes stay only where they have to, and
-    /// around the value, so that one argument has one spelling. Control characters are blanks, also within quotes: no file of a
-    /// boot loader can hold them.
+    /// Parses a command line: arguments separated by blanks outside double quotes. Quotes are kept only where they are needed,
+    /// and around the value, so that one argument has one spelling. Control characters count as blanks, also within quotes: the
+    /// files of boot loaders cannot hold them.
     #[must_use]
     pub fn parse(line: &str) -> Self {
         let (mut arguments, mut current, mut quoted) = (Vec::new(), String::new(), false);
@@ -99,74 +103,66 @@ impl Kargs {
         Self(arguments)
     }
 
-    /// The arguments a kernel was started with, without those that its loader added and without ours.
+    /// Parses the command line of the running kernel, without the arguments that its loader or Sapwood added.
     #[must_use]
     pub fn of_running_kernel(line: &str) -> Self {
         let mut found = Self::parse(line);
-        found.0.retain(|argument| !FROM_LOADER.contains(&key(argument)) && key(argument) != DEPLOYMENT_KEY);
+        found.0.retain(|argument| !LOADER_KEYS.contains(&key_of(argument)) && key_of(argument) != DEPLOYMENT_KEY);
         found
     }
 
-    /// The arguments in order.
-    pub fn iter(&self) -> impl Iterator<Item = &str> {
+    /// Returns the arguments in order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(String::as_str)
     }
 
-    /// Whether there are none.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The value of the last argument with this key.
-    #[must_use]
-    pub fn value(&self, wanted: &str) -> Option<&str> {
-        let found = self.0.iter().rev().find(|argument| key(argument) == wanted)?;
+    /// Returns the value of the last argument with this key.
+    pub(crate) fn value(&self, wanted: &str) -> Option<&str> {
+        let found = self.0.iter().rev().find(|argument| key_of(argument) == wanted)?;
         found.split_once('=').map(|(_, value)| value)
     }
 
-    /// Whether there is an argument with this key.
-    #[must_use]
-    pub fn contains_key(&self, wanted: &str) -> bool {
-        self.0.iter().any(|argument| key(argument) == wanted)
+    /// Returns whether there is an argument with this key.
+    pub(crate) fn contains_key(&self, wanted: &str) -> bool {
+        self.0.iter().any(|argument| key_of(argument) == wanted)
     }
 
-    /// Takes out every argument with this key; returns the value of the last one.
-    pub fn take(&mut self, wanted: &str) -> Option<String> {
+    /// Removes every argument with this key. Returns the value of the last one.
+    pub(crate) fn take(&mut self, wanted: &str) -> Option<String> {
         let value = self.value(wanted).map(str::to_owned);
-        self.0.retain(|argument| key(argument) != wanted);
+        self.0.retain(|argument| key_of(argument) != wanted);
         value
     }
 
     /// Adds arguments at the end.
-    pub fn extend(&mut self, others: Self) {
+    pub(crate) fn extend(&mut self, others: Self) {
         self.0.extend(others.0);
     }
 
-    /// Makes one change.
+    /// Applies one edit.
     ///
     /// # Errors
-    /// [`KargError`]; nothing was changed then.
+    /// [`KargError`]; the list is unchanged then.
     pub fn edit(&mut self, edit: &KargEdit) -> Result<(), KargError> {
         match edit {
-            KargEdit::Append(argument) => self.0.push(checked(argument)?),
+            KargEdit::Append(argument) => self.0.push(parse_one(argument)?),
             KargEdit::AppendIfMissing(argument) => {
-                let argument = checked(argument)?;
+                let argument = parse_one(argument)?;
                 if !self.0.contains(&argument) {
                     self.0.push(argument);
                 }
             }
             KargEdit::Delete(argument) => {
-                let index = self.only(&checked(argument)?)?;
+                let index = self.position_of(&parse_one(argument)?)?;
                 self.0.remove(index);
             }
-            KargEdit::DeleteIfPresent(argument) => match self.only(&checked(argument)?) {
+            KargEdit::DeleteIfPresent(argument) => match self.position_of(&parse_one(argument)?) {
                 Ok(index) => _ = self.0.remove(index),
                 Err(KargError::Absent(_)) => {}
                 Err(other) => return Err(other),
             },
             KargEdit::Replace(argument) => {
-                let argument = checked(argument)?;
+                let argument = parse_one(argument)?;
                 let (index, new) = self.replacement(&argument)?;
                 self.0[index] = new;
             }
@@ -174,60 +170,60 @@ impl Kargs {
         Ok(())
     }
 
-    /// The place of `KEY=VALUE`, or of a bare `KEY` that is there once.
-    fn only(&self, wanted: &str) -> Result<usize, KargError> {
+    /// Returns the index of `KEY=VALUE`, or of a bare `KEY` that occurs once.
+    fn position_of(&self, wanted: &str) -> Result<usize, KargError> {
         if let Some(index) = self.0.iter().position(|argument| argument == wanted) {
             return Ok(index);
         }
-        let places: Vec<usize> =
-            (0..self.0.len()).filter(|index| !wanted.contains('=') && key(&self.0[*index]) == wanted).collect();
-        match places[..] {
+        let indexes: Vec<usize> =
+            (0..self.0.len()).filter(|index| !wanted.contains('=') && key_of(&self.0[*index]) == wanted).collect();
+        match indexes[..] {
             [] => Err(KargError::Absent(wanted.to_owned())),
             [index] => Ok(index),
-            _ => Err(KargError::Several { key: wanted.to_owned(), count: places.len() }),
+            _ => Err(KargError::Several { key: wanted.to_owned(), count: indexes.len() }),
         }
     }
 
-    /// Which place `KEY=NEW` or `KEY=OLD=NEW` means, and what comes there.
+    /// Returns the index that `KEY=NEW` or `KEY=OLD=NEW` refers to, and the new argument.
     fn replacement(&self, argument: &str) -> Result<(usize, String), KargError> {
         let Some((name, rest)) = argument.split_once('=') else {
-            return Ok((self.only(argument)?, argument.to_owned()));
+            return Ok((self.position_of(argument)?, argument.to_owned()));
         };
-        // A value may itself hold '=': the longest old value that is there is meant.
+        // A value may itself contain '=': the longest old value that the list has is meant.
         for (at, _) in rest.match_indices('=').collect::<Vec<_>>().into_iter().rev() {
             let old = format!("{name}={}", &rest[..at]);
             if let Some(index) = self.0.iter().position(|found| *found == old) {
                 return Ok((index, format!("{name}={}", &rest[at + 1..])));
             }
         }
-        Ok((self.only(name)?, argument.to_owned()))
+        Ok((self.position_of(name)?, argument.to_owned()))
     }
 
-    /// What to boot the next commit with: `local` were the arguments until now, on top of what the old commit suggested;
-    /// `new` is what the next one suggests.
+    /// Merges the arguments for the next commit: `old` are those that the old commit suggested, `local` those that the machine
+    /// boots with now, `new` those that the next commit suggests.
     #[must_use]
     pub fn merge(old: &Self, local: &Self, new: &Self) -> KargMerge {
-        let mut gone = difference(&old.0, &new.0);
-        let mut come = difference(&new.0, &old.0);
+        let mut removed = multiset_difference(&old.0, &new.0);
+        let mut added = multiset_difference(&new.0, &old.0);
         let mut conflicts = Vec::new();
         let mut result = Vec::new();
         for argument in &local.0 {
-            let Some(index) = gone.iter().position(|old| old == argument) else {
+            let Some(index) = removed.iter().position(|old| old == argument) else {
                 result.push(argument.clone());
                 continue;
             };
-            gone.remove(index);
-            // A changed value comes to where the old one was.
-            if let Some(index) = come.iter().position(|new| key(new) == key(argument)) {
-                result.push(come.remove(index));
+            removed.remove(index);
+            // A changed value takes the place of the old one.
+            if let Some(index) = added.iter().position(|new| key_of(new) == key_of(argument)) {
+                result.push(added.remove(index));
             }
         }
-        for argument in come {
-            // The old value is not there any more: somebody changed or removed it, and that stays.
-            let changed_here = gone.iter().position(|old| key(old) == key(&argument));
-            if let Some(index) = changed_here {
-                gone.remove(index);
-                let kept = local.iter().find(|kept| key(kept) == key(&argument)).map(str::to_owned);
+        for argument in added {
+            // The administrator changed or removed the old value, and that stays.
+            let changed_locally = removed.iter().position(|old| key_of(old) == key_of(&argument));
+            if let Some(index) = changed_locally {
+                removed.remove(index);
+                let kept = local.iter().find(|kept| key_of(kept) == key_of(&argument)).map(str::to_owned);
                 conflicts.push(KargConflict { suggested: argument, kept });
             } else if !result.contains(&argument) {
                 result.push(argument);
@@ -237,7 +233,7 @@ impl Kargs {
     }
 }
 
-/// An argument with quotes around its value if that has blanks.
+/// Returns an argument with quotes around its value if the value has blanks.
 fn quote(argument: &str) -> String {
     match argument.split_once('=') {
         _ if !argument.contains(char::is_whitespace) => argument.to_owned(),
@@ -246,24 +242,26 @@ fn quote(argument: &str) -> String {
     }
 }
 
-/// What `a` has that `b` has not, each as often.
-fn difference(a: &[String], b: &[String]) -> Vec<String> {
-    let mut rest = b.to_vec();
-    let mut left = Vec::new();
+/// Returns the arguments of `a` that `b` does not have; an argument that occurs several times is matched as often.
+fn multiset_difference(a: &[String], b: &[String]) -> Vec<String> {
+    let mut unmatched = b.to_vec();
+    let mut difference = Vec::new();
     for argument in a {
-        match rest.iter().position(|other| other == argument) {
-            Some(index) => _ = rest.remove(index),
-            None => left.push(argument.clone()),
+        match unmatched.iter().position(|other| other == argument) {
+            Some(index) => _ = unmatched.remove(index),
+            None => difference.push(argument.clone()),
         }
     }
-    left
+    difference
 }
 
-fn checked(argument: &str) -> Result<String, KargError> {
-    let is_odd = argument.contains(['\n', '\r']) || argument.starts_with('=') || argument.matches('"').count() % 2 == 1;
+/// Parses one argument that a user or a commit gives, and refuses [`DEPLOYMENT_KEY`].
+fn parse_one(argument: &str) -> Result<String, KargError> {
+    let is_malformed =
+        argument.contains(['\n', '\r']) || argument.starts_with('=') || argument.matches('"').count() % 2 == 1;
     match &mut Kargs::parse(argument).0[..] {
-        [_] if is_odd => Err(KargError::Illegal(argument.to_owned())),
-        [only] if key(only) == DEPLOYMENT_KEY => Err(KargError::Reserved),
+        [_] if is_malformed => Err(KargError::Illegal(argument.to_owned())),
+        [only] if key_of(only) == DEPLOYMENT_KEY => Err(KargError::Reserved),
         [only] => Ok(std::mem::take(only)),
         _ => Err(KargError::Illegal(argument.to_owned())),
     }
@@ -290,33 +288,33 @@ impl fmt::Display for Kargs {
 /// Why a file of suggested arguments cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SuggestionError {
-    /// Not TOML, or not these keys.
+    /// The text is not TOML or has other keys.
     #[error(transparent)]
     Syntax(#[from] toml::de::Error),
-    /// Not a kernel argument.
+    /// An entry of the list is not a kernel argument.
     #[error(transparent)]
     Argument(#[from] KargError),
 }
 
-/// A file of `/usr/lib/sapwood/kargs.d`. The form is bootc's.
+/// A file of `/usr/lib/sapwood/kargs.d`, in the format of bootc.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-struct Suggestion {
+struct SuggestionFile {
     kargs: Vec<String>,
     #[serde(default)]
     match_architectures: Option<Vec<String>>,
 }
 
 impl Kargs {
-    /// The arguments that one file suggests for machines of `architecture`.
+    /// Returns the arguments that one file suggests for machines of `architecture`.
     ///
     /// # Errors
     /// [`SuggestionError`].
     pub fn of_suggestion(text: &str, architecture: &str) -> Result<Self, SuggestionError> {
-        let file: Suggestion = toml::from_str(text)?;
+        let file: SuggestionFile = toml::from_str(text)?;
         let applies = file.match_architectures.is_none_or(|list| list.iter().any(|name| name == architecture));
         let arguments = if applies { file.kargs } else { Vec::new() };
-        Ok(Self(arguments.iter().map(|argument| checked(argument)).collect::<Result<_, _>>()?))
+        Ok(Self(arguments.iter().map(|argument| parse_one(argument)).collect::<Result<_, _>>()?))
     }
 }
 
@@ -325,7 +323,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn command_lines_split_at_blanks_outside_quotes() {
+    fn parse_splits_at_blanks_outside_quotes() {
         let line = "  ro  a=\"x y\" root=UUID=1\tb=\"\" ";
         assert_eq!(Kargs::parse(line).to_string(), "ro a=\"x y\" root=UUID=1 b=");
         assert_eq!(Kargs::parse("\"a=x y\" c=\"d\"").to_string(), "a=\"x y\" c=d");
@@ -339,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn edits_are_those_of_ostree() {
+    fn edits_match_ostree() {
         use KargEdit::{Append, AppendIfMissing, Delete, DeleteIfPresent, Replace};
         let several = |key: &str| KargError::Several { key: key.to_owned(), count: 2 };
         type Case = (&'static str, KargEdit, Result<&'static str, KargError>);
@@ -374,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn suggestions_arrive_where_nobody_changed_them() {
+    fn merge_takes_suggestions_that_were_not_changed_locally() {
         // old suggestion, local, new suggestion, result, number of conflicts
         let table = [
             ("", "", "", "", 0),
@@ -382,12 +380,12 @@ mod tests {
             ("", "root=x", "quiet", "root=x quiet", 0),
             ("quiet", "root=x quiet", "", "root=x", 0),
             ("console=a", "root=x console=a ro", "console=b", "root=x console=b ro", 0),
-            // changed here: stays, and is reported
+            // changed locally: kept, and reported
             ("console=a", "root=x console=c", "console=b", "root=x console=c", 1),
-            // removed here: stays away, and is reported only when the suggestion changed
+            // removed locally: stays removed, and is reported only if the suggestion changed
             ("quiet", "root=x", "quiet", "root=x", 0),
             ("console=a", "root=x", "console=b", "root=x", 1),
-            // added here and by the commit: once
+            // added locally and by the commit: once
             ("", "root=x quiet", "quiet", "root=x quiet", 0),
             // several of a key
             ("c=1 c=2", "c=1 c=2", "c=1 c=3", "c=1 c=3", 0),
@@ -403,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn a_suggestion_may_be_for_some_machines_only() {
+    fn suggestion_applies_to_its_architectures_only() {
         let text = "kargs = ['console=ttyS0', 'quiet']\nmatch-architectures = ['x86_64']\n";
         assert_eq!(Kargs::of_suggestion(text, "x86_64").expect("legal").to_string(), "console=ttyS0 quiet");
         assert_eq!(Kargs::of_suggestion(text, "aarch64").expect("legal").to_string(), "");

@@ -1,8 +1,8 @@
-//! Where everything is below a sysroot. The only place that spells the names of its directories.
+//! The paths of everything below a sysroot. No other module spells the names of its files and directories.
 //!
 //! ```text
 //! sapwood/config.toml               settings; their presence makes a directory a sysroot
-//! sapwood/lock                      held by whoever changes anything
+//! sapwood/lock                      locked by the process that changes the sysroot
 //! sapwood/repo/                     the repository
 //! sapwood/staged.toml               the deployment that is to be put into the boot menu next
 //! sapwood/history.jsonl             what was deployed, booted, blessed and given up, and when
@@ -16,7 +16,9 @@
 //!     etc-journal/NNNN/             what each merge, reset and undo of /etc did, with what they replaced
 //! ```
 //!
-//! A directory that begins with a dot is being made or removed, and means nothing.
+//! *Invariants*: a directory whose name begins with a dot is being created or removed; it is no deployment.
+//!
+//! *Used by* all modules of `deploy`, by `boot` and `cli`.
 
 use std::path::{Path, PathBuf};
 
@@ -24,163 +26,130 @@ use super::id::{DeploymentId, StaterootName};
 
 /// The paths of one sysroot.
 #[derive(Debug, Clone)]
-pub struct SysrootLayout {
+pub(crate) struct SysrootLayout {
     root: PathBuf,
 }
 
 impl SysrootLayout {
-    /// Everything of Sapwood is in this directory of the sysroot.
-    pub const BASE: &'static str = "sapwood";
+    /// The directory of the sysroot that holds everything of Sapwood.
+    pub(crate) const BASE: &'static str = "sapwood";
 
-    /// The layout of the sysroot at `root`.
-    #[must_use]
-    pub const fn new(root: PathBuf) -> Self {
+    /// Returns the layout of the sysroot at `root`.
+    pub(crate) const fn new(root: PathBuf) -> Self {
         Self { root }
     }
 
-    /// The top of the sysroot: the physical root filesystem.
-    #[must_use]
-    pub fn root(&self) -> &Path {
-        &self.root
-    }
-
-    /// Where everything of Sapwood is.
-    #[must_use]
-    pub fn base(&self) -> PathBuf {
+    /// Returns the directory that holds everything of Sapwood.
+    pub(crate) fn base(&self) -> PathBuf {
         self.root.join(Self::BASE)
     }
 
-    /// The settings.
-    #[must_use]
-    pub fn config(&self) -> PathBuf {
+    /// Returns the path of the settings.
+    pub(crate) fn config(&self) -> PathBuf {
         self.base().join("config.toml")
     }
 
-    /// The lock.
-    #[must_use]
-    pub fn lock(&self) -> PathBuf {
+    pub(crate) fn lock(&self) -> PathBuf {
         self.base().join("lock")
     }
 
-    /// The repository.
-    #[must_use]
-    pub fn repository(&self) -> PathBuf {
+    pub(crate) fn repository(&self) -> PathBuf {
         self.base().join("repo")
     }
 
-    /// The record of the deployment that comes next.
-    #[must_use]
-    pub fn staged(&self) -> PathBuf {
+    /// Returns the path of the record of the staged deployment.
+    pub(crate) fn staged(&self) -> PathBuf {
         self.base().join("staged.toml")
     }
 
-    /// The log.
-    #[must_use]
-    pub fn history(&self) -> PathBuf {
+    /// Returns the path of the history.
+    pub(crate) fn history(&self) -> PathBuf {
         self.base().join("history.jsonl")
     }
 
-    /// The commits that did not come up.
-    #[must_use]
-    pub fn failed(&self) -> PathBuf {
+    /// Returns the path of the record of commits that failed to boot.
+    pub(crate) fn failed(&self) -> PathBuf {
         self.base().join("failed.toml")
     }
 
-    /// Why an update was not finished.
-    #[must_use]
-    pub fn finalise_failure(&self) -> PathBuf {
+    /// Returns the path of the record why an update was not finalised.
+    pub(crate) fn finalise_failure(&self) -> PathBuf {
         self.base().join("finalise-failure.toml")
     }
 
-    /// All stateroots.
-    #[must_use]
-    pub fn stateroots(&self) -> PathBuf {
+    /// Returns the directory of all stateroots.
+    pub(crate) fn stateroots(&self) -> PathBuf {
         self.base().join("deploy")
     }
 
-    /// One stateroot.
-    #[must_use]
-    pub fn stateroot(&self, name: &StaterootName) -> PathBuf {
+    /// Returns the directory of one stateroot.
+    pub(crate) fn stateroot(&self, name: &StaterootName) -> PathBuf {
         self.stateroots().join(name.as_str())
     }
 
-    /// The `/var` of a stateroot.
-    #[must_use]
-    pub fn var(&self, name: &StaterootName) -> PathBuf {
+    /// Returns the `/var` of a stateroot.
+    pub(crate) fn var(&self, name: &StaterootName) -> PathBuf {
         self.stateroot(name).join("var")
     }
 
-    /// Where a `/var` is made before it gets its name.
-    #[must_use]
-    pub fn new_var(&self, name: &StaterootName) -> PathBuf {
+    /// Returns the temporary path under which a `/var` is filled.
+    pub(crate) fn new_var(&self, name: &StaterootName) -> PathBuf {
         self.stateroot(name).join(".new-var")
     }
 
-    /// The directory of a deployment.
-    #[must_use]
-    pub fn deployment(&self, id: &DeploymentId) -> DeploymentLayout {
+    /// Returns the layout of a deployment.
+    pub(crate) fn deployment(&self, id: &DeploymentId) -> DeploymentLayout {
         DeploymentLayout::new(self.stateroot(id.stateroot()).join(id.directory()))
     }
 
-    /// Where a deployment is made before it gets its name.
-    #[must_use]
-    pub fn new_deployment(&self, id: &DeploymentId) -> DeploymentLayout {
-        DeploymentLayout::new(self.stateroot(id.stateroot()).join(format!("{}{}", Self::MAKING, id.directory())))
+    /// Returns the layout of a deployment under the temporary name that it has while it is created.
+    pub(crate) fn new_deployment(&self, id: &DeploymentId) -> DeploymentLayout {
+        DeploymentLayout::new(self.stateroot(id.stateroot()).join(format!("{}{}", Self::NEW_PREFIX, id.directory())))
     }
 
-    /// What a deployment is called while it is removed.
-    #[must_use]
-    pub fn old_deployment(&self, id: &DeploymentId) -> PathBuf {
-        self.stateroot(id.stateroot()).join(format!("{}{}", Self::REMOVING, id.directory()))
+    /// Returns the path that a deployment has while it is removed.
+    pub(crate) fn old_deployment(&self, id: &DeploymentId) -> PathBuf {
+        self.stateroot(id.stateroot()).join(format!("{}{}", Self::OLD_PREFIX, id.directory()))
     }
 
-    /// Names of directories that are being made begin with this.
-    pub const MAKING: &'static str = ".new-";
+    /// The prefix of the names of directories that are being created.
+    pub(crate) const NEW_PREFIX: &'static str = ".new-";
 
-    /// Names of directories that are being removed begin with this.
-    pub const REMOVING: &'static str = ".old-";
+    /// The prefix of the names of directories that are being removed.
+    pub(crate) const OLD_PREFIX: &'static str = ".old-";
 }
 
 /// The paths of one deployment.
 #[derive(Debug, Clone)]
-pub struct DeploymentLayout {
+pub(crate) struct DeploymentLayout {
     directory: PathBuf,
 }
 
 impl DeploymentLayout {
-    /// The layout of the deployment in `directory`.
-    #[must_use]
-    pub const fn new(directory: PathBuf) -> Self {
+    /// Returns the layout of the deployment in `directory`.
+    pub(crate) const fn new(directory: PathBuf) -> Self {
         Self { directory }
     }
 
-    /// Its directory.
-    #[must_use]
-    pub fn directory(&self) -> &Path {
+    pub(crate) fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// What it is.
-    #[must_use]
-    pub fn origin(&self) -> PathBuf {
+    pub(crate) fn origin(&self) -> PathBuf {
         self.directory.join("origin.toml")
     }
 
-    /// The skeleton of `/`.
-    #[must_use]
-    pub fn skeleton(&self) -> PathBuf {
+    /// Returns the path of the skeleton of `/`.
+    pub(crate) fn skeleton(&self) -> PathBuf {
         self.directory.join("root")
     }
 
-    /// Its `/etc`.
-    #[must_use]
-    pub fn etc(&self) -> PathBuf {
+    pub(crate) fn etc(&self) -> PathBuf {
         self.directory.join("etc")
     }
 
-    /// What was done to its `/etc`.
-    #[must_use]
-    pub fn journal(&self) -> PathBuf {
+    /// Returns the path of the journal of its `/etc`.
+    pub(crate) fn journal(&self) -> PathBuf {
         self.directory.join("etc-journal")
     }
 }

@@ -1,4 +1,9 @@
-//! `origin.toml` of a deployment: which commit it is, where it came from, and what it boots with. Also what the initramfs reads.
+//! The origin of a deployment: reads and writes `origin.toml`, which says what commit it is, where the commit came from, and
+//! what kernel and arguments it boots with.
+//!
+//! *Not here*: where the file is (`layout`).
+//!
+//! *Used by* most modules of `deploy`, and by `boot`: the initramfs reads the file, too.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,25 +17,26 @@ use crate::trust::PublicKey;
 /// Format version written by this program.
 const VERSION: u32 = 1;
 
-/// Who vouches for the commit.
+/// The key that signed a commit, or the reason why a commit without a signature was accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Voucher {
-    /// This key signed it.
-    Signed(PublicKey),
-    /// Nobody: its remote is one of which that was said when it was added.
+pub(crate) enum SignedBy {
+    /// This trusted key signed the commit.
+    #[serde(rename = "signed")]
+    Key(PublicKey),
+    /// The commit came from a remote that was added as one without signatures.
     InsecureRemote,
-    /// Nobody: it is a commit of this machine, and the user said so.
+    /// The commit was made on this machine, and the user accepted it without a signature.
     Local,
 }
 
-/// Where upgrades come from.
+/// A ref of a remote, from which upgrades come.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Upstream {
-    /// Which remote of the repository.
-    pub remote: RemoteName,
-    /// Which ref there.
-    pub name: RefName,
+pub(crate) struct Upstream {
+    /// The remote, as the repository names it.
+    pub(crate) remote: RemoteName,
+    /// The ref at the remote.
+    pub(crate) name: RefName,
 }
 
 impl std::fmt::Display for Upstream {
@@ -62,64 +68,65 @@ impl<'de> Deserialize<'de> for Upstream {
     }
 }
 
-/// What a deployment is.
+/// The content of `origin.toml`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Origin {
+pub struct DeploymentOrigin {
     /// Format version.
-    pub version: u32,
+    pub(crate) version: u32,
     /// The commit.
-    pub commit: CommitId,
-    /// Where upgrades come from; nowhere for a commit of this machine.
+    pub(crate) commit: CommitId,
+    /// The remote ref from which upgrades come; `None` for a commit of this machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub upstream: Option<Upstream>,
+    pub(crate) upstream: Option<Upstream>,
     /// The ref the commit was made for.
     #[serde(rename = "ref")]
-    pub ref_name: RefName,
-    /// What the operating system calls itself.
-    pub title: String,
+    pub(crate) ref_name: RefName,
+    /// The name that the operating system gives itself.
+    pub(crate) title: String,
     /// The version that the commit states.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub os_version: Option<String>,
+    pub(crate) os_version: Option<String>,
     /// When the commit was made, in seconds since 1970.
-    pub commit_time: i64,
+    pub(crate) commit_time: i64,
     /// When the deployment was made, in seconds since 1970.
-    pub deployed: i64,
-    /// Whether it stays until it is unpinned.
+    pub(crate) deployed: i64,
+    /// Whether the deployment is kept until it is unpinned.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub pinned: bool,
-    /// The deployment whose `/etc` it began with.
+    pub(crate) pinned: bool,
+    /// The deployment whose `/etc` was merged into this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub merged_from: Option<DeploymentId>,
-    /// Directories at the top of the image, other than `usr`, that hold something: to be mounted from the image too.
+    pub(crate) merged_from: Option<DeploymentId>,
+    /// Non-empty directories at the top of the image, other than `usr`, which are mounted from the image too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub mounts: Vec<String>,
-    /// The kernel arguments it boots with.
-    pub kargs: Kargs,
-    /// Those that its commit suggests.
-    pub suggested_kargs: Kargs,
-    /// Who vouches for the commit.
-    pub voucher: Voucher,
-    /// Its kernel.
-    pub kernel: KernelRecord,
+    pub(crate) mounts: Vec<String>,
+    /// The kernel arguments that the deployment boots with.
+    pub(crate) kargs: Kargs,
+    /// The kernel arguments that its commit suggests.
+    pub(crate) suggested_kargs: Kargs,
+    /// Why the commit was trusted when it was deployed.
+    #[serde(rename = "voucher")]
+    pub(crate) signed_by: SignedBy,
+    /// The kernel of its commit.
+    pub(crate) kernel: KernelRecord,
 }
 
 /// Why an origin cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OriginError {
-    /// Not TOML, or not these keys.
+    /// The text is not TOML or has other keys.
     #[error(transparent)]
     Syntax(#[from] toml::de::Error),
-    /// Made by a newer program.
+    /// The file was written by a newer program.
     #[error("format version {0} is newer than this program's {VERSION}; upgrade sapwood")]
     Version(u32),
 }
 
-impl Origin {
+impl DeploymentOrigin {
     /// The version to write.
-    pub const VERSION: u32 = VERSION;
+    pub(crate) const VERSION: u32 = VERSION;
 
-    /// Reads an origin.
+    /// Parses an origin.
     ///
     /// # Errors
     /// [`OriginError`].
@@ -128,15 +135,14 @@ impl Origin {
         if origin.version == VERSION { Ok(origin) } else { Err(OriginError::Version(origin.version)) }
     }
 
-    /// The text that [`Self::parse`] reads.
+    /// Returns the text that [`Self::parse`] reads.
     #[must_use]
     pub fn render(&self) -> String {
         toml::to_string(self).expect("plain fields have a TOML form")
     }
 
-    /// What the boot menu shows.
-    #[must_use]
-    pub fn menu_title(&self, deployment: &DeploymentId) -> String {
+    /// Returns the title that the boot menu shows.
+    pub(crate) fn menu_title(&self, deployment: &DeploymentId) -> String {
         let version = self.os_version.as_deref().filter(|version| !self.title.contains(version));
         let version = version.map(|version| format!(" ({version})")).unwrap_or_default();
         title_of(&format!("{}{version} [{deployment}]", self.title))
@@ -147,9 +153,9 @@ impl Origin {
 pub(crate) mod tests {
     use super::*;
 
-    pub(crate) fn example() -> Origin {
+    pub(crate) fn example() -> DeploymentOrigin {
         let key = "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c";
-        Origin {
+        DeploymentOrigin {
             version: VERSION,
             commit: CommitId::of(b"x"),
             upstream: Some("os:debian/12".parse().expect("legal")),
@@ -163,23 +169,23 @@ pub(crate) mod tests {
             mounts: vec!["opt".into()],
             kargs: Kargs::parse("root=x quiet a=\"b c\""),
             suggested_kargs: Kargs::parse("quiet"),
-            voucher: Voucher::Signed(key.parse().expect("a key")),
+            signed_by: SignedBy::Key(key.parse().expect("a key")),
             kernel: KernelRecord { version: "6.1".into(), digest: "00".into(), devicetree: None },
         }
     }
 
     #[test]
-    fn an_origin_survives_its_file() {
+    fn origin_round_trips_through_its_file() {
         let mut origin = example();
-        assert_eq!(Origin::parse(&origin.render()).expect("own output"), origin);
-        origin.voucher = Voucher::Local;
+        assert_eq!(DeploymentOrigin::parse(&origin.render()).expect("own output"), origin);
+        origin.signed_by = SignedBy::Local;
         (origin.upstream, origin.os_version, origin.merged_from) = (None, None, None);
-        assert_eq!(Origin::parse(&origin.render()).expect("own output"), origin);
-        assert!(Origin::parse(&origin.render().replace("version = 1", "version = 2")).is_err());
+        assert_eq!(DeploymentOrigin::parse(&origin.render()).expect("own output"), origin);
+        assert!(DeploymentOrigin::parse(&origin.render().replace("version = 1", "version = 2")).is_err());
     }
 
     #[test]
-    fn titles_say_the_version_once() {
+    fn menu_title_has_the_version_once() {
         let (mut origin, id) = (example(), "main/0123456789ab.0".parse().expect("legal"));
         assert_eq!(origin.menu_title(&id), "Debian GNU/Linux 12 (12.8) [main/0123456789ab.0]");
         origin.os_version = Some("12".into());

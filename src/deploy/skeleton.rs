@@ -1,8 +1,14 @@
-//! The skeleton of `/`: a small directory with the links and mount points of the top level, so that `/` itself depends on no
-//! daemon, and the `/var` that the first deployment of a stateroot fills.
+//! Creates the skeleton of `/` and the initial `/var` of a stateroot. The skeleton is a small directory with the links and
+//! mount points of the top level, so that `/` itself depends on no daemon.
 //!
-//! The skeleton is mounted read-only. What people write to and commits have as plain directories (`/home`, `/root`, …)
-//! becomes a link into `/var`, and what a commit has in it goes there when `/var` is filled.
+//! The skeleton is mounted read-only. Writable directories that commits have at the top level (`/home`, `/root`, …) become
+//! links into `/var`; their contents are copied there when `/var` is filled.
+//!
+//! *Not here*: mounting (`boot`).
+//!
+//! *Invariants*: a `/var` that is not empty is never changed.
+//!
+//! *Used by* `plan` and `apply`.
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -10,14 +16,14 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode};
 
-use super::etc::Ownership;
-use crate::disk::{self, Entry};
-use crate::export::{DirectoryOptions, ExportDirectoryError, Progress, TargetContents, export_directory};
+use super::etc::PreserveOwners;
+use crate::disk::{self, EntryRef};
+use crate::export::{ExportDirectoryError, ExportOptions, ExportProgress, TargetContents, export_directory};
 use crate::image::{Image, ImageError, Ino};
 use crate::model::FileKind;
 use crate::store::Store;
 
-/// Mount points that every system needs, with their modes.
+/// The mount points that every system needs, with their modes.
 const MOUNT_POINTS: [(&str, u16); 10] = [
     ("boot", 0o755),
     ("dev", 0o755),
@@ -31,8 +37,8 @@ const MOUNT_POINTS: [(&str, u16); 10] = [
     ("var", 0o755),
 ];
 
-/// Directories that become links into `/var`, with the names there and the modes.
-const IN_VAR: [(&str, &str, u16); 6] = [
+/// The directories that become links into `/var`, with their names there and their modes.
+const VAR_LINKS: [(&str, &str, u16); 6] = [
     ("home", "home", 0o755),
     ("mnt", "mnt", 0o755),
     ("opt", "opt", 0o755),
@@ -41,12 +47,12 @@ const IN_VAR: [(&str, &str, u16); 6] = [
     ("media", "media", 0o755),
 ];
 
-/// Where Sapwood's own files are, seen from the skeleton.
-const SAPWOOD: (&str, &str) = ("sapwood", "sysroot/sapwood");
+/// The link to Sapwood's own files: its name and its target, relative to the skeleton.
+const SAPWOOD_LINK: (&str, &str) = ("sapwood", "sysroot/sapwood");
 
-/// Why a skeleton or a `/var` cannot be made.
+/// Why a skeleton or a `/var` cannot be created.
 #[derive(Debug, thiserror::Error)]
-pub enum SkeletonError {
+pub(crate) enum SkeletonError {
     /// The image is damaged.
     #[error("the image is damaged")]
     Image(#[from] ImageError),
@@ -56,48 +62,37 @@ pub enum SkeletonError {
     /// The commit's `/var` could not be copied.
     #[error("cannot fill /var")]
     Var(#[from] ExportDirectoryError),
-    /// The system refused.
     #[error("cannot {action} {}", .path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On which path.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    Io { action: &'static str, path: PathBuf, source: io::Error },
 }
 
-/// What becomes of the `/var` of the stateroot.
+/// What a deployment does with the `/var` of the stateroot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum VarPlan {
-    /// It is left alone.
+pub(crate) enum VarPlan {
+    /// The `/var` has contents and is not changed.
     Kept,
-    /// It is empty: the commit's fills it.
+    /// The `/var` is absent or empty and is filled from the commit.
     Filled,
 }
 
-/// What the top level is to be.
+/// The planned top level of a deployment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Skeleton {
-    /// Mount points and their modes.
-    pub directories: Vec<(String, u16)>,
-    /// Links and where they lead.
-    pub links: Vec<(String, Vec<u8>)>,
-    /// Those of the directories that are to be mounted from the image.
-    pub mounts: Vec<String>,
-    /// What has no place: files at the top level, names that are no text.
-    pub left_out: Vec<String>,
-    /// Directories of the image that belong into `/var`, with their names there.
-    pub into_var: Vec<(Ino, String)>,
+pub(crate) struct Skeleton {
+    /// The directories and their modes.
+    pub(crate) directories: Vec<(String, u16)>,
+    /// The symbolic links and their targets.
+    pub(crate) links: Vec<(String, Vec<u8>)>,
+    /// The directories that are to be mounted from the image.
+    pub(crate) mounts: Vec<String>,
+    /// Names that are left out: of files at the top level, and names that are not UTF-8.
+    pub(crate) left_out: Vec<String>,
+    /// The directories of the image whose contents belong into `/var`, with their names there.
+    pub(crate) into_var: Vec<(Ino, String)>,
 }
 
 impl Skeleton {
-    /// The skeleton for a commit.
-    ///
-    /// # Errors
-    /// [`SkeletonError`].
-    pub fn of(image: &Image) -> Result<Self, SkeletonError> {
+    /// Plans the skeleton for a commit.
+    pub(crate) fn of(image: &Image) -> Result<Self, SkeletonError> {
         let mut skeleton = Self::default();
         for child in image.children(image.root(), 0)? {
             let child = child?;
@@ -107,7 +102,7 @@ impl Skeleton {
             };
             match child.kind {
                 FileKind::Symlink => skeleton.links.push((name.to_owned(), image.symlink(child.ino)?.to_vec())),
-                FileKind::Directory => skeleton.directory(image, name, child.ino)?,
+                FileKind::Directory => skeleton.add_directory(image, name, child.ino)?,
                 _ => skeleton.left_out.push(name.to_owned()),
             }
         }
@@ -123,20 +118,20 @@ impl Skeleton {
                 skeleton.directories.push((name.to_owned(), mode));
             }
         }
-        if !is_there(&skeleton, SAPWOOD.0) {
-            skeleton.links.push((SAPWOOD.0.to_owned(), SAPWOOD.1.into()));
+        if !is_there(&skeleton, SAPWOOD_LINK.0) {
+            skeleton.links.push((SAPWOOD_LINK.0.to_owned(), SAPWOOD_LINK.1.into()));
         }
         skeleton.directories.sort();
         skeleton.links.sort();
         Ok(skeleton)
     }
 
-    fn directory(&mut self, image: &Image, name: &str, ino: Ino) -> Result<(), ImageError> {
+    fn add_directory(&mut self, image: &Image, name: &str, ino: Ino) -> Result<(), ImageError> {
         let is_empty = image.child_count(ino)? == 0;
         let is_mount_point = MOUNT_POINTS.iter().any(|(known, _)| *known == name);
-        let in_var = IN_VAR.iter().find(|(known, ..)| *known == name);
+        let in_var = VAR_LINKS.iter().find(|(known, ..)| *known == name);
         match in_var {
-            // Programs that packages put there are the commit's, not the machine's.
+            // A non-empty `/opt` has programs from packages: they stay part of the commit.
             Some((_, target, _)) if is_empty || name != "opt" => {
                 self.links.push((name.to_owned(), format!("var/{target}").into_bytes()));
                 if !is_empty {
@@ -153,11 +148,8 @@ impl Skeleton {
         Ok(())
     }
 
-    /// Makes the skeleton at `target`, which must not be there. Not synced.
-    ///
-    /// # Errors
-    /// [`SkeletonError::Io`].
-    pub fn make(&self, target: &Path) -> Result<(), SkeletonError> {
+    /// Creates the skeleton at `target`, which must not exist. The result is not synced.
+    pub(crate) fn make(&self, target: &Path) -> Result<(), SkeletonError> {
         make_directory(target, 0o755)?;
         for (name, mode) in &self.directories {
             make_directory(&target.join(name), *mode)?;
@@ -171,53 +163,48 @@ impl Skeleton {
     }
 }
 
-/// Fills the `/var` of a stateroot from a commit if nothing is in it: under the name `making` first, then in one step.
-///
-/// # Errors
-/// [`SkeletonError`].
-pub fn fill_var(
+/// Fills the `/var` of a stateroot from a commit if it is absent or empty. It is created as `temporary` and renamed in one
+/// step.
+pub(crate) fn fill_var(
     image: &Image,
     skeleton: &Skeleton,
     store: &Store,
-    making: &Path,
+    temporary: &Path,
     var: &Path,
-    ownership: Ownership,
+    ownership: PreserveOwners,
 ) -> Result<(), SkeletonError> {
     if !is_absent_or_empty(var)? {
         return Ok(());
     }
-    disk::remove_directory(making).map_err(io_error("remove", making))?;
+    disk::remove_directory(temporary).map_err(io_error("remove", temporary))?;
     let export = |ino: Ino, target: &Path| {
         let fidelity = match ownership {
-            Ownership::Kept => crate::export::Fidelity::Required,
-            Ownership::Ignored => crate::export::Fidelity::BestEffort,
+            PreserveOwners::Yes => crate::export::Fidelity::Required,
+            PreserveOwners::No => crate::export::Fidelity::BestEffort,
         };
-        let options = DirectoryOptions { fidelity, contents: TargetContents::Any, threads: 1 };
-        export_directory(image, ino, store, target, options, &Progress::default()).map(drop)
+        let options = ExportOptions { fidelity, contents: TargetContents::Any, threads: 1 };
+        export_directory(image, ino, store, target, options, &ExportProgress::default()).map(drop)
     };
     match image.lookup(image.root(), b"var")?.filter(|ino| image.kind(*ino) == Ok(FileKind::Directory)) {
-        Some(ino) => export(ino, making)?,
-        None => make_directory(making, 0o755)?,
+        Some(ino) => export(ino, temporary)?,
+        None => make_directory(temporary, 0o755)?,
     }
-    for (_, name, mode) in IN_VAR {
-        let path = making.join(name);
+    for (_, name, mode) in VAR_LINKS {
+        let path = temporary.join(name);
         if rustix::fs::lstat(&path).is_err() {
             make_directory(&path, mode)?;
         }
     }
     for (ino, name) in &skeleton.into_var {
-        export(*ino, &making.join(name))?;
+        export(*ino, &temporary.join(name))?;
     }
-    let synced = disk::open_directory(making).and_then(disk::sync_filesystem);
-    synced.map_err(io_error("sync", making))?;
-    disk::rename_directory(making, var).map_err(io_error("name", var))
+    let synced = disk::open_directory(temporary).and_then(disk::sync_filesystem);
+    synced.map_err(io_error("sync", temporary))?;
+    disk::rename_directory(temporary, var).map_err(io_error("name", var))
 }
 
-/// Whether there is nothing at `path`, or an empty directory.
-///
-/// # Errors
-/// [`SkeletonError::Io`].
-pub fn is_absent_or_empty(path: &Path) -> Result<bool, SkeletonError> {
+/// Returns whether `path` does not exist or is an empty directory.
+pub(crate) fn is_absent_or_empty(path: &Path) -> Result<bool, SkeletonError> {
     match std::fs::read_dir(path) {
         Ok(mut entries) => Ok(entries.next().is_none()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
@@ -228,7 +215,7 @@ pub fn is_absent_or_empty(path: &Path) -> Result<bool, SkeletonError> {
 fn make_directory(path: &Path, mode: u16) -> Result<(), SkeletonError> {
     let made = rustix::fs::mkdir(path, Mode::RWXU).map_err(io::Error::from).and_then(|()| {
         let directory = disk::open_directory(path)?;
-        Ok(Entry::Open(directory.as_fd()).chmod(mode)?)
+        Ok(EntryRef::Open(directory.as_fd()).chmod(mode)?)
     });
     made.map_err(io_error("create", path))
 }

@@ -1,62 +1,62 @@
-//! Room: on the boot partition and on the disk, before anything is written.
+//! Checks, before anything is written, that a deployment fits on the boot partition and on the disk.
+//!
+//! *Not here*: which deployments are removed to free space (`retention`, `removal`).
+//!
+//! *Used by* `plan` and `apply`.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::boot::Kernel;
+use super::commit_files;
 use super::etc::EtcPlan;
-use super::files;
 use super::id::DeploymentId;
 use super::skeleton::VarPlan;
 use super::sysroot::{State, Sysroot};
-use crate::disk::{self, Room};
+use crate::disk::{self, FreeSpace};
 use crate::image::{Image, ImageError};
 use crate::model::FileKind;
 
-/// Room that is left beside what is needed, for names and the filesystem's own: 1 in so many bytes, and this much.
-const MARGIN: u64 = 50;
-const RESERVE: u64 = 1 << 20;
+/// The divisor of the safety margin: 1/50 more than the computed size must be free, for names and the filesystem's metadata.
+const MARGIN_DIVISOR: u64 = 50;
 
-/// Why there is no room.
+/// Bytes that must be free on the disk in addition.
+const RESERVED_BYTES: u64 = 1 << 20;
+
+/// Why a deployment does not fit.
 #[derive(Debug, thiserror::Error)]
-pub enum SpaceError {
+pub(crate) enum SpaceError {
     /// The boot partition is too small for another kernel.
-    #[error("{} has no room for the new kernel: it needs {needed} bytes and {available} are free{}", .path.display(), list(.freeable))]
+    #[error("{} has no room for the new kernel: it needs {needed} bytes and {available} are free{}", .path.display(), freeable_hint(.freeable))]
     Boot {
-        /// Where it is.
         path: PathBuf,
-        /// Bytes needed.
+        /// Bytes that are needed.
         needed: u64,
-        /// Bytes free, also after all that goes anyway is gone.
+        /// Bytes that are free after the deployments that are removed anyway have left the menu.
         available: u64,
-        /// What could be removed, and how many bytes that would free.
+        /// Deployments that could be removed, and how many bytes that would free.
         freeable: Vec<(DeploymentId, u64)>,
     },
-    /// The disk is too small.
+    /// The disk is too full.
     #[error("{} has no room: {needed} bytes are needed and {available} are free", .path.display())]
     Disk {
-        /// Where it is.
         path: PathBuf,
-        /// Bytes needed.
+        /// Bytes that are needed.
         needed: u64,
-        /// Bytes free.
+        /// Bytes that are free.
         available: u64,
     },
-    /// How much room there is could not be found out.
+    /// The free space cannot be queried.
     #[error("cannot find out how much room there is at {}", .path.display())]
-    Io {
-        /// On which path.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    Io { path: PathBuf, source: io::Error },
     /// The image is damaged.
     #[error("the image is damaged")]
     Image(#[from] ImageError),
 }
 
-fn list(freeable: &[(DeploymentId, u64)]) -> String {
+/// Returns the end of a message: the commands that would free space.
+fn freeable_hint(freeable: &[(DeploymentId, u64)]) -> String {
     if freeable.is_empty() {
         return "; no deployment can be removed to make any".to_owned();
     }
@@ -64,43 +64,40 @@ fn list(freeable: &[(DeploymentId, u64)]) -> String {
     format!("; {}", freeable.iter().map(one).collect::<Vec<_>>().join(", "))
 }
 
-/// The room on the boot partition.
+/// The space on the boot partition.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
-pub struct BootRoom {
-    /// Bytes that the new kernel needs beyond what is there.
-    pub needed: u64,
-    /// Bytes free, where the filesystem tells.
-    pub available: Option<u64>,
-    /// Deployments that go anyway and must leave before there is room.
-    pub remove_first: Vec<DeploymentId>,
+pub(crate) struct BootSpace {
+    /// Bytes of the new kernel's files that are not installed yet.
+    pub(crate) needed: u64,
+    /// Bytes that are free; `None` if the filesystem does not report it.
+    pub(crate) available: Option<u64>,
+    /// Deployments that are removed anyway, and have to leave the menu before there is space for the new kernel.
+    pub(crate) remove_first: Vec<DeploymentId>,
 }
 
-impl BootRoom {
-    /// Finds out whether `kernel` fits, perhaps after `outgoing` deployments have left the menu.
-    ///
-    /// # Errors
-    /// [`SpaceError`].
-    pub fn plan(
+impl BootSpace {
+    /// Checks that `kernel` fits, if necessary after the deployments in `to_remove` have left the menu.
+    pub(crate) fn plan(
         sysroot: &Sysroot,
         state: &State,
         kernel: &Kernel,
-        outgoing: &[DeploymentId],
+        to_remove: &[DeploymentId],
     ) -> Result<Self, SpaceError> {
         let loader = sysroot.loader();
-        let room = room(&loader.directory)?;
-        let directory = loader.kernels(&sysroot.config().id);
+        let free = free_space(&loader.directory)?;
+        let directory = loader.kernels_directory(&sysroot.config().id);
         let own = directory.join(&kernel.record.digest);
-        let missing = kernel.files.iter().filter(|file| length(&own.join(&file.name)) != Some(file.size));
-        let needed: u64 = missing.map(|file| whole_units(file.size, room)).sum();
-        let mut plan = Self { needed, available: room.available, remove_first: Vec::new() };
-        let Some(available) = room.available.filter(|_| needed > 0) else { return Ok(plan) };
-        let needed = needed + needed / MARGIN;
+        let missing = kernel.files.iter().filter(|file| file_length(&own.join(&file.name)) != Some(file.size));
+        let needed: u64 = missing.map(|file| round_up_to_unit(file.size, free)).sum();
+        let mut plan = Self { needed, available: free.available, remove_first: Vec::new() };
+        let Some(available) = free.available.filter(|_| needed > 0) else { return Ok(plan) };
+        let needed = needed + needed / MARGIN_DIVISOR;
         if needed <= available {
             return Ok(plan);
         }
-        // A kernel that several deployments share goes with the last of them.
+        // A kernel that several deployments share is removed with the last of them.
         let freed = |gone: &[DeploymentId]| {
-            let stays: BTreeSet<&str> = state
+            let kept: BTreeSet<&str> = state
                 .deployments
                 .iter()
                 .filter(|found| found.entry.is_some() && !gone.contains(&found.id))
@@ -109,17 +106,17 @@ impl BootRoom {
                 .collect();
             let gone = state.deployments.iter().filter(|found| gone.contains(&found.id));
             let digests: BTreeSet<&str> = gone.map(|found| found.origin.kernel.digest.as_str()).collect();
-            digests.difference(&stays).map(|digest| tree_size(&directory.join(digest), room)).sum::<u64>()
+            digests.difference(&kept).map(|digest| tree_size(&directory.join(digest), free)).sum::<u64>()
         };
-        let after = available + freed(outgoing);
+        let after = available + freed(to_remove);
         if needed <= after {
-            plan.remove_first = outgoing.to_vec();
+            plan.remove_first = to_remove.to_vec();
             return Ok(plan);
         }
-        let may_go = state.deployments.iter().filter(|found| {
-            !outgoing.contains(&found.id) && state.booted.as_ref() != Some(&found.id) && found.entry.is_some()
+        let removable = state.deployments.iter().filter(|found| {
+            !to_remove.contains(&found.id) && state.booted.as_ref() != Some(&found.id) && found.entry.is_some()
         });
-        let freeable = may_go
+        let freeable = removable
             .map(|found| (found.id.clone(), freed(std::slice::from_ref(&found.id))))
             .filter(|(_, bytes)| *bytes > 0);
         let path = loader.directory.clone();
@@ -127,37 +124,34 @@ impl BootRoom {
     }
 }
 
-/// The room on the disk.
+/// The space on the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
-pub struct DiskRoom {
-    /// Bytes that the deployment needs, with what is still to be fetched.
-    pub needed: u64,
-    /// Bytes free, where the filesystem tells.
-    pub available: Option<u64>,
+pub(crate) struct DiskSpace {
+    /// Bytes that the deployment needs, including what is still to be fetched.
+    pub(crate) needed: u64,
+    /// Bytes that are free; `None` if the filesystem does not report it.
+    pub(crate) available: Option<u64>,
 }
 
-impl DiskRoom {
-    /// Finds out whether the deployment fits.
-    ///
-    /// # Errors
-    /// [`SpaceError`].
-    pub fn plan(
+impl DiskSpace {
+    /// Checks that the deployment fits.
+    pub(crate) fn plan(
         sysroot: &Sysroot,
         image: &Image,
         etc: &EtcPlan,
         var: VarPlan,
-        boot: &BootRoom,
+        boot: &BootSpace,
         fetch_bytes: u64,
     ) -> Result<Self, SpaceError> {
         let path = sysroot.layout().base();
-        let boot_device = room(&sysroot.loader().directory)?.device;
-        let room = room(&path)?;
-        let boot_bytes = if boot_device == room.device { boot.needed } else { 0 };
-        let entries = etc.entries.len() as u64 * room.unit;
-        let var_bytes = if var == VarPlan::Filled { tree_bytes(image, "/var", room)? } else { 0 };
-        let needed = fetch_bytes + etc.bytes() + entries + var_bytes + boot_bytes + RESERVE;
-        match room.available {
-            Some(available) if needed + needed / MARGIN > available => {
+        let boot_device = free_space(&sysroot.loader().directory)?.device;
+        let free = free_space(&path)?;
+        let boot_bytes = if boot_device == free.device { boot.needed } else { 0 };
+        let entries = etc.entries.len() as u64 * free.allocation_unit;
+        let var_bytes = if var == VarPlan::Filled { tree_bytes(image, "/var", free)? } else { 0 };
+        let needed = fetch_bytes + etc.bytes() + entries + var_bytes + boot_bytes + RESERVED_BYTES;
+        match free.available {
+            Some(available) if needed + needed / MARGIN_DIVISOR > available => {
                 Err(SpaceError::Disk { path, needed, available })
             }
             available => Ok(Self { needed, available }),
@@ -165,37 +159,38 @@ impl DiskRoom {
     }
 }
 
-fn room(path: &Path) -> Result<Room, SpaceError> {
-    disk::room(path).map_err(|source| SpaceError::Io { path: path.to_owned(), source })
+fn free_space(path: &Path) -> Result<FreeSpace, SpaceError> {
+    disk::free_space(path).map_err(|source| SpaceError::Io { path: path.to_owned(), source })
 }
 
-fn whole_units(bytes: u64, room: Room) -> u64 {
-    bytes.div_ceil(room.unit) * room.unit
+fn round_up_to_unit(bytes: u64, free: FreeSpace) -> u64 {
+    bytes.div_ceil(free.allocation_unit) * free.allocation_unit
 }
 
-fn length(path: &Path) -> Option<u64> {
+fn file_length(path: &Path) -> Option<u64> {
     std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file).map(|metadata| metadata.len())
 }
 
-/// Bytes of the files in a directory of the boot partition.
-fn tree_size(path: &Path, room: Room) -> u64 {
+/// Returns the bytes that the files in a directory of the boot partition take up.
+fn tree_size(path: &Path, free: FreeSpace) -> u64 {
     let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
     let size = |entry: std::fs::DirEntry| match entry.metadata() {
-        Ok(metadata) if metadata.is_dir() => tree_size(&entry.path(), room),
-        Ok(metadata) => whole_units(metadata.len(), room),
+        Ok(metadata) if metadata.is_dir() => tree_size(&entry.path(), free),
+        Ok(metadata) => round_up_to_unit(metadata.len(), free),
         Err(_) => 0,
     };
     entries.map(size).sum()
 }
 
-/// Bytes of the files in a directory of the image.
-fn tree_bytes(image: &Image, path: &str, room: Room) -> Result<u64, ImageError> {
+/// Returns an upper estimate of the bytes that a directory of the image takes up on the disk.
+fn tree_bytes(image: &Image, path: &str, free: FreeSpace) -> Result<u64, ImageError> {
     let mut sum = 0;
-    let Some(top) = files::resolve(image, path)?.filter(|top| image.kind(*top) == Ok(FileKind::Directory)) else {
+    let Some(top) = commit_files::resolve(image, path)?.filter(|top| image.kind(*top) == Ok(FileKind::Directory))
+    else {
         return Ok(0);
     };
     image.walk(top, &mut |_, ino, kind| {
-        sum += room.unit;
+        sum += free.allocation_unit;
         if kind == FileKind::Regular {
             sum += image.attributes(ino)?.size;
         }

@@ -1,4 +1,6 @@
-//! Owner, attributes, mode and time of one entry, whether it is open or only known by its name.
+//! Sets owner, extended attributes, mode and time of one entry, which is open or only known by its name.
+//!
+//! *Used by* `deploy` and `export`.
 
 use std::os::fd::BorrowedFd;
 
@@ -7,22 +9,22 @@ use rustix::io::Errno;
 
 use super::xattr;
 
-/// The entry to work on.
+/// A reference to the entry whose metadata is changed.
 #[derive(Clone, Copy)]
-pub enum Entry<'a> {
-    /// Open: a regular file or a directory.
+pub(crate) enum EntryRef<'a> {
+    /// A regular file or a directory, by its open descriptor.
     Open(BorrowedFd<'a>),
-    /// Something that cannot be opened safely, by its name in a directory.
+    /// An entry that cannot be opened safely, by its name in an open directory.
     At(BorrowedFd<'a>, &'a [u8]),
 }
 
-impl Entry<'_> {
+impl EntryRef<'_> {
     /// Sets user and group.
     ///
     /// # Errors
     /// Those of `chown(2)`.
-    pub fn chown(self, uid: u32, gid: u32) -> Result<(), Errno> {
-        // All ones stands for "leave it", so nobody can have that id.
+    pub(crate) fn chown(self, uid: u32, gid: u32) -> Result<(), Errno> {
+        // chown(2) reads an id of all ones as "leave unchanged", so no user or group can have it.
         if uid == u32::MAX || gid == u32::MAX {
             return Err(Errno::INVAL);
         }
@@ -37,7 +39,7 @@ impl Entry<'_> {
     ///
     /// # Errors
     /// Those of `setxattr(2)`.
-    pub fn set_xattr(self, name: &[u8], value: &[u8]) -> Result<(), Errno> {
+    pub(crate) fn set_xattr(self, name: &[u8], value: &[u8]) -> Result<(), Errno> {
         match self {
             Self::Open(fd) => rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty()),
             Self::At(directory, entry) => {
@@ -50,7 +52,7 @@ impl Entry<'_> {
     ///
     /// # Errors
     /// Those of `removexattr(2)`.
-    pub fn remove_xattr(self, name: &[u8]) -> Result<(), Errno> {
+    pub(crate) fn remove_xattr(self, name: &[u8]) -> Result<(), Errno> {
         match self {
             Self::Open(fd) => rustix::fs::fremovexattr(fd, name),
             Self::At(directory, entry) => rustix::fs::lremovexattr(xattr::proc_path(directory, entry), name),
@@ -61,20 +63,21 @@ impl Entry<'_> {
     ///
     /// # Errors
     /// Those of `chmod(2)`.
-    pub fn chmod(self, permissions: u16) -> Result<(), Errno> {
+    pub(crate) fn chmod(self, permissions: u16) -> Result<(), Errno> {
         let mode = Mode::from_raw_mode(permissions.into());
         match self {
             Self::Open(fd) => rustix::fs::fchmod(fd, mode),
-            // Follows links, but this is a device, fifo or socket made a moment ago where nobody else can reach.
+            // This follows links, but the entry is a device, fifo or socket that was just made in a place which no other
+            // process reaches.
             Self::At(directory, name) => rustix::fs::chmodat(directory, name, mode, AtFlags::empty()),
         }
     }
 
-    /// Sets the time of the last change of the content, in seconds and nanoseconds since 1970.
+    /// Sets the modification time, in seconds and nanoseconds since 1970.
     ///
     /// # Errors
     /// Those of `utimensat(2)`.
-    pub fn set_mtime(self, seconds: i64, nanoseconds: u32) -> Result<(), Errno> {
+    pub(crate) fn set_mtime(self, seconds: i64, nanoseconds: u32) -> Result<(), Errno> {
         let times = Timestamps {
             last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
             last_modification: Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() },

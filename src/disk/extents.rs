@@ -1,16 +1,18 @@
-//! Where a file has data and where it has holes.
+//! Finds where a file has data and where it has holes.
+//!
+//! *Used by* `compose`, which reads directories.
 
 use std::fs::File;
 use std::io;
 
 use rustix::fs::SeekFrom;
 
-/// The runs of data of a file of `size` bytes as `(offset, length)`, ascending and not touching; `None` when it has no
-/// hole. Moves the file's position.
+/// Returns the runs of data of a file of `size` bytes as `(offset, length)`, ascending and not touching; `None` when the file
+/// has no hole. Moves the file's position.
 ///
 /// # Errors
-/// Those of `lseek(2)`. A filesystem that knows nothing of holes reports one run.
-pub fn data_extents(file: &File, size: u64) -> io::Result<Option<Vec<(u64, u64)>>> {
+/// Those of `lseek(2)`. A filesystem without support for holes reports one run.
+pub(crate) fn data_extents(file: &File, size: u64) -> io::Result<Option<Vec<(u64, u64)>>> {
     let mut extents = Vec::new();
     let mut position = 0;
     while position < size {
@@ -42,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_the_data_between_holes() {
+    fn data_extents_lists_data_between_holes() {
         let file = tempfile::tempfile_in(".").expect("a temporary file");
         file.set_len(1 << 20).expect("extended");
         assert_eq!(data_extents(&file, 1 << 20).expect("seekable"), Some(vec![]));

@@ -1,21 +1,25 @@
 //! Advisory locks between processes, by `flock(2)` on a file that is never removed.
 //!
-//! The kernel drops a lock with its holder, so a killed process leaves none behind.
+//! *Invariants*: the kernel releases a lock when its holder ends, so a killed process leaves none behind. A lock file may be in
+//! a directory that other users can write, who may have replaced it by something else. Therefore a link is not followed; only a
+//! regular file with one name is locked; a file that is locked exclusively belongs to the user of this process; and no file is
+//! ever truncated: the holder's name is written over an older name or into an empty file.
 //!
-//! A lock may lie in a directory that others can write, who may have put something else in its place. So a link is not
-//! followed, only a regular file with one name is locked, one that is locked exclusively belongs to the user of this process,
-//! and nothing is ever cut off: the holder's name is written over an older name or into an empty file.
+//! *Used by* `store`, `remote`, `compose` and `deploy`, for each directory that has one writer at a time.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-/// What the name of a holder begins with, and the bytes it takes, blanks at its end.
-const HOLDER: &str = "process ";
+/// The beginning of a holder's name in the lock file.
+const HOLDER_PREFIX: &str = "process ";
+
+/// Bytes of a holder's name in the lock file, padded with blanks.
 const HOLDER_LENGTH: usize = 24;
 
-/// What to do when somebody else holds the lock.
+/// What to do when another process holds the lock.
 pub enum Wait<'a> {
     /// Fail at once.
     No,
@@ -26,12 +30,12 @@ pub enum Wait<'a> {
 /// Why a lock was not obtained.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Somebody holds it and waiting was not wanted.
+    /// Another process holds the lock, and the caller did not want to wait.
     #[error("{} is locked by {holder}", .path.display())]
     Held {
         /// The lock file.
         path: PathBuf,
-        /// Who holds it, as far as is known.
+        /// The process that holds it, as far as is known.
         holder: String,
     },
     /// The lock file cannot be used.
@@ -46,20 +50,17 @@ pub enum LockError {
 
 /// A held lock; dropping it releases it.
 #[derive(Debug)]
-pub struct Lock {
+pub(crate) struct Lock {
     _file: File,
 }
 
 impl Lock {
     /// Locks `path` for this process alone.
-    ///
-    /// # Errors
-    /// [`LockError`].
-    pub fn exclusive(path: &Path, wait: Wait<'_>) -> Result<Self, LockError> {
+    pub(crate) fn exclusive(path: &Path, wait: Wait<'_>) -> Result<Self, LockError> {
         let io_error = |source| LockError::Io { path: path.to_owned(), source };
-        let mut file = open(path, Access::Write).map_err(io_error)?;
+        let mut file = open(path, LockAccess::Write).map_err(io_error)?;
         acquire(path, &mut file, wait, File::try_lock, File::lock)?;
-        // Only for messages of processes that wait; so a failure (a full disk) does not matter.
+        // The name is only used in messages of processes that wait, so a failure (a full disk) does not matter.
         if let Err(error) = write_holder(&file) {
             tracing::debug!(%error, "cannot note the holder of a lock");
         }
@@ -67,38 +68,42 @@ impl Lock {
     }
 
     /// Locks `path` together with any number of other shared holders. Works on a read-only filesystem.
-    ///
-    /// # Errors
-    /// [`LockError`].
-    pub fn shared(path: &Path, wait: Wait<'_>) -> Result<Self, LockError> {
+    pub(crate) fn shared(path: &Path, wait: Wait<'_>) -> Result<Self, LockError> {
         let io_error = |source| LockError::Io { path: path.to_owned(), source };
-        let mut file = open(path, Access::Read).map_err(io_error)?;
+        let mut file = open(path, LockAccess::Read).map_err(io_error)?;
         acquire(path, &mut file, wait, File::try_lock_shared, File::lock_shared)?;
         Ok(Self { _file: file })
     }
 }
 
+/// How often a lock is tried before it counts as held. A process that another thread is starting has the locks of this process
+/// until its program runs.
+const INHERITED_LOCK_ATTEMPTS: usize = 4;
+
+/// The pause between two attempts.
+const INHERITED_LOCK_PAUSE: Duration = Duration::from_millis(5);
+
 #[derive(Clone, Copy)]
-enum Access {
+enum LockAccess {
     Read,
     Write,
 }
 
-fn open(path: &Path, access: Access) -> io::Result<File> {
+fn open(path: &Path, access: LockAccess) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    // A pipe that lies there is opened at once, and then refused.
+    // O_NONBLOCK: opening a pipe does not wait for its other end; check() then refuses it.
     options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY);
-    if matches!(access, Access::Write) {
+    if matches!(access, LockAccess::Write) {
         options.write(true).create(true);
     }
     match (options.open(path), access) {
-        (Err(error), Access::Read) if error.kind() == io::ErrorKind::NotFound => open(path, Access::Write),
+        (Err(error), LockAccess::Read) if error.kind() == io::ErrorKind::NotFound => open(path, LockAccess::Write),
         (Err(error), _) if error.raw_os_error() == Some(libc::ELOOP) => Err(refusal("a symbolic link lies there")),
         (opened, _) => check(opened?, access),
     }
 }
 
-fn check(file: File, access: Access) -> io::Result<File> {
+fn check(file: File, access: LockAccess) -> io::Result<File> {
     let metadata = file.metadata()?;
     if !metadata.is_file() {
         return Err(refusal("what lies there is not a regular file"));
@@ -106,7 +111,7 @@ fn check(file: File, access: Access) -> io::Result<File> {
     if metadata.nlink() > 1 {
         return Err(refusal("the file has further names (hard links), as in a copy made with them: remove those"));
     }
-    if matches!(access, Access::Write) && metadata.uid() != rustix::process::geteuid().as_raw() {
+    if matches!(access, LockAccess::Write) && metadata.uid() != rustix::process::geteuid().as_raw() {
         return Err(refusal(format!("it belongs to user {}: run this as that user", metadata.uid())));
     }
     Ok(file)
@@ -124,10 +129,12 @@ fn acquire(
     block: fn(&File) -> io::Result<()>,
 ) -> Result<(), LockError> {
     let io_error = |source| LockError::Io { path: path.to_owned(), source };
-    match attempt(file) {
-        Ok(()) => return Ok(()),
-        Err(TryLockError::WouldBlock) => {}
-        Err(TryLockError::Error(source)) => return Err(io_error(source)),
+    for pause in [INHERITED_LOCK_PAUSE; INHERITED_LOCK_ATTEMPTS] {
+        match attempt(file) {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(pause),
+            Err(TryLockError::Error(source)) => return Err(io_error(source)),
+        }
     }
     let holder = read_holder(file);
     match wait {
@@ -142,9 +149,9 @@ fn acquire(
 fn write_holder(file: &File) -> io::Result<()> {
     let mut old = [0; HOLDER_LENGTH + 1];
     let length = file.read_at(&mut old, 0)?;
-    let is_ours = length <= HOLDER_LENGTH && (length == 0 || old.starts_with(HOLDER.as_bytes()));
-    let holder = format!("{:<HOLDER_LENGTH$}", format!("{HOLDER}{}", std::process::id()));
-    if is_ours { file.write_all_at(holder.as_bytes(), 0) } else { Ok(()) }
+    let is_lock_file = length <= HOLDER_LENGTH && (length == 0 || old.starts_with(HOLDER_PREFIX.as_bytes()));
+    let holder = format!("{:<HOLDER_LENGTH$}", format!("{HOLDER_PREFIX}{}", std::process::id()));
+    if is_lock_file { file.write_all_at(holder.as_bytes(), 0) } else { Ok(()) }
 }
 
 fn read_holder(file: &mut File) -> String {
@@ -163,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn something_else_in_the_place_of_a_lock_is_refused_and_left_as_it_is() {
+    fn lock_refuses_other_file_types_and_does_not_change_them() {
         let directory = tempfile::tempdir_in(".").expect("a temporary directory");
         let at = |name: &str| directory.path().join(name);
         crate::disk::replace(&at("precious"), b"do not touch").expect("writable");
@@ -180,12 +187,12 @@ mod tests {
         }
         assert!(!at("nowhere").exists());
         assert_eq!(fs::read_to_string(at("second")).expect("readable"), "two names");
-        drop(Lock::exclusive(&at("precious"), Wait::No).expect("a file of ours"));
+        drop(Lock::exclusive(&at("precious"), Wait::No).expect("a regular file of this user"));
         assert_eq!(fs::read_to_string(at("precious")).expect("readable"), "do not touch");
     }
 
     #[test]
-    fn who_waits_is_told_of_the_newest_holder() {
+    fn held_error_names_the_newest_holder() {
         let directory = tempfile::tempdir_in(".").expect("a temporary directory");
         let path = directory.path().join("lock");
         crate::disk::replace(&path, b"process 4194304").expect("as older versions wrote it");

@@ -1,36 +1,44 @@
-//! The few ways in which Sapwood touches a disk: durable replacement, temporary files, locks, directory listings,
-//! attributes, holes, mounts.
+//! Access to the disk: durable replacement, temporary files, locks, directory listings, attributes, holes, mounts.
 //!
-//! Knows nothing of repositories. Whatever fsyncs or renames lives here. Used by `store`, `compose`, `export` and
-//! `deploy`.
+//! *Not here*: repositories, deployments or any other file format.
+//!
+//! *Invariants*: all code that syncs or renames files is in this folder.
+//!
+//! *Used by* every layer above; most by `store`, `compose`, `export` and `deploy`.
 
+mod accounts;
 mod at;
 mod descriptors;
 mod directory;
 mod entry;
 mod extents;
+mod free_space;
 mod instance;
 mod lock;
 mod mountinfo;
 mod positioned;
 mod replace;
-mod room;
 mod temporary;
 mod xattr;
 
-pub use at::{TEMPORARY, create_file_at, replace_at};
-pub use descriptors::{descriptor_limit, raise_descriptor_limit};
-pub use directory::{DirectoryEntry, list, open_directory, open_directory_at, open_file_at, stat_of};
-pub use entry::Entry;
-pub use extents::data_extents;
-pub use instance::{Instance, Instances};
-pub use lock::{Lock, LockError, Wait};
-pub use mountinfo::{MountPoint, MountTable};
-pub use positioned::read_from;
-pub use replace::{
+pub(crate) use accounts::{group_id, user_id, user_name};
+pub(crate) use at::{TEMPORARY_NAME, create_file_at, replace_at};
+pub(crate) use descriptors::{descriptor_limit, raise_descriptor_limit};
+pub(crate) use directory::{
+    DirectoryEntry, is_own_directory, list, open_directory, open_directory_at, open_file_at, stat_of,
+};
+pub(crate) use entry::EntryRef;
+pub(crate) use extents::data_extents;
+pub(crate) use free_space::{FreeSpace, free_space};
+pub(crate) use instance::{FilesystemInstance, FilesystemInstances};
+pub use lock::Wait;
+pub(crate) use lock::{Lock, LockError};
+pub(crate) use mountinfo::MountPoint;
+pub use mountinfo::MountTable;
+pub(crate) use positioned::read_from;
+pub(crate) use replace::{
     append, install, make_directories, promote, remove_directory, remove_file, rename_directory, replace, replace_in,
     replace_on_fat, sync_directory, sync_filesystem,
 };
-pub use room::{Room, room};
-pub use temporary::{TemporaryFile, TemporaryPath};
-pub use xattr::{XattrPair, read_xattrs};
+pub(crate) use temporary::{TemporaryFile, TemporaryPath};
+pub(crate) use xattr::read_xattrs;

@@ -1,5 +1,7 @@
-//! The kernel's list of mounts, read without touching any of them: asking a mount about itself from the process that
-//! serves it could wait for ever.
+//! Reads the kernel's list of mounts without accessing any of them: a process that serves a mount and accesses it could wait
+//! for itself for ever.
+//!
+//! *Used by* `disk::instance`, `fuse`, `mount` and `cli`.
 
 use std::ffi::OsString;
 use std::fs;
@@ -12,16 +14,16 @@ use std::path::{Path, PathBuf};
 pub struct MountPoint {
     /// `major:minor`, equal for all mounts of one filesystem.
     pub device: String,
-    /// Where.
+    /// The mount point.
     pub path: PathBuf,
     /// The flags of this mount, such as `ro,nosuid,relatime`.
-    pub flags: String,
-    /// Type, such as `ext4` or `fuse.sapwood`.
-    pub filesystem: String,
-    /// What was mounted, as the mounter called it.
-    pub source: String,
+    pub(crate) flags: String,
+    /// The type, such as `ext4` or `fuse.sapwood`.
+    pub(crate) filesystem: String,
+    /// The source, as given to `mount(2)`.
+    pub(crate) source: String,
     /// The options of the filesystem itself, after the type and source.
-    pub options: String,
+    pub(crate) options: String,
 }
 
 /// All mounts, in the order in which they were made.
@@ -29,39 +31,44 @@ pub struct MountPoint {
 pub struct MountTable(Vec<MountPoint>);
 
 impl MountTable {
-    /// Reads the list. Of the calling thread: a thread may have a mount namespace of its own.
+    /// Reads the list of the calling thread: a thread may have a mount namespace of its own.
     ///
     /// # Errors
     /// Those of reading `/proc/thread-self/mountinfo`.
-    pub fn read() -> io::Result<Self> {
+    pub(crate) fn read() -> io::Result<Self> {
         Ok(Self::parse(&fs::read("/proc/thread-self/mountinfo")?))
     }
 
-    /// Parses the text of `mountinfo`; lines that do not look like one are skipped.
+    /// Parses the text of `mountinfo`; malformed lines are skipped.
     #[must_use]
     pub fn parse(text: &[u8]) -> Self {
         Self(text.split(|byte| *byte == b'\n').filter_map(parse_line).collect())
     }
 
-    /// All mounts.
+    /// Returns all mounts.
     #[must_use]
     pub fn all(&self) -> &[MountPoint] {
         &self.0
     }
 
-    /// What a process that goes to `path` meets: the last mount made exactly there.
+    /// Returns the mount that is visible at `path`: the last one made at exactly this path.
     #[must_use]
     pub fn top(&self, path: &Path) -> Option<&MountPoint> {
         self.0.iter().rev().find(|mount| mount.path == path)
     }
 
-    /// Whether the filesystem `device` is still mounted anywhere here.
+    /// Returns the mount that a canonical path is in.
+    pub(crate) fn containing(&self, path: &Path) -> Option<&MountPoint> {
+        path.ancestors().find_map(|ancestor| self.top(ancestor))
+    }
+
+    /// Returns the mounts of the filesystem `device`.
     pub fn mounts_of<'a>(&'a self, device: &'a str) -> impl Iterator<Item = &'a MountPoint> {
         self.0.iter().filter(move |mount| mount.device == device)
     }
 }
 
-/// `36 35 98:0 /root /mnt ro,nosuid shared:1 - fuse.sapwood source ro,user_id=0`
+/// Parses a line such as `36 35 98:0 /root /mnt ro,nosuid shared:1 - fuse.sapwood source ro,user_id=0`.
 fn parse_line(line: &[u8]) -> Option<MountPoint> {
     let mut fields = line.split(|byte| *byte == b' ');
     let device = text(fields.nth(2)?);
@@ -78,7 +85,7 @@ fn text(field: &[u8]) -> String {
     String::from_utf8_lossy(&unescape(field)).into_owned()
 }
 
-/// Undoes `\040` for a space and the like.
+/// Undoes the octal escapes of the kernel, such as `\040` for a space.
 fn unescape(field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
@@ -105,7 +112,7 @@ mod tests {
         not a line\n";
 
     #[test]
-    fn paths_are_unescaped_and_the_last_mount_is_on_top() {
+    fn mount_table_unescapes_paths_and_top_is_the_last_mount() {
         let table = MountTable::parse(EXAMPLE);
         assert_eq!(table.all().len(), 3);
         let ours = table.mounts_of("0:41").next().expect("listed");
@@ -116,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_has_a_root() {
+    fn mount_table_has_the_root_of_this_machine() {
         let table = MountTable::read().expect("Linux has /proc");
         assert!(table.top(Path::new("/")).is_some());
     }

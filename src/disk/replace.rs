@@ -1,6 +1,8 @@
-//! Durable replacement of a small file, and the barriers behind it.
+//! Replaces, renames and removes files durably.
 //!
-//! After a crash a replaced file has its old bytes or its new ones, never a mixture, and never none.
+//! *Invariants*: after a crash a replaced file has its old bytes or its new ones, never a mixture, and never none.
+//!
+//! *Used by* every layer that writes files.
 
 #![expect(clippy::disallowed_methods, reason = "this is the one door for renames")]
 
@@ -17,12 +19,12 @@ use super::TemporaryFile;
 
 const MOUNT_TABLE: &str = "/proc/self/mountinfo";
 
-/// Makes `path` hold `bytes`, durably: a temporary file beside it is written, synced, renamed over it, and the
-/// directory is synced.
+/// Replaces the content of `path` by `bytes`, durably: writes and syncs a temporary file in the same directory, renames it to
+/// `path`, and syncs the directory.
 ///
 /// # Errors
-/// Those of the system calls; the old file is then still there.
-pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Those of the system calls; the old file is then unchanged.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let parent = parent_of(path)?;
     let temporary = TemporaryFile::create(&parent)?;
     temporary.file().write_all(bytes)?;
@@ -31,39 +33,39 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_directory(&parent)
 }
 
-/// Like [`replace`], for the file `name` of an open directory, whose path may mean nothing any more.
+/// Replaces the content of the file `name` of an open directory like [`replace`]. The path of the directory may have become
+/// invalid.
 ///
 /// # Errors
 /// As for [`replace`].
-pub fn replace_in(directory: &OwnedFd, name: &OsStr, bytes: &[u8]) -> io::Result<()> {
-    let mut beside = name.to_owned();
-    beside.push(".new");
+pub(crate) fn replace_in(directory: &OwnedFd, name: &OsStr, bytes: &[u8]) -> io::Result<()> {
+    let mut temporary = name.to_owned();
+    temporary.push(".new");
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let mut file = File::from(openat(directory, &beside, flags, Mode::from(0o644))?);
+    let mut file = File::from(openat(directory, &temporary, flags, Mode::from(0o644))?);
     file.write_all(bytes)?;
     file.sync_all()?;
-    renameat(directory, &beside, directory, name)?;
+    renameat(directory, &temporary, directory, name)?;
     Ok(rustix::fs::fsync(directory)?)
 }
 
-/// Gives `file`, which is at `from`, the name `to`, durably: its bytes are synced first, then it is renamed over whatever
-/// is there, then the directories are synced.
+/// Renames `file` from `from` to `to`, durably: syncs its bytes, renames it over an existing file, and syncs both directories.
 ///
 /// # Errors
 /// Those of the system calls.
-pub fn promote(file: &File, from: &Path, to: &Path) -> io::Result<()> {
+pub(crate) fn promote(file: &File, from: &Path, to: &Path) -> io::Result<()> {
     file.sync_all()?;
     fs::rename(from, to)?;
     sync_directory(&parent_of(to)?)?;
     sync_directory(&parent_of(from)?)
 }
 
-/// Like [`replace`] for a filesystem without a journal, such as FAT: the old file stays open until the new name is
-/// durable, so that its clusters are free only after nothing on the disk leads to them.
+/// Replaces a file like [`replace`] on a filesystem without a journal, such as FAT: the old file stays open until the new name
+/// is durable, so that its clusters become free only after nothing on the disk refers to them.
 ///
 /// # Errors
-/// Those of the system calls; the old file is then still there.
-pub fn replace_on_fat(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Those of the system calls; the old file is then unchanged.
+pub(crate) fn replace_on_fat(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let old = match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         other => Some(other?),
@@ -74,11 +76,11 @@ pub fn replace_on_fat(path: &Path, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a new file at `path` with what `fill` writes, durably. Until it is whole it has another name.
+/// Creates the file `path` with the content that `fill` writes, durably. Until it is complete it has a temporary name.
 ///
 /// # Errors
 /// Those of the system calls and of `fill`.
-pub fn install(path: &Path, fill: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
+pub(crate) fn install(path: &Path, fill: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
     let parent = parent_of(path)?;
     let temporary = TemporaryFile::create(&parent)?;
     fill(temporary.file())?;
@@ -87,21 +89,21 @@ pub fn install(path: &Path, fill: impl FnOnce(&File) -> io::Result<()>) -> io::R
     sync_directory(&parent)
 }
 
-/// Gives a directory another name, durably. An empty directory at `to` is replaced, anything else is in the way.
+/// Renames a directory, durably. An empty directory at `to` is replaced; anything else there is an error.
 ///
 /// # Errors
 /// Those of the system calls.
-pub fn rename_directory(from: &Path, to: &Path) -> io::Result<()> {
+pub(crate) fn rename_directory(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)?;
     sync_directory(&parent_of(to)?)?;
     sync_directory(&parent_of(from)?)
 }
 
-/// Makes a directory and those above it, durably; one that is there is fine. New ones get mode 0755.
+/// Creates a directory and its missing parents, durably; an existing directory is no error. New directories get mode 0755.
 ///
 /// # Errors
 /// Those of the system calls.
-pub fn make_directories(path: &Path) -> io::Result<()> {
+pub(crate) fn make_directories(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
@@ -114,11 +116,11 @@ pub fn make_directories(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes a file, durably; one that is not there is fine.
+/// Removes a file, durably; a missing file is no error.
 ///
 /// # Errors
 /// Those of the system calls.
-pub fn remove_file(path: &Path) -> io::Result<()> {
+pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
@@ -126,11 +128,11 @@ pub fn remove_file(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Adds `line` to the end of a file, durably; the file is made if there is none.
+/// Appends `line` to a file, durably; creates the file if it does not exist.
 ///
 /// # Errors
-/// Those of the system calls. Part of the line may be there then.
-pub fn append(path: &Path, line: &[u8]) -> io::Result<()> {
+/// Those of the system calls. The file may then have a part of the line.
+pub(crate) fn append(path: &Path, line: &[u8]) -> io::Result<()> {
     let is_new = !path.exists();
     let mut file = File::options().append(true).create(true).open(path)?;
     file.write_all(line)?;
@@ -142,24 +144,25 @@ pub fn append(path: &Path, line: &[u8]) -> io::Result<()> {
 ///
 /// # Errors
 /// Those of `open(2)` and `fsync(2)`.
-pub fn sync_directory(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Makes everything written to the filesystem of `directory` durable. One call costs less than syncing more than a few
+/// Makes everything that was written to the filesystem of `directory` durable. One call costs less than syncing more than a few
 /// files one by one, since the journal is committed once.
 ///
 /// # Errors
-/// Those of `syncfs(2)`: write errors since the directory was opened among them.
-pub fn sync_filesystem(directory: impl AsFd) -> io::Result<()> {
+/// Those of `syncfs(2)`, which include write errors that occurred since the directory was opened.
+pub(crate) fn sync_filesystem(directory: impl AsFd) -> io::Result<()> {
     rustix::fs::syncfs(directory).map_err(io::Error::from)
 }
 
-/// Removes a directory and all in it; one that is not there is fine. Nothing is removed while something is mounted in it.
+/// Removes a directory and everything in it; a missing directory is no error. Nothing is removed while something is mounted at
+/// or below it.
 ///
 /// # Errors
-/// Those of the system calls; `ResourceBusy` with the mount point.
-pub fn remove_directory(path: &Path) -> io::Result<()> {
+/// Those of the system calls; `ResourceBusy`, with the mount point, if something is mounted there.
+pub(crate) fn remove_directory(path: &Path) -> io::Result<()> {
     if let Some(mounted) = mount_below(path) {
         let message = format!("{} is mounted", mounted.display());
         return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
@@ -170,7 +173,7 @@ pub fn remove_directory(path: &Path) -> io::Result<()> {
     }
 }
 
-/// A mount point at or below `path`, if this process sees one.
+/// Returns a mount point at or below `path`, if this process sees one.
 fn mount_below(path: &Path) -> Option<PathBuf> {
     let path = path.canonicalize().ok()?;
     let table = fs::read(MOUNT_TABLE).ok()?;
@@ -178,7 +181,7 @@ fn mount_below(path: &Path) -> Option<PathBuf> {
     points.map(unescape).find(|point| point.starts_with(&path))
 }
 
-/// The mount table writes blanks and backslashes as `\ooo`.
+/// Undoes the octal escapes `\ooo` by which the mount table writes blanks and backslashes.
 fn unescape(field: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
@@ -211,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn replaces_and_leaves_nothing_else_behind() {
+    fn replace_leaves_no_other_file_behind() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("ref");
         replace(&path, b"one").expect("written");
@@ -223,18 +226,18 @@ mod tests {
     }
 
     #[test]
-    fn what_holds_a_mount_is_not_removed() {
+    fn remove_directory_fails_when_something_is_mounted_in_it() {
         assert_eq!(unescape(b"/a\\040b\\134"), Path::new("/a b\\"));
         let error = remove_directory(Path::new("/proc")).expect_err("it is mounted");
         assert_eq!(error.kind(), io::ErrorKind::ResourceBusy, "{error}");
     }
 
     #[test]
-    fn directories_lines_and_removals_are_durable_doors() {
+    fn directories_and_lines_are_made_renamed_and_removed() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let deep = directory.path().join("a/b");
         make_directories(&deep).expect("made");
-        make_directories(&deep).expect("there already");
+        make_directories(&deep).expect("exists already");
         append(&deep.join("log"), b"1\n").expect("written");
         append(&deep.join("log"), b"2\n").expect("written");
         assert_eq!(fs::read(deep.join("log")).expect("readable"), b"1\n2\n");

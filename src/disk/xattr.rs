@@ -1,7 +1,9 @@
-//! Extended attributes of an entry of an open directory, symbolic links not followed.
+//! Reads the extended attributes of an entry of an open directory, without following symbolic links.
 //!
-//! The kernel has no `lgetxattrat` before 6.13. `/proc/self/fd/N/name` reaches any entry without a long path and
-//! without opening it, which a fifo, a device or a symbolic link would not survive.
+//! The kernel has no `lgetxattrat` before 6.13. The path `/proc/self/fd/N/name` reaches any entry without a long path and
+//! without opening it: a fifo, a device or a symbolic link cannot be opened for this.
+//!
+//! *Used by* `disk::entry`, `compose` and `deploy`.
 
 use std::ffi::OsString;
 use std::io;
@@ -12,14 +14,14 @@ use std::path::PathBuf;
 use rustix::io::Errno;
 
 /// Name and value of one attribute.
-pub type XattrPair = (Box<[u8]>, Box<[u8]>);
+pub(crate) type XattrPair = (Box<[u8]>, Box<[u8]>);
 
-/// All extended attributes of the entry `name` of `directory`, or of the directory itself when `name` is empty. Those
-/// the kernel hides from this process are not among them. None where the filesystem has no such thing.
+/// Returns all extended attributes of the entry `name` of `directory`, or of the directory itself when `name` is empty, except
+/// those that the kernel hides from this process. The list is empty on a filesystem without extended attributes.
 ///
 /// # Errors
 /// Those of `llistxattr(2)` and `lgetxattr(2)`.
-pub fn read_xattrs(directory: impl AsFd, name: &[u8]) -> io::Result<Vec<XattrPair>> {
+pub(crate) fn read_xattrs(directory: impl AsFd, name: &[u8]) -> io::Result<Vec<XattrPair>> {
     let path = proc_path(&directory, name);
     let mut names = vec![0; 256];
     let length = loop {
@@ -48,14 +50,14 @@ fn read_value(path: &PathBuf, name: &[u8]) -> io::Result<Option<Box<[u8]>>> {
                 return Ok(Some(value.into_boxed_slice()));
             }
             Err(Errno::RANGE) if value.len() < 1 << 20 => value.resize(value.len() * 16, 0),
-            // Removed since it was listed.
+            // The attribute was removed since it was listed.
             Err(Errno::NODATA) => return Ok(None),
             Err(error) => return Err(error.into()),
         }
     }
 }
 
-/// A path of any entry of an open directory, however deep; of the directory itself when `name` is empty.
+/// Returns a path of any entry of an open directory, however deep that is; of the directory itself when `name` is empty.
 pub(super) fn proc_path(directory: impl AsFd, name: &[u8]) -> PathBuf {
     let mut path = format!("/proc/self/fd/{}/", directory.as_fd().as_raw_fd()).into_bytes();
     path.extend_from_slice(if name.is_empty() { b"." } else { name });

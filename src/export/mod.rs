@@ -1,12 +1,19 @@
-//! From an image back to files: into a directory, or into a tar archive.
+//! Writes the files of an image into a directory or into a tar archive.
 //!
-//! Both keep everything the image holds; what a target cannot take is counted in a [`Report`] and, if wanted, refused.
-//! Nothing here knows commits or refs: the caller opens the image and names the entry to begin at. Called by `cli`.
+//! *Not here*: commits and refs. The caller opens the image and names the entry to begin at.
+//!
+//! *Invariants*: everything the image holds is written; whatever the target cannot hold is counted in a [`ExportReport`] or,
+//! with `Fidelity::Required`, is an error.
+//!
+//! *Used by* `cli` and `deploy::skeleton`.
 
 mod directory;
+mod error;
 mod report;
 mod tar;
 
-pub use directory::{DirectoryOptions, ExportCause, ExportDirectoryError, Fidelity, TargetContents, export_directory};
-pub use report::{Loss, Progress, Report};
-pub use tar::{ExportTarError, export_tar};
+pub(crate) use directory::ExportDirectoryError;
+pub use directory::{ExportOptions, Fidelity, TargetContents, export_directory};
+pub use report::{ExportProgress, ExportReport};
+pub(crate) use tar::ExportTarError;
+pub use tar::export_tar;

@@ -1,35 +1,37 @@
-//! What an export did, and what it had to leave out.
+//! The report of an export (entries, bytes, losses) and the counters that show its progress.
+//!
+//! *Used by* `export::directory` and `export::tar`, which fill them, and `cli`, which prints them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Sentences kept of what was lost; the rest is only counted.
+/// Most losses that are described in words; further ones are only counted.
 const EXAMPLES_MAX: usize = 20;
 
-/// Something a target cannot take.
+/// A kind of metadata or entry that a target may be unable to hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Loss {
-    /// Owner or group; the entry belongs to whoever exports.
+pub(crate) enum Loss {
+    /// Owner or group; the entry belongs to the user who exports.
     Owner,
-    /// Setuid and setgid, left out since the owner could not be set.
+    /// The setuid and setgid bits, left out because the owner could not be set.
     SpecialBits,
     /// A device node, left out.
     Device,
     /// An extended attribute.
     Xattr,
-    /// A socket, which tar has no type for, left out.
+    /// A socket, left out because tar has no type for it.
     Socket,
 }
 
-/// What an export did.
+/// The result of an export.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Report {
-    /// Entries made, each name of a hard link counted.
+pub struct ExportReport {
+    /// Entries written; each name of a hard link counts.
     pub entries: u64,
     /// Bytes of content written, holes not counted.
     pub content_bytes: u64,
     /// Entries whose owner or group could not be set.
     pub owners_lost: u64,
-    /// Files whose setuid or setgid bit was left out since their owner could not be set.
+    /// Files whose setuid or setgid bit was left out because their owner could not be set.
     pub special_bits_lost: u64,
     /// Device nodes that could not be made.
     pub devices_lost: u64,
@@ -37,12 +39,12 @@ pub struct Report {
     pub xattrs_lost: u64,
     /// Sockets left out of an archive.
     pub sockets_lost: u64,
-    /// The first few losses in words, with path and reason.
+    /// Descriptions of the first losses, at most 20, with path and reason.
     pub examples: Vec<String>,
 }
 
-impl Report {
-    /// Whether everything was kept.
+impl ExportReport {
+    /// Returns whether the export lost nothing.
     #[must_use]
     pub const fn is_complete(&self) -> bool {
         self.owners_lost == 0
@@ -52,7 +54,7 @@ impl Report {
             && self.sockets_lost == 0
     }
 
-    pub(super) fn lose(&mut self, loss: Loss, words: impl FnOnce() -> String) {
+    pub(super) fn record_loss(&mut self, loss: Loss, describe: impl FnOnce() -> String) {
         let counter = match loss {
             Loss::Owner => &mut self.owners_lost,
             Loss::SpecialBits => &mut self.special_bits_lost,
@@ -62,42 +64,40 @@ impl Report {
         };
         *counter += 1;
         if self.examples.len() < EXAMPLES_MAX {
-            self.examples.push(words());
+            self.examples.push(describe());
         }
     }
 }
 
-/// How far an export is: counters that it raises and a display reads.
+/// Progress counters that an export increments and a display reads.
 #[derive(Debug, Default)]
-pub struct Progress {
+pub struct ExportProgress {
     entries: AtomicU64,
     bytes: AtomicU64,
 }
 
-impl Progress {
-    pub(super) fn entry(&self) {
+impl ExportProgress {
+    pub(super) fn add_entry(&self) {
         self.entries.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn written(&self, bytes: u64) {
+    pub(super) fn add_written(&self, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Entries made so far.
-    #[must_use]
-    pub fn entries(&self) -> u64 {
+    /// Returns the number of entries written so far.
+    pub(crate) fn entries(&self) -> u64 {
         self.entries.load(Ordering::Relaxed)
     }
 
-    /// Bytes of content written so far, holes not counted.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
+    /// Returns the bytes of content written so far, without holes.
+    pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 }
 
-/// A path for messages: UTF-8 without control characters as it is, anything else escaped as in C.
-pub(super) fn words(path: &[u8]) -> String {
+/// Returns a path for messages: unchanged if it is UTF-8 without control characters, otherwise escaped as in C.
+pub(super) fn display_path(path: &[u8]) -> String {
     match std::str::from_utf8(path) {
         Ok(text) if !text.chars().any(char::is_control) => text.to_owned(),
         _ => path.escape_ascii().to_string(),

@@ -1,11 +1,15 @@
-//! One method an operation: count it and have it carried out, by `answers` here or, when something is absent, by
-//! `waiting` elsewhere. What the answers say is decided by [`Vfs`].
+//! Implements `fuser`'s [`Filesystem`]: each method counts its message and starts the operation.
 //!
-//! Two answers here are about the protocol alone: ENOSYS tells the kernel to do without an operation from now on (that is
-//! how opening becomes free of messages), and every answer may be kept for ever, since a commit never changes.
+//! An operation runs on the thread that read the message (`operations`); one that needs absent content continues on the
+//! `wait_pool`. Two kinds of reply concern the protocol alone: ENOSYS makes the kernel stop sending an operation (so that
+//! opening a file costs no message), and the kernel may keep each reply for ever, since a commit never changes.
 //!
-//! Methods that would change something exist although the kernel already refuses on a read-only mount: a mount flag can
-//! be taken off by root, the commit cannot.
+//! *Not here*: the content of replies ([`Vfs`]).
+//!
+//! *Invariants*: a thread that reads messages waits for a fetch only while it answers INIT. Methods that would change
+//! something refuse it themselves, because root can remove the read-only flag of a mount.
+//!
+//! *Used by* `session`.
 
 use std::ffi::OsStr;
 use std::hash::{DefaultHasher, Hasher as _};
@@ -23,137 +27,137 @@ use fuser::{
     ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::answers::{Desk, Outcome, Refuse, Rest};
-use super::board::{Board, Subject};
 use super::counters::Opcode;
 use super::negotiate::{Permissions, negotiate};
-use super::options::{Mode, MountOptions};
-use super::passthrough::{OpenInodes, Reader, TooMany};
+use super::operations::{ErrorReply, OperationOutcome, Operations, Quiesce};
+use super::options::{MountMode, MountOptions};
+use super::passthrough::{OpenInodes, ReadPath, TooManyOpen};
 use super::read_accounting::ReadAccounting;
-use super::waiting::{self, Waiting};
+use super::shared::{RequestKey, SharedState};
+use super::wait_pool::{self, WaitPool};
 use crate::sys;
 use crate::vfs::{FsError, Vfs};
 
-/// Reads are told apart by the piece of this size in which they begin: 1 MiB, the largest.
+/// Reads with equal offsets after a shift by this many bits count as the same request: 1 MiB, the largest READ.
 const LARGEST_READ_BITS: u32 = 20;
 
-/// Tells a name apart from others, for whoever remembers what it was that ended a worker.
-fn name_part(name: &[u8]) -> u64 {
+/// Returns a hash of a name, by which the shared pages recognise a request that crashed a worker.
+fn hash_name(name: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     hasher.write(name);
     hasher.finish()
 }
 
-/// The filesystem as `fuser` calls it.
+/// The filesystem that `fuser` calls.
 pub(super) struct Adapter {
-    desk: Arc<Desk>,
-    mode: Mode,
+    operations: Arc<Operations>,
+    mode: MountMode,
     open_inodes: OpenInodes,
-    /// The connection, on which backing files are registered.
+    /// The connection to the kernel, on which backing files are registered.
     device: OwnedFd,
-    /// Where operations wait for what is absent; none when nothing can be.
-    waiting: Option<Waiting>,
+    /// The threads on which operations wait for absent content; `None` when all content is present.
+    wait_pool: Option<WaitPool>,
 }
 
 impl Adapter {
-    /// Serves `vfs`; `wake` has the supervisor look at the board.
+    /// Creates an adapter for `vfs`. A byte on `wake` makes the supervisor read the shared pages.
     pub(super) fn new(
         vfs: Arc<Vfs>,
-        board: &Board,
+        shared: &SharedState,
         device: OwnedFd,
         options: &MountOptions,
         wake: Option<OwnedFd>,
     ) -> io::Result<Self> {
-        let accounting = vfs.fetcher().is_some().then(|| ReadAccounting::new(board, wake));
-        let desk = Arc::new(Desk::new(vfs, board, options.threads.get(), accounting));
+        let accounting = vfs.fetcher().is_some().then(|| ReadAccounting::new(shared, wake));
+        let operations = Arc::new(Operations::new(vfs, shared, options.threads.get(), accounting));
         let mode = options.mode;
-        let waiting = desk.vfs.fetcher().map(|fetcher| Waiting::start(&desk, fetcher)).transpose()?;
-        Ok(Self { desk, mode, open_inodes: OpenInodes::resume(board.opened()), device, waiting })
+        let wait_pool = operations.vfs.fetcher().map(|fetcher| WaitPool::start(&operations, fetcher)).transpose()?;
+        Ok(Self { operations, mode, open_inodes: OpenInodes::resume(shared.open_table()), device, wait_pool })
     }
 
-    /// How the threads that read messages come to rest.
-    pub(super) fn rest(&self) -> Arc<Rest> {
-        Arc::clone(self.desk.rest())
+    /// Returns the control that stops the threads that read messages.
+    pub(super) fn quiesce(&self) -> Arc<Quiesce> {
+        Arc::clone(self.operations.quiesce())
     }
 
     fn count(&self, opcode: Opcode) {
-        self.desk.counters.count(opcode);
+        self.operations.counters.count(opcode);
     }
 
-    /// Carries out an operation, which answers or gives the reply back with the reason why not. What needs something that
-    /// is absent is carried out again elsewhere: this thread never waits.
-    fn serve<R: Refuse>(
+    /// Runs an operation, which either replies or returns the reply with an error. An operation that needs absent content
+    /// is run again by the wait pool, so this thread never waits.
+    fn serve<R: ErrorReply>(
         &self,
         (opcode, node, part): (Opcode, INodeNo, u64),
         reply: R,
-        operation: impl Fn(&Desk, R) -> Outcome<R> + Send + 'static,
+        operation: impl Fn(&Operations, R) -> OperationOutcome<R> + Send + 'static,
     ) {
         self.count(opcode);
-        let Some(ticket) = self.desk.begin(Subject::new(opcode as u8, node.0, part)) else {
-            return reply.refuse(self.desk.refuse_poison(node));
+        let Some(slot) = self.operations.begin_request(RequestKey::new(opcode as u8, node.0, part)) else {
+            return reply.reply_error(self.operations.quarantined_error(node));
         };
-        let outcome = match self.desk.vfs.check_available() {
-            Ok(()) => operation(&self.desk, reply),
-            Err(error) => Outcome::Unanswered(reply, error),
+        let outcome = match self.operations.vfs.check_available() {
+            Ok(()) => operation(&self.operations, reply),
+            Err(error) => OperationOutcome::Unanswered(reply, error),
         };
-        match (outcome, &self.waiting) {
-            (Outcome::Answered, _) => drop(ticket),
-            (Outcome::Unanswered(reply, FsError::Absent(absent)), Some(waiting)) => {
-                waiting.add(ticket, node, absent, reply, operation);
+        match (outcome, &self.wait_pool) {
+            (OperationOutcome::Answered, _) => drop(slot),
+            (OperationOutcome::Unanswered(reply, FsError::Absent(absent)), Some(wait_pool)) => {
+                wait_pool.submit(slot, node, absent, reply, operation);
             }
-            (Outcome::Unanswered(reply, error), _) => {
-                reply.refuse(self.desk.fail(node, &error));
-                drop(ticket);
+            (OperationOutcome::Unanswered(reply, error), _) => {
+                reply.reply_error(self.operations.report_error(node, &error));
+                drop(slot);
             }
         }
-        self.desk.rest_if_wanted();
+        self.operations.quiesce_if_requested();
     }
 
-    fn refuse(&self) -> Errno {
+    fn read_only_error(&self) -> Errno {
         self.count(Opcode::Change);
         Errno::from_i32(FsError::ReadOnly.errno())
     }
 
-    fn unsupported(&self, opcode: Opcode) -> Errno {
+    fn unsupported_error(&self, opcode: Opcode) -> Errno {
         self.count(opcode);
         Errno::from_i32(FsError::Unsupported.errno())
     }
 
-    /// Registers the object file of `node` with the kernel. Whatever stands in the way, a pack, an empty file, an absent
-    /// one, a repository on a stacked filesystem, the file can still be read through us.
-    fn register(&self, node: INodeNo) -> Option<NonZeroU32> {
-        let object = self.desk.vfs.object(node.0).ok()??;
-        let file = self.desk.vfs.objects().backing_file(object).ok()??;
+    /// Registers the object file of `node` with the kernel. Returns `None` where that is not possible (the content is in a
+    /// pack, empty or absent, or the repository is on a stacked filesystem): this process then reads the file.
+    fn register_backing(&self, node: INodeNo) -> Option<NonZeroU32> {
+        let object = self.operations.vfs.object(node.0).ok()??;
+        let file = self.operations.vfs.objects().backing_file(object).ok()??;
         match sys::open_backing(&self.device, &*file) {
             Ok(number) => Some(number),
             Err(error) => {
-                self.desk.complaints.log_once("passthrough", &error);
+                self.operations.log_once.log_named_error("passthrough", &error);
                 None
             }
         }
     }
 
-    fn end_registration(&self, number: Option<NonZeroU32>) {
+    fn close_backing(&self, number: Option<NonZeroU32>) {
         if let Some(number) = number
             && let Err(error) = sys::close_backing(&self.device, number)
         {
-            tracing::debug!("end a registration: {error}");
+            tracing::debug!("close a backing file: {error}");
         }
     }
 }
 
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // Nobody waits for an answer yet, so this may wait.
-        let acls = waiting::patiently(&self.desk.vfs, Vfs::has_acls).map_err(io::Error::other)?;
+        // No request waits for a reply yet, so this thread may wait.
+        let acls = wait_pool::fetch_and_ask(&self.operations.vfs, Vfs::has_acls).map_err(io::Error::other)?;
         let permissions = if acls { Permissions::WithAcls } else { Permissions::ModeBits };
         negotiate(config, self.mode, permissions)
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let name: Box<[u8]> = name.as_bytes().into();
-        self.serve((Opcode::Lookup, parent, name_part(&name)), reply, move |desk, reply| {
-            desk.lookup(parent, &name, reply)
+        self.serve((Opcode::Lookup, parent, hash_name(&name)), reply, move |operations, reply| {
+            operations.lookup(parent, &name, reply)
         });
     }
 
@@ -162,39 +166,39 @@ impl Filesystem for Adapter {
     }
 
     fn getattr(&self, _request: &Request, node: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
-        self.serve((Opcode::Getattr, node, 0), reply, move |desk, reply| desk.getattr(node, reply));
+        self.serve((Opcode::Getattr, node, 0), reply, move |operations, reply| operations.getattr(node, reply));
     }
 
     fn readlink(&self, _request: &Request, node: INodeNo, reply: ReplyData) {
-        self.serve((Opcode::Readlink, node, 0), reply, move |desk, reply| desk.readlink(node, reply));
+        self.serve((Opcode::Readlink, node, 0), reply, move |operations, reply| operations.readlink(node, reply));
     }
 
     fn open(&self, _request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         self.count(Opcode::Open);
-        if self.mode == Mode::Cached {
+        if self.mode == MountMode::Cached {
             return reply.error(Errno::from_i32(FsError::Unsupported.errno()));
         }
-        // The kernel does not ask unless root has told it that the filesystem may be written to. It would open the object.
+        // Only after root has made the mount writable does the kernel send such an open. It would open the object itself.
         if flags.acc_mode() != OpenAccMode::O_RDONLY || flags.0 & libc::O_TRUNC != 0 {
-            return reply.error(self.refuse());
+            return reply.error(self.read_only_error());
         }
-        let Some(_ticket) = self.desk.begin(Subject::new(Opcode::Open as u8, node.0, 0)) else {
-            return reply.error(self.desk.refuse_poison(node));
+        let Some(_slot) = self.operations.begin_request(RequestKey::new(Opcode::Open as u8, node.0, 0)) else {
+            return reply.error(self.operations.quarantined_error(node));
         };
-        if let Err(error) = self.desk.vfs.check_available() {
-            return reply.error(self.desk.fail(node, &error));
+        if let Err(error) = self.operations.vfs.check_available() {
+            return reply.error(self.operations.report_error(node, &error));
         }
-        match self.open_inodes.open(node.0, || self.register(node)) {
+        match self.open_inodes.open(node.0, || self.register_backing(node)) {
             Ok(opened) => {
-                match opened.reader {
-                    Reader::Kernel(number) => sys::reply_with_backing(reply, number),
-                    Reader::Daemon => {
+                match opened.read_path {
+                    ReadPath::Backing(number) => sys::reply_with_backing(reply, number),
+                    ReadPath::Worker => {
                         reply.opened(FileHandle(0), FopenFlags::FOPEN_NOFLUSH | FopenFlags::FOPEN_KEEP_CACHE);
                     }
                 }
-                self.end_registration(opened.surplus);
+                self.close_backing(opened.unneeded_backing);
             }
-            Err(TooMany) => reply.error(Errno::from_i32(FsError::TooManyOpen.errno())),
+            Err(TooManyOpen) => reply.error(Errno::from_i32(FsError::TooManyOpen.errno())),
         }
     }
 
@@ -210,8 +214,8 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let reader = request.pid();
-        self.serve((Opcode::Read, node, offset >> LARGEST_READ_BITS), reply, move |desk, reply| {
-            desk.read(reader, node, offset, size, reply)
+        self.serve((Opcode::Read, node, offset >> LARGEST_READ_BITS), reply, move |operations, reply| {
+            operations.read(reader, node, offset, size, reply)
         });
     }
 
@@ -226,22 +230,24 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.count(Opcode::Release);
-        // In this order: a release that is counted but not answered would be counted twice after a crash.
+        // Reply first: a release that is counted but not answered would be counted twice after a crash.
         reply.ok();
-        self.end_registration(self.open_inodes.release(node.0));
+        self.close_backing(self.open_inodes.release(node.0));
     }
 
     fn opendir(&self, _request: &Request, _node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        reply.error(self.unsupported(Opcode::Opendir));
+        reply.error(self.unsupported_error(Opcode::Opendir));
     }
 
     fn readdir(&self, _: &Request, node: INodeNo, _: FileHandle, position: u64, reply: ReplyDirectory) {
-        self.serve((Opcode::Readdir, node, position), reply, move |desk, reply| desk.readdir(node, position, reply));
+        self.serve((Opcode::Readdir, node, position), reply, move |operations, reply| {
+            operations.readdir(node, position, reply)
+        });
     }
 
     fn readdirplus(&self, _: &Request, node: INodeNo, _: FileHandle, position: u64, reply: ReplyDirectoryPlus) {
-        self.serve((Opcode::Readdirplus, node, position), reply, move |desk, reply| {
-            desk.readdirplus(node, position, reply)
+        self.serve((Opcode::Readdirplus, node, position), reply, move |operations, reply| {
+            operations.readdirplus(node, position, reply)
         });
     }
 
@@ -251,40 +257,44 @@ impl Filesystem for Adapter {
     }
 
     fn statfs(&self, _request: &Request, node: INodeNo, reply: ReplyStatfs) {
-        self.serve((Opcode::Statfs, node, 0), reply, Desk::statfs);
+        self.serve((Opcode::Statfs, node, 0), reply, Operations::statfs);
     }
 
     fn getxattr(&self, _request: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let name: Box<[u8]> = name.as_bytes().into();
-        self.serve((Opcode::Getxattr, node, name_part(&name)), reply, move |desk, reply| {
-            desk.getxattr(node, &name, size, reply)
+        self.serve((Opcode::Getxattr, node, hash_name(&name)), reply, move |operations, reply| {
+            operations.getxattr(node, &name, size, reply)
         });
     }
 
     fn listxattr(&self, _request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
-        self.serve((Opcode::Listxattr, node, 0), reply, move |desk, reply| desk.listxattr(node, size, reply));
+        self.serve((Opcode::Listxattr, node, 0), reply, move |operations, reply| {
+            operations.listxattr(node, size, reply)
+        });
     }
 
     fn lseek(&self, _: &Request, node: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        self.serve((Opcode::Lseek, node, 0), reply, move |desk, reply| desk.lseek(node, offset, whence, reply));
+        self.serve((Opcode::Lseek, node, 0), reply, move |operations, reply| {
+            operations.lseek(node, offset, whence, reply)
+        });
     }
 
-    // Not offered: after ENOSYS the kernel answers these by itself.
+    // Not supported: after ENOSYS the kernel handles these itself.
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        reply.error(self.unsupported(Opcode::Flush));
+        reply.error(self.unsupported_error(Opcode::Flush));
     }
 
     fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        reply.error(self.unsupported(Opcode::Fsync));
+        reply.error(self.unsupported_error(Opcode::Fsync));
     }
 
     fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        reply.error(self.unsupported(Opcode::Fsync));
+        reply.error(self.unsupported_error(Opcode::Fsync));
     }
 
     fn access(&self, _: &Request, _: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
-        reply.error(self.unsupported(Opcode::Access));
+        reply.error(self.unsupported_error(Opcode::Access));
     }
 
     fn ioctl(
@@ -298,7 +308,7 @@ impl Filesystem for Adapter {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
-        reply.error(self.unsupported(Opcode::Ioctl));
+        reply.error(self.unsupported_error(Opcode::Ioctl));
     }
 
     fn poll(
@@ -311,11 +321,11 @@ impl Filesystem for Adapter {
         _flags: PollFlags,
         reply: ReplyPoll,
     ) {
-        reply.error(self.unsupported(Opcode::Poll));
+        reply.error(self.unsupported_error(Opcode::Poll));
     }
 
     fn bmap(&self, _: &Request, _: INodeNo, _block_size: u32, _index: u64, reply: ReplyBmap) {
-        reply.error(self.unsupported(Opcode::Bmap));
+        reply.error(self.unsupported_error(Opcode::Bmap));
     }
 
     fn getlk(
@@ -330,7 +340,7 @@ impl Filesystem for Adapter {
         _pid: u32,
         reply: ReplyLock,
     ) {
-        reply.error(self.unsupported(Opcode::Lock));
+        reply.error(self.unsupported_error(Opcode::Lock));
     }
 
     fn setlk(
@@ -346,10 +356,10 @@ impl Filesystem for Adapter {
         _sleep: bool,
         reply: ReplyEmpty,
     ) {
-        reply.error(self.unsupported(Opcode::Lock));
+        reply.error(self.unsupported_error(Opcode::Lock));
     }
 
-    // Changes: refused.
+    // Changes: refused with EROFS.
 
     fn setattr(
         &self,
@@ -369,27 +379,27 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        reply.error(self.refuse());
+        reply.error(self.read_only_error());
     }
 
     fn mknod(&self, _: &Request, _: INodeNo, _: &OsStr, _mode: u32, _umask: u32, _device: u32, reply: ReplyEntry) {
-        reply.error(self.refuse());
+        reply.error(self.read_only_error());
     }
 
     fn mkdir(&self, _: &Request, _: INodeNo, _: &OsStr, _mode: u32, _umask: u32, reply: ReplyEntry) {
-        reply.error(self.refuse());
+        reply.error(self.read_only_error());
     }
 
     fn unlink(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
-        reply.error(self.refuse());
+        reply.error(self.read_only_error());
     }
 
     fn rmdir(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
-        reply.error(self.refuse());
+        reply.error(self.read_only_error());
     }
 
     fn symlink(&self, _: &Request, _: INodeNo, _: &OsStr, _target: &std::path::Path, reply: ReplyEntry) {
-        reply.error(self.refuse());
+        reply.error(self.read_only_error());
     }
 
     fn rename(
@@ -402,15 +412,15 @@ impl Filesystem for Adapter {
         _flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        reply.error(self.refuse());
+        reply.error(self.read_only_error());
     }
 
     fn link(&self, _: &Request, _: INodeNo, _: INodeNo, _: &OsStr, reply: ReplyEntry) {
-        reply.error(self.refuse());
+        reply.error(self.read_only_error());
     }
 
     fn create(&self, _: &Request, _: INodeNo, _: &OsStr, _mode: u32, _umask: u32, _flags: i32, reply: ReplyCreate) {
-        reply.error(self.refuse());
+        reply.error(self.read_only_error());
     }
 
     fn write(
@@ -425,7 +435,7 @@ impl Filesystem for Adapter {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        reply.error(self.refuse());
+        reply.error(self.read_only_error());
     }
 
     fn setxattr(
@@ -438,11 +448,11 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        reply.error(self.refuse());
+        reply.error(self.read_only_error());
     }
 
     fn removexattr(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
-        reply.error(self.refuse());
+        reply.error(self.read_only_error());
     }
 
     fn fallocate(
@@ -455,7 +465,7 @@ impl Filesystem for Adapter {
         _mode: i32,
         reply: ReplyEmpty,
     ) {
-        reply.error(self.refuse());
+        reply.error(self.read_only_error());
     }
 
     fn copy_file_range(
@@ -471,6 +481,6 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        reply.error(self.refuse());
+        reply.error(self.read_only_error());
     }
 }

@@ -1,7 +1,9 @@
-//! Making and ending mounts, by `mount(2)` as root and through the setuid helper `fusermount3` otherwise, and saying in
-//! plain words why it did not work.
+//! Mounts and unmounts, by `mount(2)` and `umount2(2)` as root and through the setuid helper `fusermount3` otherwise, with
+//! error messages that name the cause and what to do.
 //!
-//! The device comes back as a descriptor; what is served on it is `session`'s business.
+//! *Not here*: serving the connection, whose descriptor a mount returns (`session`).
+//!
+//! *Used by* `session`, `mount` and `cli`.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -17,7 +19,7 @@ use nix::unistd::{getegid, geteuid};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use super::FILESYSTEM_TYPE;
-use super::options::{Audience, Devices, Mode, MountOptions, Programs, SetUid};
+use super::options::{AllowedUsers, DeviceNodes, MountMode, MountOptions, Programs, SetUid};
 use crate::disk::MountTable;
 
 const DEVICE: &str = "/dev/fuse";
@@ -26,81 +28,81 @@ const HELPER: &str = "fusermount3";
 /// The name of the filesystem after `fuse.`.
 const SUBTYPE: &str = "sapwood";
 
-/// What is asked for.
+/// A mount to be made.
 #[derive(Debug, Clone)]
 pub struct MountRequest {
-    /// What to call it in the kernel's list: the text the user gave.
+    /// The source in the kernel's list of mounts: the text that the user gave.
     pub source: String,
-    /// Where.
+    /// The directory on which to mount.
     pub mountpoint: PathBuf,
-    /// How.
+    /// The options of the mount.
     pub options: MountOptions,
 }
 
-/// Why something could not be mounted.
+/// An error of mounting.
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
-    /// No `/dev/fuse`.
+    /// `/dev/fuse` does not exist.
     #[error("{DEVICE} is absent, so this kernel cannot mount; as root try: modprobe fuse")]
     NoDevice,
     /// `/dev/fuse` cannot be opened.
     #[error("cannot open {DEVICE}")]
     Device(#[source] io::Error),
-    /// `/dev/fuse` is root's alone.
+    /// Only root may open `/dev/fuse`.
     #[error("{DEVICE} may not be opened by this user; distributions give it mode 0666 (as root: chmod 666 {DEVICE})")]
     DeviceDenied,
-    /// Not root, and no helper.
+    /// This user is not root, and the helper is not installed.
     #[error("{HELPER} is not installed, and only root can mount without it: apt install fuse3")]
     NoHelper,
     /// The mountpoint cannot be reached.
     #[error("cannot mount on {}", .path.display())]
     Mountpoint {
-        /// As given.
+        /// The mountpoint.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         source: io::Error,
     },
-    /// The mountpoint is something else.
+    /// The mountpoint is not a directory.
     #[error("mountpoint {} is not a directory", .path.display())]
     NotADirectory {
-        /// As given.
+        /// The mountpoint.
         path: PathBuf,
     },
-    /// One of our mounts is there.
+    /// A sapwood mount is there already.
     #[error("{source_text} is already mounted on {}; first: sapwood umount {}", .path.display(), .path.display())]
     AlreadyMounted {
-        /// Where.
+        /// The mountpoint.
         path: PathBuf,
-        /// What.
+        /// The source of that mount.
         source_text: String,
     },
-    /// A mount whose daemon is gone.
+    /// A mount whose processes have ended is there.
     #[error("a mount whose daemon has died is on {}; first: umount --lazy {}", .path.display(), .path.display())]
     Dead {
-        /// Where.
+        /// The mountpoint.
         path: PathBuf,
     },
-    /// `allow_other` is root's to allow.
+    /// Only root may use `allow_other`, unless `/etc/fuse.conf` allows it to all users.
     #[error("mount option 'allow_other' needs root, or the line user_allow_other in /etc/fuse.conf")]
     AllowOther,
-    /// Passthrough is root's.
+    /// Only root may use passthrough.
     #[error("mount option 'passthrough' needs root (CAP_SYS_ADMIN in the initial user namespace)")]
     PassthroughNeedsRoot,
-    /// The kernel refused.
+    /// The kernel refused to mount.
     #[error("cannot mount on {}: {}", .path.display(), refusal(.errno))]
     Refused {
-        /// Where.
+        /// The mountpoint.
         path: PathBuf,
-        /// Its answer.
+        /// The error of the kernel.
         errno: Errno,
     },
-    /// The helper refused, in its own words.
+    /// The helper refused to mount; the text is its own.
     #[error("{0}")]
     Helper(String),
-    /// The kernel and we did not agree on how to talk.
-    #[error("cannot come to terms with the kernel")]
+    /// The FUSE handshake failed.
+    #[error("cannot agree with the kernel on the FUSE protocol")]
     Handshake(#[source] io::Error),
-    /// Threads that wait for what is absent.
+    /// The threads on which requests wait for absent content cannot be started.
     #[error("cannot start threads")]
     Threads(#[source] io::Error),
     /// The list of mounts cannot be read.
@@ -109,7 +111,7 @@ pub enum MountError {
     /// The new mount is not in the kernel's list.
     #[error("{} was mounted, but device {device} is not in the kernel's list of mounts", .mountpoint.display())]
     NotListed {
-        /// As given to the kernel.
+        /// The path that was given to the kernel.
         mountpoint: PathBuf,
         /// The filesystem's `major:minor`.
         device: String,
@@ -121,17 +123,17 @@ pub enum MountError {
         .listed.display()
     )]
     ListedElsewhere {
-        /// As given to the kernel.
+        /// The path that was given to the kernel.
         mountpoint: PathBuf,
-        /// As listed.
+        /// The path in the list.
         listed: PathBuf,
     },
     /// Another filesystem was mounted over the new mount at the same time.
     #[error("{} was mounted, but {filesystem} has been mounted over it", .mountpoint.display())]
     Covered {
-        /// As given to the kernel.
+        /// The path that was given to the kernel.
         mountpoint: PathBuf,
-        /// The other filesystem's type.
+        /// The type of the other filesystem.
         filesystem: String,
     },
 }
@@ -145,44 +147,44 @@ fn refusal(errno: &Errno) -> String {
     }
 }
 
-/// Why something could not be unmounted.
+/// An error of unmounting.
 #[derive(Debug, thiserror::Error)]
 pub enum UnmountError {
-    /// In use.
+    /// The mount is in use.
     #[error("{} is in use", .path.display())]
     Busy {
-        /// Where.
+        /// The mount point.
         path: PathBuf,
     },
     /// Nothing is mounted there.
     #[error("{} is not mounted", .path.display())]
     NotMounted {
-        /// Where.
+        /// The path that was given.
         path: PathBuf,
     },
-    /// No helper.
+    /// This user is not root, and the helper is not installed.
     #[error("{HELPER} is not installed, and only root can unmount without it: apt install fuse3")]
     NoHelper,
-    /// Anything else.
+    /// Any other error.
     #[error("cannot unmount {}: {reason}", .path.display())]
     Failed {
-        /// Where.
+        /// The mount point.
         path: PathBuf,
-        /// Why.
+        /// The cause, of the system or the helper.
         reason: String,
     },
 }
 
-/// How to unmount.
+/// The way to unmount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unmount {
-    /// Now, or not at all.
+    /// At once, or not at all if the mount is in use.
     Now,
-    /// Out of sight now, gone when the last user is.
+    /// Detached from its path at once, unmounted when it is no longer in use.
     Lazy,
 }
 
-/// Checks the mountpoint and makes it absolute, without symbolic links.
+/// Checks the mountpoint and returns its absolute path without symbolic links.
 pub(super) fn prepare(request: &MountRequest) -> Result<PathBuf, MountError> {
     let path = &request.mountpoint;
     let resolved = path.canonicalize().and_then(|resolved| Ok((resolved.metadata()?.is_dir(), resolved)));
@@ -195,19 +197,19 @@ pub(super) fn prepare(request: &MountRequest) -> Result<PathBuf, MountError> {
     }
     let table = MountTable::read().map_err(MountError::Table)?;
     match table.top(&resolved) {
-        Some(there) if there.filesystem == FILESYSTEM_TYPE => {
-            Err(MountError::AlreadyMounted { path: resolved, source_text: there.source.clone() })
+        Some(mount) if mount.filesystem == FILESYSTEM_TYPE => {
+            Err(MountError::AlreadyMounted { path: resolved, source_text: mount.source.clone() })
         }
         Some(_) | None => Ok(resolved),
     }
 }
 
-/// Mounts on `path`, which [`prepare`] has checked, and returns the device to serve.
+/// Mounts on `path`, which [`prepare`] has checked, and returns the connection to the kernel.
 pub(super) fn attach(request: &MountRequest, path: &Path) -> Result<OwnedFd, MountError> {
     if geteuid().is_root() {
         return attach_as_root(request, path);
     }
-    if request.options.mode == Mode::Passthrough {
+    if request.options.mode == MountMode::Passthrough {
         return Err(MountError::PassthroughNeedsRoot);
     }
     attach_as_user(request, path)
@@ -219,7 +221,7 @@ fn attach_as_root(request: &MountRequest, path: &Path) -> Result<OwnedFd, MountE
     Ok(device.into())
 }
 
-/// Mounts a connection that is open already, for root.
+/// Mounts a connection that is already open. Needs root.
 pub(super) fn attach_device(request: &MountRequest, path: &Path, device: BorrowedFd<'_>) -> Result<(), MountError> {
     let mut data = format!(
         "fd={},rootmode=40000,user_id={},group_id={},default_permissions",
@@ -227,7 +229,7 @@ pub(super) fn attach_device(request: &MountRequest, path: &Path, device: Borrowe
         geteuid(),
         getegid()
     );
-    if request.options.audience == Audience::Everybody {
+    if request.options.allowed_users == AllowedUsers::All {
         data.push_str(",allow_other");
     }
     for option in &request.options.security {
@@ -246,25 +248,26 @@ fn open_device() -> Result<File, MountError> {
     })
 }
 
-/// Read-only on the superblock, or every read would invalidate the access time and with it the cached attributes.
+/// Returns the mount flags. The superblock is read-only, or each read would invalidate the access time and with it the cached
+/// attributes.
 fn mount_flags(options: &MountOptions) -> MsFlags {
     let mut flags = MsFlags::MS_RDONLY;
     flags.set(MsFlags::MS_NOSUID, options.set_uid.unwrap_or_default() == SetUid::Ignored);
-    flags.set(MsFlags::MS_NODEV, options.devices.unwrap_or_default() == Devices::Ignored);
+    flags.set(MsFlags::MS_NODEV, options.devices.unwrap_or_default() == DeviceNodes::Ignored);
     flags.set(MsFlags::MS_NOEXEC, options.programs.unwrap_or_default() == Programs::Refused);
     flags
 }
 
-/// `fusermount3` mounts and sends the device over the socket that is its standard input.
+/// Mounts through `fusermount3`, which sends the connection over the socket that is its standard input.
 fn attach_as_user(request: &MountRequest, path: &Path) -> Result<OwnedFd, MountError> {
-    let (ours, theirs) = UnixStream::pair().map_err(MountError::Handshake)?;
+    let (socket, helper_end) = UnixStream::pair().map_err(MountError::Handshake)?;
     let mut command = Command::new(HELPER);
     command.arg("-o").arg(helper_options(request)).arg("--").arg(path).env("_FUSE_COMMFD", "0").env("LC_ALL", "C");
-    command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.stdin(OwnedFd::from(helper_end)).stdout(Stdio::null()).stderr(Stdio::piped());
     let child = command.spawn().map_err(helper_missing)?;
-    // The command keeps our copy of their end open; without it a helper that fails is seen as end of file.
+    // Closes this process's copy of the helper's end, so that the end of a helper that fails is seen as end of file.
     drop(command);
-    let device = receive_descriptor(&ours);
+    let device = receive_descriptor(&socket);
     let output = child.wait_with_output().map_err(MountError::Handshake)?;
     match device {
         Ok(Some(device)) => Ok(device),
@@ -280,7 +283,7 @@ fn helper_options(request: &MountRequest) -> String {
     if options.programs == Some(Programs::Refused) {
         text.push_str(",noexec");
     }
-    if options.audience == Audience::Everybody {
+    if options.allowed_users == AllowedUsers::All {
         text.push_str(",allow_other");
     }
     text
@@ -294,20 +297,20 @@ fn helper_missing(error: io::Error) -> MountError {
 }
 
 fn helper_failed(output: &Output) -> MountError {
-    let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    if words.contains("user_allow_other") {
+    let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    if text.contains("user_allow_other") {
         return MountError::AllowOther;
     }
-    if words.contains("fuse device not found") {
+    if text.contains("fuse device not found") {
         return MountError::NoDevice;
     }
-    if words.contains("failed to open /dev/fuse: Permission denied") {
+    if text.contains("failed to open /dev/fuse: Permission denied") {
         return MountError::DeviceDenied;
     }
-    MountError::Helper(if words.is_empty() { format!("{HELPER} failed: {}", output.status) } else { words })
+    MountError::Helper(if text.is_empty() { format!("{HELPER} failed: {}", output.status) } else { text })
 }
 
-/// One descriptor from a socket; none if the other side closes without sending one.
+/// Receives one descriptor from a socket. Returns `None` if the other side closes without sending one.
 fn receive_descriptor(socket: &UnixStream) -> io::Result<Option<OwnedFd>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -320,11 +323,11 @@ fn receive_descriptor(socket: &UnixStream) -> io::Result<Option<OwnedFd>> {
     }))
 }
 
-/// Ends the mount at `path`.
+/// Unmounts `path`.
 ///
 /// # Errors
-/// [`UnmountError::Busy`] unless lazy; others as they say.
-pub fn unmount(path: &Path, how: Unmount) -> Result<(), UnmountError> {
+/// [`UnmountError::Busy`] unless lazy, and the other variants.
+pub(crate) fn unmount(path: &Path, how: Unmount) -> Result<(), UnmountError> {
     if !geteuid().is_root() {
         return unmount_as_user(path, how);
     }
@@ -346,29 +349,29 @@ fn unmount_as_user(path: &Path, how: Unmount) -> Result<(), UnmountError> {
     if output.status.success() {
         return Ok(());
     }
-    let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    if words.contains("busy") {
+    let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    if text.contains("busy") {
         return Err(UnmountError::Busy { path: path.to_owned() });
     }
-    if words.contains("not found in") || words.contains("not mounted") {
+    if text.contains("not found in") || text.contains("not mounted") {
         return Err(UnmountError::NotMounted { path: path.to_owned() });
     }
-    Err(UnmountError::Failed { path: path.to_owned(), reason: words })
+    Err(UnmountError::Failed { path: path.to_owned(), reason: text })
 }
 
-/// Gives the mount at `path` new flags; what `options` does not mention stays. It stays read-only in any case.
+/// Changes the flags of the mount at `path`. Flags that `options` does not mention stay as they are, and so does read-only.
 ///
 /// # Errors
 /// [`MountError::Refused`], among others when nothing is mounted there.
-pub fn remount_read_only(path: &Path, options: &MountOptions) -> Result<(), MountError> {
+pub(crate) fn remount_read_only(path: &Path, options: &MountOptions) -> Result<(), MountError> {
     let table = MountTable::read().map_err(MountError::Table)?;
-    let there = table.top(path).filter(|there| there.filesystem == FILESYSTEM_TYPE);
-    let there = there.ok_or_else(|| MountError::Refused { path: path.to_owned(), errno: Errno::EINVAL })?;
-    let has = |flag: &str| there.flags.split(',').any(|set| set == flag);
+    let current = table.top(path).filter(|mount| mount.filesystem == FILESYSTEM_TYPE);
+    let current = current.ok_or_else(|| MountError::Refused { path: path.to_owned(), errno: Errno::EINVAL })?;
+    let has = |flag: &str| current.flags.split(',').any(|set| set == flag);
     let mut flags = MsFlags::MS_RDONLY | MsFlags::MS_REMOUNT;
     flags.set(MsFlags::MS_NOSUID, options.set_uid.map_or(has("nosuid"), |set| set == SetUid::Ignored));
-    flags.set(MsFlags::MS_NODEV, options.devices.map_or(has("nodev"), |set| set == Devices::Ignored));
+    flags.set(MsFlags::MS_NODEV, options.devices.map_or(has("nodev"), |set| set == DeviceNodes::Ignored));
     flags.set(MsFlags::MS_NOEXEC, options.programs.map_or(has("noexec"), |set| set == Programs::Refused));
-    mount(Some(there.source.as_str()), path, Some(FILESYSTEM_TYPE), flags, None::<&str>)
+    mount(Some(current.source.as_str()), path, Some(FILESYSTEM_TYPE), flags, None::<&str>)
         .map_err(|errno| MountError::Refused { path: path.to_owned(), errno })
 }

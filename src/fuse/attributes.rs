@@ -1,4 +1,6 @@
-//! Attributes of an image in the words of the protocol.
+//! Conversion of an image's attributes into those of the FUSE protocol.
+//!
+//! *Used by* `operations`.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,11 +9,11 @@ use fuser::{FileAttr, FileType, INodeNo};
 use crate::image::Attributes;
 use crate::model::{DeviceNumber, FileKind, Timestamp};
 
-/// `st_blksize`: what programs take as the unit of their reads, as on other disks.
+/// `st_blksize`, which programs use as the size of their reads: the value of other disk filesystems.
 const BLOCK_SIZE: u32 = 4096;
 
-/// The attributes of the inode that the kernel knows as `node`. There is one time: a commit records when content
-/// changed, and nothing in it changes again.
+/// Returns the attributes of the inode that the kernel knows as `node`. All four times are equal: a commit records only
+/// when content changed, and nothing in it changes again.
 pub(super) fn file_attr(node: u64, attributes: &Attributes) -> FileAttr {
     let time = system_time(attributes.mtime);
     FileAttr {
@@ -33,8 +35,8 @@ pub(super) fn file_attr(node: u64, attributes: &Attributes) -> FileAttr {
     }
 }
 
-/// The attributes of what is not there: only the number 0 is looked at.
-pub(super) fn nothing() -> FileAttr {
+/// Returns the attributes of a negative entry, of which the kernel reads only the inode number 0.
+pub(super) fn negative_entry() -> FileAttr {
     let time = SystemTime::UNIX_EPOCH;
     FileAttr {
         ino: INodeNo(0),
@@ -55,7 +57,7 @@ pub(super) fn nothing() -> FileAttr {
     }
 }
 
-/// The kind of an inode.
+/// Returns `fuser`'s value for a kind of inode.
 pub(super) const fn file_type(kind: FileKind) -> FileType {
     match kind {
         FileKind::Regular => FileType::RegularFile,
@@ -68,7 +70,7 @@ pub(super) const fn file_type(kind: FileKind) -> FileType {
     }
 }
 
-/// A time that no `SystemTime` can hold becomes 1970: only a damaged image has one.
+/// Returns `time`, or 1970 for one that no `SystemTime` can hold, which only a damaged image has.
 fn system_time(time: Timestamp) -> SystemTime {
     let whole = Duration::from_secs(time.seconds.unsigned_abs());
     let epoch = SystemTime::UNIX_EPOCH;
@@ -77,7 +79,7 @@ fn system_time(time: Timestamp) -> SystemTime {
     seconds.and_then(|seconds| seconds.checked_add(fraction)).unwrap_or(epoch)
 }
 
-/// The kernel's 32-bit form of a device number: 12 bits of major between 8 and 12 bits of minor.
+/// Returns the kernel's 32-bit form of a device number: 12 bits of major between 8 and 12 bits of minor.
 const fn encode_device(device: DeviceNumber) -> u32 {
     (device.minor & 0xff) | ((device.major & 0xfff) << 8) | ((device.minor & !0xff) << 12)
 }
@@ -87,13 +89,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn device_numbers_are_packed_as_the_kernel_unpacks_them() {
+    fn device_number_has_the_kernel_encoding() {
         assert_eq!(encode_device(DeviceNumber { major: 10, minor: 229 }), 0x0ae5);
         assert_eq!(encode_device(DeviceNumber { major: 0xabc, minor: 0x12345 }), 0x123a_bc45);
     }
 
     #[test]
-    fn times_before_1970_keep_their_fraction() {
+    fn time_before_1970_keeps_its_fraction() {
         let time = system_time(Timestamp { seconds: -2, nanoseconds: 800_000_000 });
         let before = SystemTime::UNIX_EPOCH.duration_since(time).expect("before");
         assert_eq!(before, Duration::from_millis(1200));

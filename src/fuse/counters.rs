@@ -1,26 +1,29 @@
-//! How many messages the kernel sent, by kind: what proves that a warm tree costs none.
+//! Counters of the messages that the kernel sent, by kind. They prove that reading a cached tree costs no message.
+//!
+//! *Invariant*: the counters are in the shared pages, so they continue when a worker is replaced.
+//!
+//! *Used by* `operations`, the supervisor's watchdog and `mount::control`.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
-use super::board::{Board, BulkReader};
-use crate::sys::Words;
+use super::shared::{BulkReader, SharedState};
+use crate::sys::SharedWords;
 
 macro_rules! opcodes {
     ($($name:ident => $word:literal),+ $(,)?) => {
         /// A kind of message from the kernel.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum Opcode {
+        pub(crate) enum Opcode {
             $(#[doc = concat!("`", $word, "`")] $name),+
         }
 
         impl Opcode {
             /// All kinds, in the order of the counters.
-            pub const ALL: &[Self] = &[$(Self::$name),+];
+            pub(crate) const ALL: &[Self] = &[$(Self::$name),+];
 
-            /// The kind as one word.
-            #[must_use]
-            pub const fn word(self) -> &'static str {
+            /// Returns the name of the kind.
+            pub(crate) const fn name(self) -> &'static str {
                 match self {
                     $(Self::$name => $word),+
                 }
@@ -55,44 +58,45 @@ opcodes! {
     Change => "change",
 }
 
-/// Where the sums stand, after the kinds of messages.
+// Positions of the sums, after the counters of messages.
 const BYTES_READ: usize = 96;
 const ERRORS: usize = 97;
-const _: () = assert!(Opcode::ALL.len() <= BYTES_READ, "the kinds have their room; new ones come last");
+const _: () = assert!(Opcode::ALL.len() <= BYTES_READ, "the sums follow the kinds; new kinds are added last");
 
-/// Counts since the mount began, whoever served it. Relaxed: the figures need not agree with one another to the message.
+/// The counters of a mount since it was made, over all its workers. Relaxed, since the figures need not agree with one another
+/// to the message.
 #[derive(Debug)]
-pub struct Counters {
-    board: Board,
-    words: Words,
+pub struct RequestCounters {
+    shared: SharedState,
+    words: SharedWords,
     base: usize,
 }
 
-/// The counts at one moment.
+/// The values of the counters at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-pub struct Figures {
-    /// Messages that somebody waited for: all but `forget`.
+pub struct RequestFigures {
+    /// Messages for which a process waited: all but `forget`.
     pub messages: u64,
-    /// Messages by kind, those that came at least once.
+    /// Messages by kind; only kinds that were received.
     pub by_opcode: BTreeMap<String, u64>,
-    /// Bytes of content handed to the kernel.
-    pub bytes_read: u64,
-    /// Requests answered with EIO.
+    /// Bytes of content sent to the kernel.
+    pub(crate) bytes_read: u64,
+    /// Requests that failed with EIO.
     pub errors: u64,
-    /// Processes that have read much of a mount that is fetched as it is read, the greatest first.
+    /// Processes that have read much of a lazy mount, the largest amount first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub readers: Vec<BulkReader>,
+    pub(crate) readers: Vec<BulkReader>,
 }
 
-impl Counters {
-    /// The counts of a mount.
+impl RequestCounters {
+    /// Returns the counters in the pages of a mount.
     #[must_use]
-    pub fn of(board: &Board) -> Self {
-        let (words, base) = board.counters();
-        Self { board: board.clone(), words, base }
+    pub fn of(shared: &SharedState) -> Self {
+        let (words, base) = shared.counter_words();
+        Self { shared: shared.clone(), words, base }
     }
 
-    /// Atomic additions wrap, whatever a worker has left in the word.
+    /// Adds to a word. The addition wraps, whatever value a crashed worker has left there.
     fn add(&self, word: usize, count: u64) {
         self.words[self.base + word].fetch_add(count, Ordering::Relaxed);
     }
@@ -101,42 +105,42 @@ impl Counters {
         self.words[self.base + word].load(Ordering::Relaxed)
     }
 
-    /// One message came.
-    pub fn count(&self, opcode: Opcode) {
+    /// Counts one message.
+    pub(crate) fn count(&self, opcode: Opcode) {
         self.add(opcode as usize, 1);
     }
 
-    /// Content was handed out.
-    pub fn count_bytes(&self, bytes: usize) {
+    /// Counts bytes of content sent to the kernel.
+    pub(crate) fn count_bytes(&self, bytes: usize) {
         self.add(BYTES_READ, bytes as u64);
     }
 
-    /// A request failed through damage or absence.
-    pub fn count_error(&self) {
+    /// Counts a request that failed because content is damaged or absent.
+    pub(crate) fn count_error(&self) {
         self.add(ERRORS, 1);
     }
 
-    /// All messages so far, those included that nobody waited for. Allocates nothing.
+    /// Returns the number of all messages, `forget` included. Allocates nothing.
     #[must_use]
     pub fn messages(&self) -> u64 {
         (0..Opcode::ALL.len()).map(|opcode| self.get(opcode)).fold(0, u64::saturating_add)
     }
 
-    /// The counts now.
+    /// Returns the current values.
     #[must_use]
-    pub fn figures(&self) -> Figures {
+    pub fn figures(&self) -> RequestFigures {
         let counts = || Opcode::ALL.iter().map(|opcode| (*opcode, self.get(*opcode as usize)));
-        Figures {
+        RequestFigures {
             messages: counts()
                 .filter(|(opcode, _)| *opcode != Opcode::Forget)
                 .fold(0, |sum, (_, count)| sum.saturating_add(count)),
             by_opcode: counts()
                 .filter(|(_, count)| *count > 0)
-                .map(|(op, count)| (op.word().to_owned(), count))
+                .map(|(op, count)| (op.name().to_owned(), count))
                 .collect(),
             bytes_read: self.get(BYTES_READ),
             errors: self.get(ERRORS),
-            readers: self.board.bulk_readers(),
+            readers: self.shared.bulk_readers(),
         }
     }
 }
@@ -146,8 +150,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_name_what_came_and_leave_forgets_out_of_the_sum() {
-        let counters = Counters::of(&Board::create().expect("memory"));
+    fn figures_list_received_kinds_and_sum_without_forgets() {
+        let counters = RequestCounters::of(&SharedState::create().expect("enough memory"));
         counters.count(Opcode::Lookup);
         counters.count(Opcode::Forget);
         counters.count_bytes(7);

@@ -1,191 +1,91 @@
-//! What may stand behind `-o`: parsed once, refused by name when unknown.
+//! The mount options: one table with a row for each, from which the text behind `-o` is parsed, and from which the options part
+//! of `sapwood mount --help`, the man page and `docs/mount-options.md` are made.
 //!
-//! Options that only mean something to `mount(8)`, fstab or systemd are accepted and ignored, so that a line of fstab can
-//! be passed on as it is.
+//! Options that only `mount(8)`, fstab or systemd interpret are accepted and ignored, so that a line of fstab can be passed
+//! on unchanged. An unknown option is refused, with the most similar known one.
+//!
+//! *Invariants*: a name stands in the table once. [`MountOptions`] can be serialized; what a value of an earlier version lacks has
+//! its default, and what only a later version knows is an error.
+//!
+//! *Used by* the other files of this folder, `mount` and `cli`.
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::cache::Rest;
+use serde::{Deserialize, Serialize};
+
+use super::option_values::path_bytes;
+pub(crate) use super::option_values::{
+    Action, AllowedUsers, Confinement, DeviceNodes, MountMode, ProfileOption, Programs, Resend, SetUid,
+};
+use crate::cache::FillScope;
 use crate::model::{ImagePath, PathError, parse_size};
 use crate::store::Verify;
 
-/// Threads that answer the kernel unless `threads=` says otherwise. On two CPUs neither one nor four measured better.
+/// Default of `threads=`: the threads that read the kernel's messages. On two CPUs neither one nor four measured better.
 const DEFAULT_THREADS: usize = 2;
 
-/// How long readers wait for what does not come, unless `fetch-timeout=` says otherwise.
-const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
+/// Default of `fetch-timeout=`: how long a reader waits for absent content.
+const DEFAULT_FETCH_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a worker may answer nothing, unless `watchdog=` says otherwise. A disk that recovers from an error may take some
-/// seconds; nothing that is well takes this long.
-const WATCHDOG: Duration = Duration::from_secs(30);
+/// Default of `watchdog=`: how long a worker may make no progress. A disk that recovers from an error may take some seconds; no
+/// operation without a fault takes this long.
+const DEFAULT_WATCHDOG_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// More threads than this are a typing error.
+/// Largest value of `threads=`; a larger one is taken for a typing error.
 const MAX_THREADS: usize = 64;
 
-/// Who reads the content of files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// The kernel asks once and keeps pages, names and attributes; opening costs no message.
-    #[default]
-    Cached,
-    /// The kernel reads plain objects from their files itself; opening costs two messages.
-    Passthrough,
-}
-
-impl Mode {
-    /// The mode as one word.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Cached => "cached",
-            Self::Passthrough => "passthrough",
-        }
-    }
-}
-
-/// Whether setuid bits and file capabilities have an effect.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum SetUid {
-    /// `nosuid`.
-    #[default]
-    Ignored,
-    /// `suid`.
-    Honoured,
-}
-
-/// Whether device nodes open devices.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Devices {
-    /// `nodev`.
-    #[default]
-    Ignored,
-    /// `dev`.
-    Honoured,
-}
-
-/// Whether programs can be run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Programs {
-    /// `exec`.
-    #[default]
-    Run,
-    /// `noexec`.
-    Refused,
-}
-
-/// What is asked of the helper: a mount, or a change of one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Action {
-    /// A new mount.
-    #[default]
-    Mount,
-    /// `remount`: new flags for an existing one.
-    Remount,
-}
-
-/// What is fetched before it is asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Profile {
-    /// What the publisher says is read first, as soon as some file is read.
-    #[default]
-    WhenReading,
-    /// `auto`: the same, at once.
-    Auto,
-    /// `none`: nothing.
-    None,
-    /// What a file lists, at once.
-    File(PathBuf),
-}
-
-impl Profile {
-    fn parse(value: &str) -> Self {
-        match value {
-            "auto" => Self::Auto,
-            "none" => Self::None,
-            file => Self::File(file.into()),
-        }
-    }
-}
-
-/// Whether the kernel is asked to send again what a dead worker had in hand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Resend {
-    /// If it can.
-    #[default]
-    IfPossible,
-    /// `noresend`: never, for trying out what happens on kernels that cannot.
-    Never,
-}
-
-/// Whether a worker gives up what it does not need.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Confinement {
-    /// As far as the kernel can help.
-    #[default]
-    Sandboxed,
-    /// `nosandbox`: not at all.
-    Free,
-}
-
-/// Who may look into the mount.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Audience {
-    /// The user who mounted it.
-    #[default]
-    Mounter,
-    /// `allow_other`: everybody, by the usual permissions.
-    Everybody,
-}
-
 /// The options of a mount.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct MountOptions {
-    /// `repo=`: the repository.
-    pub repository: Option<PathBuf>,
+    /// `repo=`: the directory of the repository.
+    #[serde(with = "path_bytes")]
+    pub(crate) repository: Option<PathBuf>,
     /// `subdir=`: the directory of the commit that becomes the root of the mount.
-    pub subdir: ImagePath,
-    /// `passthrough` or not.
-    pub mode: Mode,
-    /// `threads=`.
-    pub threads: NonZeroUsize,
-    /// `allow_other`.
-    pub audience: Audience,
-    /// `suid`, `nosuid`; `None` when neither was given, which a remount takes as "leave it".
-    pub set_uid: Option<SetUid>,
+    pub(crate) subdir: ImagePath,
+    /// `passthrough`: the kernel reads object files itself.
+    pub(crate) mode: MountMode,
+    /// `threads=`: the threads that read the kernel's messages.
+    pub(crate) threads: NonZeroUsize,
+    /// `allow_other`: whether users other than the mounting one have access.
+    pub(crate) allowed_users: AllowedUsers,
+    /// `suid`, `nosuid`; `None` if neither was given: a remount then leaves the flag as it is.
+    pub(crate) set_uid: Option<SetUid>,
     /// `dev`, `nodev`; `None` as above.
-    pub devices: Option<Devices>,
+    pub(crate) devices: Option<DeviceNodes>,
     /// `exec`, `noexec`; `None` as above.
-    pub programs: Option<Programs>,
-    /// `remount`.
-    pub action: Action,
-    /// `fetch-timeout=`, `nowait`: how long readers wait for what does not come; `None` as long as one attempt takes.
+    pub(crate) programs: Option<Programs>,
+    /// `remount`: change a mount instead of making one.
+    pub(crate) action: Action,
+    /// `fetch-timeout=`: how long readers wait for absent content; `None` (`nowait`): as long as one attempt takes.
     pub fetch_timeout: Option<Duration>,
-    /// `cache-size=`: bytes of fetched objects that are kept at most.
-    pub cache_size: Option<u64>,
-    /// `profile=`: what is fetched first.
-    pub profile: Profile,
-    /// `watchdog=`: a worker that answers nothing for so long is replaced; `None` for never.
+    /// `cache-size=`: largest number of bytes of fetched objects to keep.
+    pub(crate) cache_size: Option<u64>,
+    /// `profile=`: the contents that are fetched first.
+    pub(crate) profile: ProfileOption,
+    /// `watchdog=`: a worker that makes no progress for this time is replaced; `None` for never.
     pub watchdog: Option<Duration>,
-    /// `nosandbox`: whether workers give up what they do not need.
-    pub confinement: Confinement,
-    /// `noresend`: as on a kernel before 6.9.
-    pub resend: Resend,
-    /// `background-fill`: what is fetched that nobody reads.
-    pub rest: Rest,
-    /// `profile-record=`: where it is written down what is read.
-    pub profile_record: Option<PathBuf>,
-    /// When what is here is compared with its names.
-    pub verify: Verify,
-    /// Where the figures are written again and again.
-    pub metrics_file: Option<PathBuf>,
-    /// Where the figures are told over HTTP.
-    pub metrics_listen: Option<SocketAddr>,
-    /// `context=` and its kin, for the security module, as given.
-    pub security: Vec<String>,
+    /// `nosandbox`: whether workers are confined to a sandbox.
+    pub(crate) confinement: Confinement,
+    /// `noresend`: behave as on a kernel before 6.9.
+    pub(crate) resend: Resend,
+    /// `background-fill`: the contents that are fetched in addition to the profile.
+    pub(crate) background_fill: FillScope,
+    /// `profile-record=`: the file into which the mount's reads are recorded.
+    #[serde(with = "path_bytes")]
+    pub(crate) profile_record: Option<PathBuf>,
+    /// `verify=`: when local objects are compared with their digests.
+    pub(crate) verify: Verify,
+    /// `metrics-file=`: the file into which metrics are written periodically.
+    #[serde(with = "path_bytes")]
+    pub(crate) metrics_file: Option<PathBuf>,
+    /// `metrics-listen=`: the address at which metrics are served over HTTP.
+    pub(crate) metrics_listen: Option<SocketAddr>,
+    /// `context=` and similar options for the security module, unchanged.
+    pub(crate) security: Vec<String>,
 }
 
 impl Default for MountOptions {
@@ -193,20 +93,20 @@ impl Default for MountOptions {
         Self {
             repository: None,
             subdir: ImagePath::root(),
-            mode: Mode::default(),
+            mode: MountMode::default(),
             threads: NonZeroUsize::new(DEFAULT_THREADS).expect("not zero"),
-            audience: Audience::default(),
+            allowed_users: AllowedUsers::default(),
             set_uid: None,
             devices: None,
             programs: None,
             action: Action::default(),
-            fetch_timeout: Some(FETCH_TIMEOUT),
+            fetch_timeout: Some(DEFAULT_FETCH_TIMEOUT),
             cache_size: None,
-            profile: Profile::default(),
-            watchdog: Some(WATCHDOG),
+            profile: ProfileOption::default(),
+            watchdog: Some(DEFAULT_WATCHDOG_TIMEOUT),
             confinement: Confinement::default(),
             resend: Resend::default(),
-            rest: Rest::default(),
+            background_fill: FillScope::default(),
             verify: Verify::default(),
             metrics_file: None,
             metrics_listen: None,
@@ -216,137 +116,359 @@ impl Default for MountOptions {
     }
 }
 
-/// Why the text behind `-o` is not acceptable.
+/// An error in the text behind `-o`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OptionError {
-    /// No such option.
+    /// The option does not exist.
     #[error("unknown mount option '{option}'; did you mean '{nearest}'?")]
     Unknown {
-        /// As given.
+        /// The option as given.
         option: String,
-        /// The most similar one.
+        /// The most similar known option.
         nearest: &'static str,
     },
-    /// A commit cannot be written to.
+    /// `rw` was given, but a commit cannot be written to.
     #[error("mount option 'rw' is not possible: a commit never changes")]
     ReadWrite,
-    /// `name` without the `=value` it needs, or with one it cannot have.
+    /// The option lacks the value that it needs, or has one although it takes none.
     #[error("mount option '{name}' {}", if *.wants_value { "needs a value: NAME=VALUE" } else { "takes no value" })]
     Value {
-        /// The option.
+        /// The name of the option.
         name: String,
-        /// Which of the two is wrong.
+        /// Whether the option needs a value.
         wants_value: bool,
     },
-    /// Not a number of threads.
+    /// The value is no number of threads.
     #[error("mount option 'threads={0}': a number from 1 to {MAX_THREADS} is needed")]
     Threads(String),
-    /// Not a number of seconds, or more than [`SECONDS_MAX`].
+    /// The value is no number of seconds, or more than [`SECONDS_MAX`].
     #[error("mount option '{name}={value}': a number of seconds up to {SECONDS_MAX} is needed")]
     Seconds {
-        /// Of which option.
+        /// The name of the option.
         name: String,
-        /// What was given.
+        /// The value as given.
         value: String,
     },
-    /// Not a number of bytes.
+    /// The value is no number of bytes.
     #[error("mount option 'cache-size={0}': a number of bytes is needed, with K, M, G or T after it if you like")]
     Size(String),
-    /// Not a way to verify.
+    /// The value is no way to verify.
     #[error("mount option 'verify={0}': 'open' compares what is read first, 'full' all that is read, 'none' neither")]
     Verify(String),
-    /// Not an address.
+    /// The value is no address with a port.
     #[error("mount option 'metrics-listen={0}': an address and a port are needed, as 127.0.0.1:9321")]
     Address(String),
-    /// Not a path inside an image.
+    /// The value is no path inside an image.
     #[error("mount option 'subdir': {0}")]
     Subdir(#[from] PathError),
 }
 
-/// Options with a value.
-const VALUED: &[&str] = &[
-    "repo",
-    "subdir",
-    "threads",
-    "fetch-timeout",
-    "watchdog",
-    "cache-size",
-    "profile",
-    "profile-record",
-    "verify",
-    "metrics-file",
-    "metrics-listen",
-    "context",
-    "fscontext",
-    "defcontext",
-    "rootcontext",
+/// A mount option.
+#[derive(Debug, Clone, Copy)]
+pub struct MountOption {
+    /// The name, which stands before the `=` if there is a value.
+    pub name: &'static str,
+    kind: OptionKind,
+    /// What holds without the option; empty if that is nothing.
+    pub default: &'static str,
+    /// What the option does, as Markdown without a full stop; empty if it is ignored.
+    pub help: &'static str,
+}
+
+/// What an option takes, and how it changes the options of a mount.
+#[derive(Debug, Clone, Copy)]
+enum OptionKind {
+    /// No value.
+    Flag(fn(&mut MountOptions)),
+    /// A value, which the placeholder stands for in texts.
+    Value(&'static str, fn(&mut MountOptions, &str) -> Result<(), OptionError>),
+    /// A value for the security module, which gets the option as it is.
+    Security(&'static str),
+    /// Accepted with and without a value, and ignored.
+    Ignored,
+}
+
+/// Options that belong together.
+#[derive(Debug, Clone, Copy)]
+pub struct OptionGroup {
+    /// The heading above them.
+    pub title: &'static str,
+    /// A paragraph that holds for all of them; may be empty.
+    pub note: &'static str,
+    /// The options, in the order of the texts.
+    pub options: &'static [MountOption],
+}
+
+const fn flag(
+    name: &'static str,
+    set: fn(&mut MountOptions),
+    default: &'static str,
+    help: &'static str,
+) -> MountOption {
+    MountOption { name, kind: OptionKind::Flag(set), default, help }
+}
+
+const fn value(
+    (name, placeholder): (&'static str, &'static str),
+    set: fn(&mut MountOptions, &str) -> Result<(), OptionError>,
+    default: &'static str,
+    help: &'static str,
+) -> MountOption {
+    MountOption { name, kind: OptionKind::Value(placeholder, set), default, help }
+}
+
+const fn security(name: &'static str, help: &'static str) -> MountOption {
+    MountOption { name, kind: OptionKind::Security("CONTEXT"), default: "", help }
+}
+
+const fn ignored(name: &'static str) -> MountOption {
+    MountOption { name, kind: OptionKind::Ignored, default: "", help: "" }
+}
+
+/// All mount options. `rw` is none: it is refused.
+pub const OPTION_GROUPS: &[OptionGroup] = &[
+    OptionGroup {
+        title: "What is mounted",
+        note: "",
+        options: &[
+            value(
+                ("repo", "DIR"),
+                |options, value| set(&mut options.repository, Some(value.into())),
+                "as for every verb",
+                "the repository",
+            ),
+            value(
+                ("subdir", "/DIR"),
+                |options, value| set(&mut options.subdir, ImagePath::parse(value.as_bytes())?),
+                "the root of the commit",
+                "the directory of the commit that becomes the root of the mount",
+            ),
+            flag("ro", |_| {}, "always", "accepted; `rw` is refused, because a commit never changes"),
+            flag("remount", |options| options.action = Action::Remount, "", "new flags for an existing mount"),
+        ],
+    },
+    OptionGroup {
+        title: "Who may do what in it",
+        note: "",
+        options: &[
+            flag(
+                "allow_other",
+                |options| options.allowed_users = AllowedUsers::All,
+                "only the user who mounts",
+                "all users may read, by the usual permissions; ordinary users need `user_allow_other` in `/etc/fuse.conf`",
+            ),
+            flag(
+                "suid",
+                |options| options.set_uid = Some(SetUid::Honoured),
+                "`nosuid`",
+                "set-user-id bits and file capabilities have an effect",
+            ),
+            flag("nosuid", |options| options.set_uid = Some(SetUid::Ignored), "", "the opposite of `suid`"),
+            flag(
+                "dev",
+                |options| options.devices = Some(DeviceNodes::Honoured),
+                "`nodev`",
+                "device nodes open devices",
+            ),
+            flag("nodev", |options| options.devices = Some(DeviceNodes::Ignored), "", "the opposite of `dev`"),
+            flag("exec", |options| options.programs = Some(Programs::Run), "", "programs may be run"),
+            flag("noexec", |options| options.programs = Some(Programs::Refused), "`exec`", "no program may be run"),
+            security("context", "handed to the security module as it is, like the next three"),
+            security("fscontext", "the context of the filesystem"),
+            security("defcontext", "the context of files that have none"),
+            security("rootcontext", "the context of the root"),
+        ],
+    },
+    OptionGroup {
+        title: "How contents are read",
+        note: "",
+        options: &[
+            flag(
+                "passthrough",
+                |options| options.mode = MountMode::Passthrough,
+                "off",
+                "the kernel reads large files itself; two messages for each open; root, Linux 6.9. For bulk data",
+            ),
+            value(
+                ("threads", "N"),
+                |options, value| set(&mut options.threads, parse_threads(value)?),
+                "2",
+                "threads that answer the kernel, 1 to 64",
+            ),
+            value(
+                ("verify", "none|open|full"),
+                |options, value| set(&mut options.verify, parse_verify(value)?),
+                "`none`",
+                "compare what is stored with its digest: not again after it was stored, when a mount reads it first, each time it is \
+                 read. What is damaged is fetched again if a remote has it, else it is an I/O error",
+            ),
+            value(
+                ("watchdog", "SECONDS"),
+                |options, value| {
+                    let limit = parse_seconds("watchdog", value)?;
+                    set(&mut options.watchdog, Some(limit).filter(|limit| !limit.is_zero()))
+                },
+                "30",
+                "a worker that answers nothing for so long is replaced; 0 for never",
+            ),
+            flag(
+                "nosandbox",
+                |options| options.confinement = Confinement::Unconfined,
+                "sandboxed",
+                "the worker keeps all rights of its user",
+            ),
+            flag(
+                "noresend",
+                |options| options.resend = Resend::Never,
+                "off",
+                "behave as on kernels before 6.9, for tests",
+            ),
+        ],
+    },
+    OptionGroup {
+        title: "What is fetched, and when",
+        note: "These options matter for commits of which parts are missing.",
+        options: &[
+            value(
+                ("fetch-timeout", "SECONDS"),
+                |options, value| set(&mut options.fetch_timeout, Some(parse_seconds("fetch-timeout", value)?)),
+                "30",
+                "how long a reader waits for something missing before it gets EIO",
+            ),
+            flag(
+                "nowait",
+                |options| options.fetch_timeout = None,
+                "off",
+                "a reader waits only as long as one attempt takes",
+            ),
+            value(
+                ("cache-size", "SIZE"),
+                |options, value| set(&mut options.cache_size, Some(parse_bytes(value)?)),
+                "the repository's setting",
+                "keep at most so much of what is fetched, what was used last; `512M`, `2G`",
+            ),
+            flag(
+                "background-fill",
+                |options| options.background_fill = FillScope::Everything,
+                "off",
+                "fetch everything while nothing urgent is to be done; also `--background-fill`",
+            ),
+            value(
+                ("profile", "auto|none|FILE"),
+                |options, value| set(&mut options.profile, ProfileOption::parse(value)),
+                "as soon as some file is read",
+                "fetch what the publisher's profile lists: at once; not at all; what a local file lists, at once",
+            ),
+            value(
+                ("profile-record", "FILE"),
+                |options, value| set(&mut options.profile_record, Some(value.into())),
+                "",
+                "write down what is read, for `sapwood publish --profile`; not with `passthrough`",
+            ),
+        ],
+    },
+    OptionGroup {
+        title: "Metrics",
+        note: "",
+        options: &[
+            value(
+                ("metrics-file", "FILE"),
+                |options, value| set(&mut options.metrics_file, Some(value.into())),
+                "",
+                "write the metrics to a file every 10 s; also `--metrics-file`",
+            ),
+            value(
+                ("metrics-listen", "ADDRESS:PORT"),
+                |options, value| {
+                    let address = value.parse().map_err(|_| OptionError::Address(value.to_owned()))?;
+                    set(&mut options.metrics_listen, Some(address))
+                },
+                "",
+                "answer HTTP requests with them; also `--metrics-listen`",
+            ),
+        ],
+    },
+    OptionGroup {
+        title: "Accepted and ignored",
+        note: "Options that only `mount(8)`, fstab or systemd read, that are true anyway, or that `mount -o remount` copies from the \
+               kernel's list are accepted, so that a line of fstab can be passed on as it is. So is everything that begins with \
+               `x-`, `X-` or `comment=`.",
+        options: &[
+            ignored("defaults"),
+            ignored("auto"),
+            ignored("noauto"),
+            ignored("user"),
+            ignored("nouser"),
+            ignored("users"),
+            ignored("owner"),
+            ignored("group"),
+            ignored("nofail"),
+            ignored("_netdev"),
+            ignored("atime"),
+            ignored("noatime"),
+            ignored("relatime"),
+            ignored("norelatime"),
+            ignored("strictatime"),
+            ignored("nodiratime"),
+            ignored("diratime"),
+            ignored("lazytime"),
+            ignored("nolazytime"),
+            ignored("async"),
+            ignored("sync"),
+            ignored("dirsync"),
+            ignored("default_permissions"),
+            ignored("loud"),
+            ignored("silent"),
+            ignored("mand"),
+            ignored("nomand"),
+            ignored("user_id"),
+            ignored("group_id"),
+            ignored("max_read"),
+            ignored("subtype"),
+        ],
+    },
 ];
 
-/// Options without a value that mean something here.
-const FLAGS: &[&str] = &[
-    "ro",
-    "passthrough",
-    "nowait",
-    "noresend",
-    "nosandbox",
-    "background-fill",
-    "allow_other",
-    "suid",
-    "nosuid",
-    "dev",
-    "nodev",
-    "exec",
-    "noexec",
-    "remount",
-];
+impl MountOption {
+    /// Returns the option as it is written, with a placeholder for its value: `threads=N`.
+    #[must_use]
+    pub fn form(&self) -> String {
+        match self.kind {
+            OptionKind::Value(placeholder, _) | OptionKind::Security(placeholder) => {
+                format!("{}={placeholder}", self.name)
+            }
+            OptionKind::Flag(_) | OptionKind::Ignored => self.name.to_owned(),
+        }
+    }
 
-/// Options that are true anyway, that only `mount(8)`, fstab and systemd read, or that `mount -o remount` copies from
-/// the kernel's list of mounts.
-const IGNORED: &[&str] = &[
-    "defaults",
-    "auto",
-    "noauto",
-    "user",
-    "nouser",
-    "users",
-    "owner",
-    "group",
-    "nofail",
-    "_netdev",
-    "atime",
-    "noatime",
-    "relatime",
-    "norelatime",
-    "strictatime",
-    "nodiratime",
-    "diratime",
-    "lazytime",
-    "nolazytime",
-    "async",
-    "sync",
-    "dirsync",
-    "default_permissions",
-    "loud",
-    "silent",
-    "mand",
-    "nomand",
-    "user_id",
-    "group_id",
-    "max_read",
-    "subtype",
-];
+    /// Returns whether the option has no effect.
+    #[must_use]
+    pub const fn is_ignored(&self) -> bool {
+        matches!(self.kind, OptionKind::Ignored)
+    }
+}
 
-/// Longest time that an option can give, in seconds: some 30 years. Points in time are computed from it.
-pub const SECONDS_MAX: u64 = 1_000_000_000;
+/// Sets a field. Each row of the table is one expression with it.
+fn set<T>(field: &mut T, value: T) -> Result<(), OptionError> {
+    *field = value;
+    Ok(())
+}
+
+fn all_options() -> impl Iterator<Item = &'static MountOption> {
+    OPTION_GROUPS.iter().flat_map(|group| group.options)
+}
+
+/// Longest time that an option can give, in seconds: some 30 years, so that points in time can be computed from it.
+pub(crate) const SECONDS_MAX: u64 = 1_000_000_000;
 
 impl MountOptions {
-    /// Reads the comma-separated text behind `-o`. A value in double quotes may contain commas, as security contexts do.
+    /// Parses the comma-separated text behind `-o`. A value in double quotes may contain commas, as security contexts do.
     ///
     /// # Errors
-    /// [`OptionError`] names the option.
+    /// [`OptionError`], which names the option.
     pub fn parse(text: &str) -> Result<Self, OptionError> {
         let mut options = Self::default();
-        split(text).into_iter().try_for_each(|option| options.apply(option))?;
+        split_options(text).into_iter().try_for_each(|option| options.apply(option))?;
         Ok(options)
     }
 
@@ -355,50 +477,26 @@ impl MountOptions {
             return Ok(());
         }
         let (name, value) = option.split_once('=').map_or((option, None), |(name, value)| (name, Some(value)));
-        let wants_value = VALUED.contains(&name);
-        if (wants_value || FLAGS.contains(&name)) && wants_value != value.is_some_and(|value| !value.is_empty()) {
-            return Err(OptionError::Value { name: name.to_owned(), wants_value });
+        if name == "rw" {
+            return Err(OptionError::ReadWrite);
         }
-        match (name, value) {
-            ("repo", Some(value)) => self.repository = Some(value.into()),
-            ("subdir", Some(value)) => self.subdir = ImagePath::parse(value.as_bytes())?,
-            ("threads", Some(value)) => self.threads = threads(value)?,
-            ("context" | "fscontext" | "defcontext" | "rootcontext", Some(_)) => self.security.push(option.to_owned()),
-            ("fetch-timeout", Some(value)) => self.fetch_timeout = Some(seconds(name, value)?),
-            ("watchdog", Some(value)) => self.watchdog = Some(seconds(name, value)?).filter(|limit| !limit.is_zero()),
-            ("cache-size", Some(value)) => self.cache_size = Some(bytes(value)?),
-            ("nosandbox", _) => self.confinement = Confinement::Free,
-            ("noresend", _) => self.resend = Resend::Never,
-            ("profile", Some(value)) => self.profile = Profile::parse(value),
-            ("profile-record", Some(value)) => self.profile_record = Some(value.into()),
-            ("verify", Some(value)) => self.verify = verify(value)?,
-            ("metrics-file", Some(value)) => self.metrics_file = Some(value.into()),
-            ("metrics-listen", Some(value)) => {
-                let address = value.parse().map_err(|_| OptionError::Address(value.to_owned()))?;
-                self.metrics_listen = Some(address);
-            }
-            ("nowait", _) => self.fetch_timeout = None,
-            ("background-fill", _) => self.rest = Rest::Everything,
-            ("passthrough", _) => self.mode = Mode::Passthrough,
-            ("allow_other", _) => self.audience = Audience::Everybody,
-            ("suid", _) => self.set_uid = Some(SetUid::Honoured),
-            ("nosuid", _) => self.set_uid = Some(SetUid::Ignored),
-            ("dev", _) => self.devices = Some(Devices::Honoured),
-            ("nodev", _) => self.devices = Some(Devices::Ignored),
-            ("exec", _) => self.programs = Some(Programs::Run),
-            ("noexec", _) => self.programs = Some(Programs::Refused),
-            ("remount", _) => self.action = Action::Remount,
-            ("rw", _) => return Err(OptionError::ReadWrite),
-            ("ro", _) => {}
-            _ if IGNORED.contains(&name) => {}
-            _ => return Err(OptionError::Unknown { option: option.to_owned(), nearest: nearest(name) }),
+        let unknown = || OptionError::Unknown { option: option.to_owned(), nearest: nearest(name) };
+        let known = all_options().find(|known| known.name == name).ok_or_else(unknown)?;
+        let wrong = |wants_value| Err(OptionError::Value { name: name.to_owned(), wants_value });
+        match (known.kind, value.filter(|value| !value.is_empty())) {
+            (OptionKind::Ignored, _) => {}
+            (OptionKind::Flag(set), None) => set(self),
+            (OptionKind::Flag(_), Some(_)) => return wrong(false),
+            (OptionKind::Value(_, set), Some(value)) => set(self, value)?,
+            (OptionKind::Security(_), Some(_)) => self.security.push(option.to_owned()),
+            (OptionKind::Value(..) | OptionKind::Security(_), None) => return wrong(true),
         }
         Ok(())
     }
 }
 
-/// Cuts at commas outside double quotes.
-fn split(text: &str) -> Vec<&str> {
+/// Splits the text at commas outside double quotes.
+fn split_options(text: &str) -> Vec<&str> {
     let mut quoted = false;
     text.split(move |character| {
         quoted ^= character == '"';
@@ -407,18 +505,18 @@ fn split(text: &str) -> Vec<&str> {
     .collect()
 }
 
-fn threads(value: &str) -> Result<NonZeroUsize, OptionError> {
+fn parse_threads(value: &str) -> Result<NonZeroUsize, OptionError> {
     let number = value.parse::<NonZeroUsize>().ok().filter(|number| number.get() <= MAX_THREADS);
     number.ok_or_else(|| OptionError::Threads(value.to_owned()))
 }
 
-fn seconds(name: &str, value: &str) -> Result<Duration, OptionError> {
+fn parse_seconds(name: &str, value: &str) -> Result<Duration, OptionError> {
     let number = value.parse().ok().filter(|number| *number <= SECONDS_MAX);
     let wrong = || OptionError::Seconds { name: name.to_owned(), value: value.to_owned() };
     number.map(Duration::from_secs).ok_or_else(wrong)
 }
 
-fn verify(value: &str) -> Result<Verify, OptionError> {
+fn parse_verify(value: &str) -> Result<Verify, OptionError> {
     match value {
         "none" => Ok(Verify::OnEntry),
         "open" => Ok(Verify::OnOpen),
@@ -427,14 +525,14 @@ fn verify(value: &str) -> Result<Verify, OptionError> {
     }
 }
 
-fn bytes(value: &str) -> Result<u64, OptionError> {
+fn parse_bytes(value: &str) -> Result<u64, OptionError> {
     parse_size(value).ok_or_else(|| OptionError::Size(value.to_owned()))
 }
 
-/// The known option that takes the fewest changed letters to reach.
+/// Returns the known option with the smallest edit distance.
 fn nearest(name: &str) -> &'static str {
-    let known = VALUED.iter().chain(FLAGS).chain(IGNORED);
-    known.min_by_key(|candidate| edit_distance(name.as_bytes(), candidate.as_bytes())).expect("the lists are not empty")
+    let names = all_options().map(|option| option.name);
+    names.min_by_key(|known| edit_distance(name.as_bytes(), known.as_bytes())).expect("the table is not empty")
 }
 
 fn edit_distance(from: &[u8], to: &[u8]) -> usize {
@@ -456,33 +554,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_of_fstab_is_understood() {
+    fn options_of_an_fstab_line_are_parsed() {
         let text =
             "defaults,ro,_netdev,noauto,x-systemd.automount,nofail,repo=/sapwood/repo,subdir=/usr,suid,dev,threads=4";
         let options = MountOptions::parse(text).expect("legal");
         assert_eq!(options.repository, Some("/sapwood/repo".into()));
         assert_eq!(options.subdir.to_string(), "/usr");
-        assert_eq!((options.set_uid, options.devices), (Some(SetUid::Honoured), Some(Devices::Honoured)));
+        assert_eq!((options.set_uid, options.devices), (Some(SetUid::Honoured), Some(DeviceNodes::Honoured)));
         assert_eq!(options.threads.get(), 4);
         assert_eq!(MountOptions::parse(""), Ok(MountOptions::default()));
     }
 
     #[test]
-    fn the_last_of_two_opposites_wins() {
+    fn last_of_two_opposite_options_wins() {
         let options = MountOptions::parse("suid,nosuid,noexec").expect("legal");
         assert_eq!((options.set_uid, options.programs), (Some(SetUid::Ignored), Some(Programs::Refused)));
     }
 
     #[test]
-    fn a_quoted_context_keeps_its_commas() {
+    fn quoted_context_keeps_its_commas() {
         let context = "context=\"system_u:object_r:usr_t:s0:c1,c2\"";
         let options = MountOptions::parse(&format!("ro,{context},passthrough")).expect("legal");
         assert_eq!(options.security, [context]);
-        assert_eq!(options.mode, Mode::Passthrough);
+        assert_eq!(options.mode, MountMode::Passthrough);
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn error_names_the_option() {
         let message = |text| MountOptions::parse(text).expect_err("illegal").to_string();
         assert_eq!(message("passtrough"), "unknown mount option 'passtrough'; did you mean 'passthrough'?");
         assert_eq!(message("subdirs=/usr"), "unknown mount option 'subdirs=/usr'; did you mean 'subdir'?");
@@ -497,5 +595,39 @@ mod tests {
         assert!(message("fetch-timeout=18446744073709551615").ends_with("up to 1000000000 is needed"));
         assert_eq!(message("threads=0"), "mount option 'threads=0': a number from 1 to 64 is needed");
         assert!(message("subdir=../x").starts_with("mount option 'subdir': bad path"));
+    }
+
+    #[test]
+    fn table_has_each_name_once_and_shows_the_true_defaults() {
+        let mut names: Vec<&str> = all_options().map(|option| option.name).collect();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+        let shown = |name| all_options().find(|option| option.name == name).expect("it is there").default;
+        assert_eq!(shown("threads"), DEFAULT_THREADS.to_string());
+        assert_eq!(shown("fetch-timeout"), DEFAULT_FETCH_TIMEOUT.as_secs().to_string());
+        assert_eq!(shown("watchdog"), DEFAULT_WATCHDOG_TIMEOUT.as_secs().to_string());
+    }
+
+    #[test]
+    fn defaults_that_are_options_change_nothing_but_their_flag() {
+        for text in ["verify=none", "threads=2", "fetch-timeout=30", "watchdog=30", "ro", "defaults,user_id=0,x-a=b"] {
+            assert_eq!(MountOptions::parse(text), Ok(MountOptions::default()), "{text}");
+        }
+    }
+
+    #[test]
+    fn options_survive_serialization() {
+        let text = "repo=/r,subdir=/usr/lib,remount,allow_other,suid,nodev,noexec,context=a:b,passthrough,threads=4,verify=full,\
+                    watchdog=0,nosandbox,noresend,nowait,cache-size=10G,background-fill,profile=/p,profile-record=/w,\
+                    metrics-file=/m,metrics-listen=127.0.0.1:9000";
+        for text in [text, "", "profile=auto,verify=open,fetch-timeout=7"] {
+            let options = MountOptions::parse(text).expect("legal");
+            let json = serde_json::to_string(&options).expect("serializable");
+            assert_eq!(serde_json::from_str::<MountOptions>(&json).expect("readable"), options, "{json}");
+        }
+        assert_eq!(serde_json::from_str::<MountOptions>("{}").expect("readable"), MountOptions::default());
+        assert!(serde_json::from_str::<MountOptions>(r#"{"subdir":[46,46]}"#).is_err());
     }
 }

@@ -1,47 +1,50 @@
-//! Which open files the kernel reads from their objects by itself, and which it reads through us.
+//! The inodes that are open in passthrough mode, and for each whether the kernel reads its object file itself or through the
+//! worker.
 //!
-//! The kernel allows one way per inode at a time: a cached open while a passed-through one is alive, or the reverse, fails
-//! with EIO, and so do two different backing files. So the way is chosen by whoever opens an inode first and kept until
-//! its last RELEASE. The kernel drops its own record before it sends RELEASE and makes its record only after our answer
-//! to OPEN, so a count kept between the two covers the kernel's.
+//! The kernel allows one read path per inode at a time: a cached open while a passed-through one exists, or the reverse,
+//! fails with EIO, and so do two different backing files. So the first open of an inode determines the read path until the
+//! last RELEASE. The kernel drops its record before it sends RELEASE and makes its record only after the reply to OPEN, so
+//! a count that is increased before that reply and decreased after RELEASE covers the kernel's.
 //!
-//! All of it is written into a table that outlives this process. Whoever is killed may have counted an open whose answer
-//! never left, and then counts it again when it comes again, but never a release twice: that one is counted after its
-//! answer. So a count may be too high after a crash, which keeps a registration until the end, and never too low.
+//! *Not here*: objects and FUSE. The caller registers backing files, which also makes this module testable.
 //!
-//! Knows neither objects nor FUSE: how a backing file is registered is the caller's, which also makes this testable.
+//! *Invariants*: each change is written into a table that outlives the worker. After a crash a count may be too high (an
+//! open was counted, its reply was lost, and the resent OPEN is counted again), which keeps a backing file registered until
+//! the end of the mount. It is never too low, since a release is counted after its reply.
+//!
+//! *Used by* `adapter`.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 
 use parking_lot::Mutex;
 
-use super::board::{OpenEntry, OpenTable};
+use super::shared::{OpenEntry, OpenTable};
 
-/// Who reads the bytes of an open inode.
+/// The read path of an open inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reader {
-    /// The kernel, from the backing file of this number.
-    Kernel(NonZeroU32),
-    /// The kernel's page cache, filled by us.
-    Daemon,
+pub(crate) enum ReadPath {
+    /// The kernel reads the backing file of this number.
+    Backing(NonZeroU32),
+    /// The kernel fills its page cache by reading through the worker.
+    Worker,
 }
 
-/// What came of an open.
+/// The result of an open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Opened {
-    /// Who reads.
-    pub reader: Reader,
-    /// A registration that turned out not to be needed and is to be ended.
-    pub surplus: Option<NonZeroU32>,
+pub(crate) struct OpenOutcome {
+    /// The read path of the inode.
+    pub(crate) read_path: ReadPath,
+    /// A backing file that was registered without being needed. The caller closes it.
+    pub(crate) unneeded_backing: Option<NonZeroU32>,
 }
 
-/// More inodes are open than there is room for.
+/// The error that the table of open inodes is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TooMany;
+pub(crate) struct TooManyOpen;
 
-/// The inodes that are open, each with its one reader.
-pub struct OpenInodes {
+/// The open inodes, each with its read path.
+pub(crate) struct OpenInodes {
     table: OpenTable,
     state: Mutex<State>,
 }
@@ -50,67 +53,68 @@ pub struct OpenInodes {
 struct State {
     entries: HashMap<u64, OpenEntry>,
     free: Vec<u32>,
-    /// The first place that was never used.
-    fresh: u32,
+    /// The first slot that was never used.
+    first_unused: u32,
 }
 
 impl State {
-    fn place(&mut self, capacity: u32) -> Result<u32, TooMany> {
-        if let Some(place) = self.free.pop() {
-            return Ok(place);
+    fn take_slot(&mut self, capacity: u32) -> Result<u32, TooManyOpen> {
+        if let Some(slot) = self.free.pop() {
+            return Ok(slot);
         }
-        if self.fresh == capacity {
-            return Err(TooMany);
+        if self.first_unused == capacity {
+            return Err(TooManyOpen);
         }
-        self.fresh += 1;
-        Ok(self.fresh - 1)
+        self.first_unused += 1;
+        Ok(self.first_unused - 1)
     }
 }
 
 impl OpenInodes {
-    /// Those that `table` says are open.
-    pub fn resume(table: OpenTable) -> Self {
+    /// Continues with the inodes that are open according to `table`.
+    pub(crate) fn resume(table: OpenTable) -> Self {
         let entries: HashMap<u64, OpenEntry> = table.entries().into_iter().map(|entry| (entry.node, entry)).collect();
-        let fresh = table.used();
-        let taken: std::collections::HashSet<u32> = entries.values().map(|entry| entry.place).collect();
-        let free = (0..fresh).filter(|place| !taken.contains(place)).collect();
-        Self { table, state: Mutex::new(State { entries, free, fresh }) }
+        let first_unused = table.used_slots();
+        let used: std::collections::HashSet<u32> = entries.values().map(|entry| entry.slot).collect();
+        let free = (0..first_unused).filter(|slot| !used.contains(slot)).collect();
+        Self { table, state: Mutex::new(State { entries, free, first_unused }) }
     }
 
-    /// Counts one more open of `node` and says who reads it. `register` is asked for a backing file only when the inode
-    /// is not open; it runs without the lock, so two first openers may both register: the first to come back decides
-    /// for both, and the other registration is surplus.
-    ///
-    /// # Errors
-    /// [`TooMany`].
-    pub fn open(&self, node: u64, register: impl FnOnce() -> Option<NonZeroU32>) -> Result<Opened, TooMany> {
-        if let Some(reader) = self.open_again(node) {
-            return Ok(Opened { reader, surplus: None });
+    /// Counts one more open of `node` and returns its read path. `register` is called for a backing file only when the inode
+    /// is not open. It runs without the lock, so two concurrent first opens may both register: the first that takes the lock
+    /// again decides for both, and the other backing file is unneeded.
+    pub(crate) fn open(
+        &self,
+        node: u64,
+        register: impl FnOnce() -> Option<NonZeroU32>,
+    ) -> Result<OpenOutcome, TooManyOpen> {
+        if let Some(read_path) = self.count_if_open(node) {
+            return Ok(OpenOutcome { read_path, unneeded_backing: None });
         }
         let backing = register();
         let mut state = self.state.lock();
         if let Some(entry) = state.entries.get_mut(&node) {
-            return Ok(Opened { reader: self.count(entry), surplus: backing });
+            return Ok(OpenOutcome { read_path: self.count_open(entry), unneeded_backing: backing });
         }
-        let entry = OpenEntry { place: state.place(self.table.capacity())?, node, backing, opens: 1 };
+        let entry = OpenEntry { slot: state.take_slot(self.table.capacity())?, node, backing, opens: 1 };
         state.entries.insert(node, entry);
         self.table.write(entry);
-        Ok(Opened { reader: reader(&entry), surplus: None })
+        Ok(OpenOutcome { read_path: read_path(&entry), unneeded_backing: None })
     }
 
-    fn open_again(&self, node: u64) -> Option<Reader> {
-        self.state.lock().entries.get_mut(&node).map(|entry| self.count(entry))
+    fn count_if_open(&self, node: u64) -> Option<ReadPath> {
+        self.state.lock().entries.get_mut(&node).map(|entry| self.count_open(entry))
     }
 
-    fn count(&self, entry: &mut OpenEntry) -> Reader {
+    fn count_open(&self, entry: &mut OpenEntry) -> ReadPath {
         entry.opens = entry.opens.saturating_add(1);
         self.table.write(*entry);
-        reader(entry)
+        read_path(entry)
     }
 
-    /// Counts one open of `node` less, after the kernel has its answer. With the last, returns the registration to be
-    /// ended.
-    pub fn release(&self, node: u64) -> Option<NonZeroU32> {
+    /// Counts one open of `node` less; to be called after the reply. For the last open, returns the backing file that the
+    /// caller has to close.
+    pub(crate) fn release(&self, node: u64) -> Option<NonZeroU32> {
         let mut state = self.state.lock();
         let entry = state.entries.get_mut(&node)?;
         entry.opens = entry.opens.saturating_sub(1);
@@ -119,22 +123,22 @@ impl OpenInodes {
             return None;
         }
         let entry = state.entries.remove(&node)?;
-        self.table.free(entry.place);
-        state.free.push(entry.place);
+        self.table.free(entry.slot);
+        state.free.push(entry.slot);
         entry.backing
     }
 
-    /// How many inodes are open.
+    /// Returns the number of open inodes.
     #[cfg(test)]
     fn len(&self) -> usize {
         self.state.lock().entries.len()
     }
 }
 
-const fn reader(entry: &OpenEntry) -> Reader {
+const fn read_path(entry: &OpenEntry) -> ReadPath {
     match entry.backing {
-        Some(number) => Reader::Kernel(number),
-        None => Reader::Daemon,
+        Some(number) => ReadPath::Backing(number),
+        None => ReadPath::Worker,
     }
 }
 
@@ -145,36 +149,36 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::fuse::Board;
+    use crate::fuse::SharedState;
 
-    /// What the kernel would say to an answer, as read in its source (fs/fuse/iomode.c).
+    /// A model of the kernel's reaction to a reply, after its source (fs/fuse/iomode.c).
     #[derive(Default)]
-    struct Kernel(HashMap<u64, Vec<Reader>>);
+    struct KernelModel(HashMap<u64, Vec<ReadPath>>);
 
-    impl Kernel {
-        /// Whether the open is refused with EIO.
-        fn refuses(&mut self, node: u64, reader: Reader) -> bool {
+    impl KernelModel {
+        /// Returns whether the kernel refuses the open with EIO.
+        fn refuses(&mut self, node: u64, read_path: ReadPath) -> bool {
             let open = self.0.entry(node).or_default();
-            let refused = open.first().is_some_and(|first| *first != reader);
-            open.push(reader);
+            let refused = open.first().is_some_and(|first| *first != read_path);
+            open.push(read_path);
             refused
         }
     }
 
-    fn table() -> (Board, OpenInodes) {
-        let board = Board::create().expect("memory");
-        let inodes = OpenInodes::resume(board.opened());
-        (board, inodes)
+    fn table() -> (SharedState, OpenInodes) {
+        let shared = SharedState::create().expect("enough memory");
+        let inodes = OpenInodes::resume(shared.open_table());
+        (shared, inodes)
     }
 
     proptest! {
-        /// Any order of opens and releases, backing files coming and going in between (an object may move into a pack
-        /// or out of it while it is open), and one worker after the other.
+        /// Any order of opens and releases, while backing files become available and unavailable (an object may move into
+        /// a pack or out of it while it is open) and workers are replaced.
         #[test]
-        fn the_kernel_never_refuses_an_open(steps in prop::collection::vec((1_u64..5, 0_u8..5), 0..200)) {
-            let (board, mut inodes) = table();
-            let mut kernel = Kernel::default();
-            // Counts that were too high because the answer never left.
+        fn kernel_never_refuses_an_open(steps in prop::collection::vec((1_u64..5, 0_u8..5), 0..200)) {
+            let (shared, mut inodes) = table();
+            let mut kernel = KernelModel::default();
+            // Counts that are too high because a reply was lost.
             let mut lost: HashMap<u64, usize> = HashMap::new();
             for (next, (node, step)) in (1..).zip(steps) {
                 let register = || NonZeroU32::new(next).filter(|_| step != 2);
@@ -182,22 +186,22 @@ mod tests {
                     0 => if kernel.0.entry(node).or_default().pop().is_some() {
                         inodes.release(node);
                     },
-                    // Killed after counting an open and before answering it; the next does it again.
+                    // The worker is killed after it counted an open and before its reply; the next one opens again.
                     3 => {
-                        inodes.open(node, register).expect("there is room");
+                        inodes.open(node, register).expect("the table is not full");
                         *lost.entry(node).or_default() += 1;
-                        inodes = OpenInodes::resume(board.opened());
-                        let opened = inodes.open(node, || NonZeroU32::new(next + 1000)).expect("there is room");
-                        prop_assert!(!kernel.refuses(node, opened.reader));
+                        inodes = OpenInodes::resume(shared.open_table());
+                        let opened = inodes.open(node, || NonZeroU32::new(next + 1000)).expect("the table is not full");
+                        prop_assert!(!kernel.refuses(node, opened.read_path));
                     }
-                    // Killed after answering a release and before counting it.
+                    // The worker is killed after its reply to a release and before it counted the release.
                     4 => if kernel.0.entry(node).or_default().pop().is_some() {
                         *lost.entry(node).or_default() += 1;
-                        inodes = OpenInodes::resume(board.opened());
+                        inodes = OpenInodes::resume(shared.open_table());
                     },
                     _ => {
-                        let opened = inodes.open(node, register).expect("there is room");
-                        prop_assert!(!kernel.refuses(node, opened.reader));
+                        let opened = inodes.open(node, register).expect("the table is not full");
+                        prop_assert!(!kernel.refuses(node, opened.read_path));
                     }
                 }
             }
@@ -209,42 +213,42 @@ mod tests {
     }
 
     #[test]
-    fn concurrent_first_opens_agree_and_everything_is_let_go() {
-        let (board, inodes) = table();
-        let (registered, ended) = (AtomicU32::new(0), AtomicU32::new(0));
-        let end = |number: Option<NonZeroU32>| _ = ended.fetch_add(u32::from(number.is_some()), Ordering::Relaxed);
+    fn concurrent_first_opens_agree_and_release_everything() {
+        let (shared, inodes) = table();
+        let (registered, closed) = (AtomicU32::new(0), AtomicU32::new(0));
+        let close = |number: Option<NonZeroU32>| _ = closed.fetch_add(u32::from(number.is_some()), Ordering::Relaxed);
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
                     for round in 0..2000_u64 {
                         let node = 1 + round % 3;
                         let register = || NonZeroU32::new(registered.fetch_add(1, Ordering::Relaxed) + 1);
-                        let one = inodes.open(node, register).expect("there is room");
-                        let two = inodes.open(node, register).expect("there is room");
-                        assert_eq!(one.reader, two.reader, "two readers of one open inode");
-                        [one.surplus, two.surplus, inodes.release(node), inodes.release(node)]
+                        let one = inodes.open(node, register).expect("the table is not full");
+                        let two = inodes.open(node, register).expect("the table is not full");
+                        assert_eq!(one.read_path, two.read_path, "two read paths of one open inode");
+                        [one.unneeded_backing, two.unneeded_backing, inodes.release(node), inodes.release(node)]
                             .into_iter()
-                            .for_each(end);
+                            .for_each(close);
                     }
                 });
             }
         });
         assert_eq!(inodes.len(), 0);
-        assert_eq!(board.opened().entries(), []);
-        assert_eq!(registered.into_inner(), ended.into_inner(), "each registration is ended once");
+        assert_eq!(shared.open_table().entries(), []);
+        assert_eq!(registered.into_inner(), closed.into_inner(), "each backing file is closed once");
     }
 
     #[test]
-    fn a_release_too_many_is_ignored_and_places_are_used_again() {
-        let (board, inodes) = table();
+    fn surplus_release_is_ignored_and_slots_are_reused() {
+        let (shared, inodes) = table();
         assert_eq!(inodes.release(7), None);
         for node in 1..1000 {
-            inodes.open(node, || None).expect("there is room");
-            inodes.open(node + 1, || NonZeroU32::new(9)).expect("there is room");
+            inodes.open(node, || None).expect("the table is not full");
+            inodes.open(node + 1, || NonZeroU32::new(9)).expect("the table is not full");
             inodes.release(node);
         }
-        let inodes = OpenInodes::resume(board.opened());
+        let inodes = OpenInodes::resume(shared.open_table());
         assert_eq!(inodes.len(), 999);
-        assert_eq!(inodes.state.lock().fresh, 999, "one place was used twice");
+        assert_eq!(inodes.state.lock().first_unused, 999, "one slot was used twice");
     }
 }

@@ -1,65 +1,69 @@
-//! Counts the bytes that each process reads of a mount whose contents are fetched as they are read.
+//! Counts the bytes that each process reads of a lazy mount, to find processes that read everything, such as a search index
+//! or a backup.
 //!
-//! Purpose: find the processes that read everything, as a search index or a backup does. Not here: the list of them, which
-//! outlives workers, see `board::readers`. Invariant: constant memory, whatever the number of processes. Used by `answers`.
+//! *Not here*: the list of these processes, which outlives workers (`shared::readers`).
+//!
+//! *Invariant*: constant memory, whatever the number of processes.
+//!
+//! *Used by* `operations`.
 
 use std::os::fd::OwnedFd;
 
 use parking_lot::Mutex;
 
-use super::board::Board;
+use super::shared::SharedState;
 
-/// A process that has read so many bytes is one that reads much.
-const MUCH: u64 = 32 << 20;
+/// A process that has read this many bytes is a bulk reader.
+const BULK_READ_MIN: u64 = 32 << 20;
 
-/// Processes whose bytes are counted: the last ones that read.
+/// Largest number of processes whose bytes are counted: those that read last.
 const RECENT_MAX: usize = 32;
 
 #[derive(Debug, Clone, Copy)]
-struct Reader {
+struct ProcessReads {
     pid: u32,
-    /// Since this worker began, or since the process was forgotten for others.
+    /// Bytes since this worker started, or since the process left the list of recent ones.
     bytes: u64,
 }
 
-/// The bytes that the last processes have read.
+/// The bytes that the most recent readers have read.
 #[derive(Debug)]
 pub(super) struct ReadAccounting {
-    /// The process that read last is first.
-    recent: Mutex<Vec<Reader>>,
-    board: Board,
-    /// Where the supervisor is told to look at the board.
+    /// The most recent readers; the last one is first.
+    recent: Mutex<Vec<ProcessReads>>,
+    shared: SharedState,
+    /// The pipe on which a byte makes the supervisor read the shared pages.
     wake: Option<OwnedFd>,
 }
 
 impl ReadAccounting {
-    pub(super) fn new(board: &Board, wake: Option<OwnedFd>) -> Self {
-        Self { recent: Mutex::new(Vec::with_capacity(RECENT_MAX)), board: board.clone(), wake }
+    pub(super) fn new(shared: &SharedState, wake: Option<OwnedFd>) -> Self {
+        Self { recent: Mutex::new(Vec::with_capacity(RECENT_MAX)), shared: shared.clone(), wake }
     }
 
-    /// Notes that a process has read so many bytes. Reads ahead of the kernel's own have the process 0 and count for none.
-    pub(super) fn note(&self, pid: u32, bytes: usize) {
+    /// Records that a process has read `bytes`. The kernel's own readahead has the process number 0 and is not counted.
+    pub(super) fn add_read(&self, pid: u32, bytes: usize) {
         if pid == 0 {
             return;
         }
         let mut recent = self.recent.lock();
-        let place = recent.iter().position(|reader| reader.pid == pid).unwrap_or_else(|| {
+        let position = recent.iter().position(|reader| reader.pid == pid).unwrap_or_else(|| {
             recent.truncate(RECENT_MAX - 1);
-            recent.push(Reader { pid, bytes: 0 });
+            recent.push(ProcessReads { pid, bytes: 0 });
             recent.len() - 1
         });
-        recent[..=place].rotate_right(1);
+        recent[..=position].rotate_right(1);
         let (before, bytes) = (recent[0].bytes, bytes as u64);
         recent[0].bytes = before + bytes;
         let total = recent[0].bytes;
         drop(recent);
-        if total < MUCH {
+        if total < BULK_READ_MIN {
             return;
         }
-        // The list adds up what several workers counted.
-        let not_listed_yet = if before < MUCH { total } else { bytes };
-        if self.board.note_reader(pid, not_listed_yet) {
-            // A name that is not looked up does no harm.
+        // The list adds up the bytes that several workers counted.
+        let not_listed_yet = if before < BULK_READ_MIN { total } else { bytes };
+        if self.shared.add_reader_bytes(pid, not_listed_yet) {
+            // Without the byte the reader only lacks a name.
             let _ = self.wake.as_ref().map(|wake| rustix::io::write(wake, b"n"));
         }
     }
@@ -70,31 +74,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_who_reads_much_is_noted_among_many_who_read_little() {
-        let board = Board::create().expect("memory");
-        let reading = ReadAccounting::new(&board, None);
+    fn only_bulk_readers_are_listed() {
+        let shared = SharedState::create().expect("enough memory");
+        let accounting = ReadAccounting::new(&shared, None);
         for number in 0..100_000 {
-            reading.note(1000 + number % 20, 1);
-            reading.note(7, 4096);
-            reading.note(0, 1 << 30);
+            accounting.add_read(1000 + number % 20, 1);
+            accounting.add_read(7, 4096);
+            accounting.add_read(0, 1 << 30);
         }
         let found: Vec<(u32, u64)> =
-            board.bulk_readers().into_iter().map(|reader| (reader.pid, reader.bytes)).collect();
+            shared.bulk_readers().into_iter().map(|reader| (reader.pid, reader.bytes)).collect();
         assert_eq!(found, [(7, 409_600_000)]);
         assert!((0..1000).all(|pid| {
-            reading.note(pid + 10_000, 1);
-            reading.recent.lock().len() <= RECENT_MAX
+            accounting.add_read(pid + 10_000, 1);
+            accounting.recent.lock().len() <= RECENT_MAX
         }));
     }
 
     #[test]
-    fn what_a_former_worker_counted_is_added_up() {
-        let board = Board::create().expect("memory");
+    fn bytes_of_earlier_workers_are_added() {
+        let shared = SharedState::create().expect("enough memory");
         for _ in 0..3 {
-            let accounting = ReadAccounting::new(&board, None);
-            (0..100).for_each(|_| accounting.note(7, 1 << 20));
+            let accounting = ReadAccounting::new(&shared, None);
+            (0..100).for_each(|_| accounting.add_read(7, 1 << 20));
         }
-        let bytes: Vec<u64> = board.bulk_readers().into_iter().map(|reader| reader.bytes).collect();
+        let bytes: Vec<u64> = shared.bulk_readers().into_iter().map(|reader| reader.bytes).collect();
         assert_eq!(bytes, [300 << 20]);
     }
 }

@@ -1,43 +1,47 @@
-//! What `stat`, `readlink` and `getxattr` answer for an inode.
+//! Reads the attributes, the link target and the extended attributes of an inode of an image.
+//!
+//! *Not here*: file contents (`contents`), directories (`directory`).
+//!
+//! *Used by* `vfs`, which answers `stat`, `readlink` and `getxattr` with them, and by every other reader of images.
 
-use super::view::{View, lower, upper, wrong};
+use super::view::{ImageView, entry_error, lower, upper};
 use super::xattrs::XattrSet;
 use super::{EntryFault, Image, ImageError, Ino, Section};
 use crate::model::{DeviceNumber, FileKind, Metadata, Timestamp, Xattrs};
 
-/// Files are accounted in pieces of this many bytes, as most disk filesystems do.
+/// Files are accounted in units of this many bytes, as on most disk filesystems.
 const ALLOCATION_UNIT: u64 = 4096;
 
 /// The unit of `st_blocks` in bytes.
 const STAT_BLOCK: u64 = 512;
 
-/// The answer to `stat`.
+/// The attributes of an inode that `stat` reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attributes {
-    /// The inode; the primary's when a further hard link was asked for.
+    /// The inode number; for a further hard link, that of the primary.
     pub ino: Ino,
-    /// What it is.
+    /// The kind of the inode.
     pub kind: FileKind,
     /// The lower 12 bits of `st_mode`.
     pub permissions: u16,
-    /// Owner.
+    /// The owner.
     pub uid: u32,
-    /// Group.
+    /// The group.
     pub gid: u32,
-    /// Time of the last change of the content.
+    /// The modification time.
     pub mtime: Timestamp,
     /// Length of a regular file or of a link's target in bytes; otherwise 0.
-    pub size: u64,
-    /// Number of names; of a directory, 2 and its subdirectories.
+    pub(crate) size: u64,
+    /// The link count: the number of names; for a directory, 2 and the number of its subdirectories.
     pub nlink: u32,
-    /// Of a device: which.
-    pub device: Option<DeviceNumber>,
-    /// Allocated space in units of 512 bytes: that of a sparse file is smaller than its size.
+    /// The device number; `None` unless the inode is a device.
+    pub(crate) device: Option<DeviceNumber>,
+    /// The allocated space in units of 512 bytes. For a sparse file it is smaller than the size.
     pub blocks: u64,
 }
 
 impl Image {
-    /// The answer to `stat`.
+    /// Returns the attributes that `stat` reports.
     ///
     /// # Errors
     /// [`ImageError`] when the inode does not exist or the image is damaged.
@@ -67,7 +71,7 @@ impl Image {
         })
     }
 
-    /// What an inode is.
+    /// Returns the kind of an inode.
     ///
     /// # Errors
     /// [`ImageError`] when the inode does not exist or the image is damaged.
@@ -76,16 +80,16 @@ impl Image {
         view.kind(view.inode(ino)?)
     }
 
-    /// The target of a symbolic link.
+    /// Returns the target of a symbolic link.
     ///
     /// # Errors
-    /// [`ImageError::WrongKind`] when the inode is none; others when the image is damaged.
+    /// [`ImageError::WrongKind`] when the inode is not a symbolic link; others when the image is damaged.
     pub fn symlink(&self, ino: Ino) -> Result<&[u8], ImageError> {
         let view = self.view();
         view.target(view.inode_of_kind(ino, FileKind::Symlink)?)
     }
 
-    /// The extended attributes of an inode, in place.
+    /// Returns the extended attributes of an inode, in place.
     ///
     /// # Errors
     /// [`ImageError`] when the inode does not exist or the image is damaged.
@@ -94,7 +98,7 @@ impl Image {
         XattrSet::of(view, view.inode(ino)?)
     }
 
-    /// One extended attribute.
+    /// Returns one extended attribute.
     ///
     /// # Errors
     /// [`ImageError`] when the inode does not exist or the image is damaged.
@@ -102,15 +106,15 @@ impl Image {
         self.xattr_set(ino)?.get(name)
     }
 
-    /// Whether any inode has the extended attribute `name`. Looks at each distinct set once.
+    /// Returns whether any inode has the extended attribute `name`. Reads each distinct set once.
     ///
     /// # Errors
     /// [`ImageError`] when the image is damaged.
-    pub fn any_has_xattr(&self, name: &[u8]) -> Result<bool, ImageError> {
+    pub(crate) fn any_has_xattr(&self, name: &[u8]) -> Result<bool, ImageError> {
         let view = self.view();
         let sets = view.sections.xattr_offsets.len().saturating_sub(1);
         for number in 1..=u32::try_from(sets).unwrap_or(u32::MAX) {
-            // Whose set it is matters to messages only.
+            // The entry is only used in error messages, so any number will do.
             if XattrSet::numbered(view, number, 0)?.get(name)?.is_some() {
                 return Ok(true);
             }
@@ -118,7 +122,7 @@ impl Image {
         Ok(false)
     }
 
-    /// All extended attributes, as a value.
+    /// Returns all extended attributes, as a value.
     ///
     /// # Errors
     /// [`ImageError`] when the inode does not exist or the image is damaged.
@@ -126,7 +130,7 @@ impl Image {
         self.xattr_set(ino)?.to_xattrs()
     }
 
-    /// What every kind of inode has, as a value.
+    /// Returns the metadata that every kind of inode has, as a value.
     ///
     /// # Errors
     /// [`ImageError`] when the inode does not exist or the image is damaged.
@@ -143,21 +147,21 @@ impl Image {
     }
 }
 
-/// The device number of the device `entry`.
-pub(super) fn device(view: View<'_>, entry: u32) -> Result<DeviceNumber, ImageError> {
+/// Returns the device number of the device `entry`.
+pub(super) fn device(view: ImageView<'_>, entry: u32) -> Result<DeviceNumber, ImageError> {
     let data = view.data(entry)?;
     Ok(DeviceNumber { major: lower(data), minor: upper(data) })
 }
 
-/// The space a regular file would take on an ordinary disk, so that `du` is sensible and sparse files show as such.
-fn allocated(view: View<'_>, entry: u32, size: u64) -> Result<u64, ImageError> {
+/// Returns the space a regular file would take on an ordinary disk, so that `du` is sensible and sparse files show as such.
+fn allocated(view: ImageView<'_>, entry: u32, size: u64) -> Result<u64, ImageError> {
     let Some(extents) = view.extents(entry)? else {
         return Ok(size.div_ceil(ALLOCATION_UNIT).saturating_mul(ALLOCATION_UNIT / STAT_BLOCK));
     };
     let (mut units, mut end) = (0, 0);
     for extent in extents.iter() {
         let extent_end = extent.offset.checked_add(extent.length);
-        let extent_end = extent_end.ok_or(wrong(Section::Extents, entry, EntryFault::Extents))?;
+        let extent_end = extent_end.ok_or(entry_error(Section::Extents, entry, EntryFault::Extents))?;
         // Two extents may share a unit: it is counted with the first.
         let first = (extent.offset / ALLOCATION_UNIT).max(end);
         end = extent_end.div_ceil(ALLOCATION_UNIT).max(end);

@@ -1,4 +1,8 @@
-//! What can differ between two images at one path.
+//! The difference between two images at one path.
+//!
+//! *Not here*: finding the differences (`diff`).
+//!
+//! *Used by* `image::diff`, and by `cli`, which shows differences.
 
 use std::fmt;
 
@@ -8,9 +12,9 @@ use crate::model::ImagePath;
 /// One difference between two images.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// Where.
+    /// The path in both images.
     pub path: ImagePath,
-    /// What.
+    /// The kind of the difference.
     pub kind: ChangeKind,
     /// The inode in the old image, unless it was added.
     pub old: Option<Ino>,
@@ -25,12 +29,12 @@ pub enum ChangeKind {
     Added,
     /// Only the old image has the path.
     Removed,
-    /// Both have it, and these things differ.
+    /// Both images have the path, and the inodes differ in these aspects.
     Modified(Aspects),
 }
 
 impl ChangeKind {
-    /// `A`, `D` or `M`, as version control writes it.
+    /// Returns `A`, `D` or `M`, the letters that version control systems use.
     #[must_use]
     pub const fn letter(self) -> char {
         match self {
@@ -40,9 +44,8 @@ impl ChangeKind {
         }
     }
 
-    /// The kind as a word, for JSON.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
+    /// Returns the kind as a word, for JSON.
+    pub(crate) const fn word(self) -> &'static str {
         match self {
             Self::Added => "added",
             Self::Removed => "removed",
@@ -51,34 +54,34 @@ impl ChangeKind {
     }
 }
 
-/// One thing that can differ between two inodes.
+/// One aspect in which two inodes can differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Aspect {
-    /// A file became a directory, or the like.
+    /// The kind of the inode, such as a file that became a directory.
     Type,
     /// The bytes of a regular file.
     Content,
-    /// The places of the holes of a sparse file.
+    /// The positions of the holes of a sparse file.
     Holes,
     /// The target of a symbolic link.
     Target,
-    /// The number of a device.
+    /// The device number.
     Device,
-    /// Permissions.
+    /// The permissions.
     Mode,
-    /// User or group.
+    /// The user or the group.
     Owner,
-    /// The time of the last change.
+    /// The modification time.
     Mtime,
     /// Extended attributes.
     Xattrs,
-    /// The number of its hard links, or which paths are linked with it.
+    /// The number of hard links, or the paths that are hard links of the same inode.
     Links,
 }
 
 impl Aspect {
     /// All aspects, in the order in which they are listed.
-    pub const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Type,
         Self::Content,
         Self::Holes,
@@ -91,9 +94,8 @@ impl Aspect {
         Self::Links,
     ];
 
-    /// The aspect as a word, for people and JSON.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
+    /// Returns the aspect as a word, for people and JSON.
+    pub(crate) const fn word(self) -> &'static str {
         match self {
             Self::Type => "type",
             Self::Content => "content",
@@ -113,30 +115,30 @@ impl Aspect {
     }
 }
 
-/// A set of things that differ.
+/// The set of aspects in which two inodes differ.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Aspects(u16);
 
 impl Aspects {
-    /// Whether nothing differs.
+    /// Returns whether nothing differs.
     #[must_use]
     pub const fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// Whether this thing differs.
+    /// Returns whether the inodes differ in this aspect.
     #[must_use]
     pub const fn contains(self, aspect: Aspect) -> bool {
         self.0 & aspect.bit() != 0
     }
 
-    /// The things that differ.
+    /// Returns the aspects in which the inodes differ.
     pub fn iter(self) -> impl Iterator<Item = Aspect> {
         Aspect::ALL.into_iter().filter(move |aspect| self.contains(*aspect))
     }
 
-    /// Notes whether this thing differs.
-    pub(super) const fn note(&mut self, aspect: Aspect, differs: bool) {
+    /// Adds the aspect if `differs`.
+    pub(super) const fn set_if(&mut self, aspect: Aspect, differs: bool) {
         if differs {
             self.0 |= aspect.bit();
         }

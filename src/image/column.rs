@@ -1,24 +1,27 @@
-//! Where the sections of an opened image are, and checked access to their elements.
+//! The positions of the sections of an opened image, and bounds-checked access to their elements.
 //!
-//! Sections are resolved once, at opening; after that an element costs one comparison and one load. Nothing here knows
-//! what an element means.
+//! Sections are located once, when the image is opened; after that an access to an element costs one comparison and one load.
+//!
+//! *Not here*: what an element means (`view`).
+//!
+//! *Used by* `image::view` and the other readers of this folder.
 
 use std::marker::PhantomData;
 
-use super::header::{Header, usize_of};
-use super::presence::Bytes;
+use super::header::{ImageHeader, usize_of};
+use super::presence::ImageBytes;
 use super::{ImageError, Section, SectionFault};
 use crate::model::Extent;
 
-/// A value of fixed width as it stands in a section.
+/// A value of fixed width in a section.
 pub(super) trait Element: Copy {
-    /// Its width in bytes.
+    /// The width in bytes.
     const SIZE: usize;
 
-    /// What an absent zero-optional column holds.
+    /// The value of every element of an absent zero-optional column.
     const ZERO: Self;
 
-    /// Reads it from a slice of exactly that width.
+    /// Reads a value from a slice of exactly that width.
     fn read(bytes: &[u8]) -> Option<Self>;
 }
 
@@ -48,7 +51,7 @@ impl Element for [u8; 32] {
     }
 }
 
-/// A row of two numbers: a key and what it leads to.
+/// A row of two numbers: a key and its value.
 impl Element for (u32, u32) {
     const SIZE: usize = 8;
     const ZERO: Self = (0, 0);
@@ -71,10 +74,10 @@ impl Element for Extent {
     }
 }
 
-/// The place of one section. An absent section has no elements.
+/// The position of one section. An absent section has no elements.
 pub(super) struct Column<T> {
     section: Section,
-    /// Zero when absent: no section lies over the header.
+    /// Zero when the section is absent: no section begins inside the header.
     start: usize,
     count: usize,
     element: PhantomData<T>,
@@ -90,20 +93,20 @@ impl<T> Copy for Column<T> {}
 
 impl<T: Element> Column<T> {
     #[inline]
-    pub const fn is_present(self) -> bool {
+    pub(crate) const fn is_present(self) -> bool {
         self.start != 0
     }
 
     #[inline]
-    pub const fn len(self) -> usize {
+    pub(crate) const fn len(self) -> usize {
         self.count
     }
 
-    /// The element at `index`.
+    /// Returns the element at `index`.
     #[inline]
-    pub fn get(self, bytes: Bytes<'_>, index: usize) -> Result<T, ImageError> {
+    pub(crate) fn get(self, bytes: ImageBytes<'_>, index: usize) -> Result<T, ImageError> {
         if index < self.count {
-            // Cannot overflow: resolve() found the section's end inside the file.
+            // This cannot overflow: resolve() checked that the section ends inside the file.
             let at = self.start + index * T::SIZE;
             if let Some(value) = bytes.range(at, at + T::SIZE)?.and_then(T::read) {
                 return Ok(value);
@@ -112,15 +115,15 @@ impl<T: Element> Column<T> {
         Err(self.out_of_range(index))
     }
 
-    /// The element at `index` of a zero-optional column.
+    /// Returns the element at `index` of a zero-optional column.
     #[inline]
-    pub fn get_or_zero(self, bytes: Bytes<'_>, index: usize) -> Result<T, ImageError> {
+    pub(crate) fn get_or_zero(self, bytes: ImageBytes<'_>, index: usize) -> Result<T, ImageError> {
         if self.is_present() { self.get(bytes, index) } else { Ok(T::ZERO) }
     }
 
-    /// The elements from `from` up to but without `to`.
+    /// Returns the elements from `from` up to, but not including, `to`.
     #[inline]
-    pub fn slice(self, bytes: Bytes<'_>, from: usize, to: usize) -> Result<Rows<'_, T>, ImageError> {
+    pub(crate) fn slice(self, bytes: ImageBytes<'_>, from: usize, to: usize) -> Result<Rows<'_, T>, ImageError> {
         if from <= to && to <= self.count {
             let bytes = bytes.range(self.start + from * T::SIZE, self.start + to * T::SIZE)?;
             if let Some(bytes) = bytes {
@@ -130,15 +133,19 @@ impl<T: Element> Column<T> {
         Err(self.out_of_range(to))
     }
 
-    /// All elements.
-    pub fn all(self, bytes: Bytes<'_>) -> Result<Rows<'_, T>, ImageError> {
+    /// Returns all elements.
+    pub(crate) fn all(self, bytes: ImageBytes<'_>) -> Result<Rows<'_, T>, ImageError> {
         self.slice(bytes, 0, self.count)
     }
 
-    /// The number of leading elements that are `before`, in a section whose elements are in order. In one whose elements
-    /// are not, some number up to the count.
+    /// Returns the number of leading elements for which `before` holds, in a section whose elements are in order. In a section
+    /// whose elements are not in order, the result is some number up to the count.
     #[inline]
-    pub fn partition_point(self, bytes: Bytes<'_>, before: impl Fn(T) -> bool) -> Result<usize, ImageError> {
+    pub(crate) fn partition_point(
+        self,
+        bytes: ImageBytes<'_>,
+        before: impl Fn(T) -> bool,
+    ) -> Result<usize, ImageError> {
         let (mut low, mut high) = (0, self.count);
         while low < high {
             let middle = low + (high - low) / 2;
@@ -158,9 +165,9 @@ impl<T: Element> Column<T> {
 }
 
 impl Column<(u32, u32)> {
-    /// The position of the row with this key and the value beside it.
+    /// Returns the position of the row with this key, and the row's value.
     #[inline]
-    pub fn find(self, bytes: Bytes<'_>, key: u32) -> Result<Option<(usize, u32)>, ImageError> {
+    pub(crate) fn find(self, bytes: ImageBytes<'_>, key: u32) -> Result<Option<(usize, u32)>, ImageError> {
         if !self.is_present() {
             return Ok(None);
         }
@@ -188,95 +195,90 @@ impl<T> Clone for Rows<'_, T> {
 impl<T> Copy for Rows<'_, T> {}
 
 impl<'a> Rows<'a, u8> {
-    pub const fn as_bytes(self) -> &'a [u8] {
+    pub(crate) const fn as_bytes(self) -> &'a [u8] {
         self.bytes
     }
 }
 
 impl<'a, T: Element + 'a> Rows<'a, T> {
-    pub const fn len(self) -> usize {
+    pub(crate) const fn len(self) -> usize {
         self.bytes.len() / T::SIZE
     }
 
-    pub fn get(self, index: usize) -> Option<T> {
-        let at = index.checked_mul(T::SIZE)?;
-        self.bytes.get(at..at.checked_add(T::SIZE)?).and_then(T::read)
-    }
-
-    pub fn iter(self) -> impl ExactSizeIterator<Item = T> + Clone + 'a {
+    pub(crate) fn iter(self) -> impl ExactSizeIterator<Item = T> + Clone + 'a {
         self.bytes.chunks_exact(T::SIZE).map(|bytes| T::read(bytes).unwrap_or(T::ZERO))
     }
 }
 
-/// The places of all sections of an image.
+/// The positions of all sections of an image.
 #[derive(Clone)]
 pub(super) struct Sections {
-    pub entries: u32,
-    pub mode: Column<u16>,
-    pub uid: Column<u32>,
-    pub gid: Column<u32>,
-    pub mtime: Column<i64>,
-    pub mtime_nanoseconds: Column<u32>,
-    pub size: Column<u64>,
-    pub links: Column<u32>,
-    pub parent: Column<u32>,
-    pub data: Column<u64>,
-    pub name_offsets: Column<u32>,
-    pub names: Column<u8>,
-    pub xattrs: Column<u32>,
-    pub xattr_offsets: Column<u64>,
-    pub xattr_sets: Column<u8>,
-    pub targets: Column<u8>,
-    pub hard_links: Column<(u32, u32)>,
-    pub directories: Column<u32>,
-    pub sparse: Column<(u32, u32)>,
-    pub extents: Column<Extent>,
-    pub objects: Column<[u8; 32]>,
-    pub large_objects: Column<(u32, u32)>,
-    pub blocks: Column<[u8; 32]>,
-    pub subtrees: Column<[u8; 32]>,
+    pub(crate) entries: u32,
+    pub(crate) mode: Column<u16>,
+    pub(crate) uid: Column<u32>,
+    pub(crate) gid: Column<u32>,
+    pub(crate) mtime: Column<i64>,
+    pub(crate) mtime_nanoseconds: Column<u32>,
+    pub(crate) size: Column<u64>,
+    pub(crate) links: Column<u32>,
+    pub(crate) parent: Column<u32>,
+    pub(crate) data: Column<u64>,
+    pub(crate) name_offsets: Column<u32>,
+    pub(crate) names: Column<u8>,
+    pub(crate) xattrs: Column<u32>,
+    pub(crate) xattr_offsets: Column<u64>,
+    pub(crate) xattr_sets: Column<u8>,
+    pub(crate) targets: Column<u8>,
+    pub(crate) hard_links: Column<(u32, u32)>,
+    pub(crate) directories: Column<u32>,
+    pub(crate) sparse: Column<(u32, u32)>,
+    pub(crate) extents: Column<Extent>,
+    pub(crate) objects: Column<[u8; 32]>,
+    pub(crate) large_objects: Column<(u32, u32)>,
+    pub(crate) blocks: Column<[u8; 32]>,
+    pub(crate) subtrees: Column<[u8; 32]>,
 }
 
 impl Sections {
-    /// Finds the sections of an image whose header is `header` and checks that each is inside the file, as long as it
-    /// must be, and clear of the others.
-    pub fn resolve(bytes: &[u8], header: &Header) -> Result<Self, ImageError> {
-        let places = Places::read(bytes, header)?;
+    /// Locates the sections of an image whose header is `header`, and checks that each is inside the file, has the required
+    /// length, and does not overlap another.
+    pub(crate) fn resolve(bytes: &[u8], header: &ImageHeader) -> Result<Self, ImageError> {
+        let table = SectionTable::read(bytes, header)?;
         Ok(Self {
             entries: header.entries,
-            mode: places.column(Section::Mode),
-            uid: places.column(Section::Uid),
-            gid: places.column(Section::Gid),
-            mtime: places.column(Section::Mtime),
-            mtime_nanoseconds: places.column(Section::MtimeNanoseconds),
-            size: places.column(Section::Size),
-            links: places.column(Section::Links),
-            parent: places.column(Section::Parent),
-            data: places.column(Section::Data),
-            name_offsets: places.column(Section::NameOffsets),
-            names: places.column(Section::Names),
-            xattrs: places.column(Section::Xattrs),
-            xattr_offsets: places.column(Section::XattrOffsets),
-            xattr_sets: places.column(Section::XattrSets),
-            targets: places.column(Section::Targets),
-            hard_links: places.column(Section::HardLinks),
-            directories: places.column(Section::Directories),
-            sparse: places.column(Section::Sparse),
-            extents: places.column(Section::Extents),
-            objects: places.column(Section::Objects),
-            large_objects: places.column(Section::LargeObjects),
-            blocks: places.column(Section::Blocks),
-            subtrees: places.column(Section::Subtrees),
+            mode: table.column(Section::Mode),
+            uid: table.column(Section::Uid),
+            gid: table.column(Section::Gid),
+            mtime: table.column(Section::Mtime),
+            mtime_nanoseconds: table.column(Section::MtimeNanoseconds),
+            size: table.column(Section::Size),
+            links: table.column(Section::Links),
+            parent: table.column(Section::Parent),
+            data: table.column(Section::Data),
+            name_offsets: table.column(Section::NameOffsets),
+            names: table.column(Section::Names),
+            xattrs: table.column(Section::Xattrs),
+            xattr_offsets: table.column(Section::XattrOffsets),
+            xattr_sets: table.column(Section::XattrSets),
+            targets: table.column(Section::Targets),
+            hard_links: table.column(Section::HardLinks),
+            directories: table.column(Section::Directories),
+            sparse: table.column(Section::Sparse),
+            extents: table.column(Section::Extents),
+            objects: table.column(Section::Objects),
+            large_objects: table.column(Section::LargeObjects),
+            blocks: table.column(Section::Blocks),
+            subtrees: table.column(Section::Subtrees),
         })
     }
 }
 
-/// Start and length of each known section, by its number; zeros for an absent one.
-struct Places([(usize, usize); Section::ALL.len() + 1]);
+/// The start and length of each known section, by its number; zeros for an absent one.
+struct SectionTable([(usize, usize); Section::ALL.len() + 1]);
 
-impl Places {
-    fn read(bytes: &[u8], header: &Header) -> Result<Self, ImageError> {
-        let mut places = Self([(0, 0); Section::ALL.len() + 1]);
+impl SectionTable {
+    fn read(bytes: &[u8], header: &ImageHeader) -> Result<Self, ImageError> {
+        let mut table = Self([(0, 0); Section::ALL.len() + 1]);
         let (mut last_number, mut last_end) = (0, header.body());
         for row in header.rows(bytes) {
             let end = row.end(header)?;
@@ -299,12 +301,12 @@ impl Places {
                 return Err(ImageError::Section { section, fault: SectionFault::Length });
             }
             // The section is inside the file, and the file is in memory: both fit.
-            places.0[section.number() as usize] = (usize_of(row.offset), usize_of(row.length));
+            table.0[section.number() as usize] = (usize_of(row.offset), usize_of(row.length));
         }
-        let absent = |section: &Section| section.is_required() && places.0[section.number() as usize].0 == 0;
+        let absent = |section: &Section| section.is_required() && table.0[section.number() as usize].0 == 0;
         match Section::ALL.into_iter().find(absent) {
             Some(section) => Err(ImageError::Section { section, fault: SectionFault::Presence }),
-            None => Ok(places),
+            None => Ok(table),
         }
     }
 

@@ -1,9 +1,13 @@
-//! Turns numbered entries into the bytes of the sections, checking each inode on the way.
+//! Converts numbered entries into the bytes of the sections, and checks each inode.
+//!
+//! *Not here*: the order of entries (`order`), the header and the digests (`encode`).
+//!
+//! *Used by* `image::encode`.
 
 use std::collections::HashMap;
 
 use super::layout::{FILE_SIZE_MAX, NO_OBJECT};
-use super::order::{Order, Placed};
+use super::order::{NumberedEntry, Order};
 use super::view::extents_are_legal;
 use super::xattrs::encode_set;
 use super::{EncodeError, EntryFault, Section, Tree};
@@ -13,19 +17,19 @@ use crate::model::{BLOCK_SIZE, Content, DeviceNumber, LARGE_OBJECT, Node, NodeKi
 pub(super) struct Columns {
     sections: [Vec<u8>; Section::ALL.len() + 1],
     /// Sum of the sizes of all regular files, each inode once.
-    pub content_bytes: u64,
+    pub(crate) content_bytes: u64,
 }
 
-/// What was stored already and can be pointed to again.
+/// Values that are stored already and to which further entries can refer.
 #[derive(Default)]
 struct Interned<'t> {
     xattrs: HashMap<&'t Xattrs, u32>,
-    /// What the entry before had: on an SELinux system most neighbours share their label.
+    /// The attributes of the entry before: on an SELinux system most neighbours have the same label.
     last_xattrs: Option<(&'t Xattrs, u32)>,
     objects: HashMap<ObjectId, (u32, &'t Content)>,
 }
 
-/// The two words of an entry that depend on its kind.
+/// The values of an entry that depend on its kind, and the number of its extended attributes.
 #[derive(Clone, Copy)]
 struct Payload {
     size: u64,
@@ -34,8 +38,8 @@ struct Payload {
 }
 
 impl Columns {
-    /// Fills all sections but the subtree digests, which are left zero.
-    pub fn fill<'t>(tree: &'t Tree, order: &Order<'t>) -> Result<Self, EncodeError> {
+    /// Fills all sections; the subtree digests stay zero.
+    pub(crate) fn fill<'t>(tree: &'t Tree, order: &Order<'t>) -> Result<Self, EncodeError> {
         let mut columns = Self { sections: Default::default(), content_bytes: 0 };
         let mut interned = Interned::default();
         let mut payloads: Vec<Payload> = Vec::with_capacity(order.entries.len());
@@ -48,30 +52,30 @@ impl Columns {
             let node = tree.node(placed.node);
             let primary = placed.primary as usize;
             let payload = if primary == index {
-                columns.payload(node, placed, &mut interned).map_err(|fault| fault.at(order, index))?
+                columns.put_payload(node, placed, &mut interned).map_err(|fault| fault.at(order, index))?
             } else {
-                columns.put_u32(Section::HardLinks, wide(index));
+                columns.put_u32(Section::HardLinks, entry_number(index));
                 columns.put_u32(Section::HardLinks, placed.primary);
                 payloads[primary]
             };
             payloads.push(payload);
-            columns.name(placed)?;
+            columns.put_name(placed)?;
             columns.put_row(node, placed, order.entries[primary].links, payload);
             if node.kind == NodeKind::Directory {
-                columns.put_u32(Section::Directories, wide(index));
+                columns.put_u32(Section::Directories, entry_number(index));
                 columns.put(Section::Subtrees, &[0; 32]);
             }
         }
         Ok(columns)
     }
 
-    /// The sections that have something to say, in file order.
-    pub fn finish(self) -> Vec<(Section, Vec<u8>)> {
-        let is_idle = |section: Section, bytes: &[u8]| {
+    /// Returns the sections that the format requires to be written, in file order.
+    pub(crate) fn finish(self) -> Vec<(Section, Vec<u8>)> {
+        let is_omitted = |section: Section, bytes: &[u8]| {
             bytes.is_empty() || section.is_zero_optional() && bytes.iter().all(|byte| *byte == 0)
         };
         let [_, sections @ ..] = self.sections;
-        Section::ALL.into_iter().zip(sections).filter(|(section, bytes)| !is_idle(*section, bytes)).collect()
+        Section::ALL.into_iter().zip(sections).filter(|(section, bytes)| !is_omitted(*section, bytes)).collect()
     }
 
     fn put(&mut self, section: Section, bytes: &[u8]) {
@@ -86,13 +90,16 @@ impl Columns {
         self.put(section, &value.to_le_bytes());
     }
 
-    /// Number of elements a section has so far, if it can still be counted.
+    /// Returns the number of elements that a section has so far.
+    ///
+    /// # Errors
+    /// [`Fault::TooLarge`] if the number does not fit 32 bits.
     fn count(&self, section: Section) -> Result<u32, Fault> {
         let count = self.sections[section.number() as usize].len() / section.element_size() as usize;
         u32::try_from(count).map_err(|_| Fault::TooLarge(section.name()))
     }
 
-    fn name(&mut self, placed: &Placed<'_>) -> Result<(), EncodeError> {
+    fn put_name(&mut self, placed: &NumberedEntry<'_>) -> Result<(), EncodeError> {
         let too_large = EncodeError::TooLarge { what: Section::Names.name() };
         self.put(Section::Names, placed.name.map_or(&[], |name| name.as_bytes()));
         let end = u32::try_from(self.sections[Section::Names.number() as usize].len()).map_err(|_| too_large)?;
@@ -100,9 +107,9 @@ impl Columns {
         Ok(())
     }
 
-    fn put_row(&mut self, node: &Node, placed: &Placed<'_>, links: u32, payload: Payload) {
+    fn put_row(&mut self, node: &Node, placed: &NumberedEntry<'_>, links: u32, payload: Payload) {
         let metadata = &node.metadata;
-        // Every file type fits the 16 bits of the traditional mode.
+        // The type bits of every kind fit the 16 bits of the traditional mode.
         let kind = (node.kind.file_kind().mode_bits() & 0xffff) as u16;
         self.put(Section::Mode, &(kind | metadata.permissions).to_le_bytes());
         self.put_u32(Section::Uid, metadata.uid);
@@ -116,11 +123,11 @@ impl Columns {
         self.put_u32(Section::Xattrs, payload.xattrs);
     }
 
-    /// Checks an inode and stores what it points to.
-    fn payload<'t>(
+    /// Checks an inode and stores the values to which its row refers.
+    fn put_payload<'t>(
         &mut self,
         node: &'t Node,
-        placed: &Placed<'t>,
+        placed: &NumberedEntry<'t>,
         interned: &mut Interned<'t>,
     ) -> Result<Payload, Fault> {
         if node.metadata.permissions > 0o7777 {
@@ -130,17 +137,17 @@ impl Columns {
             return Err(EntryFault::Time.into());
         }
         let (size, data) = match &node.kind {
-            NodeKind::Directory => (0, two(placed.children.0, placed.children.1)),
-            NodeKind::Regular(content) => (content.size, self.content(content, placed.primary, interned)?),
-            NodeKind::Symlink(target) => self.target(target)?,
+            NodeKind::Directory => (0, pack_pair(placed.children.0, placed.children.1)),
+            NodeKind::Regular(content) => (content.size, self.put_content(content, placed.primary, interned)?),
+            NodeKind::Symlink(target) => self.put_target(target)?,
             NodeKind::CharDevice(DeviceNumber { major, minor })
-            | NodeKind::BlockDevice(DeviceNumber { major, minor }) => (0, two(*major, *minor)),
+            | NodeKind::BlockDevice(DeviceNumber { major, minor }) => (0, pack_pair(*major, *minor)),
             NodeKind::Fifo | NodeKind::Socket => (0, 0),
         };
-        Ok(Payload { size, data, xattrs: self.xattrs(&node.metadata.xattrs, interned)? })
+        Ok(Payload { size, data, xattrs: self.put_xattrs(&node.metadata.xattrs, interned)? })
     }
 
-    fn target(&mut self, target: &[u8]) -> Result<(u64, u64), Fault> {
+    fn put_target(&mut self, target: &[u8]) -> Result<(u64, u64), Fault> {
         if !(1..=SYMLINK_MAX).contains(&target.len()) || target.contains(&0) {
             return Err(EntryFault::Target.into());
         }
@@ -149,7 +156,7 @@ impl Columns {
         Ok((target.len() as u64, offset))
     }
 
-    fn xattrs<'t>(&mut self, xattrs: &'t Xattrs, interned: &mut Interned<'t>) -> Result<u32, Fault> {
+    fn put_xattrs<'t>(&mut self, xattrs: &'t Xattrs, interned: &mut Interned<'t>) -> Result<u32, Fault> {
         if xattrs.is_empty() {
             return Ok(0);
         }
@@ -171,8 +178,8 @@ impl Columns {
         Ok(number)
     }
 
-    /// Stores the content of the regular file `entry`; returns its `data` word.
-    fn content<'t>(&mut self, content: &'t Content, entry: u32, interned: &mut Interned<'t>) -> Result<u64, Fault> {
+    /// Stores the content of the regular file `entry`; returns the value of its `data` column.
+    fn put_content<'t>(&mut self, content: &'t Content, entry: u32, interned: &mut Interned<'t>) -> Result<u64, Fault> {
         if content.size > FILE_SIZE_MAX || content.object.is_none() != (content.size == 0) {
             return Err(EntryFault::Size.into());
         }
@@ -197,13 +204,13 @@ impl Columns {
             let agrees = known.size == content.size && known.blocks == content.blocks;
             return if agrees { Ok(u64::from(*index)) } else { Err(EntryFault::Object.into()) };
         }
-        let index = self.object(id, content)?;
+        let index = self.put_object(id, content)?;
         interned.objects.insert(id, (index, content));
         Ok(u64::from(index))
     }
 
-    /// Stores an object that was not seen before; returns its index.
-    fn object(&mut self, id: ObjectId, content: &Content) -> Result<u32, Fault> {
+    /// Stores an object that no earlier entry has; returns its index.
+    fn put_object(&mut self, id: ObjectId, content: &Content) -> Result<u32, Fault> {
         let blocks = if content.size > LARGE_OBJECT { content.size.div_ceil(BLOCK_SIZE) } else { 0 };
         if content.blocks.len() as u64 != blocks {
             return Err(EntryFault::Blocks.into());
@@ -222,7 +229,7 @@ impl Columns {
     }
 }
 
-/// Why an inode cannot be stored, before it is known which one it is.
+/// Why an inode cannot be stored, without the path of the inode.
 enum Fault {
     Node(EntryFault),
     TooLarge(&'static str),
@@ -237,18 +244,18 @@ impl From<EntryFault> for Fault {
 impl Fault {
     fn at(self, order: &Order<'_>, entry: usize) -> EncodeError {
         match self {
-            Self::Node(fault) => order.refuse(entry, fault),
+            Self::Node(fault) => order.node_error(entry, fault),
             Self::TooLarge(what) => EncodeError::TooLarge { what },
         }
     }
 }
 
-/// A `data` word of two numbers.
-const fn two(lower: u32, upper: u32) -> u64 {
+/// Returns the value of a `data` column that holds two numbers.
+const fn pack_pair(lower: u32, upper: u32) -> u64 {
     lower as u64 | (upper as u64) << 32
 }
 
-/// The number of an entry. [`Order`] has made sure that it fits.
-fn wide(index: usize) -> u32 {
+/// Returns the number of an entry. [`Order`] has checked that it fits.
+fn entry_number(index: usize) -> u32 {
     u32::try_from(index).expect("Order bounds the number of entries")
 }

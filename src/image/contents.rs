@@ -1,57 +1,49 @@
-//! What regular files contain: objects, blocks, holes.
+//! Reads what an image says of the contents of regular files: objects, blocks, holes.
+//!
+//! *Not here*: the bytes of objects (`store`).
+//!
+//! *Used by* `vfs`, `cache`, `store`, `remote`, `export` and every other reader of contents.
 
 use super::column::Rows;
 use super::layout::NO_OBJECT;
-use super::view::{View, extents_are_legal, wrong};
+use super::view::{ImageView, entry_error, extents_are_legal};
 use super::{EntryFault, Image, ImageError, Ino, Section};
 use crate::model::{BlockId, Content, Extent, FileKind, Node, NodeKind, ObjectId};
 
-/// The ids of the blocks of one file, where they lie in the image.
+/// The ids of the blocks of one file, read in place from the image.
 #[derive(Clone, Copy)]
 pub struct BlockIds<'a>(Rows<'a, [u8; 32]>);
 
 impl<'a> BlockIds<'a> {
-    /// Number of blocks; 0 for a file that is not large.
+    /// Returns the number of blocks; 0 for a file that is not large.
     #[must_use]
     pub const fn len(self) -> usize {
         self.0.len()
     }
 
-    /// Whether the file has no block ids since it is not large.
-    #[must_use]
-    pub const fn is_empty(self) -> bool {
-        self.len() == 0
-    }
-
-    /// The id of one block, counted from the file's start.
-    #[must_use]
-    pub fn get(self, index: usize) -> Option<BlockId> {
-        self.0.get(index).map(BlockId::from_bytes)
-    }
-
-    /// All of them, in order.
+    /// Returns all of them, in order.
     pub fn iter(self) -> impl ExactSizeIterator<Item = BlockId> + 'a {
         self.0.iter().map(BlockId::from_bytes)
     }
 }
 
-/// An object as an image names it, with what is needed to find it elsewhere.
+/// A reference from an image to an object: its id, and the number by which a locator names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ObjectRef {
-    /// Its name.
+    /// The id.
     pub id: ObjectId,
-    /// Its number among the objects of the image.
+    /// The number among the objects of the image.
     pub index: u32,
-    /// Its length in bytes, as the image states it.
+    /// The length in bytes, as the image states it.
     pub size: u64,
 }
 
 impl Image {
-    /// The object that holds the content of a regular file, with its place in the image; `None` when the file is empty.
+    /// Returns the object that holds the content of a regular file, with its number in the image; `None` for an empty file.
     ///
     /// # Errors
     /// As for [`Self::object`].
-    pub fn object_ref(&self, ino: Ino) -> Result<Option<ObjectRef>, ImageError> {
+    pub(crate) fn object_ref(&self, ino: Ino) -> Result<Option<ObjectRef>, ImageError> {
         let view = self.view();
         let entry = view.inode_of_kind(ino, FileKind::Regular)?;
         let Some(index) = view.object_index(entry)? else { return Ok(None) };
@@ -59,16 +51,16 @@ impl Image {
         Ok(Some(ObjectRef { id, index, size: view.size(entry)? }))
     }
 
-    /// The name of the object with this number.
+    /// Returns the id of the object with this number.
     ///
     /// # Errors
-    /// [`ImageError`] when there is none, or the image is damaged.
-    pub fn object_by_index(&self, index: u32) -> Result<ObjectId, ImageError> {
+    /// [`ImageError`] when there is no such object, or the image is damaged.
+    pub(crate) fn object_by_index(&self, index: u32) -> Result<ObjectId, ImageError> {
         let view = self.view();
         view.sections.objects.get(view.bytes, index as usize).map(ObjectId::from_bytes)
     }
 
-    /// The sizes of all objects in bytes, by number. Needs none of their names.
+    /// Returns the sizes of all objects in bytes, by number. Does not read the ids of the objects.
     ///
     /// # Errors
     /// [`ImageError`] when the image is damaged.
@@ -76,7 +68,7 @@ impl Image {
         let view = self.view();
         let mut sizes = Vec::new();
         for entry in 0..view.entries() {
-            // In order of first use: a new one is always where the count so far is used as a number.
+            // Objects are numbered in order of first use: a new one occurs exactly where the count so far is used as a number.
             if view.data(entry)? == sizes.len() as u64 && view.kind(entry)? == FileKind::Regular {
                 sizes.push(view.size(entry)?);
             }
@@ -84,17 +76,16 @@ impl Image {
         Ok(sizes)
     }
 
-    /// Number of distinct objects.
-    #[must_use]
-    pub fn object_count(&self) -> u32 {
+    /// Returns the number of distinct objects.
+    pub(crate) fn object_count(&self) -> u32 {
         u32::try_from(self.sections.objects.len()).unwrap_or(u32::MAX)
     }
 
-    /// The id of block `block` of the large object with this number; `None` when there is no such block.
+    /// Returns the id of block `block` of the large object with this number; `None` when there is no such block.
     ///
     /// # Errors
     /// [`ImageError`] when the image is damaged.
-    pub fn block_of_object(&self, index: u32, block: u32) -> Result<Option<BlockId>, ImageError> {
+    pub(crate) fn block_of_object(&self, index: u32, block: u32) -> Result<Option<BlockId>, ImageError> {
         let view = self.view();
         let Some((row, first)) = view.sections.large_objects.find(view.bytes, index)? else { return Ok(None) };
         let last = row + 1 == view.sections.large_objects.len();
@@ -110,30 +101,25 @@ impl Image {
         view.sections.blocks.get(view.bytes, at).map(|bytes| Some(BlockId::from_bytes(bytes)))
     }
 
-    /// The objects whose names are here, in order: all of a complete image.
-    pub fn present_objects(&self) -> impl Iterator<Item = ObjectId> + use<'_> {
-        (0..self.object_count()).filter_map(|index| self.object_by_index(index).ok())
-    }
-
-    /// The object that holds the content of a regular file; `None` when the file is empty.
+    /// Returns the object that holds the content of a regular file; `None` when the file is empty.
     ///
     /// # Errors
-    /// [`ImageError::WrongKind`] when the inode is no regular file; others when the image is damaged.
+    /// [`ImageError::WrongKind`] when the inode is not a regular file; others when the image is damaged.
     pub fn object(&self, ino: Ino) -> Result<Option<ObjectId>, ImageError> {
         let view = self.view();
         object(view, view.inode_of_kind(ino, FileKind::Regular)?)
     }
 
-    /// Which of the image's objects holds the content of a regular file; `None` when the file is empty.
+    /// Returns the number of the object that holds the content of a regular file; `None` when the file is empty.
     ///
     /// # Errors
     /// As for [`Self::object`].
-    pub fn object_index(&self, ino: Ino) -> Result<Option<u32>, ImageError> {
+    pub(crate) fn object_index(&self, ino: Ino) -> Result<Option<u32>, ImageError> {
         let view = self.view();
         view.object_index(view.inode_of_kind(ino, FileKind::Regular)?)
     }
 
-    /// The ids of the blocks of a regular file; none unless it is large.
+    /// Returns the ids of the blocks of a regular file; none unless it is large.
     ///
     /// # Errors
     /// As for [`Self::object`].
@@ -142,7 +128,7 @@ impl Image {
         view.blocks(view.inode_of_kind(ino, FileKind::Regular)?).map(BlockIds)
     }
 
-    /// Where the data of a sparse file is; `None` for a file without holes.
+    /// Returns the runs of data of a sparse file; `None` for a file without holes.
     ///
     /// # Errors
     /// As for [`Self::object`].
@@ -151,7 +137,7 @@ impl Image {
         extents(view, view.inode_of_kind(ino, FileKind::Regular)?)
     }
 
-    /// All about the content of a regular file.
+    /// Returns the digests, the size and the extents of the content of a regular file.
     ///
     /// # Errors
     /// As for [`Self::object`].
@@ -160,7 +146,7 @@ impl Image {
         content(view, view.inode_of_kind(ino, FileKind::Regular)?)
     }
 
-    /// Everything about an inode, as a value.
+    /// Returns everything that the image stores of an inode, as a value.
     ///
     /// # Errors
     /// [`ImageError`] when the inode does not exist or the image is damaged.
@@ -179,7 +165,7 @@ impl Image {
         Ok(Node { metadata: self.metadata(ino)?, kind })
     }
 
-    /// The distinct objects of the image, in the order in which a walk by inode number first meets them.
+    /// Returns the distinct objects of the image, in the order of their first use by inode number.
     ///
     /// # Errors
     /// [`ImageError`] when the image is damaged.
@@ -188,7 +174,7 @@ impl Image {
         Ok(view.sections.objects.all(view.bytes)?.iter().map(ObjectId::from_bytes))
     }
 
-    /// Like [`Self::objects`], with the length of each in bytes. Reads the whole inode table once.
+    /// Returns the objects like [`Self::objects`], with the length of each in bytes. Reads the whole inode table once.
     ///
     /// # Errors
     /// [`ImageError`] when the image is damaged, at once or from the iterator.
@@ -196,7 +182,7 @@ impl Image {
         &self,
     ) -> Result<impl Iterator<Item = Result<(ObjectId, u64), ImageError>> + use<'_>, ImageError> {
         let view = self.view();
-        // Objects stand in order of first use: the next one is always where the count so far is used as an index.
+        // Objects are numbered in order of first use: a new one occurs exactly where the count so far is used as a number.
         let mut next = 0;
         Ok((0..view.entries()).filter_map(move |entry| {
             let found = first_use(view, entry, next).transpose()?;
@@ -206,8 +192,8 @@ impl Image {
     }
 }
 
-/// The object with index `next` and its size, if `entry` is the first that uses it.
-fn first_use(view: View<'_>, entry: u32, next: u32) -> Result<Option<(ObjectId, u64)>, ImageError> {
+/// Returns the object with index `next` and its size, if `entry` is the first entry that uses it.
+fn first_use(view: ImageView<'_>, entry: u32, next: u32) -> Result<Option<(ObjectId, u64)>, ImageError> {
     if view.data(entry)? != u64::from(next) || view.kind(entry)? != FileKind::Regular {
         return Ok(None);
     }
@@ -215,29 +201,29 @@ fn first_use(view: View<'_>, entry: u32, next: u32) -> Result<Option<(ObjectId, 
     Ok(Some((ObjectId::from_bytes(id), view.size(entry)?)))
 }
 
-/// The object of the regular file `entry`.
+/// Returns the object of the regular file `entry`.
 #[inline]
-pub(super) fn object(view: View<'_>, entry: u32) -> Result<Option<ObjectId>, ImageError> {
+pub(super) fn object(view: ImageView<'_>, entry: u32) -> Result<Option<ObjectId>, ImageError> {
     match view.object_index(entry)? {
         None => Ok(None),
         Some(index) => view.sections.objects.get(view.bytes, index as usize).map(ObjectId::from_bytes).map(Some),
     }
 }
 
-/// The extents of the regular file `entry`, checked.
-fn extents(view: View<'_>, entry: u32) -> Result<Option<Vec<Extent>>, ImageError> {
+/// Returns the extents of the regular file `entry`, checked.
+fn extents(view: ImageView<'_>, entry: u32) -> Result<Option<Vec<Extent>>, ImageError> {
     let Some(extents) = view.extents(entry)? else { return Ok(None) };
     if extents_are_legal(view.size(entry)?, extents.iter()) {
         Ok(Some(extents.iter().collect()))
     } else {
-        Err(wrong(Section::Extents, entry, EntryFault::Extents))
+        Err(entry_error(Section::Extents, entry, EntryFault::Extents))
     }
 }
 
-fn content(view: View<'_>, entry: u32) -> Result<Content, ImageError> {
+fn content(view: ImageView<'_>, entry: u32) -> Result<Content, ImageError> {
     let size = view.size(entry)?;
     if (size == 0) != (view.data(entry)? == NO_OBJECT) {
-        return Err(wrong(Section::Size, entry, EntryFault::Size));
+        return Err(entry_error(Section::Size, entry, EntryFault::Size));
     }
     Ok(Content {
         object: object(view, entry)?,

@@ -1,83 +1,87 @@
-//! The differences of two images, in one pass over both.
+//! Finds the differences of two images, in one pass over both.
 //!
-//! Both list every directory in the same order, so the pass is a merge; where the digests of two directories are equal
-//! it does not descend. The work is in proportion to the directories above a change, not to the images.
+//! Both images list every directory in the same order, so the pass is a merge; it does not descend into two directories with
+//! equal digests. The work is in proportion to the directories above a change, not to the images.
 //!
-//! Believes the subtree digests: those of an image that was never verified can hide a difference, nothing worse.
+//! *Invariants*: the pass relies on the subtree digests: those of an image that was never verified can hide a difference, but
+//! have no other effect.
+//!
+//! *Used by* `cli`.
 
 use std::cmp::Ordering;
 use std::ops::Range;
 
 use super::change::{Aspect, Aspects, Change, ChangeKind};
 use super::contents::object;
-use super::view::{View, wrong};
+use super::view::{ImageView, entry_error};
 use super::xattrs::XattrSet;
 use super::{EntryFault, Image, ImageError, Ino, Section};
 use crate::model::{EntryName, FileKind, ImagePath};
 
 /// Calls `visit` for every path at which the images differ: a directory before what is in it, siblings by name.
 ///
-/// A removed or added directory is followed by everything in it. Where a file became a directory or the reverse, the path
-/// is modified and what was or is in the directory removed or added.
+/// A removed or added directory is followed by everything in it. If a file became a directory or the reverse, the path is
+/// reported as modified, and the entries of the directory as added or removed.
 ///
 /// # Errors
 /// [`ImageError`] when one of the images is damaged.
 pub fn diff(old: &Image, new: &Image, visit: &mut dyn FnMut(Change)) -> Result<(), ImageError> {
-    let mut pass = Pass { old: old.view(), new: new.view(), path: ImagePath::root(), visit };
+    let mut walk = DiffWalk { old: old.view(), new: new.view(), path: ImagePath::root(), visit };
     let mut pending = Vec::new();
-    pending.extend(pass.compare(Some(0), Some(0))?);
-    while let Some(rest) = pending.last_mut() {
-        let Some((old, new, name)) = pass.step(rest)? else {
+    pending.extend(walk.compare(Some(0), Some(0))?);
+    while let Some(pair) = pending.last_mut() {
+        let Some((old, new, name)) = walk.take_next(pair)? else {
             pending.pop();
-            pass.path.pop();
+            walk.path.pop();
             continue;
         };
-        pass.path.push(name);
-        match pass.compare(old, new)? {
+        walk.path.push(name);
+        match walk.compare(old, new)? {
             Some(inner) => pending.push(inner),
-            None => drop(pass.path.pop()),
+            None => drop(walk.path.pop()),
         }
     }
     Ok(())
 }
 
-/// What of a pair of directories has not been compared yet. Entered only below the last one: depth costs no stack.
-struct Rest {
-    /// The directory and its children, on each side.
+/// Two directories at one path, with their children that have not been compared yet. The pairs are kept in a list instead of
+/// on the stack, so that deep trees do not need a deep stack.
+struct PendingPair {
+    /// The directory and its remaining children, of each image.
     old: (u32, Range<u32>),
     new: (u32, Range<u32>),
 }
 
-struct Pass<'a> {
-    old: View<'a>,
-    new: View<'a>,
+struct DiffWalk<'a> {
+    old: ImageView<'a>,
+    new: ImageView<'a>,
     path: ImagePath,
     visit: &'a mut dyn FnMut(Change),
 }
 
-/// The entries of both sides with the name that comes next.
-type Step = (Option<u32>, Option<u32>, EntryName);
+/// The entries of both images with the next name, and the name.
+type NextEntries = (Option<u32>, Option<u32>, EntryName);
 
-impl Pass<'_> {
-    /// Takes the next name from what is left of two directories.
-    fn step(&self, rest: &mut Rest) -> Result<Option<Step>, ImageError> {
-        let old = head(self.old, &rest.old)?;
-        let new = head(self.new, &rest.new)?;
+impl DiffWalk<'_> {
+    /// Takes the next name from the remaining children of two directories.
+    fn take_next(&self, pair: &mut PendingPair) -> Result<Option<NextEntries>, ImageError> {
+        let old = next_name(self.old, &pair.old)?;
+        let new = next_name(self.new, &pair.new)?;
         let (order, name) = match (old, new) {
             (None, None) => return Ok(None),
             (Some(name), None) => (Ordering::Less, name),
             (None, Some(name)) => (Ordering::Greater, name),
             (Some(old), Some(new)) => (old.cmp(new), old.min(new)),
         };
-        let old = if order.is_le() { rest.old.1.next() } else { None };
-        let new = if order.is_ge() { rest.new.1.next() } else { None };
+        let old = if order.is_le() { pair.old.1.next() } else { None };
+        let new = if order.is_ge() { pair.new.1.next() } else { None };
         let name = EntryName::new(name);
-        let broken = || wrong(Section::Names, old.or(new).unwrap_or_default(), EntryFault::Name);
+        let broken = || entry_error(Section::Names, old.or(new).unwrap_or_default(), EntryFault::Name);
         Ok(Some((old, new, name.map_err(|_| broken())?)))
     }
 
-    /// Reports how the entries at the current path differ. Returns what remains to be compared below them.
-    fn compare(&mut self, old: Option<u32>, new: Option<u32>) -> Result<Option<Rest>, ImageError> {
+    /// Reports how the entries at the current path differ. Returns the directories of which the children must be compared.
+    fn compare(&mut self, old: Option<u32>, new: Option<u32>) -> Result<Option<PendingPair>, ImageError> {
         let kind = match (old, new) {
             (Some(old), Some(new)) => Some(ChangeKind::Modified(self.aspects(old, new)?)),
             (Some(_), None) => Some(ChangeKind::Removed),
@@ -85,7 +89,7 @@ impl Pass<'_> {
             (None, None) => None,
         };
         if let Some(kind) = kind.filter(|kind| *kind != ChangeKind::Modified(Aspects::default())) {
-            let ino = |view: View<'_>, entry: u32| view.primary(entry).map(Ino::of_entry);
+            let ino = |view: ImageView<'_>, entry: u32| view.primary(entry).map(Ino::of_entry);
             let change = Change {
                 path: self.path.clone(),
                 kind,
@@ -94,49 +98,49 @@ impl Pass<'_> {
             };
             (self.visit)(change);
         }
-        let rest = Rest { old: contents(self.old, old)?, new: contents(self.new, new)? };
-        let are_empty = rest.old.1.is_empty() && rest.new.1.is_empty();
-        Ok((!are_empty && !self.are_equal(&rest)?).then_some(rest))
+        let pair = PendingPair { old: children_of(self.old, old)?, new: children_of(self.new, new)? };
+        let are_empty = pair.old.1.is_empty() && pair.new.1.is_empty();
+        Ok((!are_empty && !self.are_equal(&pair)?).then_some(pair))
     }
 
-    /// Whether the digests say that everything below two directories is equal.
-    fn are_equal(&self, rest: &Rest) -> Result<bool, ImageError> {
-        if rest.old.1.is_empty() || rest.new.1.is_empty() {
+    /// Returns whether two directories have equal digests, so that everything below them is equal.
+    fn are_equal(&self, pair: &PendingPair) -> Result<bool, ImageError> {
+        if pair.old.1.is_empty() || pair.new.1.is_empty() {
             return Ok(false);
         }
-        Ok(digest(self.old, rest.old.0)? == digest(self.new, rest.new.0)?)
+        Ok(subtree_digest(self.old, pair.old.0)? == subtree_digest(self.new, pair.new.0)?)
     }
 
-    /// What differs between two entries at one path.
+    /// Returns the aspects in which two entries at one path differ.
     fn aspects(&self, a: u32, b: u32) -> Result<Aspects, ImageError> {
         let (old, new) = (self.old, self.new);
         let (kind, new_kind) = (old.kind(a)?, new.kind(b)?);
         let set = |view, entry| XattrSet::of(view, entry).map(XattrSet::as_bytes);
         let mut aspects = Aspects::default();
-        aspects.note(Aspect::Type, kind != new_kind);
-        aspects.note(Aspect::Mode, old.mode(a)? & 0o7777 != new.mode(b)? & 0o7777);
-        aspects.note(Aspect::Owner, old.uid(a)? != new.uid(b)? || old.gid(a)? != new.gid(b)?);
-        aspects.note(Aspect::Mtime, old.mtime(a)? != new.mtime(b)?);
-        aspects.note(Aspect::Xattrs, set(old, a)? != set(new, b)?);
+        aspects.set_if(Aspect::Type, kind != new_kind);
+        aspects.set_if(Aspect::Mode, old.mode(a)? & 0o7777 != new.mode(b)? & 0o7777);
+        aspects.set_if(Aspect::Owner, old.uid(a)? != new.uid(b)? || old.gid(a)? != new.gid(b)?);
+        aspects.set_if(Aspect::Mtime, old.mtime(a)? != new.mtime(b)?);
+        aspects.set_if(Aspect::Xattrs, set(old, a)? != set(new, b)?);
         if kind != new_kind {
             return Ok(aspects);
         }
         match kind {
             FileKind::Regular => {
-                aspects.note(Aspect::Content, content(old, a)? != content(new, b)?);
-                aspects.note(Aspect::Holes, !same_holes(old, a, new, b)?);
+                aspects.set_if(Aspect::Content, size_and_object(old, a)? != size_and_object(new, b)?);
+                aspects.set_if(Aspect::Holes, !same_holes(old, a, new, b)?);
             }
-            FileKind::Symlink => aspects.note(Aspect::Target, old.target(a)? != new.target(b)?),
+            FileKind::Symlink => aspects.set_if(Aspect::Target, old.target(a)? != new.target(b)?),
             FileKind::CharDevice | FileKind::BlockDevice => {
-                aspects.note(Aspect::Device, old.data(a)? != new.data(b)?);
+                aspects.set_if(Aspect::Device, old.data(a)? != new.data(b)?);
             }
             FileKind::Directory | FileKind::Fifo | FileKind::Socket => {}
         }
-        aspects.note(Aspect::Links, kind != FileKind::Directory && !self.same_links(a, b)?);
+        aspects.set_if(Aspect::Links, kind != FileKind::Directory && !self.same_links(a, b)?);
         Ok(aspects)
     }
 
-    /// Whether two entries at one path have as many links, and the first of them at the same path.
+    /// Returns whether two entries at one path have the same number of links, and the same path of the first link.
     fn same_links(&self, old: u32, new: u32) -> Result<bool, ImageError> {
         let links = self.old.links(old)?;
         if links != self.new.links(new)? {
@@ -159,8 +163,11 @@ impl Pass<'_> {
     }
 }
 
-/// The name of the next child, which must be a legal one.
-fn head<'a>(view: View<'a>, (directory, children): &(u32, Range<u32>)) -> Result<Option<&'a [u8]>, ImageError> {
+/// Returns the name of the next child, and checks that it is legal.
+fn next_name<'a>(
+    view: ImageView<'a>,
+    (directory, children): &(u32, Range<u32>),
+) -> Result<Option<&'a [u8]>, ImageError> {
     if children.is_empty() {
         return Ok(None);
     }
@@ -168,30 +175,30 @@ fn head<'a>(view: View<'a>, (directory, children): &(u32, Range<u32>)) -> Result
     view.name(children.start).map(Some)
 }
 
-/// The children of an entry; none unless it is a directory.
-fn contents(view: View<'_>, entry: Option<u32>) -> Result<(u32, Range<u32>), ImageError> {
+/// Returns the directory and the range of its children; an empty range for an entry that is not a directory.
+fn children_of(view: ImageView<'_>, entry: Option<u32>) -> Result<(u32, Range<u32>), ImageError> {
     match entry {
         Some(entry) if view.kind(entry)? == FileKind::Directory => Ok((entry, view.children(entry)?)),
         _ => Ok((0, 0..0)),
     }
 }
 
-/// The digest of what is below a directory.
-fn digest(view: View<'_>, directory: u32) -> Result<[u8; 32], ImageError> {
+/// Returns the digest of everything below a directory.
+fn subtree_digest(view: ImageView<'_>, directory: u32) -> Result<[u8; 32], ImageError> {
     let directories = view.sections.directories;
     let number = directories.partition_point(view.bytes, |found| found < directory)?;
     if directories.get(view.bytes, number)? != directory {
-        return Err(wrong(Section::Directories, directory, EntryFault::Data));
+        return Err(entry_error(Section::Directories, directory, EntryFault::Data));
     }
     view.sections.subtrees.get(view.bytes, number)
 }
 
-/// What makes the content of a regular file.
-fn content(view: View<'_>, entry: u32) -> Result<(u64, Option<crate::model::ObjectId>), ImageError> {
+/// Returns the size and the object of a regular file.
+fn size_and_object(view: ImageView<'_>, entry: u32) -> Result<(u64, Option<crate::model::ObjectId>), ImageError> {
     Ok((view.size(entry)?, object(view, entry)?))
 }
 
-fn same_holes(old: View<'_>, a: u32, new: View<'_>, b: u32) -> Result<bool, ImageError> {
+fn same_holes(old: ImageView<'_>, a: u32, new: ImageView<'_>, b: u32) -> Result<bool, ImageError> {
     Ok(match (old.extents(old.primary(a)?)?, new.extents(new.primary(b)?)?) {
         (None, None) => true,
         (Some(old), Some(new)) => old.iter().eq(new.iter()),

@@ -1,27 +1,29 @@
-//! Names to inodes: lookup, listing, paths.
+//! Looks up names, lists directories, and converts between paths and inodes.
+//!
+//! *Used by* `vfs` and every other reader of directories.
 
-use super::view::{View, wrong};
+use super::view::{ImageView, entry_error};
 use super::{EntryFault, Image, ImageError, Ino, Section};
 use crate::model::{FileKind, ImagePath};
 
 /// One name in a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DirEntry<'a> {
-    /// Its position in the directory, from 0. Listing again from one more than it continues after it.
+    /// The position in the directory, from 0. A listing that starts at this position plus one continues after this entry.
     pub index: u32,
-    /// The name, a legal one.
+    /// The name, which is legal.
     pub name: &'a [u8],
-    /// The inode. Hard links have the same.
+    /// The inode. Hard links of one inode have the same number.
     pub ino: Ino,
-    /// What it is.
+    /// The kind of the inode.
     pub kind: FileKind,
 }
 
 impl Image {
-    /// The inode of `name` in `directory`.
+    /// Returns the inode of `name` in `directory`.
     ///
     /// # Errors
-    /// [`ImageError::WrongKind`] when `directory` is none; others when the image is damaged.
+    /// [`ImageError::WrongKind`] when `directory` is not a directory; others when the image is damaged.
     pub fn lookup(&self, directory: Ino, name: &[u8]) -> Result<Option<Ino>, ImageError> {
         let view = self.view();
         let directory = view.inode_of_kind(directory, FileKind::Directory)?;
@@ -30,12 +32,12 @@ impl Image {
         Ok(Some(Ino::of_entry(view.primary(entry)?)))
     }
 
-    /// The names in `directory` in bytewise order, starting at the position `from`.
+    /// Returns the names in `directory` in bytewise order, starting at the position `from`.
     ///
     /// Ends after the first error.
     ///
     /// # Errors
-    /// [`ImageError::WrongKind`] when `directory` is none; others when the image is damaged.
+    /// [`ImageError::WrongKind`] when `directory` is not a directory; others when the image is damaged.
     pub fn children(
         &self,
         directory: Ino,
@@ -56,7 +58,7 @@ impl Image {
         }))
     }
 
-    /// Number of names in `directory`.
+    /// Returns the number of names in `directory`.
     ///
     /// # Errors
     /// As for [`Self::children`].
@@ -66,7 +68,7 @@ impl Image {
         Ok(children.end - children.start)
     }
 
-    /// The directory that holds the first name of an inode; the root for the root.
+    /// Returns the directory that holds the first name of an inode; for the root, the root itself.
     ///
     /// # Errors
     /// [`ImageError`] when the inode does not exist or the image is damaged.
@@ -75,7 +77,7 @@ impl Image {
         Ok(Ino::of_entry(view.parent(view.inode(ino)?)?))
     }
 
-    /// The first path of an inode.
+    /// Returns the first path of an inode.
     ///
     /// # Errors
     /// [`ImageError`] when the inode does not exist or the image is damaged.
@@ -84,7 +86,7 @@ impl Image {
         path(view, view.inode(ino)?)
     }
 
-    /// The inode at a path. Does not follow symbolic links: a path through one leads nowhere.
+    /// Returns the inode at a path. Does not follow symbolic links: there is no inode at a path through one.
     ///
     /// # Errors
     /// [`ImageError`] when the image is damaged.
@@ -102,7 +104,7 @@ impl Image {
 }
 
 #[inline]
-fn dir_entry(view: View<'_>, directory: u32, first: u32, entry: u32) -> Result<DirEntry<'_>, ImageError> {
+fn dir_entry(view: ImageView<'_>, directory: u32, first: u32, entry: u32) -> Result<DirEntry<'_>, ImageError> {
     view.check_child(directory, entry)?;
     Ok(DirEntry {
         index: entry - first,
@@ -112,13 +114,13 @@ fn dir_entry(view: View<'_>, directory: u32, first: u32, entry: u32) -> Result<D
     })
 }
 
-/// The path of one entry.
-pub(super) fn path(view: View<'_>, entry: u32) -> Result<ImagePath, ImageError> {
+/// Returns the path of one entry.
+pub(super) fn path(view: ImageView<'_>, entry: u32) -> Result<ImagePath, ImageError> {
     let mut names = Vec::new();
     let mut at = entry;
     while at != 0 {
         let name = crate::model::EntryName::new(view.raw_name(at)?);
-        names.push(name.map_err(|_| wrong(Section::Names, at, EntryFault::Name))?);
+        names.push(name.map_err(|_| entry_error(Section::Names, at, EntryFault::Name))?);
         at = view.parent(at)?;
     }
     let mut path = ImagePath::root();

@@ -1,30 +1,32 @@
-//! Writes a [`Tree`] as an image.
+//! Writes a [`Tree`] as an image, in three steps: number the entries (`order`), fill the columns (`columns`), assemble header,
+//! digests and sections (here).
 //!
-//! Deterministic: the bytes depend on the tree alone, not on the order in which it was built. Three steps: number the
-//! entries (`order`), fill the columns (`columns`), put header, digests and sections together (here).
+//! *Invariants*: the bytes depend on the tree alone, not on the order in which it was built.
+//!
+//! *Used by* `compose` and `cli`, which commit trees.
 
 use sha2::{Digest as _, Sha256};
 
 use super::column::Sections;
 use super::columns::Columns;
-use super::header::{Header, Row, usize_of};
+use super::header::{ImageHeader, SectionRow, usize_of};
 use super::layout::{HASH_SIZE, IMAGE_BLOCK, SECTION_ALIGNMENT};
 use super::order::Order;
-use super::presence::Bytes;
-use super::view::View;
+use super::presence::ImageBytes;
+use super::view::ImageView;
 use super::{EncodeError, Section, Tree, subtree};
 use crate::model::ImageId;
 
 /// An image in memory, ready to be stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncodedImage {
-    /// Its id.
+    /// The id.
     pub id: ImageId,
-    /// The whole file.
+    /// The bytes of the whole file.
     pub bytes: Vec<u8>,
     /// Number of entries, the root counted.
     pub entries: u64,
-    /// Sum of the sizes of its regular files in bytes, each inode once.
+    /// Sum of the sizes of all regular files in bytes, each inode once.
     pub content_bytes: u64,
 }
 
@@ -32,7 +34,7 @@ pub struct EncodedImage {
 ///
 /// # Errors
 /// [`EncodeError::Node`] for an inode that Linux could not have or that breaks a rule of the model, such as extents out of
-/// order; [`EncodeError::TooLarge`] beyond four thousand million of anything.
+/// order; [`EncodeError::TooLarge`] when a number does not fit the format, which has 32 bits for most.
 pub fn encode(tree: &Tree) -> Result<EncodedImage, EncodeError> {
     let order = Order::of(tree)?;
     let columns = Columns::fill(tree, &order)?;
@@ -46,8 +48,8 @@ pub fn encode(tree: &Tree) -> Result<EncodedImage, EncodeError> {
     Ok(EncodedImage { id, bytes, entries: u64::from(entries), content_bytes })
 }
 
-/// The whole file but for the digests it holds of itself.
-fn assemble(columns: Columns, entries: u32) -> Result<(Header, Vec<u8>), EncodeError> {
+/// Returns the header and the whole file, in which the subtree digests and the block hashes are still zero.
+fn assemble(columns: Columns, entries: u32) -> Result<(ImageHeader, Vec<u8>), EncodeError> {
     let content_bytes = columns.content_bytes;
     let sections = columns.finish();
     let mut rows = Vec::with_capacity(sections.len());
@@ -55,11 +57,12 @@ fn assemble(columns: Columns, entries: u32) -> Result<(Header, Vec<u8>), EncodeE
     for (section, content) in &sections {
         let offset = end.next_multiple_of(SECTION_ALIGNMENT);
         let length = content.len() as u64;
-        rows.push(Row { number: section.number(), element_size: section.element_size(), offset, length });
+        rows.push(SectionRow { number: section.number(), element_size: section.element_size(), offset, length });
         end = offset + length;
     }
     let count = u32::try_from(rows.len()).map_err(|_| EncodeError::TooLarge { what: "sections" })?;
-    let header = Header::plan(entries, content_bytes, count, end).ok_or(EncodeError::TooLarge { what: "bytes" })?;
+    let header =
+        ImageHeader::plan(entries, content_bytes, count, end).ok_or(EncodeError::TooLarge { what: "bytes" })?;
     rows.iter_mut().for_each(|row| row.offset += header.body());
     let mut bytes = header.write(&rows);
     bytes.reserve_exact(usize_of(header.file_length).saturating_sub(bytes.len()));
@@ -70,10 +73,10 @@ fn assemble(columns: Columns, entries: u32) -> Result<(Header, Vec<u8>), EncodeE
     Ok((header, bytes))
 }
 
-/// Fills the last section, which is computed from all others by the same code that checks it.
-fn write_subtrees(header: &Header, bytes: &mut [u8]) {
+/// Fills the section of subtree digests, which are computed from all other sections by the same code that checks them.
+fn write_subtrees(header: &ImageHeader, bytes: &mut [u8]) {
     let sections = Sections::resolve(bytes, header).expect("assemble() wrote the table that resolve() reads");
-    let digests = subtree::digests(View { bytes: Bytes::complete(bytes), sections: &sections })
+    let digests = subtree::digests(ImageView { bytes: ImageBytes::complete(bytes), sections: &sections })
         .expect("the columns were just filled in order");
     let row = header.rows(bytes).find(|row| row.number == Section::Subtrees.number());
     let start = usize_of(row.expect("every image has subtree digests").offset);
@@ -83,7 +86,7 @@ fn write_subtrees(header: &Header, bytes: &mut [u8]) {
 }
 
 /// Fills the block hash table.
-fn write_hashes(header: &Header, bytes: &mut [u8]) {
+fn write_hashes(header: &ImageHeader, bytes: &mut [u8]) {
     let (head, body) = bytes.split_at_mut(usize_of(header.body()));
     let table = &mut head[usize_of(header.hashes())..usize_of(header.header_length)];
     for (place, block) in table.chunks_exact_mut(usize_of(HASH_SIZE)).zip(body.chunks(IMAGE_BLOCK as usize)) {
@@ -115,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_root_is_an_image() {
+    fn empty_root_encodes_as_an_image() {
         let image = open(&Tree::new(Metadata::default()));
         assert_eq!(image.entries(), 1);
         assert_eq!(image.children(image.root(), 0).expect("directory").count(), 0);
@@ -137,7 +140,7 @@ mod tests {
         let names: Vec<_> =
             image.children(Ino::ROOT, 0).expect("directory").map(|entry| entry.expect("good")).collect();
         assert_eq!(names.iter().map(|entry| entry.name).collect::<Vec<_>>(), [&b"bin"[..], b"usr", b"zlink"]);
-        let link = image.lookup(Ino::ROOT, b"zlink").expect("good").expect("there");
+        let link = image.lookup(Ino::ROOT, b"zlink").expect("good").expect("exists");
         let path = ImagePath::parse(b"/usr/file").expect("legal");
         assert_eq!(image.resolve(&path), Ok(Some(link)));
         assert_eq!(names[2].ino, link);

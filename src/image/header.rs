@@ -1,36 +1,40 @@
-//! The fixed start of an image and its section table, as numbers. What the sections mean is not known here.
+//! Reads and writes the header of an image and its section table.
+//!
+//! *Not here*: what the sections mean (`column`, `view`).
+//!
+//! *Used by* `image::reader`, `image::outline`, `image::encode` and `image::verify`.
 
 use super::layout::{
     BODY_ALIGNMENT, ENTRIES_MAX, HASH_SIZE, HEADER_SIZE, IMAGE_BLOCK, MAGIC, ROW_SIZE, SECTIONS_MAX, VERSION,
 };
 use super::{ImageError, Section};
 
-/// The numbers of the header, already checked against each other and against the length of the file.
+/// The numbers of the header, checked against each other and against the length of the file.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Header {
-    pub header_length: u64,
-    /// Compatible and read-only feature bits together: unknown ones explain unknown sections.
-    pub tolerated_features: u64,
-    pub file_length: u64,
-    pub content_bytes: u64,
-    pub entries: u32,
-    pub blocks: u32,
-    pub sections: u32,
+pub(super) struct ImageHeader {
+    pub(crate) header_length: u64,
+    /// Compatible and read-only feature bits together: an unknown section is legal only with an unknown bit.
+    pub(crate) tolerated_features: u64,
+    pub(crate) file_length: u64,
+    pub(crate) content_bytes: u64,
+    pub(crate) entries: u32,
+    pub(crate) blocks: u32,
+    pub(crate) sections: u32,
 }
 
-/// A row of the section table; of a section that may be unknown.
+/// A row of the section table; the section may be unknown.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Row {
-    pub number: u32,
-    pub element_size: u32,
-    pub offset: u64,
-    pub length: u64,
+pub(super) struct SectionRow {
+    pub(crate) number: u32,
+    pub(crate) element_size: u32,
+    pub(crate) offset: u64,
+    pub(crate) length: u64,
 }
 
-impl Header {
-    /// The header of an image with these sections, the last of which ends `body_length` bytes after the body's start.
-    /// `None` when a number does not fit.
-    pub fn plan(entries: u32, content_bytes: u64, sections: u32, body_length: u64) -> Option<Self> {
+impl ImageHeader {
+    /// Computes the header of an image with these sections, the last of which ends `body_length` bytes after the body's start.
+    /// Returns `None` when a number does not fit.
+    pub(crate) fn plan(entries: u32, content_bytes: u64, sections: u32, body_length: u64) -> Option<Self> {
         let blocks = u32::try_from(body_length.div_ceil(u64::from(IMAGE_BLOCK))).ok()?;
         let header_length = header_length(sections, blocks);
         u32::try_from(header_length).ok()?;
@@ -38,18 +42,18 @@ impl Header {
         Some(Self { header_length, tolerated_features: 0, file_length, content_bytes, entries, blocks, sections })
     }
 
-    /// Where the body begins.
-    pub const fn body(&self) -> u64 {
+    /// Returns the position at which the body begins.
+    pub(crate) const fn body(&self) -> u64 {
         self.header_length.next_multiple_of(BODY_ALIGNMENT)
     }
 
-    /// Where the block hash table begins.
-    pub const fn hashes(&self) -> u64 {
+    /// Returns the position at which the block hash table begins.
+    pub(crate) const fn hashes(&self) -> u64 {
         HEADER_SIZE + ROW_SIZE * self.sections as u64
     }
 
     /// Reads and checks the header; `bytes` is the whole image.
-    pub fn parse(bytes: &[u8]) -> Result<Self, ImageError> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, ImageError> {
         let header = Self::parse_start(bytes)?;
         if header.file_length == bytes.len() as u64 {
             Ok(header)
@@ -59,7 +63,7 @@ impl Header {
     }
 
     /// Reads and checks the header; `bytes` is the start of an image.
-    pub fn parse_start(bytes: &[u8]) -> Result<Self, ImageError> {
+    pub(crate) fn parse_start(bytes: &[u8]) -> Result<Self, ImageError> {
         if bytes.get(..8) != Some(&MAGIC[..]) || (bytes.len() as u64) < HEADER_SIZE {
             return Err(ImageError::NotAnImage);
         }
@@ -93,8 +97,8 @@ impl Header {
         Ok(header)
     }
 
-    /// The bytes that [`Self::parse`] reads, followed by the section table.
-    pub fn write(&self, rows: &[Row]) -> Vec<u8> {
+    /// Encodes the header, followed by the section table.
+    pub(crate) fn write(&self, rows: &[SectionRow]) -> Vec<u8> {
         let narrow = |value: u64| u32::try_from(value).expect("plan() checked that the header's length fits");
         let mut bytes = Vec::new();
         bytes.extend_from_slice(&MAGIC);
@@ -115,10 +119,10 @@ impl Header {
         bytes
     }
 
-    /// The section table of the image this header was parsed from.
-    pub fn rows(self, bytes: &[u8]) -> impl Iterator<Item = Row> {
+    /// Returns the section table of the image this header was parsed from.
+    pub(crate) fn rows(self, bytes: &[u8]) -> impl Iterator<Item = SectionRow> {
         let table = usize_of(HEADER_SIZE)..usize_of(self.hashes());
-        bytes.get(table).unwrap_or_default().chunks_exact(usize_of(ROW_SIZE)).map(|row| Row {
+        bytes.get(table).unwrap_or_default().chunks_exact(usize_of(ROW_SIZE)).map(|row| SectionRow {
             number: u32_at(row, 0),
             element_size: u32_at(row, 4),
             offset: u64_at(row, 8),
@@ -127,9 +131,9 @@ impl Header {
     }
 }
 
-impl Row {
-    /// The end of the section, or an error when it is not inside the body.
-    pub fn end(&self, header: &Header) -> Result<u64, ImageError> {
+impl SectionRow {
+    /// Returns the end of the section, or an error when the section is not inside the body.
+    pub(crate) fn end(&self, header: &ImageHeader) -> Result<u64, ImageError> {
         let end = self.offset.checked_add(self.length).filter(|end| *end <= header.file_length);
         match (end, Section::from_number(self.number)) {
             (Some(end), _) if self.offset >= header.body() => Ok(end),
@@ -143,12 +147,12 @@ const fn header_length(sections: u32, blocks: u32) -> u64 {
     HEADER_SIZE + ROW_SIZE * sections as u64 + HASH_SIZE * blocks as u64
 }
 
-/// A position in a slice. Positions beyond the address space saturate, so that the slice says no.
+/// Returns a position in a slice. A position beyond the address space saturates, so that the access to the slice fails.
 pub(super) fn usize_of(position: u64) -> usize {
     usize::try_from(position).unwrap_or(usize::MAX)
 }
 
-/// The number at a position that the caller knows to exist.
+/// Returns the number at a position. The caller has checked that the position exists.
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }

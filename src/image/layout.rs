@@ -1,5 +1,5 @@
 //! The image format, version 1: what every byte means. This page is the specification; the code of the other files
-//! follows it, and the golden file of the tests pins it.
+//! implements it, and the golden file of the tests pins it.
 //!
 //! An image is the metadata of one whole filesystem tree in one immutable file that is mapped, never parsed. All
 //! integers are little-endian and of fixed width. Nothing in it depends on the machine, the time or the order in which
@@ -144,13 +144,13 @@
 use std::fmt;
 
 /// First bytes of an image.
-pub const MAGIC: [u8; 8] = *b"SAPWIMG\0";
+pub(crate) const MAGIC: [u8; 8] = *b"SAPWIMG\0";
 
 /// The version of the format that is written.
-pub const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 
 /// Bytes of an image that are hashed together: the unit of partial fetching. 64 KiB holds the digests of 2,048 files.
-pub const IMAGE_BLOCK: u32 = 64 << 10;
+pub(crate) const IMAGE_BLOCK: u32 = 64 << 10;
 
 /// Bytes of the header before the section table.
 pub(super) const HEADER_SIZE: u64 = 72;
@@ -167,19 +167,20 @@ pub(super) const BODY_ALIGNMENT: u64 = 4096;
 /// Sections begin at a multiple of this, the size of a cache line.
 pub(super) const SECTION_ALIGNMENT: u64 = 64;
 
-/// More sections than this are not believed: the reader's work at opening is bounded by it.
+/// Most sections of an image. This bounds the work of opening one.
 pub(super) const SECTIONS_MAX: u32 = 64;
 
-/// Most entries of an image: an inode number, one more than an entry's, fits 32 bits with one to spare.
+/// Most entries of an image, so that an inode number, which is the entry's plus one, fits 32 bits and the largest `u32` is no
+/// entry.
 pub(super) const ENTRIES_MAX: u32 = u32::MAX - 1;
 
-/// `data` of an empty regular file.
+/// The value of the `data` column of an empty regular file.
 pub(super) const NO_OBJECT: u64 = u64::MAX;
 
 /// Largest size of a regular file: what `off_t` holds.
 pub(super) const FILE_SIZE_MAX: u64 = i64::MAX as u64;
 
-/// The parts of an image's body, in the order in which they stand there.
+/// The sections of an image's body, in file order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u32)]
 #[expect(missing_docs, reason = "the table in the module's documentation says what each is")]
@@ -211,7 +212,7 @@ pub enum Section {
 
 impl Section {
     /// All sections, in file order.
-    pub const ALL: [Self; 23] = [
+    pub(crate) const ALL: [Self; 23] = [
         Self::Mode,
         Self::Uid,
         Self::Gid,
@@ -237,19 +238,18 @@ impl Section {
         Self::Subtrees,
     ];
 
-    /// The kind number in the section table.
+    /// Returns the kind number in the section table.
     #[must_use]
     pub const fn number(self) -> u32 {
         self as u32
     }
 
-    /// The section of a kind number, if this version knows it.
-    #[must_use]
-    pub fn from_number(number: u32) -> Option<Self> {
+    /// Returns the section with a kind number, if this version knows it.
+    pub(crate) fn from_number(number: u32) -> Option<Self> {
         Self::ALL.into_iter().find(|section| section.number() == number)
     }
 
-    /// Bytes of one element.
+    /// Returns the number of bytes of one element.
     #[must_use]
     pub const fn element_size(self) -> u32 {
         match self {
@@ -275,8 +275,8 @@ impl Section {
         }
     }
 
-    /// The elements an image of `entries` must have here when the section is there; `None` when that follows from other
-    /// sections.
+    /// Returns the number of elements that the section must have in an image of `entries` if it is present; `None` when the
+    /// number follows from other sections.
     pub(super) const fn fixed_count(self, entries: u32) -> Option<u64> {
         match self {
             Self::Mode
@@ -294,7 +294,7 @@ impl Section {
         }
     }
 
-    /// Whether no image is without it.
+    /// Returns whether every image must have the section.
     pub(super) const fn is_required(self) -> bool {
         matches!(
             self,
@@ -310,14 +310,13 @@ impl Section {
         )
     }
 
-    /// Whether it is left out when all its values are zero.
+    /// Returns whether the section is omitted when all its values are zero.
     pub(super) const fn is_zero_optional(self) -> bool {
         matches!(self, Self::Uid | Self::Gid | Self::MtimeNanoseconds | Self::Xattrs)
     }
 
-    /// The name in messages.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
+    /// Returns the name that messages use.
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Mode => "mode",
             Self::Uid => "uid",

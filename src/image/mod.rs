@@ -1,11 +1,14 @@
 //! The image: the metadata of one whole filesystem tree as one immutable file.
 //!
-//! [`layout`] specifies the format. A [`Tree`] is built in memory and written by [`encode`]; an [`Image`] is read in place,
-//! mapped, by any number of threads. Contents of files are not here: an image names them by
-//! [`ObjectId`](crate::model::ObjectId) and the store has them. No I/O happens here either.
+//! [`layout`] specifies the format. A [`Tree`] is built in memory and written by [`encode()`]; an [`Image`] is mapped and read in
+//! place by any number of threads.
 //!
-//! Invariant: bytes are hostile until checked. No image makes a reader panic, loop for ever, or allocate more than the
-//! size of the image accounts for; see `view` for how.
+//! *Not here*: contents of files, which an image names by [`ObjectId`](crate::model::ObjectId) and the store holds; I/O.
+//!
+//! *Invariants*: bytes are hostile until they are checked. No image makes a reader panic, loop for ever, or allocate more than
+//! the size of the image accounts for; `view` says how.
+//!
+//! *Used by* `store`, `vfs` and every other layer above that reads or builds trees.
 
 mod attributes;
 mod change;
@@ -19,31 +22,31 @@ mod encode;
 mod error;
 mod header;
 mod ino;
-pub mod layout;
+pub(crate) mod layout;
+mod object_uses;
 mod order;
 mod outline;
 mod presence;
 mod reader;
 mod subtree;
 mod tree;
-mod uses;
 mod verify;
 mod view;
 mod walk;
 mod xattrs;
 
-pub use attributes::Attributes;
+pub(crate) use attributes::Attributes;
 pub use change::{Aspect, Aspects, Change, ChangeKind};
-pub use contents::{BlockIds, ObjectRef};
+pub use contents::ObjectRef;
 pub use diff::diff;
-pub use directory::DirEntry;
-pub use encode::{EncodedImage, encode};
-pub use error::{EncodeError, EntryFault, ImageError, SectionFault, TreeError};
+pub use encode::EncodedImage;
+pub use encode::encode;
+pub(crate) use error::TreeError;
+pub use error::{EncodeError, EntryFault, ImageError, SectionFault};
 pub use ino::Ino;
 pub use layout::Section;
-pub use outline::{Outline, SectionPlace};
-pub use presence::Presence;
+pub(crate) use object_uses::ObjectUse;
+pub use outline::Outline;
+pub(crate) use presence::Presence;
 pub use reader::Image;
 pub use tree::{NodeId, Tree};
-pub use uses::ObjectUse;
-pub use xattrs::XattrSet;

@@ -1,35 +1,44 @@
-//! The numbering of a tree's entries: breadth first, siblings by name.
+//! Numbers a tree's entries: breadth first, siblings by name.
+//!
+//! *Used by* `image::encode` and `image::columns`.
 
 use super::layout::ENTRIES_MAX;
 use super::tree::{NodeId, Tree};
 use super::{EncodeError, EntryFault};
 use crate::model::{EntryName, ImagePath, NodeKind};
 
-/// One entry: a name and the inode it stands for.
-pub(super) struct Placed<'t> {
-    pub node: NodeId,
+/// One entry: a name, the node that it names, and the numbers that refer to other entries.
+pub(super) struct NumberedEntry<'t> {
+    pub(crate) node: NodeId,
     /// `None` for the root.
-    pub name: Option<&'t EntryName>,
-    pub parent: u32,
-    /// Of a directory: its first child and how many there are.
-    pub children: (u32, u32),
+    pub(crate) name: Option<&'t EntryName>,
+    pub(crate) parent: u32,
+    /// The first child and the number of children; zeros unless the node is a directory.
+    pub(crate) children: (u32, u32),
     /// The first entry of the same inode.
-    pub primary: u32,
-    /// The link count: right for primaries only.
-    pub links: u32,
+    pub(crate) primary: u32,
+    /// The link count; only valid for primaries.
+    pub(crate) links: u32,
 }
 
 /// The entries of a tree in the order of their numbers.
 pub(super) struct Order<'t> {
-    pub entries: Vec<Placed<'t>>,
+    pub(crate) entries: Vec<NumberedEntry<'t>>,
 }
 
 impl<'t> Order<'t> {
     /// Numbers the entries of `tree`.
-    pub fn of(tree: &'t Tree) -> Result<Self, EncodeError> {
-        let mut primaries = vec![u32::MAX; tree.slots()];
-        let mut order = Self { entries: Vec::with_capacity(tree.slots()) };
-        order.entries.push(Placed { node: tree.root(), name: None, parent: 0, children: (0, 0), primary: 0, links: 2 });
+    pub(crate) fn of(tree: &'t Tree) -> Result<Self, EncodeError> {
+        let mut primaries = vec![u32::MAX; tree.slot_count()];
+        let mut order = Self { entries: Vec::with_capacity(tree.slot_count()) };
+        order.entries.push(NumberedEntry {
+            node: tree.root(),
+            name: None,
+            parent: 0,
+            children: (0, 0),
+            primary: 0,
+            links: 2,
+        });
         primaries[tree.root().index()] = 0;
         let mut directory = 0;
         while directory < order.entries.len() {
@@ -39,12 +48,12 @@ impl<'t> Order<'t> {
         Ok(order)
     }
 
-    /// Gives the next numbers to what is in the directory `parent`.
+    /// Gives the next numbers to the entries of the directory `parent`.
     fn append_children(&mut self, tree: &'t Tree, parent: usize, primaries: &mut [u32]) -> Result<(), EncodeError> {
         let node = self.entries[parent].node;
         let children = tree.children(node);
         if tree.node(node).kind != NodeKind::Directory {
-            return if children.len() == 0 { Ok(()) } else { Err(self.refuse(parent, EntryFault::Children)) };
+            return if children.len() == 0 { Ok(()) } else { Err(self.node_error(parent, EntryFault::Children)) };
         }
         let too_many = EncodeError::TooLarge { what: "entries" };
         let number = |index: usize| u32::try_from(index).ok().filter(|number| *number <= ENTRIES_MAX);
@@ -59,7 +68,7 @@ impl<'t> Order<'t> {
             let is_new = primary == u32::MAX;
             let primary = if is_new { entry } else { primary };
             primaries[child.index()] = primary;
-            self.entries.push(Placed {
+            self.entries.push(NumberedEntry {
                 node: child,
                 name: Some(name),
                 parent: number(parent).unwrap_or_default(),
@@ -68,7 +77,7 @@ impl<'t> Order<'t> {
                 links: if is_directory { 2 } else { 1 },
             });
             if is_directory && !is_new {
-                return Err(self.refuse(entry as usize, EntryFault::HardLink));
+                return Err(self.node_error(entry as usize, EntryFault::HardLink));
             }
             if is_directory {
                 self.entries[parent].links += 1;
@@ -79,8 +88,8 @@ impl<'t> Order<'t> {
         Ok(())
     }
 
-    /// The path of an entry.
-    pub fn path(&self, entry: usize) -> ImagePath {
+    /// Returns the path of an entry.
+    pub(crate) fn path(&self, entry: usize) -> ImagePath {
         let mut names = Vec::new();
         let mut at = entry;
         while let Some(name) = self.entries[at].name {
@@ -92,8 +101,8 @@ impl<'t> Order<'t> {
         path
     }
 
-    /// The error for an entry that cannot be written.
-    pub fn refuse(&self, entry: usize, fault: EntryFault) -> EncodeError {
+    /// Returns the error for an entry whose node cannot be written.
+    pub(crate) fn node_error(&self, entry: usize, fault: EntryFault) -> EncodeError {
         EncodeError::Node { path: self.path(entry), fault }
     }
 }

@@ -1,6 +1,6 @@
-//! The digests by which `diff` recognises equal subtrees. What goes in is specified in `layout`.
+//! Computes the digests by which `diff` recognises equal subtrees. `layout` specifies what is hashed.
 //!
-//! One function serves the writer, which stores what it returns, and `verify`, which compares.
+//! *Used by* `image::encode`, which stores the digests, and `image::verify`, which compares them.
 
 use std::collections::HashMap;
 
@@ -8,29 +8,33 @@ use sha2::{Digest as _, Sha256};
 
 use super::ImageError;
 use super::contents::object;
-use super::view::{View, lower, upper};
+use super::view::{ImageView, lower, upper};
 use super::xattrs::XattrSet;
 use crate::model::{FileKind, SubtreeId};
 
-/// The digest of every directory, in the order of the `directories` section.
-pub(super) fn digests(view: View<'_>) -> Result<Vec<SubtreeId>, ImageError> {
+/// Computes the digest of every directory, in the order of the `directories` section.
+pub(super) fn digests(view: ImageView<'_>) -> Result<Vec<SubtreeId>, ImageError> {
     let directories = view.sections.directories.all(view.bytes)?;
     let mut digests = vec![SubtreeId::from_bytes([0; 32]); directories.len()];
-    let mut state = State { sets: HashMap::new(), paths: HashMap::from([(0, [0; 32])]), record: Vec::new() };
-    // Children have larger numbers: from the end, a directory's subdirectories are always done before it.
+    let mut state = DigestState {
+        xattr_set_digests: HashMap::new(),
+        path_digests: HashMap::from([(0, [0; 32])]),
+        record: Vec::new(),
+    };
+    // Children have larger numbers, so in descending order the digests of a directory's subdirectories are ready before it.
     for number in (0..digests.len()).rev() {
         let directory = view.sections.directories.get(view.bytes, number)?;
         state.record.clear();
-        // The subdirectories of one directory are consecutive directories.
+        // The subdirectories of one directory are consecutive in the section of directories.
         let children = view.children(directory)?;
         let mut subdirectory = view.sections.directories.partition_point(view.bytes, |found| found < children.start)?;
         for child in children {
-            state.common(view, child)?;
+            state.record_common(view, child)?;
             if view.kind(child)? == FileKind::Directory {
                 state.record.extend_from_slice(digests.get(subdirectory).map_or(&[0; 32], |digest| digest.as_bytes()));
                 subdirectory += 1;
             } else {
-                state.payload(view, child)?;
+                state.record_payload(view, child)?;
             }
         }
         digests[number] = SubtreeId::of(&state.record);
@@ -38,18 +42,18 @@ pub(super) fn digests(view: View<'_>) -> Result<Vec<SubtreeId>, ImageError> {
     Ok(digests)
 }
 
-struct State {
+struct DigestState {
     /// Digests of sets of extended attributes, by number: a set may be large and shared by many.
-    sets: HashMap<u32, [u8; 32]>,
+    xattr_set_digests: HashMap<u32, [u8; 32]>,
     /// Path digests of the ancestors of hard links, by entry.
-    paths: HashMap<u32, [u8; 32]>,
+    path_digests: HashMap<u32, [u8; 32]>,
     /// The records of the children so far.
     record: Vec<u8>,
 }
 
-impl State {
-    /// What is recorded of every kind.
-    fn common(&mut self, view: View<'_>, entry: u32) -> Result<(), ImageError> {
+impl DigestState {
+    /// Appends the fields that every kind has.
+    fn record_common(&mut self, view: ImageView<'_>, entry: u32) -> Result<(), ImageError> {
         let name = view.raw_name(entry)?;
         let name_length = u16::try_from(name.len()).unwrap_or(u16::MAX);
         let mtime = view.mtime(entry)?;
@@ -60,19 +64,19 @@ impl State {
         self.record.extend_from_slice(&view.gid(entry)?.to_le_bytes());
         self.record.extend_from_slice(&mtime.seconds.to_le_bytes());
         self.record.extend_from_slice(&mtime.nanoseconds.to_le_bytes());
-        let set = self.set(view, entry)?;
+        let set = self.xattr_set_digest(view, entry)?;
         self.record.extend_from_slice(&set);
         let links = if view.kind(entry)? == FileKind::Directory { 0 } else { view.links(entry)? };
         self.record.extend_from_slice(&links.to_le_bytes());
         if links > 1 {
-            let path = self.path(view, view.primary(entry)?)?;
+            let path = self.path_digest(view, view.primary(entry)?)?;
             self.record.extend_from_slice(&path);
         }
         Ok(())
     }
 
-    /// What is recorded of an entry that is no directory, by kind.
-    fn payload(&mut self, view: View<'_>, entry: u32) -> Result<(), ImageError> {
+    /// Appends the fields of the entry's kind, which is not a directory.
+    fn record_payload(&mut self, view: ImageView<'_>, entry: u32) -> Result<(), ImageError> {
         match view.kind(entry)? {
             FileKind::Regular => {
                 self.record.extend_from_slice(&view.size(entry)?.to_le_bytes());
@@ -101,27 +105,27 @@ impl State {
         Ok(())
     }
 
-    /// The digest of the extended attributes of `entry`.
-    fn set(&mut self, view: View<'_>, entry: u32) -> Result<[u8; 32], ImageError> {
+    /// Returns the digest of the extended attributes of `entry`.
+    fn xattr_set_digest(&mut self, view: ImageView<'_>, entry: u32) -> Result<[u8; 32], ImageError> {
         let number = view.sections.xattrs.get_or_zero(view.bytes, entry as usize)?;
         if number == 0 {
             return Ok([0; 32]);
         }
-        if let Some(digest) = self.sets.get(&number) {
+        if let Some(digest) = self.xattr_set_digests.get(&number) {
             return Ok(*digest);
         }
         let digest = Sha256::digest(XattrSet::numbered(view, number, entry)?.as_bytes()).into();
-        self.sets.insert(number, digest);
+        self.xattr_set_digests.insert(number, digest);
         Ok(digest)
     }
 
-    /// The path digest of `entry`. Remembers those of its ancestors, so that many deep links cost no more than the
-    /// directories they are in.
-    fn path(&mut self, view: View<'_>, entry: u32) -> Result<[u8; 32], ImageError> {
+    /// Returns the path digest of `entry`. Keeps the digests of its ancestors, so that many deep links cost no more than the
+    /// directories that they are in.
+    fn path_digest(&mut self, view: ImageView<'_>, entry: u32) -> Result<[u8; 32], ImageError> {
         let mut chain = Vec::new();
         let mut at = entry;
         let mut digest = loop {
-            if let Some(digest) = self.paths.get(&at) {
+            if let Some(digest) = self.path_digests.get(&at) {
                 break *digest;
             }
             chain.push(at);
@@ -129,7 +133,7 @@ impl State {
         };
         for entry in chain.into_iter().rev() {
             digest = Sha256::new().chain_update(digest).chain_update(view.raw_name(entry)?).finalize().into();
-            self.paths.insert(entry, digest);
+            self.path_digests.insert(entry, digest);
         }
         Ok(digest)
     }

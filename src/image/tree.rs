@@ -1,39 +1,41 @@
-//! A filesystem tree in memory: what importers build and [`super::encode`] writes.
+//! A filesystem tree in memory, which importers build and [`super::encode()`] writes.
 //!
-//! Nodes are inodes: a hard link is a second name of the same node. There is no way to make a cycle by inserting and
-//! linking, and nothing here or in its users recurses, so that depth costs no stack.
+//! *Invariants*: nodes are inodes; a hard link is a second name of the same node. No operation can make a cycle. Neither this
+//! file nor its users recurse, so that deep trees do not need a deep stack.
+//!
+//! *Used by* `compose` and `cli`, which build trees, and by `image`.
 
 use std::collections::BTreeMap;
 
 use super::TreeError;
 use crate::model::{EntryName, ImagePath, Metadata, Node, NodeKind};
 
-/// Handle of one inode of a [`Tree`]. Means nothing to another tree.
+/// The handle of one inode of a [`Tree`]; not valid for another tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(u32);
 
 impl NodeId {
-    /// Position among the tree's nodes, for tables beside it.
+    /// Returns the position among the tree's nodes, for tables with one element for each node.
     pub(super) const fn index(self) -> usize {
         self.0 as usize
     }
 }
 
-/// A filesystem tree in memory. Handles are those this tree gave; others cause a panic or name another inode.
+/// A filesystem tree in memory. A handle of another tree causes a panic or names another inode.
 #[derive(Debug, Clone)]
 pub struct Tree {
-    slots: Vec<Slot>,
+    slots: Vec<NodeSlot>,
 }
 
 #[derive(Debug, Clone)]
-struct Slot {
+struct NodeSlot {
     node: Node,
     /// Empty unless the node is a directory.
     children: BTreeMap<EntryName, NodeId>,
 }
 
 impl Tree {
-    /// A tree of one empty directory.
+    /// Creates a tree of one empty directory.
     #[must_use]
     pub fn new(root: Metadata) -> Self {
         let mut tree = Self { slots: Vec::new() };
@@ -41,7 +43,7 @@ impl Tree {
         tree
     }
 
-    /// The top directory.
+    /// Returns the root directory.
     #[must_use]
     pub const fn root(&self) -> NodeId {
         NodeId(0)
@@ -71,17 +73,17 @@ impl Tree {
         Ok(())
     }
 
-    /// Removes a name, and with it what only it leads to. Returns the inode that had it; its handle stays valid.
+    /// Removes a name, and with it everything that is reachable only through it. Returns the inode; its handle stays valid.
     pub fn remove(&mut self, parent: NodeId, name: &EntryName) -> Option<NodeId> {
         self.slots[parent.index()].children.remove(name)
     }
 
-    /// Gives what is called `name` in `parent` the name `new_name` in `new_parent`, with all that is below it.
+    /// Moves the entry `name` of `parent`, with everything below it, to the name `new_name` in `new_parent`.
     ///
     /// # Errors
-    /// [`TreeError::Missing`] when there is no such name, [`TreeError::Inside`] when the new place is below the old one,
-    /// [`TreeError::NotADirectory`], or [`TreeError::Exists`] when the new name is taken. The tree is then as it was.
-    pub fn rename(
+    /// [`TreeError::Missing`] when there is no such name, [`TreeError::Inside`] when `new_parent` is the entry or below it,
+    /// [`TreeError::NotADirectory`], or [`TreeError::Exists`] when the new name is taken. The tree is then unchanged.
+    pub(crate) fn rename(
         &mut self,
         parent: NodeId,
         name: &EntryName,
@@ -98,7 +100,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Whether `inner` is `top` or a directory below it.
+    /// Returns whether `inner` is `top` or a directory below it.
     fn contains(&self, top: NodeId, inner: NodeId) -> bool {
         let mut pending = vec![top];
         while let Some(at) = pending.pop() {
@@ -110,43 +112,43 @@ impl Tree {
         false
     }
 
-    /// The inode that `name` in `parent` stands for.
+    /// Returns the inode with the name `name` in `parent`.
     #[must_use]
     pub fn child(&self, parent: NodeId, name: &[u8]) -> Option<NodeId> {
         self.slots[parent.index()].children.get(name).copied()
     }
 
-    /// The names in a directory, in bytewise order; none for anything else.
+    /// Returns the names in a directory, in bytewise order; no names if the inode is not a directory.
     pub fn children(&self, directory: NodeId) -> impl ExactSizeIterator<Item = (&EntryName, NodeId)> {
         self.slots[directory.index()].children.iter().map(|(name, id)| (name, *id))
     }
 
-    /// The inode at a path. Does not follow symbolic links.
+    /// Returns the inode at a path. Does not follow symbolic links.
     #[must_use]
     pub fn resolve(&self, path: &ImagePath) -> Option<NodeId> {
         path.components().iter().try_fold(self.root(), |at, name| self.child(at, name.as_bytes()))
     }
 
-    /// What an inode is.
+    /// Returns the data of an inode.
     #[must_use]
     pub fn node(&self, id: NodeId) -> &Node {
         &self.slots[id.index()].node
     }
 
-    /// What an inode is, to be changed. A directory that has entries has to remain one, and nothing that has several
-    /// names may become one: [`super::encode`] refuses such a tree.
+    /// Returns the data of an inode, to be changed. A directory that has entries must stay a directory, and an inode with
+    /// several names must not become one: [`super::encode()`] refuses such a tree.
     pub fn node_mut(&mut self, id: NodeId) -> &mut Node {
         &mut self.slots[id.index()].node
     }
 
-    /// Upper bound of the handles given so far.
-    pub(super) const fn slots(&self) -> usize {
+    /// Returns the number of handles that were given so far, those of removed inodes included.
+    pub(super) const fn slot_count(&self) -> usize {
         self.slots.len()
     }
 
     fn add(&mut self, node: Node) -> NodeId {
         let id = u32::try_from(self.slots.len()).expect("2^32 nodes do not fit in memory: each takes over 100 bytes");
-        self.slots.push(Slot { node, children: BTreeMap::new() });
+        self.slots.push(NodeSlot { node, children: BTreeMap::new() });
         NodeId(id)
     }
 
@@ -174,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_unique_sorted_and_only_in_directories() {
+    fn tree_names_are_unique_sorted_and_only_in_directories() {
         let mut tree = Tree::new(Metadata::default());
         let pipe = tree.insert(tree.root(), name("b"), node(NodeKind::Fifo)).expect("free");
         tree.insert(tree.root(), name("a"), node(NodeKind::Directory)).expect("free");
@@ -184,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_the_same_node_and_outlives_the_first_name() {
+    fn hard_link_is_the_same_node_and_outlives_the_first_name() {
         let mut tree = Tree::new(Metadata::default());
         let pipe = tree.insert(tree.root(), name("a"), node(NodeKind::Fifo)).expect("free");
         tree.link(tree.root(), name("b"), pipe).expect("free");
@@ -193,8 +195,9 @@ mod tests {
         assert_eq!(tree.child(tree.root(), b"a"), None);
         assert_eq!(tree.child(tree.root(), b"b"), Some(pipe));
     }
+
     #[test]
-    fn a_directory_moves_with_what_is_in_it_but_not_into_itself() {
+    fn rename_moves_a_directory_with_its_entries_not_into_itself() {
         let mut tree = Tree::new(Metadata::default());
         let outer = tree.insert(tree.root(), name("outer"), node(NodeKind::Directory)).expect("free");
         let inner = tree.insert(outer, name("inner"), node(NodeKind::Directory)).expect("free");

@@ -1,11 +1,13 @@
-//! Visiting every entry below a directory, with its path.
+//! Walks over every entry below a directory, with its path.
+//!
+//! *Used by* every layer that needs the paths of an image.
 
 use super::{Image, ImageError, Ino};
 use crate::model::{EntryName, FileKind, ImagePath};
 
 impl Image {
-    /// Calls `visit` for every entry below the directory `top` with its path from there, parents before children. A hard
-    /// link is visited under each of its names.
+    /// Calls `visit` for every entry below the directory `top` with its path relative to `top`, parents before children. A hard
+    /// link is reported under each of its names.
     ///
     /// # Errors
     /// [`ImageError`] of the first damaged entry, or what `visit` returns.
@@ -14,7 +16,8 @@ impl Image {
         top: Ino,
         visit: &mut dyn FnMut(&ImagePath, Ino, FileKind) -> Result<(), E>,
     ) -> Result<(), E> {
-        // Each directory that waits, with its name and the depth at which its name stands: one path serves all.
+        // The directories that are still to be listed, each with its name and the depth of the name in the one path that all
+        // directories share.
         let mut pending = Vec::new();
         let mut path = ImagePath::root();
         let mut next = Some((top, 0));
@@ -22,7 +25,7 @@ impl Image {
             let first = pending.len();
             for child in self.children(directory, 0)? {
                 let child = child?;
-                // The reader has checked the name.
+                // children() has checked the name.
                 let Ok(name) = EntryName::new(child.name) else { continue };
                 path.push(name);
                 visit(&path, child.ino, child.kind)?;

@@ -1,13 +1,16 @@
-//! Sets of extended attributes: their bytes, and reading them in place.
+//! Encodes sets of extended attributes and reads them in place.
 //!
-//! A set is stored once however many inodes have it: on an SELinux system tens of thousands share a few hundred labels.
+//! A set is stored once, however many inodes have it: on an SELinux system tens of thousands of inodes share a few hundred
+//! labels.
+//!
+//! *Used by* `image::columns`, which writes sets, and by the readers of this folder.
 
 use super::header::usize_of;
-use super::view::{View, wrong};
+use super::view::{ImageView, entry_error};
 use super::{EntryFault, ImageError, Section};
 use crate::model::{XATTR_NAME_MAX, XATTR_VALUE_MAX, Xattrs};
 
-/// The bytes of a set. The lengths fit because [`Xattrs`] bounds them.
+/// Encodes a set. The lengths fit because [`Xattrs`] bounds them.
 pub(super) fn encode_set(xattrs: &Xattrs) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (name, value) in xattrs.iter() {
@@ -21,43 +24,42 @@ pub(super) fn encode_set(xattrs: &Xattrs) -> Vec<u8> {
     bytes
 }
 
-/// The extended attributes of one inode, where they lie in the image.
+/// The extended attributes of one inode, read in place from the image.
 #[derive(Clone, Copy)]
 pub struct XattrSet<'a> {
     bytes: &'a [u8],
-    /// An entry that has them, for messages.
+    /// An entry that has the attributes, for error messages.
     entry: u32,
 }
 
 impl<'a> XattrSet<'a> {
-    /// The set of `entry`; an empty one when it has none.
+    /// Returns the set of `entry`; an empty set when it has no attributes.
     #[inline]
-    pub(super) fn of(view: View<'a>, entry: u32) -> Result<Self, ImageError> {
+    pub(super) fn of(view: ImageView<'a>, entry: u32) -> Result<Self, ImageError> {
         match view.sections.xattrs.get_or_zero(view.bytes, entry as usize)? {
             0 => Ok(Self { bytes: &[], entry }),
             number => Self::numbered(view, number, entry),
         }
     }
 
-    /// The set with this number, which is not 0; `entry` is one that has it.
-    pub(super) fn numbered(view: View<'a>, number: u32, entry: u32) -> Result<Self, ImageError> {
+    /// Returns the set with this number, which is not 0; `entry` is an entry that has it.
+    pub(super) fn numbered(view: ImageView<'a>, number: u32, entry: u32) -> Result<Self, ImageError> {
         let offset = |index: usize| view.sections.xattr_offsets.get(view.bytes, index).map(usize_of);
         let (start, end) = (offset(number as usize - 1)?, offset(number as usize)?);
         Ok(Self { bytes: view.sections.xattr_sets.slice(view.bytes, start, end)?.as_bytes(), entry })
     }
 
-    /// The encoded set.
+    /// Returns the encoded set.
     pub(super) const fn as_bytes(self) -> &'a [u8] {
         self.bytes
     }
 
-    /// Whether there are no attributes.
-    #[must_use]
-    pub const fn is_empty(self) -> bool {
+    /// Returns whether there are no attributes.
+    pub(crate) const fn is_empty(self) -> bool {
         self.bytes.is_empty()
     }
 
-    /// Names and values in ascending order of names, without copying. Ends after the first error.
+    /// Returns names and values in ascending order of names, without copying. The iterator ends after the first error.
     pub fn iter(self) -> impl Iterator<Item = Result<(&'a [u8], &'a [u8]), ImageError>> {
         let mut rest = self.bytes;
         let mut last: &[u8] = &[];
@@ -78,11 +80,11 @@ impl<'a> XattrSet<'a> {
         })
     }
 
-    /// The value of one attribute.
+    /// Returns the value of one attribute.
     ///
     /// # Errors
     /// [`ImageError`] when the image is damaged.
-    pub fn get(self, name: &[u8]) -> Result<Option<&'a [u8]>, ImageError> {
+    pub(crate) fn get(self, name: &[u8]) -> Result<Option<&'a [u8]>, ImageError> {
         for pair in self.iter() {
             let (found, value) = pair?;
             if found >= name {
@@ -92,11 +94,11 @@ impl<'a> XattrSet<'a> {
         Ok(None)
     }
 
-    /// The attributes as a value.
+    /// Returns the attributes as a value.
     ///
     /// # Errors
     /// [`ImageError`] when the image is damaged.
-    pub fn to_xattrs(self) -> Result<Xattrs, ImageError> {
+    pub(crate) fn to_xattrs(self) -> Result<Xattrs, ImageError> {
         if self.is_empty() {
             return Ok(Xattrs::default());
         }
@@ -105,13 +107,13 @@ impl<'a> XattrSet<'a> {
     }
 
     const fn damaged(self) -> ImageError {
-        wrong(Section::XattrSets, self.entry, EntryFault::Xattrs)
+        entry_error(Section::XattrSets, self.entry, EntryFault::Xattrs)
     }
 }
 
 type Pair<'a> = (&'a [u8], &'a [u8], &'a [u8]);
 
-/// The first attribute of an encoded set and what follows it; `None` when it is not a legal one.
+/// Returns the first attribute of an encoded set and the bytes after it; `None` when the attribute is not legal.
 fn split_pair(bytes: &[u8]) -> Option<Pair<'_>> {
     let (head, rest) = bytes.split_at_checked(6)?;
     let name_length = usize::from(u16::from_le_bytes([head[0], head[1]]));
@@ -133,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_is_read_as_it_was_written() {
+    fn xattr_set_reads_back_as_it_was_encoded() {
         let mut xattrs = Xattrs::default();
         xattrs.set(b"user.b", b"two").expect("legal");
         xattrs.set(b"user.a", &[0; XATTR_VALUE_MAX]).expect("legal");
@@ -145,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_sets_end_with_one_error() {
+    fn damaged_xattr_set_ends_with_one_error() {
         let mut xattrs = Xattrs::default();
         xattrs.set(b"user.a", b"1").expect("legal");
         let good = encode_set(&xattrs);

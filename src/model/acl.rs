@@ -1,22 +1,25 @@
-//! POSIX access control lists: the attribute Linux keeps and the text that tar archives carry.
+//! POSIX access control lists: the extended attribute that Linux keeps and the text that tar archives carry.
 //!
 //! The attribute is the one of `linux/posix_acl_xattr.h`: a little-endian `u32` version 2, then entries of `u16` tag,
 //! `u16` permissions, `u32` id, where the id of an entry without one is all ones. The text is that of `acl(5)`, also
-//! with the fourth field of star, which repeats the id as a number. Invariant: the entries are in canonical order, the
-//! one the kernel keeps. Tar import reads text, tar export writes it.
+//! with the fourth field of star, which repeats the id as a number.
+//!
+//! *Invariants*: the entries are in canonical order, which is the order that the kernel keeps.
+//!
+//! *Used by* `compose` (tar import reads the text), `export` (tar export writes it), and `deploy`.
 
 use std::fmt;
 
 /// The attribute that holds the access ACL.
-pub const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
+pub(crate) const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
 
 /// The attribute that holds the default ACL of a directory.
-pub const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
+pub(crate) const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
 
 const VERSION: u32 = 2;
 const NO_ID: u32 = u32::MAX;
 
-/// Whom an entry is about; the order is the canonical one.
+/// The subject of an entry; the order of the variants is the canonical order of entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Tag {
     Owner,
@@ -52,7 +55,7 @@ impl Tag {
     }
 }
 
-/// What a name in the text of an ACL stands for.
+/// The kind of subject that a name in the text of an ACL stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AclSubject {
     /// A user.
@@ -67,10 +70,10 @@ pub enum AclError {
     /// An entry of the text does not follow `acl(5)`.
     #[error("'{}' is not an entry of an ACL", .0.escape_ascii())]
     Entry(Vec<u8>),
-    /// The text names somebody whose number is not known.
+    /// The text names a user or group whose number is not known.
     #[error("the ACL names the {subject:?} '{}', whose number is not known", .name.escape_ascii())]
     UnknownName {
-        /// User or group.
+        /// Whether the name is that of a user or of a group.
         subject: AclSubject,
         /// The name as written.
         name: Vec<u8>,
@@ -82,14 +85,11 @@ pub enum AclError {
 
 /// An access control list.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PosixAcl(Vec<(Tag, u8)>);
+pub(crate) struct PosixAcl(Vec<(Tag, u8)>);
 
 impl PosixAcl {
-    /// Reads the value of the attribute.
-    ///
-    /// # Errors
-    /// [`AclError::Malformed`].
-    pub fn from_xattr(value: &[u8]) -> Result<Self, AclError> {
+    /// Decodes the value of the attribute.
+    pub(crate) fn from_xattr(value: &[u8]) -> Result<Self, AclError> {
         let (version, entries) = value.split_first_chunk::<4>().ok_or(AclError::Malformed)?;
         let (entries, rest) = entries.as_chunks::<8>();
         if u32::from_le_bytes(*version) != VERSION || !rest.is_empty() {
@@ -105,9 +105,8 @@ impl PosixAcl {
         Self::new(entries)
     }
 
-    /// The value of the attribute.
-    #[must_use]
-    pub fn to_xattr(&self) -> Vec<u8> {
+    /// Encodes the value of the attribute.
+    pub(crate) fn to_xattr(&self) -> Vec<u8> {
         let mut value = VERSION.to_le_bytes().to_vec();
         for (tag, permissions) in &self.0 {
             let (tag, id) = tag.encode();
@@ -118,11 +117,11 @@ impl PosixAcl {
         value
     }
 
-    /// Reads text; `number` finds the id of a user or group that is given by name only.
+    /// Parses the text; `number` returns the id of a user or group that is given by name only.
     ///
     /// # Errors
     /// [`AclError`], with the entry or the name.
-    pub fn parse(text: &[u8], number: &dyn Fn(AclSubject, &[u8]) -> Option<u32>) -> Result<Self, AclError> {
+    pub(crate) fn parse(text: &[u8], number: &dyn Fn(AclSubject, &[u8]) -> Option<u32>) -> Result<Self, AclError> {
         let entries = text
             .split(|byte| *byte == b'\n')
             .filter_map(|line| line.split(|byte| *byte == b'#').next())
@@ -134,9 +133,8 @@ impl PosixAcl {
         Self::new(entries)
     }
 
-    /// The same for users and groups that have other numbers now.
-    #[must_use]
-    pub fn renumbered(&self, number: &dyn Fn(AclSubject, u32) -> u32) -> Self {
+    /// Returns this list with each user's and group's number replaced by the one that `number` returns.
+    pub(crate) fn renumbered(&self, number: &dyn Fn(AclSubject, u32) -> u32) -> Self {
         let renumber = |(tag, permissions): &(Tag, u8)| match *tag {
             Tag::User(id) => (Tag::User(number(AclSubject::User, id)), *permissions),
             Tag::Group(id) => (Tag::Group(number(AclSubject::Group, id)), *permissions),
@@ -147,9 +145,9 @@ impl PosixAcl {
         Self(entries)
     }
 
-    /// Whether the list says no more than nine permission bits do; Linux keeps no attribute for such an access ACL.
-    #[must_use]
-    pub fn is_minimal(&self) -> bool {
+    /// Returns whether the list expresses no more than nine permission bits do. Linux keeps no attribute for such an access
+    /// ACL.
+    pub(crate) fn is_minimal(&self) -> bool {
         self.0.iter().all(|(tag, _)| matches!(tag, Tag::Owner | Tag::OwnerGroup | Tag::Other))
     }
 
@@ -167,7 +165,7 @@ impl PosixAcl {
     }
 }
 
-/// `user:[NAME]:rwx[:ID]`, `group:…`, `mask:[:]rwx`, `other:[:]rwx`.
+/// Parses one entry: `user:[NAME]:rwx[:ID]`, `group:…`, `mask:[:]rwx`, `other:[:]rwx`.
 fn parse_entry(entry: &[u8], number: &dyn Fn(AclSubject, &[u8]) -> Option<u32>) -> Result<(Tag, u8), AclError> {
     let bad = || AclError::Entry(entry.to_vec());
     let fields: Vec<&[u8]> = entry.split(|byte| *byte == b':').map(<[u8]>::trim_ascii).collect();
@@ -225,7 +223,7 @@ fn parse_permissions(text: &[u8]) -> Option<u8> {
 }
 
 impl fmt::Display for PosixAcl {
-    /// The text form with numbers, an entry a line.
+    /// Writes the text form with numbers, one entry on a line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (tag, permissions) in &self.0 {
             match tag {
@@ -247,16 +245,16 @@ impl fmt::Display for PosixAcl {
 mod tests {
     use super::*;
 
-    fn nobody(_: AclSubject, _: &[u8]) -> Option<u32> {
+    fn unknown(_: AclSubject, _: &[u8]) -> Option<u32> {
         None
     }
 
-    /// What Linux returned for `setfacl -m u:daemon:rwx,u:12345:r,g:adm:rx`.
+    /// The attribute that Linux returned after `setfacl -m u:daemon:rwx,u:12345:r,g:adm:rx`.
     const FROM_LINUX: &[u8] = b"\x02\0\0\0\x01\0\x06\0\xff\xff\xff\xff\x02\0\x07\0\x01\0\0\0\x02\0\x04\0\x39\x30\0\0\
         \x04\0\x04\0\xff\xff\xff\xff\x08\0\x05\0\x04\0\0\0\x10\0\x07\0\xff\xff\xff\xff\x20\0\x04\0\xff\xff\xff\xff";
 
     #[test]
-    fn text_and_attribute_say_the_same() {
+    fn acl_converts_between_text_and_attribute() {
         let names = |subject, name: &[u8]| match (subject, name) {
             (AclSubject::User, b"daemon") => Some(1),
             (AclSubject::Group, b"adm") => Some(4),
@@ -267,20 +265,20 @@ mod tests {
         let acl = PosixAcl::parse(text, &names).expect("legal");
         assert_eq!(acl.to_xattr(), FROM_LINUX);
         assert_eq!(PosixAcl::from_xattr(FROM_LINUX), Ok(acl.clone()));
-        assert_eq!(PosixAcl::parse(acl.to_string().as_bytes(), &nobody), Ok(acl.clone()));
+        assert_eq!(PosixAcl::parse(acl.to_string().as_bytes(), &unknown), Ok(acl.clone()));
         assert!(!acl.is_minimal());
         let star = b"user::6,user:daemon:rwx:1,u:x:r--:12345,group::r,group:adm:r-x:4,mask:rwx,other:r--";
-        assert_eq!(PosixAcl::parse(star, &nobody), Ok(acl));
+        assert_eq!(PosixAcl::parse(star, &unknown), Ok(acl));
     }
 
     #[test]
-    fn minimal_lists_are_recognised() {
-        let acl = PosixAcl::parse(b"user::rwx\ngroup::r-x\nother::r-x\n", &nobody).expect("legal");
+    fn acl_with_three_entries_is_minimal() {
+        let acl = PosixAcl::parse(b"user::rwx\ngroup::r-x\nother::r-x\n", &unknown).expect("legal");
         assert!(acl.is_minimal());
     }
 
     #[test]
-    fn bad_lists_are_refused() {
+    fn malformed_acls_are_refused() {
         for bad in [
             &b""[..],
             b"user::rwx",
@@ -291,7 +289,7 @@ mod tests {
             b"user,group::rwx,other::rwx",
             b"user:somebody:r,user::rwx,group::rwx,other::rwx,mask::r",
         ] {
-            assert!(PosixAcl::parse(bad, &nobody).is_err(), "{}", bad.escape_ascii());
+            assert!(PosixAcl::parse(bad, &unknown).is_err(), "{}", bad.escape_ascii());
         }
         for length in 0..FROM_LINUX.len() {
             assert!(PosixAcl::from_xattr(&FROM_LINUX[..length]).is_err(), "{length}");

@@ -4,42 +4,44 @@
 //! offset size
 //!      0    8  magic "SAPWCMT\0"
 //!      8    4  version = 1
-//!     12       as `record` says: features, fields
+//!     12       features and fields, see `record`
 //! ```
 //!
-//! [`tag::EXTRA`] repeats with ascending keys; one commit thus has exactly one encoding, and its id, the SHA-256 of these
-//! bytes, is reproducible.
+//! *Not here*: the clock, since the time is a field; signatures, which are kept in a file of their own (`trust`).
 //!
-//! Time comes in as a field; nothing here reads a clock. Signatures stand beside the record, not in it.
+//! *Invariants*: [`tag::EXTRA`] repeats with ascending keys, so one commit has exactly one encoding, and its id, the SHA-256 of
+//! these bytes, is reproducible.
+//!
+//! *Used by* every layer that reads or makes commits.
 
 use std::collections::BTreeMap;
 
-use super::record::{Record, RecordError, RecordKind, RecordWriter};
+use super::record::{RecordError, RecordFields, RecordKind, RecordWriter};
 use super::{CommitId, ImageId, RefName};
 
 const KIND: RecordKind =
     RecordKind { magic: *b"SAPWCMT\0", version: 1, what: "commit record", repeats: Some(tag::EXTRA) };
 
-/// Largest record that is read, in bytes. A package list of 10,000 packages with checksums is about 2 MiB.
-pub const COMMIT_SIZE_MAX: usize = 16 << 20;
+/// Largest record that is accepted, in bytes. A package list of 10,000 packages with checksums has about 2 MiB.
+pub(crate) const COMMIT_SIZE_MAX: usize = 16 << 20;
 
 mod tag {
-    pub const IMAGE: u16 = 1;
-    pub const PARENT: u16 = 2;
-    pub const REF: u16 = 3;
-    pub const SEQUENCE: u16 = 4;
-    pub const TIMESTAMP: u16 = 5;
-    pub const SUBJECT: u16 = 6;
-    pub const VERSION: u16 = 7;
-    pub const ENTRIES: u16 = 8;
-    pub const CONTENT_BYTES: u16 = 9;
-    pub const EXTRA: u16 = 64;
+    pub(crate) const IMAGE: u16 = 1;
+    pub(crate) const PARENT: u16 = 2;
+    pub(crate) const REF: u16 = 3;
+    pub(crate) const SEQUENCE: u16 = 4;
+    pub(crate) const TIMESTAMP: u16 = 5;
+    pub(crate) const SUBJECT: u16 = 6;
+    pub(crate) const VERSION: u16 = 7;
+    pub(crate) const ENTRIES: u16 = 8;
+    pub(crate) const CONTENT_BYTES: u16 = 9;
+    pub(crate) const EXTRA: u16 = 64;
 }
 
-/// A root filesystem at one moment, and where it stands in the history of its ref.
+/// The record of a root filesystem at one moment, and of its position in the history of its ref.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Commit {
-    /// The tree.
+    /// The image with the metadata of the tree.
     pub image: ImageId,
     /// The commit before this one, if any.
     pub parent: Option<CommitId>,
@@ -48,15 +50,15 @@ pub struct Commit {
     pub ref_name: RefName,
     /// One more than the parent's, so that an older commit cannot pass for a newer one.
     pub sequence: u64,
-    /// Seconds since 1970, given by whoever commits.
+    /// The time of the commit in seconds since 1970, given by the caller.
     pub timestamp: i64,
-    /// One line for people; may be empty.
+    /// A description of one line for people; may be empty.
     pub subject: String,
     /// The version of the operating system, such as `12.8`.
     pub version: Option<String>,
-    /// Number of entries of the image, the root counted.
+    /// Number of entries of the image, the root included.
     pub entries: u64,
-    /// Sum of the sizes of its regular files in bytes, each inode once.
+    /// Sum of the sizes of the image's regular files in bytes, each inode once.
     pub content_bytes: u64,
     /// Further facts by key, such as package lists.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -66,31 +68,28 @@ pub struct Commit {
 /// Why bytes are not a commit record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CommitError {
-    /// The bytes are not the ones the id names.
+    /// The bytes do not have the expected id.
     #[error("the record does not have the digest it is named by")]
     WrongId,
-    /// The bytes are no record of this kind.
+    /// The bytes are not a record of this kind.
     #[error(transparent)]
     Record(#[from] RecordError),
 }
 
-/// A text that is to be one line and has a character that moves a cursor or ends the line.
+/// The error for a text of one line that has a control character, which could move a cursor or end the line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the {what} has a control character: {text:?}")]
 pub struct ControlCharacter {
-    /// `subject` or `version`.
-    pub what: &'static str,
-    /// All of it.
-    pub text: String,
+    /// The name of the field: `subject` or `version`.
+    pub(crate) what: &'static str,
+    /// The text of the field.
+    pub(crate) text: String,
 }
 
 impl Commit {
-    /// Checks that what people are shown of a commit to be made is text of one line. Commits that were made before this was
-    /// checked can be read.
-    ///
-    /// # Errors
-    /// [`ControlCharacter`].
-    pub fn check_text(subject: &str, version: Option<&str>) -> Result<(), ControlCharacter> {
+    /// Checks that the subject and the version of a new commit are texts of one line. Commits that were made before this check
+    /// existed can still be read.
+    pub(crate) fn check_text(subject: &str, version: Option<&str>) -> Result<(), ControlCharacter> {
         for (what, text) in [("subject", Some(subject)), ("version", version)] {
             if let Some(text) = text.filter(|text| text.contains(char::is_control)) {
                 return Err(ControlCharacter { what, text: text.to_owned() });
@@ -99,7 +98,7 @@ impl Commit {
         Ok(())
     }
 
-    /// The one encoding of this commit.
+    /// Encodes this commit.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut record = RecordWriter::new(KIND);
@@ -122,24 +121,24 @@ impl Commit {
         record.finish()
     }
 
-    /// The id of this commit.
+    /// Returns the id of this commit.
     #[must_use]
     pub fn id(&self) -> CommitId {
         CommitId::of(&self.encode())
     }
 
-    /// Reads a record and checks that it is the one `id` names.
+    /// Decodes a record and checks that it has the id `id`.
     ///
     /// # Errors
     /// [`CommitError`] for any deviation from the canonical form.
-    pub fn decode(bytes: &[u8], id: CommitId) -> Result<Self, CommitError> {
+    pub(crate) fn decode(bytes: &[u8], id: CommitId) -> Result<Self, CommitError> {
         if CommitId::of(bytes) != id {
             return Err(CommitError::WrongId);
         }
         Self::parse(bytes)
     }
 
-    /// Reads a record whose id is not known.
+    /// Decodes a record whose id is not known.
     ///
     /// # Errors
     /// [`CommitError`] for any deviation from the canonical form.
@@ -147,7 +146,7 @@ impl Commit {
         if bytes.len() > COMMIT_SIZE_MAX {
             return Err(RecordError::Length.into());
         }
-        let record = Record::parse(KIND, bytes)?;
+        let record = RecordFields::parse(KIND, bytes)?;
         Ok(Self {
             image: ImageId::from_slice(record.require(tag::IMAGE, "image")?).ok_or(RecordError::Field("image"))?,
             parent: match record.get(tag::PARENT) {
@@ -169,7 +168,7 @@ impl Commit {
     }
 }
 
-/// The further facts, whose keys ascend.
+/// Returns the further facts, and checks that their keys ascend.
 fn extra(values: &[&[u8]]) -> Result<BTreeMap<String, String>, RecordError> {
     let mut extra: BTreeMap<String, String> = BTreeMap::new();
     for value in values {
@@ -203,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn decodes_what_it_encodes() {
+    fn commit_decodes_from_its_encoding() {
         let commit = example();
         assert_eq!(Commit::decode(&commit.encode(), commit.id()), Ok(commit));
         let bare = Commit { parent: None, version: None, extra: BTreeMap::new(), ..example() };
@@ -212,12 +211,12 @@ mod tests {
 
     /// Pins the format: a change of these bytes makes every existing commit unreadable.
     #[test]
-    fn the_id_of_the_example_never_changes() {
+    fn commit_id_of_the_example_never_changes() {
         assert_eq!(example().id().to_string(), "6be5c5f1932762cbc268594367dfa4b8d38ac8a79b50fe6a1ece1a85f639c9ec");
     }
 
     #[test]
-    fn every_truncation_and_every_flipped_header_byte_is_an_error_or_another_commit() {
+    fn truncated_or_damaged_commit_is_refused_or_another_commit() {
         let bytes = example().encode();
         for length in 0..bytes.len() {
             if let Ok(commit) = Commit::parse(&bytes[..length]) {
@@ -232,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_under_a_wrong_id_is_refused() {
+    fn commit_with_a_wrong_id_is_refused() {
         assert_eq!(Commit::decode(&example().encode(), CommitId::of(b"x")), Err(CommitError::WrongId));
     }
 }

@@ -1,20 +1,22 @@
-//! Names the content of a file: one digest of the whole, and one for each block when it is large.
+//! Computes the digests of a file's content: one of the whole, and one of each block when the content is large.
 //!
-//! This is the only place that decides what a large object is and how it is cut.
+//! *Invariants*: this is the only place that decides what a large object is and how it is divided into blocks.
+//!
+//! *Used by* `store`, which adds contents, and by every layer that handles large objects.
 
 use sha2::{Digest as _, Sha256};
 
 use super::{BlockId, Content, ObjectId};
 
-/// A content of more bytes than this also gets block digests, so that parts of it can be fetched and checked alone.
+/// A content of more bytes than this also has block digests, so that parts of it can be fetched and verified separately.
 /// 1 MiB: files above it hold 73 % of the bytes of a Debian `/usr` and are under 1 % of its files.
 pub const LARGE_OBJECT: u64 = 1 << 20;
 
-/// Bytes in a block of a large object; the last one may be shorter. 256 KiB: large enough for a request over a
-/// network to be worth its round trip, small enough that a 4 KiB read does not drag in a megabyte.
+/// Bytes in a block of a large object; the last block may be shorter. 256 KiB are enough for a request over a network to be
+/// worth its round trip, and few enough that a 4 KiB read does not fetch a megabyte.
 pub const BLOCK_SIZE: u64 = 256 << 10;
 
-/// Hashes a content that arrives in order, whole and by block at once.
+/// Hashes a content that is given in order: the whole and each block in one pass.
 pub struct ContentHasher {
     whole: Sha256,
     block: Sha256,
@@ -24,8 +26,8 @@ pub struct ContentHasher {
 }
 
 impl ContentHasher {
-    /// Starts on a content that is expected to be `size` bytes long. The size only decides whether blocks are hashed;
-    /// [`Self::finish`] fails when that decision turns out wrong.
+    /// Creates a hasher for a content that is expected to have `size` bytes. The size only decides whether blocks are hashed;
+    /// [`Self::finish`] fails when the decision turns out to be wrong.
     #[must_use]
     pub fn new(size: u64) -> Self {
         Self {
@@ -37,7 +39,7 @@ impl ContentHasher {
         }
     }
 
-    /// The next bytes of the content.
+    /// Adds the next bytes of the content.
     pub fn update(&mut self, mut bytes: &[u8]) {
         self.whole.update(bytes);
         if !self.wants_blocks {
@@ -45,8 +47,8 @@ impl ContentHasher {
             return;
         }
         while !bytes.is_empty() {
-            let room = BLOCK_SIZE - self.length % BLOCK_SIZE;
-            let take = usize::try_from(room).map_or(bytes.len(), |room| room.min(bytes.len()));
+            let left = BLOCK_SIZE - self.length % BLOCK_SIZE;
+            let take = usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
             self.block.update(&bytes[..take]);
             self.length += take as u64;
             bytes = &bytes[take..];
@@ -56,8 +58,8 @@ impl ContentHasher {
         }
     }
 
-    /// The dense content that was hashed, or `None` when its length contradicts the size given at the start so that
-    /// block digests are missing or superfluous.
+    /// Returns the dense content that was hashed, or `None` when its length contradicts the expected size so that block digests
+    /// are missing or superfluous.
     #[must_use]
     pub fn finish(mut self) -> Option<Content> {
         if self.wants_blocks != (self.length > LARGE_OBJECT) {
@@ -86,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn small_contents_have_no_blocks_and_empty_ones_no_object() {
+    fn small_content_has_no_blocks_and_empty_content_no_object() {
         assert_eq!(content(b"", 1).object, None);
         let small = content(b"abc", 1);
         assert_eq!(small.object, Some(ObjectId::of(b"abc")));
@@ -94,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn large_contents_are_cut_the_same_however_they_arrive() {
+    fn large_content_has_the_same_blocks_for_any_chunk_size() {
         let bytes: Vec<u8> = (0..LARGE_OBJECT as usize + 5).map(|i| (i % 251) as u8).collect();
         let expected: Vec<BlockId> = bytes.chunks(BLOCK_SIZE as usize).map(BlockId::of).collect();
         for step in [4093, BLOCK_SIZE as usize, bytes.len()] {
@@ -105,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_announcement_is_noticed() {
+    fn finish_fails_when_the_expected_size_was_wrong() {
         let mut hasher = ContentHasher::new(LARGE_OBJECT + 1);
         hasher.update(b"short");
         assert_eq!(hasher.finish(), None);

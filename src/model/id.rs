@@ -1,7 +1,8 @@
-//! The five kinds of SHA-256 name, which cannot be mistaken for one another.
+//! The kinds of ids (SHA-256 digests), each a type of its own.
 //!
-//! Each is 32 bytes, `Copy`, prints as 64 hex digits and parses from them. There is deliberately no conversion between
-//! kinds.
+//! Each id is 32 bytes, `Copy`, prints as 64 hex digits and parses from them.
+//!
+//! *Invariants*: there is no conversion between kinds, so that one kind cannot be mistaken for another.
 
 use std::fmt;
 use std::str::FromStr;
@@ -25,33 +26,32 @@ macro_rules! define_id {
             /// Length of an id in bytes.
             pub const LEN: usize = 32;
 
-            /// The id of `bytes`: their SHA-256.
+            /// Returns the id of `bytes`: their SHA-256.
             #[must_use]
             pub fn of(bytes: &[u8]) -> Self {
                 Self(Sha256::digest(bytes).into())
             }
 
-            /// An id whose 32 bytes were read from somewhere.
+            /// Returns the id with these bytes, without hashing anything.
             #[must_use]
             pub const fn from_bytes(bytes: [u8; 32]) -> Self {
                 Self(bytes)
             }
 
-            /// An id from a slice that must be 32 bytes long.
+            /// Returns the id with these bytes, or `None` unless there are 32 of them.
             #[must_use]
             pub fn from_slice(bytes: &[u8]) -> Option<Self> {
                 bytes.try_into().ok().map(Self)
             }
 
-            /// The 32 bytes.
+            /// Returns the 32 bytes.
             #[must_use]
             pub const fn as_bytes(&self) -> &[u8; 32] {
                 &self.0
             }
 
-            /// The first 12 hex digits, for people. Never parsed back.
-            #[must_use]
-            pub fn short(&self) -> String {
+            /// Returns the first 12 hex digits, for messages to people. They are never parsed.
+            pub(crate) fn short(&self) -> String {
                 hex(&self.0[..6])
             }
         }
@@ -150,7 +150,7 @@ fn unhex(text: &str) -> Option<[u8; 32]> {
     Some(bytes)
 }
 
-/// Lower case only: an id has one spelling.
+/// Returns the value of a hex digit. Only lower case is accepted, so that an id has one spelling.
 fn nibble(digit: u8) -> Option<u8> {
     match digit {
         b'0'..=b'9' => Some(digit - b'0'),
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prints_and_parses_the_digest_of_its_bytes() {
+    fn id_prints_and_parses_the_digest_of_the_bytes() {
         let id = ObjectId::of(b"abc");
         let text = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(id.to_string(), text);
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_anything_but_64_lower_case_digits() {
+    fn id_parses_only_from_64_lower_case_digits() {
         for bad in ["", "ab", &"A".repeat(64), &"g".repeat(64), &"0".repeat(63), &"0".repeat(65)] {
             assert!(bad.parse::<CommitId>().is_err(), "{bad}");
         }

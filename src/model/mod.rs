@@ -1,7 +1,10 @@
-//! The words of the project as pure values: ids, names, metadata, the commit record.
+//! The central values of Sapwood: ids, names, metadata, the commit record.
 //!
-//! No I/O happens here and nothing here reads the clock or the environment. Whatever holds one of these values may rely
-//! on its rules having been checked when it was made. Every other layer uses this one.
+//! *Not here*: I/O, the clock, the environment.
+//!
+//! *Invariants*: a value's rules are checked when it is made, so that code which has the value may rely on them.
+//!
+//! *Used by* every layer above.
 
 mod acl;
 mod commit;
@@ -12,16 +15,14 @@ mod node;
 mod record;
 mod size;
 
-pub use acl::{ACL_ACCESS, ACL_DEFAULT, AclError, AclSubject, PosixAcl};
-pub use commit::{COMMIT_SIZE_MAX, Commit, CommitError, ControlCharacter};
+pub(crate) use acl::{ACL_ACCESS, ACL_DEFAULT, AclError, AclSubject, PosixAcl};
+pub use commit::Commit;
+pub(crate) use commit::{COMMIT_SIZE_MAX, CommitError, ControlCharacter};
 pub use content::{BLOCK_SIZE, ContentHasher, LARGE_OBJECT};
-pub use id::{BlockId, CommitId, DeltaId, IdError, ImageId, LocatorId, ObjectId, PackId, ProfileId, SubtreeId};
-pub use name::{
-    EntryName, ImagePath, NAME_MAX, NEW_REF_PART_MAX, NameError, PathError, RefName, RefNameError, SYMLINK_MAX,
-};
-pub use node::{
-    Content, DeviceNumber, Extent, FileKind, Metadata, Node, NodeKind, Timestamp, XATTR_NAME_MAX, XATTR_VALUE_MAX,
-    XattrError, Xattrs,
-};
-pub use record::{Record, RecordError, RecordKind, RecordWriter};
-pub use size::parse_size;
+pub use id::{BlockId, CommitId, DeltaId, ImageId, LocatorId, ObjectId, PackId, ProfileId, SubtreeId};
+pub use name::{EntryName, ImagePath, RefName};
+pub(crate) use name::{NAME_MAX, NEW_REF_PART_MAX, NameError, PathError, RefNameError, SYMLINK_MAX};
+pub use node::{Content, DeviceNumber, Extent, FileKind, Metadata, Node, NodeKind, Timestamp, Xattrs};
+pub(crate) use node::{XATTR_NAME_MAX, XATTR_VALUE_MAX, XattrError};
+pub(crate) use record::{RecordError, RecordFields, RecordKind, RecordWriter};
+pub(crate) use size::parse_size;

@@ -1,18 +1,16 @@
-//! Names that were checked once: of a directory entry, of a path inside an image, of a ref.
+//! Names of directory entries, paths inside images, and names of refs, each checked when it is made.
 //!
-//! An [`ImagePath`] is never a path of the host: joining the two needs an explicit step at the place that does it.
+//! *Invariants*: an [`ImagePath`] is never a path of the host; joining the two needs an explicit conversion.
 
 use std::borrow::Cow;
-use std::ffi::OsStr;
 use std::fmt;
-use std::os::unix::ffi::OsStrExt;
 use std::str::FromStr;
 
 /// Longest name of a directory entry in bytes, as Linux has it.
-pub const NAME_MAX: usize = 255;
+pub(crate) const NAME_MAX: usize = 255;
 
-/// Longest target of a symbolic link in bytes: `PATH_MAX` less the terminating NUL.
-pub const SYMLINK_MAX: usize = 4095;
+/// Longest target of a symbolic link in bytes: `PATH_MAX` without the terminating NUL.
+pub(crate) const SYMLINK_MAX: usize = 4095;
 
 /// Why bytes cannot name a directory entry.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -46,11 +44,11 @@ impl EntryName {
         Ok(Self(bytes))
     }
 
-    /// Checks bytes that stay where they are, such as those of a mapped image.
+    /// Checks bytes without copying them, such as those of a mapped image.
     ///
     /// # Errors
     /// [`NameError`] says which rule is broken.
-    pub fn check(bytes: &[u8]) -> Result<(), NameError> {
+    pub(crate) fn check(bytes: &[u8]) -> Result<(), NameError> {
         match bytes {
             b"" => Err(NameError::Empty),
             b"." => Err(NameError::Dots(".")),
@@ -61,16 +59,10 @@ impl EntryName {
         }
     }
 
-    /// The bytes of the name.
+    /// Returns the bytes of the name.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
-    }
-
-    /// The name as the operating system takes it.
-    #[must_use]
-    pub fn as_os_str(&self) -> &OsStr {
-        OsStr::from_bytes(&self.0)
     }
 }
 
@@ -101,20 +93,22 @@ pub struct PathError {
 }
 
 /// A path inside an image: a list of names from the root. The root itself is the empty list.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+/// It is serialized as its bytes.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "Vec<u8>", into = "Vec<u8>")]
 pub struct ImagePath(Vec<EntryName>);
 
 impl ImagePath {
-    /// The top of the image.
+    /// Returns the top of the image.
     #[must_use]
     pub const fn root() -> Self {
         Self(Vec::new())
     }
 
-    /// Reads a path as a person or a tar archive writes it: leading, trailing and doubled slashes and `.` do not count.
+    /// Parses a path as a person or a tar archive writes it: leading, trailing and doubled slashes and `.` are ignored.
     ///
     /// # Errors
-    /// [`PathError`] when a component is not a legal name; `..` is not, so that no path can leave the image.
+    /// [`PathError`] when a component is not a legal name. `..` is not legal, so that no path can leave the image.
     pub fn parse(text: &[u8]) -> Result<Self, PathError> {
         text.split(|byte| *byte == b'/')
             .filter(|part| !matches!(*part, b"" | b"."))
@@ -124,25 +118,23 @@ impl ImagePath {
             .map_err(|source| PathError { path: printable(text).into_owned(), source })
     }
 
-    /// The names from the root down.
+    /// Returns the names, the one in the root first.
     #[must_use]
     pub fn components(&self) -> &[EntryName] {
         &self.0
     }
 
-    /// Whether this is the top of the image.
-    #[must_use]
-    pub const fn is_root(&self) -> bool {
+    /// Returns whether this is the top of the image.
+    pub(crate) const fn is_root(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The last name, which the root has not.
-    #[must_use]
-    pub fn name(&self) -> Option<&EntryName> {
+    /// Returns the last name; `None` for the root.
+    pub(crate) fn name(&self) -> Option<&EntryName> {
         self.0.last()
     }
 
-    /// The path of an entry of this directory.
+    /// Returns the path of the entry `name` of this directory.
     #[must_use]
     pub fn join(&self, name: EntryName) -> Self {
         let mut names = self.0.clone();
@@ -150,23 +142,37 @@ impl ImagePath {
         Self(names)
     }
 
-    /// Steps down to an entry of this directory.
+    /// Appends the name of an entry of this directory.
     pub fn push(&mut self, name: EntryName) {
         self.0.push(name);
     }
 
-    /// Steps up to the directory that holds this entry.
+    /// Removes and returns the last name, so that this becomes the path of the entry's directory.
     pub fn pop(&mut self) -> Option<EntryName> {
         self.0.pop()
     }
 
-    /// The path as bytes with a leading slash; `/` for the root.
+    /// Returns the path as bytes with a leading slash; `/` for the root.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         if self.is_root() {
             return b"/".to_vec();
         }
         self.0.iter().flat_map(|name| [b"/", name.as_bytes()]).flatten().copied().collect()
+    }
+}
+
+impl From<ImagePath> for Vec<u8> {
+    fn from(path: ImagePath) -> Self {
+        path.to_bytes()
+    }
+}
+
+impl TryFrom<Vec<u8>> for ImagePath {
+    type Error = PathError;
+
+    fn try_from(bytes: Vec<u8>) -> Result<Self, PathError> {
+        Self::parse(&bytes)
     }
 }
 
@@ -182,7 +188,7 @@ impl fmt::Debug for ImagePath {
     }
 }
 
-/// Bytes for a terminal: UTF-8 without control characters as it is, anything else escaped as in C.
+/// Returns text that is safe for a terminal: UTF-8 without control characters unchanged, anything else escaped as in C.
 fn printable(bytes: &[u8]) -> Cow<'_, str> {
     match std::str::from_utf8(bytes) {
         Ok(text) if !text.chars().any(char::is_control) => Cow::Borrowed(text),
@@ -200,9 +206,9 @@ pub struct RefNameError {
     name: String,
 }
 
-/// Most bytes of a part of a new ref's name. A publisher's directory holds the ref under its name, and while it is written under
-/// one that is longer by up to 32 bytes.
-pub const NEW_REF_PART_MAX: usize = NAME_MAX - 32;
+/// Most bytes of a part of a new ref's name. A publisher's directory has a file with the ref's name, which has a temporary name
+/// that is longer by up to 32 bytes while it is written.
+pub(crate) const NEW_REF_PART_MAX: usize = NAME_MAX - 32;
 
 /// A name for a commit, such as `debian/12/x86_64/server`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -210,15 +216,13 @@ pub const NEW_REF_PART_MAX: usize = NAME_MAX - 32;
 pub struct RefName(String);
 
 impl RefName {
-    /// Returns the length of the longest part if it is too long for a new ref. Refs that are there already keep their names.
-    #[must_use]
-    pub fn too_long_to_make(&self) -> Option<usize> {
+    /// Returns the length of the longest part if that is too long for a new ref. Existing refs may have longer names.
+    pub(crate) fn too_long_to_make(&self) -> Option<usize> {
         self.0.split('/').map(str::len).max().filter(|length| *length > NEW_REF_PART_MAX)
     }
 
-    /// The name as text; safe to use as a relative path.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
+    /// Returns the name as text; safe to use as a relative path.
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 }
@@ -276,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_ignore_superfluous_slashes_and_cannot_climb() {
+    fn paths_ignore_superfluous_slashes_and_refuse_dot_dot() {
         let path = ImagePath::parse(b"//usr/./bin/").expect("legal");
         assert_eq!(path.to_string(), "/usr/bin");
         assert_eq!(ImagePath::parse(b"").expect("legal"), ImagePath::root());
@@ -293,7 +297,7 @@ mod tests {
             assert!(bad.parse::<RefName>().is_err(), "{bad}");
         }
         for (length, expected) in [(NEW_REF_PART_MAX, None), (NEW_REF_PART_MAX + 1, Some(224)), (NAME_MAX, Some(255))] {
-            let name: RefName = format!("a/{}/b", "x".repeat(length)).parse().expect("it can be read");
+            let name: RefName = format!("a/{}/b", "x".repeat(length)).parse().expect("legal for an existing ref");
             assert_eq!(name.too_long_to_make(), expected);
         }
     }

@@ -1,43 +1,45 @@
-//! One inode as a value: what `stat`, `readlink` and `getxattr` answer for it.
+//! One inode as a value: its kind, metadata, extended attributes and content.
+//!
+//! *Used by* every layer that reads or builds trees.
 
 use std::fmt;
 
 use super::{BlockId, ObjectId};
 
 /// Longest name of an extended attribute in bytes, as Linux has it.
-pub const XATTR_NAME_MAX: usize = 255;
+pub(crate) const XATTR_NAME_MAX: usize = 255;
 
 /// Longest value of an extended attribute in bytes, as Linux has it.
-pub const XATTR_VALUE_MAX: usize = 65_536;
+pub(crate) const XATTR_VALUE_MAX: usize = 65_536;
 
 /// Seconds and nanoseconds since 1970; `nanoseconds` is below 1,000,000,000.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp {
     /// Whole seconds, negative before 1970.
     pub seconds: i64,
-    /// Nanoseconds added to the seconds.
+    /// Nanoseconds to add to the seconds.
     pub nanoseconds: u32,
 }
 
-/// A device number as the kernel splits it.
+/// A device number, in the two parts that the kernel uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DeviceNumber {
-    /// The driver.
+    /// The number of the driver.
     pub major: u32,
-    /// The device of that driver.
+    /// The number of the device of that driver.
     pub minor: u32,
 }
 
-/// A run of bytes in a sparse file that is not a hole.
+/// A run of data bytes in a sparse file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Extent {
-    /// First byte.
+    /// The position of the first byte.
     pub offset: u64,
     /// Number of bytes, not zero.
     pub length: u64,
 }
 
-/// The content of a regular file, by name.
+/// The content of a regular file, named by its digests.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Content {
     /// The object; `None` exactly when the file is empty.
@@ -46,8 +48,8 @@ pub struct Content {
     pub size: u64,
     /// Digests of the blocks, in order: empty unless `size` is over [`super::LARGE_OBJECT`].
     pub blocks: Vec<BlockId>,
-    /// Where the data is in a sparse file: ascending, not touching, inside `size`. `None` for a file without holes;
-    /// an empty list is a file that is one hole.
+    /// The runs of data of a sparse file: ascending, not touching, inside `size`. `None` for a file without holes; an empty
+    /// list for a file that is one hole.
     pub extents: Option<Vec<Extent>>,
 }
 
@@ -71,9 +73,8 @@ pub enum FileKind {
 }
 
 impl FileKind {
-    /// The type bits of `st_mode`.
-    #[must_use]
-    pub const fn mode_bits(self) -> u32 {
+    /// Returns the type bits of `st_mode`.
+    pub(crate) const fn mode_bits(self) -> u32 {
         match self {
             Self::Regular => libc::S_IFREG,
             Self::Directory => libc::S_IFDIR,
@@ -85,9 +86,8 @@ impl FileKind {
         }
     }
 
-    /// The kind that the type bits of `mode` stand for, if they stand for one.
-    #[must_use]
-    pub const fn from_mode(mode: u32) -> Option<Self> {
+    /// Returns the kind that the type bits of `mode` stand for; `None` if they stand for no kind.
+    pub(crate) const fn from_mode(mode: u32) -> Option<Self> {
         match mode & libc::S_IFMT {
             libc::S_IFREG => Some(Self::Regular),
             libc::S_IFDIR => Some(Self::Directory),
@@ -100,9 +100,8 @@ impl FileKind {
         }
     }
 
-    /// The letter that `ls -l` prints.
-    #[must_use]
-    pub const fn letter(self) -> char {
+    /// Returns the letter that `ls -l` prints.
+    pub(crate) const fn letter(self) -> char {
         match self {
             Self::Regular => '-',
             Self::Directory => 'd',
@@ -114,9 +113,8 @@ impl FileKind {
         }
     }
 
-    /// The kind as a word, for JSON and messages.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
+    /// Returns the kind as a word, for JSON and messages.
+    pub(crate) const fn word(self) -> &'static str {
         match self {
             Self::Regular => "file",
             Self::Directory => "directory",
@@ -143,7 +141,7 @@ pub enum XattrError {
         /// Its length in bytes.
         length: usize,
     },
-    /// The same name came twice.
+    /// A name occurs twice.
     #[error("extended attribute '{}' is given twice", .0.escape_ascii())]
     Duplicate(Vec<u8>),
 }
@@ -173,18 +171,17 @@ impl Xattrs {
         }
     }
 
-    /// Whether there are none.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
+    /// Returns whether there are none.
+    pub(crate) const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Names and values in ascending order of names.
+    /// Returns names and values in ascending order of names.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.0.iter().map(|(name, value)| (&**name, &**value))
     }
 
-    /// The value of one attribute.
+    /// Returns the value of one attribute.
     #[must_use]
     pub fn get(&self, name: &[u8]) -> Option<&[u8]> {
         let index = self.0.binary_search_by(|(key, _)| (**key).cmp(name)).ok()?;
@@ -203,8 +200,8 @@ impl Xattrs {
         Ok(())
     }
 
-    /// Removes one attribute; one that is not there is fine.
-    pub fn remove(&mut self, name: &[u8]) {
+    /// Removes one attribute, if it exists.
+    pub(crate) fn remove(&mut self, name: &[u8]) {
         self.0.retain(|(key, _)| **key != *name);
     }
 }
@@ -215,25 +212,25 @@ impl fmt::Debug for Xattrs {
     }
 }
 
-/// What every kind of inode has.
+/// The metadata that every kind of inode has.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Metadata {
     /// The lower 12 bits of `st_mode`: permissions, setuid, setgid, sticky.
     pub permissions: u16,
-    /// Owner.
+    /// The owner.
     pub uid: u32,
-    /// Group.
+    /// The group.
     pub gid: u32,
-    /// Time of the last change of the content.
+    /// The modification time: of the last change of the content.
     pub mtime: Timestamp,
     /// Extended attributes, POSIX ACLs and file capabilities among them.
     pub xattrs: Xattrs,
 }
 
-/// What an inode is, with what only that kind has.
+/// The kind of an inode, with the data that only this kind has.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum NodeKind {
-    /// A directory; its entries are known to whoever holds the tree.
+    /// A directory. Its entries are not part of this value but of the tree or image that holds it.
     Directory,
     /// A regular file.
     Regular(Content),
@@ -250,7 +247,7 @@ pub enum NodeKind {
 }
 
 impl NodeKind {
-    /// The kind without its data.
+    /// Returns the kind without its data.
     #[must_use]
     pub const fn file_kind(&self) -> FileKind {
         match self {
@@ -279,7 +276,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_survives_its_mode_bits() {
+    fn file_kind_converts_to_mode_bits_and_back() {
         for kind in [
             FileKind::Regular,
             FileKind::Directory,

@@ -1,4 +1,4 @@
-//! What all small records have in common: a header and fields.
+//! The format that all small records have in common: a header and fields.
 //!
 //! ```text
 //! offset size
@@ -10,34 +10,38 @@
 //!     36       fields, each:  u16 tag · u32 length · that many bytes
 //! ```
 //!
-//! All integers are little-endian. Tags ascend strictly, save one that a record may name as repeating, so that one value
-//! has one encoding. A field with an unknown tag is skipped: what must not be skipped announces itself by an
-//! incompatible feature.
+//! All integers are little-endian. A field with an unknown tag is skipped; a writer that adds a field which must not be skipped
+//! sets an incompatible feature.
+//!
+//! *Invariants*: tags ascend strictly, except one that a kind of record may declare as repeating, so that one value has one
+//! encoding.
+//!
+//! *Used by* `model::commit` and `trust`.
 
 use std::collections::BTreeMap;
 
 const HEADER_SIZE: usize = 36;
 
-/// Why bytes are not the record they should be.
+/// Why bytes are not a record of the expected kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
-    /// The bytes do not start like this record.
+    /// The bytes do not start with the magic of this kind of record.
     #[error("not a {0}")]
     Magic(&'static str),
-    /// Written by a newer Sapwood in a way this one cannot read.
+    /// The record was written by a newer Sapwood in a format that this program cannot read.
     #[error("{what} format {version} with features {features:#x} is newer than this program; upgrade sapwood")]
     TooNew {
-        /// Which record.
+        /// The kind of record, for messages.
         what: &'static str,
-        /// Format version found.
+        /// The format version of the record.
         version: u32,
-        /// Incompatible feature bits found.
+        /// The incompatible feature bits of the record.
         features: u64,
     },
-    /// The record ends in the middle of a field, or is larger than any may be.
+    /// The record ends in the middle of a field, or exceeds the size limit of its kind.
     #[error("the record has a bad length")]
     Length,
-    /// Fields out of order or repeated.
+    /// The fields are out of order, or one is repeated.
     #[error("the fields are not in canonical order")]
     Order,
     /// A field is missing or its value is illegal.
@@ -45,26 +49,25 @@ pub enum RecordError {
     Field(&'static str),
 }
 
-/// What tells one kind of record from another.
+/// The properties of one kind of record.
 #[derive(Debug, Clone, Copy)]
-pub struct RecordKind {
-    /// First bytes.
-    pub magic: [u8; 8],
-    /// The version that is written and read.
-    pub version: u32,
-    /// In messages.
-    pub what: &'static str,
+pub(crate) struct RecordKind {
+    /// The first bytes.
+    pub(crate) magic: [u8; 8],
+    /// The format version that is written and read.
+    pub(crate) version: u32,
+    /// The name of the kind in messages.
+    pub(crate) what: &'static str,
     /// The tag that may repeat.
-    pub repeats: Option<u16>,
+    pub(crate) repeats: Option<u16>,
 }
 
-/// Writes a record.
-pub struct RecordWriter(Vec<u8>);
+/// A writer that collects the bytes of one record.
+pub(crate) struct RecordWriter(Vec<u8>);
 
 impl RecordWriter {
-    /// Begins a record.
-    #[must_use]
-    pub fn new(kind: RecordKind) -> Self {
+    /// Writes the header of a record.
+    pub(crate) fn new(kind: RecordKind) -> Self {
         let mut bytes = Vec::with_capacity(512);
         bytes.extend_from_slice(&kind.magic);
         bytes.extend_from_slice(&kind.version.to_le_bytes());
@@ -73,33 +76,33 @@ impl RecordWriter {
     }
 
     /// Adds a field; tags must ascend.
-    pub fn field(&mut self, tag: u16, value: &[u8]) {
-        let length = u32::try_from(value.len()).expect("a field is far below 4 GiB: it was typed or parsed by us");
+    pub(crate) fn field(&mut self, tag: u16, value: &[u8]) {
+        let length =
+            u32::try_from(value.len()).expect("a field is far below 4 GiB: it was typed or parsed by this program");
         self.0.extend_from_slice(&tag.to_le_bytes());
         self.0.extend_from_slice(&length.to_le_bytes());
         self.0.extend_from_slice(value);
     }
 
-    /// The record's bytes.
-    #[must_use]
-    pub fn finish(self) -> Vec<u8> {
+    /// Returns the record's bytes.
+    pub(crate) fn finish(self) -> Vec<u8> {
         self.0
     }
 }
 
-/// The fields of a record, by tag, and those of the repeating tag in order.
-pub struct Record<'a> {
+/// The fields of a record, by tag, and the values of the repeating tag in order.
+pub(crate) struct RecordFields<'a> {
     single: BTreeMap<u16, &'a [u8]>,
     /// Values of the tag that may repeat.
-    pub repeated: Vec<&'a [u8]>,
+    pub(crate) repeated: Vec<&'a [u8]>,
 }
 
-impl<'a> Record<'a> {
-    /// Reads the header and the fields.
+impl<'a> RecordFields<'a> {
+    /// Parses the header and the fields.
     ///
     /// # Errors
     /// [`RecordError`] for any deviation from the canonical form.
-    pub fn parse(kind: RecordKind, bytes: &'a [u8]) -> Result<Self, RecordError> {
+    pub(crate) fn parse(kind: RecordKind, bytes: &'a [u8]) -> Result<Self, RecordError> {
         check_header(kind, bytes)?;
         let mut record = Self { single: BTreeMap::new(), repeated: Vec::new() };
         let mut rest = &bytes[HEADER_SIZE..];
@@ -124,41 +127,27 @@ impl<'a> Record<'a> {
         Ok(record)
     }
 
-    /// A field that may be absent.
-    #[must_use]
-    pub fn get(&self, tag: u16) -> Option<&'a [u8]> {
+    /// Returns the value of a field; `None` if the record does not have it.
+    pub(crate) fn get(&self, tag: u16) -> Option<&'a [u8]> {
         self.single.get(&tag).copied()
     }
 
-    /// A field that must be there; `name` is for the message.
-    ///
-    /// # Errors
-    /// [`RecordError::Field`].
-    pub fn require(&self, tag: u16, name: &'static str) -> Result<&'a [u8], RecordError> {
+    /// Returns the value of a required field; `name` is used in the error message.
+    pub(crate) fn require(&self, tag: u16, name: &'static str) -> Result<&'a [u8], RecordError> {
         self.get(tag).ok_or(RecordError::Field(name))
     }
 
-    /// A number of 8 bytes.
-    ///
-    /// # Errors
-    /// [`RecordError::Field`].
-    pub fn number(&self, tag: u16, name: &'static str) -> Result<u64, RecordError> {
+    /// Returns the value of a required field as a number of 8 bytes.
+    pub(crate) fn number(&self, tag: u16, name: &'static str) -> Result<u64, RecordError> {
         self.require(tag, name)?.try_into().map(u64::from_le_bytes).map_err(|_| RecordError::Field(name))
     }
 
-    /// Seconds since 1970.
-    ///
-    /// # Errors
-    /// [`RecordError::Field`].
-    pub fn time(&self, tag: u16, name: &'static str) -> Result<i64, RecordError> {
+    /// Returns the value of a required field as a time in seconds since 1970.
+    pub(crate) fn time(&self, tag: u16, name: &'static str) -> Result<i64, RecordError> {
         self.require(tag, name)?.try_into().map(i64::from_le_bytes).map_err(|_| RecordError::Field(name))
     }
 
-    /// A text.
-    ///
-    /// # Errors
-    /// [`RecordError::Field`].
-    pub fn text(&self, tag: u16, name: &'static str) -> Result<&'a str, RecordError> {
+    pub(crate) fn text(&self, tag: u16, name: &'static str) -> Result<&'a str, RecordError> {
         std::str::from_utf8(self.require(tag, name)?).map_err(|_| RecordError::Field(name))
     }
 }

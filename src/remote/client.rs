@@ -1,8 +1,11 @@
-//! The trusted way from a ref's name to its commit.
+//! The client of a published repository: resolves a ref's name to its commit and checks every answer.
 //!
-//! Knows which files of a published repository hold what, and lets nothing out that was not checked: a [`Tip`] exists only
-//! after the ref record and the commit passed [`Trust`]. The placement beside them is advice. Used by `pull`, by lazy
-//! mounts and by the publisher, who must know what is there.
+//! *Not here*: requests and retries (`transport`), and what to do with a commit (`pull`).
+//!
+//! *Invariants*: a [`Head`] exists only after the ref record and the commit passed [`Trust`]. The placement in it is
+//! unsigned advice.
+//!
+//! *Used by* `pull`, by lazy mounts (`cache`), and by the command line.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -13,7 +16,7 @@ use parking_lot::Mutex;
 use super::format::{PLACEMENT_SIZE_MAX, Placement};
 use super::layout;
 use super::remotes::{RemoteConfig, RemoteName, Remotes, RemotesError};
-use super::transport::{Mutability, Refusal, Transport, TransportError, without_secret};
+use super::transport::{Mutability, Rejection, Transport, TransportError, without_secret};
 use crate::model::{Commit, CommitId, RefName};
 use crate::store::Store;
 use crate::trust::{
@@ -26,24 +29,24 @@ const REF_SIZE_MAX: u64 = PLACEMENT_SIZE_MAX as u64 + (64 << 10);
 /// Largest announcement of a key in bytes.
 const ANNOUNCEMENT_SIZE_MAX: u64 = 64 << 10;
 
-/// So many changes of keys are followed back at most.
+/// The longest chain of key announcements that is followed back to a trusted key.
 const ANNOUNCEMENTS_MAX: usize = 8;
 
-/// So many unknown signers are looked for at most.
-const STRANGERS_MAX: usize = 4;
+/// The most unknown signers of one record whose announcements are requested.
+const UNKNOWN_SIGNERS_MAX: usize = 4;
 
-/// Why a remote gave no commit.
+/// The reason why a remote gave no commit.
 #[derive(Debug, thiserror::Error)]
 pub enum RemoteError {
-    /// The remote's configuration.
+    /// The remote's configuration cannot be used.
     #[error(transparent)]
     Config(#[from] RemotesError),
-    /// No answer.
+    /// The remote did not answer.
     #[error("{url}")]
     Transport {
         /// The remote.
         url: Box<str>,
-        /// What went wrong.
+        /// The cause.
         source: TransportError,
     },
     /// The remote has no such ref.
@@ -54,7 +57,7 @@ pub enum RemoteError {
         /// The ref.
         name: RefName,
     },
-    /// The remote says that a commit is its newest and does not have it.
+    /// The remote names a commit that it does not have.
     #[error("{url} does not have commit {id}")]
     NoSuchCommit {
         /// The remote.
@@ -62,7 +65,7 @@ pub enum RemoteError {
         /// The commit.
         id: CommitId,
     },
-    /// The ref is refused.
+    /// The ref record did not pass its check.
     #[error("ref '{name}' of {url} is refused")]
     Ref {
         /// The remote.
@@ -72,7 +75,7 @@ pub enum RemoteError {
         /// The reason.
         source: Box<TransportError>,
     },
-    /// The commit is refused.
+    /// The commit did not pass its check.
     #[error("commit {id} of {url} is refused")]
     Commit {
         /// The remote.
@@ -85,60 +88,58 @@ pub enum RemoteError {
 }
 
 impl RemoteError {
-    /// Returns whether it is about what the remote answered, or did not, rather than about this machine.
-    #[must_use]
-    pub const fn is_about_answers(&self) -> bool {
+    /// Returns whether the error concerns the remote's answer or its absence, rather than this machine.
+    pub(crate) const fn is_about_answers(&self) -> bool {
         !matches!(self, Self::Config(_))
     }
 }
 
-/// What a ref says: its record, checked, and advice about its commit, which was not looked at yet.
+/// A checked ref record with the placement beside it. The commit that it names has not been fetched yet.
 #[derive(Debug, Clone)]
-pub struct Pointer {
+pub(crate) struct RefHead {
     record: Verified<RefRecord>,
     placement: Placement,
 }
 
-impl Pointer {
-    /// Where the parts of the commit are.
-    #[must_use]
-    pub const fn placement(&self) -> &Placement {
+impl RefHead {
+    /// Returns where the parts of the commit are.
+    pub(crate) const fn placement(&self) -> &Placement {
         &self.placement
     }
 }
 
-/// The newest commit of a ref, checked.
+/// The newest commit of a ref, with its checked ref record and commit.
 #[derive(Debug, Clone)]
-pub struct Tip {
-    /// What the ref says.
-    pub record: Verified<RefRecord>,
-    /// The commit it names.
-    pub commit: Verified<Commit>,
+pub(crate) struct Head {
+    /// The ref record.
+    pub(crate) record: Verified<RefRecord>,
+    /// The commit that the record names.
+    pub(crate) commit: Verified<Commit>,
     /// The commit as it was published, with its signatures.
-    pub envelope: Bytes,
-    /// Where its parts are.
-    pub placement: Placement,
+    pub(crate) envelope: Bytes,
+    /// Where the parts of the commit are.
+    pub(crate) placement: Placement,
 }
 
-/// A published repository and whom to believe there.
+/// A published repository, with the keys that are trusted for it.
 pub struct Remote {
     name: RemoteName,
     transport: Transport,
     remotes: Remotes,
     store: Store,
     trust: Mutex<Trust>,
-    learned: Mutex<Vec<PublicKey>>,
-    /// Signers whom no announcement leads to.
-    strangers: Mutex<HashSet<PublicKey>>,
-    /// When asking for refs and commits is to be over.
-    until: Option<Instant>,
+    learned_keys: Mutex<Vec<PublicKey>>,
+    /// Signers for which no chain of announcements to a trusted key was found.
+    unknown_signers: Mutex<HashSet<PublicKey>>,
+    /// When requests for refs and commits have to be finished.
+    deadline: Option<Instant>,
 }
 
 impl Remote {
-    /// The remote of `config`, as `store` knows it. Sends nothing yet.
+    /// Opens the remote of `config`, with what `store` has recorded of it. Sends nothing yet.
     ///
     /// # Errors
-    /// [`RemoteError`] when nobody is trusted or the URL cannot be used.
+    /// [`RemoteError`] when no key is trusted or the URL cannot be used.
     pub fn open(store: &Store, name: RemoteName, config: &RemoteConfig) -> Result<Self, RemoteError> {
         let trust = config.trust()?;
         let transport = Transport::open(&config.url, &config.transport)
@@ -150,60 +151,57 @@ impl Remote {
             remotes,
             store,
             trust: Mutex::new(trust),
-            learned: Mutex::default(),
-            strangers: Mutex::default(),
-            until: None,
+            learned_keys: Mutex::default(),
+            unknown_signers: Mutex::default(),
+            deadline: None,
         })
     }
 
-    /// The same for somebody who has something to go on with: all questions together take no longer than `patience`.
-    #[must_use]
-    pub fn impatient(mut self, patience: Duration) -> Self {
-        self.until = Some(Instant::now() + patience);
+    /// Returns the remote with a limit on the total time of all requests for refs and commits. Callers that can go on
+    /// with an older state use it.
+    pub(crate) fn with_time_limit(mut self, limit: Duration) -> Self {
+        self.deadline = Some(Instant::now() + limit);
         self
     }
 
-    /// When asking is to be over, if it is.
-    #[must_use]
-    pub const fn until(&self) -> Option<Instant> {
-        self.until
+    /// Returns when requests have to be finished, if there is a limit.
+    pub(crate) const fn deadline(&self) -> Option<Instant> {
+        self.deadline
     }
 
-    /// Its name, for refs and messages.
-    #[must_use]
-    pub const fn name(&self) -> &RemoteName {
+    /// Returns the remote's name, for refs and messages.
+    pub(crate) const fn name(&self) -> &RemoteName {
         &self.name
     }
 
-    /// The way there.
-    #[must_use]
-    pub const fn transport(&self) -> &Transport {
+    /// Returns the transport to the remote.
+    pub(crate) const fn transport(&self) -> &Transport {
         &self.transport
     }
 
-    /// Asks what a ref names now: two requests, one if the commit is known.
+    /// Fetches and checks what a ref names now. Takes two requests, or one if the commit is in the store.
     ///
     /// # Errors
-    /// [`RemoteError`]; nothing was believed then.
-    pub fn tip(&self, name: &RefName) -> Result<Tip, RemoteError> {
-        self.tip_of(self.pointer(name)?)
+    /// [`RemoteError`]; nothing was accepted then.
+    pub(crate) fn fetch_head(&self, name: &RefName) -> Result<Head, RemoteError> {
+        self.complete_head(self.fetch_ref_head(name)?)
     }
 
-    /// The first half of [`Self::tip`], for whoever has something to ask for beside the commit.
+    /// Fetches and checks the ref record only, so that the caller can make other requests while the commit is fetched.
     ///
     /// # Errors
-    /// As for [`Self::tip`].
-    pub fn pointer(&self, name: &RefName) -> Result<Pointer, RemoteError> {
-        let seen = self.remotes.seen(&self.name, name)?;
+    /// As for [`Self::fetch_head`].
+    pub(crate) fn fetch_ref_head(&self, name: &RefName) -> Result<RefHead, RemoteError> {
+        let seen = self.remotes.read_seen(&self.name, name)?;
         let path = layout::reference(name);
         let check = |bytes: &Bytes| {
-            let accepted = self.learning(|trust| trust.accept_ref(bytes, name, seen));
-            let (record, rest) = accepted.map_err(refusal)?;
-            let placement = Placement::parse(rest).map_err(Refusal::wrong)?;
-            Ok(Pointer { record, placement })
+            let accepted = self.with_key_rotation(|trust| trust.accept_ref(bytes, name, seen));
+            let (record, rest) = accepted.map_err(rejection_of)?;
+            let placement = Placement::parse(rest).map_err(Rejection::wrong)?;
+            Ok(RefHead { record, placement })
         };
-        match self.asking().get_checked(&path, REF_SIZE_MAX, Mutability::Mutable, &check) {
-            Ok(Some((pointer, _))) => Ok(pointer),
+        match self.request_transport().get_checked(&path, REF_SIZE_MAX, Mutability::Mutable, &check) {
+            Ok(Some((ref_head, _))) => Ok(ref_head),
             Ok(None) => Err(RemoteError::NoSuchRef { url: self.url(), name: name.clone() }),
             Err(source @ TransportError::Wrong { .. }) => {
                 Err(RemoteError::Ref { url: self.url(), name: name.clone(), source: source.into() })
@@ -212,52 +210,58 @@ impl Remote {
         }
     }
 
-    /// The second half of [`Self::tip`].
+    /// Fetches and checks the commit that a ref head names.
     ///
     /// # Errors
-    /// As for [`Self::tip`].
-    pub fn tip_of(&self, pointer: Pointer) -> Result<Tip, RemoteError> {
-        let Pointer { record, placement } = pointer;
-        let (commit, envelope) = self.commit(&record)?;
-        Ok(Tip { record, commit, envelope, placement })
+    /// As for [`Self::fetch_head`].
+    pub(crate) fn complete_head(&self, ref_head: RefHead) -> Result<Head, RemoteError> {
+        let RefHead { record, placement } = ref_head;
+        let (commit, envelope) = self.fetch_commit(&record)?;
+        Ok(Head { record, commit, envelope, placement })
     }
 
-    fn commit(&self, record: &RefRecord) -> Result<(Verified<Commit>, Bytes), RemoteError> {
+    fn fetch_commit(&self, record: &RefRecord) -> Result<(Verified<Commit>, Bytes), RemoteError> {
         let id = record.commit;
-        // A signature kept from an earlier visit may be by a key that is no longer trusted: then the remote is asked.
+        // The stored signatures may be by a key that is no longer trusted; the remote is asked then.
         if let Ok(bytes) = std::fs::read(self.store.layout().commit_signatures(id))
             && let Ok(commit) = self.trust.lock().accept_commit(&bytes, record)
         {
             return Ok((commit, bytes.into()));
         }
-        // The ref that names it came from there, so it is there or is about to be.
-        let check = |bytes: &Bytes| self.learning(|trust| trust.accept_commit(bytes, record)).map_err(refusal);
-        let found = self.commit_checked(id, &self.asking().required(), &check)?;
+        // The remote names this commit, so the file exists there or is about to appear.
+        let check =
+            |bytes: &Bytes| self.with_key_rotation(|trust| trust.accept_commit(bytes, record)).map_err(rejection_of);
+        let found = self.fetch_checked_commit(id, &self.request_transport().required(), &check)?;
         found.ok_or_else(|| RemoteError::NoSuchCommit { url: self.url(), id })
     }
 
-    /// The parent of a commit that was checked, as it was published. `None` when it has none.
+    /// Fetches the parent of a checked commit, with the bytes of its file; `None` when the commit has no parent.
     ///
     /// # Errors
     /// [`RemoteError::NoSuchCommit`] when the remote no longer has it.
-    pub fn parent(&self, child: &Verified<Commit>) -> Result<Option<(Verified<Commit>, Bytes)>, RemoteError> {
+    pub(crate) fn fetch_parent(
+        &self,
+        child: &Verified<Commit>,
+    ) -> Result<Option<(Verified<Commit>, Bytes)>, RemoteError> {
         let Some(id) = child.parent else { return Ok(None) };
-        let check = |bytes: &Bytes| child.parent(bytes).map_err(refusal);
-        match self.commit_checked(id, &self.asking(), &check)? {
+        let check = |bytes: &Bytes| child.parent(bytes).map_err(rejection_of);
+        match self.fetch_checked_commit(id, &self.request_transport(), &check)? {
             Some((parent, bytes)) => Ok(parent.map(|parent| (parent, bytes))),
             None => Err(RemoteError::NoSuchCommit { url: self.url(), id }),
         }
     }
 
-    /// What `check` makes of the file of a commit, and the file; `None` when it is not there.
-    fn commit_checked<T>(
+    /// Fetches the file of a commit and returns the result of `check` with the file's bytes; `None` when there is no
+    /// such file.
+    fn fetch_checked_commit<T>(
         &self,
         id: CommitId,
         transport: &Transport,
-        check: &dyn Fn(&Bytes) -> Result<T, Refusal>,
+        check: &dyn Fn(&Bytes) -> Result<T, Rejection>,
     ) -> Result<Option<(T, Bytes)>, RemoteError> {
         let both = |bytes: &Bytes| Ok((check(bytes)?, bytes.clone()));
-        // A cache may have one that fewer keys have signed; then it is asked for again past caches.
+        // A cache may hold a copy with fewer signatures. When `check` refuses it, the transport asks again and bypasses
+        // caches.
         let found = transport.get_checked(&layout::commit(id), ENVELOPE_SIZE_MAX as u64, Mutability::Immutable, &both);
         match found {
             Ok(found) => Ok(found.map(|(found, _)| found)),
@@ -268,25 +272,26 @@ impl Remote {
         }
     }
 
-    /// Where the parts of a commit are. For a tip it came with the ref.
+    /// Fetches the placement of a commit. The placement of a head comes with the ref.
     ///
     /// # Errors
     /// [`RemoteError::NoSuchCommit`] when the remote does not have the commit any more.
-    pub fn placement(&self, id: CommitId) -> Result<Placement, RemoteError> {
-        let check = |bytes: &Bytes| Placement::parse(bytes).map_err(Refusal::wrong);
+    pub(crate) fn fetch_placement(&self, id: CommitId) -> Result<Placement, RemoteError> {
+        let check = |bytes: &Bytes| Placement::parse(bytes).map_err(Rejection::wrong);
         let path = layout::placement(id);
-        let found = self.asking().get_checked(&path, PLACEMENT_SIZE_MAX as u64, Mutability::Mutable, &check);
+        let found = self.request_transport().get_checked(&path, PLACEMENT_SIZE_MAX as u64, Mutability::Mutable, &check);
         let found = found.map_err(|source| RemoteError::Transport { url: self.url(), source })?;
         found.map(|(placement, _)| placement).ok_or_else(|| RemoteError::NoSuchCommit { url: self.url(), id })
     }
 
-    /// Remembers the tip, so that nothing older is accepted from now on, and the keys that were learned on the way.
+    /// Records the head, so that nothing older is accepted from now on, and the keys that were learned from
+    /// announcements.
     ///
     /// # Errors
     /// [`RemotesError`] when the repository cannot be written.
-    pub fn remember(&self, tip: &Tip) -> Result<(), RemotesError> {
-        self.remotes.remember(&self.name, &tip.record.name, tip.record.seen())?;
-        let learned = std::mem::take(&mut *self.learned.lock());
+    pub(crate) fn remember(&self, head: &Head) -> Result<(), RemotesError> {
+        self.remotes.remember(&self.name, &head.record.name, head.record.seen())?;
+        let learned = std::mem::take(&mut *self.learned_keys.lock());
         if learned.is_empty() {
             return Ok(());
         }
@@ -295,38 +300,38 @@ impl Remote {
                 config.keys.extend(learned);
                 self.remotes.write(&self.name, &config)
             }
-            // A bare URL: the keys were given with it, and will be again.
+            // A bare URL has no configuration to extend: its keys are given on each command line.
             Err(RemotesError::Unknown(_)) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    /// Runs a check; if only strangers signed, looks whether one of them was announced by a trusted key, and runs it
-    /// again.
-    fn learning<T>(&self, check: impl Fn(&Trust) -> Result<T, TrustError>) -> Result<T, TrustError> {
+    /// Runs a check. If only unknown keys signed, looks for announcements that lead from one of them to a trusted key,
+    /// and runs the check again.
+    fn with_key_rotation<T>(&self, check: impl Fn(&Trust) -> Result<T, TrustError>) -> Result<T, TrustError> {
         let first = check(&self.trust.lock());
         let Err(TrustError::Signature(SignatureError::UnknownKey { keys })) = &first else { return first };
         let Trust::Keys(mut ring) = self.trust.lock().clone() else { return first };
-        // Each stranger costs requests, and a server may list as many as it likes.
-        let known = self.strangers.lock().clone();
-        for key in keys.iter().take(STRANGERS_MAX).filter(|key| !known.contains(key)) {
+        // Each unknown signer costs requests, and a server may list as many as it likes.
+        let known = self.unknown_signers.lock().clone();
+        for key in keys.iter().take(UNKNOWN_SIGNERS_MAX).filter(|key| !known.contains(key)) {
             if self.follow_announcements(*key, &mut ring) {
                 *self.trust.lock() = Trust::Keys(ring);
                 return check(&self.trust.lock());
             }
-            // The same record is asked for once more, past caches.
-            self.strangers.lock().insert(*key);
+            // Remembered, because the transport asks for the same record once more, bypassing caches.
+            self.unknown_signers.lock().insert(*key);
         }
         first
     }
 
-    /// Goes from `unknown` back to the key that announced it and so on. If that ends at a trusted one, all on the way are
-    /// trusted from then on.
+    /// Follows announcements from `unknown` back to a trusted key. If that succeeds, all keys of the chain are trusted
+    /// from then on.
     fn follow_announcements(&self, unknown: PublicKey, ring: &mut Keyring) -> bool {
         let mut chain: Vec<(PublicKey, Bytes)> = Vec::new();
         let mut key = unknown;
         while chain.len() < ANNOUNCEMENTS_MAX && !chain.iter().any(|(seen, _)| *seen == key) {
-            let Some((signers, bytes)) = self.announcement(key) else { return false };
+            let Some((signers, bytes)) = self.fetch_announcement(key) else { return false };
             chain.push((key, bytes));
             if signers.iter().any(|signer| ring.contains(*signer)) {
                 return self.trust_chain(&chain, ring);
@@ -337,13 +342,13 @@ impl Remote {
         false
     }
 
-    /// The announcement of a key and who claims to have signed it, if there is one.
-    fn announcement(&self, key: PublicKey) -> Option<(Vec<PublicKey>, Bytes)> {
+    /// Fetches the announcement of a key, with its claimed signers; `None` when there is none.
+    fn fetch_announcement(&self, key: PublicKey) -> Option<(Vec<PublicKey>, Bytes)> {
         let check = |bytes: &Bytes| match Announcement::claimed_signers(bytes, key) {
             Ok(signers) => Ok((signers, bytes.clone())),
-            Err(error) => Err(Refusal::wrong(error)),
+            Err(error) => Err(Rejection::wrong(error)),
         };
-        let (path, transport) = (layout::key(&key.to_string()), self.asking().optional());
+        let (path, transport) = (layout::key(&key.to_string()), self.request_transport().optional());
         match transport.get_checked(&path, ANNOUNCEMENT_SIZE_MAX, Mutability::Mutable, &check) {
             Ok(found) => found.map(|(found, _)| found),
             Err(error) => {
@@ -363,14 +368,14 @@ impl Remote {
             tracing::info!("key {} of {} is trusted from now on: an older one announces it", key.short(), self.url());
             grown.add(*key);
         }
-        self.learned.lock().extend(chain.iter().map(|(key, _)| *key));
+        self.learned_keys.lock().extend(chain.iter().map(|(key, _)| *key));
         *ring = grown;
         true
     }
 
-    /// The way there for refs and commits.
-    fn asking(&self) -> Transport {
-        self.until.map_or_else(|| self.transport.clone(), |until| self.transport.until(until))
+    /// Returns the transport for refs and commits, with the deadline of this remote.
+    fn request_transport(&self) -> Transport {
+        self.deadline.map_or_else(|| self.transport.clone(), |until| self.transport.with_deadline(until))
     }
 
     fn url(&self) -> Box<str> {
@@ -378,16 +383,16 @@ impl Remote {
     }
 }
 
-/// What waiting may do about a record that is refused: nothing about who signed it, nor about an older state; another answer
-/// may bring other bytes.
-fn refusal(error: TrustError) -> Refusal {
+/// Decides whether a refused record is requested again. Another answer cannot change who signed it or how old it is; in
+/// all other cases the bytes may have been damaged on the way.
+fn rejection_of(error: TrustError) -> Rejection {
     match error {
         TrustError::Older { .. }
         | TrustError::Rewritten { .. }
         | TrustError::Signature(SignatureError::Unsigned | SignatureError::UnknownKey { .. }) => {
-            Refusal::settled(error)
+            Rejection::permanent(error)
         }
-        other => Refusal::wrong(other),
+        other => Rejection::wrong(other),
     }
 }
 

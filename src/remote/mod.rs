@@ -1,23 +1,31 @@
-//! What is on the other side of a URL: a published repository, how it is laid out, written, planned and fetched.
+//! Published repositories: their layout and formats, and how they are fetched, written and pruned.
 //!
-//! `transport` moves bytes and knows neither formats nor trust; `layout` says what is where; `format` turns bytes into
-//! values and back without I/O. Everything that arrives is hostile until its digest or signature was checked. Async
-//! code lives inside `transport` and nowhere else.
+//! - `transport` moves bytes between this machine and a URL and knows neither formats nor trust.
+//! - `layout` has the paths of files, `format` turns bytes into values and back without I/O.
+//! - `client` resolves refs to verified commits; `pull` and `fetch` bring them into the repository.
+//! - `publish`, `prune`, `published` and `lease` write a published repository; `delta` makes and reads deltas.
+//!
+//! *Invariants*: everything that arrives is untrusted until its digest or signature was checked. Async code is inside
+//! `transport` only.
+//!
+//! *Used by* `cache`, `deploy` and `cli`.
 
 pub mod delta;
 pub mod fetch;
 pub mod format;
 pub mod layout;
-pub mod lease;
-pub mod prune;
-pub mod publish;
-pub mod published;
+pub(crate) mod lease;
+pub(crate) mod prune;
+pub(crate) mod publish;
+pub(crate) mod published;
 pub mod pull;
-pub mod serve;
+pub(crate) mod serve;
 pub mod transport;
 
 mod client;
 mod remotes;
 
-pub use client::{Pointer, Remote, RemoteError, Tip};
-pub use remotes::{RemoteConfig, RemoteName, RemoteNameError, Remotes, RemotesError};
+pub use client::Remote;
+pub(crate) use client::{Head, RemoteError};
+pub use remotes::RemoteConfig;
+pub(crate) use remotes::{RemoteName, RemoteNameError, Remotes, RemotesError};

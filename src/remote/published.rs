@@ -1,7 +1,9 @@
-//! What is published, as those read it who write there: refs, placements, commits.
+//! Reads what is published, for the processes that write there: refs, placements, commits, locators.
 //!
-//! A publisher and a prune believe their destination: whoever can write there can spoil it anyway, and clients check
-//! everything. So no signature is looked at here, only form. Used by `publish` and `prune`.
+//! A publisher and a prune trust their destination: anyone who can write there can damage it anyway, and clients check
+//! everything. So signatures are not checked here, only form.
+//!
+//! *Used by* `publish` and `prune`.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,20 +12,20 @@ use parking_lot::Mutex;
 
 use super::format::{Locator, LocatorBound, PLACEMENT_SIZE_MAX, PackRef, Placement};
 use super::layout;
-use super::transport::{Transport, TransportError, Version};
+use super::transport::{FileVersion, Transport, TransportError};
 use crate::model::{Commit, CommitId, RefName};
 use crate::trust::{ENVELOPE_SIZE_MAX, Envelope, PublicKey, RefRecord};
 
-/// Largest ref file in bytes.
+/// The largest ref file in bytes.
 const REF_SIZE_MAX: u64 = 1 << 20;
 
-/// Small files that are read at once: fifty refs over a link of 20 ms then take a quarter of a second.
-const READERS: usize = 8;
+/// Number of small files that are read in parallel: fifty refs over a link of 20 ms then take a quarter of a second.
+const PARALLEL_READS: usize = 8;
 
-/// Why something published cannot be used.
+/// The reason why a published file cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum PublishedError {
-    /// The other side.
+pub(crate) enum PublishedError {
+    /// The server failed or was not reached.
     #[error(transparent)]
     Transport(#[from] TransportError),
     /// A published file is not what it should be.
@@ -31,13 +33,12 @@ pub enum PublishedError {
     Damaged {
         /// Relative to the URL.
         path: String,
-        /// What is wrong.
         reason: String,
     },
 }
 
 impl PublishedError {
-    /// A published file that cannot be understood.
+    /// Returns the error for a published file that cannot be parsed.
     pub(super) fn damaged(path: String, reason: impl std::fmt::Display) -> Self {
         Self::Damaged { path, reason: reason.to_string() }
     }
@@ -45,35 +46,34 @@ impl PublishedError {
 
 /// A ref as it is published.
 #[derive(Debug, Clone)]
-pub struct PublishedRef {
-    /// What it says.
-    pub record: RefRecord,
-    /// Its signed part, as it is.
-    pub envelope: Envelope,
+pub(crate) struct PublishedRef {
+    pub(crate) record: RefRecord,
+    /// The signed part of the file, unchanged.
+    pub(crate) envelope: Envelope,
     /// The placement of its commit.
-    pub placement: Placement,
+    pub(crate) placement: Placement,
     /// The version of the file, for replacing it.
-    pub version: Version,
+    pub(crate) version: FileVersion,
 }
 
 impl PublishedRef {
-    /// Whether all of these have signed it.
+    /// Returns whether the record has a signature for each of these keys. The signatures are not verified.
     pub(super) fn is_signed_by(&self, keys: &[PublicKey]) -> bool {
         let signers: Vec<PublicKey> = self.envelope.claimed_signers().collect();
         keys.iter().all(|key| signers.contains(key))
     }
 
-    /// The bytes of its file with another placement; the signed part stays.
+    /// Returns the bytes of the ref's file with another placement; the signed part is unchanged.
     pub(super) fn with_placement(&self, placement: &Placement) -> Vec<u8> {
         [self.envelope.encode(), placement.render()].concat()
     }
 }
 
-/// The names of all refs.
+/// Lists the names of all refs.
 ///
 /// # Errors
-/// [`TransportError::CannotList`] where there is no listing.
-pub(super) fn ref_names(transport: &Transport) -> Result<Vec<RefName>, TransportError> {
+/// [`TransportError::CannotList`] when the server has no listing.
+pub(super) fn list_refs(transport: &Transport) -> Result<Vec<RefName>, TransportError> {
     let prefix = format!("{}/", layout::REFS);
     let listed = transport.list(layout::REFS)?;
     let mut names: Vec<RefName> =
@@ -82,20 +82,14 @@ pub(super) fn ref_names(transport: &Transport) -> Result<Vec<RefName>, Transport
     Ok(names)
 }
 
-/// The commits that are published.
-///
-/// # Errors
-/// [`PublishedError`].
-pub(super) fn commits(transport: &Transport) -> Result<HashSet<CommitId>, PublishedError> {
+/// Lists the commits that are published.
+pub(super) fn list_commits(transport: &Transport) -> Result<HashSet<CommitId>, PublishedError> {
     let listed = transport.list(layout::PLACEMENTS)?;
     let name = |path: &str| path.rsplit('/').next()?.parse().ok();
     Ok(listed.iter().filter_map(|listed| name(&listed.path)).collect())
 }
 
-/// A ref, if it is published.
-///
-/// # Errors
-/// [`PublishedError`].
+/// Reads a ref; `None` when it is not published.
 pub(super) fn read_ref(transport: &Transport, name: &RefName) -> Result<Option<PublishedRef>, PublishedError> {
     let path = layout::reference(name);
     let Some((bytes, version)) = transport.get(&path, REF_SIZE_MAX)? else { return Ok(None) };
@@ -106,20 +100,14 @@ pub(super) fn read_ref(transport: &Transport, name: &RefName) -> Result<Option<P
     Ok(Some(PublishedRef { record, envelope, placement, version }))
 }
 
-/// Where the parts of a commit are, if it is published.
-///
-/// # Errors
-/// [`PublishedError`].
+/// Reads the placement of a commit; `None` when it is not published.
 pub(super) fn read_placement(transport: &Transport, id: CommitId) -> Result<Option<Placement>, PublishedError> {
     let path = layout::placement(id);
     let Some((bytes, _)) = transport.get(&path, PLACEMENT_SIZE_MAX as u64)? else { return Ok(None) };
     Placement::parse(&bytes).map(Some).map_err(|error| PublishedError::damaged(path, error))
 }
 
-/// A commit's record, if it is published.
-///
-/// # Errors
-/// [`PublishedError`].
+/// Reads a commit's record; `None` when it is not published.
 pub(super) fn read_commit(transport: &Transport, id: CommitId) -> Result<Option<Commit>, PublishedError> {
     let path = layout::commit(id);
     let Some((bytes, _)) = transport.get(&path, ENVELOPE_SIZE_MAX as u64)? else { return Ok(None) };
@@ -128,10 +116,10 @@ pub(super) fn read_commit(transport: &Transport, id: CommitId) -> Result<Option<
     Commit::decode(envelope.payload(), id).map(Some).map_err(|error| damaged(&error))
 }
 
-/// The locator of a published commit.
+/// Reads the locator of a published commit.
 ///
 /// # Errors
-/// [`PublishedError`]; also when it is not there.
+/// [`PublishedError`]; also when the locator is missing.
 pub(super) fn read_locator(
     transport: &Transport,
     commit: &Commit,
@@ -139,17 +127,17 @@ pub(super) fn read_locator(
 ) -> Result<Locator, PublishedError> {
     let path = layout::locator(placement.locator.id);
     let bound = LocatorBound::of_commit(commit);
-    match transport.get(&path, bound.length())? {
+    match transport.get(&path, bound.max_length())? {
         Some((bytes, _)) => Locator::parse(&bytes, bound).map_err(|error| PublishedError::damaged(path, error)),
         None => Err(TransportError::Missing { path }.into()),
     }
 }
 
-/// The packs of a published commit.
+/// Reads the list of packs of a published commit.
 ///
 /// # Errors
 /// As for [`read_locator`].
-pub(super) fn packs_of(
+pub(super) fn read_packs(
     transport: &Transport,
     commit: &Commit,
     placement: &Placement,
@@ -157,12 +145,12 @@ pub(super) fn packs_of(
     Ok(read_locator(transport, commit, placement)?.packs().to_vec())
 }
 
-/// Does the same with all `items`, some at once, and returns the results in their order.
-pub(super) fn at_once<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+/// Calls `work` with all `items`, several in parallel, and returns the results in their order.
+pub(super) fn map_in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let next = AtomicUsize::new(0);
     let results: Mutex<Vec<Option<R>>> = Mutex::new(items.iter().map(|_| None).collect());
     std::thread::scope(|scope| {
-        for _ in 0..READERS.min(items.len()) {
+        for _ in 0..PARALLEL_READS.min(items.len()) {
             scope.spawn(|| {
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);

@@ -1,12 +1,15 @@
-//! What a repository knows of remotes: where they are, whom to believe there, and the newest it has seen of each ref.
+//! The remotes that a repository knows: their configuration, and the newest state seen of each ref.
 //!
 //! ```text
 //! remotes/NAME.toml          one remote
 //! remotes/seen/NAME/REF      the newest sequence and commit seen of a ref, `/` in its name written as `%`
 //! ```
 //!
-//! Remotes without a name (a bare URL) have only the second, under a name made from the URL. Every file is replaced as a
-//! whole; a seen sequence never goes back unless the user asks.
+//! Remotes without a name (a bare URL) have only the second, under a name made from the URL.
+//!
+//! *Invariants*: every file is replaced as a whole; a seen sequence never decreases unless the user asks for it.
+//!
+//! *Used by* `client`, `deploy` and `cli`.
 
 use std::fmt;
 use std::fs;
@@ -20,53 +23,53 @@ use super::transport::{TransportOptions, without_secret};
 use crate::disk;
 use crate::model::RefName;
 use crate::store::Store;
-use crate::trust::{Keyring, PublicKey, Seen, Trust};
+use crate::trust::{Keyring, LastSeen, PublicKey, Trust};
 
-/// The file name of a remote ends with this.
-const SUFFIX: &str = ".toml";
+/// The ending of the file name of a remote's configuration.
+const CONFIG_SUFFIX: &str = ".toml";
 
-/// Where the seen refs are, beside the remotes: no remote can have this name, since theirs end with a suffix.
-const SEEN: &str = "seen";
+/// The directory of the seen refs, beside the remotes. No remote's file can have this name, since those have an ending.
+const SEEN_DIRECTORY: &str = "seen";
 
-/// Why a remote cannot be used or changed.
+/// The reason why a remote cannot be used or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum RemotesError {
     /// There is no remote of this name.
     #[error("there is no remote '{0}'")]
     Unknown(RemoteName),
-    /// There is one already.
+    /// There is a remote of this name already.
     #[error("there is a remote '{0}' already")]
     Exists(RemoteName),
-    /// The configuration trusts nobody.
+    /// The configuration has no trusted key.
     #[error("no key is trusted for {0}")]
     NoKeys(String),
-    /// The file of a remote cannot be understood.
+    /// The file of a remote cannot be parsed.
     #[error("cannot use {}", .path.display())]
     Config {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong.
         source: Box<toml::de::Error>,
     },
-    /// What was seen of a ref cannot be understood.
+    /// The record of what was seen of a ref cannot be parsed.
     #[error("{} does not hold what was seen of a ref", .path.display())]
     Seen {
         /// The file.
         path: PathBuf,
     },
-    /// The system refused.
+    /// A system call failed.
     #[error("cannot {action} {}", .path.display())]
     Io {
-        /// What was tried.
+        /// The action that was tried.
         action: &'static str,
-        /// On which path.
+        /// The path.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system call.
         source: io::Error,
     },
 }
 
-/// A text that is no name for a remote.
+/// The error for a text that is no name of a remote.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{0}' cannot name a remote: letters, digits, '.', '_' and '-', beginning with a letter or digit")]
 pub struct RemoteNameError(String);
@@ -76,35 +79,30 @@ pub struct RemoteNameError(String);
 pub struct RemoteName(String);
 
 impl RemoteName {
-    /// The name under which what was seen of a remote without a name is kept.
-    #[must_use]
-    pub fn of_url(url: &str) -> Self {
+    /// Returns the name under which the seen refs of a remote without a name are recorded.
+    pub(crate) fn of_url(url: &str) -> Self {
         let digest = Sha256::digest(url.trim_end_matches('/').as_bytes());
         let digits: String = digest[..6].iter().map(|byte| format!("{byte:02x}")).collect();
         Self(format!("url-{digits}"))
     }
 
-    /// The name as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
+    /// Returns the name as text.
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The local ref that holds what this remote's ref names.
-    #[must_use]
-    pub fn local_ref(&self, name: &RefName) -> RefName {
+    /// Returns the local ref that follows this remote's ref.
+    pub(crate) fn local_ref(&self, name: &RefName) -> RefName {
         format!("remotes/{self}/{name}").parse().expect("a ref's name with legal parts before it is a ref's name")
     }
 
-    /// The remote that a local ref came from, if it came from one.
-    #[must_use]
-    pub fn of_local_ref(name: &RefName) -> Option<Self> {
+    /// Returns the remote that a local ref follows, if it follows one.
+    pub(crate) fn of_local_ref(name: &RefName) -> Option<Self> {
         Self::split_local_ref(name).map(|(remote, _)| remote)
     }
 
-    /// The same, with what the ref is called there.
-    #[must_use]
-    pub fn split_local_ref(name: &RefName) -> Option<(Self, RefName)> {
+    /// Returns the remote that a local ref follows, with the remote's name of the ref.
+    pub(crate) fn split_local_ref(name: &RefName) -> Option<(Self, RefName)> {
         let (remote, name) = name.as_str().strip_prefix("remotes/")?.split_once('/')?;
         Some((remote.parse().ok()?, name.parse().ok()?))
     }
@@ -128,19 +126,19 @@ impl fmt::Display for RemoteName {
     }
 }
 
-/// One remote.
+/// The configuration of a remote.
 #[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct RemoteConfig {
-    /// Where it is.
+    /// The URL of the repository.
     pub url: String,
-    /// The keys that are trusted.
+    /// The trusted keys.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<PublicKey>,
-    /// Whether nothing need be signed.
+    /// Whether unsigned commits and refs are accepted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub insecure_unsigned: bool,
-    /// How to talk to it.
+    /// The options of the connection.
     #[serde(default)]
     pub transport: TransportOptions,
 }
@@ -160,16 +158,16 @@ impl RemoteConfig {
         toml::to_string(self).expect("plain fields have a TOML form")
     }
 
-    /// The same for showing it: without passwords in URLs. Files that hold secrets are only named.
-    #[must_use]
-    pub fn without_secrets(mut self) -> Self {
+    /// Returns the configuration without passwords in URLs, for display. Files that hold secrets are only named in it.
+    pub(crate) fn without_secrets(mut self) -> Self {
         self.url = without_secret(&self.url);
         self.transport.proxy = self.transport.proxy.as_deref().map(without_secret);
         self.transport.mirrors = self.transport.mirrors.iter().map(|url| without_secret(url)).collect();
         self
     }
 
-    /// What of it is on this machine: files with secrets and certificates, and the remote itself if it is a directory.
+    /// Returns the paths on this machine that it refers to: files with secrets and certificates, and the repository
+    /// itself if it is a directory.
     #[must_use]
     pub fn local_paths(&self) -> Vec<PathBuf> {
         let TransportOptions { bearer_file, client_certificate, ca_file, mirrors, settings, .. } = &self.transport;
@@ -180,10 +178,10 @@ impl RemoteConfig {
         files.chain(directories).chain(named).collect()
     }
 
-    /// Whom this believes.
+    /// Returns the keys that the configuration trusts.
     ///
     /// # Errors
-    /// [`RemotesError::NoKeys`] when nobody is trusted and nobody said that this is meant.
+    /// [`RemotesError::NoKeys`] when there are none and unsigned content is not explicitly accepted.
     pub fn trust(&self) -> Result<Trust, RemotesError> {
         if self.insecure_unsigned {
             Ok(Trust::InsecureUnsigned)
@@ -197,22 +195,18 @@ impl RemoteConfig {
 
 /// The remotes of one repository.
 #[derive(Debug, Clone)]
-pub struct Remotes {
+pub(crate) struct Remotes {
     directory: PathBuf,
 }
 
 impl Remotes {
-    /// The remotes of `store`.
-    #[must_use]
-    pub fn of(store: &Store) -> Self {
+    /// Returns the remotes of `store`.
+    pub(crate) fn of(store: &Store) -> Self {
         Self { directory: store.layout().remotes() }
     }
 
-    /// The names of all remotes, in order.
-    ///
-    /// # Errors
-    /// [`RemotesError::Io`].
-    pub fn names(&self) -> Result<Vec<RemoteName>, RemotesError> {
+    /// Returns the names of all remotes, in order.
+    pub(crate) fn names(&self) -> Result<Vec<RemoteName>, RemotesError> {
         let io_error = |source| RemotesError::Io { action: "list", path: self.directory.clone(), source };
         let mut names = Vec::new();
         let entries = match fs::read_dir(&self.directory) {
@@ -221,19 +215,17 @@ impl Remotes {
         };
         for entry in entries {
             let file = entry.map_err(io_error)?.file_name();
-            let name = file.to_str().and_then(|file| file.strip_suffix(SUFFIX)).and_then(|name| name.parse().ok());
+            let name =
+                file.to_str().and_then(|file| file.strip_suffix(CONFIG_SUFFIX)).and_then(|name| name.parse().ok());
             names.extend(name);
         }
         names.sort();
         Ok(names)
     }
 
-    /// One remote.
-    ///
-    /// # Errors
-    /// [`RemotesError::Unknown`], [`RemotesError::Config`] or [`RemotesError::Io`].
-    pub fn read(&self, name: &RemoteName) -> Result<RemoteConfig, RemotesError> {
-        let path = self.config(name);
+    /// Reads the configuration of a remote.
+    pub(crate) fn read(&self, name: &RemoteName) -> Result<RemoteConfig, RemotesError> {
+        let path = self.config_file(name);
         match fs::read_to_string(&path) {
             Ok(text) => {
                 RemoteConfig::parse(&text).map_err(|source| RemotesError::Config { path, source: Box::new(source) })
@@ -243,59 +235,47 @@ impl Remotes {
         }
     }
 
-    /// Adds a remote, or changes one.
-    ///
-    /// # Errors
-    /// [`RemotesError::Io`].
-    pub fn write(&self, name: &RemoteName, config: &RemoteConfig) -> Result<(), RemotesError> {
-        replace(self.config(name), config.render().as_bytes())
+    /// Writes the configuration of a new or existing remote.
+    pub(crate) fn write(&self, name: &RemoteName, config: &RemoteConfig) -> Result<(), RemotesError> {
+        replace(self.config_file(name), config.render().as_bytes())
     }
 
-    /// Removes a remote and what was seen of it. The commits that were pulled stay.
-    ///
-    /// # Errors
-    /// [`RemotesError::Unknown`] or [`RemotesError::Io`].
-    pub fn remove(&self, name: &RemoteName) -> Result<(), RemotesError> {
-        let path = self.config(name);
+    /// Removes a remote and the record of its seen refs. The commits that were pulled stay.
+    pub(crate) fn remove(&self, name: &RemoteName) -> Result<(), RemotesError> {
+        let path = self.config_file(name);
         match fs::remove_file(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(RemotesError::Unknown(name.clone())),
             other => other.map_err(|source| RemotesError::Io { action: "remove", path, source }),
         }?;
-        let seen = self.directory.join(SEEN).join(name.as_str());
+        let seen = self.directory.join(SEEN_DIRECTORY).join(name.as_str());
         disk::remove_directory(&seen)
             .and_then(|()| disk::sync_directory(&self.directory))
             .map_err(|source| RemotesError::Io { action: "remove", path: seen, source })
     }
 
-    /// The newest that was seen of a ref.
+    /// Returns the newest state that was seen of a ref.
     ///
     /// # Errors
-    /// [`RemotesError::Seen`] or [`RemotesError::Io`]: a memory that cannot be read must not count as none.
-    pub fn seen(&self, remote: &RemoteName, name: &RefName) -> Result<Option<Seen>, RemotesError> {
+    /// [`RemotesError::Seen`] or [`RemotesError::Io`]: a record that cannot be read must not count as none.
+    pub(crate) fn read_seen(&self, remote: &RemoteName, name: &RefName) -> Result<Option<LastSeen>, RemotesError> {
         let path = self.seen_file(remote, name);
         match fs::read_to_string(&path) {
-            Ok(text) => Seen::parse(&text).map(Some).map_err(|_| RemotesError::Seen { path }),
+            Ok(text) => LastSeen::parse(&text).map(Some).map_err(|_| RemotesError::Seen { path }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(RemotesError::Io { action: "read", path, source }),
         }
     }
 
-    /// Remembers what was seen of a ref, unless something newer is remembered by now.
-    ///
-    /// # Errors
-    /// [`RemotesError::Io`].
-    pub fn remember(&self, remote: &RemoteName, name: &RefName, now: Seen) -> Result<(), RemotesError> {
-        match self.seen(remote, name)? {
+    /// Records what was seen of a ref, unless something newer has been recorded meanwhile.
+    pub(crate) fn remember(&self, remote: &RemoteName, name: &RefName, now: LastSeen) -> Result<(), RemotesError> {
+        match self.read_seen(remote, name)? {
             Some(seen) if seen == now || seen.sequence > now.sequence => Ok(()),
             _ => replace(self.seen_file(remote, name), now.render().as_bytes()),
         }
     }
 
-    /// Forgets what was seen of a ref, so that an older state is accepted once more.
-    ///
-    /// # Errors
-    /// [`RemotesError::Io`].
-    pub fn forget(&self, remote: &RemoteName, name: &RefName) -> Result<(), RemotesError> {
+    /// Removes the record of a ref, so that an older state is accepted once more.
+    pub(crate) fn forget(&self, remote: &RemoteName, name: &RefName) -> Result<(), RemotesError> {
         let path = self.seen_file(remote, name);
         match fs::remove_file(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -303,16 +283,16 @@ impl Remotes {
         }
     }
 
-    fn config(&self, name: &RemoteName) -> PathBuf {
-        self.directory.join(format!("{name}{SUFFIX}"))
+    fn config_file(&self, name: &RemoteName) -> PathBuf {
+        self.directory.join(format!("{name}{CONFIG_SUFFIX}"))
     }
 
     fn seen_file(&self, remote: &RemoteName, name: &RefName) -> PathBuf {
-        self.directory.join(SEEN).join(remote.as_str()).join(name.as_str().replace('/', "%"))
+        self.directory.join(SEEN_DIRECTORY).join(remote.as_str()).join(name.as_str().replace('/', "%"))
     }
 }
 
-/// Replaces a file whose directory may not be there yet.
+/// Replaces a file whose directory may not exist yet.
 fn replace(path: PathBuf, bytes: &[u8]) -> Result<(), RemotesError> {
     let made = path.parent().map_or(Ok(()), fs::create_dir_all);
     made.and_then(|()| disk::replace(&path, bytes)).map_err(|source| RemotesError::Io { action: "write", path, source })
@@ -325,29 +305,29 @@ mod tests {
     use crate::store::Config;
 
     #[test]
-    fn what_was_seen_never_goes_back_unless_forgotten() {
+    fn seen_sequence_never_decreases_unless_forgotten() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let store = Store::init(directory.path(), &Config::default()).expect("empty");
         let remotes = Remotes::of(&store);
         let remote = RemoteName::of_url("http://localhost/");
         assert_eq!(remote, RemoteName::of_url("http://localhost"));
         let name: RefName = "a/b".parse().expect("legal");
-        let seen = |sequence| Seen { sequence, commit: CommitId::of(b"x") };
-        assert_eq!(remotes.seen(&remote, &name).expect("readable"), None);
+        let seen = |sequence| LastSeen { sequence, commit: CommitId::of(b"x") };
+        assert_eq!(remotes.read_seen(&remote, &name).expect("readable"), None);
         for (now, then) in [(3, 3), (2, 3), (4, 4)] {
             remotes.remember(&remote, &name, seen(now)).expect("written");
-            assert_eq!(remotes.seen(&remote, &name).expect("readable"), Some(seen(then)));
+            assert_eq!(remotes.read_seen(&remote, &name).expect("readable"), Some(seen(then)));
         }
         remotes.forget(&remote, &name).expect("removed");
-        assert_eq!(remotes.seen(&remote, &name).expect("readable"), None);
+        assert_eq!(remotes.read_seen(&remote, &name).expect("readable"), None);
     }
 
     #[test]
-    fn a_remote_without_keys_is_used_only_if_that_was_said() {
+    fn remote_without_keys_requires_insecure_unsigned() {
         let mut config = RemoteConfig { url: "http://localhost".to_owned(), ..RemoteConfig::default() };
         assert!(matches!(config.trust(), Err(RemotesError::NoKeys(_))));
         config.insecure_unsigned = true;
-        assert_eq!(config.trust().expect("said so"), Trust::InsecureUnsigned);
+        assert_eq!(config.trust().expect("unsigned content was accepted explicitly"), Trust::InsecureUnsigned);
         let again = RemoteConfig::parse(&config.render()).expect("own form");
         assert_eq!((again.url, again.insecure_unsigned), (config.url, true));
         assert!(RemoteConfig::parse("url = 'x'\nkey = 'typo'").is_err());

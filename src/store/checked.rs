@@ -1,8 +1,12 @@
-//! Objects whose bytes are compared with their names when they are read, not only when they come.
+//! Reads objects and verifies their digests when they are read, not only when they are added.
 //!
-//! A small object is hashed as a whole, of a large one the blocks that are read. What is not what it should be is
-//! [`ReadError::Damaged`], never bytes, and counts as absent from then on. What the kernel checks by itself (fs-verity) is hashed
-//! once; after that every page is compared by the kernel with what was hashed.
+//! Of a small object the whole is hashed, of a large object the blocks that are read. A file that the kernel checks by itself
+//! (fs-verity) is hashed once; after that the kernel compares every page with the bytes that were hashed.
+//!
+//! *Invariants*: bytes with a wrong digest are never returned, but reported as [`ReadError::Damaged`]; the object or block
+//! counts as absent from then on.
+//!
+//! *Used by* `cache` and `cli`, for mounts with the option `verify=`.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -14,68 +18,67 @@ use parking_lot::RwLock;
 
 use super::damage::DamagedPart;
 use super::open::Store;
-use super::read::Place;
+use super::read::LocalObject;
 use super::source::{Absent, ObjectSource, ReadError};
 use crate::image::{Image, ImageError, ObjectRef};
 use crate::model::{BLOCK_SIZE, BlockId, LARGE_OBJECT, ObjectId};
 use crate::sys;
 
-/// When bytes are compared with their names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// When the digests of bytes are verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Verify {
-    /// When they enter the repository.
+    /// When the bytes are added to the repository.
     #[default]
     OnEntry,
-    /// Also when they are read for the first time.
+    /// Also when the bytes are read for the first time.
     OnOpen,
-    /// Whenever they are read.
+    /// Whenever the bytes are read.
     Always,
 }
 
-/// A repository, read with suspicion on behalf of one image.
-pub struct CheckedStore {
+/// The objects of one image in a repository, verified as they are read.
+pub(crate) struct CheckedStore {
     store: Store,
     image: Image,
     verify: Verify,
-    objects: Bits,
-    /// Blocks of large objects that were found sound: number of the object, of the block.
+    objects: AtomicBitmap,
+    /// The blocks of large objects that were verified: the number of the object and that of the block.
     blocks: RwLock<HashSet<(u32, u32)>>,
-    lent: RwLock<HashSet<ObjectId>>,
+    exported: RwLock<HashSet<ObjectId>>,
 }
 
 impl CheckedStore {
-    /// The objects of `image` in `store`.
-    #[must_use]
-    pub fn new(store: &Store, image: &Image, verify: Verify) -> Self {
-        let objects = Bits::new(if verify == Verify::OnEntry { 0 } else { image.object_count() });
+    /// Returns a reader of the objects of `image` in `store`.
+    pub(crate) fn new(store: &Store, image: &Image, verify: Verify) -> Self {
+        let objects = AtomicBitmap::new(if verify == Verify::OnEntry { 0 } else { image.object_count() });
         Self {
             store: store.clone(),
             image: image.clone(),
             verify,
             objects,
             blocks: RwLock::default(),
-            lent: RwLock::default(),
+            exported: RwLock::default(),
         }
     }
 
-    /// When bytes are compared.
-    #[must_use]
-    pub const fn verify(&self) -> Verify {
+    /// Returns when digests are verified.
+    pub(crate) const fn verify(&self) -> Verify {
         self.verify
     }
 
-    /// Reads a small object.
+    /// Reads bytes of a small object, which is verified as a whole.
     fn read_small(&self, object: &ObjectRef, offset: u64, buffer: &mut [u8]) -> Result<usize, ReadError> {
         let part = DamagedPart { object: object.id, block: None };
         if self.objects.has(object.index) {
-            return self.read_sound(part, offset, buffer);
+            return self.read_verified(part, offset, buffer);
         }
         let bytes = match self.store.read_whole(object.id, object.size) {
             Ok(bytes) if ObjectId::of(&bytes) == object.id => bytes,
             Err(error) if !is_damage(&error) => return Err(error),
-            Ok(_) | Err(_) => return Err(self.condemn(part)),
+            Ok(_) | Err(_) => return Err(self.mark_bad(part)),
         };
-        if self.is_remembered(object.id) {
+        if self.stays_verified(object.id) {
             self.objects.set(object.index);
         }
         let rest = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..)).unwrap_or_default();
@@ -84,18 +87,24 @@ impl CheckedStore {
         Ok(length)
     }
 
-    /// Reads bytes of block `block` of a large object that is here, from `at` of the object on.
+    /// Reads bytes of block `block` of a large object in the repository, from the position `at` of the object on.
     ///
     /// # Errors
-    /// [`ReadError::Damaged`], [`ReadError::Absent`] when the digest of the block is not here.
-    pub fn read_block(&self, object: &ObjectRef, block: u32, at: u64, buffer: &mut [u8]) -> Result<usize, ReadError> {
+    /// [`ReadError::Damaged`]; [`ReadError::Absent`] when the part of the image with the block's digest must be fetched first.
+    pub(crate) fn read_block(
+        &self,
+        object: &ObjectRef,
+        block: u32,
+        at: u64,
+        buffer: &mut [u8],
+    ) -> Result<usize, ReadError> {
         let part = DamagedPart { object: object.id, block: Some(block) };
-        if self.store.is_condemned(part) {
+        if self.store.is_known_bad(part) {
             return Err(ReadError::Damaged { id: object.id, block: Some(block) });
         }
         let known = self.verify == Verify::OnEntry || self.blocks.read().contains(&(object.index, block));
         if known {
-            return self.read_sound(part, at, buffer);
+            return self.read_verified(part, at, buffer);
         }
         let expected = match self.image.block_of_object(object.index, block) {
             Err(ImageError::Absent { block }) => return Err(ReadError::Absent(Absent::ImageBlock(block))),
@@ -107,9 +116,9 @@ impl CheckedStore {
         match self.store.read_at(object.id, start, &mut bytes) {
             Ok(length) if length == bytes.len() && Some(BlockId::of(&bytes)) == expected => {}
             Err(error) if !is_damage(&error) => return Err(error),
-            Ok(_) | Err(_) => return Err(self.condemn(part)),
+            Ok(_) | Err(_) => return Err(self.mark_bad(part)),
         }
-        if self.is_remembered(object.id) {
+        if self.stays_verified(object.id) {
             self.blocks.write().insert((object.index, block));
         }
         let found = bytes.get(index(at.saturating_sub(start))..).unwrap_or_default();
@@ -118,10 +127,11 @@ impl CheckedStore {
         Ok(length)
     }
 
-    /// Reads what was found sound before. The disk, or the kernel that checks (fs-verity), may say otherwise by now.
-    fn read_sound(&self, part: DamagedPart, offset: u64, buffer: &mut [u8]) -> Result<usize, ReadError> {
+    /// Reads bytes that were verified before. A read error of the disk, or one of the kernel's check (fs-verity), still counts
+    /// as damage.
+    fn read_verified(&self, part: DamagedPart, offset: u64, buffer: &mut [u8]) -> Result<usize, ReadError> {
         let read = self.store.read_at(part.object, offset, buffer);
-        read.map_err(|error| if is_damage(&error) { self.condemn(part) } else { error })
+        read.map_err(|error| if is_damage(&error) { self.mark_bad(part) } else { error })
     }
 
     fn read_large(&self, object: &ObjectRef, offset: u64, buffer: &mut [u8]) -> Result<usize, ReadError> {
@@ -133,26 +143,26 @@ impl CheckedStore {
             let part = &mut buffer[index(at - offset)..index(block_end - offset)];
             let block = u32::try_from(block).unwrap_or(u32::MAX);
             if self.read_block(object, block, at, part)? < part.len() {
-                return Err(self.condemn(DamagedPart { object: object.id, block: Some(block) }));
+                return Err(self.mark_bad(DamagedPart { object: object.id, block: Some(block) }));
             }
             at = block_end;
         }
         Ok(index(end.saturating_sub(offset)))
     }
 
-    fn condemn(&self, part: DamagedPart) -> ReadError {
-        if self.store.condemn(part) {
-            tracing::error!(object = %part.object, block = part.block, "damage: the bytes are not those of the name");
+    fn mark_bad(&self, part: DamagedPart) -> ReadError {
+        if self.store.mark_bad(part) {
+            tracing::error!(object = %part.object, block = part.block, "damage: the bytes have a wrong digest");
         }
         ReadError::Damaged { id: part.object, block: part.block }
     }
 
-    /// Whether what was found sound needs no second look.
-    fn is_remembered(&self, id: ObjectId) -> bool {
+    /// Returns whether bytes that were verified once need not be verified again.
+    fn stays_verified(&self, id: ObjectId) -> bool {
         match self.verify {
             Verify::OnEntry | Verify::OnOpen => true,
-            Verify::Always => match self.store.place(id) {
-                Ok(Place::File(file) | Place::Packed { file, .. }) => sys::has_verity(&*file),
+            Verify::Always => match self.store.locate(id) {
+                Ok(LocalObject::File(file) | LocalObject::Packed { file, .. }) => sys::has_verity(&*file),
                 Err(_) => false,
             },
         }
@@ -169,7 +179,7 @@ impl ObjectSource for CheckedStore {
             Verify::OnEntry => self.store.read_at(object.id, offset, buffer),
             Verify::OnOpen | Verify::Always if object.size > LARGE_OBJECT => self.read_large(object, offset, buffer),
             Verify::OnOpen | Verify::Always => {
-                if self.store.is_condemned(DamagedPart { object: object.id, block: None }) {
+                if self.store.is_known_bad(DamagedPart { object: object.id, block: None }) {
                     return Err(ReadError::Damaged { id: object.id, block: None });
                 }
                 self.read_small(object, offset, buffer)
@@ -177,21 +187,21 @@ impl ObjectSource for CheckedStore {
         }
     }
 
-    /// What the kernel reads by itself has to be sound as a whole before, and to be watched by the kernel if it is always to be
-    /// checked.
+    /// Returns the file of the object for the kernel to read by itself. The whole object must be verified first, and with
+    /// [`Verify::Always`] the kernel must check the file (fs-verity).
     fn backing_file(&self, id: ObjectId) -> Result<Option<Arc<File>>, ReadError> {
         let Some(file) = self.store.backing_file(id)? else { return Ok(None) };
         match self.verify {
             Verify::OnEntry => Ok(Some(file)),
             Verify::Always if !sys::has_verity(&*file) => Ok(None),
             Verify::OnOpen | Verify::Always => {
-                if self.lent.read().contains(&id) {
+                if self.exported.read().contains(&id) {
                     return Ok(Some(file));
                 }
-                // Otherwise it is read through us, which finds the damaged blocks, and only they are errors.
-                let is_sound = self.store.has_digest(id)?;
-                Ok(is_sound.then(|| {
-                    self.lent.write().insert(id);
+                // A damaged object is read through this process instead, so that only reads of the damaged blocks fail.
+                let is_intact = self.store.has_digest(id)?;
+                Ok(is_intact.then(|| {
+                    self.exported.write().insert(id);
                     file
                 }))
             }
@@ -199,11 +209,11 @@ impl ObjectSource for CheckedStore {
     }
 }
 
-/// Some numbers below a bound.
+/// A set of numbers below a bound, shared between threads.
 #[derive(Debug)]
-struct Bits(Box<[AtomicU64]>);
+struct AtomicBitmap(Box<[AtomicU64]>);
 
-impl Bits {
+impl AtomicBitmap {
     fn new(count: u32) -> Self {
         Self((0..count.div_ceil(u64::BITS)).map(|_| AtomicU64::new(0)).collect())
     }
@@ -220,7 +230,7 @@ impl Bits {
     }
 }
 
-/// Whether a failure is the disk's, as opposed to one of this process that passes.
+/// Returns whether an error is one of the disk, as opposed to a temporary one of this process.
 fn is_damage(error: &ReadError) -> bool {
     let ReadError::Object { source, .. } = error else { return false };
     source.kind() == io::ErrorKind::UnexpectedEof || source.raw_os_error() == Some(libc::EIO)

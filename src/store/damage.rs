@@ -1,4 +1,8 @@
-//! What was found damaged here, until it is mended. Knows nothing of files but their permissions.
+//! Records which objects and blocks were found damaged, until they are repaired.
+//!
+//! *Not here*: finding damage (`checked`, `fsck`), writing correct bytes (`repair`).
+//!
+//! *Used by* `store::repair`, `store::checked`, `store::read` and `store::write`.
 
 use std::collections::HashSet;
 use std::fs::{File, Permissions};
@@ -9,51 +13,50 @@ use parking_lot::RwLock;
 
 use crate::model::{BLOCK_SIZE, ObjectId};
 
-/// What is damaged: an object, or one block of a large one.
+/// A damaged part: an object, or one block of a large object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct DamagedPart {
-    /// The object.
-    pub object: ObjectId,
-    /// The block; of a small object none.
-    pub block: Option<u32>,
+pub(crate) struct DamagedPart {
+    pub(crate) object: ObjectId,
+    /// The block of a large object; `None` for a small object.
+    pub(crate) block: Option<u32>,
 }
 
 impl DamagedPart {
-    /// Where it begins within its object.
+    /// Returns the position within the object at which the part begins.
     pub(super) fn offset(self) -> u64 {
         u64::from(self.block.unwrap_or(0)).saturating_mul(BLOCK_SIZE)
     }
 }
 
-/// What is known to be damaged.
+/// The set of parts that are known to be damaged.
 #[derive(Debug, Default)]
-pub(super) struct Suspects(RwLock<HashSet<DamagedPart>>);
+pub(super) struct KnownBad(RwLock<HashSet<DamagedPart>>);
 
-impl Suspects {
-    /// Returns whether it is news.
-    pub fn add(&self, part: DamagedPart) -> bool {
+impl KnownBad {
+    /// Adds a part; returns whether it was not in the set before.
+    pub(crate) fn add(&self, part: DamagedPart) -> bool {
         self.0.write().insert(part)
     }
 
-    pub fn has(&self, part: DamagedPart) -> bool {
-        let suspects = self.0.read();
-        !suspects.is_empty() && suspects.contains(&part)
+    pub(crate) fn has(&self, part: DamagedPart) -> bool {
+        let parts = self.0.read();
+        !parts.is_empty() && parts.contains(&part)
     }
 
-    pub fn remove(&self, part: DamagedPart) {
+    pub(crate) fn remove(&self, part: DamagedPart) {
         self.0.write().remove(&part);
     }
 
-    /// Forgets all parts of an object; returns whether there were any.
-    pub fn remove_object(&self, object: ObjectId) -> bool {
-        let mut suspects = self.0.write();
-        let before = suspects.len();
-        suspects.retain(|part| part.object != object);
-        suspects.len() < before
+    /// Removes all parts of an object; returns whether there were any.
+    pub(crate) fn remove_object(&self, object: ObjectId) -> bool {
+        let mut parts = self.0.write();
+        let before = parts.len();
+        parts.retain(|part| part.object != object);
+        parts.len() < before
     }
 }
 
-/// Does something that takes the permission to write to a file of which nobody has it.
+/// Calls `act` while the owner of a read-only file is permitted to write to it.
 pub(super) fn while_writable<T>(file: &File, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     let before = file.metadata()?.permissions();
     file.set_permissions(Permissions::from_mode(before.mode() | 0o200))?;

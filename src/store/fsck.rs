@@ -1,8 +1,11 @@
-//! Checking a repository, and dropping what is damaged so that it can be fetched or committed again.
+//! Checks a repository: reads and hashes every ref, commit, image and object that refs lead to, objects on all processors.
 //!
-//! Every ref, commit, image and object that refs lead to is read and hashed, objects on all processors. A finding names
-//! the thing, what is wrong with it, and the paths and commits that suffer. What was found sound before and has not changed
-//! since need not be read again (`recheck`).
+//! A finding names the damaged thing, the problem, and the paths and commits that are affected. Things that passed an earlier
+//! check and have not changed since need not be read again (`recheck`).
+//!
+//! *Not here*: removing damaged things (`drop_damaged`).
+//!
+//! *Used by* `cli`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -12,36 +15,36 @@ use std::time::SystemTime;
 use parking_lot::Mutex;
 
 use super::gc::GcError;
-use super::layout::Layout;
-use super::milestone::{Memory, Milestone};
+use super::layout::StoreLayout;
+use super::milestone::{Milestone, MilestoneKind};
 use super::open::Store;
-use super::read::Place;
+use super::read::LocalObject;
 use super::recheck::recheck;
 use super::refs::RefError;
 use super::source::ReadError;
 use crate::disk::read_from;
+use crate::error::chain;
 use crate::image::{Image, ImageError};
 use crate::model::{Commit, CommitId, FileKind, ImageId, ImagePath, ObjectId, RefName};
 
-/// A finding lists at most this many paths; more are counted.
+/// A finding lists at most this many paths; further ones are only counted.
 const PATHS_LISTED: usize = 20;
 
 /// Bytes read and hashed at a time.
 const CHUNK: usize = 256 << 10;
 
-/// What is damaged.
+/// A damaged thing.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "kebab-case", tag = "kind", content = "id")]
-pub enum Damaged {
-    /// A ref holds no commit id or cannot be read.
+pub(crate) enum Damaged {
+    /// A ref that holds no commit id or cannot be read.
     Ref(RefName),
     /// A commit record.
     Commit(CommitId),
-    /// An image.
     Image(ImageId),
     /// The content of files.
     Object(ObjectId),
-    /// The index of a pack.
+    /// The magic or the index of a pack.
     Pack(String),
 }
 
@@ -59,23 +62,23 @@ impl fmt::Display for Damaged {
 
 /// One finding.
 #[derive(Debug, Clone, serde::Serialize)]
-pub struct Damage {
-    /// The thing.
-    pub what: Damaged,
-    /// What is wrong with it.
-    pub problem: String,
-    /// Some of the paths whose content it is, each with a commit that has it.
-    pub paths: Vec<(CommitId, String)>,
-    /// How many paths there are in all.
-    pub path_count: usize,
-    /// The commits that cannot be used wholly because of it.
-    pub commits: BTreeSet<CommitId>,
+pub(crate) struct Damage {
+    /// The damaged thing.
+    pub(crate) what: Damaged,
+    pub(crate) problem: String,
+    /// Some of the paths that have the damaged content, each with a commit that has the path.
+    pub(crate) paths: Vec<(CommitId, String)>,
+    /// The number of all such paths.
+    pub(crate) path_count: usize,
+    /// The commits that are incomplete because of the damage.
+    pub(crate) commits: BTreeSet<CommitId>,
 }
 
-/// What a check reads.
+/// The part of a repository that a check reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Scope {
-    /// What has changed since the last check that found no damage; all if there was none, or if anything is damaged.
+pub(crate) enum Scope {
+    /// What has changed since the last check that found no damage; everything if there was no such check, or if anything is
+    /// damaged.
     #[default]
     Changed,
     /// Everything that refs lead to.
@@ -84,69 +87,69 @@ pub enum Scope {
 
 /// The result of a check.
 #[derive(Debug, Default, serde::Serialize)]
-pub struct FsckReport {
-    /// Refs looked at.
-    pub refs: usize,
-    /// Commits looked at.
-    pub commits: usize,
-    /// Images looked at.
-    pub images: usize,
-    /// Objects looked at.
-    pub objects: usize,
-    /// Bytes of objects hashed.
-    pub bytes: u64,
-    /// Commits that are here lazily.
-    pub lazy_commits: usize,
-    /// Images of lazy commits that are not here as a whole yet.
-    pub absent_images: usize,
-    /// Objects of lazy commits that are not here yet.
-    pub absent_objects: usize,
-    /// Bytes of those.
-    pub absent_bytes: u64,
-    /// When the check began, in seconds since 1970, whose findings were relied on; none if everything was read.
-    pub relied_on_check_at: Option<i64>,
-    /// What is wrong; empty for a sound repository.
-    pub damage: Vec<Damage>,
+pub(crate) struct FsckReport {
+    /// Number of refs that were checked.
+    pub(crate) refs: usize,
+    /// Number of commits that were checked.
+    pub(crate) commits: usize,
+    /// Number of images that were checked.
+    pub(crate) images: usize,
+    /// Number of objects that were checked.
+    pub(crate) objects: usize,
+    /// Bytes of objects that were hashed.
+    pub(crate) bytes: u64,
+    /// Number of lazy commits.
+    pub(crate) lazy_commits: usize,
+    /// Number of images of lazy commits that are not complete in the repository.
+    pub(crate) absent_images: usize,
+    /// Number of objects of lazy commits that are not in the repository.
+    pub(crate) absent_objects: usize,
+    /// Bytes of the absent objects.
+    pub(crate) absent_bytes: u64,
+    /// The start, in seconds since 1970, of the earlier check on which this one relied; `None` if everything was read.
+    pub(crate) relied_on_check_at: Option<i64>,
+    /// The findings; empty if nothing is damaged.
+    pub(crate) damage: Vec<Damage>,
 }
 
-/// Why a check could not be made or a repair not be finished.
-pub type FsckError = GcError;
+/// Why a check or a repair could not be completed.
+pub(crate) type FsckError = GcError;
 
 /// A check in progress.
-pub struct Fsck<'a> {
+pub(crate) struct Fsck<'a> {
     store: &'a Store,
     report: FsckReport,
     found: BTreeMap<Damaged, Damage>,
-    /// What refs name.
+    /// The commits that refs name.
     tips: BTreeSet<CommitId>,
     commits: BTreeMap<CommitId, Commit>,
     images: BTreeMap<ImageId, Image>,
-    /// Images of commits that must be here as a whole.
-    needed_whole: BTreeSet<ImageId>,
+    /// The images of commits that are not lazy, which must be in the repository.
+    required_images: BTreeSet<ImageId>,
 }
 
-/// An object to look at.
-struct Candidate {
+/// An object that is to be hashed.
+struct ObjectToCheck {
     id: ObjectId,
     size: u64,
     may_be_absent: bool,
 }
 
 impl<'a> Fsck<'a> {
-    /// Checks what the refs of `store` lead to. `progress` hears of every object done, from several threads: how
-    /// many are done, of how many.
+    /// Checks everything that the refs of `store` lead to. Calls `progress` after each object, from several threads, with the
+    /// number of objects done and the number of all objects.
     ///
     /// # Errors
-    /// [`FsckError`] when the repository cannot even be listed; damage is not an error but in the report.
-    pub fn run(
+    /// [`FsckError`] when the repository cannot be listed. Damage is not an error but part of the report.
+    pub(crate) fn run(
         store: &'a Store,
         scope: Scope,
         progress: &(dyn Fn(usize, usize) + Sync),
     ) -> Result<FsckReport, FsckError> {
         let began = SystemTime::now();
-        let last = store.milestone(Memory::Checked).filter(|_| scope == Scope::Changed);
+        let last = store.milestone(MilestoneKind::Checked).filter(|_| scope == Scope::Changed);
         if let Some((last, found)) = last.and_then(|last| recheck(store, &last).map(|found| (last, found))) {
-            store.remember(Memory::Checked, &Milestone::new(began, found.tips));
+            store.save_milestone(MilestoneKind::Checked, &Milestone::new(began, found.tips));
             return Ok(FsckReport {
                 refs: found.refs,
                 commits: found.commits,
@@ -159,14 +162,14 @@ impl<'a> Fsck<'a> {
         }
         let (report, tips) = Self::check_all(store, progress)?;
         if report.damage.is_empty() && report.lazy_commits == 0 {
-            store.remember(Memory::Checked, &Milestone::new(began, tips));
+            store.save_milestone(MilestoneKind::Checked, &Milestone::new(began, tips));
         } else {
-            store.forget(Memory::Checked);
+            store.remove_milestone(MilestoneKind::Checked);
         }
         Ok(report)
     }
 
-    /// Checks everything. Returns also which commits the refs named.
+    /// Checks everything. Also returns the commits that the refs named.
     fn check_all(
         store: &'a Store,
         progress: &(dyn Fn(usize, usize) + Sync),
@@ -178,13 +181,13 @@ impl<'a> Fsck<'a> {
             tips: BTreeSet::new(),
             commits: BTreeMap::new(),
             images: BTreeMap::new(),
-            needed_whole: BTreeSet::new(),
+            required_images: BTreeSet::new(),
         };
         fsck.check_packs()?;
         fsck.check_refs()?;
         fsck.check_images();
-        let bad = fsck.check_objects(progress);
-        fsck.name_paths(&bad);
+        let bad = fsck.check_objects(progress)?;
+        fsck.add_paths(&bad);
         fsck.report.damage = fsck.found.into_values().collect();
         Ok((fsck.report, fsck.tips))
     }
@@ -202,12 +205,16 @@ impl<'a> Fsck<'a> {
     fn check_packs(&mut self) -> Result<(), FsckError> {
         let (packs, files) = (self.store.packs(), &self.store.inner.files);
         let failed = |source| FsckError::Io { action: "read", path: self.store.layout().packs(), source };
-        for pack in packs.all(files).map_err(failed)?.iter().filter(|pack| !pack.index_is_intact()) {
-            let problem = "its index does not have the digest it is named by";
-            self.add(Damaged::Pack(pack.name.to_string()), problem.into());
+        for pack in packs.all(files).map_err(failed)? {
+            if let Some(problem) = pack.problem() {
+                self.add(Damaged::Pack(pack.name.to_string()), problem.into());
+            }
         }
         if packs.has_damaged_index() {
-            self.add(Damaged::Pack(Layout::PACK_INDEX_NAME.into()), "its bytes are not those that were written".into());
+            self.add(
+                Damaged::Pack(StoreLayout::PACK_INDEX_NAME.into()),
+                "its bytes are not those that were written".into(),
+            );
         }
         Ok(())
     }
@@ -220,7 +227,7 @@ impl<'a> Fsck<'a> {
                     self.tips.insert(id);
                     self.check_history(id);
                 }
-                // Deleted since it was listed.
+                // The ref was deleted since it was listed.
                 Ok(None) => {}
                 Err(error @ RefError::Damaged { .. }) => {
                     self.add(Damaged::Ref(name), error.to_string());
@@ -242,7 +249,7 @@ impl<'a> Fsck<'a> {
                     next = commit.parent;
                     self.commits.insert(id, commit);
                 }
-                // History may be cut off below a tip.
+                // The history may end below a tip.
                 Err(ReadError::MissingCommit { .. }) if id != tip => return,
                 Err(error) => {
                     self.add(Damaged::Commit(id), chain(&error)).commits.insert(id);
@@ -255,8 +262,8 @@ impl<'a> Fsck<'a> {
     fn check_images(&mut self) {
         self.report.commits = self.commits.len();
         let wanted: Vec<(CommitId, ImageId)> = self.commits.iter().map(|(id, commit)| (*id, commit.image)).collect();
-        let whole = wanted.iter().filter(|(id, _)| !self.store.is_lazy(*id));
-        self.needed_whole = whole.map(|(_, image)| *image).collect();
+        let complete = wanted.iter().filter(|(id, _)| !self.store.is_lazy(*id));
+        self.required_images = complete.map(|(_, image)| *image).collect();
         self.report.lazy_commits = wanted.iter().filter(|(id, _)| self.store.is_lazy(*id)).count();
         let mut absent = BTreeSet::new();
         for (commit, id) in wanted {
@@ -271,7 +278,7 @@ impl<'a> Fsck<'a> {
                 Ok(image) => {
                     self.images.insert(id, image);
                 }
-                Err(ReadError::MissingImage { .. }) if !self.needed_whole.contains(&id) => {
+                Err(ReadError::MissingImage { .. }) if !self.required_images.contains(&id) => {
                     absent.insert(id);
                 }
                 Err(error) => {
@@ -284,23 +291,31 @@ impl<'a> Fsck<'a> {
         self.report.absent_images = absent.len();
     }
 
-    /// Every object of every image once, those of lazy commits alone as such that may be absent.
-    fn candidates(&self) -> Vec<Candidate> {
+    /// Returns every object of every image once, and what else is stored if an image is absent. An object that only lazy commits
+    /// have may be absent.
+    fn objects_to_check(&self) -> Result<Vec<ObjectToCheck>, FsckError> {
         let mut objects = BTreeMap::new();
         for (id, image) in &self.images {
-            let is_lazy = !self.needed_whole.contains(id);
-            // verify() has walked the same tables.
+            let is_lazy = !self.required_images.contains(id);
+            // Errors are ignored, since verify() has read the same tables.
             for (object, size) in image.objects_with_sizes().into_iter().flatten().flatten() {
                 let (_, may_be_absent) = objects.entry(object).or_insert((size, is_lazy));
                 *may_be_absent &= is_lazy;
             }
         }
-        objects.into_iter().map(|(id, (size, may_be_absent))| Candidate { id, size, may_be_absent }).collect()
+        // The images of these lazy commits, which would name their objects, are not here.
+        if self.report.absent_images > 0 {
+            for (id, size) in self.store.stored_objects()? {
+                objects.entry(id).or_insert((size, true));
+            }
+        }
+        let check = |(id, (size, may_be_absent))| ObjectToCheck { id, size, may_be_absent };
+        Ok(objects.into_iter().map(check).collect())
     }
 
     /// Hashes every object once and returns the bad ones.
-    fn check_objects(&mut self, progress: &(dyn Fn(usize, usize) + Sync)) -> HashSet<ObjectId> {
-        let mut objects = self.candidates();
+    fn check_objects(&mut self, progress: &(dyn Fn(usize, usize) + Sync)) -> Result<HashSet<ObjectId>, FsckError> {
+        let mut objects = self.objects_to_check()?;
         objects.retain(|object| {
             let is_absent = object.may_be_absent && !self.store.has_object(object.id);
             if is_absent {
@@ -317,7 +332,7 @@ impl<'a> Fsck<'a> {
             for _ in 0..threads {
                 scope.spawn(|| {
                     let mut buffer = vec![0; CHUNK];
-                    while let Some(Candidate { id, size, .. }) = objects.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    while let Some(ObjectToCheck { id, size, .. }) = objects.get(next.fetch_add(1, Ordering::Relaxed)) {
                         if let Some(problem) = self.store.problem_with(*id, *size, &mut buffer) {
                             bad.lock().insert(*id, problem);
                         }
@@ -331,17 +346,17 @@ impl<'a> Fsck<'a> {
         for (id, problem) in bad {
             self.add(Damaged::Object(id), problem);
         }
-        ids
+        Ok(ids)
     }
 
-    /// Finds the paths that have bad objects, commit by commit.
-    fn name_paths(&mut self, bad: &HashSet<ObjectId>) {
+    /// Adds to the findings the paths that have damaged objects, commit by commit.
+    fn add_paths(&mut self, bad: &HashSet<ObjectId>) {
         if bad.is_empty() {
             return;
         }
         for (commit, record) in &self.commits {
             let Some(image) = self.images.get(&record.image) else { continue };
-            let visit = &mut |path: &ImagePath, object: ObjectId| {
+            let add_path = &mut |path: &ImagePath, object: ObjectId| {
                 if let Some(damage) = self.found.get_mut(&Damaged::Object(object)) {
                     damage.commits.insert(*commit);
                     damage.path_count += 1;
@@ -354,11 +369,11 @@ impl<'a> Fsck<'a> {
                 if kind == FileKind::Regular
                     && let Some(object) = image.object(ino)?.filter(|object| bad.contains(object))
                 {
-                    visit(path, object);
+                    add_path(path, object);
                 }
                 Ok::<(), ImageError>(())
             });
-            // A verified image can be walked to its end.
+            // A walk over a verified image does not fail.
             if let Err(error) = walked {
                 tracing::error!(image = %record.image, %error, "a verified image could not be walked");
             }
@@ -367,7 +382,7 @@ impl<'a> Fsck<'a> {
 }
 
 impl Store {
-    /// What is wrong with an object, if anything.
+    /// Returns what is wrong with an object; `None` if it is intact.
     pub(super) fn problem_with(&self, id: ObjectId, size: u64, buffer: &mut [u8]) -> Option<String> {
         match self.digest_of(id, buffer) {
             Ok((found, length)) if found == id && length == size => None,
@@ -377,21 +392,21 @@ impl Store {
         }
     }
 
-    /// Whether the bytes of an object are those of its name.
+    /// Returns whether the bytes of an object have the digest of its name.
     pub(super) fn has_digest(&self, id: ObjectId) -> Result<bool, ReadError> {
         Ok(self.digest_of(id, &mut vec![0; CHUNK])?.0 == id)
     }
 
     fn digest_of(&self, id: ObjectId, buffer: &mut [u8]) -> Result<(ObjectId, u64), ReadError> {
-        let (file, start, limit) = match self.place(id)? {
-            Place::Packed { file, slot, .. } => (file, slot.offset, u64::from(slot.length)),
-            Place::File(file) => (file, 0, u64::MAX),
+        let (file, start, limit) = match self.locate(id)? {
+            LocalObject::Packed { file, slot, .. } => (file, slot.offset, u64::from(slot.length)),
+            LocalObject::File(file) => (file, 0, u64::MAX),
         };
         let mut hasher = <sha2::Sha256 as sha2::Digest>::new();
         let mut length = 0_u64;
         while length < limit {
-            let room = usize::try_from(limit - length).map_or(buffer.len(), |room| room.min(buffer.len()));
-            let read = read_from(&file, start + length, &mut buffer[..room])
+            let wanted = usize::try_from(limit - length).map_or(buffer.len(), |left| left.min(buffer.len()));
+            let read = read_from(&file, start + length, &mut buffer[..wanted])
                 .map_err(|source| ReadError::Object { id, source })?;
             if read == 0 {
                 break;
@@ -401,15 +416,4 @@ impl Store {
         }
         Ok((ObjectId::from_bytes(sha2::Digest::finalize(hasher).into()), length))
     }
-}
-
-/// An error with its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

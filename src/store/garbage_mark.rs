@@ -1,9 +1,12 @@
-//! Purpose: says, by a file, that something may be in the repository that nothing needs, so that a collection without such a
-//! file need not look.
+//! Marks by a file that the repository may have garbage, so that a collection need not search for it when there is no mark.
 //!
-//! Not here: finding garbage (`gc`). Invariants: the file is there before anything gets its name that no ref leads to yet, and
-//! before a ref leaves what it led to; it is removed by the writer that made it once a ref names all it added, or by a
-//! collection. A writer that is killed leaves it. Used by: `write`, `refs`, `gc`.
+//! *Not here*: finding garbage (`gc`).
+//!
+//! *Invariants*: the file exists before anything gets a name to which no ref leads yet, and before a ref moves away from a
+//! commit that may become garbage. The writer that made the file removes it once a ref names everything that it added;
+//! otherwise a collection removes it. A writer that is killed leaves it.
+//!
+//! *Used by* `store::write`, `store::refs` and `store::gc`.
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -11,7 +14,7 @@ use std::path::PathBuf;
 
 use parking_lot::Mutex;
 
-/// The file, as one writer knows it.
+/// The mark, as one writer uses it.
 #[derive(Debug)]
 pub(super) struct GarbageMark {
     path: PathBuf,
@@ -20,14 +23,14 @@ pub(super) struct GarbageMark {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// This writer has not needed it.
+    /// This writer has not made the file.
     Unneeded,
-    /// This writer has made it, and nothing names what was added.
+    /// This writer has made the file, and no ref names what it added.
     Added,
-    /// This writer has made it, and a ref names what was added.
+    /// This writer has made the file, and a ref names what it added.
     Named,
-    /// It was there before, or there is garbage.
-    Stays,
+    /// The file existed before, or there may be garbage; this writer does not remove it.
+    Permanent,
 }
 
 impl GarbageMark {
@@ -35,36 +38,36 @@ impl GarbageMark {
         Self { path, state: Mutex::new(State::Unneeded) }
     }
 
-    /// Something is about to get its name.
-    pub(super) fn add(&self) -> io::Result<()> {
+    /// Makes the mark, before something gets its name.
+    pub(super) fn note_addition(&self) -> io::Result<()> {
         let mut state = self.state.lock();
         *state = match *state {
             State::Unneeded => self.make()?,
             State::Added | State::Named => State::Added,
-            State::Stays => State::Stays,
+            State::Permanent => State::Permanent,
         };
         Ok(())
     }
 
-    /// A ref names what was added.
-    pub(super) fn name(&self) {
+    /// Notes that a ref names what was added.
+    pub(super) fn note_named(&self) {
         let mut state = self.state.lock();
         if *state == State::Added {
             *state = State::Named;
         }
     }
 
-    /// Something may become garbage.
-    pub(super) fn keep(&self) -> io::Result<()> {
+    /// Makes the mark and keeps it until the next collection, before something may become garbage.
+    pub(super) fn make_permanent(&self) -> io::Result<()> {
         let mut state = self.state.lock();
         if *state == State::Unneeded {
             self.make()?;
         }
-        *state = State::Stays;
+        *state = State::Permanent;
         Ok(())
     }
 
-    /// There is no garbage.
+    /// Removes the mark, after a collection that left no garbage.
     pub(super) fn clear(&self) {
         *self.state.lock() = State::Unneeded;
         self.remove();
@@ -73,7 +76,7 @@ impl GarbageMark {
     fn make(&self) -> io::Result<State> {
         match OpenOptions::new().write(true).create_new(true).open(&self.path) {
             Ok(_) => Ok(State::Added),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(State::Stays),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(State::Permanent),
             Err(error) => Err(error),
         }
     }
@@ -81,7 +84,7 @@ impl GarbageMark {
     fn remove(&self) {
         match fs::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::debug!(%error, "the mark of garbage stays; the next collection looks at everything");
+                tracing::debug!(%error, "cannot remove the garbage mark; the next collection reads everything");
             }
             _ => {}
         }

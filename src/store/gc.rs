@@ -1,10 +1,12 @@
-//! Garbage collection: a plan first, then the removal.
+//! Collects garbage: plans first, then removes.
 //!
-//! Roots are refs with their history and running mounts. If any root cannot be followed to its end, nothing is planned.
-//! Where every change since the last collection added something that a ref names, nothing can be garbage, and only new
-//! commits are looked at.
-//! Commits go before images and images before objects, so that a crash in between leaves garbage and never a name that
-//! leads nowhere.
+//! Roots are refs with their history, and running mounts. If every change since the last collection added something that a ref
+//! names, nothing can be garbage, and only new commits are read.
+//!
+//! *Invariants*: if any root cannot be followed to its end, nothing is planned. Commits are removed before images and images
+//! before objects, so that a crash leaves garbage but never a reference to something missing.
+//!
+//! *Used by* `cli`, and by `cache`, whose evictor keeps the limit.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
@@ -14,11 +16,11 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::layout::Layout;
+use super::layout::StoreLayout;
 use super::merge::CopyError;
-use super::milestone::{Memory, Milestone};
+use super::milestone::{Milestone, MilestoneKind};
 use super::open::Store;
-use super::pack::Pack;
+use super::pack::{Pack, PackForm};
 use super::pack_limits::count_to_merge;
 use super::reach::{Reachable, reachable};
 use super::refs::RefError;
@@ -27,12 +29,12 @@ use super::write::{StoreWriter, WriteError};
 use crate::disk::{self, Lock, LockError, Wait};
 use crate::model::{Commit, CommitId, ImageId, ObjectId};
 
-/// Hex digits of an id.
+/// Number of hex digits of an id.
 const ID_DIGITS: usize = 2 * ObjectId::LEN;
 
 /// Why garbage was not collected.
 #[derive(Debug, thiserror::Error)]
-pub enum GcError {
+pub(crate) enum GcError {
     /// A lock could not be used.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -45,78 +47,76 @@ pub enum GcError {
     /// A pack could not be rewritten.
     #[error(transparent)]
     Write(#[from] WriteError),
-    /// The system refused.
     #[error("cannot {action} {}", .path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On which path.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    Io { action: &'static str, path: PathBuf, source: io::Error },
 }
 
-/// Proof of being the only process that writes or relies on unreferenced objects; the only thing that removes.
-pub struct Gc {
+/// The proof that no other process writes or relies on unreferenced objects. Only its methods remove things.
+pub(crate) struct Gc {
     pub(super) writer: StoreWriter,
 }
 
-/// What a collection would remove.
+/// The things that a collection removes.
 #[derive(Debug, Default, serde::Serialize)]
-pub struct GcPlan {
-    /// Commits that no root leads to.
-    pub commits: Vec<CommitId>,
-    /// Images of no remaining commit.
-    pub images: Vec<ImageId>,
-    /// Object files of no remaining image, with their sizes.
-    pub objects: Vec<(ObjectId, u64)>,
+pub(crate) struct GcPlan {
+    /// Commits to which no root leads.
+    pub(crate) commits: Vec<CommitId>,
+    /// Images that no remaining commit has.
+    pub(crate) images: Vec<ImageId>,
+    /// Object files that no remaining image has, with their sizes.
+    pub(crate) objects: Vec<(ObjectId, u64)>,
     /// Packs to remove or rewrite.
-    pub packs: Vec<PackPlan>,
-    /// Files that belong to commits, images and objects which go, relative to the repository: signatures, markers, parts.
-    pub companions: Vec<PathBuf>,
+    pub(crate) packs: Vec<PackPlan>,
+    /// Files that belong to removed commits, images and objects, relative to the repository: signatures, markers, partial
+    /// files.
+    pub(crate) companions: Vec<PathBuf>,
     /// Bytes that become free.
-    pub bytes: u64,
-    /// Commits that stay; none when they were not counted, since nothing can be garbage.
-    pub kept_commits: Option<usize>,
-    /// Objects that stay, or none likewise.
-    pub kept_objects: Option<usize>,
-    /// Commits of which too little is here to know their objects. As long as there are any, no object goes.
-    pub unread_commits: usize,
-    /// Which objects stay; none for all.
+    pub(crate) bytes: u64,
+    /// Number of commits that stay; `None` when they were not counted, because nothing can be garbage.
+    pub(crate) kept_commits: Option<usize>,
+    /// Number of objects that stay; `None` when they were not counted.
+    pub(crate) kept_objects: Option<usize>,
+    /// Number of commits whose images are not in the repository, so that their objects are not known. As long as there are any,
+    /// no object is removed.
+    pub(crate) unread_commits: usize,
+    /// The objects that stay; `None` for all.
     #[serde(skip)]
     needed: Option<HashSet<ObjectId>>,
-    /// What to remember, if there is no garbage after this.
+    /// The milestone to save after this collection, if it leaves no garbage.
     #[serde(skip)]
     milestone: Option<Milestone>,
 }
 
-/// What is to become of one pack.
+/// The plan for one pack.
 #[derive(Debug, serde::Serialize)]
-pub struct PackPlan {
-    /// The pack.
-    pub name: String,
-    /// Objects in it that stay; they move to a new pack.
-    pub keep: usize,
-    /// Objects in it that go.
-    pub remove: usize,
+pub(crate) struct PackPlan {
+    /// The name of the pack.
+    pub(crate) name: String,
+    /// Number of objects that are copied to a new pack.
+    pub(crate) keep: usize,
+    /// Number of objects that are removed.
+    pub(crate) remove: usize,
 }
 
-/// What a collection removed.
+impl PackPlan {
+    /// Returns whether the pack has the former form, and all its objects are copied.
+    fn is_former_as_it_is(&self) -> bool {
+        self.keep > 0 && self.remove == 0 && PackForm::of_name(&self.name) == Some(PackForm::Former)
+    }
+}
+
+/// The result of a collection.
 #[derive(Debug, Default, serde::Serialize)]
-pub struct GcReport {
+pub(crate) struct GcReport {
     /// Bytes that became free.
-    pub bytes: u64,
-    /// Files removed.
-    pub files: usize,
+    pub(crate) bytes: u64,
+    /// Number of files that were removed.
+    pub(crate) files: usize,
 }
 
 impl Store {
-    /// Becomes the collector, waiting for writers and long readers as `wait` says.
-    ///
-    /// # Errors
-    /// [`GcError::Lock`] or [`GcError::Write`].
-    pub fn collector(&self, wait: impl Fn() -> Wait<'static>) -> Result<Gc, GcError> {
+    /// Takes both locks for a collection. `wait` says what to do while writers and long readers hold them.
+    pub(crate) fn collector(&self, wait: impl Fn() -> Wait<'static>) -> Result<Gc, GcError> {
         let writer = Lock::exclusive(&self.layout().writer_lock(), wait())?;
         let removal = Lock::exclusive(&self.layout().removal_lock(), wait())?;
         Ok(Gc { writer: StoreWriter::new(self, writer, removal)? })
@@ -124,11 +124,11 @@ impl Store {
 }
 
 impl Gc {
-    /// Finds out what nothing needs. `depth` bounds how many ancestors of each ref stay; `None` keeps all.
+    /// Finds everything that no root needs. `depth` bounds how many ancestors of each ref stay; `None` keeps all.
     ///
     /// # Errors
     /// [`GcError`]; also when any root cannot be followed.
-    pub fn plan(&self, depth: Option<u64>) -> Result<GcPlan, GcError> {
+    pub(crate) fn plan(&self, depth: Option<u64>) -> Result<GcPlan, GcError> {
         let (store, began) = (self.writer.store(), SystemTime::now());
         let (refs, mounts) = (self.ref_tips()?, store.mount_roots()?);
         let mut needed = reachable(store, refs.iter().copied(), depth)?;
@@ -160,21 +160,19 @@ impl Gc {
             plan.bytes += plan.objects.iter().map(|(_, size)| size).sum::<u64>();
             self.plan_packs(&needed, &mut plan)?;
         }
+        self.plan_former_packs(&mut plan)?;
         plan_companions(layout, &needed, &mut plan)?;
         plan.needed = Some(needed.objects);
         Ok(plan)
     }
 
-    /// Proves that nothing can have become garbage since the last collection: none of its commits was left by a ref or a
-    /// mount, and whatever was added is named by a ref. The plan then only merges packs. `None` when there is no such proof,
-    /// or parts of commits may come and go.
-    ///
-    /// # Errors
-    /// [`GcError`].
-    pub fn plan_since_last(&self) -> Result<Option<GcPlan>, GcError> {
+    /// Returns a plan that only merges packs, if nothing can have become garbage since the last collection: refs and mounts
+    /// still lead to all its commits, and a ref names everything that was added. Returns `None` if that cannot be proved, or if
+    /// there are lazy commits or partial files.
+    pub(crate) fn plan_since_last(&self) -> Result<Option<GcPlan>, GcError> {
         let (store, began) = (self.writer.store(), SystemTime::now());
         let layout = store.layout();
-        let Some(last) = store.milestone(Memory::Collected) else { return Ok(None) };
+        let Some(last) = store.milestone(MilestoneKind::Collected) else { return Ok(None) };
         let is_quiet =
             !layout.garbage_mark().exists() && !store.has_lazy_commits() && files(&layout.partial())?.is_empty();
         let roots: BTreeSet<CommitId> = self.ref_tips()?.into_iter().chain(store.mount_roots()?).collect();
@@ -186,6 +184,7 @@ impl Gc {
         for pack in self.packs_to_merge()? {
             plan.packs.push(PackPlan { name: pack.name.to_string(), keep: pack.len(), remove: 0 });
         }
+        self.plan_former_packs(&mut plan)?;
         Ok(Some(plan))
     }
 
@@ -193,7 +192,7 @@ impl Gc {
         Ok(self.writer.store().refs()?.into_iter().map(|(_, id)| id).collect())
     }
 
-    /// Every pack of the repository, largest first.
+    /// Returns every pack of the repository, largest first.
     pub(super) fn packs(&self) -> Result<Vec<Arc<Pack>>, GcError> {
         let store = self.writer.store();
         let failed = |source| GcError::Io { action: "read", path: store.layout().packs(), source };
@@ -201,6 +200,7 @@ impl Gc {
     }
 
     fn plan_packs(&self, needed: &Reachable, plan: &mut GcPlan) -> Result<(), GcError> {
+        let keeps_former = self.writer.store().must_keep_former_packs();
         let merged: HashSet<Arc<str>> = self.packs_to_merge()?.iter().map(|pack| Arc::clone(&pack.name)).collect();
         for pack in self.packs()? {
             let (mut keep, mut remove, mut garbage) = (0, 0, 0);
@@ -212,7 +212,8 @@ impl Gc {
                     garbage += slot.map_or(0, |slot| u64::from(slot.length));
                 }
             }
-            let mostly_garbage = keep == 0 || garbage * 2 > pack.size();
+            let is_kept = keeps_former && pack.form == PackForm::Former;
+            let mostly_garbage = keep == 0 || (garbage * 2 > pack.size() && !is_kept);
             if mostly_garbage || merged.contains(&pack.name) {
                 plan.bytes += garbage;
                 plan.packs.push(PackPlan { name: pack.name.to_string(), keep, remove });
@@ -221,7 +222,19 @@ impl Gc {
         Ok(())
     }
 
-    /// The packs that are too small to stay by themselves. A repository whose commits were made by this program has none.
+    /// Adds the packs of the former form that are rewritten as they are.
+    fn plan_former_packs(&self, plan: &mut GcPlan) -> Result<(), GcError> {
+        let store = self.writer.store();
+        let failed = |source| GcError::Io { action: "read", path: store.layout().packs(), source };
+        for pack in store.former_packs_to_rewrite().map_err(failed)? {
+            if !plan.packs.iter().any(|planned| planned.name == *pack.name) {
+                plan.packs.push(PackPlan { name: pack.name.to_string(), keep: pack.len(), remove: 0 });
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the packs that are small enough to be merged. A repository whose commits were made by this program has none.
     fn packs_to_merge(&self) -> Result<Vec<Arc<Pack>>, GcError> {
         let store = self.writer.store();
         let failed = |source| GcError::Io { action: "read", path: store.layout().packs(), source };
@@ -235,14 +248,17 @@ impl Gc {
     ///
     /// # Errors
     /// [`GcError`]; what was not removed by then is found again by the next plan.
-    pub fn apply(&self, plan: &GcPlan) -> Result<GcReport, GcError> {
+    pub(crate) fn apply(&self, plan: &GcPlan) -> Result<GcReport, GcError> {
         let store = self.writer.store();
         let layout = store.layout();
-        // A commit that comes back later may come back without something that was checked.
-        if store.milestone(Memory::Checked).is_some_and(|last| plan.commits.iter().any(|id| last.tips().contains(id))) {
-            store.forget(Memory::Checked);
+        // A commit that is removed and added again later may lack something that the last check had verified.
+        if store
+            .milestone(MilestoneKind::Checked)
+            .is_some_and(|last| plan.commits.iter().any(|id| last.tips().contains(id)))
+        {
+            store.remove_milestone(MilestoneKind::Checked);
         }
-        store.forget(Memory::Collected);
+        store.remove_milestone(MilestoneKind::Collected);
         if !plan.commits.is_empty() {
             let failed = |source| GcError::Io { action: "remove", path: layout.history(), source };
             store.forget_history().map_err(failed)?;
@@ -255,22 +271,30 @@ impl Gc {
             remove_files(std::iter::once(path), &directory)?;
         }
         remove_files(plan.objects.iter().map(|(id, _)| layout.object(*id)), &layout.objects())?;
-        let names: Vec<&str> = plan.packs.iter().map(|pack| pack.name.as_str()).collect();
+        let names: Vec<&str> =
+            plan.packs.iter().filter(|pack| !pack.is_former_as_it_is()).map(|pack| pack.name.as_str()).collect();
         let is_needed = |id: &ObjectId| plan.needed.as_ref().is_none_or(|needed| needed.contains(id));
-        self.rewrite_packs(&names, &is_needed)?;
+        self.rewrite_packs(&names, PackForm::Current, &is_needed)?;
+        self.writer.rewrite_former_packs()?;
         if let Some(milestone) = &plan.milestone {
             self.writer.garbage.clear();
-            store.remember(Memory::Collected, milestone);
+            store.save_milestone(MilestoneKind::Collected, milestone);
         }
         let files = plan.commits.len() + plan.images.len() + plan.objects.len() + plan.packs.len();
         let files = files + plan.companions.len();
         Ok(GcReport { bytes: plan.bytes, files })
     }
 
-    /// Moves the objects that `keep` wants out of the named packs into new ones and removes the old. A running mount finds
-    /// them in the new packs.
-    pub(super) fn rewrite_packs(&self, names: &[&str], keep: &dyn Fn(&ObjectId) -> bool) -> Result<(), GcError> {
+    /// Copies the objects for which `keep` holds from the named packs to new ones of the given form, and removes the old packs.
+    /// A running mount finds the objects in the new packs.
+    pub(super) fn rewrite_packs(
+        &self,
+        names: &[&str],
+        form: PackForm,
+        keep: &dyn Fn(&ObjectId) -> bool,
+    ) -> Result<(), GcError> {
         let store = self.writer.store();
+        self.writer.set_pack_form(form);
         let mut packs = self.packs()?;
         packs.retain(|pack| names.contains(&&*pack.name));
         for pack in &packs {
@@ -279,20 +303,21 @@ impl Gc {
                 CopyError::Write(error) => error.into(),
             })?;
         }
-        // A pack rewritten to the very same objects in the same order has the same name again.
-        let kept = self.writer.settle_unmerged()?.unwrap_or_default();
+        // A pack that was rewritten to the same objects in the same order has the same name again.
+        let kept = self.writer.flush_without_merging()?.unwrap_or_default();
+        self.writer.set_pack_form(PackForm::Current);
         let directory = store.layout().packs();
         let old: Vec<&Arc<Pack>> = packs.iter().filter(|pack| !kept.contains(&*pack.name)).collect();
         remove_files(old.iter().map(|pack| directory.join(&*pack.name)), &directory)?;
-        old.iter().for_each(|pack| store.forget_uses(&pack.name));
+        old.iter().for_each(|pack| store.remove_use_times(&pack.name));
         store.reload_packs().map_err(|source| GcError::Io { action: "read", path: directory, source })?;
         self.writer.refresh_pack_index();
         Ok(())
     }
 }
 
-/// Finds what stands beside commits, images and objects that go, also what an interrupted removal left.
-fn plan_companions(layout: &Layout, needed: &Reachable, plan: &mut GcPlan) -> Result<(), GcError> {
+/// Finds the files that belong to removed commits, images and objects, and those that an interrupted removal left.
+fn plan_companions(layout: &StoreLayout, needed: &Reachable, plan: &mut GcPlan) -> Result<(), GcError> {
     for directory in [layout.signatures(), layout.lazy()] {
         for (id, size) in named_files::<CommitId>(&directory)? {
             if !needed.commits.contains_key(&id) {
@@ -303,7 +328,7 @@ fn plan_companions(layout: &Layout, needed: &Reachable, plan: &mut GcPlan) -> Re
     }
     let directory = layout.partial();
     for (name, size) in files(&directory)? {
-        // A part of an image or of an object, or what describes one: `<id>` or `<id>.something`.
+        // A partial image or object, or a file that describes one: `<id>` or `<id>.something`.
         let Some(id) = name.get(..ID_DIGITS) else { continue };
         let (Ok(image), Ok(object)) = (id.parse::<ImageId>(), id.parse::<ObjectId>()) else { continue };
         let is_needed = needed.images.contains(&image) || needed.objects.contains(&object);
@@ -315,15 +340,15 @@ fn plan_companions(layout: &Layout, needed: &Reachable, plan: &mut GcPlan) -> Re
     Ok(())
 }
 
-fn relative(layout: &Layout, path: &Path) -> PathBuf {
+fn relative(layout: &StoreLayout, path: &Path) -> PathBuf {
     path.strip_prefix(layout.root()).unwrap_or(path).to_owned()
 }
 
 fn pack_error(action: &'static str, pack: &Pack, source: io::Error) -> GcError {
-    GcError::Io { action, path: Path::new(Layout::PACKS).join(&*pack.name), source }
+    GcError::Io { action, path: Path::new(StoreLayout::PACKS).join(&*pack.name), source }
 }
 
-/// Removes files and makes their absence durable. One that is gone already is fine.
+/// Removes files, durably. A missing file is no error.
 pub(super) fn remove_files(paths: impl Iterator<Item = PathBuf>, directory: &Path) -> Result<(), GcError> {
     let mut removed = false;
     for path in paths {
@@ -340,12 +365,13 @@ pub(super) fn remove_files(paths: impl Iterator<Item = PathBuf>, directory: &Pat
     disk::sync_directory(directory).map_err(io_error)
 }
 
-/// The files of a directory whose names are ids, with their sizes.
+/// Returns the files of a directory whose names are ids, with their sizes.
 fn named_files<T: FromStr>(directory: &Path) -> Result<Vec<(T, u64)>, GcError> {
     Ok(files(directory)?.into_iter().filter_map(|(name, size)| Some((name.parse().ok()?, size))).collect())
 }
 
-/// The files of a directory with their sizes; none when there is no such directory, as some are made when needed.
+/// Returns the files of a directory with their sizes; none when the directory does not exist, since some are only made when
+/// needed.
 fn files(directory: &Path) -> Result<Vec<(String, u64)>, GcError> {
     let io_error = |source| GcError::Io { action: "list", path: directory.to_owned(), source };
     let entries = match fs::read_dir(directory) {
@@ -362,8 +388,8 @@ fn files(directory: &Path) -> Result<Vec<(String, u64)>, GcError> {
     Ok(files)
 }
 
-/// Every object that has a file of its own, with its size.
-pub(super) fn object_files(layout: &Layout) -> Result<Vec<(ObjectId, u64)>, GcError> {
+/// Returns every object that has a file of its own, with its size.
+pub(super) fn object_files(layout: &StoreLayout) -> Result<Vec<(ObjectId, u64)>, GcError> {
     let top = layout.objects();
     let io_error = |source| GcError::Io { action: "list", path: top.clone(), source };
     let mut objects = Vec::new();

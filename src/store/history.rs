@@ -1,5 +1,4 @@
-//! Purpose: remembers what each commit added to the one before, so that sums over a history read each image once and not at
-//! every call.
+//! Stores which objects each commit added to its parent, so that sums over a history read each image only once.
 //!
 //! ```text
 //! offset size
@@ -11,9 +10,12 @@
 //!          SHA-256 of the record so far (32)
 //! ```
 //!
-//! Not here: what the sums are (`usage`). Invariants: it is a cache of what images say, which never changes, and is only
-//! appended to; a damaged or torn one is made anew, and `gc` removes it with the first commit that goes. Commits that are here
-//! lazily are not in it. Used by: `usage`.
+//! *Not here*: the sums (`usage`).
+//!
+//! *Invariants*: the file is a cache of what images say, which never changes, so it is only appended to. A damaged or truncated
+//! file is made again, and `gc` removes it when it removes a commit. It has no lazy commits.
+//!
+//! *Used by* `store::usage`.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
@@ -28,32 +30,33 @@ use crate::model::{CommitId, ImageId, ObjectId};
 use crate::sys::Mapping;
 
 const MAGIC: [u8; 16] = *b"SAPWHST\0\x01\0\0\0\0\0\0\0";
-const HEAD: usize = 72;
+const RECORD_HEAD: usize = 72;
 const ROW: usize = 40;
 const DIGEST: usize = 32;
 
-/// What is known of some commits and all before them.
+/// The records of some commits and of all their ancestors.
 pub(super) struct History {
-    /// What the file has; nothing if it is to be made anew.
+    /// The bytes of the file; empty if the file must be made again.
     old: Mapping,
+    /// The records that are not in the file yet.
     new: Vec<u8>,
-    commits: HashMap<CommitId, Known>,
+    commits: HashMap<CommitId, HistoryRecord>,
 }
 
-/// One record.
-struct Known {
+/// The record of one commit.
+struct HistoryRecord {
     parent: Option<CommitId>,
-    rows: Rows,
+    rows: RowRange,
 }
 
-/// Where the rows of a record are.
-enum Rows {
+/// The position of the rows of a record: in the file, or in the new records.
+enum RowRange {
     Old(Range<usize>),
     New(Range<usize>),
 }
 
 impl History {
-    /// Reads what is remembered.
+    /// Reads the file; without a valid file there are no records.
     pub(super) fn load(store: &Store) -> Self {
         let map = File::open(store.layout().history()).and_then(|file| Mapping::of_file(&file));
         let old = map.unwrap_or_else(|_| Mapping::of_bytes(Vec::new()));
@@ -63,7 +66,8 @@ impl History {
         }
     }
 
-    /// Adds what is not known of `tip` and its ancestors. History may end where a parent is not here.
+    /// Adds records of `tip` and its ancestors that have none. The history ends at a commit whose parent is not in the
+    /// repository.
     pub(super) fn extend(&mut self, store: &Store, tip: CommitId) -> Result<(), ReadError> {
         let (mut unknown, mut next) = (Vec::new(), Some(tip));
         while let Some(id) = next.filter(|id| !self.commits.contains_key(id)) {
@@ -109,16 +113,17 @@ impl History {
         self.new[first - 8..first - 4].copy_from_slice(&count.to_le_bytes());
         let digest = ObjectId::of(&self.new[start..end]);
         self.new.extend_from_slice(digest.as_bytes());
-        self.commits.insert(id, Known { parent, rows: Rows::New(first..end) });
+        self.commits.insert(id, HistoryRecord { parent, rows: RowRange::New(first..end) });
     }
 
-    /// Visits every object of `tip` and its ancestors, some of them several times. Returns how many commits these are.
-    pub(super) fn visit(&self, tip: CommitId, mut visit: impl FnMut(ObjectId, u64)) -> usize {
+    /// Calls `visit` for every object of `tip` and its ancestors, for some objects several times. Returns the number of
+    /// commits.
+    pub(super) fn for_each_object(&self, tip: CommitId, mut visit: impl FnMut(ObjectId, u64)) -> usize {
         let (mut count, mut next) = (0, Some(tip));
         while let Some(known) = next.and_then(|id| self.commits.get(&id)) {
             let rows = match &known.rows {
-                Rows::Old(range) => &self.old[range.clone()],
-                Rows::New(range) => &self.new[range.clone()],
+                RowRange::Old(range) => &self.old[range.clone()],
+                RowRange::New(range) => &self.new[range.clone()],
             };
             for row in rows.chunks_exact(ROW) {
                 let object = ObjectId::from_slice(&row[..32]).expect("32 bytes were cut out");
@@ -129,10 +134,10 @@ impl History {
         count
     }
 
-    /// Remembers what was added. A repository that cannot be written remembers nothing.
+    /// Appends the new records to the file, if the repository can be written.
     pub(super) fn save(&self, store: &Store) {
         if let Err(error) = self.append(store) {
-            tracing::debug!(%error, "what commits have added is not remembered");
+            tracing::debug!(%error, "cannot save which objects commits have added");
         }
     }
 
@@ -147,13 +152,13 @@ impl History {
             bytes.extend_from_slice(&MAGIC);
         }
         bytes.extend_from_slice(&self.new);
-        // In one call, so that another process that appends cannot come in between.
+        // One call appends all records, so that those of another process cannot be written between them.
         OpenOptions::new().append(true).create(true).mode(0o600).open(path)?.write_all(&bytes)
     }
 }
 
 impl Store {
-    /// Forgets what commits have added, before one of them goes.
+    /// Removes the file, before a commit is removed.
     pub(super) fn forget_history(&self) -> io::Result<()> {
         match fs::remove_file(self.layout().history()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -167,28 +172,28 @@ fn objects_of(store: &Store, id: ImageId) -> Result<Vec<(ObjectId, u64)>, ReadEr
     store.image(id)?.objects_with_sizes().map_err(damaged)?.collect::<Result<_, _>>().map_err(damaged)
 }
 
-/// Finds the records; none if anything is wrong with any of them.
-fn parse(bytes: &[u8]) -> Option<HashMap<CommitId, Known>> {
+/// Finds the records; returns `None` if any of them is damaged.
+fn parse(bytes: &[u8]) -> Option<HashMap<CommitId, HistoryRecord>> {
     let mut commits = HashMap::new();
     let mut start = MAGIC.len();
     if !bytes.starts_with(&MAGIC) {
         return None;
     }
     while start < bytes.len() {
-        let head = bytes.get(start..start.checked_add(HEAD)?)?;
+        let head = bytes.get(start..start.checked_add(RECORD_HEAD)?)?;
         let rows = usize::try_from(u32::from_le_bytes(head[64..68].try_into().ok()?)).ok()?.checked_mul(ROW)?;
-        let first = start + HEAD;
+        let first = start + RECORD_HEAD;
         let end = first.checked_add(rows)?;
         let digest = bytes.get(end..end.checked_add(DIGEST)?)?;
         if ObjectId::of(&bytes[start..end]).as_bytes() != digest {
             return None;
         }
         let parent = CommitId::from_slice(&head[32..64]).filter(|parent| *parent.as_bytes() != [0; 32]);
-        // A parent that is not known would cut the history off.
+        // An unknown parent would end the history too early.
         if parent.is_some_and(|parent| !commits.contains_key(&parent)) {
             return None;
         }
-        commits.insert(CommitId::from_slice(&head[..32])?, Known { parent, rows: Rows::Old(first..end) });
+        commits.insert(CommitId::from_slice(&head[..32])?, HistoryRecord { parent, rows: RowRange::Old(first..end) });
         start = end + DIGEST;
     }
     Some(commits)
@@ -199,14 +204,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn damaged_or_torn_records_are_not_believed() {
+    fn damaged_or_truncated_history_is_not_used() {
         let mut history = History { old: Mapping::of_bytes(Vec::new()), new: Vec::new(), commits: HashMap::new() };
         let (first, second) = (CommitId::of(b"1"), CommitId::of(b"2"));
         history.add(first, None, [(ObjectId::of(b"a"), 1), (ObjectId::of(b"b"), 2)].iter());
         history.add(second, Some(first), [(ObjectId::of(b"c"), 4)].iter());
         let sum = |history: &History, tip| {
             let mut sum = 0;
-            let commits = history.visit(tip, |_, size| sum += size);
+            let commits = history.for_each_object(tip, |_, size| sum += size);
             (commits, sum)
         };
         assert_eq!((sum(&history, first), sum(&history, second)), ((1, 3), (2, 7)));
@@ -215,13 +220,13 @@ mod tests {
             let commits = parse(bytes)?;
             Some(History { old: Mapping::of_bytes(bytes.to_vec()), new: Vec::new(), commits })
         };
-        assert_eq!(sum(&read(&bytes).expect("own"), second), (2, 7));
-        let whole = [MAGIC.len(), MAGIC.len() + HEAD + 2 * ROW + DIGEST];
+        assert_eq!(sum(&read(&bytes).expect("intact"), second), (2, 7));
+        let complete = [MAGIC.len(), MAGIC.len() + RECORD_HEAD + 2 * ROW + DIGEST];
         for at in 0..bytes.len() {
             let mut damaged = bytes.clone();
             damaged[at] ^= 1;
             assert!(read(&damaged).is_none(), "byte {at}");
-            assert_eq!(read(&bytes[..at]).is_some(), whole.contains(&at), "cut at {at}");
+            assert_eq!(read(&bytes[..at]).is_some(), complete.contains(&at), "cut at {at}");
         }
     }
 }

@@ -1,10 +1,12 @@
-//! What is here, found by looking once instead of once for each object.
+//! Lists which objects are in the repository, with one listing instead of one look-up for each object.
+//!
+//! *Used by* `cache`, which fetches what is missing.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
-use super::gc::object_files;
+use super::gc::{GcError, object_files};
 use super::open::Store;
 use crate::model::ObjectId;
 
@@ -12,15 +14,13 @@ use crate::model::ObjectId;
 pub(super) const STAT_BLOCK: u64 = 512;
 
 impl Store {
-    /// Whether the object is in a pack, as far as the packs are known by now.
-    #[must_use]
-    pub fn is_packed(&self, id: ObjectId) -> bool {
+    /// Returns whether the object is in a pack of the last listing; `false` if that cannot be determined.
+    pub(crate) fn is_packed(&self, id: ObjectId) -> bool {
         self.is_in_pack(id).unwrap_or(false)
     }
 
-    /// The objects that have files of their own. Those that cannot be listed count as not being here.
-    #[must_use]
-    pub fn objects_with_files(&self) -> HashSet<ObjectId> {
+    /// Returns the objects that have files of their own. Objects that cannot be listed count as absent.
+    pub(crate) fn objects_with_files(&self) -> HashSet<ObjectId> {
         match object_files(self.layout()) {
             Ok(files) => files.into_iter().map(|(id, _)| id).collect(),
             Err(error) => {
@@ -30,10 +30,20 @@ impl Store {
         }
     }
 
-    /// How many bytes are here of the objects that are here in part. Images, which are kept in the same place, are counted
-    /// under names that no object has.
-    #[must_use]
-    pub fn partial_sizes(&self) -> HashMap<ObjectId, u64> {
+    /// Returns every object that is stored, with its size.
+    pub(super) fn stored_objects(&self) -> Result<Vec<(ObjectId, u64)>, GcError> {
+        let failed = |source| GcError::Io { action: "read", path: self.layout().packs(), source };
+        let mut objects = object_files(self.layout())?;
+        for pack in self.packs().all(&self.inner.files).map_err(failed)? {
+            let rows = (0..pack.len()).map(|row| pack.row(row));
+            objects.extend(rows.filter_map(|(id, slot)| Some((id, u64::from(slot?.length)))));
+        }
+        Ok(objects)
+    }
+
+    /// Returns the number of stored bytes of each partial object. Partial images, which are in the same directory, are included
+    /// under ids that no object has.
+    pub(crate) fn partial_sizes(&self) -> HashMap<ObjectId, u64> {
         let Ok(entries) = fs::read_dir(self.layout().partial()) else { return HashMap::new() };
         let size = |entry: std::io::Result<fs::DirEntry>| {
             let entry = entry.ok()?;

@@ -1,4 +1,8 @@
-//! Where everything is in a repository. The only place that spells the names of its directories.
+//! The paths of the files and directories of a repository.
+//!
+//! *Invariants*: this is the only place that has the names of its directories.
+//!
+//! *Used by* `store`, and by the layers above for their own files in a repository.
 
 use std::path::{Path, PathBuf};
 
@@ -6,247 +10,218 @@ use crate::model::{CommitId, ImageId, ObjectId, RefName};
 
 /// The paths of one repository.
 #[derive(Debug, Clone)]
-pub struct Layout {
+pub struct StoreLayout {
     root: PathBuf,
 }
 
-impl Layout {
-    /// The directories that make a repository.
-    pub const DIRECTORIES: [&'static str; 8] =
+impl StoreLayout {
+    /// The directories that every repository has.
+    pub(crate) const DIRECTORIES: [&'static str; 8] =
         ["objects", "packs", "images", "commits", "refs", "state", "state/mounts", "tmp"];
 
-    /// The layout of the repository at `root`.
-    #[must_use]
-    pub const fn new(root: PathBuf) -> Self {
+    /// Returns the layout of the repository at `root`.
+    pub(crate) const fn new(root: PathBuf) -> Self {
         Self { root }
     }
 
-    /// The directory of the repository.
-    #[must_use]
-    pub fn root(&self) -> &Path {
+    /// Returns the directory of the repository.
+    pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
-    /// The configuration; its presence makes a directory a repository.
-    #[must_use]
-    pub fn config(&self) -> PathBuf {
+    /// Returns the file of the settings. A directory is a repository if it has this file.
+    pub(crate) fn config(&self) -> PathBuf {
         self.root.join("config.toml")
     }
 
-    /// Objects with a file of their own.
-    #[must_use]
-    pub fn objects(&self) -> PathBuf {
+    /// Returns the directory of the objects that have a file of their own.
+    pub(crate) fn objects(&self) -> PathBuf {
         self.root.join("objects")
     }
 
-    /// The file of one object.
-    #[must_use]
-    pub fn object(&self, id: ObjectId) -> PathBuf {
+    /// Returns the file of one object.
+    pub(crate) fn object(&self, id: ObjectId) -> PathBuf {
         self.root.join(Self::object_relative(id))
     }
 
-    /// The file of one object, relative to the repository.
-    #[must_use]
-    pub fn object_relative(id: ObjectId) -> PathBuf {
+    /// Returns the file of one object, relative to the repository.
+    pub(crate) fn object_relative(id: ObjectId) -> PathBuf {
         let hex = id.to_string();
         PathBuf::from("objects").join(&hex[..2]).join(&hex[2..])
     }
 
-    /// Packs of small objects.
-    #[must_use]
-    pub fn packs(&self) -> PathBuf {
+    /// Returns the directory of the packs of small objects.
+    pub(crate) fn packs(&self) -> PathBuf {
         self.root.join(Self::PACKS)
     }
 
     /// The directory of packs, relative to the repository.
-    pub const PACKS: &'static str = "packs";
+    pub(crate) const PACKS: &'static str = "packs";
 
-    /// Says in which of many large packs an object is; relative to the repository. Made when first needed.
-    pub const PACK_INDEX: &'static str = "packs/index";
+    /// The index that says in which of many large packs an object is, relative to the repository. Made when first needed.
+    pub(crate) const PACK_INDEX: &'static str = "packs/index";
 
-    /// The name of that file within the directory of packs.
-    pub const PACK_INDEX_NAME: &'static str = "index";
+    /// The name of the index within the directory of packs.
+    pub(crate) const PACK_INDEX_NAME: &'static str = "index";
 
-    /// What the name of a pack ends with.
-    pub const PACK_SUFFIX: &'static str = ".pack";
+    /// The suffix of the names of packs.
+    pub(crate) const PACK_SUFFIX: &'static str = ".objects";
 
-    /// Says in which of many large packs an object is.
-    #[must_use]
-    pub fn pack_index(&self) -> PathBuf {
+    /// The suffix of the names of packs of the former form, as earlier versions wrote them.
+    pub(crate) const FORMER_PACK_SUFFIX: &'static str = ".pack";
+
+    /// Returns the index that says in which of many large packs an object is.
+    pub(crate) fn pack_index(&self) -> PathBuf {
         self.root.join(Self::PACK_INDEX)
     }
 
-    /// All images.
-    #[must_use]
-    pub fn images(&self) -> PathBuf {
+    /// Returns the directory of the images.
+    pub(crate) fn images(&self) -> PathBuf {
         self.root.join("images")
     }
 
-    /// The file of one image.
+    /// Returns the file of one image.
     #[must_use]
     pub fn image(&self, id: ImageId) -> PathBuf {
         self.images().join(id.to_string())
     }
 
-    /// The file of one image, relative to the repository.
-    #[must_use]
-    pub fn image_relative(id: ImageId) -> PathBuf {
+    /// Returns the file of one image, relative to the repository.
+    pub(crate) fn image_relative(id: ImageId) -> PathBuf {
         PathBuf::from("images").join(id.to_string())
     }
 
-    /// All commit records.
-    #[must_use]
-    pub fn commits(&self) -> PathBuf {
+    /// Returns the directory of the commit records.
+    pub(crate) fn commits(&self) -> PathBuf {
         self.root.join("commits")
     }
 
-    /// The file of one commit record.
-    #[must_use]
-    pub fn commit(&self, id: CommitId) -> PathBuf {
+    /// Returns the file of one commit record.
+    pub(crate) fn commit(&self, id: CommitId) -> PathBuf {
         self.commits().join(id.to_string())
     }
 
-    /// All refs.
-    #[must_use]
-    pub fn refs(&self) -> PathBuf {
+    /// The first part of the names of the refs that keep the commits of deployments.
+    pub(crate) const DEPLOYMENT_REFS: &'static str = "deployments";
+
+    /// Returns the directory of the refs.
+    pub(crate) fn refs(&self) -> PathBuf {
         self.root.join("refs")
     }
 
-    /// The file of one ref. A ref name is a safe relative path by its own rules.
-    #[must_use]
-    pub fn reference(&self, name: &RefName) -> PathBuf {
+    /// Returns the file of one ref. The rules of ref names make them safe as relative paths.
+    pub(crate) fn reference(&self, name: &RefName) -> PathBuf {
         self.refs().join(name.as_str())
     }
 
-    /// The signatures of commits: an envelope each, where there are any. Made when first needed.
-    #[must_use]
-    pub fn signatures(&self) -> PathBuf {
+    /// Returns the directory of the signatures of commits: an envelope for each signed commit. Made when first needed.
+    pub(crate) fn signatures(&self) -> PathBuf {
         self.root.join("signatures")
     }
 
-    /// The envelope around one commit record, as it was published.
-    #[must_use]
-    pub fn commit_signatures(&self, id: CommitId) -> PathBuf {
+    /// Returns the file of the envelope around one commit record, as it was published.
+    pub(crate) fn commit_signatures(&self, id: CommitId) -> PathBuf {
         self.signatures().join(id.to_string())
     }
 
-    /// What is known of remotes. Made when first needed.
-    #[must_use]
-    pub fn remotes(&self) -> PathBuf {
+    /// Returns the directory of the settings and state of remotes. Made when first needed.
+    pub(crate) fn remotes(&self) -> PathBuf {
         self.root.join("remotes")
     }
 
-    /// Images and large objects of which only parts are here. Made when first needed.
-    #[must_use]
-    pub fn partial(&self) -> PathBuf {
+    /// Returns the directory of images and large objects that are being fetched in parts. Made when first needed.
+    pub(crate) fn partial(&self) -> PathBuf {
         self.root.join("partial")
     }
 
-    /// The part of an image that is here.
-    #[must_use]
-    pub fn partial_image(&self, id: ImageId) -> PathBuf {
+    /// Returns the file of a partial image.
+    pub(crate) fn partial_image(&self, id: ImageId) -> PathBuf {
         self.partial().join(id.to_string())
     }
 
-    /// The part of a large object that is here.
-    #[must_use]
-    pub fn partial_object(&self, id: ObjectId) -> PathBuf {
+    /// Returns the file of a partial large object.
+    pub(crate) fn partial_object(&self, id: ObjectId) -> PathBuf {
         self.partial().join(id.to_string())
     }
 
-    /// The beginning of the published form of an image, which says where its parts are.
-    #[must_use]
-    pub fn image_head(&self, id: ImageId) -> PathBuf {
+    /// Returns the file with the beginning of the published form of a partial image, which says where its parts are.
+    pub(crate) fn image_head(&self, id: ImageId) -> PathBuf {
         self.partial().join(format!("{id}.head"))
     }
 
-    /// The locator of an image, as it was fetched last.
-    #[must_use]
-    pub fn image_locator(&self, id: ImageId) -> PathBuf {
+    /// Returns the file with the locator of an image, as it was last fetched.
+    pub(crate) fn image_locator(&self, id: ImageId) -> PathBuf {
         self.partial().join(format!("{id}.locator"))
     }
 
-    /// A marker for each commit that is here lazily. Made when first needed.
-    #[must_use]
-    pub fn lazy(&self) -> PathBuf {
+    /// Returns the directory of the markers of lazy commits. Made when first needed.
+    pub(crate) fn lazy(&self) -> PathBuf {
         self.root.join("state/lazy")
     }
 
-    /// Says by its presence that parts of the commit may not be here.
-    #[must_use]
-    pub fn lazy_commit(&self, id: CommitId) -> PathBuf {
+    /// Returns the marker of a lazy commit. While it exists, parts of the commit may be absent.
+    pub(crate) fn lazy_commit(&self, id: CommitId) -> PathBuf {
         self.lazy().join(id.to_string())
     }
 
-    /// When packed objects were used. Made when first needed.
-    #[must_use]
-    pub fn uses(&self) -> PathBuf {
+    /// Returns the directory of the times of last use of packed objects. Made when first needed.
+    pub(crate) fn use_times(&self) -> PathBuf {
         self.root.join("state/used")
     }
 
-    /// When the objects of one pack were used, by the name of its file.
-    #[must_use]
-    pub fn uses_of_pack(&self, name: &str) -> PathBuf {
-        self.uses().join(name)
+    /// Returns the file of the times of last use of one pack's objects; `name` is the name of the pack's file.
+    pub(crate) fn use_times_of_pack(&self, name: &str) -> PathBuf {
+        self.use_times().join(name)
     }
 
-    /// Files without a name yet.
-    #[must_use]
-    pub fn temporary(&self) -> PathBuf {
+    /// Returns the directory of files that have no final name yet.
+    pub(crate) fn temporary(&self) -> PathBuf {
         self.root.join("tmp")
     }
 
-    /// Held by whoever adds or removes anything.
-    #[must_use]
-    pub fn writer_lock(&self) -> PathBuf {
+    /// Returns the lock that a process holds while it adds or removes anything.
+    pub(crate) fn writer_lock(&self) -> PathBuf {
         self.root.join("state/writer.lock")
     }
 
-    /// Held shared by whoever relies on objects that no ref protects yet, and alone by whoever removes objects.
-    #[must_use]
-    pub fn removal_lock(&self) -> PathBuf {
+    /// Returns the lock that a process holds shared while it relies on objects which no ref protects, and exclusively while it
+    /// removes objects.
+    pub(crate) fn removal_lock(&self) -> PathBuf {
         self.root.join("state/removal.lock")
     }
 
-    /// Held by whoever changes settings.
-    #[must_use]
-    pub fn config_lock(&self) -> PathBuf {
+    /// Returns the lock that a process holds while it changes settings.
+    pub(crate) fn config_lock(&self) -> PathBuf {
         self.root.join("state/config.lock")
     }
 
-    /// One locked file for each running mount.
-    #[must_use]
-    pub fn mounts(&self) -> PathBuf {
+    /// Returns the directory with one locked file for each running mount.
+    pub(crate) fn mounts(&self) -> PathBuf {
         self.root.join("state/mounts")
     }
 
-    /// What each commit added to the one before. Made when first needed.
-    #[must_use]
-    pub fn history(&self) -> PathBuf {
+    /// Returns the file that says which objects each commit added to its parent. Made when first needed.
+    pub(crate) fn history(&self) -> PathBuf {
         self.root.join("state/history")
     }
 
-    /// What the last check found sound. Made by it.
-    #[must_use]
-    pub fn last_check(&self) -> PathBuf {
+    /// Returns the milestone of the last check that found no damage. Made by the check.
+    pub(crate) fn last_check(&self) -> PathBuf {
         self.root.join("state/checked")
     }
 
-    /// What the last collection kept. Made by it.
-    #[must_use]
-    pub fn last_collection(&self) -> PathBuf {
+    /// Returns the milestone of the last collection that left no garbage. Made by the collection.
+    pub(crate) fn last_collection(&self) -> PathBuf {
         self.root.join("state/collected")
     }
 
-    /// Says by its presence that something may be here that nothing needs.
-    #[must_use]
-    pub fn garbage_mark(&self) -> PathBuf {
+    /// Returns the mark whose presence says that the repository may have garbage.
+    pub(crate) fn garbage_mark(&self) -> PathBuf {
         self.root.join("state/garbage")
     }
 
-    /// The attribute caches of committed directories.
-    #[must_use]
-    pub fn stat_caches(&self) -> PathBuf {
+    /// Returns the directory of the attribute caches of committed directories.
+    pub(crate) fn stat_caches(&self) -> PathBuf {
         self.root.join("state/stat-cache")
     }
 }

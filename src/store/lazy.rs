@@ -1,7 +1,12 @@
-//! Commits that are here lazily: the record is, and the image and the objects come when something reads them.
+//! Marks commits as lazy: the record is in the repository, and the image and the objects are fetched as they are read.
 //!
-//! A marker beside the commit says so. It is written before the commit and removed after all that the commit needs was
-//! settled, so a commit without one is whole. What is absent is known by looking, never by a list.
+//! *Not here*: fetching (`cache`). There is no list of absent objects; a look-up finds out whether an object is present.
+//!
+//! *Invariants*: the marker is written before the commit, and removed after everything that the commit needs was flushed. So a
+//! commit without a marker is complete.
+//!
+//! *Used by* `cache` and `remote`, which set and remove the marker, and by every layer that must know whether a commit is
+//! complete.
 
 use std::fs;
 use std::io;
@@ -12,24 +17,20 @@ use crate::disk;
 use crate::model::CommitId;
 
 impl Store {
-    /// Whether parts of any commit may not be here.
+    /// Returns whether there is a lazy commit.
     pub(super) fn has_lazy_commits(&self) -> bool {
         fs::read_dir(self.layout().lazy()).is_ok_and(|mut entries| entries.next().is_some())
     }
 
-    /// Whether parts of the commit may not be here.
-    #[must_use]
-    pub fn is_lazy(&self, id: CommitId) -> bool {
+    /// Returns whether the commit is lazy, so that parts of it may be absent.
+    pub(crate) fn is_lazy(&self, id: CommitId) -> bool {
         self.layout().lazy_commit(id).exists()
     }
 }
 
 impl StoreWriter {
-    /// Says durably that parts of the commit may not be here, and by its `placement` where they are. Comes before the commit itself.
-    ///
-    /// # Errors
-    /// [`WriteError::Write`].
-    pub fn mark_lazy(&self, id: CommitId, placement: &[u8]) -> Result<(), WriteError> {
+    /// Marks the commit as lazy, durably. Its `placement` says where its parts are. Must be called before the commit is added.
+    pub(crate) fn mark_lazy(&self, id: CommitId, placement: &[u8]) -> Result<(), WriteError> {
         let layout = self.store().layout();
         let (directory, path) = (layout.lazy(), layout.lazy_commit(id));
         if fs::read(&path).is_ok_and(|known| known == placement) {
@@ -40,11 +41,8 @@ impl StoreWriter {
             .map_err(|source| WriteError::Write { action: "write", path, source })
     }
 
-    /// Takes back [`Self::mark_lazy`], durably: image and objects of the commit must have been settled.
-    ///
-    /// # Errors
-    /// [`WriteError::Write`].
-    pub fn mark_whole(&self, id: CommitId) -> Result<(), WriteError> {
+    /// Removes the marker of [`Self::mark_lazy`], durably. The image and the objects of the commit must have been flushed.
+    pub(crate) fn mark_complete(&self, id: CommitId) -> Result<(), WriteError> {
         let layout = self.store().layout();
         let (directory, path) = (layout.lazy(), layout.lazy_commit(id));
         let removed = match fs::remove_file(&path) {

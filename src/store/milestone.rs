@@ -1,5 +1,5 @@
-//! Purpose: what a check or a collection remembers of its last complete run, so that the next one looks at what has changed
-//! since.
+//! Stores the milestone of a check or collection: the start and the commits of its last complete run, so that the next run only
+//! reads what has changed since.
 //!
 //! ```text
 //! sapwood milestone 1
@@ -8,10 +8,13 @@
 //! 77ab…                            SHA-256 of all before
 //! ```
 //!
-//! Not here: what is checked or collected. Invariants: it is written after a run that found all well, and says that all its
-//! commits and their histories were. A file has changed since if its inode has (ctime, which no program can set), or if that
-//! was so shortly before that the clock cannot tell. Anything wrong with it means that everything is looked at again. Used
-//! by: `recheck` and `gc`.
+//! *Not here*: what is checked or collected.
+//!
+//! *Invariants*: a milestone is written only after a run that found no damage or left no garbage, and it covers all its commits
+//! and their histories. A file may have changed since if its inode has (ctime, which no program can set), or if that was so
+//! shortly before the run that the clock cannot tell. If the milestone is damaged, the next run reads everything.
+//!
+//! *Used by* `store::recheck`, `store::fsck` and `store::gc`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -29,19 +32,19 @@ use crate::model::{Commit, CommitId, ObjectId};
 
 const MAGIC: &str = "sapwood milestone 1";
 
-/// How coarse the clocks of filesystems are, in nanoseconds: two seconds at most.
-const CLOCK: i128 = 2_000_000_000;
+/// The granularity of the clocks of filesystems in nanoseconds: two seconds at most.
+const CLOCK_GRANULARITY_NS: i128 = 2_000_000_000;
 
-/// Which run is remembered.
+/// The kind of run that a milestone is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Memory {
+pub(super) enum MilestoneKind {
     /// A check that found no damage.
     Checked,
     /// A collection, after which there was no garbage.
     Collected,
 }
 
-/// A run that is remembered.
+/// A complete run: when it began, and the commits that it began at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Milestone {
     began: i128,
@@ -51,10 +54,9 @@ pub(super) struct Milestone {
 /// The part of a history that a milestone does not have.
 #[derive(Debug, Default)]
 pub(super) struct NewHistory {
-    /// Its commits.
-    pub commits: BTreeMap<CommitId, Commit>,
-    /// The commits of the milestone at which it begins.
-    pub reached: BTreeSet<CommitId>,
+    pub(crate) commits: BTreeMap<CommitId, Commit>,
+    /// The commits of the milestone at which the new history begins.
+    pub(crate) reached: BTreeSet<CommitId>,
 }
 
 impl Milestone {
@@ -63,28 +65,29 @@ impl Milestone {
         Self { began: i128::try_from(since.as_nanos()).unwrap_or(0), tips }
     }
 
-    /// Seconds since 1970 when it began.
+    /// Returns when the run began, in seconds since 1970.
     pub(super) fn seconds(&self) -> i64 {
         i64::try_from(self.began / 1_000_000_000).unwrap_or(i64::MAX)
     }
 
-    /// The commits at which it began.
+    /// Returns the commits that the run began at.
     pub(super) const fn tips(&self) -> &BTreeSet<CommitId> {
         &self.tips
     }
 
-    /// Whether a file has changed since, or may have.
-    pub(super) fn is_older_than(&self, file: &Stat) -> bool {
-        i128::from(file.st_ctime) * 1_000_000_000 + i128::from(file.st_ctime_nsec) + CLOCK >= self.began
+    /// Returns whether a file may have changed since the run began.
+    pub(super) fn may_have_changed(&self, file: &Stat) -> bool {
+        i128::from(file.st_ctime) * 1_000_000_000 + i128::from(file.st_ctime_nsec) + CLOCK_GRANULARITY_NS >= self.began
     }
 
-    /// The same for a file at `path`, relative to the repository, which must be there.
-    pub(super) fn has_changed(&self, store: &Store, path: &Path) -> io::Result<bool> {
+    /// Returns whether the file at `path`, relative to the repository, may have changed since the run began. The file must
+    /// exist.
+    pub(super) fn file_may_have_changed(&self, store: &Store, path: &Path) -> io::Result<bool> {
         let status = rustix::fs::statat(store.directory(), path, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
-        Ok(self.is_older_than(&status))
+        Ok(self.may_have_changed(&status))
     }
 
-    /// Follows `tips` to the commits of the milestone. History may end where a parent is not here.
+    /// Follows `tips` to the commits of the milestone. The history ends at a commit whose parent is not in the repository.
     pub(super) fn new_history(
         &self,
         store: &Store,
@@ -140,22 +143,22 @@ impl Milestone {
 }
 
 impl Store {
-    /// What is remembered of the last run; none when nothing is, or when the clock says that it is still to come.
-    pub(super) fn milestone(&self, memory: Memory) -> Option<Milestone> {
+    /// Returns the milestone of the last run; `None` if there is none, or if it is in the future by the clock.
+    pub(super) fn milestone(&self, memory: MilestoneKind) -> Option<Milestone> {
         let milestone = Milestone::decode(&fs::read_to_string(self.milestone_path(memory)).ok()?)?;
         let now = Milestone::new(SystemTime::now(), BTreeSet::new());
         (milestone.began <= now.began).then_some(milestone)
     }
 
-    /// Remembers a run. A repository on a read-only medium remembers none.
-    pub(super) fn remember(&self, memory: Memory, milestone: &Milestone) {
+    /// Saves the milestone of a run, if the repository can be written.
+    pub(super) fn save_milestone(&self, memory: MilestoneKind, milestone: &Milestone) {
         if let Err(error) = disk::replace(&self.milestone_path(memory), milestone.encode().as_bytes()) {
-            tracing::debug!(%error, "nothing is remembered of this run");
+            tracing::debug!(%error, "cannot save the milestone of this run");
         }
     }
 
-    /// Forgets the last run, so that the next one looks at everything.
-    pub(super) fn forget(&self, memory: Memory) {
+    /// Removes the milestone, so that the next run reads everything.
+    pub(super) fn remove_milestone(&self, memory: MilestoneKind) {
         let path = self.milestone_path(memory);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -165,10 +168,10 @@ impl Store {
         }
     }
 
-    fn milestone_path(&self, memory: Memory) -> PathBuf {
+    fn milestone_path(&self, memory: MilestoneKind) -> PathBuf {
         match memory {
-            Memory::Checked => self.layout().last_check(),
-            Memory::Collected => self.layout().last_collection(),
+            MilestoneKind::Checked => self.layout().last_check(),
+            MilestoneKind::Collected => self.layout().last_collection(),
         }
     }
 }
@@ -178,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_milestone_is_read_as_it_was_written_or_not_at_all() {
+    fn milestone_decodes_from_its_encoding_and_refuses_damage() {
         for tips in [BTreeSet::new(), [CommitId::of(b"a"), CommitId::of(b"b")].into()] {
             let milestone = Milestone::new(SystemTime::now(), tips);
             let text = milestone.encode();

@@ -1,42 +1,45 @@
 //! The local repository: objects, images, commits and refs in one directory.
 //!
+//! Nothing above this module knows whether an object is a file or in a pack.
+//!
 //! ```text
-//! config.toml          format version, features, where small objects go
+//! config.toml          format version, features, the size limit of packed objects
 //! objects/ab/cdef…     the content of one large object, plain bytes, named by its SHA-256
-//! packs/<id>.pack      many small objects with a sorted index at the end; small ones are merged as others come
+//! packs/<id>.objects   many small objects with a sorted index at the end; small packs are merged into new ones
+//! packs/<id>.pack      the same as earlier versions wrote it, see `former_packs`
 //! packs/index          in which of many large packs each object is; made when there are many
 //! images/<id>          one image each
 //! commits/<id>         one commit record each
 //! refs/<name>          a commit id in hex and a newline
-//! partial/<id>         what is here of an image or a large object that is fetched as it is read
-//! signatures/<id>      the envelope around a commit record, from whoever published it
-//! remotes/             where others are, whom to believe there, and what was seen last
-//! state/               locks, running mounts, the cache of file attributes, which commits are here lazily, when packed
-//!                      objects were used, what the last check and the last collection found well, what each commit added
-//! tmp/                 files that have no name yet
+//! partial/<id>         the parts of an image or a large object that is fetched as it is read
+//! signatures/<id>      the envelope around a commit record, made by its publisher
+//! remotes/             URLs of remotes, the keys that are trusted for each, and the newest state that was seen
+//! state/               locks, running mounts, the cache of file attributes, markers of lazy commits, times of last use of
+//!                      packed objects, milestones of the last check and collection, which objects each commit added
+//! tmp/                 files that have no final name yet
 //! ```
 //!
-//! Invariants. What has a name here, outside `partial/`, is whole and durable: bytes are written under `tmp/`, synced, and only then
-//! renamed; a ref is replaced after all it leads to was synced. Objects, packs, images and commits never change;
-//! damaged bytes alone are replaced, by those that the name promises (`mend`). At most
-//! one [`StoreWriter`] exists, and it is the only thing that adds; [`Gc`] is the only thing that removes.
+//! *Invariants*: a file with a final name, outside `partial/`, is complete and durable: its bytes are written under `tmp/`,
+//! synced, and only then renamed; a ref is replaced after everything to which it leads was synced. Objects, packs, images and
+//! commits never change; only damaged bytes are replaced, by those that have the digest of the name (`repair`). At most one
+//! [`StoreWriter`] exists, and only it adds things; only `gc::Gc` removes things.
 //!
-//! Nothing above this module knows whether an object is a file or lives in a pack.
+//! *Used by* every layer above.
 
-mod adopt;
+mod add;
 mod checked;
 mod config;
 mod damage;
+mod drop_damaged;
 mod evict;
+mod former_packs;
 mod fsck;
 mod garbage_mark;
 mod gc;
 mod history;
-mod ingest;
 mod inventory;
 mod layout;
 mod lazy;
-mod mend;
 mod merge;
 mod milestone;
 mod open;
@@ -45,6 +48,7 @@ mod pack;
 mod pack_index;
 mod pack_limits;
 mod pack_set;
+mod promote;
 mod reach;
 mod read;
 mod receive;
@@ -59,23 +63,25 @@ mod stat_cache;
 mod usage;
 mod write;
 
-pub use adopt::Adoption;
-pub use checked::{CheckedStore, Verify};
-pub use config::{Config, ConfigError, FsVerity};
-pub use damage::DamagedPart;
-pub use evict::EvictionPlan;
-pub use fsck::{Damage, Damaged, Fsck, FsckError, FsckReport, Scope};
-pub use gc::{Gc, GcError, GcPlan, GcReport, PackPlan};
-pub use layout::Layout;
-pub use open::{OpenError, Store};
-pub use reach::{Reachable, reachable};
-pub use read::Hold;
-pub use receive::{Incoming, ReceiveError};
-pub use recency::Recency;
-pub use refs::{Expect, RefEdit, RefError};
-pub use resolve::ResolveError;
-pub use roots::MountRoot;
+pub(crate) use checked::{CheckedStore, Verify};
+pub use config::Config;
+pub(crate) use config::FsVerity;
+pub(crate) use damage::DamagedPart;
+pub(crate) use fsck::{Fsck, FsckReport, Scope};
+pub(crate) use gc::GcError;
+pub(crate) use layout::StoreLayout;
+pub(crate) use open::OpenError;
+pub use open::Store;
+pub(crate) use promote::Promotion;
+pub(crate) use read::RemovalGuard;
+pub(crate) use receive::{IncomingObject, ReceiveError};
+pub(crate) use recency::Recency;
+pub(crate) use refs::{Expect, RefEdit, RefError};
+pub(crate) use resolve::ResolveError;
+pub(crate) use roots::MountRoot;
 pub use source::{Absent, Fetch, MemoryObjects, ObjectSource, ReadError};
-pub use stat_cache::{FileIdentity, StatCache};
-pub use usage::{RefUsage, UsageError, usage};
-pub use write::{StoreWriter, WriteError, WriteStats};
+pub(crate) use stat_cache::FileIdentity;
+pub use stat_cache::StatCache;
+pub(crate) use usage::usage;
+pub use write::StoreWriter;
+pub(crate) use write::WriteError;

@@ -1,4 +1,6 @@
-//! Making and opening a repository.
+//! Makes and opens repositories.
+//!
+//! *Used by* every layer that uses a repository.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -10,8 +12,8 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 
 use super::config::{Config, ConfigError};
-use super::damage::Suspects;
-use super::layout::Layout;
+use super::damage::KnownBad;
+use super::layout::StoreLayout;
 use super::open_files::OpenFiles;
 use super::pack_limits::PackLimits;
 use super::pack_set::PackSet;
@@ -20,13 +22,13 @@ use crate::disk::{self, Lock, Wait};
 /// Why a repository cannot be made or opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// There is no repository.
+    /// The directory is not a repository.
     #[error("{} is not a sapwood repository", .0.display())]
     NotARepository(PathBuf),
-    /// There is something else already.
+    /// The directory has other files.
     #[error("{} is not empty", .0.display())]
     NotEmpty(PathBuf),
-    /// There is a repository already.
+    /// The directory is a repository already.
     #[error("{} is a sapwood repository already", .0.display())]
     Exists(PathBuf),
     /// The configuration cannot be used.
@@ -52,27 +54,32 @@ pub enum OpenError {
 /// A repository, for reading. Cheap to clone and shared between threads.
 #[derive(Clone)]
 pub struct Store {
-    pub(super) inner: Arc<Inner>,
+    pub(super) inner: Arc<StoreInner>,
 }
 
-pub(super) struct Inner {
-    pub(super) layout: Layout,
+pub(super) struct StoreInner {
+    pub(super) layout: StoreLayout,
     pub(super) config: Config,
     pub(super) files: OpenFiles,
     pub(super) packs: RwLock<Arc<PackSet>>,
     pub(super) pack_limits: PackLimits,
-    pub(super) suspects: Suspects,
+    pub(super) known_bad: KnownBad,
 }
 
 impl Store {
-    /// Makes an empty repository at `path`, which must not exist or be an empty directory. Readable by its owner only:
-    /// it will hold the content of files whose own modes protect them.
+    /// Returns whether there is a repository at `path`. It may be damaged, or of a version that this program does not know.
+    pub(crate) fn is_repository(path: &Path) -> bool {
+        path.join("config.toml").exists() && path.join("objects").is_dir()
+    }
+
+    /// Makes an empty repository at `path`, which must not exist or be an empty directory. Only its owner can read it, since it
+    /// will hold the content of files that their own modes protect.
     ///
     /// # Errors
     /// [`OpenError`].
     pub fn init(path: &Path, config: &Config) -> Result<Self, OpenError> {
         let io_error = |action| move |source| OpenError::Io { action, path: path.to_owned(), source };
-        let layout = Layout::new(path.to_owned());
+        let layout = StoreLayout::new(path.to_owned());
         if layout.config().exists() {
             return Err(OpenError::Exists(path.to_owned()));
         }
@@ -87,10 +94,10 @@ impl Store {
             }
             Err(error) => return Err(io_error("list")(error)),
         }
-        for directory in Layout::DIRECTORIES {
+        for directory in StoreLayout::DIRECTORIES {
             DirBuilder::new().mode(0o700).create(path.join(directory)).map_err(io_error("create a directory in"))?;
         }
-        // Last, since it makes the directory a repository.
+        // The configuration is written last, since it makes the directory a repository.
         disk::replace(&layout.config(), config.render().as_bytes()).map_err(io_error("write to"))?;
         Self::open(path)
     }
@@ -101,24 +108,21 @@ impl Store {
     /// [`OpenError`].
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         match path.canonicalize() {
-            Ok(path) => Self::open_as_it_is(path, PackLimits::default()),
+            Ok(path) => Self::open_uncanonicalized(path, PackLimits::default()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(OpenError::NotARepository(path.to_owned())),
             Err(source) => Err(OpenError::Io { action: "find", path: path.to_owned(), source }),
         }
     }
 
-    /// Opens the repository that is the working directory, which it has to stay. So a process can use it to which no
-    /// absolute path means anything.
-    ///
-    /// # Errors
-    /// [`OpenError`].
-    pub fn open_here() -> Result<Self, OpenError> {
-        Self::open_as_it_is(PathBuf::from("."), PackLimits::default())
+    /// Opens the repository in the working directory, which must not change afterwards. This is for processes for which
+    /// absolute paths are not valid.
+    pub(crate) fn open_working_directory() -> Result<Self, OpenError> {
+        Self::open_uncanonicalized(PathBuf::from("."), PackLimits::default())
     }
 
-    /// Opens the repository at `path`, which is not changed into an absolute one.
-    pub(super) fn open_as_it_is(path: PathBuf, pack_limits: PackLimits) -> Result<Self, OpenError> {
-        let layout = Layout::new(path.clone());
+    /// Opens the repository at `path`, without converting the path to an absolute one.
+    pub(super) fn open_uncanonicalized(path: PathBuf, pack_limits: PackLimits) -> Result<Self, OpenError> {
+        let layout = StoreLayout::new(path.clone());
         let config = read_config(&layout)?;
         let io_error = |action| {
             let path = path.clone();
@@ -126,16 +130,13 @@ impl Store {
         };
         let files = OpenFiles::new(disk::open_directory(&path).map_err(io_error("open"))?);
         let packs = PackSet::load(&files, None).map_err(io_error("read the packs of"))?;
-        let (packs, suspects) = (RwLock::new(Arc::new(packs)), Suspects::default());
-        Ok(Self { inner: Arc::new(Inner { layout, config, files, packs, pack_limits, suspects }) })
+        let (packs, suspects) = (RwLock::new(Arc::new(packs)), KnownBad::default());
+        Ok(Self { inner: Arc::new(StoreInner { layout, config, files, packs, pack_limits, known_bad: suspects }) })
     }
 
-    /// Changes settings, in the order of whoever changes some at the same time. Whoever has the repository open goes on with
-    /// those it had, except for the size of the cache.
-    ///
-    /// # Errors
-    /// [`OpenError`].
-    pub fn change_config(&self, change: impl FnOnce(&mut Config)) -> Result<Config, OpenError> {
+    /// Changes settings; calls in several processes run one after the other. A process that has the repository open continues
+    /// with the settings that it has read, except for the size of the cache.
+    pub(crate) fn change_config(&self, change: impl FnOnce(&mut Config)) -> Result<Config, OpenError> {
         let path = self.layout().config();
         let failed = |source| OpenError::Io { action: "write", path: path.clone(), source };
         let lock = self.layout().config_lock();
@@ -147,40 +148,34 @@ impl Store {
         Ok(config)
     }
 
-    /// How much of what was fetched is kept, as it is set now.
-    ///
-    /// # Errors
-    /// [`OpenError`].
-    pub fn configured_cache_size(&self) -> Result<Option<u64>, OpenError> {
+    /// Reads the current setting of the size of the cache: most bytes of fetched contents that are kept.
+    pub(crate) fn configured_cache_size(&self) -> Result<Option<u64>, OpenError> {
         Ok(read_config(self.layout())?.cache_size)
     }
 
-    /// The repository's directory.
-    #[must_use]
-    pub fn path(&self) -> &Path {
+    /// Returns the directory of the repository.
+    pub(crate) fn path(&self) -> &Path {
         self.inner.layout.root()
     }
 
-    /// Where everything is.
+    /// Returns the paths of the repository.
     #[must_use]
-    pub fn layout(&self) -> &Layout {
+    pub fn layout(&self) -> &StoreLayout {
         &self.inner.layout
     }
 
-    /// The settings.
-    #[must_use]
-    pub fn config(&self) -> &Config {
+    /// Returns the settings.
+    pub(crate) fn config(&self) -> &Config {
         &self.inner.config
     }
 
-    /// The open directory of the repository, for `statvfs(3)`.
-    #[must_use]
-    pub fn directory(&self) -> &OwnedFd {
+    /// Returns the open directory of the repository, for `statvfs(3)`.
+    pub(crate) fn directory(&self) -> &OwnedFd {
         self.inner.files.directory()
     }
 }
 
-fn read_config(layout: &Layout) -> Result<Config, OpenError> {
+fn read_config(layout: &StoreLayout) -> Result<Config, OpenError> {
     let path = layout.config();
     let text = match fs::read_to_string(&path) {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {

@@ -1,4 +1,4 @@
-//! Purpose: one file that says in which of many large packs an object is, so that a look-up opens one of them.
+//! The index that says in which of many large packs an object is, so that a look-up opens only one of them.
 //!
 //! ```text
 //! offset size
@@ -12,10 +12,13 @@
 //!    -32   32  SHA-256 of all before
 //! ```
 //!
-//! Not here: small packs, which change with every commit and are few since they are merged (`merge`). Invariants: it is a
-//! cache of what the packs' own indexes say. A row is a hint that the pack has to confirm; packs that are listed and gone do no
-//! harm; packs that are not listed are searched one by one. Used by: `pack_set` for look-ups, `merge` and `gc` when the
-//! set of large packs has changed, `fsck`.
+//! *Not here*: small packs, which change with every commit and are few since they are merged (`merge`).
+//!
+//! *Invariants*: the index is a cache of the packs' own indexes. A row is a hint that is checked in the pack. Listed packs that
+//! do not exist any more are ignored, and packs that are not listed are searched one by one.
+//!
+//! *Used by* `store::pack_set` for look-ups, by `store::merge` and `store::gc` when the set of large packs has changed, and by
+//! `store::fsck`.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -26,7 +29,7 @@ use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
-use super::layout::Layout;
+use super::layout::StoreLayout;
 use super::open_files::OpenFiles;
 use super::pack::Pack;
 use crate::disk::TemporaryFile;
@@ -39,7 +42,7 @@ const NAME: usize = 32;
 const ROW: usize = 16;
 const DIGEST: usize = 32;
 
-/// An open index. It holds no descriptor.
+/// An open index, mapped. It holds no descriptor.
 pub(super) struct PackIndex {
     map: Mapping,
     packs: usize,
@@ -47,10 +50,10 @@ pub(super) struct PackIndex {
 }
 
 impl PackIndex {
-    /// Opens the index; `None` when it is damaged, which costs time and no object.
+    /// Opens the index; returns `None` when it is damaged, which only makes look-ups slower.
     pub(super) fn open(files: &OpenFiles) -> io::Result<Option<Self>> {
-        let map = match files.open(Path::new(Layout::PACK_INDEX)) {
-            // Replaced or removed since the directory was listed.
+        let map = match files.open(Path::new(StoreLayout::PACK_INDEX)) {
+            // The index was removed since the directory was listed.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => Mapping::of_file(&file?)?,
         };
@@ -70,13 +73,10 @@ impl PackIndex {
         (length == map.len()).then_some(Self { map, packs, rows })
     }
 
-    /// The names of the packs, in the order of their numbers.
-    pub(super) fn names(&self) -> impl Iterator<Item = String> {
+    /// Returns the digests that name the packs, in the order of their numbers.
+    pub(super) fn digests(&self) -> impl Iterator<Item = ObjectId> {
         let names = self.map[HEADER..HEADER + self.packs * NAME].chunks_exact(NAME);
-        names.map(|name| {
-            let digest = ObjectId::from_slice(name).expect("a name has the length of a digest");
-            format!("{digest}{}", Layout::PACK_SUFFIX)
-        })
+        names.map(|name| ObjectId::from_slice(name).expect("a name has the length of a digest"))
     }
 
     fn row(&self, row: usize) -> (u64, usize, usize) {
@@ -85,11 +85,11 @@ impl PackIndex {
         let number = |range: std::ops::Range<usize>| {
             bytes[range].iter().rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
         };
-        let place = |range| usize::try_from(number(range)).expect("four bytes make at most 2^32 - 1");
-        (number(0..8), place(8..12), place(12..16))
+        let index = |range| usize::try_from(number(range)).expect("four bytes make at most 2^32 - 1");
+        (number(0..8), index(8..12), index(12..16))
     }
 
-    /// Where `id` may be: numbers of packs, each with a row.
+    /// Returns the rows in which `id` may be, each as the number of a pack and the row in it.
     pub(super) fn candidates(&self, id: &ObjectId) -> impl Iterator<Item = (usize, usize)> {
         let wanted = prefix(id);
         let (mut low, mut high) = (0, self.rows);
@@ -101,38 +101,34 @@ impl PackIndex {
         same.map(|(_, pack, row)| (pack, row))
     }
 
-    /// Whether its bytes are those that were written.
+    /// Returns whether the digest of the index is correct.
     pub(super) fn is_intact(&self) -> bool {
         let (body, digest) = self.map.split_at(self.map.len() - DIGEST);
         Sha256::digest(body)[..] == *digest
     }
 }
 
-/// Whether the pack has the kind of name that an index lists.
+/// Returns whether the pack's name is a digest, as the index needs it.
 pub(super) fn can_list(pack: &Pack) -> bool {
-    digest_of_name(pack).is_some()
-}
-
-fn digest_of_name(pack: &Pack) -> Option<ObjectId> {
-    pack.name.strip_suffix(Layout::PACK_SUFFIX)?.parse().ok()
+    pack.digest_of_name().is_some()
 }
 
 fn prefix(id: &ObjectId) -> u64 {
     u64::from_be_bytes(id.as_bytes()[..8].try_into().expect("eight of 32 bytes"))
 }
 
-/// Writes the index of `packs` to a temporary file. Takes memory for a row of each pack, however many there are.
+/// Writes the index of `packs` to a temporary file. Needs memory for one row of each pack.
 pub(super) fn write(temporary: &Path, packs: &[Arc<Pack>]) -> io::Result<TemporaryFile> {
     let too_many = |_| io::Error::from(io::ErrorKind::FileTooLarge);
     let file = TemporaryFile::create(temporary)?;
-    let mut out = Hashing { out: BufWriter::new(file.file()), hasher: Sha256::new() };
+    let mut out = HashingWriter { out: BufWriter::new(file.file()), hasher: Sha256::new() };
     out.write_all(&MAGIC)?;
     out.write_all(&u32::try_from(packs.len()).map_err(too_many)?.to_le_bytes())?;
     let rows: u64 = packs.iter().map(|pack| pack.len() as u64).sum();
     out.write_all(&rows.to_le_bytes())?;
     out.write_all(&[0; 8])?;
     for pack in packs {
-        out.write_all(digest_of_name(pack).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?.as_bytes())?;
+        out.write_all(pack.digest_of_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?.as_bytes())?;
     }
     let head =
         |pack: usize, row: usize| (row < packs[pack].len()).then(|| Reverse((packs[pack].row(row).0, pack, row)));
@@ -147,13 +143,13 @@ pub(super) fn write(temporary: &Path, packs: &[Arc<Pack>]) -> io::Result<Tempora
     Ok(file)
 }
 
-/// Writes, and hashes what was written.
-struct Hashing<'a> {
+/// A writer that also hashes the bytes that it writes.
+struct HashingWriter<'a> {
     out: BufWriter<&'a File>,
     hasher: Sha256,
 }
 
-impl Hashing<'_> {
+impl HashingWriter<'_> {
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.hasher.update(bytes);
         self.out.write_all(bytes)

@@ -1,4 +1,6 @@
-//! What a set of commits leads to.
+//! Finds everything that a set of commits needs: ancestors, images, objects.
+//!
+//! *Used by* `store::gc`, `store::evict` and `store::usage`.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -7,41 +9,41 @@ use super::source::ReadError;
 use crate::image::ImageError;
 use crate::model::{Commit, CommitId, ImageId, ObjectId};
 
-/// Everything that some commits need.
+/// The commits, images and objects that some commits need.
 #[derive(Debug, Default)]
-pub struct Reachable {
-    /// The commits and their ancestors, as far as those are here.
-    pub commits: BTreeMap<CommitId, Commit>,
-    /// Their images.
-    pub images: BTreeSet<ImageId>,
-    /// The objects of those, whether they are here or not.
-    pub objects: HashSet<ObjectId>,
-    /// Those of the images that are not here as a whole, since all their commits are here lazily. Their objects are not
-    /// among [`Self::objects`].
-    pub unread_images: BTreeSet<ImageId>,
-    /// Whether any of the commits is here lazily, so that objects may be missing.
-    pub has_lazy: bool,
+pub(crate) struct Reachable {
+    /// The commits and their ancestors, as far as these are in the repository.
+    pub(crate) commits: BTreeMap<CommitId, Commit>,
+    /// The images of the commits.
+    pub(crate) images: BTreeSet<ImageId>,
+    /// The objects of the images, present or not.
+    pub(crate) objects: HashSet<ObjectId>,
+    /// The images that are not complete in the repository, since all their commits are lazy. Their objects are not in
+    /// [`Self::objects`].
+    pub(crate) unread_images: BTreeSet<ImageId>,
+    /// Whether any of the commits is lazy, so that objects may be missing.
+    pub(crate) has_lazy: bool,
 }
 
 impl Reachable {
-    /// Adds what other commits need.
-    pub fn extend(&mut self, other: Self) {
+    /// Adds everything that other commits need.
+    pub(crate) fn extend(&mut self, other: Self) {
         self.commits.extend(other.commits);
         self.images.extend(other.images);
         self.objects.extend(other.objects);
-        // What the one could not read, the other may not have read either: it is the same file.
+        // An image that is unread in one set is not read in the other either, since it is the same file.
         self.unread_images.extend(other.unread_images);
         self.has_lazy |= other.has_lazy;
     }
 }
 
-/// Follows `tips` to all they need. History may end where a parent is not here, and the image of a lazy commit may be
-/// absent; anything else that is missing or damaged is an error, so that nobody deletes by an incomplete list. `depth`
-/// bounds how many ancestors of each tip count.
+/// Finds everything that `tips` need. The history ends at a commit whose parent is not in the repository, and the image of a
+/// lazy commit may be absent; anything else that is missing or damaged is an error, so that nothing is removed on the basis of
+/// an incomplete list. `depth` bounds how many ancestors of each tip are included.
 ///
 /// # Errors
 /// [`ReadError`] for the first thing that cannot be read.
-pub fn reachable(
+pub(crate) fn reachable(
     store: &Store,
     tips: impl IntoIterator<Item = CommitId>,
     depth: Option<u64>,
@@ -51,13 +53,13 @@ pub fn reachable(
         follow_history(store, tip, depth, &mut found.commits)?;
     }
     found.images = found.commits.values().map(|commit| commit.image).collect();
-    let (lazy, whole): (Vec<_>, Vec<_>) = found.commits.iter().partition(|(id, _)| store.is_lazy(**id));
-    let needed_whole: BTreeSet<ImageId> = whole.into_iter().map(|(_, commit)| commit.image).collect();
+    let (lazy, complete): (Vec<_>, Vec<_>) = found.commits.iter().partition(|(id, _)| store.is_lazy(**id));
+    let required_images: BTreeSet<ImageId> = complete.into_iter().map(|(_, commit)| commit.image).collect();
     found.has_lazy = !lazy.is_empty();
     for &id in &found.images {
         let damaged = |source: ImageError| ReadError::Image { id, source };
         let image = match store.image(id) {
-            Err(ReadError::MissingImage { .. }) if !needed_whole.contains(&id) => {
+            Err(ReadError::MissingImage { .. }) if !required_images.contains(&id) => {
                 found.unread_images.insert(id);
                 continue;
             }
@@ -70,12 +72,12 @@ pub fn reachable(
     Ok(found)
 }
 
-/// The objects of all commits that `tips` and their history lead to and that are here as a whole: those that may not be
-/// fetched again.
+/// Returns the objects of all complete commits among `tips` and their ancestors. These objects must not be evicted, since they
+/// cannot be fetched again.
 ///
 /// # Errors
 /// [`ReadError`] for the first thing that cannot be read.
-pub(super) fn needed_by_whole(
+pub(super) fn needed_by_complete(
     store: &Store,
     tips: impl IntoIterator<Item = CommitId>,
 ) -> Result<HashSet<ObjectId>, ReadError> {
@@ -83,8 +85,8 @@ pub(super) fn needed_by_whole(
     for tip in tips {
         follow_history(store, tip, None, &mut commits)?;
     }
-    let whole = commits.iter().filter(|(id, _)| !store.is_lazy(**id));
-    let images: BTreeSet<ImageId> = whole.map(|(_, commit)| commit.image).collect();
+    let complete = commits.iter().filter(|(id, _)| !store.is_lazy(**id));
+    let images: BTreeSet<ImageId> = complete.map(|(_, commit)| commit.image).collect();
     let mut objects = HashSet::new();
     for id in images {
         objects.extend(store.image(id)?.objects().map_err(|source| ReadError::Image { id, source })?);
@@ -92,8 +94,8 @@ pub(super) fn needed_by_whole(
     Ok(objects)
 }
 
-/// Adds `tip` and up to `depth` of its ancestors. With a depth, a commit seen from another tip is followed again, since
-/// that one may have reached it with fewer steps left.
+/// Adds `tip` and up to `depth` of its ancestors. With a depth, a commit that another tip has reached is followed again, since
+/// fewer steps may have been left then.
 fn follow_history(
     store: &Store,
     tip: CommitId,

@@ -1,8 +1,13 @@
-//! Reading objects, images and commits out of the local repository.
+//! Reads objects, images and commits from the local repository.
 //!
-//! Every file is opened relative to the repository's open directory. Object bytes were verified when they entered;
-//! `fsck` verifies them again. What was read in bulk is dropped from the page cache of the store, since the reader keeps its
-//! own copy (the kernel's, behind a mount).
+//! Bytes that were read in bulk are dropped from the page cache of the repository's files, since the reader has its own copy
+//! (behind a mount that of the kernel).
+//!
+//! *Not here*: verification of object bytes, which is done when they are added, and again by `fsck` and `checked`.
+//!
+//! *Invariants*: every file is opened relative to the repository's open directory.
+//!
+//! *Used by* every layer above.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -13,9 +18,9 @@ use std::sync::Arc;
 use rustix::fs::Advice;
 
 use super::damage::DamagedPart;
-use super::layout::Layout;
+use super::layout::StoreLayout;
 use super::open::Store;
-use super::pack::{Pack, Slot};
+use super::pack::{Pack, PackSlot};
 use super::pack_set::PackSet;
 use super::source::{ObjectSource, ReadError};
 use crate::disk::{Lock, LockError, Wait, read_from};
@@ -23,32 +28,32 @@ use crate::image::Image;
 use crate::model::{COMMIT_SIZE_MAX, Commit, CommitId, ImageId, ObjectId};
 use crate::sys::Mapping;
 
-/// Keeps garbage collection away while held.
+/// A guard that blocks garbage collection while it exists.
 #[derive(Debug)]
-pub struct Hold {
+pub(crate) struct RemovalGuard {
     _lock: Lock,
 }
 
-/// Where the bytes of an object are.
-pub(super) enum Place {
-    Packed { pack: Arc<Pack>, file: Arc<File>, slot: Slot },
+/// An object in the repository, with the open file that has its bytes.
+pub(super) enum LocalObject {
+    Packed { pack: Arc<Pack>, file: Arc<File>, slot: PackSlot },
     File(Arc<File>),
 }
 
-/// How often the packs are listed for one object, when each time others have replaced them meanwhile.
+/// How often the packs are listed in the search for one object, if other processes replace them each time.
 const LISTINGS_MAX: usize = 16;
 
 impl Store {
-    /// Keeps garbage collection away until the returned value is dropped. Whoever reads what no ref protects for
-    /// longer than a moment takes one.
+    /// Blocks garbage collection until the returned guard is dropped. Needed while a process relies on things that no ref
+    /// protects.
     ///
     /// # Errors
     /// [`LockError`] when the lock file cannot be used.
-    pub fn hold(&self, wait: Wait<'_>) -> Result<Hold, LockError> {
-        Ok(Hold { _lock: Lock::shared(&self.layout().removal_lock(), wait)? })
+    pub(crate) fn block_removal(&self, wait: Wait<'_>) -> Result<RemovalGuard, LockError> {
+        Ok(RemovalGuard { _lock: Lock::shared(&self.layout().removal_lock(), wait)? })
     }
 
-    /// The image `id`. Its blocks were verified when it entered; every access checks bounds again.
+    /// Opens the image `id`. Its blocks were verified when it was added; every access checks bounds again.
     ///
     /// # Errors
     /// [`ReadError`].
@@ -58,19 +63,16 @@ impl Store {
         if image.id() == id { Ok(image) } else { Err(ReadError::WrongImage { id, found: image.id() }) }
     }
 
-    /// The file of the image `id`.
-    ///
-    /// # Errors
-    /// [`ReadError::MissingImage`], [`ReadError::ImageFile`].
-    pub fn image_file(&self, id: ImageId) -> Result<File, ReadError> {
+    /// Opens the file of the image `id`.
+    pub(crate) fn image_file(&self, id: ImageId) -> Result<File, ReadError> {
         let file_error = |source: io::Error| match source.kind() {
             io::ErrorKind::NotFound => ReadError::MissingImage { id },
             _ => ReadError::ImageFile { id, source },
         };
-        self.inner.files.open(&Layout::image_relative(id)).map_err(file_error)
+        self.inner.files.open(&StoreLayout::image_relative(id)).map_err(file_error)
     }
 
-    /// The commit `id`, its digest checked.
+    /// Reads the commit `id` and checks its digest.
     ///
     /// # Errors
     /// [`ReadError`].
@@ -85,45 +87,47 @@ impl Store {
         Commit::decode(&bytes, id).map_err(|source| ReadError::Commit { id, source })
     }
 
-    /// Whether the object's bytes are here, also if another process has brought them. Those that were found damaged are not,
-    /// nor are those that cannot be looked for, since this process may open no more.
-    #[must_use]
-    pub fn has_object(&self, id: ObjectId) -> bool {
+    /// Returns whether the object's bytes are in the repository, added by this or another process. An object that was found
+    /// damaged counts as absent, as does one that cannot be searched, because this process has no descriptors left.
+    pub(crate) fn has_object(&self, id: ObjectId) -> bool {
         let has = |found: io::Result<bool>| {
-            found.inspect_err(|error| tracing::debug!(object = %id, %error, "it cannot be looked for")).unwrap_or(false)
+            found
+                .inspect_err(|error| tracing::debug!(object = %id, %error, "cannot search the object"))
+                .unwrap_or(false)
         };
-        if has(self.knows_object(id)) {
+        if has(self.has_object_without_reload(id)) {
             return true;
         }
-        let is_condemned = self.is_condemned(DamagedPart { object: id, block: None });
-        !is_condemned && (0..LISTINGS_MAX).take_while(|_| self.look_for_new_packs()).any(|_| has(self.is_in_pack(id)))
+        let is_condemned = self.is_known_bad(DamagedPart { object: id, block: None });
+        !is_condemned
+            && (0..LISTINGS_MAX).take_while(|_| self.reload_packs_if_changed()).any(|_| has(self.is_in_pack(id)))
     }
 
-    /// The same without looking for packs of other processes.
-    pub(super) fn knows_object(&self, id: ObjectId) -> io::Result<bool> {
-        if self.is_condemned(DamagedPart { object: id, block: None }) {
+    /// Returns whether the object's bytes are in the packs of the last listing or in a file of their own.
+    pub(super) fn has_object_without_reload(&self, id: ObjectId) -> io::Result<bool> {
+        if self.is_known_bad(DamagedPart { object: id, block: None }) {
             return Ok(false);
         }
         if self.is_in_pack(id)? {
             return Ok(true);
         }
-        let path = Layout::object_relative(id);
+        let path = StoreLayout::object_relative(id);
         Ok(rustix::fs::accessat(self.directory(), path, rustix::fs::Access::EXISTS, rustix::fs::AtFlags::empty())
             .is_ok())
     }
 
-    /// Whether the object is in a pack, as far as the packs are known by now.
+    /// Returns whether the object is in a pack of the last listing.
     pub(super) fn is_in_pack(&self, id: ObjectId) -> io::Result<bool> {
         Ok(self.packs().find(&self.inner.files, &id)?.is_some())
     }
 
-    /// The packs as they were listed last.
+    /// Returns the packs of the last listing.
     pub(super) fn packs(&self) -> Arc<PackSet> {
         Arc::clone(&self.inner.packs.read())
     }
 
-    /// Looks at the packs that other processes have brought meanwhile; whether there may be any.
-    pub fn look_for_new_packs(&self) -> bool {
+    /// Lists the packs again if other processes may have changed them. Returns whether they were listed again.
+    pub(crate) fn reload_packs_if_changed(&self) -> bool {
         if self.packs().is_current(&self.inner.files) {
             return false;
         }
@@ -131,10 +135,10 @@ impl Store {
         loaded.inspect_err(|error| tracing::debug!(%error, "the packs cannot be listed")).is_ok()
     }
 
-    /// Finds an object and opens the file that it is in. Another process may merge packs meanwhile, so that a pack that was
-    /// listed is gone and its objects are in one that was not. An object is missing when it is in none of the packs of two
-    /// listings that show the same ones: a single listing may lack a pack that is renamed while it is read.
-    pub(super) fn place(&self, id: ObjectId) -> Result<Place, ReadError> {
+    /// Finds an object and opens the file that it is in. Another process may merge packs meanwhile, so that a listed pack does
+    /// not exist any more and its objects are in a pack that was not listed. An object is missing when no pack has it in two
+    /// listings of the same packs: a single listing may lack a pack that is renamed while the directory is read.
+    pub(super) fn locate(&self, id: ObjectId) -> Result<LocalObject, ReadError> {
         let failed = |source| ReadError::Object { id, source };
         let mut packs = self.packs();
         for _ in 0..LISTINGS_MAX {
@@ -142,20 +146,20 @@ impl Store {
             let is_found = found.is_some();
             if let Some((pack, slot)) = found {
                 match self.inner.files.pack(&pack.name) {
-                    Ok(file) => return Ok(Place::Packed { pack, file, slot }),
+                    Ok(file) => return Ok(LocalObject::Packed { pack, file, slot }),
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     Err(source) => return Err(failed(source)),
                 }
             } else {
                 match self.inner.files.object(id) {
-                    Ok(file) => return Ok(Place::File(file)),
+                    Ok(file) => return Ok(LocalObject::File(file)),
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     Err(source) => return Err(failed(source)),
                 }
             }
             self.reload_packs().map_err(failed)?;
             let now = self.packs();
-            if !is_found && !packs.has_missed() && packs.has_same_names(&now) {
+            if !is_found && !packs.has_missing_pack() && packs.has_same_names(&now) {
                 break;
             }
             packs = now;
@@ -163,42 +167,42 @@ impl Store {
         Err(ReadError::MissingObject { id })
     }
 
-    /// Looks at the packs there are now.
+    /// Lists the packs again.
     pub(super) fn reload_packs(&self) -> io::Result<()> {
         let before = self.packs();
         let now = Arc::new(PackSet::load(&self.inner.files, Some(&before))?);
-        before.names().filter(|name| !now.has_name(name)).for_each(|name| self.inner.files.forget_pack(name));
+        before.names().filter(|name| !now.has_name(name)).for_each(|name| self.inner.files.close_pack(name));
         *self.inner.packs.write() = now;
         Ok(())
     }
 
-    /// Lets go of files that another process has removed: they take room for as long as they are open or mapped.
+    /// Closes files that another process has removed: they take space as long as they are open or mapped.
     ///
     /// # Errors
     /// Those of listing the packs.
-    pub fn close_removed(&self) -> io::Result<()> {
+    pub(crate) fn close_removed(&self) -> io::Result<()> {
         self.inner.files.close_removed();
         if self.packs().is_current(&self.inner.files) { Ok(()) } else { self.reload_packs() }
     }
 
-    /// Closes the files kept open, after some were removed.
+    /// Closes all files that are kept open, after some were removed.
     pub(super) fn forget_open_files(&self) {
-        self.inner.files.clear();
+        self.inner.files.close_all();
     }
 }
 
-/// Reads of a large object below this many bytes count as random. The kernel asks for 128 KiB and more as soon as it
-/// sees a sequence, and for less only where it was told or found out that there is none.
-const BULK_READ: usize = 128 << 10;
+/// Reads of a large object below this many bytes count as random. The kernel requests 128 KiB and more as soon as it detects a
+/// sequence of reads, and less only for reads that it was told or found not to be sequential.
+const BULK_READ_MIN: usize = 128 << 10;
 
-/// What is fetched around a random read, since the next one is often near: as much as the kernel itself reads ahead.
-const SURROUNDINGS: u64 = 128 << 10;
+/// Bytes that are read ahead around a random read, since the next one is often near: as many as the kernel itself reads ahead.
+const RANDOM_READ_WINDOW: u64 = 128 << 10;
 
 impl ObjectSource for Store {
     fn read_at(&self, id: ObjectId, offset: u64, buffer: &mut [u8]) -> Result<usize, ReadError> {
         let object_error = |source| ReadError::Object { id, source };
-        match self.place(id)? {
-            Place::Packed { file, slot, .. } => {
+        match self.locate(id)? {
+            LocalObject::Packed { file, slot, .. } => {
                 let rest = u64::from(slot.length).saturating_sub(offset);
                 let length = usize::try_from(rest).map_or(buffer.len(), |rest| rest.min(buffer.len()));
                 let start = slot.offset + offset.min(u64::from(slot.length));
@@ -206,11 +210,11 @@ impl ObjectSource for Store {
                 advise(&file, start, read as u64, Advice::DontNeed);
                 Ok(read)
             }
-            Place::File(file) if buffer.len() < BULK_READ => {
-                advise(&file, offset / SURROUNDINGS * SURROUNDINGS, SURROUNDINGS, Advice::WillNeed);
+            LocalObject::File(file) if buffer.len() < BULK_READ_MIN => {
+                advise(&file, offset / RANDOM_READ_WINDOW * RANDOM_READ_WINDOW, RANDOM_READ_WINDOW, Advice::WillNeed);
                 read_from(&file, offset, buffer).map_err(object_error)
             }
-            Place::File(file) => {
+            LocalObject::File(file) => {
                 let read = read_from(&file, offset, buffer).map_err(object_error)?;
                 advise(&file, offset, read as u64, Advice::DontNeed);
                 Ok(read)
@@ -219,14 +223,15 @@ impl ObjectSource for Store {
     }
 
     fn backing_file(&self, id: ObjectId) -> Result<Option<Arc<File>>, ReadError> {
-        match self.place(id)? {
-            Place::Packed { .. } => Ok(None),
-            Place::File(file) => Ok(Some(file)),
+        match self.locate(id)? {
+            LocalObject::Packed { .. } => Ok(None),
+            LocalObject::File(file) => Ok(Some(file)),
         }
     }
 }
 
-/// Best effort: a filesystem that takes no advice is only slower or keeps pages twice.
+/// Gives the kernel advice about a range of a file. Errors are ignored: a filesystem that takes no advice is only slower, or
+/// keeps pages twice.
 fn advise(file: &File, start: u64, length: u64, advice: Advice) {
     if let Some(length) = NonZeroU64::new(length)
         && let Err(error) = rustix::fs::fadvise(file, start, Some(length), advice)

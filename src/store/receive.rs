@@ -1,7 +1,11 @@
-//! Objects that arrive from elsewhere under a name they have to prove.
+//! Adds objects that arrive from elsewhere under a known id.
 //!
-//! Nothing that fails its check is kept, and no file grows beyond the size that the image gives. Blocks of a large object
-//! may arrive in any order and from several threads. Called by whoever fetches; `ingest` is for what is named here.
+//! *Not here*: contents whose id is not known yet (`add`).
+//!
+//! *Invariants*: nothing with a wrong digest is kept, and no file grows beyond the size that the image states. Blocks of a
+//! large object may arrive in any order and from several threads.
+//!
+//! *Used by* `remote` and `cache`, which fetch objects.
 
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -13,23 +17,22 @@ use super::write::{StoreWriter, WriteError};
 use crate::disk::{TemporaryFile, read_from};
 use crate::model::{BLOCK_SIZE, BlockId, LARGE_OBJECT, ObjectId};
 
-/// Why something that arrived was not kept.
+/// Why something that arrived was not added.
 #[derive(Debug, thiserror::Error)]
-pub enum ReceiveError {
-    /// It is something else.
+pub(crate) enum ReceiveError {
+    /// The bytes of an object have a wrong digest.
     #[error("{length} bytes that arrived as object {id} have the digest {found}")]
     WrongObject {
-        /// The object expected.
+        /// The expected object.
         id: ObjectId,
-        /// What arrived.
+        /// The digest of the bytes that arrived.
         found: ObjectId,
-        /// Bytes of that.
+        /// The number of bytes that arrived.
         length: u64,
     },
-    /// A block is something else.
+    /// The bytes of a block have a wrong digest or length.
     #[error("block {block} of object {id} has a wrong digest or length")]
     WrongBlock {
-        /// The object.
         id: ObjectId,
         /// The block, counted from 0.
         block: usize,
@@ -40,11 +43,11 @@ pub enum ReceiveError {
 }
 
 impl StoreWriter {
-    /// Adds the object `id`, whose content `bytes` must be.
+    /// Adds the object `id` with the content `bytes`.
     ///
     /// # Errors
-    /// [`ReceiveError::WrongObject`] when it is not, otherwise as writing fails.
-    pub fn put_object(&self, id: ObjectId, bytes: &[u8]) -> Result<(), ReceiveError> {
+    /// [`ReceiveError::WrongObject`] when `bytes` have another digest; others when writing fails.
+    pub(crate) fn put_object(&self, id: ObjectId, bytes: &[u8]) -> Result<(), ReceiveError> {
         let found = ObjectId::of(bytes);
         let length = bytes.len() as u64;
         if found != id {
@@ -62,11 +65,11 @@ impl StoreWriter {
         Ok(self.stage_file(id, length, file)?)
     }
 
-    /// Begins to receive the large object `id` of `size` bytes, whose blocks have the digests `blocks`.
+    /// Starts receiving the large object `id` of `size` bytes, whose blocks have the digests `blocks`.
     ///
     /// # Errors
-    /// [`WriteError::Length`] when there are not as many blocks as the size needs, otherwise as creating a file fails.
-    pub fn receive(&self, id: ObjectId, size: u64, blocks: Vec<BlockId>) -> Result<Incoming, WriteError> {
+    /// [`WriteError::Length`] when the number of blocks does not fit the size; others when creating a file fails.
+    pub(crate) fn receive(&self, id: ObjectId, size: u64, blocks: Vec<BlockId>) -> Result<IncomingObject, WriteError> {
         let expected = size.div_ceil(BLOCK_SIZE);
         if blocks.len() as u64 != expected {
             return Err(WriteError::Length { expected, found: blocks.len() as u64 });
@@ -74,15 +77,15 @@ impl StoreWriter {
         let state = State { present: vec![false; blocks.len()], left: blocks.len(), hasher: Sha256::new(), hashed: 0 };
         let file = self.temporary_file()?;
         file.file().set_len(size).map_err(|source| self.cannot_write(source))?;
-        Ok(Incoming { id, size, blocks, file, state: Mutex::new(state) })
+        Ok(IncomingObject { id, size, blocks, file, state: Mutex::new(state) })
     }
 
-    /// Keeps a large object that has arrived whole.
+    /// Adds a large object of which all blocks have arrived.
     ///
     /// # Errors
-    /// [`ReceiveError::WrongObject`] when blocks are missing or are not, together, the object.
-    pub fn keep(&self, incoming: Incoming) -> Result<(), ReceiveError> {
-        let Incoming { id, size, file, state, .. } = incoming;
+    /// [`ReceiveError::WrongObject`] when blocks are missing, or the whole has another digest.
+    pub(crate) fn finish_receive(&self, incoming: IncomingObject) -> Result<(), ReceiveError> {
+        let IncomingObject { id, size, file, state, .. } = incoming;
         let found = digest(&file, size, state.into_inner()).map_err(WriteError::Read)?;
         if found != id {
             return Err(ReceiveError::WrongObject { id, found, length: size });
@@ -100,8 +103,8 @@ impl StoreWriter {
     }
 }
 
-/// A large object of which blocks are arriving. Dropping it drops what has arrived.
-pub struct Incoming {
+/// A large object of which blocks are arriving. Dropping it removes the blocks that have arrived.
+pub(crate) struct IncomingObject {
     id: ObjectId,
     size: u64,
     blocks: Vec<BlockId>,
@@ -112,30 +115,24 @@ pub struct Incoming {
 struct State {
     present: Vec<bool>,
     left: usize,
-    /// Has seen the first `hashed` blocks: those that arrive in order are hashed while they are at hand.
+    /// The digest of the first `hashed` blocks: blocks that arrive in order are hashed while they are in memory.
     hasher: Sha256,
     hashed: usize,
 }
 
-impl Incoming {
-    /// Which object it is going to be.
-    #[must_use]
-    pub const fn id(&self) -> ObjectId {
-        self.id
-    }
-
-    /// Keeps the block number `block` and returns how many are still missing.
+impl IncomingObject {
+    /// Writes the block number `block` and returns how many blocks are still missing.
     ///
     /// # Errors
-    /// [`ReceiveError::WrongBlock`] when `bytes` are something else, otherwise as writing fails.
-    pub fn put_block(&self, writer: &StoreWriter, block: usize, bytes: &[u8]) -> Result<usize, ReceiveError> {
+    /// [`ReceiveError::WrongBlock`] when `bytes` have another digest or length; others when writing fails.
+    pub(crate) fn put_block(&self, writer: &StoreWriter, block: usize, bytes: &[u8]) -> Result<usize, ReceiveError> {
         let wrong = ReceiveError::WrongBlock { id: self.id, block };
         let start = (block as u64).saturating_mul(BLOCK_SIZE);
         let expected_length = self.size.saturating_sub(start).min(BLOCK_SIZE);
         if self.blocks.get(block) != Some(&BlockId::of(bytes)) || bytes.len() as u64 != expected_length {
             return Err(wrong);
         }
-        // The file is a hole where nothing was written yet.
+        // Zeros need not be written, since the file is a hole where nothing was written yet.
         if bytes.iter().any(|byte| *byte != 0) {
             self.file.file().write_all_at(bytes, start).map_err(|source| writer.cannot_write(source))?;
         }
@@ -151,7 +148,7 @@ impl Incoming {
     }
 }
 
-/// The digest of the whole file, of which `state` has seen the beginning.
+/// Computes the digest of the whole file, of which `state` has already hashed the beginning.
 fn digest(file: &TemporaryFile, size: u64, mut state: State) -> io::Result<ObjectId> {
     let mut position = (state.hashed as u64).saturating_mul(BLOCK_SIZE);
     let mut buffer = Vec::new();
@@ -185,10 +182,10 @@ mod tests {
     }
 
     #[test]
-    fn blocks_in_any_order_make_the_object_and_no_wrong_one_is_kept() {
+    fn large_object_is_received_in_any_order_of_blocks() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let store = Store::init(directory.path(), &Config::default()).expect("empty");
-        let writer = store.writer(Wait::No).expect("nobody else");
+        let writer = store.writer(Wait::No).expect("not locked");
         let mut content = noise(LARGE_OBJECT as usize + 5);
         content[..BLOCK_SIZE as usize].fill(0);
         let id = ObjectId::of(&content);
@@ -201,30 +198,30 @@ mod tests {
             for (done, block) in order.into_iter().enumerate() {
                 assert_eq!(incoming.put_block(&writer, block, blocks[block]).expect("right"), 4 - done);
             }
-            writer.keep(incoming).expect("whole");
+            writer.finish_receive(incoming).expect("complete");
         }
         let incoming = writer.receive(ObjectId::of(b"other"), content.len() as u64, ids.clone()).expect("room");
         (0..5).for_each(|block| assert!(incoming.put_block(&writer, block, blocks[block]).is_ok()));
-        assert!(matches!(writer.keep(incoming), Err(ReceiveError::WrongObject { .. })));
+        assert!(matches!(writer.finish_receive(incoming), Err(ReceiveError::WrongObject { .. })));
         assert!(writer.receive(id, 5 * BLOCK_SIZE + 1, ids).is_err(), "one block too few");
-        writer.settle().expect("durable");
+        writer.flush().expect("durable");
         let mut read = vec![0; content.len()];
-        assert_eq!(store.read_at(id, 0, &mut read).expect("here"), content.len());
+        assert_eq!(store.read_at(id, 0, &mut read).expect("stored"), content.len());
         assert_eq!(read, content);
         assert!(!store.has_object(ObjectId::of(b"other")));
     }
 
     #[test]
-    fn whole_objects_prove_their_name() {
+    fn put_object_refuses_bytes_with_another_digest() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let store = Store::init(directory.path(), &Config::default()).expect("empty");
-        let writer = store.writer(Wait::No).expect("nobody else");
+        let writer = store.writer(Wait::No).expect("not locked");
         for content in [noise(100), noise(200 << 10)] {
             let id = ObjectId::of(&content);
             assert!(writer.put_object(id, &content[1..]).is_err());
             assert!(!writer.has_object(id));
             writer.put_object(id, &content).expect("right");
-            writer.settle().expect("durable");
+            writer.flush().expect("durable");
             assert!(store.has_object(id));
         }
     }

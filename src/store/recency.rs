@@ -1,13 +1,18 @@
-//! When objects were used last, so that a bounded repository can let go of what was not used for longest.
+//! Records when objects were last used, for the eviction of the least recently used ones.
 //!
 //! ```text
 //! state/used/<pack>     for each object of the pack, in the order of its index, seconds since 1970 in a u32; 0 for "not
 //!                       since the pack was made"
 //! ```
 //!
-//! Of objects with files of their own, and of those that are here in part, the time of the file tells. Uses are noted in
-//! memory and written now and then, by whoever bounds a repository. All of it is a hint: nothing is wrong when it is lost
-//! or when two processes write at once.
+//! For objects with files of their own, and for partial objects, the modification time of the file is used. Uses are collected
+//! in memory and written from time to time, only in repositories with a limit.
+//!
+//! *Not here*: eviction (`evict`).
+//!
+//! *Invariants*: the times are hints: losing them, or a race of two processes that write them, does no harm.
+//!
+//! *Used by* `cache`, `store::evict`, `store::merge` and `store::write`.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -24,74 +29,73 @@ use super::pack::Pack;
 use super::write::create_directory;
 use crate::model::ObjectId;
 
-/// Seconds since 1970; good until 2106.
+/// Seconds since 1970; enough until 2106.
 pub(super) type Seconds = u32;
 
-/// Notes of uses that wait to be written; more are written at once.
-const NOTES_MAX: usize = 1 << 15;
+/// Number of uses that are collected before they should be written.
+const BUFFERED_USES_MAX: usize = 1 << 15;
 
-/// Notes which objects are used.
+/// A buffer of the times at which objects were used.
 #[derive(Debug)]
-pub struct Recency {
+pub(crate) struct Recency {
     store: Store,
-    noted: Mutex<HashMap<ObjectId, Seconds>>,
+    buffered: Mutex<HashMap<ObjectId, Seconds>>,
 }
 
 impl Recency {
-    /// Of the objects of `store`.
-    #[must_use]
-    pub fn of(store: &Store) -> Self {
-        Self { store: store.clone(), noted: Mutex::default() }
+    /// Returns an empty buffer for the objects of `store`.
+    pub(crate) fn of(store: &Store) -> Self {
+        Self { store: store.clone(), buffered: Mutex::default() }
     }
 
-    /// Notes that an object was used at `when`. Returns whether it is time to [`Self::write`].
-    pub fn note(&self, id: ObjectId, when: SystemTime) -> bool {
-        let mut noted = self.noted.lock();
-        noted.insert(id, seconds(when));
-        noted.len() >= NOTES_MAX
+    /// Records that an object was used at `when`. Returns whether [`Self::write`] should be called now.
+    pub(crate) fn record(&self, id: ObjectId, when: SystemTime) -> bool {
+        let mut buffered = self.buffered.lock();
+        buffered.insert(id, seconds(when));
+        buffered.len() >= BUFFERED_USES_MAX
     }
 
-    /// Writes what was noted.
-    pub fn write(&self) {
-        let noted = std::mem::take(&mut *self.noted.lock());
-        self.store.note_uses(&noted);
+    /// Writes the recorded uses to the repository.
+    pub(crate) fn write(&self) {
+        let buffered = std::mem::take(&mut *self.buffered.lock());
+        self.store.write_use_times(&buffered);
     }
 }
 
 impl Store {
-    /// Writes down when objects were used. What cannot be written is not remembered.
-    pub(super) fn note_uses(&self, uses: &HashMap<ObjectId, Seconds>) {
+    /// Writes the times of last use of objects. Errors are only logged.
+    pub(super) fn write_use_times(&self, uses: &HashMap<ObjectId, Seconds>) {
         let mut packed: HashMap<Arc<str>, (usize, Vec<(usize, Seconds)>)> = HashMap::new();
         for (id, &when) in uses {
             match self.packs().find_row(&self.inner.files, id) {
                 Ok(Some((pack, row))) => {
                     packed.entry(Arc::clone(&pack.name)).or_insert((pack.len(), Vec::new())).1.push((row, when));
                 }
-                Ok(None) => self.note_use_of_file(*id, when),
-                Err(error) => tracing::debug!(object = %id, %error, "its use is not remembered"),
+                Ok(None) => self.set_file_time(*id, when),
+                Err(error) => tracing::debug!(object = %id, %error, "cannot record the use of the object"),
             }
         }
         for (name, (rows, uses)) in packed {
-            if let Err(error) = self.write_uses(&name, rows, &uses) {
-                tracing::debug!(pack = &*name, %error, "uses are not remembered");
+            if let Err(error) = self.write_pack_use_times(&name, rows, &uses) {
+                tracing::debug!(pack = &*name, %error, "cannot record the uses of objects of the pack");
             }
         }
     }
 
-    fn note_use_of_file(&self, id: ObjectId, when: Seconds) {
+    fn set_file_time(&self, id: ObjectId, when: Seconds) {
         let time = UNIX_EPOCH + Duration::from_secs(u64::from(when));
-        // A large object is in one of the two places; others have come and gone.
+        // A large object is at one of the two paths, unless it was removed meanwhile.
         for path in [self.layout().object(id), self.layout().partial_object(id)] {
-            let noted = File::open(&path).and_then(|file| file.set_modified(time));
-            if noted.is_ok() {
+            let set = File::open(&path).and_then(|file| file.set_modified(time));
+            if set.is_ok() {
                 return;
             }
         }
     }
 
-    fn write_uses(&self, name: &str, rows: usize, uses: &[(usize, Seconds)]) -> io::Result<()> {
-        create_directory(&self.layout().uses())?;
-        let path = self.layout().uses_of_pack(name);
+    fn write_pack_use_times(&self, name: &str, rows: usize, uses: &[(usize, Seconds)]) -> io::Result<()> {
+        create_directory(&self.layout().use_times())?;
+        let path = self.layout().use_times_of_pack(name);
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
         let mut times = read_times(&file, rows)?;
         for &(row, when) in uses {
@@ -101,25 +105,26 @@ impl Store {
         file.write_all_at(&bytes, 0)
     }
 
-    /// When each object of a pack was used last, in the order of its index.
-    pub(super) fn uses_of(&self, pack: &Pack) -> Vec<Seconds> {
+    /// Returns when each object of a pack was last used, in the order of its index.
+    pub(super) fn use_times_of(&self, pack: &Pack) -> Vec<Seconds> {
         let file = self.inner.files.pack(&pack.name);
         let made = file.and_then(|file| file.metadata()?.modified()).map_or(0, seconds);
-        let noted = File::open(self.layout().uses_of_pack(&pack.name)).and_then(|file| read_times(&file, pack.len()));
-        match noted {
+        let recorded =
+            File::open(self.layout().use_times_of_pack(&pack.name)).and_then(|file| read_times(&file, pack.len()));
+        match recorded {
             Ok(times) => times.into_iter().map(|time| if time == 0 { made } else { time }).collect(),
             Err(_) => vec![made; pack.len()],
         }
     }
 
-    /// Whether anybody asks when objects were used: only who bounds a repository does.
-    pub(super) fn remembers_uses(&self) -> bool {
-        self.config().cache_size.is_some() || self.layout().uses().exists()
+    /// Returns whether the repository keeps times of last use, which only one with a limit does.
+    pub(super) fn keeps_use_times(&self) -> bool {
+        self.config().cache_size.is_some() || self.layout().use_times().exists()
     }
 
-    /// Forgets the uses of a pack that is gone.
-    pub(super) fn forget_uses(&self, name: &str) {
-        remove(&self.layout().uses_of_pack(name));
+    /// Removes the times of last use of a pack that was removed.
+    pub(super) fn remove_use_times(&self, name: &str) {
+        remove(&self.layout().use_times_of_pack(name));
     }
 }
 
@@ -132,7 +137,7 @@ fn remove(path: &Path) {
 
 fn read_times(file: &File, rows: usize) -> io::Result<Vec<Seconds>> {
     let mut bytes = vec![0; rows.saturating_mul(4)];
-    // A shorter file is one that was cut off: the rest is not known.
+    // The file may be truncated; the times of the missing rows are then 0.
     crate::disk::read_from(file, 0, &mut bytes)?;
     let time = |row: &[u8]| u32::from_le_bytes([row[0], row[1], row[2], row[3]]);
     Ok(bytes.chunks_exact(4).map(time).collect())

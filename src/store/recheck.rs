@@ -1,15 +1,21 @@
-//! Purpose: checks what has changed since the last check that found no damage.
+//! Checks what has changed since the last check that found no damage.
 //!
-//! Looked at: commits that are new, with their images and those of their objects that the commits before do not have; packs
-//! and the index of packs, wholly, if they have changed; the files of what refs name now, if those have changed. Not looked at: the
-//! history that was found sound. Invariants: it says that all is well or nothing: whatever is not as it was remembered is for
-//! `fsck`, which reads everything and names what suffers. Used by: `fsck`.
+//! It reads new commits, with their images and those of their objects that earlier commits do not have; packs and the index of
+//! packs if they have changed; and the files of the commits that refs name now, if these have changed. It does not read the
+//! history that passed the last check.
+//!
+//! *Not here*: findings (`fsck`).
+//!
+//! *Invariants*: the result is either that everything is intact, or no result: anything unexpected is left to `fsck`, which
+//! reads everything and names what is affected.
+//!
+//! *Used by* `store::fsck`.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::layout::Layout;
+use super::layout::StoreLayout;
 use super::milestone::{Milestone, NewHistory};
 use super::open::Store;
 use super::pack_set::PackSet;
@@ -19,29 +25,30 @@ use crate::model::{CommitId, ImageId, ObjectId};
 /// Bytes read and hashed at a time.
 const CHUNK: usize = 256 << 10;
 
-/// What was looked at.
+/// The numbers of things that were checked.
 #[derive(Debug, Default)]
-pub(super) struct Rechecked {
-    pub refs: usize,
-    pub tips: BTreeSet<CommitId>,
-    pub commits: usize,
-    pub images: usize,
-    pub objects: usize,
-    pub bytes: u64,
+pub(super) struct RecheckReport {
+    pub(crate) refs: usize,
+    pub(crate) tips: BTreeSet<CommitId>,
+    pub(crate) commits: usize,
+    pub(crate) images: usize,
+    pub(crate) objects: usize,
+    pub(crate) bytes: u64,
 }
 
-/// Something is not as it was remembered, or cannot be looked at.
-struct Doubt;
+/// The error that something is not as the last check left it, or cannot be read, so that a full check is needed.
+struct NeedsFullCheck;
 
-impl<E: std::error::Error> From<E> for Doubt {
+impl<E: std::error::Error> From<E> for NeedsFullCheck {
     fn from(_: E) -> Self {
         Self
     }
 }
 
-/// Returns what was looked at if all of it is sound.
-pub(super) fn recheck(store: &Store, since: &Milestone) -> Option<Rechecked> {
-    let recheck = Recheck { store, since, packs: store.packs(), changed: HashSet::new(), found: Rechecked::default() };
+/// Checks what has changed since the milestone `since`. Returns what was checked, or `None` if a full check is needed.
+pub(super) fn recheck(store: &Store, since: &Milestone) -> Option<RecheckReport> {
+    let recheck =
+        Recheck { store, since, packs: store.packs(), changed: HashSet::new(), found: RecheckReport::default() };
     recheck.run().ok()
 }
 
@@ -49,20 +56,20 @@ struct Recheck<'a> {
     store: &'a Store,
     since: &'a Milestone,
     packs: Arc<PackSet>,
-    /// Packs that have changed; all in them was hashed.
+    /// Packs that have changed; all their objects were hashed.
     changed: HashSet<Arc<str>>,
-    found: Rechecked,
+    found: RecheckReport,
 }
 
 impl Recheck<'_> {
-    fn run(mut self) -> Result<Rechecked, Doubt> {
+    fn run(mut self) -> Result<RecheckReport, NeedsFullCheck> {
         let refs = self.store.refs()?;
         self.found.refs = refs.len();
         self.found.tips = refs.into_iter().map(|(_, id)| id).collect();
         let history = self.since.new_history(self.store, self.found.tips.iter().copied())?;
-        let looked_at = history.commits.keys().chain(&history.reached);
-        if looked_at.chain(&self.found.tips).any(|id| self.store.is_lazy(*id)) {
-            return Err(Doubt);
+        let checked = history.commits.keys().chain(&history.reached);
+        if checked.chain(&self.found.tips).any(|id| self.store.is_lazy(*id)) {
+            return Err(NeedsFullCheck);
         }
         self.check_packs()?;
         let images = self.check_images(&history)?;
@@ -71,35 +78,36 @@ impl Recheck<'_> {
         Ok(self.found)
     }
 
-    fn check_packs(&mut self) -> Result<(), Doubt> {
+    fn check_packs(&mut self) -> Result<(), NeedsFullCheck> {
         let files = &self.store.inner.files;
         let packs = self.packs.all(files)?;
         if packs.len() != self.packs.names().count() {
-            return Err(Doubt);
+            return Err(NeedsFullCheck);
         }
         for pack in packs {
-            if !self.since.has_changed(self.store, &Path::new(Layout::PACKS).join(&*pack.name))? {
+            if !self.since.file_may_have_changed(self.store, &Path::new(StoreLayout::PACKS).join(&*pack.name))? {
                 continue;
             }
-            let (found, mut sound) = (&mut self.found, pack.index_is_intact());
+            let (found, mut intact) = (&mut self.found, pack.problem().is_none());
             pack.read_all(files, |id, bytes| {
-                sound &= bytes.is_some_and(|bytes| ObjectId::of(bytes) == id);
+                intact &= bytes.is_some_and(|bytes| ObjectId::of(bytes) == id);
                 found.objects += 1;
                 found.bytes += bytes.map_or(0, |bytes| bytes.len() as u64);
                 Ok::<(), std::io::Error>(())
             })?;
-            if !sound {
-                return Err(Doubt);
+            if !intact {
+                return Err(NeedsFullCheck);
             }
             self.changed.insert(Arc::clone(&pack.name));
         }
         let has_index = self.store.layout().pack_index().exists();
-        let is_new = has_index && self.since.has_changed(self.store, Path::new(Layout::PACK_INDEX))?;
-        if is_new && self.packs.has_damaged_index() { Err(Doubt) } else { Ok(()) }
+        let is_new = has_index && self.since.file_may_have_changed(self.store, Path::new(StoreLayout::PACK_INDEX))?;
+        if is_new && self.packs.has_damaged_index() { Err(NeedsFullCheck) } else { Ok(()) }
     }
 
-    /// The images of new commits, of those before them, and of what refs name, each verified if it is new or has changed.
-    fn check_images(&mut self, history: &NewHistory) -> Result<BTreeMap<ImageId, Image>, Doubt> {
+    /// Returns the images of new commits, of their last known ancestors, and of the commits that refs name. Each is verified if
+    /// it is new or has changed.
+    fn check_images(&mut self, history: &NewHistory) -> Result<BTreeMap<ImageId, Image>, NeedsFullCheck> {
         let mut images = BTreeMap::new();
         let ids: BTreeSet<CommitId> = history.commits.keys().chain(&history.reached).copied().collect();
         for id in ids {
@@ -109,7 +117,7 @@ impl Recheck<'_> {
                 continue;
             }
             let image = self.store.image(commit.image)?;
-            if self.since.has_changed(self.store, &Layout::image_relative(commit.image))? {
+            if self.since.file_may_have_changed(self.store, &StoreLayout::image_relative(commit.image))? {
                 image.verify()?;
                 self.found.images += 1;
             } else if history.commits.contains_key(&id) {
@@ -120,16 +128,20 @@ impl Recheck<'_> {
         Ok(images)
     }
 
-    /// Hashes the objects of new commits that the commits before them do not have.
-    fn check_new_objects(&mut self, history: &NewHistory, images: &BTreeMap<ImageId, Image>) -> Result<(), Doubt> {
+    /// Hashes the objects of new commits that their last known ancestors do not have.
+    fn check_new_objects(
+        &mut self,
+        history: &NewHistory,
+        images: &BTreeMap<ImageId, Image>,
+    ) -> Result<(), NeedsFullCheck> {
         let mut known = HashSet::new();
         for id in &history.reached {
-            let image = images.get(&self.store.commit(*id)?.image).ok_or(Doubt)?;
+            let image = images.get(&self.store.commit(*id)?.image).ok_or(NeedsFullCheck)?;
             known.extend(image.objects()?);
         }
         let mut buffer = vec![0; CHUNK];
         for commit in history.commits.values() {
-            let image = images.get(&commit.image).ok_or(Doubt)?;
+            let image = images.get(&commit.image).ok_or(NeedsFullCheck)?;
             for object in image.objects_with_sizes()? {
                 let (id, size) = object?;
                 if !known.insert(id) {
@@ -144,11 +156,11 @@ impl Recheck<'_> {
         Ok(())
     }
 
-    /// Finds what refs name now, and hashes what has changed of it.
-    fn check_files_of_tips(&mut self, images: &BTreeMap<ImageId, Image>) -> Result<(), Doubt> {
+    /// Locates the objects of the commits that refs name now, and hashes those whose files have changed.
+    fn check_files_of_tips(&mut self, images: &BTreeMap<ImageId, Image>) -> Result<(), NeedsFullCheck> {
         let (mut seen, mut buffer) = (HashSet::new(), vec![0; CHUNK]);
         for tip in self.found.tips.clone() {
-            let image = images.get(&self.store.commit(tip)?.image).ok_or(Doubt)?;
+            let image = images.get(&self.store.commit(tip)?.image).ok_or(NeedsFullCheck)?;
             for object in image.objects_with_sizes()? {
                 let (id, size) = object?;
                 if !seen.insert(id) {
@@ -156,9 +168,9 @@ impl Recheck<'_> {
                 }
                 if let Some((_, slot)) = self.packs.find(&self.store.inner.files, &id)? {
                     if u64::from(slot.length) != size {
-                        return Err(Doubt);
+                        return Err(NeedsFullCheck);
                     }
-                } else if self.since.has_changed(self.store, &Layout::object_relative(id))? {
+                } else if self.since.file_may_have_changed(self.store, &StoreLayout::object_relative(id))? {
                     self.hash(id, size, &mut buffer)?;
                 }
             }
@@ -166,9 +178,9 @@ impl Recheck<'_> {
         Ok(())
     }
 
-    fn hash(&mut self, id: ObjectId, size: u64, buffer: &mut [u8]) -> Result<(), Doubt> {
+    fn hash(&mut self, id: ObjectId, size: u64, buffer: &mut [u8]) -> Result<(), NeedsFullCheck> {
         self.found.objects += 1;
         self.found.bytes += size;
-        if self.store.problem_with(id, size, buffer).is_some() { Err(Doubt) } else { Ok(()) }
+        if self.store.problem_with(id, size, buffer).is_some() { Err(NeedsFullCheck) } else { Ok(()) }
     }
 }

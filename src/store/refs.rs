@@ -1,7 +1,9 @@
-//! Refs: small files that name commits.
+//! Reads and changes refs: small files that name commits.
 //!
-//! A ref is read without a lock, since it is replaced as a whole. It is changed only by a [`super::StoreWriter`], and
-//! only if it still is what the caller last saw.
+//! *Invariants*: a ref is read without a lock, since it is replaced as a whole. Only a [`super::StoreWriter`] changes a ref,
+//! and only if it still names what the caller expects.
+//!
+//! *Used by* every layer that reads or moves refs.
 
 use std::fs;
 use std::io;
@@ -12,29 +14,28 @@ use super::write::StoreWriter;
 use crate::disk;
 use crate::model::{CommitId, NEW_REF_PART_MAX, RefName};
 
-/// How far a ref may move forward in one step without the next collection looking at everything.
-const GENERATIONS: usize = 1000;
+/// Most commits that a ref may move forward in one change without the next collection reading everything.
+const ANCESTORS_SEARCHED_MAX: usize = 1000;
 
-/// What a ref must be for a change to go ahead.
+/// The state of a ref that is required for a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Expect {
-    /// Anything, or absent.
+pub(crate) enum Expect {
+    /// The ref may name any commit, or be absent.
     Any,
-    /// There must be no such ref.
+    /// The ref must not exist.
     Absent,
-    /// It must name this commit.
+    /// The ref must name this commit.
     Is(CommitId),
 }
 
 /// A change of one ref.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RefEdit {
-    /// Which.
-    pub name: RefName,
-    /// What it must be before.
-    pub expect: Expect,
-    /// What it is to name after; `None` deletes it.
-    pub to: Option<CommitId>,
+pub(crate) struct RefEdit {
+    pub(crate) name: RefName,
+    /// The required state before the change.
+    pub(crate) expect: Expect,
+    /// The commit to name after the change; `None` deletes the ref.
+    pub(crate) to: Option<CommitId>,
 }
 
 /// Why refs could not be read or changed.
@@ -46,22 +47,22 @@ pub enum RefError {
         /// The ref.
         name: RefName,
     },
-    /// Somebody else changed the ref meanwhile.
+    /// Another process changed the ref meanwhile.
     #[error("ref {name} has changed meanwhile: it is {} now", describe(*.found))]
     Changed {
         /// The ref.
         name: RefName,
-        /// What it names now.
+        /// The commit that it names now.
         found: Option<CommitId>,
     },
-    /// A name that directories of published refs cannot hold.
+    /// The name is too long for directories of published refs.
     #[error(
         "ref '{name}' has a part of {length} bytes; those of a new ref have at most {NEW_REF_PART_MAX}. Choose a shorter name"
     )]
     TooLong {
-        /// The ref to be made.
+        /// The name of the ref.
         name: RefName,
-        /// Bytes of the part.
+        /// The number of bytes of the part.
         length: usize,
     },
     /// A ref `a` and a ref `a/b` cannot both exist.
@@ -69,7 +70,7 @@ pub enum RefError {
     Collision {
         /// The ref to be written.
         name: RefName,
-        /// The one in its way.
+        /// The existing ref with which it collides.
         other: String,
     },
     /// The system refused.
@@ -89,15 +90,15 @@ fn describe(found: Option<CommitId>) -> String {
 }
 
 impl Store {
-    /// Returns whether a ref of this name is there or can be made: better asked before a tree is read than after.
+    /// Checks that a ref of this name exists or can be made. Called before a tree is read, so that the error comes early.
     ///
     /// # Errors
     /// [`RefError::TooLong`], and those of reading the ref.
-    pub fn check_ref(&self, name: &RefName) -> Result<(), RefError> {
+    pub(crate) fn check_ref(&self, name: &RefName) -> Result<(), RefError> {
         if self.read_ref(name)?.is_some() { Ok(()) } else { check_new(name) }
     }
 
-    /// The commit a ref names; `None` when there is no such ref.
+    /// Reads the commit that a ref names; `None` when there is no such ref.
     ///
     /// # Errors
     /// [`RefError::Damaged`] or [`RefError::Io`].
@@ -113,17 +114,17 @@ impl Store {
         }
     }
 
-    /// Whether `old` is `new` or in its history, as far as that is looked for.
+    /// Returns whether `old` is `new` or one of its nearest [`ANCESTORS_SEARCHED_MAX`] ancestors.
     fn is_ancestor(&self, old: CommitId, new: CommitId) -> bool {
         let parent = |id: &CommitId| self.commit(*id).ok()?.parent;
-        std::iter::successors(Some(new), parent).take(GENERATIONS).any(|id| id == old)
+        std::iter::successors(Some(new), parent).take(ANCESTORS_SEARCHED_MAX).any(|id| id == old)
     }
 
-    /// All refs in ascending order of their names.
+    /// Returns all refs in ascending order of their names.
     ///
     /// # Errors
     /// [`RefError::Io`] when a directory cannot be listed, [`RefError::Damaged`] for the first damaged ref.
-    pub fn refs(&self) -> Result<Vec<(RefName, CommitId)>, RefError> {
+    pub(crate) fn refs(&self) -> Result<Vec<(RefName, CommitId)>, RefError> {
         let mut refs = Vec::new();
         for name in self.ref_names()? {
             if let Some(id) = self.read_ref(&name)? {
@@ -133,11 +134,11 @@ impl Store {
         Ok(refs)
     }
 
-    /// The names of all refs in ascending order, damaged ones too.
+    /// Returns the names of all refs in ascending order, damaged ones included.
     ///
     /// # Errors
     /// [`RefError::Io`] when a directory cannot be listed.
-    pub fn ref_names(&self) -> Result<Vec<RefName>, RefError> {
+    pub(crate) fn ref_names(&self) -> Result<Vec<RefName>, RefError> {
         let top = self.layout().refs();
         let mut names = Vec::new();
         let mut pending = vec![top.clone()];
@@ -157,7 +158,8 @@ impl Store {
     }
 }
 
-/// A file that is not a legal ref, such as the temporary one of a killed process, is nobody's ref.
+/// Returns the name of the ref in the file `path`; `None` for a file that is not a legal ref, such as the temporary file of a
+/// killed process.
 fn name_of(top: &Path, path: &Path) -> Option<RefName> {
     path.strip_prefix(top).ok()?.to_str()?.parse().ok()
 }
@@ -168,11 +170,11 @@ fn is_absence(error: &io::Error) -> bool {
 }
 
 impl StoreWriter {
-    /// Changes one ref durably. What it will name must be in the repository and durable already.
+    /// Changes one ref, durably. The commit that it will name must be in the repository and durable already.
     ///
     /// # Errors
-    /// [`RefError`]; the ref is then as it was.
-    pub fn edit_ref(&self, edit: &RefEdit) -> Result<(), RefError> {
+    /// [`RefError`]; the ref is then unchanged.
+    pub(crate) fn edit_ref(&self, edit: &RefEdit) -> Result<(), RefError> {
         let store = self.store();
         let found = store.read_ref(&edit.name)?;
         let allowed = match edit.expect {
@@ -190,15 +192,15 @@ impl StoreWriter {
             && !edit.to.is_some_and(|new| store.is_ancestor(old, new))
         {
             let path = store.layout().garbage_mark();
-            self.garbage.keep().map_err(|source| RefError::Io { action: "write", path, source })?;
+            self.garbage.make_permanent().map_err(|source| RefError::Io { action: "write", path, source })?;
         }
         let path = store.layout().reference(&edit.name);
         match edit.to {
             Some(id) => {
-                make_room(store, &edit.name)?;
+                make_parent_directories(store, &edit.name)?;
                 let written = disk::replace(&path, format!("{id}\n").as_bytes());
                 written.map_err(|source| RefError::Io { action: "write", path, source })?;
-                self.garbage.name();
+                self.garbage.note_named();
                 Ok(())
             }
             None => match remove(&path, &store.layout().refs()) {
@@ -209,17 +211,17 @@ impl StoreWriter {
     }
 }
 
-/// Returns an error if a ref of this name cannot be made anew.
+/// Fails if a new ref cannot have this name.
 fn check_new(name: &RefName) -> Result<(), RefError> {
     name.too_long_to_make().map_or(Ok(()), |length| Err(RefError::TooLong { name: name.clone(), length }))
 }
 
-/// Creates the directories above a ref, or says which other ref is in the way.
-fn make_room(store: &Store, name: &RefName) -> Result<(), RefError> {
+/// Creates the directories above a ref, or fails with the other ref with which it collides.
+fn make_parent_directories(store: &Store, name: &RefName) -> Result<(), RefError> {
     let path = store.layout().reference(name);
     let collision = |other: String| RefError::Collision { name: name.clone(), other };
     if path.is_dir() {
-        // Left behind by refs that were deleted, or in use by others.
+        // The directory was left by deleted refs, or has other refs.
         let io_error = |source| RefError::Io { action: "replace", path: path.clone(), source };
         return match fs::remove_dir(&path) {
             Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Err(collision(format!("{name}/…"))),
@@ -238,7 +240,7 @@ fn make_room(store: &Store, name: &RefName) -> Result<(), RefError> {
     }
 }
 
-/// Removes the file of a ref and the directories that become empty by it.
+/// Removes the file of a ref, and the directories above it that become empty.
 fn remove(path: &Path, top: &Path) -> io::Result<()> {
     fs::remove_file(path)?;
     for directory in path.ancestors().skip(1) {

@@ -1,77 +1,124 @@
-//! Purpose: drops what a check found damaged, so that it can be fetched or committed again.
+//! Records damage, and repairs it by writing verified bytes over the damaged ones.
 //!
-//! Not here: finding damage (`fsck`), writing right bytes over wrong ones (`mend`). Invariant: only what is damaged goes; a
-//! pack that has damage is written anew without it. Used by: `cli`, with the report of a check.
+//! A part that is found damaged counts as absent in this process until its bytes are added again, whatever their origin; these
+//! are then written over the damaged ones.
+//!
+//! *Not here*: removing damaged things (`drop_damaged`).
+//!
+//! *Invariants*: this is the only exception to the rule that files of a repository never change. It keeps the purpose of the
+//! rule: the name says what the bytes are, and readers that verify them see damage until all of them are correct. A crash
+//! meanwhile leaves a damaged file, as before.
+//!
+//! *Used by* `store::write` and `store::checked`, and by `cache`, which fetches damaged parts again.
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
 
-use super::fsck::{Damaged, FsckError, FsckReport};
-use super::gc::{Gc, remove_files};
-use super::layout::Layout;
-use super::milestone::Memory;
-use super::pack::Pack;
-use crate::disk::read_from;
+use rustix::fs::{Mode, OFlags};
+
+use super::damage::{DamagedPart, while_writable};
+use super::layout::StoreLayout;
+use super::open::Store;
+use super::read::LocalObject;
+use super::write::{StoreWriter, WriteError};
 use crate::model::ObjectId;
 
-impl Gc {
-    /// Drops what a check found damaged: damaged objects leave their packs, damaged files are removed. Refs stay, so
-    /// that it remains known what they named. Returns how many things were dropped.
-    ///
-    /// # Errors
-    /// [`FsckError`]; running it again goes on where it stopped.
-    pub fn drop_damaged(&self, report: &FsckReport) -> Result<usize, FsckError> {
-        let layout = self.writer.store().layout();
-        if !report.damage.is_empty() {
-            self.writer.store().forget(Memory::Checked);
-        }
-        let bad: HashSet<ObjectId> = report
-            .damage
-            .iter()
-            .filter_map(|damage| match damage.what {
-                Damaged::Object(id) => Some(id),
-                _ => None,
-            })
-            .collect();
-        for damage in &report.damage {
-            let (path, directory) = match &damage.what {
-                Damaged::Commit(id) => (layout.commit(*id), layout.commits()),
-                Damaged::Image(id) => (layout.image(*id), layout.images()),
-                Damaged::Object(id) => (layout.object(*id), layout.objects()),
-                Damaged::Pack(name) if name == Layout::PACK_INDEX_NAME => (layout.pack_index(), layout.packs()),
-                Damaged::Ref(_) | Damaged::Pack(_) => continue,
-            };
-            remove_files(std::iter::once(path), &directory)?;
-        }
-        self.writer.store().forget_open_files();
-        let holders = self.packs_with_damage(&bad)?;
-        let names: Vec<&str> = holders.iter().map(|(name, _)| &**name).collect();
-        let unreadable: HashSet<ObjectId> = holders.iter().flat_map(|(_, ids)| ids).copied().collect();
-        self.rewrite_packs(&names, &|id| !bad.contains(id) && !unreadable.contains(id))?;
-        Ok(report.damage.iter().filter(|damage| !matches!(damage.what, Damaged::Ref(_))).count())
+impl Store {
+    /// Records that a part does not have the digest of its name. Returns whether that was not known before.
+    pub(crate) fn mark_bad(&self, part: DamagedPart) -> bool {
+        self.inner.known_bad.add(part)
     }
 
-    /// The packs that have a damaged object or index, each with all its objects that do not have their digest, be they
-    /// reachable or not.
-    fn packs_with_damage(&self, bad: &HashSet<ObjectId>) -> Result<Vec<(Arc<str>, Vec<ObjectId>)>, FsckError> {
-        let has_damage = |pack: &Pack| !pack.index_is_intact() || bad.iter().any(|id| pack.find(id).is_some());
-        let mut found = Vec::new();
-        for pack in self.packs()?.iter().filter(|pack| has_damage(pack)) {
-            let mut unreadable = Vec::new();
-            // One by one: where the disk fails, everything but the object in that place is still to be had.
-            for (id, slot) in (0..pack.len()).map(|row| pack.row(row)) {
-                let file = self.writer.store().inner.files.pack(&pack.name);
-                let intact = slot.is_some_and(|slot| {
-                    let mut bytes = vec![0; slot.length as usize];
-                    file.and_then(|file| read_from(&file, slot.offset, &mut bytes)).is_ok()
-                        && ObjectId::of(&bytes) == id
-                });
-                if !intact {
-                    unreadable.push(id);
-                }
-            }
-            found.push((Arc::clone(&pack.name), unreadable));
+    /// Returns whether a part was found damaged and has not been repaired.
+    pub(crate) fn is_known_bad(&self, part: DamagedPart) -> bool {
+        self.inner.known_bad.has(part)
+    }
+
+    /// Removes the record of damage of an object that has a new file.
+    pub(super) fn forget_damage(&self, object: ObjectId) {
+        if self.inner.known_bad.remove_object(object) {
+            self.inner.files.close_object(object);
         }
-        Ok(found)
+    }
+
+    /// Returns the file that has the object, relative to the repository, and the position of the object in it.
+    fn file_position(&self, object: ObjectId) -> Option<(PathBuf, u64)> {
+        match self.locate(object).ok()? {
+            LocalObject::Packed { pack, slot, .. } => {
+                Some((Path::new(StoreLayout::PACKS).join(&*pack.name), slot.offset))
+            }
+            LocalObject::File(_) => Some((StoreLayout::object_relative(object), 0)),
+        }
+    }
+}
+
+impl StoreWriter {
+    /// Writes `bytes` over the damaged ones. Durable on return.
+    fn repair_part(&self, part: DamagedPart, bytes: &[u8]) -> Result<(), WriteError> {
+        let store = self.store();
+        let Some((path, start)) = store.file_position(part.object) else {
+            store.inner.known_bad.remove(part);
+            return Ok(());
+        };
+        let repaired = overwrite(store, &path, start.saturating_add(part.offset()), bytes);
+        repaired.map_err(|source| WriteError::Write { action: "repair", path: store.path().join(&path), source })?;
+        store.inner.known_bad.remove(part);
+        tracing::warn!(object = %part.object, block = part.block, "damage is repaired");
+        Ok(())
+    }
+
+    /// Writes `bytes`, which must have been verified, over the damaged ones. If that is impossible, as with a file that the
+    /// kernel checks (fs-verity), the part stays damaged and is not read, and the log says what to do.
+    pub(crate) fn repair_or_log(&self, part: DamagedPart, bytes: &[u8]) {
+        if let Err(error) = self.repair_part(part, bytes) {
+            let why = std::error::Error::source(&error).map_or_else(String::new, ToString::to_string);
+            tracing::warn!(object = %part.object, block = part.block, "{error}: {why}; 'sapwood fsck --repair' drops it");
+        }
+    }
+}
+
+/// Writes `bytes` to a file of the repository. All its files are read-only, so the permission is changed meanwhile.
+fn overwrite(store: &Store, path: &Path, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    let open = |flags| rustix::fs::openat(store.directory(), path, flags | OFlags::CLOEXEC, Mode::empty());
+    let reader = File::from(open(OFlags::RDONLY | OFlags::NOFOLLOW)?);
+    while_writable(&reader, || {
+        let file = File::from(open(OFlags::WRONLY | OFlags::NOFOLLOW)?);
+        file.write_all_at(bytes, offset)?;
+        file.sync_data()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::Wait;
+    use crate::store::{Config, ObjectSource as _};
+
+    #[test]
+    fn bad_object_is_absent_until_it_is_added_again_and_repaired() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let store = Store::init(directory.path(), &Config::default()).expect("empty");
+        let put = |content: &[u8]| {
+            let writer = store.writer(Wait::No).expect("not locked");
+            writer.put(content.len() as u64, &mut &*content).expect("room");
+            writer.flush().expect("durable");
+        };
+        // In a pack, and in a file of its own.
+        for content in [vec![7; 1000], vec![8; 100_000]] {
+            put(&content);
+            let object = ObjectId::of(&content);
+            let (path, start) = store.file_position(object).expect("stored");
+            overwrite(&store, &path, start + 10, b"damage").expect("owned");
+            let whole = DamagedPart { object, block: None };
+            assert!(store.mark_bad(whole) && !store.mark_bad(whole), "it is new once");
+            assert!(!store.has_object(object));
+            put(&content);
+            assert!(store.has_object(object) && !store.is_known_bad(whole));
+            assert_eq!(store.read_whole(object, content.len() as u64).expect("stored"), content);
+            let mode = std::fs::metadata(directory.path().join(&path)).expect("exists").permissions();
+            assert!(mode.readonly(), "no process may write to it");
+        }
     }
 }

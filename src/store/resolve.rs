@@ -1,4 +1,8 @@
-//! From what a person types to a commit: a ref, an id or the start of one, then `^` and `~N` for ancestors.
+//! Resolves the text by which a user names a commit: a ref, an id or the start of one, then `^` and `~N` for ancestors.
+//!
+//! *Not here*: the full syntax of SOURCE with paths and remotes (`cli`).
+//!
+//! *Used by* `cli`, `compose` and `deploy`.
 
 use std::borrow::Cow;
 use std::fs;
@@ -15,18 +19,18 @@ const PREFIX_MIN: usize = 6;
 /// Why a text names no commit.
 #[derive(Debug, thiserror::Error)]
 pub enum ResolveError {
-    /// Neither a ref nor a commit.
+    /// The text is neither a ref nor a commit.
     #[error("there is no ref or commit '{spec}'")]
     Unknown {
-        /// What was asked for.
+        /// The text.
         spec: String,
         /// Refs with a similar name.
         similar: Vec<RefName>,
     },
-    /// More than one commit starts like this.
+    /// More than one commit id starts with these digits.
     #[error("'{prefix}' is the start of {} commits: {}", .ids.len(), list(.ids))]
     Ambiguous {
-        /// The digits given.
+        /// The given digits.
         prefix: String,
         /// The commits.
         ids: Vec<CommitId>,
@@ -34,21 +38,21 @@ pub enum ResolveError {
     /// The start of a commit id is too short.
     #[error("'{0}' is no ref and too short for a commit id: at least {PREFIX_MIN} digits are needed")]
     TooShort(String),
-    /// What follows `^` or `~` is not understood.
+    /// The text after the ref or commit is not made of `^` and `~N`.
     #[error("cannot understand '{0}': after a ref or commit only '^' and '~N' may follow")]
     Suffix(String),
-    /// The history is shorter than asked for.
+    /// The history has fewer commits than the text needs.
     #[error("commit {id} has no parent, so '{spec}' does not exist")]
     NoParent {
         /// The first commit.
         id: CommitId,
-        /// What was asked for.
+        /// The text.
         spec: String,
     },
     /// A ref could not be read.
     #[error(transparent)]
     Ref(#[from] RefError),
-    /// A commit on the way could not be read.
+    /// A commit of the history could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
     /// The commits could not be listed.
@@ -61,9 +65,9 @@ fn list(ids: &[CommitId]) -> String {
 }
 
 impl Store {
-    /// The commit that `spec` names: a ref, a remote's ref as `REMOTE:REF` as it was pulled last, a full commit id or a
-    /// unique start of at least 6 digits, followed by any number of `^` (parent) and `~N` (N-th ancestor). A ref wins
-    /// over an id that looks the same.
+    /// Returns the commit that `spec` names: a ref, a remote's ref (`REMOTE:REF`) as of the last pull, a full commit id or a
+    /// unique start of at least 6 digits, followed by any number of `^` (parent) and `~N` (N-th ancestor). A ref has precedence
+    /// over an id with the same spelling.
     ///
     /// # Errors
     /// [`ResolveError`].
@@ -114,11 +118,11 @@ impl Store {
         Ok(self.commit_ids()?.into_iter().filter(|id| id.to_string().starts_with(prefix)).collect())
     }
 
-    /// All commits in the repository, whether a ref leads to them or not, in ascending order.
+    /// Returns all commits in the repository, whether a ref leads to them or not, in ascending order.
     ///
     /// # Errors
     /// Those of listing a directory.
-    pub fn commit_ids(&self) -> io::Result<Vec<CommitId>> {
+    pub(crate) fn commit_ids(&self) -> io::Result<Vec<CommitId>> {
         let mut ids = Vec::new();
         for entry in fs::read_dir(self.layout().commits())? {
             if let Some(id) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) {
@@ -130,7 +134,7 @@ impl Store {
     }
 }
 
-/// What a remote's ref is called here: `debian:12` is `remotes/debian/12`.
+/// Returns the local name of a remote's ref: `remotes/debian/12` for `debian:12`. Other names are unchanged.
 fn local_name(base: &str) -> Cow<'_, str> {
     match base.split_once(':') {
         Some((remote, name)) => format!("remotes/{remote}/{name}").into(),
@@ -138,7 +142,7 @@ fn local_name(base: &str) -> Cow<'_, str> {
     }
 }
 
-/// How many steps back `^^~3` goes.
+/// Returns how many generations back a suffix such as `^^~3` goes; `None` if it is malformed.
 fn generations(mut suffix: &str) -> Option<u64> {
     let mut total = 0_u64;
     while !suffix.is_empty() {

@@ -1,7 +1,9 @@
-//! Running mounts as roots for garbage collection.
+//! Registers running mounts as roots for garbage collection.
 //!
-//! Each mount has a file that names its commit, locked as long as the mounting process lives. A file nobody holds is the
-//! leftover of a dead process and roots nothing.
+//! *Invariants*: each mount has a file that names its commit and is locked as long as the mounting process runs. A file that is
+//! not locked is a leftover of an ended process and not a root.
+//!
+//! *Used by* `cli`, which registers mounts, and by `store::gc`, `store::evict` and `store::former_packs`.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -13,30 +15,29 @@ use super::open::Store;
 use crate::disk::{Lock, LockError, TemporaryFile, Wait};
 use crate::model::CommitId;
 
-/// A registered mount: as long as this value lives, the objects of its commit stay.
+/// A registered mount: as long as this value exists, the objects of its commit are not collected.
 #[derive(Debug)]
-pub struct MountRoot {
+pub(crate) struct MountRoot {
     path: PathBuf,
     file: Option<File>,
 }
 
 impl MountRoot {
-    /// Hands the registration to other processes: it lasts as long as anybody has the descriptor. The name is for
+    /// Returns the registration for other processes: it lasts as long as any process has the descriptor. The name is for
     /// [`Store::inherit_mount`].
-    #[must_use]
-    pub fn hand_over(mut self) -> Option<(OwnedFd, OsString)> {
+    pub(crate) fn hand_over(mut self) -> Option<(OwnedFd, OsString)> {
         Some((self.file.take()?.into(), self.path.file_name()?.to_owned()))
     }
 }
 
 impl Store {
-    /// Protects `commit` for as long as the returned value lives. Waits while a collection runs; the caller then makes
-    /// sure that the commit is still there.
+    /// Protects `commit` from collection as long as the returned value exists. Waits while a collection runs; the caller then
+    /// has to check that the commit still exists.
     ///
     /// # Errors
     /// [`LockError`] when the repository cannot be written: nothing is protected then.
-    pub fn register_mount(&self, commit: CommitId) -> Result<MountRoot, LockError> {
-        let _hold = self.hold(Wait::Announced(&|_| {}))?;
+    pub(crate) fn register_mount(&self, commit: CommitId) -> Result<MountRoot, LockError> {
+        let _guard = self.block_removal(Wait::Announced(&|_| {}))?;
         let directory = self.layout().mounts();
         self.write_root(&directory, commit).map_err(|source| LockError::Io { path: directory, source })
     }
@@ -54,13 +55,27 @@ impl Store {
         Ok(MountRoot { path, file: Some(file) })
     }
 
-    /// The registration that another process made and handed over.
-    #[must_use]
-    pub fn inherit_mount(&self, descriptor: OwnedFd, name: &OsStr) -> MountRoot {
+    /// Takes over the registration of another process, from [`MountRoot::hand_over`].
+    pub(crate) fn inherit_mount(&self, descriptor: OwnedFd, name: &OsStr) -> MountRoot {
         MountRoot { path: self.layout().mounts().join(name), file: Some(descriptor.into()) }
     }
 
-    /// The commits of running mounts. Removes the files of dead ones, so only for who holds the removal lock alone.
+    /// Returns whether a mount of this repository is running.
+    pub(super) fn has_running_mount(&self) -> Result<bool, LockError> {
+        let directory = self.layout().mounts();
+        let io_error = |source| LockError::Io { path: directory.clone(), source };
+        for entry in fs::read_dir(&directory).map_err(io_error)? {
+            match Lock::shared(&entry.map_err(io_error)?.path(), Wait::No) {
+                Ok(_) => {}
+                Err(LockError::Held { .. }) => return Ok(true),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Returns the commits of running mounts, and removes the files of ended ones. The caller must hold the removal lock
+    /// exclusively.
     pub(super) fn mount_roots(&self) -> Result<Vec<CommitId>, LockError> {
         let directory = self.layout().mounts();
         let io_error = |source| LockError::Io { path: directory.clone(), source };
@@ -87,7 +102,7 @@ impl Drop for MountRoot {
             return;
         }
         if let Err(error) = fs::remove_file(&self.path) {
-            tracing::debug!(path = %self.path.display(), %error, "a root stays behind; the next collection removes it");
+            tracing::debug!(path = %self.path.display(), %error, "cannot remove the root; the next collection does");
         }
     }
 }

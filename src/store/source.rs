@@ -1,4 +1,8 @@
-//! Where the bytes of objects come from, for whoever does not care, and why they may not come.
+//! `ObjectSource`: read access to object contents, independent of where they are stored, and its errors.
+//!
+//! *Not here*: the implementations (`read`, `checked`, `cache`); only [`MemoryObjects`] for tests is here.
+//!
+//! *Used by* `vfs`, `export` and every other reader of objects.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -12,13 +16,13 @@ use crate::model::{CommitError, CommitId, ImageId, ObjectId};
 /// Why something could not be read from the repository.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The object is not here.
+    /// The object is not in the repository.
     #[error("object {id} is not in the repository")]
     MissingObject {
         /// The object.
         id: ObjectId,
     },
-    /// The object's file cannot be read, or is shorter than it should be.
+    /// The object's file cannot be read, or is shorter than the image states.
     #[error("cannot read object {id}")]
     Object {
         /// The object.
@@ -26,26 +30,27 @@ pub enum ReadError {
         /// What the system said.
         source: io::Error,
     },
-    /// The object's bytes are here and are not those of its name.
+    /// The object's bytes do not have the digest of its name.
     #[error("object {id} is damaged; 'sapwood fsck --all' tells more")]
     Damaged {
         /// The object.
         id: ObjectId,
-        /// Which block of it, if it is a large one.
+        /// The damaged block, if the object is large.
         block: Option<u32>,
     },
-    /// Not here, but it may be fetched.
+    /// A part is not in the repository but can be fetched.
     #[error("{0}")]
     Absent(Absent),
-    /// What is absent could not be fetched. Shared, since one failure is everybody's who waited for it.
+    /// An absent part could not be fetched. The cause is shared, since one failure is reported to all readers that waited for
+    /// it.
     #[error("{absent}")]
     Fetch {
-        /// What was wanted.
+        /// The absent part.
         absent: Absent,
-        /// Why it did not come.
+        /// Why it could not be fetched.
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
-    /// The image is not here.
+    /// The image is not in the repository.
     #[error("image {id} is not in the repository")]
     MissingImage {
         /// The image.
@@ -70,12 +75,12 @@ pub enum ReadError {
     /// The file of the image holds another image.
     #[error("the file of image {id} holds something else: {found}")]
     WrongImage {
-        /// The image asked for.
+        /// The expected image.
         id: ImageId,
-        /// The image found.
+        /// The image in the file.
         found: ImageId,
     },
-    /// The commit is not here.
+    /// The commit is not in the repository.
     #[error("commit {id} is not in the repository")]
     MissingCommit {
         /// The commit.
@@ -99,20 +104,21 @@ pub enum ReadError {
     },
 }
 
-/// Something that is not here but can be fetched: not an error of anything, unless nobody can fetch it.
+/// A part of an image or object that is not in the repository but can be fetched. This is only an error where fetching is
+/// impossible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Absent {
     /// A block of 64 KiB of the image.
     ImageBlock(u32),
-    /// Some bytes of an object, and perhaps its name.
+    /// Some bytes of an object. The object's id may be absent too.
     Content {
-        /// Its number among the objects of the image.
+        /// The number of the object in the image.
         index: u32,
-        /// Its length in bytes.
+        /// The length of the object in bytes.
         size: u64,
-        /// The first byte that is needed.
+        /// The position of the first byte that is needed.
         offset: u64,
-        /// How many are needed.
+        /// The number of bytes that are needed.
         length: u64,
     },
 }
@@ -120,36 +126,37 @@ pub enum Absent {
 impl std::fmt::Display for Absent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::ImageBlock(block) => write!(f, "block {block} of the image is not here"),
+            Self::ImageBlock(block) => write!(f, "block {block} of the image is not in the repository"),
             Self::Content { index, offset, .. } => {
-                write!(f, "object number {index} of the image is not here from byte {offset} on")
+                write!(f, "object number {index} of the image is not in the repository from byte {offset} on")
             }
         }
     }
 }
 
-/// Brings what is absent from where it is. Blocks its caller, and so is called by nobody who must not wait.
+/// Fetches absent parts. The calls block until the part has arrived, so threads that must not block do not make them.
 pub trait Fetch: Send + Sync {
-    /// Fetches `absent`, checked, so that a repeated read finds it. Gives up at `deadline`.
+    /// Fetches and verifies `absent`, so that a repeated read finds it. Gives up at `deadline`.
     ///
     /// # Errors
-    /// [`ReadError::Fetch`] with what kept it from coming.
+    /// [`ReadError::Fetch`] with the cause of the failure.
     fn fetch(&self, absent: &Absent, deadline: Instant) -> Result<(), ReadError>;
 
-    /// How long a reader waits for what is absent before it is told that there is an error.
-    fn patience(&self) -> std::time::Duration;
+    /// Returns how long a read waits for absent parts before it fails.
+    fn read_timeout(&self) -> std::time::Duration;
 }
 
-/// Something that has the contents of objects: the local repository, or memory in tests.
+/// Read access to the contents of objects: those of the local repository, or in memory for tests.
 pub trait ObjectSource: Send + Sync {
-    /// Reads into `buffer` from `offset` of an object; returns how many bytes, short only at the object's end.
+    /// Reads into `buffer` from `offset` of an object; returns the number of bytes, which is smaller than the buffer only at
+    /// the object's end.
     ///
     /// # Errors
     /// [`ReadError`], with the object.
     fn read_at(&self, id: ObjectId, offset: u64, buffer: &mut [u8]) -> Result<usize, ReadError>;
 
-    /// An object as a whole, of which the image says that it has `size` bytes. For what is known to be small: all of it is
-    /// held in memory.
+    /// Reads a whole object, of which the image states that it has `size` bytes. Only for objects that are known to be small,
+    /// since the whole object is held in memory.
     ///
     /// # Errors
     /// [`ReadError`], with the object; [`ReadError::Object`] when it is shorter.
@@ -160,8 +167,8 @@ pub trait ObjectSource: Send + Sync {
         if length == bytes.len() { Ok(bytes) } else { Err(broken(io::ErrorKind::UnexpectedEof)) }
     }
 
-    /// Like [`Self::read_at`] for an object of which the image is known; sources that must look for it elsewhere need
-    /// that. Never waits for a network: what would have to be fetched is [`ReadError::Absent`].
+    /// Reads like [`Self::read_at`], by the number of the object in its image, which sources that fetch objects need. Never
+    /// waits for a network: if a part must be fetched, the error is [`ReadError::Absent`].
     ///
     /// # Errors
     /// [`ReadError`], with the object.
@@ -169,8 +176,8 @@ pub trait ObjectSource: Send + Sync {
         self.read_at(object.id, offset, buffer)
     }
 
-    /// The file whose whole content is the object, for the kernel to read by itself; `None` when the object has no
-    /// file of its own.
+    /// Returns the file whose whole content is the object, for the kernel to read by itself; `None` when the object has no file
+    /// of its own.
     ///
     /// # Errors
     /// [`ReadError`], with the object.

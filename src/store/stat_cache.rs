@@ -1,9 +1,9 @@
-//! Remembers what the files of a committed directory contained, so that an unchanged one is not read again.
+//! Caches the contents of the files of a committed directory by their attributes, so that unchanged files are not read again.
 //!
-//! A file is taken as unchanged when the instance of its filesystem, device, inode, size, mtime and ctime are those seen when
-//! it was read. On filesystems that keep ctime themselves (`disk::Instances` knows which; nothing is remembered of others) it
-//! cannot be set by programs, but it moves in ticks; a file whose ctime was younger than [`SETTLING`] when it was read could
-//! have changed again within the same tick, so it is not remembered.
+//! A file counts as unchanged when the instance of its filesystem, device, inode, size, mtime and ctime are the same as when it
+//! was read. Programs cannot set ctime on filesystems that keep it themselves (`disk::FilesystemInstances` tells which; files
+//! on others are not cached), but it advances in ticks: a file whose ctime was younger than [`TRUSTED_CTIME_AGE_SECONDS`] when
+//! it was read could change again within the same tick, so it is not cached.
 //!
 //! ```text
 //! magic "SAPWSTC\0" · u32 version · u32 rows · rows · SHA-256 of all before
@@ -11,7 +11,9 @@
 //!      · 32 object · u32 extents (all ones: dense) · u32 blocks · extents (u64 offset · u64 length) · blocks (32 each)
 //! ```
 //!
-//! It is a cache: anything wrong with it makes it empty.
+//! *Invariants*: a damaged cache counts as empty.
+//!
+//! *Used by* `compose`, which reads directories, and by `cli`.
 
 use std::collections::HashMap;
 use std::fs;
@@ -21,68 +23,54 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 
 use super::open::Store;
-use crate::disk::{self, Instance};
+use crate::disk::{self, FilesystemInstance};
 use crate::model::{BlockId, Content, Extent, ObjectId, Timestamp};
 
 const MAGIC: [u8; 12] = *b"SAPWSTC\0\x02\0\0\0";
 const DENSE: u32 = u32::MAX;
 
-/// How old a ctime must be to be trusted. Two seconds cover the coarsest clock of a filesystem in use (FAT's).
-pub const SETTLING: i64 = 2;
+/// How old a ctime must be to be trusted, in seconds. Two seconds cover the coarsest clock of a filesystem in use (FAT's).
+pub(crate) const TRUSTED_CTIME_AGE_SECONDS: i64 = 2;
 
-/// What must be the same for a file to count as unchanged.
+/// The attributes that must be equal for a file to count as unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct FileIdentity {
-    /// The instance of the filesystem, if its ctime can be trusted. Otherwise the file is neither remembered nor found.
-    pub instance: Option<Instance>,
-    /// Number of the filesystem.
-    pub device: u64,
-    /// Number of the inode.
-    pub inode: u64,
-    /// Length in bytes.
-    pub size: u64,
-    /// Last change of the content.
-    pub mtime: Timestamp,
-    /// Last change of anything.
-    pub ctime: Timestamp,
+pub(crate) struct FileIdentity {
+    /// The instance of the filesystem, if its ctime can be trusted; otherwise the file is not cached.
+    pub(crate) instance: Option<FilesystemInstance>,
+    /// The device number of the filesystem.
+    pub(crate) device: u64,
+    /// The number of the inode.
+    pub(crate) inode: u64,
+    /// The length in bytes.
+    pub(crate) size: u64,
+    /// The time of the last change of the content.
+    pub(crate) mtime: Timestamp,
+    /// The time of the last change of the inode.
+    pub(crate) ctime: Timestamp,
 }
 
-/// What files contained when they were last read.
+/// The contents of files when they were last read.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct StatCache {
     rows: HashMap<FileIdentity, Content>,
 }
 
 impl StatCache {
-    /// The content of an unchanged file.
-    #[must_use]
-    pub fn get(&self, identity: &FileIdentity) -> Option<&Content> {
+    /// Returns the content of a file, if it is cached and unchanged.
+    pub(crate) fn get(&self, identity: &FileIdentity) -> Option<&Content> {
         identity.instance.and_then(|_| self.rows.get(identity))
     }
 
-    /// Remembers a file that was read at `now` (seconds since 1970), unless it changed too shortly before.
-    pub fn insert(&mut self, identity: FileIdentity, content: Content, now: i64) {
+    /// Adds a file that was read at `now` (seconds since 1970), unless its ctime cannot be trusted.
+    pub(crate) fn insert(&mut self, identity: FileIdentity, content: Content, now: i64) {
         let is_trusted = content.object.is_some() && identity.instance.is_some();
-        if is_trusted && identity.ctime.seconds.saturating_add(SETTLING) < now {
+        if is_trusted && identity.ctime.seconds.saturating_add(TRUSTED_CTIME_AGE_SECONDS) < now {
             self.rows.insert(identity, content);
         }
     }
 
-    /// Number of files remembered.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.rows.len()
-    }
-
-    /// Whether no file is remembered.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-    }
-
-    /// The cache of the directory `root` in `store`; empty when there is none or it cannot be used.
-    #[must_use]
-    pub fn load(store: &Store, root: &Path) -> Self {
+    /// Reads the cache of the directory `root` from `store`; returns an empty one when there is none or it cannot be used.
+    pub(crate) fn load(store: &Store, root: &Path) -> Self {
         match fs::read(Self::path(store, root)) {
             Ok(bytes) => decode(&bytes).unwrap_or_else(|| {
                 tracing::debug!("the attribute cache is damaged or of another version; every file is read");
@@ -92,11 +80,11 @@ impl StatCache {
         }
     }
 
-    /// Keeps the cache of the directory `root`.
+    /// Writes the cache of the directory `root` to `store`.
     ///
     /// # Errors
-    /// Those of writing a file; the old cache is then still there.
-    pub fn save(&self, store: &Store, root: &Path) -> io::Result<()> {
+    /// Those of writing a file; the old cache is then unchanged.
+    pub(crate) fn save(&self, store: &Store, root: &Path) -> io::Result<()> {
         fs::create_dir_all(store.layout().stat_caches())?;
         disk::replace(&Self::path(store, root), &self.encode())
     }
@@ -148,7 +136,7 @@ fn decode(bytes: &[u8]) -> Option<StatCache> {
     let count = cursor.u32()?;
     let mut rows = HashMap::new();
     for _ in 0..count {
-        let instance = Some(Instance(cursor.u64()?));
+        let instance = Some(FilesystemInstance(cursor.u64()?));
         let (device, inode, size) = (cursor.u64()?, cursor.u64()?, cursor.u64()?);
         let (mtime, ctime) = (cursor.time()?, cursor.time()?);
         let object = ObjectId::from_slice(cursor.take(32)?)?;
@@ -192,6 +180,13 @@ impl<'a> Cursor<'a> {
 }
 
 #[cfg(test)]
+impl StatCache {
+    fn len(&self) -> usize {
+        self.rows.len()
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -200,7 +195,7 @@ mod tests {
         for number in 0..5_u64 {
             let time = Timestamp { seconds: -1, nanoseconds: 5 };
             let identity = FileIdentity {
-                instance: Some(Instance(3)),
+                instance: Some(FilesystemInstance(3)),
                 device: 1,
                 inode: number,
                 size: 9,
@@ -216,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_what_it_was_told_and_notices_damage() {
+    fn stat_cache_decodes_from_its_encoding_and_refuses_damage() {
         let cache = example();
         let bytes = cache.encode();
         assert_eq!(decode(&bytes), Some(cache));
@@ -229,16 +224,22 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_just_changed_is_not_remembered() {
+    fn file_with_a_recent_or_untrusted_ctime_is_not_cached() {
         let mut cache = StatCache::default();
         let time = Timestamp { seconds: 99, nanoseconds: 0 };
-        let identity =
-            FileIdentity { instance: Some(Instance(0)), device: 1, inode: 1, size: 1, mtime: time, ctime: time };
+        let identity = FileIdentity {
+            instance: Some(FilesystemInstance(0)),
+            device: 1,
+            inode: 1,
+            size: 1,
+            mtime: time,
+            ctime: time,
+        };
         let content = Content { object: Some(ObjectId::of(b"x")), size: 1, ..Content::default() };
         cache.insert(identity, content.clone(), 100);
-        assert!(cache.is_empty());
+        assert!(cache.rows.is_empty());
         cache.insert(FileIdentity { instance: None, ..identity }, content.clone(), 102);
-        assert!(cache.is_empty(), "its ctime proves nothing");
+        assert!(cache.rows.is_empty(), "its ctime proves nothing");
         cache.insert(identity, content, 102);
         assert_eq!(cache.len(), 1);
     }

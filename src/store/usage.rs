@@ -1,4 +1,6 @@
-//! How much of a repository each ref accounts for. Images of commits that were counted before are not read again (`history`).
+//! Computes how much of a repository each ref needs. Images of commits that were counted before are not read again (`history`).
+//!
+//! *Used by* `cli`.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,9 +12,9 @@ use super::source::ReadError;
 use crate::image::ImageError;
 use crate::model::{CommitId, ObjectId, RefName};
 
-/// Why sizes could not be found out.
+/// Why the usage could not be computed.
 #[derive(Debug, thiserror::Error)]
-pub enum UsageError {
+pub(crate) enum UsageError {
     /// A ref could not be read.
     #[error(transparent)]
     Ref(#[from] RefError),
@@ -21,37 +23,36 @@ pub enum UsageError {
     Read(#[from] ReadError),
 }
 
-/// The objects a ref needs with its whole history, in bytes of content.
+/// The objects that a ref needs with its whole history, in numbers and bytes of content.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct RefUsage {
-    /// The ref.
+pub(crate) struct RefUsage {
     #[serde(rename = "ref")]
-    pub name: RefName,
-    /// Its newest commit.
-    pub commit: CommitId,
-    /// Commits of its history that are here.
-    pub commits: usize,
-    /// Number of objects, of lazy commits those that are here.
-    pub objects: usize,
-    /// Their bytes, each object once.
-    pub bytes: u64,
-    /// Bytes of those that another ref needs too.
-    pub shared: u64,
-    /// Bytes that deleting this ref would make free.
-    pub unique: u64,
+    pub(crate) name: RefName,
+    /// The newest commit of the ref.
+    pub(crate) commit: CommitId,
+    /// The number of commits of its history in the repository.
+    pub(crate) commits: usize,
+    /// The number of objects; of lazy commits only those in the repository.
+    pub(crate) objects: usize,
+    /// The bytes of the objects, each object once.
+    pub(crate) bytes: u64,
+    /// The bytes of objects that another ref needs too.
+    pub(crate) shared: u64,
+    /// The bytes that become free when this ref is deleted.
+    pub(crate) unique: u64,
 }
 
-/// What one ref leads to.
-struct Needs {
+/// The number of commits and the objects that one ref needs.
+struct RefNeeds {
     commits: usize,
     objects: HashSet<ObjectId>,
 }
 
-/// The usage of every ref.
+/// Computes the usage of every ref.
 ///
 /// # Errors
 /// [`UsageError`] for the first thing that cannot be read.
-pub fn usage(store: &Store) -> Result<Vec<RefUsage>, UsageError> {
+pub(crate) fn usage(store: &Store) -> Result<Vec<RefUsage>, UsageError> {
     let refs = store.refs()?;
     let mut sizes = HashMap::new();
     let needs = if store.has_lazy_commits() {
@@ -64,7 +65,7 @@ pub fn usage(store: &Store) -> Result<Vec<RefUsage>, UsageError> {
         *users.entry(*object).or_default() += 1;
     }
     let size = |id: &ObjectId| sizes.get(id).copied().unwrap_or_default();
-    let row = |((name, commit), needs): ((RefName, CommitId), Needs)| {
+    let row = |((name, commit), needs): ((RefName, CommitId), RefNeeds)| {
         let bytes = needs.objects.iter().map(size).sum();
         let unique = needs.objects.iter().filter(|id| users.get(id) == Some(&1)).map(size).sum();
         let (commits, objects) = (needs.commits, needs.objects.len());
@@ -73,29 +74,29 @@ pub fn usage(store: &Store) -> Result<Vec<RefUsage>, UsageError> {
     Ok(refs.into_iter().zip(needs).map(row).collect())
 }
 
-/// What each of `tips` leads to, by what is remembered of each commit.
+/// Returns what each of `tips` needs, by the stored history.
 fn remembered_needs(
     store: &Store,
     tips: impl Iterator<Item = CommitId>,
     sizes: &mut HashMap<ObjectId, u64>,
-) -> Result<Vec<Needs>, UsageError> {
+) -> Result<Vec<RefNeeds>, UsageError> {
     let mut history = History::load(store);
     let mut needs = Vec::new();
     for tip in tips {
         history.extend(store, tip)?;
         let mut objects = HashSet::new();
-        let commits = history.visit(tip, |object, size| {
+        let commits = history.for_each_object(tip, |object, size| {
             objects.insert(object);
             sizes.insert(object, size);
         });
-        needs.push(Needs { commits, objects });
+        needs.push(RefNeeds { commits, objects });
     }
     history.save(store);
     Ok(needs)
 }
 
-/// What `tip` leads to, of which parts may not be here.
-fn needs_of(store: &Store, tip: CommitId, sizes: &mut HashMap<ObjectId, u64>) -> Result<Needs, UsageError> {
+/// Returns what `tip` needs, by reading its images. Parts of lazy commits that are absent are not counted.
+fn needs_of(store: &Store, tip: CommitId, sizes: &mut HashMap<ObjectId, u64>) -> Result<RefNeeds, UsageError> {
     let mut reachable = reachable(store, [tip], None)?;
     if reachable.has_lazy {
         reachable.objects.retain(|id| store.has_object(*id));
@@ -107,5 +108,5 @@ fn needs_of(store: &Store, tip: CommitId, sizes: &mut HashMap<ObjectId, u64>) ->
             sizes.insert(object, size);
         }
     }
-    Ok(Needs { commits: reachable.commits.len(), objects: reachable.objects })
+    Ok(RefNeeds { commits: reachable.commits.len(), objects: reachable.objects })
 }

@@ -1,13 +1,19 @@
-//! The one writer of a repository, and the barrier behind which things have names.
+//! The writer of a repository: adds objects, images and commits.
 //!
-//! Objects are gathered under temporary names. [`StoreWriter::settle`] syncs their bytes and only then names them, so
-//! that no crash can leave a name on bytes that did not reach the disk. Refs are edited last. Dropping the writer before
-//! that publishes nothing.
+//! Objects are written under temporary names. [`StoreWriter::flush`] syncs their bytes and then gives them their names. Refs
+//! are changed last. If the writer is dropped before a flush, its objects are not added.
+//!
+//! *Not here*: hashing contents (`add`, `receive`), changing refs (`refs`), removing things (`gc`).
+//!
+//! *Invariants*: at most one writer of a repository exists. After a crash no name refers to bytes that did not reach the disk.
+//!
+//! *Used by* `compose`, `remote`, `cache`, `deploy` and `cli`.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
@@ -16,24 +22,24 @@ use super::config::FsVerity;
 use super::damage::{DamagedPart, while_writable};
 use super::garbage_mark::GarbageMark;
 use super::open::Store;
-use super::pack::{PACK_TARGET, PackWriter};
+use super::pack::{LocalPackWriter, PACK_TARGET, Pack, PackForm};
 use crate::disk::{self, Lock, LockError, TemporaryFile, TemporaryPath, Wait};
 use crate::image::EncodedImage;
 use crate::model::{Commit, CommitId, ImageId, ObjectId};
 use crate::sys::{self, Verity};
 
-/// Up to this many directories are synced one by one; more are cheaper by one sync of the whole filesystem.
-const SYNC_ONE_BY_ONE: usize = 8;
+/// Up to this many directories are synced one by one; for more, one sync of the whole filesystem is cheaper.
+const DIRECTORY_SYNCS_MAX: usize = 8;
 
 /// Why something could not be written to the repository.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
-    /// The content was not as long as announced.
+    /// The content does not have the expected length.
     #[error("the content has {found} bytes where {expected} were expected")]
     Length {
-        /// Bytes announced.
+        /// The expected number of bytes.
         expected: u64,
-        /// Bytes found, or one more than expected when there were more.
+        /// The actual number of bytes, or one more than expected when there were more.
         found: u64,
     },
     /// The content could not be read.
@@ -54,15 +60,15 @@ pub enum WriteError {
     Lock(#[from] LockError),
 }
 
-/// What a writer added so far.
+/// The numbers of objects that a writer has added so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
-pub struct WriteStats {
-    /// Objects that were not here before.
-    pub new_objects: u64,
-    /// Their bytes, holes counted.
-    pub new_bytes: u64,
-    /// Objects given that were here already.
-    pub known_objects: u64,
+pub(crate) struct WriteStats {
+    /// Objects that were not in the repository before.
+    pub(crate) new_objects: u64,
+    /// The bytes of the new objects, holes included.
+    pub(crate) new_bytes: u64,
+    /// Objects that were in the repository already.
+    pub(crate) known_objects: u64,
 }
 
 /// The proof of holding the writer lock; everything that adds to a repository is a method of it.
@@ -71,45 +77,48 @@ pub struct StoreWriter {
     pub(super) staged: Mutex<HashMap<ObjectId, TemporaryPath>>,
     pub(super) pack: Mutex<OpenPack>,
     pub(super) reflink_works: AtomicBool,
-    counters: Counters,
+    counters: WriteCounters,
     merged_bytes: AtomicU64,
     pub(super) garbage: GarbageMark,
     _removal: Lock,
     _writer: Lock,
 }
 
-/// The names of packs that were settled.
-pub(super) type Settled = HashSet<String>;
+/// The names of the packs that a flush has added.
+pub(super) type FlushedPacks = HashSet<String>;
 
-/// The pack being filled, and full ones that wait for their names.
+/// The pack that is being written, and sealed ones that have no names yet.
 #[derive(Default)]
 pub(super) struct OpenPack {
-    current: Option<PackWriter>,
+    /// The form of packs that are begun.
+    form: PackForm,
+    current: Option<LocalPackWriter>,
     sealed: Vec<(TemporaryPath, String, Vec<ObjectId>)>,
 }
 
 #[derive(Default)]
-struct Counters {
+struct WriteCounters {
     new_objects: AtomicU64,
     new_bytes: AtomicU64,
     known_objects: AtomicU64,
 }
 
 impl Store {
-    /// Becomes the writer of this repository, waiting for another one as `wait` says. Removes what a killed writer left.
+    /// Locks this repository for writing; `wait` says what to do while another process is writing. Removes the temporary files
+    /// that a killed writer left.
     ///
     /// # Errors
     /// [`WriteError::Lock`], or [`WriteError::Write`] when the leftovers cannot be removed.
     pub fn writer(&self, wait: Wait<'_>) -> Result<StoreWriter, WriteError> {
         let writer = Lock::exclusive(&self.layout().writer_lock(), wait)?;
-        // Cannot be held by a collector now: it needs the writer lock first.
+        // No collector can hold the lock now, since it would need the writer lock first.
         let removal = Lock::shared(&self.layout().removal_lock(), Wait::Announced(&|_| {}))?;
         StoreWriter::new(self, writer, removal)
     }
 }
 
 impl StoreWriter {
-    /// A writer that holds these locks; whether the second is shared decides if it may remove things too.
+    /// Returns a writer that holds these locks. Only with an exclusive removal lock may it be used to remove things.
     pub(super) fn new(store: &Store, writer: Lock, removal: Lock) -> Result<Self, WriteError> {
         let path = store.layout().temporary();
         TemporaryFile::remove_leftovers(&path).map_err(|source| WriteError::Write { action: "clean", path, source })?;
@@ -120,7 +129,7 @@ impl StoreWriter {
             staged: Mutex::default(),
             pack: Mutex::default(),
             reflink_works: AtomicBool::new(true),
-            counters: Counters::default(),
+            counters: WriteCounters::default(),
             merged_bytes: AtomicU64::new(0),
             garbage: GarbageMark::new(store.layout().garbage_mark()),
             _removal: removal,
@@ -128,15 +137,14 @@ impl StoreWriter {
         })
     }
 
-    /// The repository that is written.
+    /// Returns the repository that is written.
     #[must_use]
     pub const fn store(&self) -> &Store {
         &self.store
     }
 
-    /// What was added so far.
-    #[must_use]
-    pub fn stats(&self) -> WriteStats {
+    /// Returns what was added so far.
+    pub(crate) fn stats(&self) -> WriteStats {
         WriteStats {
             new_objects: self.counters.new_objects.load(Ordering::Relaxed),
             new_bytes: self.counters.new_bytes.load(Ordering::Relaxed),
@@ -144,28 +152,29 @@ impl StoreWriter {
         }
     }
 
-    /// Bytes of objects that were here before and were copied so that packs stay few.
+    /// Returns the bytes of existing objects that were copied to merge packs.
     #[must_use]
     pub fn merged_bytes(&self) -> u64 {
         self.merged_bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether the object is in the repository or among those added by this writer, as far as that can be found out. Adding an
-    /// object finds out or fails.
-    #[must_use]
-    pub fn has_object(&self, id: ObjectId) -> bool {
-        self.is_here(id).unwrap_or(false)
+    /// Returns whether the object is in the repository or among those added by this writer; `false` if that cannot be
+    /// determined. Adding an object fails in that case.
+    pub(crate) fn has_object(&self, id: ObjectId) -> bool {
+        self.is_stored(id).unwrap_or(false)
     }
 
-    /// Whether the object is in the repository or among those added by this writer. Not knowing is an error: an object that
-    /// is here must not be stored again.
-    fn is_here(&self, id: ObjectId) -> Result<bool, WriteError> {
-        // Nobody else brings anything while this one has the right to write.
-        let known = || self.store.knows_object(id).map_err(|source| self.packs_error("look for objects in", source));
+    /// Returns whether the object is in the repository or among those added by this writer. If that cannot be determined, it is
+    /// an error, so that an existing object is not stored again.
+    fn is_stored(&self, id: ObjectId) -> Result<bool, WriteError> {
+        // No other process adds anything while this one holds the writer lock.
+        let known = || {
+            self.store.has_object_without_reload(id).map_err(|source| self.packs_error("look for objects in", source))
+        };
         Ok(self.is_staged(id) || known()?)
     }
 
-    /// An error about the directory of packs.
+    /// Returns an error about the directory of packs.
     pub(super) fn packs_error(&self, action: &'static str, source: io::Error) -> WriteError {
         WriteError::Write { action, path: self.store.layout().packs(), source }
     }
@@ -179,8 +188,8 @@ impl StoreWriter {
             || pack.sealed.iter().any(|(_, _, ids)| ids.binary_search(&id).is_ok())
     }
 
-    /// Counts an object that whoever reads the tree knows to be here already.
-    pub fn count_known(&self) {
+    /// Counts an object that the caller knows to be in the repository already.
+    pub(crate) fn count_known(&self) {
         self.counters.known_objects.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -194,15 +203,15 @@ impl StoreWriter {
         self.counters.new_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Adds a small object to the current pack unless it is here already.
+    /// Adds a small object to the current pack, unless it is in the repository already.
     pub(super) fn stage_packed(&self, id: ObjectId, bytes: &[u8]) -> Result<(), WriteError> {
         let whole = DamagedPart { object: id, block: None };
-        if self.store.is_condemned(whole) {
+        if self.store.is_known_bad(whole) {
             self.count_known();
-            self.mend_or_log(whole, bytes);
+            self.repair_or_log(whole, bytes);
             return Ok(());
         }
-        if self.is_here(id)? || !self.append_to_pack(id, bytes)? {
+        if self.is_stored(id)? || !self.append_to_pack(id, bytes)? {
             self.count_known();
         } else {
             self.count_new(bytes.len() as u64);
@@ -210,7 +219,7 @@ impl StoreWriter {
         Ok(())
     }
 
-    /// Adds an object to the current pack, wherever else it may be; `false` when that pack has it.
+    /// Adds an object to the current pack, even if it is in another pack; returns `false` when the current pack has it already.
     pub(super) fn append_to_pack(&self, id: ObjectId, bytes: &[u8]) -> Result<bool, WriteError> {
         let path = self.store.layout().temporary();
         let write_error = |source| WriteError::Write { action: "write a pack in", path: path.clone(), source };
@@ -220,7 +229,7 @@ impl StoreWriter {
         }
         let mut current = match pack.current.take() {
             Some(current) => current,
-            None => PackWriter::create(&path).map_err(write_error)?,
+            None => LocalPackWriter::create(&path, pack.form).map_err(write_error)?,
         };
         current.add(id, bytes).map_err(write_error)?;
         if current.size() >= PACK_TARGET {
@@ -231,9 +240,9 @@ impl StoreWriter {
         Ok(true)
     }
 
-    /// Keeps a large object that was written to a temporary file, unless it is here already.
+    /// Adds a large object that was written to a temporary file, unless it is in the repository already.
     pub(super) fn stage_file(&self, id: ObjectId, size: u64, file: TemporaryFile) -> Result<(), WriteError> {
-        let known = self.is_here(id)? || self.staged.lock().insert(id, file.close()).is_some();
+        let known = self.is_stored(id)? || self.staged.lock().insert(id, file.close()).is_some();
         if known {
             self.count_known()
         } else {
@@ -242,28 +251,39 @@ impl StoreWriter {
         Ok(())
     }
 
-    /// Bytes that the pack which is being written has so far.
-    pub(super) fn unsettled_pack_bytes(&self) -> u64 {
-        self.pack.lock().current.as_ref().map_or(0, PackWriter::sealed_size)
+    /// Sets the form of packs that are begun from now on. Only a repair needs the former one.
+    pub(super) fn set_pack_form(&self, form: PackForm) {
+        self.pack.lock().form = form;
     }
 
-    /// Makes every object added so far durable, and then gives each its name. Merges small packs while a new one is written.
+    /// Returns the number of bytes of the pack that is being written.
+    pub(super) fn unflushed_pack_bytes(&self) -> u64 {
+        self.pack.lock().current.as_ref().map_or(0, LocalPackWriter::sealed_size)
+    }
+
+    /// Makes every object added so far durable, and then gives each its name. Merges small packs if a new one is written.
     ///
     /// # Errors
-    /// [`WriteError::Write`]. Objects that have their names by then are whole; the others are gone.
-    pub fn settle(&self) -> Result<(), WriteError> {
-        let merged = self.absorb_small_packs()?;
-        if let Some(settled) = self.settle_unmerged()? {
-            let uses = self.remove_merged(&merged, &settled);
+    /// [`WriteError::Write`]. Objects that have their names by then are complete; the others are discarded.
+    pub fn flush(&self) -> Result<(), WriteError> {
+        let merged = self.copy_small_packs()?;
+        self.flush_and_remove(&merged)
+    }
+
+    /// Flushes like [`Self::flush`], and then removes packs whose objects were copied to what was flushed.
+    pub(super) fn flush_and_remove(&self, copied: &[Arc<Pack>]) -> Result<(), WriteError> {
+        if let Some(flushed) = self.flush_without_merging()? {
+            let uses = self.remove_merged(copied, &flushed);
             self.store.reload_packs().map_err(|source| self.packs_error("read", source))?;
-            self.store.note_uses(&uses);
+            self.store.write_use_times(&uses);
             self.refresh_pack_index();
         }
         Ok(())
     }
 
-    /// Like [`Self::settle`], with all packs as they are; none when nothing was added. The caller looks at the packs again.
-    pub(super) fn settle_unmerged(&self) -> Result<Option<Settled>, WriteError> {
+    /// Flushes like [`Self::flush`], without merging packs; returns `None` when nothing was added. The caller must reload the
+    /// packs.
+    pub(super) fn flush_without_merging(&self) -> Result<Option<FlushedPacks>, WriteError> {
         let layout = self.store.layout();
         let error = |action: &'static str, path: &Path| {
             let path = path.to_owned();
@@ -276,11 +296,11 @@ impl StoreWriter {
         }
         self.mark_addition()?;
         self.sync_everything()?;
-        let (mut touched, mut settled) = (BTreeSet::new(), Settled::new());
-        self.protect(packs.iter().map(|(pack, ..)| pack).chain(staged.values()))?;
+        let (mut touched, mut flushed) = (BTreeSet::new(), FlushedPacks::new());
+        self.enable_verity(packs.iter().map(|(pack, ..)| pack).chain(staged.values()))?;
         for (temporary, name, _) in packs {
             let path = layout.packs().join(&name);
-            settled.insert(name);
+            flushed.insert(name);
             temporary.persist(&path).map_err(error("name", &path))?;
             touched.insert(layout.packs());
         }
@@ -292,26 +312,26 @@ impl StoreWriter {
                 touched.insert(layout.objects());
             }
             temporary.persist(&path).map_err(error("name", &path))?;
-            self.store.replaced(id);
+            self.store.forget_damage(id);
         }
-        if touched.len() > SYNC_ONE_BY_ONE {
+        if touched.len() > DIRECTORY_SYNCS_MAX {
             self.sync_everything()?;
         } else {
             for directory in &touched {
                 disk::sync_directory(directory).map_err(error("sync", directory))?;
             }
         }
-        Ok(Some(settled))
+        Ok(Some(flushed))
     }
 
-    /// Something is about to get a name, and no ref leads to it yet.
+    /// Makes the garbage mark, before something gets a name to which no ref leads yet.
     fn mark_addition(&self) -> Result<(), WriteError> {
         let path = self.store.layout().garbage_mark();
-        self.garbage.add().map_err(|source| WriteError::Write { action: "write", path, source })
+        self.garbage.note_addition().map_err(|source| WriteError::Write { action: "write", path, source })
     }
 
-    /// Has the kernel check files from now on, if that is wanted and it can.
-    fn protect<'a>(&self, files: impl Iterator<Item = &'a TemporaryPath>) -> Result<(), WriteError> {
+    /// Enables fs-verity for `files`, if the settings say so and the filesystem supports it.
+    fn enable_verity<'a>(&self, files: impl Iterator<Item = &'a TemporaryPath>) -> Result<(), WriteError> {
         if self.store.config().fs_verity == FsVerity::Off {
             return Ok(());
         }
@@ -319,7 +339,7 @@ impl StoreWriter {
             let enabled = fs::File::open(path).and_then(|file| while_writable(&file, || sys::enable_verity(&file)));
             let failed = |source| WriteError::Write { action: "enable fs-verity on", path: path.to_owned(), source };
             if enabled.map_err(failed)? == Verity::Unsupported {
-                tracing::debug!("this filesystem knows no fs-verity");
+                tracing::debug!("this filesystem does not support fs-verity");
                 return Ok(());
             }
         }
@@ -344,38 +364,26 @@ impl StoreWriter {
         })
     }
 
-    /// Adds an image durably. Its objects must have been settled.
-    ///
-    /// # Errors
-    /// [`WriteError::Write`].
-    pub fn put_image(&self, image: &EncodedImage) -> Result<(), WriteError> {
+    /// Adds an image, durably. Its objects must have been flushed.
+    pub(crate) fn put_image(&self, image: &EncodedImage) -> Result<(), WriteError> {
         self.put_image_bytes(image.id, &image.bytes)
     }
 
-    /// Adds an image that came from elsewhere durably. Its bytes must have been verified.
-    ///
-    /// # Errors
-    /// [`WriteError::Write`].
-    pub fn put_image_bytes(&self, id: ImageId, bytes: &[u8]) -> Result<(), WriteError> {
+    /// Adds an image from elsewhere, durably. Its bytes must have been verified.
+    pub(crate) fn put_image_bytes(&self, id: ImageId, bytes: &[u8]) -> Result<(), WriteError> {
         self.put_named(&self.store.layout().image(id), bytes)
     }
 
-    /// Adds a commit durably and returns its id. Its image must have been put.
-    ///
-    /// # Errors
-    /// [`WriteError::Write`].
-    pub fn put_commit(&self, commit: &Commit) -> Result<CommitId, WriteError> {
+    /// Adds a commit, durably, and returns its id. Its image must have been added.
+    pub(crate) fn put_commit(&self, commit: &Commit) -> Result<CommitId, WriteError> {
         let bytes = commit.encode();
         let id = CommitId::of(&bytes);
         self.put_named(&self.store.layout().commit(id), &bytes)?;
         Ok(id)
     }
 
-    /// Keeps the envelope around a commit record durably, so that others can check who signed it.
-    ///
-    /// # Errors
-    /// [`WriteError::Write`].
-    pub fn put_signatures(&self, id: CommitId, envelope: &[u8]) -> Result<(), WriteError> {
+    /// Adds the envelope around a commit record, durably, so that other machines can verify its signatures.
+    pub(crate) fn put_signatures(&self, id: CommitId, envelope: &[u8]) -> Result<(), WriteError> {
         let directory = self.store.layout().signatures();
         create_directory(&directory).map_err(|source| WriteError::Write {
             action: "create",
@@ -385,7 +393,7 @@ impl StoreWriter {
         self.put_named(&self.store.layout().commit_signatures(id), envelope)
     }
 
-    /// A file whose name tells its content needs no second writing, unless it is damaged.
+    /// Writes a file whose name is determined by its content, unless it exists with exactly these bytes.
     fn put_named(&self, path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
         if fs::read(path).is_ok_and(|found| found == bytes) {
             return Ok(());
@@ -399,7 +407,7 @@ impl StoreWriter {
     }
 }
 
-fn seal(pack: PackWriter) -> io::Result<(TemporaryPath, String, Vec<ObjectId>)> {
+fn seal(pack: LocalPackWriter) -> io::Result<(TemporaryPath, String, Vec<ObjectId>)> {
     let (file, name, ids) = pack.seal()?;
     Ok((file.close(), name, ids))
 }

@@ -1,7 +1,9 @@
-//! Making a filesystem's journal empty, for readers that cannot replay one: boot loaders.
+//! Empties a filesystem's journal, for readers that cannot replay one: boot loaders.
 //!
-//! After `fsync(2)` a change is durable, but perhaps in the journal only. The kernel replays that; GRUB reads the disk
-//! as if there were none, and would see the state before, or worse, half of it.
+//! After `fsync(2)` a change is durable, but perhaps only in the journal. The kernel replays the journal; GRUB ignores it, and
+//! would see the state before the change or a part of the change.
+//!
+//! *Used by* `deploy`, after it has written to `/boot`.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -13,22 +15,22 @@ const EXT4_CHECKPOINT: rustix::ioctl::Opcode = opcode::write::<u32>(b'f', 43);
 const FREEZE: rustix::ioctl::Opcode = opcode::read_write::<i32>(b'X', 119);
 const THAW: rustix::ioctl::Opcode = opcode::read_write::<i32>(b'X', 120);
 
-/// Whether a filesystem may be frozen for a moment, where nothing else empties its journal (XFS).
+/// Whether a filesystem may be frozen for a moment, if nothing else empties its journal (XFS).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Freeze {
-    /// It holds nothing that this process or its helpers write.
+pub(crate) enum Freeze {
+    /// It may be: neither this process nor a program that it starts writes to the filesystem meanwhile.
     Allowed,
-    /// It may be what the system runs on.
+    /// It may not be: the system may run on this filesystem.
     Never,
 }
 
-/// Has the filesystem of `directory` write everything in its journal to where it belongs. Does nothing where there is no
-/// journal, no privilege, or no such operation: what was synced before is durable all the same.
+/// Makes the filesystem of `directory` write everything from its journal to its final place. Does nothing without a journal,
+/// without the privilege, or on a filesystem without such an operation: what was synced before is durable anyway.
 ///
 /// # Errors
 /// Those of the operation where it exists and fails.
 #[expect(unsafe_code, reason = "an ioctl whose argument the kernel reads")]
-pub fn empty_journal(directory: impl AsFd, freeze: Freeze) -> io::Result<()> {
+pub(crate) fn empty_journal(directory: impl AsFd, freeze: Freeze) -> io::Result<()> {
     // SAFETY: the kernel reads 4 bytes behind the pointer that `Setter` makes of its own value, and writes nothing.
     let done = unsafe { ioctl(&directory, Setter::<EXT4_CHECKPOINT, u32>::new(0)) };
     match done {
@@ -54,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn where_there_is_no_such_operation_nothing_happens() {
+    fn empty_journal_does_nothing_without_such_an_operation() {
         let directory = std::fs::File::open("/proc").expect("mounted");
         empty_journal(&directory, Freeze::Never).expect("nothing to do");
     }

@@ -1,4 +1,6 @@
-//! A file's bytes as a slice, without reading them first.
+//! Maps a file's bytes as a slice, without reading them first.
+//!
+//! *Used by* every layer that reads images, packs and other large files in place.
 
 use std::fs::File;
 use std::io;
@@ -7,12 +9,12 @@ use std::sync::Arc;
 
 /// Bytes that are either mapped from a file or held in memory; cheap to clone.
 ///
-/// Only files that nobody shortens or rewrites may be mapped: those of a repository, which are written under a
+/// Only files that no process shortens or rewrites may be mapped: those of a repository, which are written under a
 /// temporary name, made read-only and renamed into place. Shortening a mapped file kills its readers by `SIGBUS`.
 #[derive(Clone)]
-pub struct Mapping(Arc<Source>);
+pub struct Mapping(Arc<MappedBytes>);
 
-enum Source {
+enum MappedBytes {
     File(memmap2::Mmap),
     Memory(Vec<u8>),
 }
@@ -29,13 +31,13 @@ impl Mapping {
         }
         // SAFETY: the type's contract is that mapped files are immutable once they have their name.
         let map = unsafe { memmap2::Mmap::map(file) }?;
-        Ok(Self(Arc::new(Source::File(map))))
+        Ok(Self(Arc::new(MappedBytes::File(map))))
     }
 
-    /// Bytes held in memory behind the same type.
+    /// Wraps bytes that are held in memory.
     #[must_use]
     pub fn of_bytes(bytes: Vec<u8>) -> Self {
-        Self(Arc::new(Source::Memory(bytes)))
+        Self(Arc::new(MappedBytes::Memory(bytes)))
     }
 }
 
@@ -44,8 +46,8 @@ impl Deref for Mapping {
 
     fn deref(&self) -> &[u8] {
         match &*self.0 {
-            Source::File(map) => map,
-            Source::Memory(bytes) => bytes,
+            MappedBytes::File(map) => map,
+            MappedBytes::Memory(bytes) => bytes,
         }
     }
 }

@@ -1,20 +1,24 @@
-//! The border to the operating system that safe Rust cannot cross: memory maps, the heap, `fork` and `exec`, descriptors by
-//! number. The only module with `unsafe`.
+//! Calls to the operating system that safe Rust cannot make: memory maps, the heap, `fork` and `exec`, descriptors by number.
 //!
-//! Knows nothing of Sapwood. Used by every layer that reads mapped files, and by `fuse`.
+//! *Not here*: anything that is specific to Sapwood.
+//!
+//! *Invariants*: this is the only module with `unsafe` code.
+//!
+//! *Used by* every layer that reads mapped files, and by `fuse` and `mount`.
 
 mod backing;
 mod heap;
 mod journal;
 mod mapping;
 mod program;
+mod shared_words;
 mod verity;
-mod words;
 
-pub use backing::{close_backing, open_backing, reply_with_backing};
-pub use heap::give_back_large_buffers;
-pub use journal::{Freeze, empty_journal};
+pub(crate) use backing::{close_backing, open_backing, reply_with_backing};
+pub(crate) use heap::return_large_buffers_to_kernel;
+pub(crate) use journal::{Freeze, empty_journal};
 pub use mapping::Mapping;
-pub use program::{Arguments, inherited, renumber, replace_descriptor};
-pub use verity::{Verity, enable_verity, has_verity};
-pub use words::Words;
+pub(crate) use program::{ProgramArguments, inherited_descriptor, replace_descriptor, replace_inheritable_descriptor};
+pub(crate) use shared_words::SharedWords;
+pub use verity::has_verity;
+pub(crate) use verity::{Verity, enable_verity};

@@ -1,5 +1,7 @@
-//! Files of which the kernel checks every page that it reads, by a tree of digests that the filesystem keeps (fs-verity:
-//! ext4, f2fs, Btrfs). Such a file never changes again.
+//! Enables fs-verity: the kernel checks every page that it reads of a file by a tree of digests that the filesystem keeps
+//! (ext4, f2fs, Btrfs). Such a file never changes again.
+//!
+//! *Used by* `store`.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -10,7 +12,7 @@ const FS_IOC_ENABLE_VERITY: libc::c_ulong = 1 << 30 | 128 << 16 | 0x66 << 8 | 13
 /// `struct fsverity_enable_arg`.
 #[repr(C)]
 #[derive(Default)]
-struct Enable {
+struct EnableArgument {
     version: u32,
     hash_algorithm: u32,
     block_size: u32,
@@ -22,31 +24,37 @@ struct Enable {
     reserved_2: [u64; 11],
 }
 
-const _: () = assert!(size_of::<Enable>() == 128, "the kernel's own");
+const _: () = assert!(size_of::<EnableArgument>() == 128, "the size of the kernel's structure");
 
 /// `FS_VERITY_HASH_ALG_SHA256`.
 const SHA_256: u32 = 1;
 
-/// The one that every filesystem takes.
-const BLOCK: u32 = 4096;
+/// The only size of a verity block that every filesystem supports, in bytes.
+const VERITY_BLOCK_SIZE: u32 = 4096;
 
-/// What became of a file.
+/// The outcome of [`enable_verity`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verity {
-    /// The kernel checks it.
+pub(crate) enum Verity {
+    /// The kernel checks the file.
     Enabled,
-    /// This kernel or this filesystem does not do that.
+    /// This kernel or this filesystem does not support fs-verity.
     Unsupported,
 }
 
-/// Has the kernel check `file`, which must be open for reading and by nobody for writing. It reads all of it for that.
+/// Makes the kernel check `file`, which must be open for reading and which no process may have open for writing. The kernel
+/// reads the whole file to compute the digests.
 ///
 /// # Errors
-/// Those of the disk, and `ETXTBSY` while somebody may write.
+/// Those of the disk, and `ETXTBSY` while a process has the file open for writing.
 #[expect(unsafe_code, reason = "ioctl")]
-pub fn enable_verity(file: impl AsFd) -> io::Result<Verity> {
-    let enable = Enable { version: 1, hash_algorithm: SHA_256, block_size: BLOCK, ..Enable::default() };
-    // SAFETY: reads one `struct fsverity_enable_arg` through the pointer.
+pub(crate) fn enable_verity(file: impl AsFd) -> io::Result<Verity> {
+    let enable = EnableArgument {
+        version: 1,
+        hash_algorithm: SHA_256,
+        block_size: VERITY_BLOCK_SIZE,
+        ..EnableArgument::default()
+    };
+    // SAFETY: the kernel reads one `struct fsverity_enable_arg` through the pointer.
     let done = unsafe { libc::ioctl(file.as_fd().as_raw_fd(), FS_IOC_ENABLE_VERITY, &raw const enable) };
     if done == 0 {
         return Ok(Verity::Enabled);
@@ -54,13 +62,13 @@ pub fn enable_verity(file: impl AsFd) -> io::Result<Verity> {
     let error = io::Error::last_os_error();
     match error.raw_os_error() {
         Some(libc::EEXIST) => Ok(Verity::Enabled),
-        // No such ioctl; not on this filesystem; not with this block size.
+        // The kernel has no such ioctl; the filesystem does not support it; it does not support this block size.
         Some(libc::ENOTTY | libc::EOPNOTSUPP | libc::EINVAL) => Ok(Verity::Unsupported),
         _ => Err(error),
     }
 }
 
-/// Whether the kernel checks `file`.
+/// Returns whether the kernel checks `file` by fs-verity.
 #[must_use]
 pub fn has_verity(file: impl AsFd) -> bool {
     use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, statx};

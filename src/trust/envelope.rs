@@ -1,4 +1,4 @@
-//! Bytes with signatures beside them.
+//! Envelopes: bytes with signatures beside them.
 //!
 //! ```text
 //! offset size
@@ -9,9 +9,12 @@
 //!              u16 count of signatures, then for each:  32 B public key · 64 B ed25519 signature
 //! ```
 //!
-//! What is signed is not the payload alone but `"sapwood-signature-v1\0" + purpose + "\0" + payload`, so that a signature
-//! over a record of one kind can never pass for one over another. Whoever parses an envelope knows nothing yet about its
-//! payload: the keyring decides.
+//! A signature covers `"sapwood-signature-v1\0" + purpose + "\0" + payload`, not the payload alone, so that a signature
+//! over a record of one kind is not valid for one of another kind.
+//!
+//! *Invariants*: a parsed envelope is untrusted; only the keyring decides whether its payload is accepted.
+//!
+//! *Used by* `trust`, and by `remote` for reading and writing signed files.
 
 use super::key::{PublicKey, SecretKey};
 use crate::model::COMMIT_SIZE_MAX;
@@ -21,15 +24,15 @@ const VERSION: u32 = 1;
 const HEADER_SIZE: usize = 16;
 const SIGNATURE_SIZE: usize = 96;
 
-/// Most signatures of an envelope: each costs a check.
+/// The most signatures of an envelope: each costs a verification.
 const SIGNATURES_MAX: usize = 64;
 
-/// Largest envelope in bytes: a commit record with all the signatures there can be.
-pub const ENVELOPE_SIZE_MAX: usize = HEADER_SIZE + COMMIT_SIZE_MAX + 2 + SIGNATURES_MAX * SIGNATURE_SIZE;
+/// The largest envelope in bytes: a commit record with the most signatures.
+pub(crate) const ENVELOPE_SIZE_MAX: usize = HEADER_SIZE + COMMIT_SIZE_MAX + 2 + SIGNATURES_MAX * SIGNATURE_SIZE;
 
-/// What a signature was given for.
+/// The purpose of a signature: the kind of record that it covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
+pub enum SignaturePurpose {
     /// A commit record.
     Commit,
     /// A ref record.
@@ -38,8 +41,8 @@ pub enum Purpose {
     Key,
 }
 
-impl Purpose {
-    const fn word(self) -> &'static str {
+impl SignaturePurpose {
+    const fn label(self) -> &'static str {
         match self {
             Self::Commit => "commit",
             Self::Ref => "ref",
@@ -48,7 +51,7 @@ impl Purpose {
     }
 }
 
-/// Why bytes are no envelope.
+/// The reason why bytes are no envelope.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EnvelopeError {
     /// The bytes do not start like an envelope.
@@ -57,12 +60,12 @@ pub enum EnvelopeError {
     /// Written by a newer Sapwood.
     #[error("signature format {0} is newer than this program; upgrade sapwood")]
     TooNew(u32),
-    /// The bytes end too early, or announce more than there may be.
+    /// The bytes end too early, or announce more than is allowed.
     #[error("the signed record has a bad length")]
     Length,
 }
 
-/// A payload and the signatures given for it, none of them checked yet.
+/// A payload with signatures, none of which has been checked yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope {
     payload: Vec<u8>,
@@ -70,43 +73,43 @@ pub struct Envelope {
 }
 
 impl Envelope {
-    /// An envelope without signatures.
+    /// Returns an envelope without signatures.
     #[must_use]
     pub const fn unsigned(payload: Vec<u8>) -> Self {
         Self { payload, signatures: Vec::new() }
     }
 
-    /// Signs the payload with one more key.
+    /// Returns the envelope with one more signature.
     #[must_use]
-    pub fn signed(mut self, purpose: Purpose, key: &SecretKey) -> Self {
+    pub fn signed(mut self, purpose: SignaturePurpose, key: &SecretKey) -> Self {
         let signature = key.sign(&message(purpose, &self.payload));
         self.signatures.retain(|(signer, _)| signer != key.public().as_bytes());
         self.signatures.push((*key.public().as_bytes(), signature));
         self
     }
 
-    /// What is inside: to be believed only if somebody trusted has signed it.
+    /// Returns the payload, which is untrusted until a signature by a trusted key was checked.
     #[must_use]
     pub fn payload(&self) -> &[u8] {
         &self.payload
     }
 
-    /// Who is said to have signed, in order.
-    pub fn claimed_signers(&self) -> impl Iterator<Item = PublicKey> + '_ {
+    /// Returns the claimed signers, in order.
+    pub(crate) fn claimed_signers(&self) -> impl Iterator<Item = PublicKey> + '_ {
         self.signatures.iter().filter_map(|(key, _)| PublicKey::from_bytes(*key).ok())
     }
 
-    /// Whether `key` really signed this for `purpose`.
-    pub(super) fn is_signed_by(&self, purpose: Purpose, key: PublicKey) -> bool {
+    /// Returns whether there is a valid signature by `key` for `purpose`.
+    pub(super) fn is_signed_by(&self, purpose: SignaturePurpose, key: PublicKey) -> bool {
         let mut by_key = self.signatures.iter().filter(|(signer, _)| signer == key.as_bytes());
         by_key.any(|(_, signature)| key.verifies(&message(purpose, &self.payload), signature))
     }
 
-    /// The bytes that [`Self::parse`] reads.
+    /// Returns the bytes that [`Self::parse`] reads.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let length = u32::try_from(self.payload.len()).expect("records are bounded by COMMIT_SIZE_MAX");
-        let count = u16::try_from(self.signatures.len()).expect("nobody signs with 65,536 keys");
+        let count = u16::try_from(self.signatures.len()).expect("an envelope has fewer than 65,536 signatures");
         let mut bytes = Vec::with_capacity(HEADER_SIZE + self.payload.len() + 2);
         bytes.extend_from_slice(&MAGIC);
         bytes.extend_from_slice(&VERSION.to_le_bytes());
@@ -120,7 +123,7 @@ impl Envelope {
         bytes
     }
 
-    /// Reads an envelope from the start of `bytes` and returns what follows it, too.
+    /// Reads an envelope from the start of `bytes`; also returns the bytes after it.
     ///
     /// # Errors
     /// [`EnvelopeError`].
@@ -151,8 +154,8 @@ impl Envelope {
     }
 }
 
-fn message(purpose: Purpose, payload: &[u8]) -> Vec<u8> {
-    [b"sapwood-signature-v1\0", purpose.word().as_bytes(), b"\0", payload].concat()
+fn message(purpose: SignaturePurpose, payload: &[u8]) -> Vec<u8> {
+    [b"sapwood-signature-v1\0", purpose.label().as_bytes(), b"\0", payload].concat()
 }
 
 #[cfg(test)]
@@ -164,27 +167,28 @@ mod tests {
     }
 
     #[test]
-    fn an_envelope_survives_and_leaves_what_follows() {
-        let envelope =
-            Envelope::unsigned(b"payload".to_vec()).signed(Purpose::Ref, &key(1)).signed(Purpose::Ref, &key(2));
+    fn envelope_round_trips_and_returns_the_bytes_after_it() {
+        let envelope = Envelope::unsigned(b"payload".to_vec())
+            .signed(SignaturePurpose::Ref, &key(1))
+            .signed(SignaturePurpose::Ref, &key(2));
         let mut bytes = envelope.encode();
         bytes.extend_from_slice(b"rest");
         assert_eq!(Envelope::parse(&bytes), Ok((envelope, &b"rest"[..])));
     }
 
     #[test]
-    fn a_signature_counts_for_its_purpose_payload_and_key_only() {
-        let envelope = Envelope::unsigned(b"payload".to_vec()).signed(Purpose::Ref, &key(1));
-        assert!(envelope.is_signed_by(Purpose::Ref, key(1).public()));
-        assert!(!envelope.is_signed_by(Purpose::Commit, key(1).public()));
-        assert!(!envelope.is_signed_by(Purpose::Ref, key(2).public()));
+    fn signature_is_valid_only_for_its_purpose_payload_and_key() {
+        let envelope = Envelope::unsigned(b"payload".to_vec()).signed(SignaturePurpose::Ref, &key(1));
+        assert!(envelope.is_signed_by(SignaturePurpose::Ref, key(1).public()));
+        assert!(!envelope.is_signed_by(SignaturePurpose::Commit, key(1).public()));
+        assert!(!envelope.is_signed_by(SignaturePurpose::Ref, key(2).public()));
         let other = Envelope { payload: b"Payload".to_vec(), ..envelope };
-        assert!(!other.is_signed_by(Purpose::Ref, key(1).public()));
+        assert!(!other.is_signed_by(SignaturePurpose::Ref, key(1).public()));
     }
 
     #[test]
-    fn every_truncation_is_an_error_and_every_flipped_bit_breaks_the_signature() {
-        let envelope = Envelope::unsigned(b"payload".to_vec()).signed(Purpose::Commit, &key(1));
+    fn truncated_envelopes_are_refused_and_flipped_bits_detected() {
+        let envelope = Envelope::unsigned(b"payload".to_vec()).signed(SignaturePurpose::Commit, &key(1));
         let bytes = envelope.encode();
         for length in 0..bytes.len() {
             assert!(Envelope::parse(&bytes[..length]).is_err(), "{length} bytes");
@@ -193,7 +197,7 @@ mod tests {
             let mut damaged = bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
             if let Ok((damaged, _)) = Envelope::parse(&damaged) {
-                assert!(!damaged.is_signed_by(Purpose::Commit, key(1).public()), "bit {bit}");
+                assert!(!damaged.is_signed_by(SignaturePurpose::Commit, key(1).public()), "bit {bit}");
             }
         }
     }

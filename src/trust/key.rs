@@ -1,6 +1,6 @@
 //! Ed25519 keys and their text form.
 //!
-//! A key is one line: a word for its kind, 64 hex digits, and optionally a comment that says whose it is.
+//! A key is one line: a word for its kind, 64 hex digits, and optionally a comment, such as the owner.
 //!
 //! ```text
 //! sapwood-public-key 3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c release@example.org
@@ -11,10 +11,10 @@ use std::str::FromStr;
 
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 
-const PUBLIC: &str = "sapwood-public-key";
-const SECRET: &str = "sapwood-secret-key";
+const PUBLIC_KEY_WORD: &str = "sapwood-public-key";
+const SECRET_KEY_WORD: &str = "sapwood-secret-key";
 
-/// Why a text is no key.
+/// The reason why a text is no key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// The line does not begin with the word for this kind of key.
@@ -23,10 +23,10 @@ pub enum KeyError {
         /// The word it should begin with.
         expected: &'static str,
     },
-    /// A secret key where a public one belongs.
+    /// A secret key was given where a public one is expected.
     #[error("this is a secret key; give its public half ('sapwood key export' prints it)")]
     Secret,
-    /// The digits are no point of the curve.
+    /// The digits are no valid point of the curve.
     #[error("{0} is no ed25519 key")]
     Point(String),
 }
@@ -36,36 +36,31 @@ pub enum KeyError {
 pub struct PublicKey([u8; 32]);
 
 impl PublicKey {
-    /// A key from its 32 bytes.
-    ///
-    /// # Errors
-    /// [`KeyError::Point`].
-    pub fn from_bytes(bytes: [u8; 32]) -> Result<Self, KeyError> {
+    /// Makes a key from its 32 bytes.
+    pub(crate) fn from_bytes(bytes: [u8; 32]) -> Result<Self, KeyError> {
         match VerifyingKey::from_bytes(&bytes) {
             Ok(key) if !key.is_weak() => Ok(Self(bytes)),
             _ => Err(KeyError::Point(hex(&bytes))),
         }
     }
 
-    /// The 32 bytes.
-    #[must_use]
-    pub const fn as_bytes(&self) -> &[u8; 32] {
+    /// Returns the 32 bytes.
+    pub(crate) const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
-    /// The first 12 hex digits, for people.
-    #[must_use]
-    pub fn short(&self) -> String {
+    /// Returns the first 12 hex digits, for people.
+    pub(crate) fn short(&self) -> String {
         hex(&self.0[..6])
     }
 
-    /// The line that [`FromStr`] reads.
-    #[must_use]
-    pub fn to_line(&self, comment: &str) -> String {
-        line(PUBLIC, &self.0, comment)
+    /// Returns the line that [`FromStr`] reads.
+    pub(crate) fn to_line(self, comment: &str) -> String {
+        line(PUBLIC_KEY_WORD, &self.0, comment)
     }
 
-    /// Whether `signature` over `message` was made with the secret half. Strict: no other signature passes for it.
+    /// Returns whether `signature` over `message` was made with the secret half. The verification is strict: no altered
+    /// form of a signature is accepted.
     pub(super) fn verifies(&self, message: &[u8], signature: &[u8; 64]) -> bool {
         let key = VerifyingKey::from_bytes(&self.0);
         key.is_ok_and(|key| key.verify_strict(message, &Signature::from_bytes(signature)).is_ok())
@@ -89,11 +84,12 @@ impl FromStr for PublicKey {
 
     /// Reads the line of a key file, or the bare 64 digits.
     fn from_str(text: &str) -> Result<Self, KeyError> {
-        if text.trim_start().starts_with(SECRET) {
+        if text.trim_start().starts_with(SECRET_KEY_WORD) {
             return Err(KeyError::Secret);
         }
         let bare = unhex(text.trim());
-        let bytes = bare.or_else(|| parse_line(PUBLIC, text)).ok_or(KeyError::Form { expected: PUBLIC })?;
+        let bytes =
+            bare.or_else(|| parse_line(PUBLIC_KEY_WORD, text)).ok_or(KeyError::Form { expected: PUBLIC_KEY_WORD })?;
         Self::from_bytes(bytes)
     }
 }
@@ -115,22 +111,21 @@ impl<'de> serde::Deserialize<'de> for PublicKey {
 pub struct SecretKey(SigningKey);
 
 impl SecretKey {
-    /// The key that 32 random bytes make.
+    /// Makes the key from 32 random bytes.
     #[must_use]
     pub fn from_seed(seed: &[u8; 32]) -> Self {
         Self(SigningKey::from_bytes(seed))
     }
 
-    /// The public half.
+    /// Returns the public half.
     #[must_use]
     pub fn public(&self) -> PublicKey {
         PublicKey(self.0.verifying_key().to_bytes())
     }
 
-    /// The line that [`FromStr`] reads. Whoever has it can sign.
-    #[must_use]
-    pub fn to_line(&self, comment: &str) -> String {
-        line(SECRET, self.0.as_bytes(), comment)
+    /// Returns the line that [`FromStr`] reads. It is secret: it is all that is needed to sign.
+    pub(crate) fn to_line(&self, comment: &str) -> String {
+        line(SECRET_KEY_WORD, self.0.as_bytes(), comment)
     }
 
     pub(super) fn sign(&self, message: &[u8]) -> [u8; 64] {
@@ -142,7 +137,7 @@ impl FromStr for SecretKey {
     type Err = KeyError;
 
     fn from_str(text: &str) -> Result<Self, KeyError> {
-        let seed = parse_line(SECRET, text).ok_or(KeyError::Form { expected: SECRET })?;
+        let seed = parse_line(SECRET_KEY_WORD, text).ok_or(KeyError::Form { expected: SECRET_KEY_WORD })?;
         Ok(Self::from_seed(&seed))
     }
 }
@@ -157,7 +152,7 @@ fn line(word: &str, bytes: &[u8; 32], comment: &str) -> String {
     format!("{word} {} {comment}", hex(bytes)).trim_end().to_owned() + "\n"
 }
 
-/// The key in the first line that is neither empty nor a comment.
+/// Returns the key in the first line that is neither empty nor a comment.
 fn parse_line(word: &str, text: &str) -> Option<[u8; 32]> {
     let line = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'))?;
     let mut parts = line.split_whitespace();
@@ -184,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_survives_its_line() {
+    fn key_round_trips_through_its_line() {
         let secret = SecretKey::from_seed(&[7; 32]);
         let again: SecretKey = secret.to_line("me").parse().expect("own line");
         assert_eq!(again.public(), secret.public());
@@ -194,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn other_texts_are_refused_with_a_word_of_their_own() {
+    fn other_texts_are_refused_with_distinct_errors() {
         let secret = SecretKey::from_seed(&[7; 32]).to_line("");
         assert_eq!(secret.parse::<PublicKey>(), Err(KeyError::Secret));
         for text in ["", "ssh-ed25519 AAAA", "sapwood-public-key 12", "sapwood-public-key"] {

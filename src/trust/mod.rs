@@ -1,8 +1,13 @@
-//! Who may say what a ref or a commit is: keys, signatures, and the values that only a check can make.
+//! Keys, signatures, and the values that exist only after a check of them.
 //!
-//! No I/O happens here, and no clock is read. [`Envelope`] carries bytes with their signatures, a [`Keyring`] knows whom
-//! to believe, [`Trust::accept_ref`] and [`Trust::accept_commit`] are the only ways to a [`Verified`] value. Used by
-//! `remote`, and by everything that deploys.
+//! [`Envelope`] carries bytes with their signatures, a [`Keyring`] has the trusted keys.
+//!
+//! *Not here*: I/O, clocks, and where keys are configured (`remote::remotes`).
+//!
+//! *Invariants*: [`Trust::accept_ref`], [`Trust::accept_commit`] and [`Trust::accept_stored_commit`] are the only ways
+//! to make a [`Verified`] value from bytes, except for the parent of a verified commit, whose id is in its child.
+//!
+//! *Used by* `remote`, `deploy`, `boot` and `cli`.
 
 mod announcement;
 mod envelope;
@@ -12,8 +17,12 @@ mod reference;
 mod verified;
 
 pub use announcement::{Announcement, AnnouncementError};
-pub use envelope::{ENVELOPE_SIZE_MAX, Envelope, EnvelopeError, Purpose};
-pub use key::{KeyError, PublicKey, SecretKey};
-pub use keyring::{Keyring, SignatureError};
-pub use reference::{RefRecord, Seen};
-pub use verified::{Trust, TrustError, Verified};
+pub(crate) use envelope::ENVELOPE_SIZE_MAX;
+pub use envelope::{Envelope, SignaturePurpose};
+pub use key::SecretKey;
+pub(crate) use key::{KeyError, PublicKey};
+pub use keyring::Keyring;
+pub(crate) use keyring::SignatureError;
+pub use reference::{LastSeen, RefRecord};
+pub(crate) use verified::Verified;
+pub use verified::{Trust, TrustError};

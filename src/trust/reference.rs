@@ -1,21 +1,23 @@
-//! The ref record: what a ref names, said by somebody who can be held to it.
+//! The ref record: a signed statement which commit a ref names.
 //!
-//! A commit's own signature says that the commit is genuine; the ref's says that it is the one to use now. Without the
-//! second, a server could serve an old commit with known holes for ever. The record has the form of
-//! [`crate::model::Record`].
+//! The signature of a commit proves that the commit is genuine; that of the ref record proves that the commit is the
+//! one to use now. Without the second, a server could serve an old commit with known vulnerabilities for ever. The
+//! record has the form of [`crate::model::RecordFields`].
+//!
+//! *Used by* `verified`, and by `remote`, which writes and records it.
 
-use crate::model::{Commit, CommitId, Record, RecordError, RecordKind, RecordWriter, RefName};
+use crate::model::{Commit, CommitId, RecordError, RecordFields, RecordKind, RecordWriter, RefName};
 
 const KIND: RecordKind = RecordKind { magic: *b"SAPWREF\0", version: 1, what: "ref record", repeats: None };
 
 mod tag {
-    pub const NAME: u16 = 1;
-    pub const COMMIT: u16 = 2;
-    pub const SEQUENCE: u16 = 3;
-    pub const TIMESTAMP: u16 = 4;
+    pub(crate) const NAME: u16 = 1;
+    pub(crate) const COMMIT: u16 = 2;
+    pub(crate) const SEQUENCE: u16 = 3;
+    pub(crate) const TIMESTAMP: u16 = 4;
 }
 
-/// What a ref names.
+/// A statement which commit a ref names.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct RefRecord {
     /// The ref.
@@ -28,20 +30,20 @@ pub struct RefRecord {
     pub timestamp: i64,
 }
 
-/// The newest a client has seen of a ref.
+/// The newest state that a client has seen of a ref.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Seen {
+pub struct LastSeen {
     /// The sequence of the commit.
     pub sequence: u64,
     /// The commit.
     pub commit: CommitId,
 }
 
-impl Seen {
-    /// Reads the text of a file of what was seen.
+impl LastSeen {
+    /// Reads the text of a record of what was seen.
     ///
     /// # Errors
-    /// When it is not TOML, or misses a key.
+    /// When it is not TOML, or lacks a key.
     pub fn parse(text: &str) -> Result<Self, toml::de::Error> {
         toml::from_str(text)
     }
@@ -54,19 +56,19 @@ impl Seen {
 }
 
 impl RefRecord {
-    /// The record that publishes `commit` under its own ref.
+    /// Returns the record that publishes `commit` under its own ref.
     #[must_use]
     pub fn of(commit: &Commit, timestamp: i64) -> Self {
         Self { name: commit.ref_name.clone(), commit: commit.id(), sequence: commit.sequence, timestamp }
     }
 
-    /// What to remember of it.
+    /// Returns the state that a client records after it accepted the record.
     #[must_use]
-    pub const fn seen(&self) -> Seen {
-        Seen { sequence: self.sequence, commit: self.commit }
+    pub const fn seen(&self) -> LastSeen {
+        LastSeen { sequence: self.sequence, commit: self.commit }
     }
 
-    /// The bytes that [`Self::parse`] reads.
+    /// Returns the bytes that [`Self::parse`] reads.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut record = RecordWriter::new(KIND);
@@ -82,7 +84,7 @@ impl RefRecord {
     /// # Errors
     /// [`RecordError`].
     pub fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
-        let record = Record::parse(KIND, bytes)?;
+        let record = RecordFields::parse(KIND, bytes)?;
         Ok(Self {
             name: record.text(tag::NAME, "name")?.parse().map_err(|_| RecordError::Field("name"))?,
             commit: CommitId::from_slice(record.require(tag::COMMIT, "commit")?).ok_or(RecordError::Field("commit"))?,

@@ -1,26 +1,30 @@
-//! Values that only a check can make.
+//! Values that exist only after a check, and the checks.
+//!
+//! *Invariants*: only this module makes a [`Verified`] value.
+//!
+//! *Used by* `remote`, `deploy`, `boot` and `cli`.
 
 use std::ops::Deref;
 
-use super::envelope::{Envelope, EnvelopeError, Purpose};
+use super::envelope::{Envelope, EnvelopeError, SignaturePurpose};
 use super::key::PublicKey;
 use super::keyring::{Keyring, SignatureError};
-use super::reference::{RefRecord, Seen};
+use super::reference::{LastSeen, RefRecord};
 use crate::model::{Commit, CommitError, CommitId, RecordError, RefName};
 
-/// Why a ref or a commit is refused. Each reason has a word of its own, since what to do about it differs.
+/// The reason why a ref or a commit is refused. Each reason has a variant of its own, since the remedies differ.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TrustError {
-    /// Not a signed record at all.
+    /// The bytes are no signed record.
     #[error(transparent)]
     Envelope(#[from] EnvelopeError),
-    /// Signed by nobody, or by nobody who counts.
+    /// There is no valid signature by a trusted key.
     #[error(transparent)]
     Signature(#[from] SignatureError),
-    /// No ref record inside.
+    /// The payload is no ref record.
     #[error(transparent)]
     Record(#[from] RecordError),
-    /// Not the commit asked for.
+    /// The payload is not the expected commit.
     #[error(transparent)]
     Commit(#[from] CommitError),
     /// A record of another ref was served in its place.
@@ -31,15 +35,15 @@ pub enum TrustError {
         /// The ref it is for.
         found: RefName,
     },
-    /// The server, or somebody on the way, serves an old state.
+    /// The record is older than one that was seen before.
     #[error("its sequence {found} is older than {}, which was seen before", .seen.sequence)]
     Older {
         /// What was seen before.
-        seen: Seen,
+        seen: LastSeen,
         /// The sequence now.
         found: u64,
     },
-    /// Another commit with the same place in history.
+    /// Another commit has the same sequence.
     #[error("it names commit {} with the sequence of {}, which was seen before: history was rewritten",
             .found.short(), .seen.short())]
     Rewritten {
@@ -58,7 +62,7 @@ pub enum TrustError {
     },
 }
 
-/// A value that passed its check: by signature or, where the user said so, without.
+/// A value that passed its check: by a signature or, if the user allowed that, without.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verified<T> {
     value: T,
@@ -66,13 +70,13 @@ pub struct Verified<T> {
 }
 
 impl<T> Verified<T> {
-    /// Who vouches for it; nobody when the remote is insecure.
+    /// Returns the key that signed it; `None` when the remote is insecure or the value was made on this machine.
     #[must_use]
     pub const fn signer(&self) -> Option<PublicKey> {
         self.signer
     }
 
-    /// The value alone.
+    /// Returns the value alone.
     #[must_use]
     pub fn into_inner(self) -> T {
         self.value
@@ -88,17 +92,16 @@ impl<T> Deref for Verified<T> {
 }
 
 impl Verified<Commit> {
-    /// A commit that nobody else vouches for: it was made on this machine, and its user says that it is meant.
-    #[must_use]
-    pub const fn made_here(value: Commit) -> Self {
+    /// Accepts a commit that was made on this machine and has no signature; the user explicitly allowed it.
+    pub(crate) const fn made_locally(value: Commit) -> Self {
         Self { value, signer: None }
     }
 
-    /// The parent of a verified commit: its id is in the child, so whoever vouches for the child vouches for it.
+    /// Checks the parent of a verified commit. The parent's id is in the child, so the child's signature covers it.
     ///
     /// # Errors
     /// [`TrustError::Commit`] when `bytes` are not the parent.
-    pub fn parent(&self, bytes: &[u8]) -> Result<Option<Self>, TrustError> {
+    pub(crate) fn parent(&self, bytes: &[u8]) -> Result<Option<Self>, TrustError> {
         let Some(id) = self.parent else { return Ok(None) };
         let (envelope, _) = Envelope::parse(bytes)?;
         let value = Commit::decode(envelope.payload(), id)?;
@@ -106,24 +109,24 @@ impl Verified<Commit> {
     }
 }
 
-/// Whom to believe.
+/// The rule by which refs and commits are accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trust {
-    /// Any of these keys.
+    /// A signature by any of these keys is required.
     Keys(Keyring),
-    /// Anybody, since the user said so.
+    /// No signature is required; the user explicitly allowed it.
     InsecureUnsigned,
 }
 
 impl Trust {
-    fn check(&self, purpose: Purpose, envelope: &Envelope) -> Result<Option<PublicKey>, SignatureError> {
+    fn check(&self, purpose: SignaturePurpose, envelope: &Envelope) -> Result<Option<PublicKey>, SignatureError> {
         match self {
             Self::Keys(ring) => ring.check(purpose, envelope).map(Some),
             Self::InsecureUnsigned => Ok(None),
         }
     }
 
-    /// Checks a ref record for `name` that must not be older than `seen`. Returns what follows the envelope, too.
+    /// Checks a ref record for `name`, which must not be older than `seen`. Also returns the bytes after the envelope.
     ///
     /// # Errors
     /// [`TrustError`].
@@ -131,10 +134,10 @@ impl Trust {
         &self,
         bytes: &'a [u8],
         name: &RefName,
-        seen: Option<Seen>,
+        seen: Option<LastSeen>,
     ) -> Result<(Verified<RefRecord>, &'a [u8]), TrustError> {
         let (envelope, rest) = Envelope::parse(bytes)?;
-        let signer = self.check(Purpose::Ref, &envelope)?;
+        let signer = self.check(SignaturePurpose::Ref, &envelope)?;
         let value = RefRecord::parse(envelope.payload())?;
         if value.name != *name {
             return Err(TrustError::OtherRef { expected: name.clone(), found: value.name });
@@ -154,7 +157,7 @@ impl Trust {
     /// [`TrustError`].
     pub fn accept_commit(&self, bytes: &[u8], record: &RefRecord) -> Result<Verified<Commit>, TrustError> {
         let (envelope, _) = Envelope::parse(bytes)?;
-        let signer = self.check(Purpose::Commit, &envelope)?;
+        let signer = self.check(SignaturePurpose::Commit, &envelope)?;
         let value = Commit::decode(envelope.payload(), record.commit)?;
         if value.ref_name != record.name {
             return Err(TrustError::OtherRef { expected: record.name.clone(), found: value.ref_name });
@@ -167,14 +170,14 @@ impl Trust {
 }
 
 impl Trust {
-    /// Checks a commit that was kept with its signatures, as it was published, and that must be the one `id` names. That it
-    /// is the newest of its ref was checked when it came.
+    /// Checks a stored commit with its published signatures, which must have the id `id`. Whether it was the newest of
+    /// its ref was checked when it was fetched.
     ///
     /// # Errors
     /// [`TrustError`].
-    pub fn accept_kept(&self, bytes: &[u8], id: CommitId) -> Result<Verified<Commit>, TrustError> {
+    pub fn accept_stored_commit(&self, bytes: &[u8], id: CommitId) -> Result<Verified<Commit>, TrustError> {
         let (envelope, _) = Envelope::parse(bytes)?;
-        let signer = self.check(Purpose::Commit, &envelope)?;
+        let signer = self.check(SignaturePurpose::Commit, &envelope)?;
         let value = Commit::decode(envelope.payload(), id)?;
         Ok(Verified { value, signer })
     }
@@ -213,20 +216,20 @@ mod tests {
 
     fn signed_ref(sequence: u64, by: u8) -> Vec<u8> {
         let record = RefRecord::of(&commit(sequence), 5).encode();
-        Envelope::unsigned(record).signed(Purpose::Ref, &key(by)).encode()
+        Envelope::unsigned(record).signed(SignaturePurpose::Ref, &key(by)).encode()
     }
 
     #[test]
-    fn each_reason_for_refusing_a_ref_has_a_word_of_its_own() {
+    fn each_reason_for_refusing_a_ref_has_its_own_error() {
         let main: RefName = "main".parse().expect("legal");
-        let seen = |sequence| Some(Seen { sequence, commit: commit(sequence).id() });
+        let seen = |sequence| Some(LastSeen { sequence, commit: commit(sequence).id() });
         let accept = |bytes: &[u8], name: &RefName, seen| trust(1).accept_ref(bytes, name, seen).map(|_| ());
         assert_eq!(accept(&signed_ref(3, 1), &main, seen(3)), Ok(()));
         assert_eq!(accept(&signed_ref(3, 1), &main, seen(2)), Ok(()));
         let unsigned = Envelope::unsigned(RefRecord::of(&commit(3), 5).encode()).encode();
         assert_eq!(accept(&unsigned, &main, None), Err(SignatureError::Unsigned.into()));
-        let stranger = SignatureError::UnknownKey { keys: vec![key(2).public()] };
-        assert_eq!(accept(&signed_ref(3, 2), &main, None), Err(stranger.into()));
+        let unknown = SignatureError::UnknownKey { keys: vec![key(2).public()] };
+        assert_eq!(accept(&signed_ref(3, 2), &main, None), Err(unknown.into()));
         let mut forged = signed_ref(3, 1);
         *forged.last_mut().expect("not empty") ^= 1;
         assert_eq!(accept(&forged, &main, None), Err(SignatureError::Forged { key: key(1).public() }.into()));
@@ -235,34 +238,34 @@ mod tests {
         assert_eq!(accept(&signed_ref(3, 1), &other, None), Err(refusal));
         let older = TrustError::Older { seen: seen(4).expect("some"), found: 3 };
         assert_eq!(accept(&signed_ref(3, 1), &main, seen(4)), Err(older));
-        let rewritten = Seen { sequence: 3, commit: CommitId::of(b"another") };
+        let rewritten = LastSeen { sequence: 3, commit: CommitId::of(b"another") };
         let refusal = TrustError::Rewritten { seen: rewritten.commit, found: commit(3).id() };
         assert_eq!(accept(&signed_ref(3, 1), &main, Some(rewritten)), Err(refusal));
     }
 
     #[test]
-    fn a_commit_must_be_signed_as_a_commit_and_be_the_one_its_ref_names() {
+    fn commit_must_be_signed_as_commit_and_match_its_ref_record() {
         let record = RefRecord::of(&commit(3), 5);
-        let good = Envelope::unsigned(commit(3).encode()).signed(Purpose::Commit, &key(1)).encode();
+        let good = Envelope::unsigned(commit(3).encode()).signed(SignaturePurpose::Commit, &key(1)).encode();
         assert_eq!(trust(1).accept_commit(&good, &record).expect("good").signer(), Some(key(1).public()));
-        let as_ref = Envelope::unsigned(commit(3).encode()).signed(Purpose::Ref, &key(1)).encode();
+        let as_ref = Envelope::unsigned(commit(3).encode()).signed(SignaturePurpose::Ref, &key(1)).encode();
         assert!(matches!(trust(1).accept_commit(&as_ref, &record), Err(TrustError::Signature(_))));
-        let another = Envelope::unsigned(commit(4).encode()).signed(Purpose::Commit, &key(1)).encode();
+        let another = Envelope::unsigned(commit(4).encode()).signed(SignaturePurpose::Commit, &key(1)).encode();
         assert_eq!(trust(1).accept_commit(&another, &record), Err(CommitError::WrongId.into()));
         assert_eq!(Trust::InsecureUnsigned.accept_commit(&as_ref, &record).expect("anything").signer(), None);
-        assert_eq!(trust(1).accept_kept(&good, commit(3).id()).expect("good").signer(), Some(key(1).public()));
-        assert_eq!(trust(1).accept_kept(&good, commit(4).id()), Err(CommitError::WrongId.into()));
-        assert!(matches!(trust(2).accept_kept(&good, commit(3).id()), Err(TrustError::Signature(_))));
+        assert_eq!(trust(1).accept_stored_commit(&good, commit(3).id()).expect("good").signer(), Some(key(1).public()));
+        assert_eq!(trust(1).accept_stored_commit(&good, commit(4).id()), Err(CommitError::WrongId.into()));
+        assert!(matches!(trust(2).accept_stored_commit(&good, commit(3).id()), Err(TrustError::Signature(_))));
     }
 
     #[test]
-    fn a_new_key_is_announced_by_an_old_one() {
+    fn new_key_must_be_announced_by_a_trusted_key() {
         let announcement = Announcement { key: key(2).public(), timestamp: 0 };
         let ring = Keyring::new([key(1).public()]);
         let good = announcement.sign(&key(1));
         assert_eq!(Announcement::check(&good, key(2).public(), &ring), Ok(key(1).public()));
         assert!(Announcement::check(&good, key(3).public(), &ring).is_err(), "announces another key");
         let own = announcement.sign(&key(2));
-        assert!(Announcement::check(&own, key(2).public(), &ring).is_err(), "nobody announces himself");
+        assert!(Announcement::check(&own, key(2).public(), &ring).is_err(), "no key can announce itself");
     }
 }

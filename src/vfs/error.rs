@@ -1,4 +1,6 @@
-//! What can go wrong in the filesystem, and the errno each of it is for the caller: the one place with errno constants.
+//! The errors of the filesystem and the errno of each: the only place with errno constants.
+//!
+//! *Used by* `vfs` and `fuse`.
 
 use crate::image::ImageError;
 use crate::model::{FileKind, ObjectId};
@@ -6,23 +8,23 @@ use crate::store::{Absent, ReadError};
 
 /// Why an operation of the filesystem failed.
 #[derive(Debug, thiserror::Error)]
-pub enum FsError {
-    /// No entry of that name.
+pub(crate) enum FsError {
+    /// The directory has no entry with that name.
     #[error("no such entry")]
     NotFound,
-    /// A name longer than any that an image can have.
+    /// The name is longer than any name in an image can be.
     #[error("a name of {0} bytes is too long")]
     NameTooLong(usize),
-    /// The number is none of this image, as after a mount of another commit on an exported path.
+    /// The inode number is not in this image, for example after another commit was mounted on a path exported by NFS.
     #[error("inode number {0} is not of this image")]
     Stale(u64),
-    /// A directory was needed.
+    /// The operation needs a directory.
     #[error("not a directory")]
     NotADirectory,
-    /// Content was asked of a directory.
+    /// The content of a directory was requested.
     #[error("is a directory")]
     IsADirectory,
-    /// The operation does not fit the kind of the inode: the target of a file, the bytes of a link.
+    /// The operation does not apply to the kind of the inode: the link target of a file, the content of a link.
     #[error("not possible on this kind of inode")]
     WrongKind,
     /// The extended attribute does not exist.
@@ -31,56 +33,55 @@ pub enum FsError {
     /// The caller's buffer cannot hold the attribute or the list of names.
     #[error("the buffer is too small for {0} bytes")]
     BufferTooSmall(usize),
-    /// The image has no extended attributes at all; the kernel may stop asking.
+    /// The image has no extended attributes at all, so the kernel need not ask for any.
     #[error("the image has no extended attributes")]
     NoXattrsAnywhere,
-    /// `SEEK_DATA` or `SEEK_HOLE` at or after the end, or no data after the offset.
+    /// `SEEK_DATA` or `SEEK_HOLE` was called at or after the end, or no data follows the offset.
     #[error("no such position")]
     NoSuchPosition,
-    /// A `whence` other than `SEEK_DATA` and `SEEK_HOLE`, or an impossible offset.
-    #[error("not a way to seek")]
+    /// `whence` is neither `SEEK_DATA` nor `SEEK_HOLE`, or the resulting offset does not fit into an `i64`.
+    #[error("invalid argument of lseek")]
     BadSeek,
-    /// More inodes are open than can be kept track of.
+    /// More inodes are open than can be tracked.
     #[error("too many open files")]
     TooManyOpen,
-    /// Something would have been changed.
+    /// The operation would change the filesystem.
     #[error("read-only filesystem")]
     ReadOnly,
-    /// Not offered; the kernel does it itself or stops asking.
+    /// The operation is not implemented; the kernel does it itself or stops asking for it.
     #[error("not implemented")]
     Unsupported,
     /// The image is damaged.
     #[error("the image is damaged")]
     Image(#[source] ImageError),
-    /// The answer is not here yet; whoever may wait fetches it and asks again.
+    /// The data is not stored locally. A caller that may wait fetches it and repeats the operation.
     #[error("{0}")]
     Absent(Absent),
     /// The content of a file could not be read.
     #[error(transparent)]
     Object(ReadError),
-    /// The content is shorter than the image says.
+    /// The content is shorter than the size in the image.
     #[error("object {object} ends at {end}, before the end of its file at {size}")]
     ShortObject {
-        /// The content.
         object: ObjectId,
-        /// Where it ended.
+        /// Length of the content that was found, in bytes.
         end: u64,
-        /// Size of the file.
+        /// Size of the file in the image, in bytes.
         size: u64,
     },
-    /// Carrying the request out has ended one worker after the other.
+    /// Several workers crashed while they executed this request.
     #[error("this request has ended several workers, so it is not carried out again")]
-    Poison,
-    /// Nothing is answered: the image or the repository of the mount cannot be opened.
+    Quarantined,
+    /// The image or the repository of the mount cannot be opened, so no request is answered.
     #[error("the contents of the mount cannot be opened")]
     Unavailable,
-    /// The filesystem that holds the repository would not say how full it is.
+    /// `statfs` failed on the filesystem that holds the repository.
     #[error("statfs of the repository")]
     Statfs(#[source] std::io::Error),
 }
 
 impl From<ImageError> for FsError {
-    /// A question that does not fit its inode is the caller's mistake; anything else an image says is damage.
+    /// Maps a request for the wrong kind of inode to the caller's error, and all other errors of the image to damage.
     fn from(error: ImageError) -> Self {
         match error {
             ImageError::NoSuchInode { ino } => Self::Stale(ino),
@@ -103,9 +104,8 @@ impl From<ReadError> for FsError {
 }
 
 impl FsError {
-    /// The number that the system call returns.
-    #[must_use]
-    pub const fn errno(&self) -> i32 {
+    /// Returns the errno that the system call fails with.
+    pub(crate) const fn errno(&self) -> i32 {
         match self {
             Self::NotFound => libc::ENOENT,
             Self::NameTooLong(_) => libc::ENAMETOOLONG,
@@ -119,26 +119,24 @@ impl FsError {
             Self::NoSuchPosition => libc::ENXIO,
             Self::TooManyOpen => libc::ENFILE,
             Self::ReadOnly => libc::EROFS,
-            // Only who could not wait, or waited in vain, is told of what is absent.
+            // `Absent` reaches the caller only if it could not wait, or if the fetch failed.
             Self::Absent(_)
             | Self::Image(_)
             | Self::Object(_)
             | Self::ShortObject { .. }
             | Self::Statfs(_)
             | Self::Unavailable
-            | Self::Poison => libc::EIO,
+            | Self::Quarantined => libc::EIO,
         }
     }
 
-    /// Whether something is somewhere else and did not come: whoever fetches says why, once for all who miss it.
-    #[must_use]
-    pub const fn is_out_of_reach(&self) -> bool {
+    /// Returns whether the data could not be fetched. The fetching code logs the reason once for all requests that need it.
+    pub(crate) const fn is_unreachable(&self) -> bool {
         matches!(self, Self::Unavailable | Self::Absent(_) | Self::Object(ReadError::Fetch { .. }))
     }
 
-    /// Whether something is broken or out of reach, as opposed to a question whose answer is no.
-    #[must_use]
-    pub const fn is_damage(&self) -> bool {
+    /// Returns whether something is damaged or unreachable, as opposed to a request with a negative answer.
+    pub(crate) const fn is_damage(&self) -> bool {
         self.errno() == libc::EIO
     }
 }

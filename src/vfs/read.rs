@@ -1,13 +1,13 @@
-//! The bytes of files, holes included, and where the holes are.
+//! Reads the content of files, with holes as zeros, and finds data and holes.
 
 use super::{FsError, Vfs};
 use crate::image::{ImageError, Ino, ObjectRef};
 use crate::model::Extent;
 use crate::store::Absent;
 
-/// What `lseek` looks for.
+/// What `lseek(2)` looks for: the two values of its `whence` argument that reach a filesystem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Whence {
+pub(crate) enum Whence {
     /// `SEEK_DATA`.
     Data,
     /// `SEEK_HOLE`.
@@ -15,11 +15,8 @@ pub enum Whence {
 }
 
 impl Whence {
-    /// Reads the argument of `lseek(2)`; the kernel handles the other values itself.
-    ///
-    /// # Errors
-    /// [`FsError::BadSeek`].
-    pub const fn from_raw(whence: i32) -> Result<Self, FsError> {
+    /// Converts the argument of `lseek(2)`. The kernel handles all other values itself.
+    pub(crate) const fn from_raw(whence: i32) -> Result<Self, FsError> {
         match whence {
             libc::SEEK_DATA => Ok(Self::Data),
             libc::SEEK_HOLE => Ok(Self::Hole),
@@ -29,11 +26,12 @@ impl Whence {
 }
 
 impl Vfs {
-    /// Fills `buffer` with the bytes at `offset`; returns how many, which is fewer only at the end of the file.
+    /// Fills `buffer` with the bytes at `offset` and returns their number, which is less than asked for only at the end of the
+    /// file.
     ///
     /// # Errors
     /// [`FsError::Object`] when the content is missing or damaged, [`FsError::ShortObject`] when it is too short.
-    pub fn read(&self, node: u64, offset: u64, buffer: &mut [u8]) -> Result<usize, FsError> {
+    pub(crate) fn read(&self, node: u64, offset: u64, buffer: &mut [u8]) -> Result<usize, FsError> {
         let ino = self.ino(node)?;
         let size = self.regular(ino)?.size;
         let wanted = size.saturating_sub(offset).min(buffer.len() as u64);
@@ -52,7 +50,8 @@ impl Vfs {
         Ok(wanted)
     }
 
-    /// The object of a file. When its name is absent, so may be the bytes that are wanted: both are then asked for at once.
+    /// Returns the object of a file. If its id is absent, the error names the wanted bytes, so that the caller fetches the id
+    /// and the bytes at the same time.
     fn content(&self, ino: Ino, size: u64, wanted: std::ops::Range<u64>) -> Result<Option<ObjectRef>, FsError> {
         match self.image.object_ref(ino) {
             Err(absent @ ImageError::Absent { .. }) => match self.image.object_index(ino)? {
@@ -66,7 +65,7 @@ impl Vfs {
         }
     }
 
-    /// Reads what is data and zeroes what is a hole.
+    /// Reads the extents of data that overlap `buffer` and fills the holes between them with zeros.
     fn read_sparse(
         &self,
         object: &ObjectRef,
@@ -96,12 +95,12 @@ impl Vfs {
         Ok(())
     }
 
-    /// Where the next data or the next hole at or after `offset` begins. The end of the file counts as a hole.
+    /// Returns where the next data or the next hole at or after `offset` begins. The end of the file counts as a hole.
     ///
     /// # Errors
-    /// [`FsError::NoSuchPosition`] at or after the end, or when only a hole follows and data is wanted;
-    /// [`FsError::Unsupported`] when no file of the image has holes: the kernel knows what to answer then.
-    pub fn seek(&self, node: u64, offset: i64, whence: Whence) -> Result<i64, FsError> {
+    /// [`FsError::NoSuchPosition`] at or after the end, or when data is wanted and only a hole follows;
+    /// [`FsError::Unsupported`] when no file of the image has holes, since the kernel then answers by itself.
+    pub(crate) fn seek(&self, node: u64, offset: i64, whence: Whence) -> Result<i64, FsError> {
         if !self.image.has_holes() {
             return Err(FsError::Unsupported);
         }
@@ -133,7 +132,7 @@ const fn extent_end(extent: &Extent) -> u64 {
     extent.offset.saturating_add(extent.length)
 }
 
-/// The part of `buffer`, whose first byte is the file's `base`, that holds the file's bytes `from..to`.
+/// Returns the part of `buffer` that holds the bytes `from..to` of the file; `base` is the file offset of its first byte.
 fn span(buffer: &mut [u8], base: u64, from: u64, to: u64) -> &mut [u8] {
     let index = |at: u64| usize::try_from(at - base).expect("positions inside the buffer");
     &mut buffer[index(from)..index(to.max(from))]

@@ -1,7 +1,9 @@
-//! Which parts of which files are read, in the order of the first time: what a profile is made of.
+//! Records which parts of which files are read, in the order of the first read: the source of a profile.
 //!
-//! Only what reaches the filesystem is seen. What the kernel has in its cache is read without a word, so that whoever
-//! records begins with an empty cache.
+//! *Not here*: reads that the kernel answers from its page cache, which never reach the filesystem. A recording therefore has
+//! to start with an empty cache.
+//!
+//! *Used by* `vfs`, `fuse` and `cli`.
 
 use std::collections::HashSet;
 
@@ -11,32 +13,32 @@ use crate::image::{Image, ImageError, Ino};
 use crate::model::{BLOCK_SIZE, LARGE_OBJECT};
 use crate::remote::format::{ProfileLine, ProfileText};
 
-/// What was read so far.
+/// The reads of one filesystem so far.
 #[derive(Debug, Default)]
-pub struct Recorder(Mutex<State>);
+pub(crate) struct Recorder(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
     seen: HashSet<(Ino, u32)>,
-    /// In order; of small files all, of large ones blocks.
-    reads: Vec<Read>,
+    /// In the order of the first read: a small file as a whole, a large one by runs of blocks.
+    reads: Vec<RecordedRead>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Read {
+struct RecordedRead {
     ino: Ino,
-    first: u32,
-    /// 0 for all of it.
-    blocks: u32,
+    first_block: u32,
+    /// Number of blocks from `first` on; 0 for the whole file.
+    block_count: u32,
 }
 
 impl Recorder {
-    /// Notes a read of `length` bytes at `offset` of a file with `size` bytes.
+    /// Records a read of `length` bytes at `offset` of a file with `size` bytes.
     pub(super) fn note(&self, ino: Ino, size: u64, offset: u64, length: u64) {
         let mut state = self.0.lock();
         if size <= LARGE_OBJECT {
             if state.seen.insert((ino, 0)) {
-                state.reads.push(Read { ino, first: 0, blocks: 0 });
+                state.reads.push(RecordedRead { ino, first_block: 0, block_count: 0 });
             }
             return;
         }
@@ -46,25 +48,26 @@ impl Recorder {
                 continue;
             }
             match state.reads.last_mut() {
-                Some(last) if last.ino == ino && last.first + last.blocks == block => last.blocks += 1,
-                _ => state.reads.push(Read { ino, first: block, blocks: 1 }),
+                Some(last) if last.ino == ino && last.first_block + last.block_count == block => last.block_count += 1,
+                _ => state.reads.push(RecordedRead { ino, first_block: block, block_count: 1 }),
             }
         }
     }
 
-    /// How many different things were read. Grows with each.
-    #[must_use]
-    pub fn count(&self) -> usize {
+    /// Returns how many different small files and blocks were read.
+    pub(crate) fn count(&self) -> usize {
         self.0.lock().seen.len()
     }
 
-    /// The profile so far. Files that are read as a whole, if in pieces, are lines of their blocks.
+    /// Returns the profile of all reads so far. A large file is listed by its blocks, even if all of them were read.
     ///
     /// # Errors
-    /// [`ImageError`] when the image is damaged, or what is needed of it is not here.
-    pub fn profile(&self, image: &Image) -> Result<ProfileText, ImageError> {
+    /// [`ImageError`] when the image is damaged, or a block of it that is needed is absent.
+    pub(crate) fn profile(&self, image: &Image) -> Result<ProfileText, ImageError> {
         let reads = self.0.lock().reads.clone();
-        let line = |read: Read| Ok(ProfileLine { path: image.path(read.ino)?, first: read.first, blocks: read.blocks });
+        let line = |read: RecordedRead| {
+            Ok(ProfileLine { path: image.path(read.ino)?, first: read.first_block, blocks: read.block_count })
+        };
         Ok(ProfileText { lines: reads.into_iter().map(line).collect::<Result<_, ImageError>>()? })
     }
 }

@@ -1,4 +1,4 @@
-//! Every answer of the filesystem over a small image and contents in memory.
+//! Tests of every operation of the filesystem, over a small image and contents in memory.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use crate::model::{Content, ContentHasher, EntryName, Extent, Metadata, Node, No
 use crate::store::{MemoryObjects, ReadError};
 use crate::sys::Mapping;
 
-/// Counts what is asked of the contents, so that holes can be seen not to ask.
+/// An object source that counts its reads, to show that reading a hole causes none.
 #[derive(Default)]
-struct Counted(MemoryObjects, AtomicUsize);
+struct CountingObjects(MemoryObjects, AtomicUsize);
 
-impl ObjectSource for Counted {
+impl ObjectSource for CountingObjects {
     fn read_at(&self, id: ObjectId, offset: u64, buffer: &mut [u8]) -> Result<usize, ReadError> {
         self.1.fetch_add(1, Ordering::Relaxed);
         self.0.read_at(id, offset, buffer)
@@ -45,7 +45,7 @@ fn sparse_bytes() -> Vec<u8> {
 
 struct Fixture {
     vfs: Vfs,
-    objects: Arc<Counted>,
+    objects: Arc<CountingObjects>,
 }
 
 fn add(tree: &mut Tree, parent: NodeId, name: &str, node: Node) -> NodeId {
@@ -70,16 +70,16 @@ fn tree(objects: &mut MemoryObjects) -> Tree {
     tree
 }
 
-fn fixture_of(tree: &Tree, objects: MemoryObjects, subdir: &str) -> Result<Fixture, RootError> {
+fn fixture_of(tree: &Tree, objects: MemoryObjects, subdir: &str) -> Result<Fixture, SubdirError> {
     let bytes = encode(tree).expect("legal").bytes;
     let image = Image::open(Mapping::of_bytes(bytes)).expect("just written");
-    let objects = Arc::new(Counted(objects, AtomicUsize::new(0)));
+    let objects = Arc::new(CountingObjects(objects, AtomicUsize::new(0)));
     let subdir = ImagePath::parse(subdir.as_bytes()).expect("legal");
     let vfs = Vfs::new(image, Arc::clone(&objects) as Arc<dyn ObjectSource>, &subdir, Volume::default())?;
     Ok(Fixture { vfs, objects })
 }
 
-fn fixture(subdir: &str) -> Result<Fixture, RootError> {
+fn fixture(subdir: &str) -> Result<Fixture, SubdirError> {
     let mut objects = MemoryObjects::default();
     let tree = tree(&mut objects);
     fixture_of(&tree, objects, subdir)
@@ -107,7 +107,7 @@ impl Fixture {
                 return Listing::Full;
             }
             names.push((String::from_utf8_lossy(entry.name).into_owned(), entry.next));
-            Listing::Taken
+            Listing::Accepted
         });
         listed.expect("a directory");
         names
@@ -164,7 +164,7 @@ fn a_subdirectory_can_be_the_root() {
 }
 
 #[test]
-fn what_cannot_be_the_root_is_said() {
+fn subdir_error_says_what_is_at_the_path() {
     let message = |subdir| fixture(subdir).err().expect("is no directory").to_string();
     assert_eq!(message("/lib"), "the commit has no directory /lib");
     assert_eq!(
@@ -231,7 +231,7 @@ fn seeking_finds_data_and_holes() {
 }
 
 #[test]
-fn attributes_are_refused_wholesale_when_there_are_none() {
+fn xattr_queries_are_unsupported_when_the_image_has_none() {
     let fixture = fixture("/").expect("a directory");
     assert!(matches!(fixture.vfs.xattr(ROOT_NODE, b"user.a"), Err(FsError::NoXattrsAnywhere)));
     assert_eq!(fixture.vfs.xattr_names(ROOT_NODE).expect("an empty list"), b"");
@@ -250,12 +250,12 @@ fn attributes_are_refused_wholesale_when_there_are_none() {
     assert_eq!(fixture.vfs.xattr_names(file).expect("is there"), b"user.a\0user.b\0");
     assert_eq!(fixture.vfs.xattr_names(ROOT_NODE).expect("is there"), b"");
     assert!(!fixture.vfs.has_acls().expect("is sound"));
-    // This image has no hole anywhere either.
+    // This image has no holes either.
     assert!(matches!(fixture.vfs.seek(file, 0, Whence::Data), Err(FsError::Unsupported)));
 }
 
 #[test]
-fn df_sees_the_commit_as_used_and_the_disk_below_as_free() {
+fn statfs_counts_the_commit_as_used_and_the_disk_below_as_free() {
     let mut objects = MemoryObjects::default();
     let bytes = encode(&tree(&mut objects)).expect("legal").bytes;
     let image = Image::open(Mapping::of_bytes(bytes)).expect("just written");

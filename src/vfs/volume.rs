@@ -1,47 +1,44 @@
-//! How large the filesystem says it is, such that `df` and installers that check for space see sense.
+//! Computes the answer of `statfs`, so that `df` and installers that check for space show useful figures.
 
 use std::os::fd::OwnedFd;
 
 use super::{FsError, Vfs};
 
-/// Bytes in a block of the figures.
-const BLOCK: u64 = 4096;
+/// The unit of the figures, in bytes.
+const BLOCK_SIZE: u64 = 4096;
 
-/// Where the figures of `statfs` come from.
+/// The sources of the figures that `statfs` returns.
 #[derive(Debug, Default)]
 pub struct Volume {
     /// Sum of the sizes of the regular files of the commit.
     pub content_bytes: u64,
-    /// A directory on the filesystem that holds the repository; held open so that no path is needed later.
+    /// A directory on the filesystem that holds the repository. It is kept open so that no path is needed later.
     pub store: Option<OwnedFd>,
 }
 
-/// What `statfs` answers, counted in blocks.
+/// The answer of `statfs`; sizes are counted in blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct VolumeFigures {
+pub(crate) struct VolumeFigures {
     /// Bytes in a block.
-    pub block_size: u32,
-    /// Content of the commit and what is free where the repository lives.
-    pub blocks: u64,
-    /// Free there.
-    pub free: u64,
-    /// Free there for anyone but root.
-    pub available: u64,
-    /// Inodes of the image and those that are free.
-    pub files: u64,
-    /// Inodes that are free there.
-    pub files_free: u64,
+    pub(crate) block_size: u32,
+    /// The content of the commit plus the free space where the repository is.
+    pub(crate) blocks: u64,
+    /// Free where the repository is.
+    pub(crate) free: u64,
+    /// Free there for users other than root.
+    pub(crate) available: u64,
+    /// Inodes of the image plus the free inodes where the repository is.
+    pub(crate) files: u64,
+    /// Free inodes where the repository is.
+    pub(crate) files_free: u64,
 }
 
 impl Vfs {
-    /// The size of the mount: used is what the commit holds, free is what is free where the repository lives.
-    ///
-    /// # Errors
-    /// [`FsError::Statfs`].
-    pub fn figures(&self) -> Result<VolumeFigures, FsError> {
-        let used = self.volume.content_bytes.div_ceil(BLOCK).max(1);
+    /// Returns the size of the mount. The content of the commit counts as used; free is what is free where the repository is.
+    pub(crate) fn figures(&self) -> Result<VolumeFigures, FsError> {
+        let used = self.volume.content_bytes.div_ceil(BLOCK_SIZE).max(1);
         let entries = self.image.inodes();
-        let block_size = u32::try_from(BLOCK).expect("4096");
+        let block_size = u32::try_from(BLOCK_SIZE).expect("4096");
         let Some(store) = &self.volume.store else {
             return Ok(VolumeFigures {
                 block_size,
@@ -53,7 +50,7 @@ impl Vfs {
             });
         };
         let below = rustix::fs::fstatvfs(store).map_err(|errno| FsError::Statfs(errno.into()))?;
-        let in_blocks = |count: u64| count.saturating_mul(below.f_frsize) / BLOCK;
+        let in_blocks = |count: u64| count.saturating_mul(below.f_frsize) / BLOCK_SIZE;
         Ok(VolumeFigures {
             block_size,
             blocks: used + in_blocks(below.f_bfree),

@@ -9,7 +9,7 @@ use crate::common::sandbox::run;
 use crate::machine::SHELL_UNIT;
 use crate::system::sparse;
 
-/// Has a deployment start the shell of the test.
+/// Adds the unit that starts the test's shell to the `/etc` of a deployment.
 pub fn add_shell(etc: &Path) {
     let units = etc.join("systemd/system");
     fs::create_dir_all(units.join("multi-user.target.wants")).expect("writable");
@@ -18,12 +18,12 @@ pub fn add_shell(etc: &Path) {
     symlink("../test-shell.service", wanted).expect("writable");
 }
 
-/// Keeps a unit of a deployment from being started.
+/// Masks a unit of a deployment.
 pub fn mask(etc: &Path, unit: &str) {
     symlink("/dev/null", etc.join("systemd/system").join(unit)).expect("writable");
 }
 
-/// Makes the disk: where its first partition begins, how large it and the second are, in bytes.
+/// Makes the disk. The numbers are the offset of the first partition and the sizes of both, in bytes.
 pub fn make(disk: &Path, boot: &Path, root: &Path, (first, boot_size, root_size): (u64, u64, u64)) {
     let second = first + boot_size;
     sparse(disk, second + root_size + (1 << 20));
@@ -43,7 +43,7 @@ pub fn make(disk: &Path, boot: &Path, root: &Path, (first, boot_size, root_size)
     run("mke2fs", ["-q", "-t", "ext4", "-L", "root", "-d", &root, "-E", &offset, &name, &size]).success();
 }
 
-/// Where a partition of a disk is: its first byte, and how many there are.
+/// Returns the first byte of a partition and its length in bytes.
 fn partition(disk: &Path, number: usize) -> (u64, u64) {
     let table = run("sfdisk", ["-J", &disk.display().to_string()]).success();
     let table: serde_json::Value = serde_json::from_str(&table).expect("JSON");
@@ -52,20 +52,20 @@ fn partition(disk: &Path, number: usize) -> (u64, u64) {
     (bytes("start"), bytes("size"))
 }
 
-/// Copies what is on the boot partition to a new directory.
+/// Copies the files of the boot partition to a new directory.
 pub fn copy_boot(disk: &Path, to: &Path) {
     fs::create_dir_all(to).expect("writable");
     let image = format!("{}@@{}", disk.display(), partition(disk, 0).0);
     run("mcopy", ["-s", "-n", "-i", &image, "::/*", &to.display().to_string()]).success();
 }
 
-/// A loop device with the root of a disk.
+/// A loop device with the root partition of a disk.
 pub struct Loop(PathBuf);
 
 impl Loop {
-    /// Attaches the root of `image`.
+    /// Attaches the root partition of `image`.
     pub fn new(image: &Path) -> Self {
-        // Where the kernel need not know of it.
+        // By offset and size, so that the kernel need not read the partition table.
         let (offset, size) = partition(image, 1);
         let (offset, size) = (offset.to_string(), size.to_string());
         let image = image.display().to_string();
@@ -73,12 +73,12 @@ impl Loop {
         Self(device.into())
     }
 
-    /// Its path.
+    /// Returns the path of the device.
     pub fn device(&self) -> &Path {
         &self.0
     }
 
-    /// Its numbers.
+    /// Returns the device numbers, as `MAJOR MINOR`.
     pub fn numbers(&self) -> String {
         let metadata = fs::metadata(&self.0).expect("a device");
         assert!(metadata.file_type().is_block_device());
@@ -89,7 +89,7 @@ impl Loop {
 
 impl Drop for Loop {
     fn drop(&mut self) {
-        // Detached once nobody has it mounted any more.
+        // The kernel detaches it when its last mount ends.
         let _ = Command::new("losetup").arg("-d").arg(&self.0).status();
     }
 }

@@ -1,4 +1,4 @@
-//! A machine without a boot loader: QEMU loads the kernel and the initramfs of the deployment.
+//! Boots without a boot loader: QEMU loads the kernel and the initramfs of the deployment.
 
 use std::fs;
 use std::path::Path;
@@ -9,11 +9,11 @@ use crate::machine::{Hardware, Machine, Shell};
 use crate::one_at_a_time;
 use crate::system::{REF, System, system};
 
-/// Digests of all files of `/usr`, and what else there is to know of everything in it. The order is that of the names.
-const LOOK: &str = "cd usr && { find . -xdev -printf '%p %y %m %U %G %n %l %T@ ' \\( ! -type f -printf '\\n' -o -printf '%s\\n' \\) && \
+/// Prints the metadata and the digests of everything in `/usr`, sorted by name.
+const USR_DIGEST_SCRIPT: &str = "cd usr && { find . -xdev -printf '%p %y %m %U %G %n %l %T@ ' \\( ! -type f -printf '\\n' -o -printf '%s\\n' \\) && \
                     find . -xdev -type f -exec sha256sum {} +; } | LC_ALL=C sort";
 
-/// What QEMU is to boot, on this disk, with these kernel arguments.
+/// Returns a machine that boots this disk with these kernel arguments.
 pub fn hardware(system: &System, disk: &Path, arguments: &str) -> Hardware {
     let (kernel, initramfs) = system.kernel();
     let arguments = format!("root=LABEL=root rw console=ttyS0 {arguments}");
@@ -26,7 +26,7 @@ pub fn hardware(system: &System, disk: &Path, arguments: &str) -> Hardware {
     }
 }
 
-/// Waits until all has started; says how long that took the guest, in seconds since its kernel began.
+/// Waits until systemd has started everything. Returns the uptime of the guest in seconds.
 #[track_caller]
 pub fn wait_until_running(shell: &mut Shell) -> f64 {
     let (_, state) = shell.run("systemctl is-system-running --wait");
@@ -47,10 +47,11 @@ fn a_machine_boots_from_a_deployment_and_reboots_cleanly() {
     let mut shell = machine.shell();
     let seconds = wait_until_running(&mut shell);
     eprintln!("running after {seconds} s; {}", shell.ok("systemd-analyze; dmesg | grep sapwood"));
-    let inside = shell.ok(&format!("cd / && {{ {LOOK}; }} > /tmp/usr && wc -l < /tmp/usr && sha256sum < /tmp/usr"));
+    let inside =
+        shell.ok(&format!("cd / && {{ {USR_DIGEST_SCRIPT}; }} > /tmp/usr && wc -l < /tmp/usr && sha256sum < /tmp/usr"));
     let mounted = system.publisher.mount(REF, &sandbox.join("usr"), &[]);
     let script = format!(
-        "cd {} && {{ {LOOK}; }} > {out} && wc -l < {out} && sha256sum < {out}",
+        "cd {} && {{ {USR_DIGEST_SCRIPT}; }} > {out} && wc -l < {out} && sha256sum < {out}",
         mounted.path().display(),
         out = sandbox.join("sums").display()
     );
@@ -67,7 +68,7 @@ fn a_machine_boots_from_a_deployment_and_reboots_cleanly() {
 
 #[test]
 #[ignore = "builds and composes a system and boots it: tests/run --boot"]
-fn how_long_it_takes_beside_the_same_files_on_ext4() {
+fn boot_time_is_printed_beside_that_of_plain_ext4() {
     let _one = one_at_a_time();
     let system = system();
     let sandbox = Sandbox::new("boot-time");
@@ -84,14 +85,14 @@ fn how_long_it_takes_beside_the_same_files_on_ext4() {
         seconds
     };
     let sapwood = format!("sapwood={}", system.deployment());
-    // The first boot of each writes what later ones find.
+    // The first boot of each, which writes files that later ones find.
     let (ours, plain) = (time(&ours, &sapwood), time(&plain, ""));
     eprintln!("running after {ours:.1} s, on plain ext4 after {plain:.1} s: {:.2} times as long", ours / plain);
 }
 
 #[test]
 #[ignore = "builds and composes a system and boots it: tests/run --boot"]
-fn a_damaged_image_ends_in_an_emergency_that_says_so() {
+fn damaged_image_ends_the_boot_with_a_message() {
     let _one = one_at_a_time();
     let system = system();
     let sandbox = Sandbox::new("boot-damaged");
@@ -114,7 +115,7 @@ fn a_damaged_image_ends_in_an_emergency_that_says_so() {
     let line = machine.wait_for("sapwood: cannot boot");
     assert!(line.contains(&system.deployment()) && line.contains("is damaged: block"), "{line}");
     machine.wait_for("built-in shell");
-    // What nobody watches tries again, and the loader counts.
+    // Without a console operator the machine reboots, and the loader counts the try.
     machine.cut_power();
     let arguments = format!("{arguments} panic=1");
     let mut machine = Machine::start(&hardware(system, &disk, &arguments), sandbox.path());

@@ -1,17 +1,17 @@
-//! Boots that only `tests/run --long` does: the other boot loader, the other maker of initramfs images, a newer kernel.
+//! Boots that only `tests/run --long` does: GRUB, dracut, the newest kernel.
 
 use std::fs;
 use std::path::Path;
 
 use crate::common::sandbox::Sandbox;
 use crate::kernel::{hardware as by_kernel, wait_until_running};
+use crate::lifecycle::{by_bios, hardware, run_lifecycle};
 use crate::machine::Machine;
 use crate::one_at_a_time;
-use crate::story::{by_bios, hardware, live};
 use crate::system::{Loader, TREEFILE, source, system, tools};
 use crate::verity;
 
-fn live_with(loader: Loader) {
+fn run_lifecycle_with(loader: Loader) {
     let _one = one_at_a_time();
     let system = system();
     let sandbox = Sandbox::new("boot-grub");
@@ -19,22 +19,22 @@ fn live_with(loader: Loader) {
     let first = system.deploy_with(&place, loader);
     let disk = place.join("disk.img");
     let machine = if loader == Loader::GrubBios { by_bios(&disk) } else { hardware(&sandbox, &disk) };
-    live(system, &sandbox, &machine, &first);
+    run_lifecycle(system, &sandbox, &machine, &first);
 }
 
 #[test]
 #[ignore = "builds and composes a system and boots it: tests/run --long boots"]
-fn a_disk_lives_through_all_that_with_grub_and_uefi() {
-    live_with(Loader::GrubEfi);
+fn grub_by_uefi_survives_upgrade_rollback_and_hanging_commit() {
+    run_lifecycle_with(Loader::GrubEfi);
 }
 
 #[test]
 #[ignore = "builds and composes a system and boots it: tests/run --long boots"]
-fn a_disk_lives_through_all_that_with_grub_and_a_bios() {
-    live_with(Loader::GrubBios);
+fn grub_by_bios_survives_upgrade_rollback_and_hanging_commit() {
+    run_lifecycle_with(Loader::GrubBios);
 }
 
-/// The treefile of the system with dracut and the newest kernel of the backports.
+/// Returns the treefile of the system, changed to dracut and the newest kernel of the backports.
 fn with_dracut(tools: &Path) -> String {
     let listed = fs::read_dir(tools.join("newer/lib/modules")).expect("tests/boot/tools fetched it").next();
     let release = listed.expect("one").expect("listed").file_name().into_string().expect("UTF-8");
@@ -42,7 +42,7 @@ fn with_dracut(tools: &Path) -> String {
     let signed = "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]";
     let newer = backports.lines().next().expect("a source").replace("deb ", &format!("{signed} "));
     let sources = format!("apt-sources: |\n  {}\n  {newer}\n", newer.replace("-backports", ""));
-    let mut text = fs::read_to_string(source(TREEFILE)).expect("ours");
+    let mut text = fs::read_to_string(source(TREEFILE)).expect("owned by the test");
     for (from, to) in [
         ("initramfs: initramfs-tools", "initramfs: dracut"),
         ("linux-image-cloud-amd64 initramfs-tools busybox zstd", &format!("linux-image-{release} dracut zstd")),
@@ -56,7 +56,7 @@ fn with_dracut(tools: &Path) -> String {
 
 #[test]
 #[ignore = "composes another system and boots it: tests/run --long boots"]
-fn dracut_and_a_newer_kernel_boot_with_passthrough_and_without() {
+fn dracut_and_newest_kernel_boot_with_and_without_passthrough() {
     let _one = one_at_a_time();
     let sandbox = Sandbox::new("boot-dracut");
     let system = system().variant(sandbox.directory("system"), &with_dracut(&tools()));
@@ -71,7 +71,7 @@ fn dracut_and_a_newer_kernel_boot_with_passthrough_and_without() {
         eprintln!("{}: running after {seconds} s; {}", shell.ok("uname -r"), shell.ok("sapwood mounts /usr"));
         assert!(shell.ok("sapwood mounts /usr").contains(mode));
         shell.ok("find /usr -xdev -type f -exec cat {} + > /dev/null");
-        verity::watch(&mut shell, if mode == "passthrough" { ",passthrough" } else { "" });
+        verity::check_verity(&mut shell, if mode == "passthrough" { ",passthrough" } else { "" });
         shell.end("poweroff");
         assert!(machine.wait_until_off().success());
         assert!(machine.console().contains("reboot: Power down"), "{}", machine.console());

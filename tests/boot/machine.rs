@@ -1,7 +1,7 @@
-//! A virtual machine: QEMU without acceleration, its serial console in a file, its power at our fingertips.
+//! Virtual machines: QEMU with software emulation, its serial console in a file, its power under the test's control.
 //!
-//! Software emulation only: it works everywhere, and is what the waiting times here are made for. A machine is a process of
-//! this test, ended when the value is dropped. Its second serial port has a shell, which a unit of the test starts.
+//! Software emulation works on every host, and the timeouts here are made for it. A machine is a child process of the test,
+//! which ends when the value is dropped. A unit of the test starts a shell on its second serial port.
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -10,18 +10,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// Nothing that a machine is waited for takes longer, on a busy host too.
-const PATIENCE: Duration = Duration::from_secs(400);
+/// Longest wait for anything that a machine does, also on a busy host.
+const MACHINE_TIMEOUT: Duration = Duration::from_secs(400);
 
-/// All that the emulator has, but for two features. With `svm` the guest loads a hypervisor of its own. With `la57`, page
-/// tables of five levels, the guest uses addresses of 57 bits, and QEMU 7.2 tells it that there are 48: the kernel of Debian
-/// 12 then takes its own addresses for invalid and shows `xxx` for the name of each directory in a path.
+/// All features of the emulator but two. With `svm` the guest loads a hypervisor of its own. With `la57`, page tables of five
+/// levels, the guest uses addresses of 57 bits, and QEMU 7.2 reports 48 to it: the kernel of Debian 12 then takes its own
+/// addresses for invalid and shows `xxx` for the name of each directory in a path.
 const PROCESSOR: &str = "max,-svm,-la57";
 
-/// What the unit of the shell says on the console when it starts.
+/// Text that the unit of the shell prints on the console when it starts.
 const SHELL_READY: &str = "the shell of the test is ready";
 
-/// The unit of the shell.
+/// The unit that starts the shell.
 pub const SHELL_UNIT: &str = "\
 [Unit]
 Description=A shell for the test
@@ -33,18 +33,18 @@ ExecStart=/bin/sh -c 'stty -F /dev/ttyS1 raw -echo; echo the shell of the test i
 WantedBy=multi-user.target
 ";
 
-/// What a machine is made of.
+/// The parts of a machine.
 #[derive(Clone, Debug, Default)]
 pub struct Hardware {
-    /// Disks, the first is `vda`. They are written to.
+    /// Disks, of which the first is `vda`. The machine writes to them.
     pub disks: Vec<PathBuf>,
-    /// Boot this kernel with that initramfs and these arguments, instead of the firmware's choice.
+    /// A kernel, an initramfs and arguments that are booted instead of the firmware's choice.
     pub kernel: Option<(PathBuf, PathBuf, String)>,
-    /// UEFI, with its variables in this file; else a BIOS.
+    /// File with the variables of UEFI; without one, the machine has a BIOS.
     pub firmware: Option<PathBuf>,
-    /// A network card; the host's loopback is 10.0.2.2.
+    /// Whether there is a network card; the host's loopback is 10.0.2.2.
     pub network: bool,
-    /// Turn a reboot into the end of the process.
+    /// Whether a reboot ends the process.
     pub no_reboot: bool,
 }
 
@@ -58,7 +58,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Starts a machine whose files go to `place`.
+    /// Starts a machine whose console, sockets and log are in `place`.
     pub fn start(hardware: &Hardware, place: &Path) -> Self {
         fs::create_dir_all(place).expect("the sandbox is writable");
         let (console, monitor, control) = (place.join("console.log"), place.join("monitor"), place.join("control"));
@@ -96,18 +96,18 @@ impl Machine {
         Self { child, console, monitor, control, seen: 0 }
     }
 
-    /// What the console has shown so far.
+    /// Returns what the console has shown so far.
     pub fn console(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.console).unwrap_or_default()).into_owned()
     }
 
-    /// Waits until the console shows `text` after what was waited for before, and gives the line.
+    /// Waits until the console shows `text` after the text of the last wait. Returns the line.
     #[track_caller]
     pub fn wait_for(&mut self, text: &str) -> String {
         self.wait_for_any(&[text]).1
     }
 
-    /// Waits for the first of several texts: which one it was, and its line.
+    /// Waits for the first of several texts. Returns its index and its line.
     #[track_caller]
     pub fn wait_for_any(&mut self, texts: &[&str]) -> (usize, String) {
         let begin = Instant::now();
@@ -127,12 +127,12 @@ impl Machine {
             }
             let ended = self.child.try_wait().expect("a child can be waited for");
             assert!(ended.is_none(), "the machine ended before it said any of {texts:?}:\n{}", self.tail());
-            assert!(begin.elapsed() < PATIENCE, "the machine said none of {texts:?}:\n{}", self.tail());
+            assert!(begin.elapsed() < MACHINE_TIMEOUT, "the machine said none of {texts:?}:\n{}", self.tail());
             std::thread::sleep(Duration::from_millis(100));
         }
     }
 
-    /// Waits until the machine is off, or has rebooted if that ends it.
+    /// Waits until the machine is off, or has rebooted if a reboot ends it.
     #[track_caller]
     pub fn wait_until_off(&mut self) -> ExitStatus {
         let begin = Instant::now();
@@ -140,27 +140,27 @@ impl Machine {
             if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
                 return status;
             }
-            assert!(begin.elapsed() < PATIENCE, "the machine is still on:\n{}", self.tail());
+            assert!(begin.elapsed() < MACHINE_TIMEOUT, "the machine is still on:\n{}", self.tail());
             std::thread::sleep(Duration::from_millis(100));
         }
     }
 
-    /// Pulls the plug.
+    /// Kills the process, as a power cut.
     pub fn cut_power(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
-    /// Whether the console has shown `text` after what was waited for before.
+    /// Returns whether the console has shown `text` after the text of the last wait.
     pub fn has_said(&mut self, text: &str) -> bool {
         let ended = self.child.try_wait().expect("a child can be waited for");
         assert!(ended.is_none(), "the machine ended before it said '{text}':\n{}", self.tail());
         self.console().get(self.seen..).is_some_and(|rest| rest.contains(text))
     }
 
-    /// Does something while the machine stands still, with all that it wrote on its disks.
+    /// Calls `act` while the machine is paused; everything that it wrote is then on its disks.
     pub fn while_paused<T>(&self, act: impl FnOnce() -> T) -> T {
-        // Whoever answers the last command has carried out those before.
+        // The monitor answers the last command only after it has carried out those before it.
         self.ask("stop\ninfo status", "paused");
         let done = act();
         self.ask("cont\ninfo status", "running");
@@ -170,7 +170,7 @@ impl Machine {
     fn ask(&self, commands: &str, answer: &str) {
         let mut monitor = UnixStream::connect(&self.monitor).expect("the machine has a monitor");
         writeln!(monitor, "{commands}").expect("the monitor listens");
-        monitor.set_read_timeout(Some(PATIENCE)).expect("a time");
+        monitor.set_read_timeout(Some(MACHINE_TIMEOUT)).expect("a time");
         let mut heard = Vec::new();
         while !String::from_utf8_lossy(&heard).contains(&format!("VM status: {answer}")) {
             let mut piece = [0; 512];
@@ -180,7 +180,7 @@ impl Machine {
         }
     }
 
-    /// Waits until the shell of the test runs, and talks to it.
+    /// Waits until the test's shell runs, and connects to it.
     #[track_caller]
     pub fn shell(&mut self) -> Shell {
         self.wait_for(SHELL_READY);
@@ -201,14 +201,14 @@ impl Machine {
     }
 }
 
-/// Whether the text of `mountinfo` has the mounts that every guest has.
+/// Returns whether the text of `mountinfo` has the mounts that every guest has.
 fn has_real_paths(mounts: &str) -> bool {
     let paths: Vec<&str> = mounts.lines().filter_map(|line| line.split(' ').nth(4)).collect();
     ["/", "/proc", "/sys", "/dev"].iter().all(|path| paths.contains(path))
 }
 
 #[test]
-fn wrong_paths_in_a_list_of_mounts_are_noticed() {
+fn wrong_paths_in_mountinfo_are_detected() {
     let list = |names: [&str; 4]| {
         let line = |name: &str| format!("22 1 0:20 / {name} rw,relatime shared:5 - tmpfs none rw\n");
         names.map(line).concat()
@@ -230,20 +230,21 @@ impl Shell {
         let stream = UnixStream::connect(socket).expect("the machine has a second serial port");
         let mut shell = Self { stream: BufReader::new(stream), commands: 0 };
         let begin = Instant::now();
-        // It says that it is ready before it listens, and takes the port for a terminal. From here on it prompts for nothing.
-        while !shell.greet() {
-            assert!(begin.elapsed() < PATIENCE, "the shell does not answer");
+        // The unit prints its text before the shell reads, and the port behaves as a terminal. The first command switches
+        // prompts off.
+        while !shell.is_listening() {
+            assert!(begin.elapsed() < MACHINE_TIMEOUT, "the shell does not answer");
         }
-        shell.stream.get_ref().set_read_timeout(Some(PATIENCE)).expect("a time");
+        shell.stream.get_ref().set_read_timeout(Some(MACHINE_TIMEOUT)).expect("a time");
         shell
     }
 
-    /// Whether it answers.
-    fn greet(&mut self) -> bool {
+    /// Returns whether the shell answers.
+    fn is_listening(&mut self) -> bool {
         self.commands += 1;
         let word = format!("<listening {}>", self.commands);
         self.stream.get_ref().set_read_timeout(Some(Duration::from_secs(5))).expect("a time");
-        // Of a line whose beginning was lost the word would be another.
+        // If the beginning of the line was lost, the number is missing from the answer.
         self.send(&format!("\n NUMBER={} PS1= PS2=; echo; echo \"<listening $NUMBER>\"\n", self.commands));
         let mut line = Vec::new();
         while self.stream.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
@@ -255,7 +256,7 @@ impl Shell {
         false
     }
 
-    /// Runs a command: its exit status, and what it said on both outputs.
+    /// Runs a command. Returns its exit status and both of its outputs.
     #[track_caller]
     pub fn run(&mut self, command: &str) -> (i32, String) {
         self.commands += 1;
@@ -275,7 +276,7 @@ impl Shell {
         }
     }
 
-    /// The same for a command that is to succeed: what it said.
+    /// Runs a command that has to succeed. Returns its output.
     #[track_caller]
     pub fn ok(&mut self, command: &str) -> String {
         let (status, text) = self.run(command);
@@ -283,11 +284,11 @@ impl Shell {
         text
     }
 
-    /// Has the machine reboot or go off, and ends the shell.
+    /// Makes the machine reboot or power off, and ends the shell.
     #[track_caller]
     pub fn end(mut self, verb: &str) {
         self.send(&format!("echo left; systemctl {verb}; exit\n"));
-        // The port takes a few letters at a time: whoever hangs up early is not heard to the end.
+        // The port takes a few letters at a time; closing it early would cut the command.
         let mut line = String::new();
         while !line.contains("left") {
             line.clear();
@@ -295,7 +296,7 @@ impl Shell {
         }
     }
 
-    /// Says something to which no answer comes.
+    /// Sends text to which no answer is expected.
     pub fn send(&mut self, text: &str) {
         self.stream.get_mut().write_all(text.as_bytes()).expect("the machine listens");
     }

@@ -1,7 +1,7 @@
-//! A boot without a machine: a real `switch_root` and systemd as PID 1, in namespaces of its own. Takes seconds.
+//! Boots without a virtual machine, in seconds: a real `switch_root` and systemd as PID 1, in namespaces.
 //!
-//! What the system sees of this machine: its kernel. Its `/dev` is a list of harmless nodes, its root a disk image in a loop
-//! device, its `fstab` names nothing that exists here; `/sys` is read-only.
+//! The system shares only the kernel with the host. Its `/dev` has a list of harmless nodes, its root is a disk image in a loop
+//! device, its `fstab` names nothing of the host, and `/sys` is read-only.
 
 use std::ffi::OsString;
 use std::fs;
@@ -16,15 +16,15 @@ use crate::disk::Loop;
 use crate::one_at_a_time;
 use crate::system::{System, system};
 
-/// Nothing that is waited for here takes longer.
-const PATIENCE: Duration = Duration::from_secs(180);
+/// Longest wait for anything in these boots.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// There is no console, no network, and no second serial port.
-const MASKED: &str = "systemd.mask=console-getty.service systemd.mask=systemd-networkd-wait-online.service \
+/// Units that are masked, since there is no console, no network and no second serial port.
+const MASKED_UNITS: &str = "systemd.mask=console-getty.service systemd.mask=systemd-networkd-wait-online.service \
                       systemd.mask=test-shell.service";
 
-/// What is done before the initramfs's own init: what only a container needs.
-const SURROUNDINGS: &str = r#"#!/bin/busybox sh
+/// Script that runs before the initramfs's init and sets up what only a container needs.
+const CONTAINER_INIT: &str = r#"#!/bin/busybox sh
 set -e
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
@@ -47,8 +47,8 @@ export container=test
 exec /init $ARGUMENTS
 "#;
 
-/// Has the end of the system looked at from inside. The directory stays mounted until then.
-const HOOK: &str = r#"
+/// Installs a shutdown hook that records the state of the system. The directory of the hook stays mounted until then.
+const SHUTDOWN_HOOK: &str = r#"
 hooks=/usr/lib/systemd/system-shutdown
 unit=$(systemd-escape -p --suffix=mount $hooks)
 mkdir -p "/run/systemd/system/$unit.d" /var/hooks
@@ -59,17 +59,17 @@ printf '#!/bin/sh\ncd '$hooks'\nmd5sum /usr/bin/* > sums\npgrep -fl sapwood-moun
 chmod 755 look
 "#;
 
-/// What is to be booted.
+/// What is booted.
 pub struct Boot<'a> {
-    /// The physical root.
+    /// The disk with the physical root.
     pub root: &'a Loop,
-    /// What is on its boot partition.
+    /// The files of its boot partition.
     pub boot: &'a Path,
-    /// Which deployment.
+    /// The name of the deployment.
     pub deployment: &'a str,
-    /// Kernel arguments.
+    /// Further kernel arguments.
     pub arguments: &'a str,
-    /// The key in the initramfs.
+    /// The key that the initramfs trusts.
     pub key: Option<&'a Path>,
 }
 
@@ -80,7 +80,7 @@ pub struct Booted {
 }
 
 impl Booted {
-    /// Boots it.
+    /// Boots a system.
     pub fn start(system: &System, sandbox: &Sandbox, boot: &Boot<'_>) -> Self {
         let Boot { root, boot, deployment, arguments, key } = *boot;
         let physical = sandbox.directory("physical");
@@ -99,18 +99,19 @@ impl Booted {
         fs::copy(unpacked.join(program), initramfs.join(program)).expect("in the package");
         fs::copy("/bin/busybox", initramfs.join("bin/busybox")).expect("tests/boot/tools installs it");
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("mount-helpers/init/init");
-        fs::copy(source, initramfs.join("init")).expect("there");
+        fs::copy(source, initramfs.join("init")).expect("it exists");
         if let Some(key) = key {
             fs::create_dir_all(initramfs.join("etc/sapwood/keys")).expect("writable");
             fs::copy(key, initramfs.join("etc/sapwood/keys/test.pub")).expect("a key");
         }
         let line = format!("sapwood={deployment} root=/dev/vda {arguments}");
         fs::write(initramfs.join("cmdline"), format!("{line}\n")).expect("writable");
-        let surroundings =
-            SURROUNDINGS.replace("$ROOT_NUMBERS", &root.numbers()).replace("$ARGUMENTS", &format!("{line} {MASKED}"));
-        fs::write(initramfs.join("start"), surroundings).expect("writable");
-        fs::set_permissions(initramfs.join("start"), fs::Permissions::from_mode(0o755)).expect("ours");
-        // Its own part of the tree of control groups, from which the namespace of them is taken.
+        let container_init = CONTAINER_INIT
+            .replace("$ROOT_NUMBERS", &root.numbers())
+            .replace("$ARGUMENTS", &format!("{line} {MASKED_UNITS}"));
+        fs::write(initramfs.join("start"), container_init).expect("writable");
+        fs::set_permissions(initramfs.join("start"), fs::Permissions::from_mode(0o755)).expect("owned by the test");
+        // A control group of its own, from which its cgroup namespace is made.
         let script = format!(
             "set -e; mkdir -p {dir}/cg; mount -t cgroup2 cgroup2 {dir}/cg; mkdir -p {dir}/cg/sapwood-boot-test; \
              echo $$ > {dir}/cg/sapwood-boot-test/cgroup.procs; umount {dir}/cg; \
@@ -131,12 +132,12 @@ impl Booted {
     fn find_init(&self) -> Option<u32> {
         let children = format!("/proc/{0}/task/{0}/children", self.child.id());
         let child = fs::read_to_string(children).ok()?.split_whitespace().next()?.parse().ok()?;
-        // Not one of those that only prepare.
+        // Not a process that only prepares the namespaces.
         let namespace = |of: String| fs::read_link(format!("/proc/{of}/ns/pid")).ok();
         (namespace(format!("{child}"))? != namespace("self".to_owned())?).then_some(child)
     }
 
-    /// Runs a command in it.
+    /// Runs a command in the system.
     pub fn run(&self, command: &str) -> Run {
         let mut enter = Command::new("nsenter");
         enter.args([
@@ -158,13 +159,13 @@ impl Booted {
         finish(enter)
     }
 
-    /// The same for a command that is to succeed.
+    /// Runs a command that has to succeed.
     #[track_caller]
     pub fn ok(&self, command: &str) -> String {
         self.run(command).success()
     }
 
-    /// Waits until systemd says that it has come up.
+    /// Waits until systemd reports that the system is running.
     #[track_caller]
     pub fn wait_until_running(&self) {
         wait_for("systemd", || self.run("test -S /run/systemd/private").status.success().then_some(()));
@@ -172,7 +173,7 @@ impl Booted {
         assert_eq!(state, "running", "{}", self.run("systemctl --failed; journalctl -b -p 4 --no-pager").text());
     }
 
-    /// Has it end; gives the signal by which the kernel tells how.
+    /// Ends the system. Returns the signal with which the kernel reports how it ended.
     #[track_caller]
     pub fn end(mut self, verb: &str) -> i32 {
         self.run(&format!("systemctl {verb}"));
@@ -195,14 +196,14 @@ fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = look() {
             return found;
         }
-        assert!(begin.elapsed() < PATIENCE, "waited in vain for {what}");
+        assert!(begin.elapsed() < BOOT_TIMEOUT, "waited in vain for {what}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }
 
 #[test]
 #[ignore = "builds and composes a system and boots it: tests/run --boot"]
-fn a_deployment_boots_and_outlives_all_that_systemd_does() {
+fn mount_of_a_booted_deployment_outlives_systemds_shutdown() {
     let _one = one_at_a_time();
     let system = system();
     let sandbox = Sandbox::new("boot-namespace");
@@ -226,14 +227,14 @@ fn a_deployment_boots_and_outlives_all_that_systemd_does() {
     let status = booted.ok("sapwood status");
     assert!(status.starts_with("* 0 ") && status.contains("(running"), "{status}");
     assert!(booted.ok("sapwood mounts").contains("/usr"));
-    // What usually takes daemons with it.
+    // Operations of systemd that usually end daemons.
     booted.ok("systemctl daemon-reexec && systemctl is-system-running");
     booted.ok("systemctl isolate multi-user.target && systemctl is-system-running --wait");
     let worker = booted.ok("pgrep -f '^@sapwood-mount worker'");
     booted.ok(&format!("kill -9 {worker} && md5sum /usr/bin/* > /dev/null"));
     assert_ne!(booted.ok("pgrep -f '^@sapwood-mount worker'"), worker);
-    // systemd runs this, from /usr, after it has unmounted what it can and killed everything that it may kill.
-    booted.ok(HOOK);
+    // systemd runs the hook from /usr, after it has unmounted what it can and killed every process that it may kill.
+    booted.ok(SHUTDOWN_HOOK);
     assert_eq!(booted.end("poweroff"), 2, "SIGINT is how a namespace tells of a power-off");
     let at = sandbox.directory("after");
     run("mount", [root.device().as_os_str(), at.as_os_str()]).success();
@@ -245,7 +246,7 @@ fn a_deployment_boots_and_outlives_all_that_systemd_does() {
 
 #[test]
 #[ignore = "builds and composes a system and boots it: tests/run --boot"]
-fn what_no_key_of_the_initramfs_has_signed_is_not_booted() {
+fn commit_without_a_signature_by_an_initramfs_key_does_not_boot() {
     let _one = one_at_a_time();
     let system = system();
     let sandbox = Sandbox::new("boot-signature");

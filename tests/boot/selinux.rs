@@ -1,17 +1,17 @@
-//! The policy module, compiled and linked to the policy of the distribution by the tools of SELinux.
+//! The SELinux policy module compiles and installs into the distribution's policy.
 //!
-//! That a system comes up with it cannot be tried here: no kernel of these tests has SELinux.
+//! *Not here*: booting with it, since no kernel of these tests has SELinux.
 
 use std::path::Path;
 
 use crate::common::sandbox::{Sandbox, run};
 use crate::system::tools;
 
-/// What makes a root that `semodule` can work on.
+/// Directories that `semodule` needs in a root.
 const POLICY: [&str; 3] = ["/var/lib/selinux", "/etc/selinux", "/usr/share/selinux"];
 
 #[test]
-fn the_policy_module_fits_the_distributions_policy() {
+fn selinux_module_installs_into_the_distributions_policy() {
     tools();
     let sandbox = Sandbox::new("boot-selinux");
     let path = |name: &str| sandbox.join(name).display().to_string();

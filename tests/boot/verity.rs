@@ -1,4 +1,4 @@
-//! fs-verity at work, in a machine: the kernel that these tests run on may have none, and Debian's has.
+//! fs-verity in a machine with Debian's kernel, since the kernel of the host may lack it.
 
 use std::path::PathBuf;
 
@@ -11,16 +11,16 @@ use crate::system::{sparse, system};
 /// Bytes of the disk of the repository.
 const SIZE: u64 = 256 << 20;
 
-/// A disk with a filesystem that has fs-verity. Its machine has it as `vdb`.
+/// Makes a disk whose file system supports fs-verity. The machine has it as `vdb`.
 pub fn disk(at: PathBuf) -> PathBuf {
     sparse(&at, SIZE);
     run("mke2fs", ["-q", "-t", "ext4", "-O", "verity", "-b", "4096", &at.display().to_string()]).success();
     at
 }
 
-/// In a machine with that disk: every pack and object is the kernel's to check; what is damaged below it is read by nobody, not
-/// even when the kernel reads the file by itself, and all else as ever.
-pub fn watch(shell: &mut Shell, options: &str) {
+/// Checks in a machine with that disk that the kernel protects every pack and object, that data damaged on the disk cannot be
+/// read, also by passthrough, and that everything else can.
+pub fn check_verity(shell: &mut Shell, options: &str) {
     shell.ok("mkdir -p /var/v /var/m /var/tree && mount /dev/vdb /var/v");
     shell.ok("head -c 3000000 /dev/urandom > /var/tree/large && cp /usr/lib/systemd/system/*.service /var/tree");
     shell.ok("sapwood --repo /var/v/repo init && sapwood --repo /var/v/repo config fs-verity on");
@@ -36,7 +36,7 @@ pub fn watch(shell: &mut Shell, options: &str) {
     let mount = format!("sapwood --repo /var/v/repo mount -o verify=full{options} tree /var/m");
     shell.ok(&mount);
     shell.ok("diff -r /var/tree /var/m && sapwood umount /var/m");
-    // The hundredth page of the large file, on the disk itself.
+    // The hundredth page of the large file, written on the disk itself.
     let place =
         "filefrag -v -b4096 $(find /var/v/repo/objects -type f) | grep -m1 '^ *0:' | tr -s ' .:' ' ' | cut -d' ' -f5";
     let first: u64 = shell.ok(place).parse().expect("a block");
@@ -45,7 +45,7 @@ pub fn watch(shell: &mut Shell, options: &str) {
     shell.ok(&mount);
     let (status, said) = shell.run("cat /var/m/large > /var/read");
     assert!(status != 0 && said.contains("Input/output error"), "{status}: {said}");
-    // What was read before that is right, and all else.
+    // What was read before the damaged page is right, and so is every other file.
     shell.ok("cmp -n $(stat -c %s /var/read) /var/read /var/tree/large");
     shell.ok("diff -r -x large /var/tree /var/m && sapwood umount /var/m");
     let (status, said) = shell.run("sapwood --repo /var/v/repo fsck");
@@ -54,10 +54,10 @@ pub fn watch(shell: &mut Shell, options: &str) {
     shell.ok("umount /var/v");
 }
 
-/// Boots a machine with that disk and watches.
+/// Boots a machine with that disk and runs the check.
 #[test]
 #[ignore = "builds and composes a system and boots it: tests/run --boot"]
-fn a_kernel_with_fs_verity_lets_nobody_read_what_is_damaged_on_the_disk() {
+fn damaged_blocks_are_unreadable_with_fs_verity() {
     let _one = one_at_a_time();
     let system = system();
     let sandbox = Sandbox::new("boot-verity");
@@ -67,7 +67,7 @@ fn a_kernel_with_fs_verity_lets_nobody_read_what_is_damaged_on_the_disk() {
     let mut machine = Machine::start(&hardware, sandbox.path());
     let mut shell = machine.shell();
     wait_until_running(&mut shell);
-    watch(&mut shell, "");
+    check_verity(&mut shell, "");
     shell.end("poweroff");
     assert!(machine.wait_until_off().success());
 }

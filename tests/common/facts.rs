@@ -1,8 +1,8 @@
-//! Oracles: all that the distribution's tools can tell about a tree, as values that can be compared.
+//! Oracles: everything that the distribution's tools report about a tree, as values that can be compared.
 //!
-//! A fact is what one tool says about one path. Two trees are the same when every tool says the same of every path;
-//! the first differences are printed with the tool's name. `rsync` compares two trees directly and is asked last, as
-//! its messages say the least.
+//! A fact is what one tool reports about one path. Two trees are the same when every tool reports the same about every path;
+//! the first differences are printed with the tool's name. `rsync` compares two trees directly and is run last, since its
+//! messages say the least.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -17,10 +17,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::sandbox::{finish, run};
 
-/// Differences printed before the rest is only counted.
-const SHOWN: usize = 20;
+/// Number of differences that are printed; the others are only counted.
+const DIFFERENCES_SHOWN: usize = 20;
 
-/// What to leave out where a format cannot hold it.
+/// What is left out where a format cannot hold it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     /// Everything.
@@ -31,13 +31,13 @@ pub enum Scope {
 
 type ByPath = BTreeMap<Vec<u8>, String>;
 
-/// What the tools say about a tree.
+/// The facts about a tree.
 pub struct Facts {
     tools: Vec<(&'static str, ByPath)>,
 }
 
 impl Facts {
-    /// Asks every tool about `tree`. The tree must not change meanwhile.
+    /// Runs every tool on `tree`, which must not change meanwhile.
     pub fn of(tree: &Path, scope_of_tree: Scope) -> Self {
         type Ask = fn(&Path, Scope) -> ByPath;
         let questions: [(&'static str, Ask); 7] = [
@@ -49,7 +49,7 @@ impl Facts {
             ("b2sum", sums),
             ("tar", archive),
         ];
-        // All at once: they are separate processes, and a mount has to stand several readers anyway.
+        // All at once: they are separate processes, and a mount has to serve several readers anyway.
         let tools = std::thread::scope(|scope| {
             let threads = questions.map(|(name, ask)| (name, scope.spawn(move || ask(tree, scope_of_tree))));
             let join = |(name, thread): (_, std::thread::ScopedJoinHandle<'_, ByPath>)| match thread.join() {
@@ -61,12 +61,12 @@ impl Facts {
         Self { tools }
     }
 
-    /// How many entries the tree has, its root included.
+    /// Returns the number of entries of the tree, its root included.
     pub fn entries(&self) -> usize {
         self.tools[0].1.len()
     }
 
-    /// Without what some tools say.
+    /// Removes the facts of some tools.
     pub fn except(mut self, tools: &[&str]) -> Self {
         self.tools.retain(|(tool, _)| !tools.contains(tool));
         self
@@ -79,14 +79,14 @@ impl Facts {
         assert!(report.is_empty(), "{what}:\n{report}");
     }
 
-    /// The first differences, tool by tool; empty when there are none.
+    /// Returns the first differences, tool by tool; an empty text if there are none.
     pub fn report(&self, other: &Self) -> String {
         let mut report = String::new();
         for ((tool, mine), (_, theirs)) in self.tools.iter().zip(&other.tools) {
             let differences = differences(mine, theirs);
             if !differences.is_empty() {
                 let _ = writeln!(report, "{tool}: {} differences", differences.len());
-                for line in differences.iter().take(SHOWN) {
+                for line in differences.iter().take(DIFFERENCES_SHOWN) {
                     let _ = writeln!(report, "  {line}");
                 }
             }
@@ -95,7 +95,7 @@ impl Facts {
     }
 }
 
-/// Fails unless every tool says the same about both trees.
+/// Fails unless every tool reports the same about both trees.
 #[track_caller]
 pub fn assert_same_tree(expected: &Path, actual: &Path) {
     assert_same_tree_within(expected, actual, Scope::All);
@@ -109,7 +109,7 @@ pub fn assert_same_tree_within(expected: &Path, actual: &Path, scope: Scope) {
     assert_rsync_sees_no_difference(expected, actual, scope);
 }
 
-/// `rsync -nc -aHAX --delete`: what it would copy or delete to make `actual` equal to `expected` must be nothing.
+/// Fails if `rsync -nc -aHAX --delete` would copy or delete anything to make `actual` equal to `expected`.
 #[track_caller]
 pub fn assert_rsync_sees_no_difference(expected: &Path, actual: &Path, scope: Scope) {
     let mut command = Command::new("rsync");
@@ -120,7 +120,7 @@ pub fn assert_rsync_sees_no_difference(expected: &Path, actual: &Path, scope: Sc
     command.arg(expected.join("")).arg(actual.join(""));
     let said = finish(command).success();
     let lines: Vec<&str> = said.lines().filter(|line| !line.starts_with("skipping non-regular")).collect();
-    let shown = &lines[..lines.len().min(SHOWN)];
+    let shown = &lines[..lines.len().min(DIFFERENCES_SHOWN)];
     assert!(lines.is_empty(), "rsync would change {} things:\n{}", lines.len(), shown.join("\n"));
 }
 
@@ -157,7 +157,7 @@ fn cut(text: &str) -> String {
 
 // -------------------------------------------------------------------------------------------------------- the tools
 
-/// Runs a shell line in the tree, whose output is pairs of path and fact, each ended by a NUL.
+/// Runs a shell line in the tree, which prints pairs of path and fact, each ended by a NUL.
 fn pairs(tree: &Path, line: &str) -> ByPath {
     let mut command = Command::new("bash");
     command.args(["-c", &format!("set -euo pipefail; {line}")]).current_dir(tree);
@@ -169,8 +169,8 @@ fn pairs(tree: &Path, line: &str) -> ByPath {
     pairs.iter().map(|[path, fact]| (path.to_vec(), fact.escape_ascii().to_string())).collect()
 }
 
-/// Type, mode, owner, group, size, time in ns, links, target. Of directories neither size nor links: every file
-/// system counts those in its own way.
+/// Returns type, mode, owner, group, size, time in ns, links, target. Of directories neither size nor links, which each file
+/// system counts in its own way.
 fn inodes(tree: &Path, scope: Scope) -> ByPath {
     let without = if scope == Scope::NoSockets { "! -type s" } else { "" };
     let line = format!(
@@ -183,7 +183,7 @@ fn devices(tree: &Path, _: Scope) -> ByPath {
     pairs(tree, r"find . \( -type b -o -type c \) -exec stat --printf '%n\0%t:%T\0' {} +")
 }
 
-/// Each path with more than one name, and the first of its names: equal when the same names are the same file.
+/// Returns for each path with more than one name the first of its names: equal when the same names are the same file.
 fn hard_links(tree: &Path, _: Scope) -> ByPath {
     let numbers = pairs(tree, r"find . ! -type d -links +1 -printf '%P\0%i\0'");
     let mut first = BTreeMap::<&String, &Vec<u8>>::new();
@@ -193,13 +193,13 @@ fn hard_links(tree: &Path, _: Scope) -> ByPath {
     numbers.iter().map(|(path, number)| (path.clone(), first[number].escape_ascii().to_string())).collect()
 }
 
-/// All extended attributes in all namespaces, of all kinds of inodes. The order of attributes is the file system's
-/// own business, so they are sorted.
+/// Returns all extended attributes in all namespaces, of all kinds of inodes. They are sorted, since their order depends on the
+/// file system.
 fn attributes(tree: &Path, _: Scope) -> ByPath {
     let mut command = Command::new("getfattr");
     command.args(["-d", "-m", "-", "-R", "-P", "-h", "-e", "hex", "--absolute-names", "."]).current_dir(tree);
     let run = finish(command);
-    // getfattr says so on stderr and exits 1 when it could not read some attribute.
+    // getfattr writes to stderr and exits 1 when it could not read some attribute.
     assert!(run.status.success() && run.stderr.is_empty(), "getfattr in {}:\n{}", tree.display(), run.stderr);
     let mut found = ByPath::new();
     for block in run.text().split("\n\n").filter(|block| !block.is_empty()) {
@@ -221,7 +221,7 @@ fn sums(tree: &Path, _: Scope) -> ByPath {
     lines.map(|line| (line[130..].to_vec(), String::from_utf8_lossy(&line[..128]).into_owned())).collect()
 }
 
-/// Where data lies in each file that has holes: `SEEK_DATA` and `SEEK_HOLE` from end to end.
+/// Returns where data is in each file with holes: `SEEK_DATA` and `SEEK_HOLE` from end to end.
 fn holes(tree: &Path, _: Scope) -> ByPath {
     let mut found = ByPath::new();
     for path in pairs(tree, r"find . -type f -size +0 -printf '%p\0\0'").into_keys() {
@@ -254,8 +254,8 @@ fn holes(tree: &Path, _: Scope) -> ByPath {
 
 const BLOCK: usize = 512;
 
-/// The stream that GNU tar makes of the tree, entry by entry: the header's fields, the extended header's records in
-/// sorted order, and a digest of the content.
+/// Returns the stream that GNU tar makes of the tree, entry by entry: the fields of the header, the sorted records of the
+/// extended header, and a digest of the content.
 fn archive(tree: &Path, _: Scope) -> ByPath {
     let mut command = Command::new("tar");
     command.args([
@@ -268,7 +268,7 @@ fn archive(tree: &Path, _: Scope) -> ByPath {
         "--format=posix",
         "--numeric-owner",
     ]);
-    // Times of access and change are each file system's own, as is the name tar gives to the extended header.
+    // atime and ctime depend on the file system, and so does the name that tar gives to the extended header.
     command.args(["--pax-option=delete=atime,delete=ctime,exthdr.name=%d/x/%f", "--warning=no-file-ignored", "."]);
     let mut child =
         command.current_dir(tree).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("tar exists");
@@ -296,7 +296,7 @@ fn read_archive(mut stream: impl Read) -> ByPath {
             records = pax_records(&content(&mut stream, size));
             continue;
         }
-        // With a size of 8 GiB or more the header's own field does not hold it: no test tree has such a *dense* file.
+        // Sizes of 8 GiB or more do not fit the header's field: no test tree has such a *dense* file.
         let digest = digest(&mut stream, size);
         records.sort();
         let name = name(&header, &records);
@@ -313,8 +313,8 @@ fn read_archive(mut stream: impl Read) -> ByPath {
     }
 }
 
-/// The entry's name: from the extended header where it is too long for this one. A sparse file's own header only has
-/// a made-up name with tar's process number.
+/// Returns the entry's name: from the extended header if it is too long for this one. The header of a sparse file only has a
+/// made-up name with tar's process number.
 fn name(header: &[u8; BLOCK], records: &[Vec<u8>]) -> Vec<u8> {
     let named = |key: &[u8]| records.iter().find_map(|record| record.strip_prefix(key)).map(<[u8]>::to_vec);
     let until_nul = |field: &[u8]| field.split(|&b| b == 0).next().unwrap_or_default().to_vec();
@@ -347,7 +347,7 @@ fn digest(stream: &mut impl Read, size: u64) -> String {
     hasher.finalize().iter().take(16).map(|b| format!("{b:02x}")).collect()
 }
 
-/// Splits `LENGTH KEY=VALUE\n` records; values may hold newlines, so only the lengths tell.
+/// Splits `LENGTH KEY=VALUE\n` records; values may contain newlines, so only the lengths separate them.
 fn pax_records(mut bytes: &[u8]) -> Vec<Vec<u8>> {
     let mut records = Vec::new();
     while !bytes.is_empty() {
@@ -359,7 +359,7 @@ fn pax_records(mut bytes: &[u8]) -> Vec<Vec<u8>> {
     records
 }
 
-/// Fails unless the tools this file needs are there, by running each.
+/// Fails unless the tools of this file are installed, by running each.
 pub fn assert_tools() {
     for tool in ["find", "stat", "getfattr", "setfacl", "b2sum", "tar", "rsync"] {
         run(tool, ["--version"]).success();

@@ -1,8 +1,10 @@
-//! A slow link: a TCP proxy on loopback with a round-trip time and a bandwidth, which counts what passes.
+//! A slow link: a TCP proxy on loopback with a round-trip time and a bandwidth, which counts the traffic.
 //!
-//! One link is shared by all connections through it, as a real one is: bytes leave one after the other at the link's
-//! rate and arrive half a round trip later. A new connection pays one round trip for its handshake. Requests are counted by
-//! the empty line that ends the head of each (HTTP/1.1 without bodies, as clients of a published repository send).
+//! All connections through it share one link: bytes leave one after the other at the link's rate and arrive half a round trip
+//! later. A new connection takes one round trip for its handshake. Requests are counted by the empty line that ends the head of
+//! each (HTTP/1.1 without bodies, as clients of a published repository send).
+//!
+//! *Used by* the tests of remotes and mounts, and by `benches/remote`.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -12,31 +14,31 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Bytes that travel together, about what a burst of packets carries.
-const PIECE: usize = 16 << 10;
+/// Bytes that are forwarded together, about as many as in a burst of packets.
+const SEGMENT_BYTES: usize = 16 << 10;
 
-/// Pieces that may be under way in one direction: far more than any link here holds.
-const IN_FLIGHT: usize = 1024;
+/// Most segments under way in one direction: far more than any link here holds.
+const SEGMENTS_IN_FLIGHT_MAX: usize = 1024;
 
-/// What a link is like.
+/// The properties of a link.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
-    /// There and back.
+    /// Time there and back.
     pub round_trip: Duration,
     /// Bits a second in each direction.
     pub bits_per_second: u64,
 }
 
 impl Shape {
-    /// A home's connection to a server of its country.
+    /// A connection of a home to a server of its country.
     pub const HOME: Self = Self { round_trip: Duration::from_millis(20), bits_per_second: 50_000_000 };
     /// A device at the end of a bad radio link.
     pub const RADIO: Self = Self { round_trip: Duration::from_millis(100), bits_per_second: 1_000_000 };
 }
 
-/// What passed through a link.
+/// Counts of what passed through a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Passed {
+pub struct Traffic {
     /// Heads of HTTP requests.
     pub requests: u64,
     /// Bytes towards the client, headers counted.
@@ -47,7 +49,7 @@ pub struct Passed {
     pub connections: u64,
 }
 
-/// A proxy; it stops when this is dropped.
+/// A proxy, which stops when dropped.
 pub struct Link {
     address: SocketAddr,
     state: Arc<State>,
@@ -57,23 +59,23 @@ struct State {
     shape: Shape,
     target: SocketAddr,
     stopped: AtomicBool,
-    /// Down: nothing passes, connections are cut, new ones refused.
+    /// Whether the link is down: connections are cut, new ones refused.
     cut: AtomicBool,
-    /// When all is cut after so many bytes more in each direction; `u64::MAX` for never.
+    /// Bytes towards the client until the link is cut; `u64::MAX` for never.
     budget_down: AtomicU64,
     budget_up: AtomicU64,
     requests: AtomicU64,
     received: AtomicU64,
     sent: AtomicU64,
     connections: AtomicU64,
-    /// Connections up to this number carry nothing any more.
+    /// Connections up to this number forward nothing any more.
     mute: AtomicU64,
     up: Mutex<Instant>,
     down: Mutex<Instant>,
 }
 
 impl Link {
-    /// A link to `target`, which listens on a port of its own.
+    /// Starts a link to `target`, which listens on a port of its own.
     pub fn to(target: SocketAddr, shape: Shape) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
         let address = listener.local_addr().expect("just bound");
@@ -98,15 +100,15 @@ impl Link {
         Self { address, state }
     }
 
-    /// Where clients connect.
+    /// Returns the address for clients.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What passed since the start.
-    pub fn passed(&self) -> Passed {
+    /// Returns what passed since the start.
+    pub fn traffic(&self) -> Traffic {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Passed {
+        Traffic {
             requests: read(&self.state.requests),
             received: read(&self.state.received),
             sent: read(&self.state.sent),
@@ -114,7 +116,7 @@ impl Link {
         }
     }
 
-    /// Cuts every connection and refuses new ones, until [`Self::mend`].
+    /// Cuts every connection and refuses new ones, until [`Self::restore`].
     pub fn cut(&self) {
         self.state.cut.store(true, Ordering::SeqCst);
     }
@@ -129,14 +131,14 @@ impl Link {
         self.state.budget_up.store(bytes, Ordering::SeqCst);
     }
 
-    /// Nothing passes any more through the connections there are, and nobody is told: as when a router forgets them. New
-    /// ones work.
+    /// Makes the present connections forward nothing any more, without closing them, as when a router forgets them. New
+    /// connections work.
     pub fn forget_connections(&self) {
         self.state.mute.store(self.state.connections.load(Ordering::SeqCst), Ordering::SeqCst);
     }
 
-    /// Lets things pass again.
-    pub fn mend(&self) {
+    /// Restores the link.
+    pub fn restore(&self) {
         self.state.budget_down.store(u64::MAX, Ordering::SeqCst);
         self.state.budget_up.store(u64::MAX, Ordering::SeqCst);
         self.state.cut.store(false, Ordering::SeqCst);
@@ -147,7 +149,7 @@ impl Drop for Link {
     fn drop(&mut self) {
         self.state.stopped.store(true, Ordering::SeqCst);
         self.state.cut.store(true, Ordering::SeqCst);
-        // Wakes the thread that accepts.
+        // Wakes the accepting thread.
         let _ = TcpStream::connect(self.address);
     }
 }
@@ -173,12 +175,12 @@ fn serve(client: TcpStream, number: u64, state: &Arc<State>) -> io::Result<()> {
     let server = TcpStream::connect(state.target)?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
-    // Bytes come at once on loopback; the handshake is paid here.
+    // On loopback bytes arrive at once; the handshake takes its time here.
     thread::sleep(state.shape.round_trip);
     let (up, down) = ((client.try_clone()?, server.try_clone()?), (server, client));
     let upward = Arc::clone(state);
-    let pump = thread::spawn(move || carry(up.0, up.1, (number, Direction::Up), &upward));
-    carry(down.0, down.1, (number, Direction::Down), state);
+    let pump = thread::spawn(move || forward(up.0, up.1, (number, Direction::Up), &upward));
+    forward(down.0, down.1, (number, Direction::Down), state);
     let _ = pump.join();
     Ok(())
 }
@@ -189,15 +191,15 @@ enum Direction {
     Down,
 }
 
-fn carry(from: TcpStream, to: TcpStream, (number, direction): (u64, Direction), state: &Arc<State>) {
-    let (sender, receiver) = sync_channel(IN_FLIGHT);
+fn forward(from: TcpStream, to: TcpStream, (number, direction): (u64, Direction), state: &Arc<State>) {
+    let (sender, receiver) = sync_channel(SEGMENTS_IN_FLIGHT_MAX);
     let writer = {
         let state = Arc::clone(state);
         let to = to.try_clone();
         thread::spawn(move || to.map(|to| deliver(&receiver, to, &state, (number, direction))))
     };
     let _ = from.set_read_timeout(Some(Duration::from_millis(20)));
-    take(&from, &sender, state, direction);
+    receive(&from, &sender, state, direction);
     drop(sender);
     let _ = writer.join();
     let how = if state.cut.load(Ordering::SeqCst) { Shutdown::Both } else { Shutdown::Write };
@@ -207,9 +209,9 @@ fn carry(from: TcpStream, to: TcpStream, (number, direction): (u64, Direction), 
     }
 }
 
-/// Reads what comes and decides when it will be at the other end.
-fn take(mut from: &TcpStream, sender: &SyncSender<(Instant, Vec<u8>)>, state: &State, direction: Direction) {
-    let mut piece = vec![0; PIECE];
+/// Reads bytes and computes when they arrive at the other end.
+fn receive(mut from: &TcpStream, sender: &SyncSender<(Instant, Vec<u8>)>, state: &State, direction: Direction) {
+    let mut piece = vec![0; SEGMENT_BYTES];
     let mut end_of_head = 0;
     while !state.cut.load(Ordering::SeqCst) {
         let length = match from.read(&mut piece) {
@@ -221,7 +223,7 @@ fn take(mut from: &TcpStream, sender: &SyncSender<(Instant, Vec<u8>)>, state: &S
         if direction == Direction::Up {
             count_heads(&piece[..length], &mut end_of_head, state);
         }
-        let arrival = state.leave(length, direction) + state.shape.round_trip / 2;
+        let arrival = state.departure_time(length, direction) + state.shape.round_trip / 2;
         if sender.send((arrival, piece[..length].to_vec())).is_err() {
             return;
         }
@@ -229,8 +231,8 @@ fn take(mut from: &TcpStream, sender: &SyncSender<(Instant, Vec<u8>)>, state: &S
 }
 
 impl State {
-    /// When the last of `length` bytes has left, after all that left before it.
-    fn leave(&self, length: usize, direction: Direction) -> Instant {
+    /// Returns when the last of `length` bytes leaves, after all earlier ones.
+    fn departure_time(&self, length: usize, direction: Direction) -> Instant {
         let nanoseconds = length as u64 * 8 * 1_000_000_000 / self.shape.bits_per_second.max(1);
         let lane = if direction == Direction::Up { &self.up } else { &self.down };
         let mut free = lane.lock().expect("no holder panics");
@@ -273,7 +275,7 @@ fn deliver(
     }
 }
 
-/// Counts `\r\n\r\n`, which may lie across two pieces.
+/// Counts `\r\n\r\n`, which may be split over two pieces.
 fn count_heads(bytes: &[u8], matched: &mut usize, state: &State) {
     const END: &[u8; 4] = b"\r\n\r\n";
     for byte in bytes {

@@ -1,6 +1,6 @@
-//! A machine in a directory: a publisher, what it published, and a sysroot that follows it.
+//! A machine in a directory: a publisher, its publication, and a sysroot that follows it.
 //!
-//! The operating system is a small tree of files; what the machine does with it does not depend on its size.
+//! The operating system is a small tree of files; how a machine deploys it does not depend on its size.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -12,22 +12,23 @@ use serde_json::Value;
 
 use super::sandbox::{Repository, Run, Sandbox, finish, remove_tree, run};
 
-/// The id that all sysroots of tests have.
+/// The id of all sysroots of the tests.
 pub const ID: &str = "0123abcd";
 
-/// A tree of an operating system, by path; a content that begins with `-> ` is a link, one that ends with `/` a directory.
+/// The tree of an operating system, by path; a content that begins with `-> ` is a symbolic link, a path that ends with `/` a
+/// directory.
 #[derive(Clone)]
 pub struct Os {
-    /// Its version, which is in many of its files.
+    /// The version, which is in many of its files.
     pub version: String,
-    /// Its files.
+    /// Contents by path.
     pub files: BTreeMap<String, String>,
-    /// Files that are copies of others, by path.
+    /// Files of this machine that are copied, by path.
     pub copies: BTreeMap<String, PathBuf>,
 }
 
 impl Os {
-    /// The system in a version, with a kernel of its own.
+    /// Returns the system in a version, with a kernel of its own.
     pub fn new(version: &str) -> Self {
         let mut os = Self { version: version.to_owned(), files: BTreeMap::new(), copies: BTreeMap::new() };
         for (path, content) in [
@@ -51,7 +52,7 @@ impl Os {
         os.kernel(version)
     }
 
-    /// The same with another kernel.
+    /// Returns the system with another kernel.
     pub fn kernel(mut self, version: &str) -> Self {
         self.files.retain(|path, _| !path.starts_with("usr/lib/modules/"));
         let directory = format!("usr/lib/modules/6.1.0-{version}");
@@ -70,7 +71,7 @@ impl Os {
         assert!(self.files.remove(path).is_some(), "there is no {path}");
     }
 
-    /// The same with a file set.
+    /// Returns the system with a file set.
     pub fn with(mut self, path: &str, content: &str) -> Self {
         self.set(path, content);
         self
@@ -88,7 +89,7 @@ impl Os {
                 symlink(link, &target).expect("writable");
             } else {
                 fs::write(&target, content).expect("writable");
-                fs::set_permissions(&target, fs::Permissions::from_mode(0o644)).expect("ours");
+                fs::set_permissions(&target, fs::Permissions::from_mode(0o644)).expect("owned by the test");
             }
         }
         for (path, from) in &self.copies {
@@ -96,29 +97,29 @@ impl Os {
             fs::create_dir_all(target.parent().expect("inside")).expect("writable");
             fs::copy(from, target).expect("readable");
         }
-        // Who builds a system sets its times.
+        // As a reproducible build sets the times of its files.
         let touch = ["-exec", "touch", "-h", "-d", "@1700000000", "{}", "+"].map(OsStr::new);
         run("find", [root.as_os_str()].into_iter().chain(touch)).success();
     }
 }
 
-/// A machine.
+/// A machine and the publisher that it follows.
 pub struct Machine {
-    /// Where all of it is.
+    /// Directory of everything.
     pub directory: PathBuf,
-    /// The repository of who makes the system.
+    /// The publisher's repository.
     pub publisher: Repository,
-    /// The sysroot.
+    /// Directory of the sysroot.
     pub sysroot: PathBuf,
 }
 
 impl Machine {
-    /// A machine with a boot loader, to which nothing was deployed yet, in a directory of the sandbox.
+    /// Makes a machine with a boot loader and no deployment, in a directory of the sandbox.
     pub fn new(sandbox: &Sandbox, loader: &str) -> Self {
         Self::at(sandbox.directory(&format!("machine-{loader}")), loader)
     }
 
-    /// The same in a directory of one's own.
+    /// Makes a machine with a boot loader and no deployment in `directory`.
     pub fn at(directory: PathBuf, loader: &str) -> Self {
         let publisher = Repository::init(directory.join("publisher"));
         let sysroot = directory.join("sysroot");
@@ -138,23 +139,23 @@ impl Machine {
         finish(command)
     }
 
-    /// A machine that was copied from another.
+    /// Returns a machine whose directory was copied from another one.
     pub fn copied(directory: PathBuf, publisher: &Repository) -> Self {
         let sysroot = directory.join("sysroot");
         Self { directory, publisher: publisher.clone(), sysroot }
     }
 
-    /// The file of the key that signs: its public or its secret half, by the suffix.
+    /// Returns the file of the signing key: its public or its secret half, by the suffix.
     pub fn key(&self, suffix: &str) -> String {
         self.directory.join("keys/release").with_extension(suffix).display().to_string()
     }
 
-    /// Where the system is published.
+    /// Returns the directory of the publication.
     pub fn published(&self) -> PathBuf {
         self.directory.join("published")
     }
 
-    /// The machine's own repository.
+    /// Returns the machine's own repository.
     pub fn repository(&self) -> Repository {
         Repository::at(self.sysroot.join("sapwood/repo"))
     }
@@ -173,7 +174,7 @@ impl Machine {
         self.publisher.run(arguments.into_iter().chain([tree.into()])).success()
     }
 
-    /// Commits and publishes a system; gives the commit.
+    /// Commits and publishes a system. Returns the commit.
     #[track_caller]
     pub fn publish(&self, os: &Os) -> String {
         let id = self.commit(os);
@@ -182,32 +183,32 @@ impl Machine {
         id
     }
 
-    /// Runs a verb on the sysroot.
+    /// Runs a command on the sysroot.
     pub fn run(&self, arguments: &[&str]) -> Run {
         finish(self.command(arguments))
     }
 
-    /// Runs a verb on the sysroot as if a deployment was running.
+    /// Runs a command on the sysroot as if a deployment was running.
     pub fn run_booted(&self, booted: &str, arguments: &[&str]) -> Run {
         let mut command = self.command(arguments);
         command.args(["--running", &format!("quiet sapwood={booted}")]);
         finish(command)
     }
 
-    /// A verb on the sysroot, not started yet.
+    /// Returns a command on the sysroot, not started yet.
     pub fn command(&self, arguments: &[&str]) -> std::process::Command {
         let mut command = std::process::Command::new(super::programs::sapwood());
         command.args(arguments).arg("--sysroot").arg(&self.sysroot).env_remove("SAPWOOD_SYSROOT");
         command
     }
 
-    /// `status --json`.
+    /// Returns what `status --json` prints.
     #[track_caller]
     pub fn status(&self) -> Value {
         serde_json::from_str(&self.run(&["status", "--json"]).success()).expect("JSON")
     }
 
-    /// The names of the deployments, in the order of `status`.
+    /// Returns the names of the deployments, in the order of `status`.
     #[track_caller]
     pub fn deployments(&self) -> Vec<String> {
         let status = self.status();
@@ -215,7 +216,7 @@ impl Machine {
         all.iter().map(|found| found["id"].as_str().expect("a name").to_owned()).collect()
     }
 
-    /// The versions of the deployments, in the order of `status`.
+    /// Returns the versions of the deployments, in the order of `status`.
     #[track_caller]
     pub fn versions(&self) -> Vec<String> {
         let status = self.status();
@@ -223,12 +224,12 @@ impl Machine {
         all.iter().map(|found| found["version"].as_str().expect("a version").to_owned()).collect()
     }
 
-    /// The directory of a deployment.
+    /// Returns the directory of a deployment.
     pub fn deployment(&self, name: &str) -> PathBuf {
         self.sysroot.join("sapwood/deploy").join(name)
     }
 
-    /// A path of the `/etc` of the deployment that boots next.
+    /// Returns a path in the `/etc` of the deployment that boots next.
     #[track_caller]
     pub fn etc(&self, path: &str) -> PathBuf {
         self.deployment(&self.deployments()[0]).join("etc").join(path)

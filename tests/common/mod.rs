@@ -1,8 +1,7 @@
-//! What the tests that run the program share: a sandbox to mount in, trees to commit, oracles to compare trees with.
+//! Helpers of the test programs: a sandbox to mount in, trees to commit, oracles to compare trees with, servers, links.
 //!
-//! Nothing here knows how Sapwood works: the program is run as a user runs it, and trees are compared by the tools of
-//! the distribution. What a test needs and the machine lacks (root, `/dev/fuse`, a package) is a failure that says so;
-//! no test skips itself.
+//! *Invariants*: the program is run as a user runs it, and trees are compared by the tools of the distribution. If the machine
+//! lacks something (root, `/dev/fuse`, a package), the test fails and says so; no test skips itself.
 #![allow(dead_code, reason = "each test program uses its part")]
 #![allow(clippy::disallowed_methods, reason = "fixtures need neither atomic nor durable writes")]
 
@@ -11,10 +10,10 @@ pub mod link;
 pub mod listener;
 pub mod machine;
 pub mod menu;
-pub mod odd;
 pub mod process;
 pub mod programs;
 pub mod published;
 pub mod sandbox;
+pub mod scripted_server;
 pub mod trees;
 pub mod web;

@@ -1,6 +1,6 @@
-//! A published repository made with the library alone, small packs and small frames, for tests that read one.
+//! Publishes repositories by the library alone, with small packs and frames, for tests that read a publication.
 //!
-//! Unsigned. Each call adds one commit: objects that earlier ones published are not published again.
+//! Unsigned. Each call adds one commit; objects that earlier calls published are not published again.
 
 use std::collections::HashMap;
 use std::fs;
@@ -10,7 +10,7 @@ use sapwood::image::Image;
 use sapwood::model::{BLOCK_SIZE, Commit, CommitId, LARGE_OBJECT, LocatorId, ObjectId, PackId, RefName};
 use sapwood::remote::format::wire::encode_image;
 use sapwood::remote::format::{
-    FileRef, Frame, ImageRef, Locator, LocatorBound, LocatorBuilder, PackWriter, Placement, Spot,
+    FileRef, ImageRef, Locator, LocatorBound, LocatorBuilder, ObjectPosition, PackFrame, PackWriter, Placement,
 };
 use sapwood::remote::layout;
 use sapwood::store::{ObjectSource as _, Store};
@@ -18,19 +18,19 @@ use sapwood::sys::Mapping;
 use sapwood::trust::{Envelope, RefRecord};
 
 /// Bytes after which a pack ends.
-const PACK: u64 = 1 << 20;
+const PACK_BYTES: u64 = 1 << 20;
 
-/// Raw bytes after which a frame of small objects ends.
-const SHARED_FRAME: usize = 128 << 10;
+/// Uncompressed bytes after which a frame of small objects ends.
+const SHARED_FRAME_BYTES: usize = 128 << 10;
 
-/// Where each object that was published is.
+/// The position of each published object.
 #[derive(Default)]
 pub struct Published {
     packs: Vec<(PackId, u64)>,
-    spots: HashMap<ObjectId, Vec<(Frame, u32)>>,
+    spots: HashMap<ObjectId, Vec<(PackFrame, u32)>>,
 }
 
-struct Gathering<'a> {
+struct PackBuilder<'a> {
     published: &'a mut Published,
     destination: &'a Path,
     pack: Option<PackWriter<Vec<u8>>>,
@@ -47,17 +47,17 @@ impl Published {
         let store = Store::open(repository).expect("a repository");
         let name: RefName = reference.parse().expect("a ref's name");
         let id = store.read_ref(&name).expect("readable").expect("there is such a ref");
-        let commit = store.commit(id).expect("here");
-        let image = fs::read(store.layout().image(commit.image)).expect("here");
+        let commit = store.commit(id).expect("it is local");
+        let image = fs::read(store.layout().image(commit.image)).expect("it is local");
         let contents = |object, size| {
             let mut bytes = vec![0; usize::try_from(size).expect("test objects fit")];
-            assert_eq!(store.read_at(object, 0, &mut bytes).expect("here"), bytes.len());
+            assert_eq!(store.read_at(object, 0, &mut bytes).expect("it is local"), bytes.len());
             bytes
         };
         self.add_commit(&name, &commit, &image, &contents, destination)
     }
 
-    /// Publishes a commit, whose image and contents are given, as a ref.
+    /// Publishes a commit as a ref, from its image and contents.
     pub fn add_commit(
         &mut self,
         name: &RefName,
@@ -73,7 +73,7 @@ impl Published {
         let objects: Vec<(ObjectId, u64)> =
             read.objects_with_sizes().expect("sound").map(|object| object.expect("sound")).collect();
         let mut gathering =
-            Gathering { published: self, destination, pack: None, shared: Vec::new(), members: Vec::new() };
+            PackBuilder { published: self, destination, pack: None, shared: Vec::new(), members: Vec::new() };
         objects.iter().for_each(|(object, size)| gathering.add(contents, *object, *size));
         gathering.finish();
         let locator = self.locator(&objects);
@@ -98,23 +98,23 @@ impl Published {
     fn locator(&self, objects: &[(ObjectId, u64)]) -> Vec<u8> {
         let mut builder = LocatorBuilder::new();
         let mut packs = HashMap::new();
-        let mut frames: HashMap<Frame, u32> = HashMap::new();
+        let mut frames: HashMap<PackFrame, u32> = HashMap::new();
         for (object, _) in objects {
             let spots = &self.spots[object];
             let mut first = None;
             for (frame, offset) in spots {
                 let (id, length) = self.packs[frame.pack as usize];
-                let pack = *packs.entry(frame.pack).or_insert_with(|| builder.pack(id, length));
-                let number = *frames.entry(*frame).or_insert_with(|| builder.frame(Frame { pack, ..*frame }));
-                first.get_or_insert(Spot { frame: number, offset: *offset });
+                let pack = *packs.entry(frame.pack).or_insert_with(|| builder.add_pack(id, length));
+                let number = *frames.entry(*frame).or_insert_with(|| builder.add_frame(PackFrame { pack, ..*frame }));
+                first.get_or_insert(ObjectPosition { frame: number, offset: *offset });
             }
-            builder.object(first.expect("every object has a frame"));
+            builder.add_object(first.expect("every object has a frame"));
         }
         builder.finish().expect("memory")
     }
 }
 
-impl Gathering<'_> {
+impl PackBuilder<'_> {
     /// Adds an object; an image names each once.
     fn add(&mut self, contents: Contents<'_>, object: ObjectId, size: u64) {
         if self.published.spots.contains_key(&object) {
@@ -131,7 +131,7 @@ impl Gathering<'_> {
         } else {
             self.members.push((object, self.shared.len() as u32));
             self.shared.extend_from_slice(&bytes);
-            if self.shared.len() >= SHARED_FRAME {
+            if self.shared.len() >= SHARED_FRAME_BYTES {
                 self.flush_shared();
             }
         }
@@ -148,14 +148,14 @@ impl Gathering<'_> {
         }
     }
 
-    fn frame(&mut self, raw: &[u8]) -> Frame {
+    fn frame(&mut self, raw: &[u8]) -> PackFrame {
         let packed = zstd::bulk::compress(raw, 3).expect("memory");
-        if self.pack.as_ref().is_some_and(|pack| pack.length() >= PACK) {
+        if self.pack.as_ref().is_some_and(|pack| pack.length() >= PACK_BYTES) {
             self.end_pack();
         }
         let pack = self.pack.get_or_insert_with(|| PackWriter::new(Vec::new()).expect("memory"));
         let offset = pack.add(&packed).expect("memory");
-        Frame {
+        PackFrame {
             pack: self.published.packs.len() as u32,
             offset: offset as u32,
             length: packed.len() as u32,

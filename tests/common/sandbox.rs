@@ -1,8 +1,8 @@
-//! A place where a test may mount, leave daemons behind and make a mess.
+//! Sandboxes, in which a test may mount and leave daemons and files behind.
 //!
-//! Each sandbox is a directory and a mount namespace of its own. Whatever a test mounts is invisible outside, and when
-//! the sandbox is dropped, also by a failing test, every process still in the namespace is killed and the directory is
-//! removed. The namespace belongs to the test's thread; what the thread starts inherits it.
+//! Each sandbox is a directory and a mount namespace. Mounts of a test are invisible outside. When the sandbox is dropped, also
+//! by a failing test, every process in the namespace is killed and the directory is removed. The namespace belongs to the
+//! test's thread; processes that the thread starts inherit it.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -21,17 +21,17 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use rustix::process::PidfdFlags;
 
-/// No single command of a test takes longer unless it hangs: reading all of a Debian root takes some ten seconds.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// Longest time of a single command of a test: reading all of a Debian root takes some ten seconds.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Where the mounts of root are listed.
-const RUNNING: &str = "/run/sapwood";
+/// Directory in which root's mounts are listed.
+const MOUNT_LIST: &str = "/run/sapwood";
 
-/// A directory and a mount namespace, both gone when this is dropped.
+/// A directory and a mount namespace, both removed when dropped.
 pub struct Sandbox {
     directory: PathBuf,
     namespace: PathBuf,
-    /// As long as it is open, no other namespace gets the same number: the thread may have gone on to another sandbox.
+    /// While it is open, no other namespace gets the same number: the thread may have entered another sandbox.
     _namespace: File,
 }
 
@@ -42,10 +42,10 @@ impl Sandbox {
         assert!(Path::new("/dev/fuse").exists(), "/dev/fuse is missing: this test cannot run (modprobe fuse?)");
         unshare(CloneFlags::CLONE_NEWNS).expect("root may unshare its mounts (a container needs CAP_SYS_ADMIN)");
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).expect("private");
-        // The list of running mounts is this test's own: it is one for all namespaces.
-        fs::create_dir_all(RUNNING).expect("root may");
-        mount(Some("tmpfs"), RUNNING, Some("tmpfs"), MsFlags::empty(), Some("mode=0755")).expect("tmpfs mounts");
-        // Tests that run beside each other in one program may choose the same name.
+        // The list of running mounts is global for all namespaces, so each test gets its own.
+        fs::create_dir_all(MOUNT_LIST).expect("root may");
+        mount(Some("tmpfs"), MOUNT_LIST, Some("tmpfs"), MsFlags::empty(), Some("mode=0755")).expect("tmpfs mounts");
+        // Tests that run at the same time may choose the same name.
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("{name}.{}.{number}", std::process::id());
@@ -60,12 +60,12 @@ impl Sandbox {
         }
     }
 
-    /// The sandbox's directory.
+    /// Returns the sandbox's directory.
     pub fn path(&self) -> &Path {
         &self.directory
     }
 
-    /// A path in the sandbox; nothing is made there.
+    /// Returns a path in the sandbox, where nothing is made.
     pub fn join(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }
@@ -102,7 +102,7 @@ impl Sandbox {
         target
     }
 
-    /// Gives `/dev/fuse` the mode 0666 that udev gives it, for this sandbox only: a machine without udev has not.
+    /// Gives `/dev/fuse` the mode 0666, for this sandbox only, as udev does: the machine may have no udev.
     pub fn open_fuse_to_everybody(&self) {
         let node = self.tmpfs("dev", 4096).join("fuse");
         run(
@@ -117,13 +117,13 @@ impl Sandbox {
         mount(Some(&node), "/dev/fuse", None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("a bind mount");
     }
 
-    /// An initialised repository in the sandbox.
+    /// Makes a repository in the sandbox.
     pub fn repository(&self, name: &str) -> Repository {
         Repository::init(self.join(name))
     }
 
-    /// Kills what still runs in the namespace, other than this test itself, until nothing does: some processes replace
-    /// others that are killed.
+    /// Kills the processes in the namespace, except for this test, until there are none: some processes replace others that are
+    /// killed.
     fn end_processes(&self) {
         for _ in 0..10 {
             if self.kill_processes() == 0 {
@@ -139,7 +139,7 @@ impl Sandbox {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
             let namespace = fs::read_link(entry.path().join("ns/mnt"));
             if pid != own && namespace.is_ok_and(|namespace| namespace == self.namespace) {
-                // It may have ended by itself since; that is as good.
+                // It may have ended by itself since, which is as good.
                 let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
                 found += 1;
             }
@@ -167,42 +167,42 @@ impl Drop for Sandbox {
     }
 }
 
-/// The mount table writes blanks and backslashes as `\ooo`.
+/// Decodes a field of the mount table, which writes blanks and backslashes as `\ooo`.
 fn unescape(field: &str) -> PathBuf {
     PathBuf::from(field.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\"))
 }
 
-/// By `rm`, which copes with a depth of 1,000 and modes of 0000, and never crosses into a mount.
+/// Removes a tree by `rm`, which handles a depth of 1,000 and modes of 0000, and never crosses into a mount.
 pub fn remove_tree(path: &Path) {
     let _ = Command::new("rm").arg("-rf").arg("--one-file-system").arg(path).status();
 }
 
-/// How a command ended and what it said.
+/// The result of a command.
 #[derive(Debug)]
 pub struct Run {
     /// The command line, for messages.
     pub command: String,
-    /// How it ended.
+    /// Its exit status.
     pub status: ExitStatus,
-    /// What it wrote to stdout.
+    /// Its stdout.
     pub stdout: Vec<u8>,
-    /// What it wrote to stderr, as text.
+    /// Its stderr, as text.
     pub stderr: String,
-    /// How long it took.
+    /// Its duration.
     pub time: Duration,
-    /// The most bytes of memory that it was seen to have held.
+    /// Its peak memory in bytes, as far as it was seen.
     pub memory: u64,
 }
 
 impl Run {
-    /// Fails the test unless the command exited 0; gives stdout as text without the last newline.
+    /// Fails the test unless the command exited 0. Returns stdout as text without the last newline.
     #[track_caller]
     pub fn success(self) -> String {
         assert!(self.status.success(), "{} ended with {}:\n{}", self.command, self.status, self.stderr);
         self.text()
     }
 
-    /// Fails the test unless the command exited with `code` and said something on stderr; gives that.
+    /// Fails the test unless the command exited with `code` and wrote to stderr. Returns stderr.
     #[track_caller]
     pub fn failure(self, code: i32) -> String {
         let text = self.text();
@@ -212,7 +212,7 @@ impl Run {
         self.stderr
     }
 
-    /// Fails the test unless the command failed, with any code but not by a signal or a panic.
+    /// Fails the test unless the command failed, with any code but not by a signal or a panic. Returns stderr.
     #[track_caller]
     pub fn any_failure(self) -> String {
         let code = self.status.code();
@@ -220,7 +220,7 @@ impl Run {
         self.failure(code.unwrap_or_default())
     }
 
-    /// Stdout as text, without the newline at the end.
+    /// Returns stdout as text, without the newline at the end.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.stdout).trim_end_matches('\n').to_owned()
     }
@@ -233,7 +233,8 @@ pub fn run<A: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = A
     finish(command)
 }
 
-/// Has `runner`, a program that takes another one at the end of its arguments, run `command` with its environment.
+/// Returns a command by which `runner`, a program that takes another one at the end of its arguments, runs `command` with its
+/// environment.
 pub fn run_by(mut runner: Command, command: &Command) -> Command {
     runner.arg(command.get_program()).args(command.get_args());
     for (name, value) in command.get_envs() {
@@ -247,12 +248,12 @@ pub fn run_by(mut runner: Command, command: &Command) -> Command {
 
 /// Runs a command to its end, with its output in files.
 ///
-/// Not in pipes: a daemon that holds on to the pipe would make the test wait for ever instead of failing.
+/// Not in pipes: a daemon that keeps the pipe open would make the test wait for ever instead of failing.
 pub fn finish(command: Command) -> Run {
-    finish_within(command, PATIENCE)
+    finish_within(command, COMMAND_TIMEOUT)
 }
 
-/// Like [`finish`] for what may take longer.
+/// Like [`finish`], with a longer time limit.
 pub fn finish_within(mut command: Command, patience: Duration) -> Run {
     let line = format!("{command:?}");
     let (stdout, stderr) = (temporary(), temporary());
@@ -264,9 +265,24 @@ pub fn finish_within(mut command: Command, patience: Duration) -> Run {
     Run { command: line, status, stdout: content(stdout), stderr: lossy(content(stderr)), time, memory }
 }
 
-/// The most memory that a process has held so far, in bytes; `None` when it has ended.
+/// Returns the peak memory of a process so far, in bytes; `None` when it has ended, or is about to run its program: until then it
+/// has the memory of the test program, for a moment also after it was started.
 pub fn peak_memory(pid: u32) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let program = |process: &str| fs::read_link(format!("/proc/{process}/exe"));
+    if program(&pid.to_string()).ok()? == program("self").expect("it runs") {
+        return None;
+    }
+    high_water(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
+}
+
+/// Returns the peak memory of the test program itself so far, in bytes.
+pub fn own_peak_memory() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").expect("it runs");
+    high_water(&status).expect("a status of a process has VmHWM")
+}
+
+/// Reads the peak memory from a `status` file of `/proc`, in bytes.
+fn high_water(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? << 10)
 }
@@ -277,7 +293,7 @@ fn wait(mut child: Child, line: &str, patience: Duration) -> (ExitStatus, u64) {
     let ended = rustix::process::pidfd_open(pid, PidfdFlags::empty()).expect("the kernel has pidfds");
     loop {
         memory = peak_memory(child.id()).unwrap_or(0).max(memory);
-        // How often its memory is looked at; the end is seen at once.
+        // Interval at which its memory is read; the end is noticed at once.
         let pause = if begin.elapsed() < Duration::from_millis(100) { 2_u8 } else { 20 };
         poll(&mut [PollFd::new(ended.as_fd(), PollFlags::POLLIN)], pause).expect("a descriptor can be polled");
         if let Some(status) = child.try_wait().expect("a child can be waited for") {
@@ -325,12 +341,12 @@ impl Repository {
         repository
     }
 
-    /// One that is there already.
+    /// Returns an existing repository.
     pub fn at(path: PathBuf) -> Self {
         Self { path, user: None }
     }
 
-    /// `init` as a user other than root; the directory above `path` must be theirs.
+    /// Runs `init` as a user other than root, who must own the directory above `path`.
     #[track_caller]
     pub fn init_as(path: PathBuf, user: u32) -> Self {
         let repository = Self { path, user: Some(user) };
@@ -338,12 +354,12 @@ impl Repository {
         repository
     }
 
-    /// Where it is.
+    /// Returns its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// `sapwood --repo PATH ARGUMENTS…`, not yet started.
+    /// Returns `sapwood --repo PATH ARGUMENTS…`, not yet started.
     pub fn command<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
         let program = super::programs::sapwood();
         let mut command = match self.user {
@@ -357,7 +373,7 @@ impl Repository {
                 command
             }
         };
-        // What whoever runs the tests has set is not what they test.
+        // Settings of the user who runs the tests must not affect them.
         for name in
             ["SAPWOOD_REPO", "http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "SSL_CERT_FILE"]
         {
@@ -372,7 +388,7 @@ impl Repository {
         finish(self.command(arguments))
     }
 
-    /// Commits a directory; gives the commit's id.
+    /// Commits a directory. Returns the commit's id.
     #[track_caller]
     pub fn commit(&self, name: &str, directory: &Path) -> String {
         let id =
@@ -381,7 +397,7 @@ impl Repository {
         id
     }
 
-    /// Commits a tar file; gives the commit's id.
+    /// Commits a tar file. Returns the commit's id.
     #[track_caller]
     pub fn commit_tar(&self, name: &str, tar: &Path) -> String {
         let id =
@@ -396,8 +412,8 @@ impl Repository {
         self.run(["fsck"]).success();
     }
 
-    /// Takes away what is mounted at `at`. Not at once if it is in use: another thread of the test program may be starting a
-    /// process, which has all our open files for a moment.
+    /// Unmounts what is mounted at `at`. It waits while that is in use: another thread of the test program may be starting a
+    /// process, which has all open files of the program for a moment.
     #[track_caller]
     pub fn umount(&self, at: &Path) {
         let begin = Instant::now();
@@ -429,7 +445,7 @@ impl Repository {
     }
 }
 
-/// Whether something is mounted exactly at `path`.
+/// Returns whether something is mounted exactly at `path`.
 pub fn is_mounted(path: &Path) -> bool {
     let table = fs::read_to_string("/proc/thread-self/mountinfo").expect("proc is mounted");
     table.lines().filter_map(|line| line.split(' ').nth(4)).any(|target| unescape(target) == path)
@@ -448,12 +464,12 @@ pub struct Mounted {
 }
 
 impl Mounted {
-    /// The mount point.
+    /// Returns the mount point.
     pub fn path(&self) -> &Path {
         &self.at
     }
 
-    /// Unmounts and expects that to work.
+    /// Unmounts, and fails the test if that fails.
     #[track_caller]
     pub fn unmount(self) {
         self.repository.umount(&self.at);
@@ -469,7 +485,7 @@ impl Drop for Mounted {
     }
 }
 
-/// Whether a run was ended by `signal`.
+/// Returns whether a run was ended by `signal`.
 pub fn ended_by(run: &Run, signal: Signal) -> bool {
     run.status.signal() == Some(signal as i32)
 }

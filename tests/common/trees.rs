@@ -1,4 +1,4 @@
-//! Trees to commit: one with every nasty case, one wide, one deep, one with a huge file, and a real Debian root.
+//! Trees to commit: one with every edge case, one wide, one deep, one with a huge file, and a real Debian root.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -18,7 +18,7 @@ use super::sandbox::run;
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 
-/// Sizes at which some layer changes its mind: pages, packs, blocks, large objects.
+/// Sizes at which some layer behaves differently: pages, packs, blocks, large objects.
 const SIZES: &[usize] = &[
     0,
     1,
@@ -38,7 +38,7 @@ const SIZES: &[usize] = &[
     3 * MIB + 17,
 ];
 
-/// Bytes that no compressor shrinks and that differ for each seed.
+/// Returns incompressible bytes that differ for each seed.
 pub fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut bytes = Vec::with_capacity(length + 8);
@@ -52,8 +52,8 @@ pub fn noise(seed: u64, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// Makes a tree at `root` with at least one of everything that a Unix filesystem can hold and a program can get wrong.
-/// Needs root, and a file system with extended attributes and ACLs.
+/// Makes a tree at `root` with at least one of everything that a Unix filesystem can hold and a program can get wrong. Needs
+/// root, and a file system with extended attributes and ACLs.
 pub fn nasty(root: &Path) {
     fs::create_dir_all(root).expect("the sandbox is writable");
     sizes(&dir(root, "sizes"));
@@ -93,7 +93,7 @@ fn kinds(at: &Path) {
     node(&at.join("fifo"), FileType::Fifo, 0);
     node(&at.join("null"), FileType::CharacterDevice, makedev(1, 3));
     node(&at.join("loop7"), FileType::BlockDevice, makedev(7, 7));
-    // Numbers that do not fit the 8 + 8 bits of old: majors have 12 bits, minors 20.
+    // Numbers that do not fit the former 8 + 8 bits: majors have 12 bits, minors 20.
     node(&at.join("large numbers"), FileType::CharacterDevice, makedev(4095, 1_048_575));
     node(&at.join("zero numbers"), FileType::CharacterDevice, makedev(0, 0));
     drop(UnixListener::bind(at.join("socket")).expect("the sandbox's path is short enough for a socket"));
@@ -130,7 +130,7 @@ fn names(at: &Path) {
         b"A\xCC\x8A",
         b"\x01",
         b"\xFF",
-        // Sorted by bytes `a.b` and `a-b` lie between `a` and what is below `a`.
+        // Sorted by bytes, `a.b` and `a-b` are between `a` and what is below `a`.
         b"a-b",
         b"a.b",
         b"a0",
@@ -162,7 +162,7 @@ fn owners_and_modes(at: &Path) {
             lchown(path, Some(uid), Some(gid)).expect("root may give away");
         }
     }
-    // chown clears set-uid, so the mode comes after.
+    // chown clears set-uid, so the mode is set after it.
     let given = file(at, "set-uid of another", "x");
     lchown(&given, Some(1234), Some(5678)).expect("root may give away");
     set_mode(&given, 0o6755);
@@ -178,7 +178,7 @@ fn links(at: &Path) {
     let one = file(&here, "one", noise(900, 5000));
     hard(&one, here.join("two"));
     hard(&one, there.join("three"));
-    // Its own inode with the content of another: a difference that only the link count shows.
+    // Another inode with the same content: a difference that only the link count shows.
     file(&here, "one's double", noise(900, 5000));
     let large = file(&there, "large", noise(901, 2 * MIB));
     hard(&large, here.join("0 sorts before large"));
@@ -223,7 +223,7 @@ fn sparse(at: &Path) {
     file(at, "zeros inside, dense", mixed);
 }
 
-/// A file over 4 GiB with data at its start, across the 4 GiB line and near its end.
+/// Makes a file over 4 GiB with data at its start, across the 4 GiB line and near its end.
 pub fn huge(root: &Path) {
     fs::create_dir_all(root).expect("the sandbox is writable");
     let file = File::create(root.join("huge")).expect("the sandbox is writable");
@@ -270,7 +270,8 @@ fn attributes(at: &Path) {
     file(&directory, "inherits", "x");
 }
 
-/// The longest value that this file system takes: 64 KiB is the kernel's limit, ext4 keeps all of a file's in 4 KiB.
+/// Sets the longest value that this file system takes: 64 KiB is the kernel's limit, ext4 keeps all of a file's attributes in 4
+/// KiB.
 fn long_attribute(path: &Path) {
     let longest = (1..=64 * KIB)
         .rev()
@@ -293,19 +294,19 @@ fn symlinks(at: &Path) {
     }
 }
 
-/// One-letter names, so that the path of the last still fits `PATH_MAX` and tools reach it.
+/// Uses one-letter names, so that the last path fits `PATH_MAX` and tools reach it.
 fn depth(at: &Path, levels: usize) {
     let deepest = at.join(vec!["d"; levels].join("/"));
     fs::create_dir_all(&deepest).expect("a path of 2,000 bytes is short enough");
     file(&deepest, "bottom", "here");
 }
 
-/// Gives every entry a time of its own, from long ago to far away, with nanoseconds. Bottom up, and last of all: each
-/// change in a directory would set its time again.
+/// Gives every entry a time of its own, from the distant past to the distant future, with nanoseconds. Bottom up, and last of
+/// all, since each change in a directory would set its time again.
 fn times(root: &Path) {
     let listing = run("find", [root.as_os_str(), OsStr::new("-depth"), OsStr::new("-print0")]);
     assert!(listing.status.success(), "{}", listing.stderr);
-    // What ext4 with 256-byte inodes can keep: 1901 to 2446.
+    // Times that ext4 with 256-byte inodes can keep: 1901 to 2446.
     let special =
         [(-1, 999_999_999), (-2_000_000_000, 1), (0, 0), (0, 1), (4_294_967_296, 5), (15_000_000_000, 123_456_789)];
     for (number, path) in listing.stdout.split(|&b| b == 0).filter(|path| !path.is_empty()).enumerate() {
@@ -318,7 +319,7 @@ fn times(root: &Path) {
     }
 }
 
-/// One directory with `entries` entries: most are empty files, some have content, some are directories.
+/// Makes a directory with `entries` entries: most are empty files, some have content, some are directories.
 pub fn wide(root: &Path, entries: usize) {
     fs::create_dir_all(root).expect("the sandbox is writable");
     for number in 0..entries {
@@ -333,7 +334,7 @@ pub fn wide(root: &Path, entries: usize) {
     }
 }
 
-/// A tree that is quick to commit yet takes long enough to be interrupted: small files, some large ones.
+/// Makes a tree that is quick to commit yet takes long enough to be interrupted: small files, some large ones.
 pub fn medium(root: &Path, files: usize) {
     fs::create_dir_all(root).expect("the sandbox is writable");
     for number in 0..files {
@@ -344,7 +345,8 @@ pub fn medium(root: &Path, files: usize) {
     }
 }
 
-/// The Debian root, made first if it is not there (some minutes); shared by all tests, so never to be changed.
+/// Returns the Debian root, and makes it first if it is missing (some minutes). All tests share it, so it must never be
+/// changed.
 pub fn debian_root() -> PathBuf {
     let maker = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/common/debian-root");
     let output = Command::new(&maker).stderr(std::process::Stdio::inherit()).output().expect("the maker can be run");

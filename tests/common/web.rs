@@ -1,4 +1,4 @@
-//! A static web server on loopback, in this process, that can be stopped and started again.
+//! A static web server on loopback in this process, which can be stopped and started again.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use axum::serve::ListenerExt as _;
 use tokio::runtime::Runtime;
 use tower_http::services::ServeDir;
 
-/// A server of one directory; it stops when this is dropped.
+/// A server of one directory; it stops when dropped.
 pub struct Web {
     directory: PathBuf,
     address: SocketAddr,
@@ -23,12 +23,12 @@ impl Web {
         web
     }
 
-    /// Where it listens.
+    /// Returns its address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Its URL.
+    /// Returns its URL.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -50,7 +50,7 @@ impl Web {
         let router = Router::new().fallback_service(ServeDir::new(&self.directory));
         runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(listener).expect("a socket");
-            // A web server of today sends the end of an answer at once; some clients would wait 40 ms for it.
+            // Web servers send the end of an answer at once; without this, some clients would wait 40 ms for it.
             axum::serve(listener.tap_io(|stream| stream.set_nodelay(true).expect("a socket")), router).await
         });
         self.runtime = Some(runtime);

@@ -1,6 +1,6 @@
-//! What needs root: tests that mount, make device nodes and foreign owners, each in a mount namespace of its own.
+//! Tests that need root: they mount, make device nodes and foreign owners, each in a mount namespace of its own.
 //!
-//! A folder for each promise or journey; `tests/README.md` says which file proves which promise.
+//! Each folder is a promise or a journey; `tests/README.md` says which file proves which promise.
 
 #![allow(clippy::disallowed_methods, reason = "fixtures need neither atomic nor durable writes")]
 
@@ -11,6 +11,7 @@ mod atomicity;
 mod compose;
 mod deploy;
 mod fidelity;
+mod handbook;
 mod integrity;
 mod remote;
 mod scale;

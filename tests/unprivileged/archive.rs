@@ -1,7 +1,7 @@
-//! Trees that go through tar archives and directories and come back: the same files give the same image whichever way
-//! they came, real tar reads what is written and its archives of every format are read.
+//! Round trips of trees through tar archives and directories: the same files give the same image by every way, GNU tar reads
+//! exported archives, and archives of GNU tar in every format are read.
 //!
-//! Needs GNU tar, rsync, setfacl and setfattr. As root the trees have devices, owners and capabilities too.
+//! Needs GNU tar, rsync, setfacl and setfattr. As root, the trees have devices, owners and capabilities, too.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -9,11 +9,11 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use sapwood::compose::source::{
-    DirectoryOptions as ImportOptions, Progress as ImportProgress, TarError, TarOptions, read_directory, read_tar,
-};
+use sapwood::compose::source::{ImportOptions, ImportProgress, TarError, TarOptions, read_directory, read_tar};
 use sapwood::disk::Wait;
-use sapwood::export::{DirectoryOptions, Fidelity, Progress, Report, TargetContents, export_directory, export_tar};
+use sapwood::export::{
+    ExportOptions, ExportProgress, ExportReport, Fidelity, TargetContents, export_directory, export_tar,
+};
 use sapwood::image::{Image, Ino, NodeId, Tree, encode};
 use sapwood::model::{Content, DeviceNumber, EntryName, Extent, Metadata, Node, NodeKind, Timestamp, Xattrs};
 use sapwood::store::{Config, StatCache, Store, StoreWriter};
@@ -23,17 +23,17 @@ fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// A repository and a place to work in; both vanish.
-struct Bench {
+/// A repository and a temporary directory, both removed when dropped.
+struct Fixture {
     directory: tempfile::TempDir,
     writer: StoreWriter,
 }
 
-impl Bench {
+impl Fixture {
     fn new() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let store = Store::init(&directory.path().join("repo"), &Config::default()).expect("an empty repository");
-        let writer = store.writer(Wait::No).expect("nobody else writes");
+        let writer = store.writer(Wait::No).expect("no other writer");
         Self { directory, writer }
     }
 
@@ -51,26 +51,27 @@ impl Bench {
         read_tar(archive, &self.writer, TarOptions::default(), &ImportProgress::default())
     }
 
-    /// The image of a tree whose contents are in the repository by then.
+    /// Returns the image of a tree whose contents are in the repository.
     fn image(&self, tree: &Tree) -> Image {
-        self.writer.settle().expect("room on disk");
+        self.writer.flush().expect("room on disk");
         let encoded = encode(tree).expect("a legal tree");
         Image::open(Mapping::of_bytes(encoded.bytes)).expect("just made")
     }
 
-    fn export_tar(&self, tree: &Tree) -> (Vec<u8>, Report) {
+    fn export_tar(&self, tree: &Tree) -> (Vec<u8>, ExportReport) {
         let image = self.image(tree);
         let mut bytes = Vec::new();
-        let report = export_tar(&image, Ino::ROOT, self.writer.store(), &mut bytes, &Progress::default());
+        let report = export_tar(&image, Ino::ROOT, self.writer.store(), &mut bytes, &ExportProgress::default());
         (bytes, report.expect("memory takes all"))
     }
 
     fn export(&self, tree: &Tree, name: &str) -> PathBuf {
         let target = self.path(name);
-        let options = DirectoryOptions { fidelity: Fidelity::Required, ..DirectoryOptions::default() };
+        let options = ExportOptions { fidelity: Fidelity::Required, ..ExportOptions::default() };
         let image = self.image(tree);
-        let report = export_directory(&image, Ino::ROOT, self.writer.store(), &target, options, &Progress::default())
-            .unwrap_or_else(|error| panic!("{}", chain(&error)));
+        let report =
+            export_directory(&image, Ino::ROOT, self.writer.store(), &target, options, &ExportProgress::default())
+                .unwrap_or_else(|error| panic!("{}", chain(&error)));
         assert!(report.is_complete(), "{report:?}");
         assert_eq!(report.entries, u64::from(image.entries()));
         target
@@ -98,7 +99,7 @@ fn shell(directory: &Path, script: &str) {
     run(Command::new("bash").arg("-euc").arg(script).current_dir(directory));
 }
 
-/// One line for each name, so that a difference can be read.
+/// Returns one line for each name, so that differences can be read.
 fn lines(tree: &Tree) -> Vec<String> {
     let mut lines = Vec::new();
     let mut pending = vec![(String::new(), tree.root())];
@@ -109,7 +110,7 @@ fn lines(tree: &Tree) -> Vec<String> {
             pending.push((format!("{path}/{name}"), child));
         }
     }
-    // Handles depend on the order of entries; what matters is which names share one: print the first of them.
+    // Handles depend on the order of entries; only the names that share one matter: print the first of them.
     lines.sort();
     let mut first_names = std::collections::HashMap::new();
     for line in &mut lines {
@@ -134,7 +135,7 @@ fn assert_same(found: &Tree, expected: &Tree) {
     panic!("found:\n{}\nexpected:\n{}", only(&found_lines, &expected_lines), only(&expected_lines, &found_lines));
 }
 
-/// Every kind of file that has ever been trouble.
+/// Makes every kind of file that has ever caused a fault.
 fn make_nasty(top: &Path) {
     fs::create_dir(top).expect("free name");
     shell(
@@ -175,7 +176,7 @@ fn make_nasty(top: &Path) {
     shell(top, "touch -d '2021-05-06 07:08:09.5 UTC' . dir links 'a b'");
 }
 
-/// Adds what is below the reach of any path: 300 directories with names of 100 bytes.
+/// Adds directories deeper than any path: 300 with names of 100 bytes.
 fn make_deep(top: &Path) {
     shell(
         top,
@@ -196,7 +197,7 @@ fn without_sockets(tree: &Tree) -> Tree {
     tree
 }
 
-/// What rsync, which compares everything but devices' contents, would have to change.
+/// Returns what rsync, which compares everything but devices' contents, would have to change.
 fn differences(from: &Path, to: &Path) -> String {
     let mut from = from.as_os_str().to_owned();
     from.push("/");
@@ -211,11 +212,11 @@ fn tar(directory: &Path, arguments: &[&str]) -> Vec<u8> {
 
 #[test]
 fn gnu_tar_archives_import_equal_to_the_directory() {
-    let bench = Bench::new();
-    let source = bench.path("source");
+    let fixture = Fixture::new();
+    let source = fixture.path("source");
     make_nasty(&source);
     make_deep(&source);
-    let expected = without_sockets(&bench.import(&source));
+    let expected = without_sockets(&fixture.import(&source));
     for arguments in [
         &["--format=pax", "--xattrs", "--acls", "--sparse"][..],
         &["--format=pax", "--xattrs", "--acls", "--sparse", "--sparse-version=0.0"],
@@ -225,17 +226,17 @@ fn gnu_tar_archives_import_equal_to_the_directory() {
         &["--format=pax", "--xattrs", "--sparse", "--xz", "--no-acls"],
     ] {
         let tree =
-            bench.untar(&tar(&source, arguments)).unwrap_or_else(|error| panic!("{arguments:?}: {}", chain(&error)));
+            fixture.untar(&tar(&source, arguments)).unwrap_or_else(|error| panic!("{arguments:?}: {}", chain(&error)));
         assert_same(&tree, &expected);
     }
 }
 
 #[test]
 fn gnu_and_ustar_formats_keep_what_they_can() {
-    let bench = Bench::new();
-    let source = bench.path("source");
+    let fixture = Fixture::new();
+    let source = fixture.path("source");
     make_nasty(&source);
-    // Whole seconds and no attributes are what these formats hold; ustar has no long names, large ids or sparse files.
+    // These formats hold whole seconds and no attributes; ustar has no long names, large ids or sparse files.
     let remove_long =
         "rm -rf d* n* q* p* long-target; rm -rf sparse; chown -R 1:1 . 2>&- || true; touch -d @5 before long-ago after";
     shell(&source, r#"find . -exec touch -h -d @1600000000 {} +; touch -d '1950-01-01' before"#);
@@ -246,10 +247,10 @@ fn gnu_and_ustar_formats_keep_what_they_can() {
     ] {
         shell(&source, prepare);
         shell(&source, "find . -exec touch -h -d @1600000000 {} +");
-        let mut expected = without_sockets(&bench.import(&source));
+        let mut expected = without_sockets(&fixture.import(&source));
         clear_xattrs(&mut expected);
         let tree =
-            bench.untar(&tar(&source, arguments)).unwrap_or_else(|error| panic!("{arguments:?}: {}", chain(&error)));
+            fixture.untar(&tar(&source, arguments)).unwrap_or_else(|error| panic!("{arguments:?}: {}", chain(&error)));
         assert_same(&tree, &expected);
     }
 }
@@ -270,8 +271,8 @@ fn all_nodes(tree: &Tree) -> Vec<NodeId> {
     nodes
 }
 
-/// Adds to what a file system made what this one may not have.
-fn worse(tree: &mut Tree) {
+/// Adds entries that the file system of the test may not support.
+fn add_edge_cases(tree: &mut Tree) {
     let mut add = |name: &[u8], metadata: Metadata, kind: NodeKind| {
         let name = EntryName::new(name).expect("legal");
         tree.insert(tree.root(), name, Node { metadata, kind }).expect("free name")
@@ -292,29 +293,29 @@ fn worse(tree: &mut Tree) {
 }
 
 #[test]
-fn our_archives_import_equal_and_are_always_the_same_bytes() {
-    let bench = Bench::new();
-    let source = bench.path("source");
+fn exported_archives_import_equal_and_are_reproducible() {
+    let fixture = Fixture::new();
+    let source = fixture.path("source");
     make_nasty(&source);
-    let mut tree = bench.import(&source);
-    worse(&mut tree);
-    let (bytes, report) = bench.export_tar(&tree);
+    let mut tree = fixture.import(&source);
+    add_edge_cases(&mut tree);
+    let (bytes, report) = fixture.export_tar(&tree);
     assert_eq!((report.sockets_lost, report.is_complete()), (1, false));
     assert!(report.examples[0].contains("'./sock'"), "{report:?}");
     let tree = without_sockets(&tree);
-    assert_same(&bench.untar(&bytes).unwrap_or_else(|error| panic!("{}", chain(&error))), &tree);
-    let (again, report) = bench.export_tar(&tree);
+    assert_same(&fixture.untar(&bytes).unwrap_or_else(|error| panic!("{}", chain(&error))), &tree);
+    let (again, report) = fixture.export_tar(&tree);
     assert!(report.is_complete());
     assert!(again == bytes);
 }
 
 #[test]
-fn gnu_tar_unpacks_our_archives_exactly() {
-    let bench = Bench::new();
-    let source = bench.path("source");
+fn gnu_tar_unpacks_exported_archives_exactly() {
+    let fixture = Fixture::new();
+    let source = fixture.path("source");
     make_nasty(&source);
-    let (bytes, _) = bench.export_tar(&bench.import(&source));
-    let (archive, target) = (bench.path("archive.tar"), bench.path("target"));
+    let (bytes, _) = fixture.export_tar(&fixture.import(&source));
+    let (archive, target) = (fixture.path("archive.tar"), fixture.path("target"));
     fs::write(&archive, bytes).expect("room on disk");
     fs::create_dir(&target).expect("free name");
     let output = Command::new("tar")
@@ -335,65 +336,66 @@ fn gnu_tar_unpacks_our_archives_exactly() {
     fs::remove_file(source.join("sock")).expect("made above");
     shell(&source, "touch -d '2021-05-06 07:08:09.5 UTC' .");
     assert_eq!(differences(&source, &target), "");
-    assert_same(&bench.import(&target), &bench.import(&source));
+    assert_same(&fixture.import(&target), &fixture.import(&source));
 }
 
 #[test]
-fn an_exported_directory_is_the_one_that_was_read() {
-    let bench = Bench::new();
-    let source = bench.path("source");
+fn exported_directory_equals_the_imported_one() {
+    let fixture = Fixture::new();
+    let source = fixture.path("source");
     make_nasty(&source);
     if is_root() {
         shell(&source, "ln null links/null");
     }
-    let tree = bench.import(&source);
-    let target = bench.export(&tree, "target");
+    let tree = fixture.import(&source);
+    let target = fixture.export(&tree, "target");
     assert_eq!(differences(&source, &target), "");
-    assert_same(&bench.import(&target), &tree);
+    assert_same(&fixture.import(&target), &tree);
 }
 
 #[test]
 fn a_target_with_files_is_refused_or_merged() {
-    let bench = Bench::new();
-    let (source, target) = (bench.path("source"), bench.path("target"));
+    let fixture = Fixture::new();
+    let (source, target) = (fixture.path("source"), fixture.path("target"));
     fs::create_dir(&source).expect("free name");
     shell(
         &source,
         "mkdir -p dir kind; echo new > dir/file; echo 1 > soft; mkfifo pipe; ln -s x link; ln soft hard; chmod 555 dir",
     );
-    let tree = bench.import(&source);
+    let tree = fixture.import(&source);
     fs::create_dir(&target).expect("free name");
-    let outside = bench.path("outside");
+    let outside = fixture.path("outside");
     shell(
-        bench.directory.path(),
+        fixture.directory.path(),
         "mkdir outside; echo safe > outside/file; cd target; mkdir dir; echo old > dir/file; echo kept > dir/other; setfacl -d -m u:5:rwx . dir; \
          ln -s ../outside/file soft; ln -s ../outside kind; echo > pipe; echo > link; echo > hard",
     );
-    let image = bench.image(&tree);
+    let image = fixture.image(&tree);
     let export = |contents| {
-        let options = DirectoryOptions { contents, ..DirectoryOptions::default() };
-        export_directory(&image, Ino::ROOT, bench.writer.store(), &target, options, &Progress::default())
+        let options = ExportOptions { contents, ..ExportOptions::default() };
+        export_directory(&image, Ino::ROOT, fixture.writer.store(), &target, options, &ExportProgress::default())
     };
     assert!(export(TargetContents::Empty).is_err());
     assert_eq!(fs::read(target.join("dir/file")).expect("still there"), b"old\n");
     export(TargetContents::Any).unwrap_or_else(|error| panic!("{}", chain(&error)));
     assert_eq!(fs::read(target.join("dir/other")).expect("kept"), b"kept\n");
     assert_eq!(fs::read(outside.join("file")).expect("untouched"), b"safe\n");
-    fs::set_permissions(target.join("dir"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("ours");
-    fs::remove_file(target.join("dir/other")).expect("there");
+    fs::set_permissions(target.join("dir"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .expect("owned by the test");
+    fs::remove_file(target.join("dir/other")).expect("it exists");
     shell(&target, "chmod 555 dir; touch -r ../source/dir dir");
     assert_eq!(differences(&source, &target), "");
 }
 
-/// Metadata that anybody may set.
-fn mine() -> Metadata {
+/// Returns metadata that any user may set.
+fn own_metadata() -> Metadata {
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     Metadata { permissions: 0o755, uid, gid, ..Metadata::default() }
 }
 
-/// A thousand directories in one another, each with a file that has a second name one level down.
-fn deep_tree(bench: &Bench, name_length: usize) -> Tree {
-    let metadata = mine();
+/// Makes a thousand nested directories, each with a file that has a second name one level down.
+fn deep_tree(fixture: &Fixture, name_length: usize) -> Tree {
+    let metadata = own_metadata();
     let mut tree = Tree::new(metadata.clone());
     let mut parent = tree.root();
     for depth in 0..1000_u64 {
@@ -401,7 +403,7 @@ fn deep_tree(bench: &Bench, name_length: usize) -> Tree {
         let node = Node { metadata: Metadata { mtime, ..metadata.clone() }, kind: NodeKind::Directory };
         let name = EntryName::new(vec![b'a' + (depth % 26) as u8; name_length]).expect("legal");
         let next = tree.insert(parent, name, node).expect("free name");
-        let content = bench.writer.put(8, &mut &depth.to_le_bytes()[..]).expect("room on disk");
+        let content = fixture.writer.put(8, &mut &depth.to_le_bytes()[..]).expect("room on disk");
         let node = Node { metadata: metadata.clone(), kind: NodeKind::Regular(content) };
         let file = tree.insert(parent, EntryName::new(&b"zz"[..]).expect("legal"), node).expect("free name");
         tree.link(next, EntryName::new(&b"again"[..]).expect("legal"), file).expect("free name");
@@ -411,42 +413,42 @@ fn deep_tree(bench: &Bench, name_length: usize) -> Tree {
 }
 
 #[test]
-fn a_thousand_directories_deep() {
-    let bench = Bench::new();
-    let tree = deep_tree(&bench, 60);
-    let (bytes, _) = bench.export_tar(&tree);
-    assert_same(&bench.untar(&bytes).unwrap_or_else(|error| panic!("{}", chain(&error))), &tree);
+fn directories_a_thousand_levels_deep_round_trip() {
+    let fixture = Fixture::new();
+    let tree = deep_tree(&fixture, 60);
+    let (bytes, _) = fixture.export_tar(&tree);
+    assert_same(&fixture.untar(&bytes).unwrap_or_else(|error| panic!("{}", chain(&error))), &tree);
     // Far longer paths than PATH_MAX.
-    let tree = deep_tree(&bench, 255);
-    let target = bench.export(&tree, "target");
-    assert_same(&bench.import(&target), &tree);
-    // `remove_dir_all` may stop at such a depth.
-    shell(bench.directory.path(), "rm -rf target");
+    let tree = deep_tree(&fixture, 255);
+    let target = fixture.export(&tree, "target");
+    assert_same(&fixture.import(&target), &tree);
+    // `remove_dir_all` may fail at such a depth.
+    shell(fixture.directory.path(), "rm -rf target");
 }
 
 #[test]
 fn large_sparse_files_keep_their_holes() {
-    let bench = Bench::new();
-    let source = bench.path("source");
+    let fixture = Fixture::new();
+    let source = fixture.path("source");
     fs::create_dir(&source).expect("free name");
     let file = File::create(source.join("large")).expect("free name");
-    // Over 4 GiB, but few of them data.
+    // Over 4 GiB, little of it data.
     file.set_len(5 << 30).expect("sparse");
     for offset in [0, 1 << 20, (4 << 30) + 4096] {
         file.write_all_at(&[7; 5000], offset).expect("room on disk");
     }
-    let tree = bench.import(&source);
-    let (bytes, _) = bench.export_tar(&tree);
+    let tree = fixture.import(&source);
+    let (bytes, _) = fixture.export_tar(&tree);
     assert!(bytes.len() < 100_000, "{}", bytes.len());
-    assert_same(&bench.untar(&bytes).expect("ours"), &tree);
-    let target = bench.export(&tree, "target");
-    assert_same(&bench.import(&target), &tree);
+    assert_same(&fixture.untar(&bytes).expect("owned by the test"), &tree);
+    let target = fixture.export(&tree, "target");
+    assert_same(&fixture.import(&target), &tree);
 }
 
 #[test]
-fn every_truncation_is_an_error_and_no_damage_is_a_panic() {
-    let bench = Bench::new();
-    let source = bench.path("source");
+fn truncated_archives_fail_and_damaged_ones_do_not_panic() {
+    let fixture = Fixture::new();
+    let source = fixture.path("source");
     fs::create_dir(&source).expect("free name");
     shell(
         &source,
@@ -457,24 +459,24 @@ fn every_truncation_is_an_error_and_no_damage_is_a_panic() {
         let whole = tar(&source, arguments);
         let end = whole.iter().rposition(|byte| *byte != 0).expect("not empty") + 1;
         let end = end.next_multiple_of(512);
-        assert!(bench.untar(&whole[..end + 512]).is_ok());
+        assert!(fixture.untar(&whole[..end + 512]).is_ok());
         for length in (0..=end).step_by(97).chain((0..=end).step_by(512)) {
-            assert!(bench.untar(&whole[..length]).is_err(), "{length} of {end}");
+            assert!(fixture.untar(&whole[..length]).is_err(), "{length} of {end}");
         }
         for index in (0..end).step_by(7) {
-            // A size with holes of some GiB is legal, but takes its time.
+            // A size with holes of some GiB is legal, but slow.
             if (483..495).contains(&(index % 512)) {
                 continue;
             }
             let mut damaged = whole[..end + 1024].to_vec();
             damaged[index] ^= 1 << (index % 8);
             fix_checksums(&mut damaged, index);
-            drop(bench.untar(&damaged));
+            drop(fixture.untar(&damaged));
         }
     }
 }
 
-/// Makes the checksum of the block right again, so that the damage gets past it.
+/// Corrects the checksum of the block, so that the damage is not found by it.
 fn fix_checksums(archive: &mut [u8], index: usize) {
     let block = &mut archive[index / 512 * 512..][..512];
     if &block[257..262] == b"ustar" && !(148..156).contains(&(index % 512)) {
@@ -488,7 +490,7 @@ fn checksum(block: &mut [u8]) {
     block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
 }
 
-/// One member made by hand.
+/// Returns one archive member, made from its parts.
 fn member(kind: u8, path: &[u8], link: &[u8], size: u64, data: &[u8]) -> Vec<u8> {
     let mut block = vec![0; 512];
     block[..path.len()].copy_from_slice(path);
@@ -523,7 +525,7 @@ fn archive(members: &[Vec<u8>]) -> Vec<u8> {
 
 #[test]
 fn hostile_archives_are_refused_with_the_entry_named() {
-    let bench = Bench::new();
+    let fixture = Fixture::new();
     let file = |path: &[u8]| member(b'0', path, b"", 1, b"x");
     let sparse = |map: &[u8], data: &[u8]| {
         let records: [(&str, &[u8]); 5] = [
@@ -597,7 +599,7 @@ fn hostile_archives_are_refused_with_the_entry_named() {
         ("nothing", Vec::new(), "cut short"),
         ("bzip2", b"BZh91AY&SY".to_vec(), "bzip2 -dc"),
     ] {
-        let error = bench.untar(&archive_bytes).map(|tree| lines(&tree)).expect_err(what);
+        let error = fixture.untar(&archive_bytes).map(|tree| lines(&tree)).expect_err(what);
         let text = chain(&error);
         assert!(text.contains(words), "{what}: {text}");
         assert!(text.len() < 1000, "{what}: {} bytes of message", text.len());
@@ -605,10 +607,10 @@ fn hostile_archives_are_refused_with_the_entry_named() {
 }
 
 #[test]
-fn what_archives_leave_open_is_decided_as_documented() {
-    let bench = Bench::new();
+fn ambiguous_archives_are_read_as_documented() {
+    let fixture = Fixture::new();
     let file = |path: &[u8], data: &[u8]| member(b'0', path, b"", data.len() as u64, data);
-    let tree = bench
+    let tree = fixture
         .untar(&archive(&[
             file(b"/made/up/file", b"1"),
             member(b'5', b"./made/", b"", 0, b""),
@@ -650,7 +652,7 @@ fn what_archives_leave_open_is_decided_as_documented() {
     assert_eq!((attributes.get(b"user.a"), attributes.get(b"user.b")), (Some(&b"1"[..]), Some(&b"2"[..])));
     let options = TarOptions { owner: Some((7, 8)) };
     let bytes = archive(&[file(b"a/b", b"")]);
-    let tree = read_tar(&bytes[..], &bench.writer, options, &ImportProgress::default()).expect("legal");
+    let tree = read_tar(&bytes[..], &fixture.writer, options, &ImportProgress::default()).expect("legal");
     for id in all_nodes(&tree) {
         assert_eq!((tree.node(id).metadata.uid, tree.node(id).metadata.gid), (7, 8));
     }
@@ -658,16 +660,16 @@ fn what_archives_leave_open_is_decided_as_documented() {
 
 #[test]
 fn unaligned_holes_survive() {
-    let bench = Bench::new();
+    let fixture = Fixture::new();
     let mut bytes = vec![0; 3000];
     bytes[1000..1010].fill(1);
-    let content = bench.writer.put(3000, &mut &bytes[..]).expect("room on disk");
+    let content = fixture.writer.put(3000, &mut &bytes[..]).expect("room on disk");
     let extents = Some(vec![Extent { offset: 1000, length: 10 }]);
-    let mut tree = Tree::new(mine());
+    let mut tree = Tree::new(own_metadata());
     let kind = NodeKind::Regular(Content { extents, ..content });
     let name = EntryName::new(&b"file"[..]).expect("legal");
-    tree.insert(tree.root(), name, Node { metadata: mine(), kind }).expect("free name");
-    let (archive, _) = bench.export_tar(&tree);
+    tree.insert(tree.root(), name, Node { metadata: own_metadata(), kind }).expect("free name");
+    let (archive, _) = fixture.export_tar(&tree);
     let mut child = Command::new("tar")
         .args(["-xOf", "-"])
         .stdin(std::process::Stdio::piped())
@@ -676,7 +678,7 @@ fn unaligned_holes_survive() {
         .expect("tar runs");
     child.stdin.take().expect("piped").write_all(&archive).expect("tar reads");
     assert_eq!(child.wait_with_output().expect("tar ends").stdout, bytes);
-    let target = bench.export(&tree, "target");
+    let target = fixture.export(&tree, "target");
     assert_eq!(fs::read(target.join("file")).expect("made"), bytes);
 }
 
@@ -692,30 +694,30 @@ fn failures_of_the_output_are_reported() {
             Ok(())
         }
     }
-    let bench = Bench::new();
-    let source = bench.path("source");
+    let fixture = Fixture::new();
+    let source = fixture.path("source");
     fs::create_dir(&source).expect("free name");
     fs::write(source.join("file"), vec![1; 1 << 20]).expect("room on disk");
-    let image = bench.image(&bench.import(&source));
+    let image = fixture.image(&fixture.import(&source));
     for room in [0, 600, 1 << 19] {
-        let result = export_tar(&image, Ino::ROOT, bench.writer.store(), &mut Full(room), &Progress::default());
+        let result = export_tar(&image, Ino::ROOT, fixture.writer.store(), &mut Full(room), &ExportProgress::default());
         assert!(result.is_err(), "{room}");
     }
-    // Objects that are not there.
+    // The objects are missing.
     let nothing = sapwood::store::MemoryObjects::default();
-    let target = bench.path("target");
+    let target = fixture.path("target");
     let result =
-        export_directory(&image, Ino::ROOT, &nothing, &target, DirectoryOptions::default(), &Progress::default());
+        export_directory(&image, Ino::ROOT, &nothing, &target, ExportOptions::default(), &ExportProgress::default());
     let text = chain(&result.expect_err("no object"));
     assert!(text.contains("incomplete") && text.contains("'/file'"), "{text}");
 }
 
-/// Somebody without privileges gets what is possible and is told the rest.
+/// A user without privileges gets what is possible, and a count of the rest.
 #[test]
-fn what_needs_privileges_is_counted_or_refused() {
-    let bench = Bench::new();
-    let content = bench.writer.put(1, &mut &b"x"[..]).expect("room on disk");
-    let mut tree = Tree::new(mine());
+fn export_without_privileges_counts_losses_or_fails() {
+    let fixture = Fixture::new();
+    let content = fixture.writer.put(1, &mut &b"x"[..]).expect("room on disk");
+    let mut tree = Tree::new(own_metadata());
     let device = NodeKind::BlockDevice(DeviceNumber { major: 8, minor: 1 });
     let metadata = Metadata { permissions: 0o4755, uid: 12, gid: 34, ..Metadata::default() };
     for (name, kind) in [("file", NodeKind::Regular(content)), ("device", device), ("fifo", NodeKind::Fifo)] {
@@ -724,31 +726,36 @@ fn what_needs_privileges_is_counted_or_refused() {
         let again = EntryName::new([name.as_bytes(), b"-again"].concat()).expect("legal");
         tree.link(tree.root(), again, node).expect("free name");
     }
-    let image = bench.image(&tree);
-    let target = bench.path("target");
-    fs::set_permissions(bench.directory.path(), fs::Permissions::from_mode(0o777)).expect("ours");
+    let image = fixture.image(&tree);
+    let target = fixture.path("target");
+    fs::set_permissions(fixture.directory.path(), fs::Permissions::from_mode(0o777)).expect("owned by the test");
     // The pack is opened when its first object is read.
-    let readable = Command::new("chmod").args(["-R", "a+rX"]).arg(bench.path("repo")).status();
+    let readable = Command::new("chmod").args(["-R", "a+rX"]).arg(fixture.path("repo")).status();
     assert!(readable.expect("every machine has chmod").success());
     let export = |fidelity, target: &Path| {
-        let options = DirectoryOptions { fidelity, ..DirectoryOptions::default() };
-        export_directory(&image, Ino::ROOT, bench.writer.store(), target, options, &Progress::default())
+        let options = ExportOptions { fidelity, ..ExportOptions::default() };
+        export_directory(&image, Ino::ROOT, fixture.writer.store(), target, options, &ExportProgress::default())
     };
     let (report, refused) = std::thread::scope(|scope| {
         let somebody = scope.spawn(|| {
-            // Of this thread and those it starts; takes the privileges over files away with it.
+            // Changes this thread and those that it starts, and removes their privileges over files.
             nix::unistd::setfsgid(65_534.into());
             nix::unistd::setfsuid(65_534.into());
-            (export(Fidelity::BestEffort, &target), export(Fidelity::Required, &bench.path("strict")))
+            (export(Fidelity::BestEffort, &target), export(Fidelity::Required, &fixture.path("strict")))
         });
         somebody.join().expect("no panic")
     });
     let report = report.unwrap_or_else(|error| panic!("{}", chain(&error)));
-    // The owner of the top, too, when this is root, whose tree it is.
+    // The owner of the top directory counts, too, if this is root, whose directory it is.
     let owners = 2 + u64::from(is_root());
-    let expected =
-        Report { owners_lost: owners, devices_lost: 1, special_bits_lost: 1, entries: 5, ..Report::default() };
-    assert_eq!(Report { examples: Vec::new(), content_bytes: 0, ..report.clone() }, expected, "{report:?}");
+    let expected = ExportReport {
+        owners_lost: owners,
+        devices_lost: 1,
+        special_bits_lost: 1,
+        entries: 5,
+        ..ExportReport::default()
+    };
+    assert_eq!(ExportReport { examples: Vec::new(), content_bytes: 0, ..report.clone() }, expected, "{report:?}");
     assert!(report.examples.iter().any(|example| example.contains("'/device'")), "{report:?}");
     assert_eq!(fs::metadata(target.join("file")).expect("made").permissions().mode() & 0o7777, 0o755);
     assert_eq!(fs::metadata(target.join("file-again")).expect("made").nlink(), 2);

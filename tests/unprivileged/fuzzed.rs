@@ -1,7 +1,7 @@
-//! The fuzz targets without a fuzzer: what they begin with, and what they found once, read by the same code.
+//! Runs the fuzz targets' code over their seeds and findings, without a fuzzer.
 //!
-//! `fuzz/seeds/TARGET` has at least one input of each kind that is what it says, `fuzz/findings/TARGET` inputs that broke
-//! something, as the fuzzer found them.
+//! `fuzz/seeds/TARGET` has at least one valid input of each kind, `fuzz/findings/TARGET` has inputs that broke something, as
+//! the fuzzer found them.
 
 #[path = "../../fuzz/archive.rs"]
 mod archive;
@@ -23,21 +23,21 @@ use std::path::{Path, PathBuf};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use sapwood::deploy::boot::{BootEntry, DeviceTree, Target, Tries};
+use sapwood::deploy::boot::{BootEntry, BootTries, DeviceTree, EntryTarget};
 
-/// How it is told which kind of input a seed is.
-enum Told {
-    /// By its first byte, as to the fuzzer's target.
-    ByFirstByte,
+/// How the kind of a seed is determined.
+enum KindSelector {
+    /// By its first byte, as in the fuzz target.
+    FirstByte,
     /// By its name alone, since every input is read as all kinds.
-    ByName,
+    FileName,
 }
 
 struct FuzzTarget {
     name: &'static str,
     exercise: fn(&[u8]),
     kinds: Vec<&'static str>,
-    told: Told,
+    told: KindSelector,
 }
 
 impl FuzzTarget {
@@ -51,8 +51,8 @@ impl FuzzTarget {
 
     fn has_seed(&self, kind: usize, seeds: &[(String, Vec<u8>)]) -> bool {
         seeds.iter().any(|(name, bytes)| match self.told {
-            Told::ByFirstByte => usize::from(bytes[0]) == kind,
-            Told::ByName => name == self.kinds[kind],
+            KindSelector::FirstByte => usize::from(bytes[0]) == kind,
+            KindSelector::FileName => name == self.kinds[kind],
         })
     }
 }
@@ -67,13 +67,13 @@ fn targets() -> [FuzzTarget; 7] {
     }
     let target = |name, exercise, kinds, told| FuzzTarget { name, exercise, kinds, told };
     [
-        target("image", image::exercise, image::KINDS.to_vec(), Told::ByFirstByte),
-        target("machine", machine::exercise, names(&machine::KINDS), Told::ByFirstByte),
-        target("published", published::exercise, names(&published::KINDS), Told::ByFirstByte),
-        target("records", records::exercise, records::KINDS.to_vec(), Told::ByName),
-        target("remote", remote::exercise, names(&remote::KINDS), Told::ByFirstByte),
-        target("tar", archive::exercise, archive::KINDS.to_vec(), Told::ByName),
-        target("texts", texts::exercise, names(&texts::KINDS), Told::ByFirstByte),
+        target("image", image::exercise, image::KINDS.to_vec(), KindSelector::FirstByte),
+        target("machine", machine::exercise, names(&machine::KINDS), KindSelector::FirstByte),
+        target("published", published::exercise, names(&published::KINDS), KindSelector::FirstByte),
+        target("records", records::exercise, records::KINDS.to_vec(), KindSelector::FileName),
+        target("remote", remote::exercise, names(&remote::KINDS), KindSelector::FirstByte),
+        target("tar", archive::exercise, archive::KINDS.to_vec(), KindSelector::FileName),
+        target("texts", texts::exercise, names(&texts::KINDS), KindSelector::FirstByte),
     ]
 }
 
@@ -87,7 +87,7 @@ fn every_target_has_a_seed_of_each_kind() {
     }
 }
 
-/// A new target is not forgotten here.
+/// A new target cannot be forgotten here.
 #[test]
 fn every_fuzz_target_is_replayed() {
     let listed = fs::read_dir(fuzz().join("fuzz_targets")).expect("part of the sources");
@@ -99,7 +99,7 @@ fn every_fuzz_target_is_replayed() {
 }
 
 #[test]
-fn seeds_and_findings_harm_no_target() {
+fn seeds_and_findings_panic_no_target() {
     for target in targets() {
         for (_, bytes) in target.inputs("seeds").into_iter().chain(target.inputs("findings")) {
             (target.exercise)(&bytes);
@@ -107,12 +107,12 @@ fn seeds_and_findings_harm_no_target() {
     }
 }
 
-/// Every seed of a target, cut off at lengths and with bytes changed so far apart, the first byte excepted.
+/// Runs every seed of a target truncated and with changed bytes, at every `step`th position; the first byte is kept.
 fn damage(target: &str, step: usize) {
     let target = targets().into_iter().find(|found| found.name == target).expect("there is one");
     let first = match target.told {
-        Told::ByFirstByte => 1,
-        Told::ByName => 0,
+        KindSelector::FirstByte => 1,
+        KindSelector::FileName => 0,
     };
     for (_, bytes) in target.inputs("seeds") {
         (0..bytes.len()).step_by(step + 2).for_each(|length| (target.exercise)(&bytes[..length]));
@@ -130,7 +130,7 @@ fn damaged_texts_are_refused_or_read() {
 }
 
 #[test]
-fn damaged_words_of_processes_and_programs_are_refused_or_read() {
+fn damaged_messages_of_processes_are_refused_or_read() {
     damage("machine", 5);
 }
 
@@ -149,7 +149,7 @@ fn damaged_archives_are_refused_or_read() {
     damage("tar", 61);
 }
 
-/// Texts with all that a line, a loader's language or a mark could trip over, and plain ones.
+/// Texts with special characters of lines, loaders' languages and marks, and plain ones.
 fn words() -> impl Strategy<Value = String> {
     let odd = [
         " ",
@@ -187,19 +187,19 @@ fn entries() -> impl Strategy<Value = BootEntry> {
         path().prop_map(|path| Some(DeviceTree::File(path))),
         path().prop_map(|path| Some(DeviceTree::Directory(path))),
     ];
-    let tries = proptest::option::of((0..60_u32, 0..60_u32).prop_map(|(left, done)| Tries { left, done }));
+    let tries = proptest::option::of((0..60_u32, 0..60_u32).prop_map(|(left, done)| BootTries { left, done }));
     let texts = (title, path(), vec(path(), 0..3), devicetree, vec(words(), 0..5));
     (any::<u32>(), tries, texts).prop_map(|(order, tries, (title, linux, initrd, devicetree, options))| {
         let deployment = "main/0123456789ab.0".parse().expect("legal");
         let options = options.into_iter().collect();
-        BootEntry { order, tries, target: Target { deployment, title, linux, initrd, devicetree, options } }
+        BootEntry { order, tries, target: EntryTarget { deployment, title, linux, initrd, devicetree, options } }
     })
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(5_000))]
     #[test]
-    fn every_loader_reads_an_entry_as_it_was_written_or_refuses_it(entry in entries(), before in words()) {
+    fn boot_entry_round_trips_or_is_refused_by_each_loader(entry in entries(), before in words()) {
         texts::menus::round_trip(&entry, &before);
     }
 }

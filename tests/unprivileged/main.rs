@@ -1,4 +1,4 @@
-//! What needs neither root nor `/dev/fuse`: formats, damaged bytes, the fuzzers' inputs, rules over the source text.
+//! Tests that need neither root nor `/dev/fuse`: formats, damaged bytes, the fuzzers' inputs, rules over the source text.
 //!
 //! `tests/README.md` says which file proves which promise.
 
@@ -10,6 +10,7 @@ mod common;
 mod answers;
 mod archive;
 mod fuzzed;
+mod help;
 mod image;
 mod published;
 mod records;

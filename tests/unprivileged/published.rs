@@ -1,9 +1,9 @@
-//! The files of a published repository as bytes: what was published once is read for ever, and nothing that anybody may put in
-//! their place makes a reader panic or take more memory than it should.
+//! Bytes of published files: earlier files stay readable, and no bytes in their place make a reader panic or use too much
+//! memory.
 //!
-//! `fuzz/seeds/published` has one of each, behind the byte that tells the fuzzer which it is. Compressed parts may be written
-//! differently by another zstd, so that reading is what is pinned. Set `SAPWOOD_GOLDEN=write` to write them anew, which is right
-//! only before a release has written such files.
+//! `fuzz/seeds/published` has one file of each kind, after the byte that tells the fuzzer the kind. Another version of zstd may
+//! compress differently, so reading is tested and not the compressed bytes. Set `SAPWOOD_GOLDEN=write` to write the seeds
+//! again, which is right only before a release has written such files.
 
 use std::path::{Path, PathBuf};
 
@@ -12,27 +12,27 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use sapwood::image::{Image, Outline, Tree, encode};
 use sapwood::model::{Content, EntryName, ImagePath, Metadata, Node, NodeKind, ObjectId, PackId};
-use sapwood::remote::delta::{Batch, BatchRef, Delta, DeltaHead, DeltaOptions, Pair, Side};
+use sapwood::remote::delta::{BatchRef, Delta, DeltaBatch, DeltaHead, DeltaOptions, DeltaSide, ObjectPair};
 use sapwood::remote::format::wire::{apply_image_delta, decode_image, encode_image, image_delta};
 use sapwood::remote::format::{
-    Frame, Locator, LocatorBound, LocatorBuilder, PackRef, PackWriter, Profile, ProfileEntry, ProfileLine, ProfileText,
-    Spot, decode_frame,
+    Locator, LocatorBound, LocatorBuilder, ObjectPosition, PackFrame, PackRef, PackWriter, Profile, ProfileEntry,
+    ProfileLine, ProfileText, decode_frame,
 };
 use sapwood::store::MemoryObjects;
 use sapwood::sys::Mapping;
 
 use crate::common::process::in_own_process;
-use crate::common::sandbox::peak_memory;
+use crate::common::sandbox::own_peak_memory;
 use crate::fuzzed::published::{BASE, KINDS, exercise};
 
-/// What all readers together may take: a gigabyte is what some of these files announce.
-const MEMORY: u64 = 512 << 20;
+/// Most memory of all readers together: some of these files announce a gigabyte.
+const MEMORY_MAX: u64 = 512 << 20;
 
 fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/published").join(name)
 }
 
-/// The seed of a kind, without its first byte.
+/// Returns the seed of a kind, without its first byte.
 fn seed(name: &str) -> Vec<u8> {
     let bytes = std::fs::read(path(name)).expect("it is part of the sources");
     let (kind, bytes) = bytes.split_first().expect("not empty");
@@ -44,13 +44,13 @@ fn packs() -> [PackRef; 2] {
     [1_u8, 2].map(|number| PackRef { id: PackId::of(&[number]), length: u64::from(number) << 20 })
 }
 
-fn frames() -> Vec<Frame> {
-    let frame = |pack: u32, offset, length, raw_length| Frame { pack, offset, length, raw_length };
+fn frames() -> Vec<PackFrame> {
+    let frame = |pack: u32, offset, length, raw_length| PackFrame { pack, offset, length, raw_length };
     vec![frame(0, 16, 1000, 5000), frame(0, 1016, 300_000, 1 << 20), frame(1, 16, 200, 1 << 18), frame(1, 300, 9, 7)]
 }
 
-fn spots() -> Vec<Spot> {
-    [(0, 0), (0, 100), (0, 4999), (1, 0), (2, 0)].map(|(frame, offset)| Spot { frame, offset }).to_vec()
+fn spots() -> Vec<ObjectPosition> {
+    [(0, 0), (0, 100), (0, 4999), (1, 0), (2, 0)].map(|(frame, offset)| ObjectPosition { frame, offset }).to_vec()
 }
 
 fn profile_entries() -> Vec<ProfileEntry> {
@@ -63,7 +63,7 @@ fn profile_lines() -> Vec<ProfileLine> {
     vec![line(b"/usr/bin/env", 0, 0), line(b"/a b\\c\nd\xff", 3, 2)]
 }
 
-/// An image with two files, one of which has this content.
+/// Returns an image with two files, one of which has this content.
 fn small_image(content: &[u8]) -> Vec<u8> {
     let metadata = Metadata {
         permissions: 0o755,
@@ -98,13 +98,13 @@ fn images() -> [Image; 2] {
     contents().map(|content| Image::open(Mapping::of_bytes(small_image(&content))).expect("own"))
 }
 
-/// The delta between the two small images, with its objects.
+/// Returns the delta between the two small images, with its objects.
 fn delta() -> Vec<u8> {
     let [old, new] = images();
     let mut objects = MemoryObjects::default();
     contents().into_iter().chain([b"the same".to_vec()]).for_each(|content| _ = objects.insert(content));
     let image = image_delta(old.as_bytes(), new.as_bytes(), 19).expect("memory");
-    let side = |image| Side { image, objects: &objects };
+    let side = |image| DeltaSide { image, objects: &objects };
     let options = DeltaOptions { threads: 1 };
     let scratch = tempfile::tempdir().expect("a temporary directory");
     let delta = Delta::new(side(&old), side(&new)).expect("own images");
@@ -114,15 +114,15 @@ fn delta() -> Vec<u8> {
     bytes
 }
 
-/// Each kind of file as it is written now. A frame has its raw length before it, a batch of one piece the lengths of the new
-/// and the old object.
+/// Returns each kind of file as it is written now. A frame follows its uncompressed length, a batch of one piece follows the
+/// lengths of the new and the old object.
 fn written(name: &str) -> Vec<u8> {
     match name {
         "locator" => {
             let mut builder = LocatorBuilder::new();
-            packs().iter().for_each(|pack| _ = builder.pack(pack.id, pack.length));
-            frames().into_iter().for_each(|frame| _ = builder.frame(frame));
-            spots().into_iter().for_each(|spot| builder.object(spot));
+            packs().iter().for_each(|pack| _ = builder.add_pack(pack.id, pack.length));
+            frames().into_iter().for_each(|frame| _ = builder.add_frame(frame));
+            spots().into_iter().for_each(|spot| builder.add_object(spot));
             builder.finish().expect("memory")
         }
         "frame" => {
@@ -156,7 +156,7 @@ fn written(name: &str) -> Vec<u8> {
     }
 }
 
-/// The frame behind the header, unpacked.
+/// Returns the frame after the header, decompressed.
 fn unpacked(bytes: &[u8], header: usize) -> Vec<u8> {
     let mut raw = Vec::new();
     let mut decoder = zstd::stream::read::Decoder::with_buffer(&bytes[header..]).expect("memory").single_frame();
@@ -166,7 +166,7 @@ fn unpacked(bytes: &[u8], header: usize) -> Vec<u8> {
 
 #[test]
 #[expect(clippy::disallowed_methods, reason = "files of the sources need not survive a power cut")]
-fn seeds_are_there_for_every_kind() {
+fn every_kind_of_published_file_has_a_seed() {
     for (number, (name, _)) in (0_u8..).zip(KINDS) {
         if std::env::var_os("SAPWOOD_GOLDEN").is_some() {
             std::fs::create_dir_all(path("")).expect("the sources can be written");
@@ -204,13 +204,13 @@ fn deltas_are_read_for_ever() {
     let head = DeltaHead::parse(&bytes, 1).expect("a delta");
     let made = apply_image_delta(old.as_bytes(), head.image_delta(), new.id()).expect("a delta of an image");
     assert!(made == new.as_bytes());
-    assert_eq!(head.objects(), [Pair { new: 0, old: 0 }]);
+    assert_eq!(head.objects(), [ObjectPair { new: 0, old: 0 }]);
     let [BatchRef { pieces: 1, offset, length }] = head.batches() else { panic!("{:?}", head.batches()) };
     let start = usize::try_from(*offset).expect("small");
     let packed = &bytes[start..start + *length as usize];
     let length = new_content.len();
-    let mut batch = Batch::unpack(packed, length as u64).expect("a batch");
-    assert_eq!(batch.next(&old_content, length).expect("a piece"), new_content);
+    let mut batch = DeltaBatch::unpack(packed, length as u64).expect("a batch");
+    assert_eq!(batch.next_piece(&old_content, length).expect("a piece"), new_content);
     assert_eq!(packed, &seed("batch")[8..]);
 }
 
@@ -222,8 +222,8 @@ fn profiles_are_read_for_ever() {
     assert_eq!(ProfileText::parse(&text).expect("a profile").lines, profile_lines());
 }
 
-/// What somebody does to a file: bytes overwritten (near the start, where lengths are, as often as anywhere), and its end
-/// cut off or doubled.
+/// Changes to a file: overwritten bytes (near the start, where lengths are, as often as anywhere), and a truncated or doubled
+/// end.
 fn changes() -> impl Strategy<Value = (usize, Vec<(usize, u8)>, Option<usize>)> {
     let value = prop_oneof![any::<u8>(), Just(0), Just(1), Just(0x7f), Just(0xff)];
     let at = prop_oneof![0_usize..64, any::<usize>()];
@@ -231,15 +231,15 @@ fn changes() -> impl Strategy<Value = (usize, Vec<(usize, u8)>, Option<usize>)> 
 }
 
 #[test]
-fn whatever_is_done_to_them_no_reader_panics_or_takes_too_much() {
-    let test = "published::whatever_is_done_to_them_no_reader_panics_or_takes_too_much";
+fn readers_of_damaged_files_do_not_panic_and_stay_bounded() {
+    let test = "published::readers_of_damaged_files_do_not_panic_and_stay_bounded";
     in_own_process(test, || {
         let mut runner = TestRunner::new(ProptestConfig::with_cases(10_000));
         let result = runner.run(&changes(), |(kind, writes, cut)| {
             let (name, read) = KINDS[kind];
             read(&changed(seed(name), &writes, cut));
-            let memory = peak_memory(std::process::id()).expect("this process");
-            prop_assert!(memory < MEMORY, "{} bytes after a {}", memory, name);
+            let memory = own_peak_memory();
+            prop_assert!(memory < MEMORY_MAX, "{} bytes after a {}", memory, name);
             Ok(())
         });
         if let Err(error) = result {

@@ -1,12 +1,14 @@
-//! The bytes of the small signed records, pinned: what older programs wrote must be read for ever, and what the fuzzer begins
-//! with must be records. `fuzz/seeds/records` has one of each, those that are signed also without the signatures. Set
-//! `SAPWOOD_GOLDEN=write` to write them anew, which is right only before a release has written such records.
+//! The bytes of small signed records never change, so that records of older programs stay readable, and the fuzzer's seeds are
+//! valid records.
+//!
+//! `fuzz/seeds/records` has one of each kind; signed kinds also have one without signatures. Set `SAPWOOD_GOLDEN=write` to
+//! write them again, which is right only before a release has written such records.
 
 use std::path::{Path, PathBuf};
 
 use sapwood::model::{Commit, CommitId, DeltaId, ImageId, LocatorId, ProfileId};
 use sapwood::remote::format::{DeltaRef, FileRef, ImageRef, Placement};
-use sapwood::trust::{Announcement, Envelope, Purpose, RefRecord, SecretKey};
+use sapwood::trust::{Announcement, Envelope, RefRecord, SecretKey, SignaturePurpose};
 
 fn records() -> Vec<(&'static str, Vec<u8>)> {
     let (key, newer) = (SecretKey::from_seed(&[7; 32]), SecretKey::from_seed(&[8; 32]));
@@ -23,19 +25,19 @@ fn records() -> Vec<(&'static str, Vec<u8>)> {
         extra: [("origin".to_owned(), "a test".to_owned())].into(),
     };
     let mut placement = Placement::new(
-        ImageRef { id: None, length: 900_000, prefix: 70_000, hot: None },
+        ImageRef { id: None, length: 900_000, prefix: 70_000, metadata_length: None },
         FileRef { id: LocatorId::of(b"l"), length: 50_000 },
     );
     placement.profile = Some(FileRef { id: ProfileId::of(b"p"), length: 4_000 });
     placement.deltas =
         vec![DeltaRef { from: CommitId::of(b"parent"), id: DeltaId::of(b"d"), length: 1 << 24, head: 9_000 }];
     let signed = |record, purpose| Envelope::unsigned(record).signed(purpose, &key).signed(purpose, &newer).encode();
-    let reference = signed(RefRecord::of(&commit, 1_700_000_100).encode(), Purpose::Ref);
+    let reference = signed(RefRecord::of(&commit, 1_700_000_100).encode(), SignaturePurpose::Ref);
     let announcement = Announcement { key: newer.public(), timestamp: 1_700_000_200 }.sign(&key);
     let plain = Envelope::parse(&announcement).expect("own").0.payload().to_vec();
     vec![
         ("ref", [reference, placement.render()].concat()),
-        ("commit", signed(commit.encode(), Purpose::Commit)),
+        ("commit", signed(commit.encode(), SignaturePurpose::Commit)),
         ("announcement", announcement),
         ("placement", placement.render()),
         ("ref-plain", RefRecord::of(&commit, 1_700_000_100).encode()),

@@ -1,7 +1,10 @@
-//! `sapwood compose`.
+//! The verb `sapwood compose`.
 //!
-//! The command that is typed makes the place to work and watches; it starts itself again with `--worker` inside, which
-//! does the work and reports. See [`crate::compose::confine`].
+//! It runs as two processes. The first one creates a working directory, starts this program again with `--worker` in
+//! namespaces of its own, waits for it and removes the directory. The worker composes the commit and prints the result. See
+//! [`crate::compose::workspace`].
+//!
+//! *Not here*: composing, see `crate::compose`. Its parts: `arguments` holds the options, `show` prints progress and outcome.
 
 mod arguments;
 mod show;
@@ -15,40 +18,39 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
 
-pub use arguments::Args;
+pub(crate) use arguments::Args;
 
-use self::show::Display;
-use super::{Context, output, repository};
-use crate::compose::confine::{self, Ending, Workplace};
-use crate::compose::journey::{Outcome, Purpose, Request, compose};
+use self::show::StageDisplay;
+use super::{output, repository};
+use crate::cli::context::{Context, Run};
 use crate::compose::lock::LockFile;
-use crate::compose::process::{Log, Runner};
-use crate::compose::source::Progress;
+use crate::compose::pipeline::{ComposeMode, ComposeOutcome, ComposeRequest, compose};
+use crate::compose::process::{ComposeLog, Runner};
+use crate::compose::source::ImportProgress;
 use crate::compose::treefile::{self, Treefile};
+use crate::compose::workspace::{self, WorkerExit, Workspace};
 use crate::disk;
 use crate::store::Store;
 
-/// What ends a compose that changed nothing, where that was asked for.
-const UNCHANGED: u8 = 77;
+/// The exit status of a compose that changed nothing, if `--unchanged-exit-77` was given.
+const UNCHANGED_EXIT_STATUS: u8 = 77;
 
-/// Packages and metadata on behalf of the system.
-const SYSTEM_CACHE: &str = "/var/cache/sapwood/compose";
+/// The directory for packages and metadata when root composes.
+const SYSTEM_CACHE_DIRECTORY: &str = "/var/cache/sapwood/compose";
 
-/// Runs the verb.
-///
-/// # Errors
-/// When anything of it fails; nothing is committed then.
-pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
-    match &args.worker {
-        Some(directory) => work(args, context, directory),
-        None => watch(args, context),
+impl Run for Args {
+    fn run(&self, context: &Context) -> Result<ExitCode> {
+        match &self.worker {
+            Some(directory) => run_worker(self, context, directory),
+            None => run_supervised(self, context),
+        }
     }
 }
 
-/// Outside: makes the place, starts the worker in it, waits, cleans up.
-fn watch(args: &Args, context: &Context) -> Result<ExitCode> {
-    // Mistakes are found before anything is started.
-    drop(load(args)?);
+/// Runs the first process: it creates the working directory, starts the worker in it, waits for it and cleans up.
+fn run_supervised(args: &Args, context: &Context) -> Result<ExitCode> {
+    // Mistakes in the treefile and the repository are reported before anything is started.
+    drop(load_treefile(args)?);
     drop(repository::open(context)?);
     let cache = match &args.cachedir {
         Some(cache) => cache.clone(),
@@ -56,42 +58,42 @@ fn watch(args: &Args, context: &Context) -> Result<ExitCode> {
     };
     fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
     let cache = cache.canonicalize()?;
-    confine::become_root()?;
-    let parent = args.workdir.clone().unwrap_or_else(default_work);
-    let place = Workplace::make(&parent)?;
+    workspace::become_root()?;
+    let parent = args.workdir.clone().unwrap_or_else(default_work_directory);
+    let workspace = Workspace::create(&parent)?;
     let mut arguments: Vec<OsString> = env::args_os().skip(1).collect();
-    let own = ["--worker".into(), place.path().into(), "--worker-cache".into(), cache.into()];
-    // Before a `--` they are still options.
+    let own = ["--worker".into(), workspace.path().into(), "--worker-cache".into(), cache.into()];
+    // They are inserted before a `--`: after it they would not be options any more.
     let end = arguments.iter().position(|argument| argument == "--").unwrap_or(arguments.len());
     arguments.splice(end..end, own);
-    let ending = place.watch(&arguments)?;
-    match ending {
-        Ending::Interrupted(signal) => {
+    let exit = workspace.run_worker(&arguments)?;
+    match exit {
+        WorkerExit::Interrupted(signal) => {
             output::note(format_args!("sapwood: interrupted by {signal}: nothing was committed"))
         }
-        Ending::Status(status) if status.code().is_none() => {
+        WorkerExit::Status(status) if status.code().is_none() => {
             output::note(format_args!("sapwood: the compose was ended from outside ({status}): nothing was committed"));
         }
-        Ending::Status(_) => {}
+        WorkerExit::Status(_) => {}
     }
-    Ok(ExitCode::from(ending.code()))
+    Ok(ExitCode::from(exit.exit_code()))
 }
 
-/// Inside: does the work.
-fn work(args: &Args, context: &Context, directory: &Path) -> Result<ExitCode> {
-    confine::settle_in()?;
-    let treefile = load(args)?;
+/// Runs the worker process: it composes the commit and prints the result.
+fn run_worker(args: &Args, context: &Context, directory: &Path) -> Result<ExitCode> {
+    workspace::isolate_worker()?;
+    let treefile = load_treefile(args)?;
     let store = repository::open(context)?;
     let cache = args.worker_cache.clone().context("--worker is for sapwood itself")?;
     let log_name = format!("{}.log", treefile.ref_name.as_str().replace('/', "-"));
-    let log = Log::create(&cache.join("log").join(log_name)).context("cannot write the log")?;
-    let display = Display::new();
-    let report = |event: crate::compose::process::Event<'_>| display.event(event);
+    let log = ComposeLog::create(&cache.join("log").join(log_name)).context("cannot write the log")?;
+    let display = StageDisplay::new();
+    let report = |event: crate::compose::process::ComposeEvent<'_>| display.show(event);
     let runner = Runner { log: &log, report: &report };
     if args.keep_root {
-        Workplace::keep(directory)?;
+        Workspace::keep(directory)?;
     }
-    let result = make(args, &treefile, &store, (&cache, directory), runner);
+    let result = compose_commit(args, &treefile, &store, (&cache, directory), runner);
     display.finish();
     if args.keep_root {
         output::note(format_args!(
@@ -99,10 +101,10 @@ fn work(args: &Args, context: &Context, directory: &Path) -> Result<ExitCode> {
             directory.join("root").display()
         ));
     }
-    result.inspect_err(show::tail)
+    result.inspect_err(show::print_log_tail)
 }
 
-fn make(
+fn compose_commit(
     args: &Args,
     treefile: &Treefile,
     store: &Store,
@@ -110,9 +112,9 @@ fn make(
     runner: Runner<'_>,
 ) -> Result<ExitCode> {
     let lock = args.lock.as_deref().map(read_lock).transpose()?;
-    let progress = Progress::default();
+    let progress = ImportProgress::default();
     let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())?;
-    let request = Request {
+    let request = ComposeRequest {
         treefile,
         store,
         cache,
@@ -120,44 +122,44 @@ fn make(
         runner,
         lock: lock.as_ref(),
         from_root: args.from_root.as_deref(),
-        purpose: if args.dry_run { Purpose::Plan } else { Purpose::Commit },
-        again: args.force,
-        time: arguments::time(args.timestamp.as_deref())?,
+        mode: if args.dry_run { ComposeMode::Plan } else { ComposeMode::Commit },
+        force: args.force,
+        time: arguments::commit_time(args.timestamp.as_deref())?,
         subject: &args.subject,
         progress: &progress,
-        wait: repository::announced,
+        lock_wait: repository::wait_with_notice,
         threads: std::thread::available_parallelism().map_or(1, usize::from),
         now,
     };
     let outcome = output::while_importing(&progress, || compose(&request))?;
     let resolution = match &outcome {
-        Outcome::Planned(plan) => Some(&plan.resolution),
-        Outcome::Composed(composed) => composed.resolution.as_ref(),
-        Outcome::Unchanged(_) => None,
+        ComposeOutcome::Planned(plan) => Some(&plan.resolution),
+        ComposeOutcome::Composed(composed) => composed.resolution.as_ref(),
+        ComposeOutcome::Unchanged(_) => None,
     };
     if let (Some(file), Some(resolution)) = (&args.write_lock, resolution) {
-        let text = LockFile::of(resolution).render();
+        let text = LockFile::from_resolution(resolution).render();
         disk::replace(file, text.as_bytes()).with_context(|| format!("cannot write {}", file.display()))?;
     }
-    finish(args, &outcome)
+    report_outcome(args, &outcome)
 }
 
-/// Reports, and says by status and file whether anything changed.
-fn finish(args: &Args, outcome: &Outcome) -> Result<ExitCode> {
+/// Prints the outcome, touches the file of `--touch-if-changed` if there is a new commit, and returns the exit status.
+fn report_outcome(args: &Args, outcome: &ComposeOutcome) -> Result<ExitCode> {
     let unchanged = match outcome {
-        Outcome::Planned(plan) => plan.unchanged,
-        Outcome::Unchanged(_) => true,
-        Outcome::Composed(composed) => composed.unchanged,
+        ComposeOutcome::Planned(plan) => plan.unchanged,
+        ComposeOutcome::Unchanged(_) => true,
+        ComposeOutcome::Composed(composed) => composed.unchanged,
     };
-    show::outcome(args, outcome)?;
+    show::print_outcome(args, outcome)?;
     if let (Some(file), false, false) = (&args.touch_if_changed, unchanged, args.dry_run) {
         disk::replace(file, b"").with_context(|| format!("cannot touch {}", file.display()))?;
     }
-    Ok(if unchanged && args.unchanged_exit_77 { ExitCode::from(UNCHANGED) } else { ExitCode::SUCCESS })
+    Ok(if unchanged && args.unchanged_exit_77 { ExitCode::from(UNCHANGED_EXIT_STATUS) } else { ExitCode::SUCCESS })
 }
 
-/// The treefile, with what the command line says instead.
-fn load(args: &Args) -> Result<Treefile> {
+/// Loads the treefile and replaces the values that the command line overrides.
+fn load_treefile(args: &Args) -> Result<Treefile> {
     let mut treefile = match (&args.treefile, &args.reference) {
         (Some(path), _) => treefile::load(path, env::consts::ARCH)
             .with_context(|| format!("cannot use the treefile {}", path.display()))?,
@@ -177,7 +179,7 @@ fn read_lock(path: &Path) -> Result<LockFile> {
 
 fn default_cache() -> Result<PathBuf> {
     if nix::unistd::geteuid().is_root() {
-        return Ok(SYSTEM_CACHE.into());
+        return Ok(SYSTEM_CACHE_DIRECTORY.into());
     }
     let cache = match env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()) {
         Some(path) => PathBuf::from(path),
@@ -186,7 +188,7 @@ fn default_cache() -> Result<PathBuf> {
     Ok(cache.join("sapwood/compose"))
 }
 
-fn default_work() -> PathBuf {
-    // Not /tmp: a root is large, and that may be memory.
+fn default_work_directory() -> PathBuf {
+    // Not /tmp, which may be in memory: a root is large.
     env::var_os("TMPDIR").filter(|path| !path.is_empty()).map_or_else(|| "/var/tmp".into(), PathBuf::from)
 }

@@ -1,4 +1,6 @@
-//! What a compose tells: stages and progress while it runs, and the outcome.
+//! The output of `sapwood compose`: stages and progress while it runs, and the outcome.
+//!
+//! *Used by* the worker process in `compose::mod`.
 
 use std::io::{self, IsTerminal as _};
 
@@ -9,59 +11,60 @@ use serde_json::{Value, json};
 use super::super::{db, output};
 use super::Args;
 use crate::compose::engine::EngineError;
-use crate::compose::journey::{ComposeError, Composed, Outcome, Plan};
-use crate::compose::process::{Event, ProcessError};
-use crate::compose::root::RootError;
+use crate::compose::pipeline::{ComposeError, ComposeOutcome, ComposePlan, Composed};
+use crate::compose::process::{ComposeEvent, ProcessError};
+use crate::compose::root::InstalledRootError;
 
-/// Longest part of an engine's line that is shown while it works.
-const LINE_SHOWN: usize = 70;
+/// The number of characters of an engine's line that are shown beside the spinner.
+const ENGINE_LINE_MAX_CHARS: usize = 70;
 
-/// Longest part of a line of the log that is shown after a failure: command lines of hundreds of packages are in it.
-const TAIL_SHOWN: usize = 200;
+/// The number of characters of a line of the log that are shown after a failure. The log has command lines with hundreds of
+/// packages.
+const LOG_LINE_MAX_CHARS: usize = 200;
 
-/// Shows stages as lines, and on a terminal what the engine says beside a spinner.
-pub struct Display(Option<ProgressBar>);
+/// A display of a compose that runs: stages as lines and, on a terminal, the engine's last line beside a spinner.
+pub(crate) struct StageDisplay(Option<ProgressBar>);
 
-impl Display {
-    /// Nothing is shown yet.
-    pub fn new() -> Self {
+impl StageDisplay {
+    /// Makes a display that shows nothing yet.
+    pub(crate) fn new() -> Self {
         Self(io::stderr().is_terminal().then(ProgressBar::new_spinner))
     }
 
-    /// Shows what happens.
-    pub fn event(&self, event: Event<'_>) {
+    /// Shows an event of the compose.
+    pub(crate) fn show(&self, event: ComposeEvent<'_>) {
         match (event, &self.0) {
-            (Event::Stage(text), Some(bar)) => bar.suspend(|| output::note(text)),
-            (Event::Note(text), Some(bar)) => bar.suspend(|| output::note(format_args!("note: {text}"))),
-            (Event::Stage(text), None) => output::note(text),
-            (Event::Note(text), None) => output::note(format_args!("note: {text}")),
-            (Event::Line(text), Some(bar)) => {
-                bar.set_message(text.chars().take(LINE_SHOWN).collect::<String>());
+            (ComposeEvent::Stage(text), Some(bar)) => bar.suspend(|| output::note(text)),
+            (ComposeEvent::Note(text), Some(bar)) => bar.suspend(|| output::note(format_args!("note: {text}"))),
+            (ComposeEvent::Stage(text), None) => output::note(text),
+            (ComposeEvent::Note(text), None) => output::note(format_args!("note: {text}")),
+            (ComposeEvent::Line(text), Some(bar)) => {
+                bar.set_message(text.chars().take(ENGINE_LINE_MAX_CHARS).collect::<String>());
                 bar.tick();
             }
-            (Event::Line(_), None) => {}
+            (ComposeEvent::Line(_), None) => {}
         }
     }
 
-    /// Takes away what only concerned the work.
-    pub fn finish(&self) {
+    /// Removes the spinner.
+    pub(crate) fn finish(&self) {
         if let Some(bar) = &self.0 {
             bar.finish_and_clear();
         }
     }
 }
 
-/// Prints the last lines of the program that failed, and where all of them are.
-pub fn tail(error: &anyhow::Error) {
+/// Prints the last lines of the program that failed and the path of its whole log.
+pub(crate) fn print_log_tail(error: &anyhow::Error) {
     let process = match error.downcast_ref::<ComposeError>() {
-        Some(ComposeError::Engine(EngineError::Process(error)) | ComposeError::Root(RootError::Process(error))) => {
-            error
-        }
+        Some(
+            ComposeError::Engine(EngineError::Process(error)) | ComposeError::Root(InstalledRootError::Process(error)),
+        ) => error,
         _ => return,
     };
     if let ProcessError::Failed { tail, log, .. } = process {
         for line in tail {
-            let cut: String = line.chars().take(TAIL_SHOWN).collect();
+            let cut: String = line.chars().take(LOG_LINE_MAX_CHARS).collect();
             let dots = if cut.len() < line.len() { "…" } else { "" };
             output::note(format_args!("  | {cut}{dots}"));
         }
@@ -69,32 +72,32 @@ pub fn tail(error: &anyhow::Error) {
     }
 }
 
-/// Prints what came out.
+/// Prints the outcome of a compose, as text or JSON.
 ///
 /// # Errors
 /// When the output is closed.
-pub fn outcome(args: &Args, outcome: &Outcome) -> Result<()> {
+pub(crate) fn print_outcome(args: &Args, outcome: &ComposeOutcome) -> Result<()> {
     match outcome {
-        Outcome::Planned(plan) if args.json => Ok(output::json(&planned(plan))?),
-        Outcome::Planned(plan) => plan_text(plan),
-        Outcome::Unchanged(id) if args.json => Ok(output::json(&json!({ "id": id, "unchanged": true }))?),
-        Outcome::Unchanged(id) => {
+        ComposeOutcome::Planned(plan) if args.json => Ok(output::json(&plan_json(plan))?),
+        ComposeOutcome::Planned(plan) => print_plan(plan),
+        ComposeOutcome::Unchanged(id) if args.json => Ok(output::json(&json!({ "id": id, "unchanged": true }))?),
+        ComposeOutcome::Unchanged(id) => {
             output::note("nothing changed since the last commit");
             Ok(output::line(id)?)
         }
-        Outcome::Composed(composed) if args.json => Ok(output::json(&made(composed))?),
-        Outcome::Composed(composed) => {
-            // Of a first commit everything is new: 'db list' lists it.
+        ComposeOutcome::Composed(composed) if args.json => Ok(output::json(&commit_json(composed))?),
+        ComposeOutcome::Composed(composed) => {
+            // In a first commit every package is new, so the changes are not printed; 'db list' lists the packages.
             if composed.commit.parent.is_some() {
-                composed.changes.iter().for_each(|change| output::note(db::words(change)));
+                composed.changes.iter().for_each(|change| output::note(db::describe_change(change)));
             }
-            summary(composed);
+            print_summary(composed);
             Ok(output::line(composed.id)?)
         }
     }
 }
 
-fn planned(plan: &Plan) -> Value {
+fn plan_json(plan: &ComposePlan) -> Value {
     json!({
         "unchanged": plan.unchanged,
         "packages": plan.resolution.list(),
@@ -103,9 +106,9 @@ fn planned(plan: &Plan) -> Value {
     })
 }
 
-fn plan_text(plan: &Plan) -> Result<()> {
+fn print_plan(plan: &ComposePlan) -> Result<()> {
     for change in &plan.changes {
-        output::line(db::words(change))?;
+        output::line(db::describe_change(change))?;
     }
     let (count, bytes) = (plan.resolution.packages.len() as u64, output::size(plan.resolution.bytes()));
     let changed = if plan.unchanged { "nothing changed since the last commit" } else { "a new commit would be made" };
@@ -113,7 +116,7 @@ fn plan_text(plan: &Plan) -> Result<()> {
     Ok(output::line(format_args!("{} packages ({bytes}), {changes} of them changed; {changed}", output::count(count)))?)
 }
 
-fn made(composed: &Composed) -> Value {
+fn commit_json(composed: &Composed) -> Value {
     json!({
         "id": composed.id,
         "commit": composed.commit,
@@ -127,7 +130,7 @@ fn made(composed: &Composed) -> Value {
     })
 }
 
-fn summary(composed: &Composed) {
+fn print_summary(composed: &Composed) {
     let commit = &composed.commit;
     let (entries, bytes) = (output::count(commit.entries), output::size(commit.content_bytes));
     let what = if composed.unchanged { "unchanged, no new commit" } else { commit.ref_name.as_str() };

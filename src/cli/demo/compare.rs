@@ -1,4 +1,7 @@
-//! Is one tree the same as another? Every entry, every attribute, every byte.
+//! The comparison of two directory trees: every entry, every attribute, every byte. It also has the two loads that the
+//! demonstration measures, `walk` and `read_everything`.
+//!
+//! *Used by* `demo::mod`.
 
 use std::fs::{self, File, Metadata};
 use std::io::Read;
@@ -11,25 +14,25 @@ use anyhow::{Context as _, Result};
 
 use crate::disk;
 
-/// Bytes compared at a time.
-const CHUNK: usize = 256 << 10;
+/// The number of bytes that are read and compared at a time.
+const READ_BUFFER_BYTES: usize = 256 << 10;
 
-/// What a comparison found.
+/// The result of a comparison.
 #[derive(Debug, Default)]
-pub struct Comparison {
-    /// Regular files compared.
-    pub files: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Sentences, each on one difference.
-    pub differences: Vec<String>,
+pub(crate) struct Comparison {
+    /// The number of regular files that were compared.
+    pub(crate) files: u64,
+    /// The number of bytes in them.
+    pub(crate) bytes: u64,
+    /// A text for each difference.
+    pub(crate) differences: Vec<String>,
 }
 
-/// Compares everything below `left` and `right`, on all processors.
+/// Compares everything below `left` and `right`, with one thread for each processor.
 ///
 /// # Errors
 /// When something cannot be read.
-pub fn compare(left: &Path, right: &Path) -> Result<Comparison> {
+pub(crate) fn compare(left: &Path, right: &Path) -> Result<Comparison> {
     let (left_paths, right_paths) = (list(left)?, list(right)?);
     let differences = Mutex::new(Vec::new());
     let note = |text: String| {
@@ -45,7 +48,7 @@ pub fn compare(left: &Path, right: &Path) -> Result<Comparison> {
     }
     let (next, files, bytes) = (AtomicUsize::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let work = || -> Result<()> {
-        let mut buffers = [vec![0; CHUNK], vec![0; CHUNK]];
+        let mut buffers = [vec![0; READ_BUFFER_BYTES], vec![0; READ_BUFFER_BYTES]];
         while let Some(path) = left_paths.get(next.fetch_add(1, Ordering::Relaxed)) {
             if right_paths.binary_search(path).is_err() {
                 continue;
@@ -78,13 +81,13 @@ fn missing<'a>(paths: &'a [PathBuf], others: &'a [PathBuf]) -> impl Iterator<Ite
     paths.iter().filter(|path| others.binary_search(path).is_err())
 }
 
-/// All paths below `top`, relative to it, in ascending order.
+/// Returns all paths below `top`, relative to it, in ascending order.
 fn list(top: &Path) -> Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     let mut pending = vec![PathBuf::new()];
     while let Some(directory) = pending.pop() {
-        let place = top.join(&directory);
-        for entry in fs::read_dir(&place).with_context(|| format!("cannot list {}", place.display()))? {
+        let full = top.join(&directory);
+        for entry in fs::read_dir(&full).with_context(|| format!("cannot list {}", full.display()))? {
             let entry = entry?;
             let path = directory.join(entry.file_name());
             if entry.file_type()?.is_dir() {
@@ -97,7 +100,7 @@ fn list(top: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// What differs between two entries, if anything, and the length of the content if they are files.
+/// Returns what differs between two entries, if anything, and the number of bytes compared if they are files.
 fn compare_entry(left: &Path, right: &Path, buffers: &mut [Vec<u8>; 2]) -> Result<(Option<&'static str>, Option<u64>)> {
     let (a, b) = (fs::symlink_metadata(left)?, fs::symlink_metadata(right)?);
     let checks: [(&str, fn(&Metadata) -> i128); 6] = [
@@ -106,7 +109,7 @@ fn compare_entry(left: &Path, right: &Path, buffers: &mut [Vec<u8>; 2]) -> Resul
         ("group", |m| m.gid().into()),
         ("mtime", |m| i128::from(m.mtime()) * 1_000_000_000 + i128::from(m.mtime_nsec())),
         ("device number", |m| m.rdev().into()),
-        // The size of a directory means something else on each filesystem, and so do its links.
+        // The size of a directory means something else on each filesystem. So does its link count, which is not compared.
         ("size", |m| if m.is_dir() { 0 } else { m.size().into() }),
     ];
     if let Some((what, _)) = checks.into_iter().find(|(_, value)| value(&a) != value(&b)) {
@@ -130,13 +133,13 @@ fn compare_entry(left: &Path, right: &Path, buffers: &mut [Vec<u8>; 2]) -> Resul
             return Ok((Some("content"), Some(length)));
         }
         length += read as u64;
-        if read < CHUNK {
+        if read < READ_BUFFER_BYTES {
             return Ok((None, Some(length)));
         }
     }
 }
 
-fn xattrs(path: &Path) -> Result<Vec<disk::XattrPair>> {
+fn xattrs(path: &Path) -> Result<Vec<impl Ord + use<>>> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(Vec::new()) };
     let mut pairs = disk::read_xattrs(disk::open_directory(parent)?, name.as_encoded_bytes())?;
     pairs.sort();
@@ -154,11 +157,11 @@ fn fill(file: &mut File, buffer: &mut [u8]) -> Result<usize> {
     Ok(done)
 }
 
-/// Looks at every entry below `top`, as `find -size` does, and returns how many there are.
+/// Reads the attributes of every entry below `top`, as `find -size` does, and returns the number of entries.
 ///
 /// # Errors
 /// When something cannot be read.
-pub fn walk(top: &Path) -> Result<u64> {
+pub(crate) fn walk(top: &Path) -> Result<u64> {
     let mut count = 0;
     let mut pending = vec![top.to_owned()];
     while let Some(directory) = pending.pop() {
@@ -173,12 +176,12 @@ pub fn walk(top: &Path) -> Result<u64> {
     Ok(count)
 }
 
-/// Reads every regular file below `top` and returns the bytes.
+/// Reads every regular file below `top` and returns the number of bytes.
 ///
 /// # Errors
 /// When something cannot be read.
-pub fn read_everything(top: &Path) -> Result<u64> {
-    let mut buffer = vec![0; CHUNK];
+pub(crate) fn read_everything(top: &Path) -> Result<u64> {
+    let mut buffer = vec![0; READ_BUFFER_BYTES];
     let mut bytes = 0;
     let mut pending = vec![top.to_owned()];
     while let Some(directory) = pending.pop() {

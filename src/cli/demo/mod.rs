@@ -1,7 +1,14 @@
-//! `sapwood demo`: the whole path on this machine's own files, with nothing set up before and nothing left behind.
+//! The verb `sapwood demo`, which commits, mounts, compares, publishes and lazily mounts files of this machine, and removes
+//! everything again.
+//!
+//! | file | content |
+//! | --- | --- |
+//! | `env` | the temporary directory, the commands that are run in it, the cleanup |
+//! | `compare` | the comparison of the mount with the original tree |
+//! | `network` | the second half: publishing, serving, mounting lazily |
 
 mod compare;
-mod ground;
+mod env;
 mod network;
 
 use std::path::{Path, PathBuf};
@@ -12,23 +19,27 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use self::compare::{Comparison, compare, read_everything, walk};
-use self::ground::{Ground, Machine, candidates};
-use self::network::Network;
+use self::env::{DemoEnvironment, Machine, candidate_trees};
+use self::network::NetworkFigures;
 use super::output;
+use crate::cli::context::{Context, Run};
 
 /// The ref that the demonstration commits to.
 const REF: &str = "demo";
 
-/// Commit this machine's /usr, mount it, prove it equal; publish it, serve it on loopback, mount it lazily; clean up
+/// Commit, mount, compare and publish this machine's /usr; clean up
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   sapwood demo
   sapwood demo --tree /etc
 
-Uses a temporary repository in the directory with the most room among $TMPDIR, /tmp and /var/tmp. Needs no root; then
+Commits the tree, mounts it and compares every byte, publishes it, serves it on loopback, mounts that lazily, and removes \
+everything again.
+
+Uses a temporary repository in the directory with the most room among $TMPDIR, /tmp and /var/tmp. Needs no root; then \
 fusermount3 (Debian: package fuse3) must be there, and is installed through sudo if that asks no password.")]
-pub struct Args {
+pub(crate) struct Args {
     /// The tree to commit (default: /usr, or a part of it when there is too little room)
     #[arg(long, value_name = "DIR")]
     tree: Option<PathBuf>,
@@ -38,8 +49,8 @@ pub struct Args {
     json: bool,
 }
 
-/// What was measured.
-struct Figures {
+/// The figures that the demonstration measured.
+struct DemoFigures {
     tree: PathBuf,
     entries: u64,
     bytes: u64,
@@ -50,49 +61,47 @@ struct Figures {
     compared_in: Duration,
     program: Option<String>,
     rows: Vec<(&'static str, Duration, Duration)>,
-    network: Network,
+    network: NetworkFigures,
 }
 
-/// Runs the verb.
-///
-/// # Errors
-/// When any step fails or the mount differs from the tree. What was made is removed in any case.
-pub fn run(args: &Args) -> Result<ExitCode> {
-    let ground = Ground::prepare()?;
-    let trees = args.tree.clone().map_or_else(|| candidates(&ground), |tree| Ok(vec![tree]))?;
-    let mut last = None;
-    for tree in trees {
-        match demonstrate(&ground, &tree, args.json) {
-            Ok(figures) => return report(&figures, args.json),
-            // Without root some trees hold files that cannot be read: the next is smaller.
-            Err(error) if args.tree.is_none() && is_permission(&error) => {
-                output::note(format_args!("{}: {error:#}; taking a smaller tree", tree.display()));
-                last = Some(error);
+impl Run for Args {
+    fn run(&self, _context: &Context) -> Result<ExitCode> {
+        let environment = DemoEnvironment::prepare()?;
+        let trees = self.tree.clone().map_or_else(|| candidate_trees(&environment), |tree| Ok(vec![tree]))?;
+        let mut last = None;
+        for tree in trees {
+            match demonstrate(&environment, &tree, self.json) {
+                Ok(figures) => return print_report(&figures, self.json),
+                // Without root some trees have files that cannot be read. The next candidate is smaller.
+                Err(error) if self.tree.is_none() && is_permission_denied(&error) => {
+                    output::note(format_args!("{}: {error:#}; taking a smaller tree", tree.display()));
+                    last = Some(error);
+                }
+                Err(error) => return Err(error),
             }
-            Err(error) => return Err(error),
         }
+        Err(last.unwrap_or_else(|| anyhow::anyhow!("there is no tree that fits")))
     }
-    Err(last.unwrap_or_else(|| anyhow::anyhow!("there is no tree that fits")))
 }
 
-fn is_permission(error: &anyhow::Error) -> bool {
+fn is_permission_denied(error: &anyhow::Error) -> bool {
     format!("{error:#}").contains("Permission denied")
 }
 
-fn demonstrate(ground: &Ground, tree: &Path, quiet: bool) -> Result<Figures> {
+fn demonstrate(environment: &DemoEnvironment, tree: &Path, quiet: bool) -> Result<DemoFigures> {
     let say = |text: std::fmt::Arguments<'_>| {
         if !quiet {
             output::note(text);
         }
     };
-    ground.clear()?;
+    environment.clear()?;
     say(format_args!("$ sapwood init\n$ sapwood commit --ref {REF} {}", tree.display()));
-    ground.sapwood(Machine::Publisher, &["init"])?;
-    let (commit, committed) = timed(|| commit(ground, tree))?;
-    let (recommit, _) = timed(|| commit_again(ground, tree))?;
-    let mountpoint = ground.mountpoint();
+    environment.sapwood(Machine::Publisher, &["init"])?;
+    let (commit, committed) = timed(|| commit(environment, tree))?;
+    let (recommit, _) = timed(|| commit_again(environment, tree))?;
+    let mountpoint = environment.mountpoint();
     say(format_args!("$ sapwood mount {REF} {}", mountpoint.display()));
-    let (mount, _) = timed(|| ground.mount(REF))?;
+    let (mount, _) = timed(|| environment.mount(REF))?;
     say(format_args!("reading every file of the mount and of {} and comparing them…", tree.display()));
     let (compared_in, comparison) = timed(|| compare(tree, &mountpoint))?;
     if let Some(difference) = comparison.differences.first() {
@@ -103,9 +112,9 @@ fn demonstrate(ground: &Ground, tree: &Path, quiet: bool) -> Result<Figures> {
         say(format_args!("{program}"));
     }
     let rows = measure(tree, &mountpoint)?;
-    ground.unmount()?;
-    let network = network::demonstrate(ground, &say)?;
-    Ok(Figures {
+    environment.unmount()?;
+    let network = network::demonstrate(environment, &say)?;
+    Ok(DemoFigures {
         tree: tree.to_owned(),
         entries: committed["commit"]["entries"].as_u64().unwrap_or(0),
         bytes: committed["commit"]["content_bytes"].as_u64().unwrap_or(0),
@@ -126,15 +135,15 @@ fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<(Duration, T)> {
     Ok((start.elapsed(), value))
 }
 
-fn commit(ground: &Ground, tree: &Path) -> Result<Value> {
+fn commit(environment: &DemoEnvironment, tree: &Path) -> Result<Value> {
     let tree = tree.to_str().context("the path of the tree is not UTF-8")?;
-    let text = ground.sapwood(Machine::Publisher, &["commit", "--json", "--ref", REF, tree])?;
+    let text = environment.sapwood(Machine::Publisher, &["commit", "--json", "--ref", REF, tree])?;
     serde_json::from_str(&text).context("cannot understand what 'sapwood commit --json' printed")
 }
 
-fn commit_again(ground: &Ground, tree: &Path) -> Result<()> {
+fn commit_again(environment: &DemoEnvironment, tree: &Path) -> Result<()> {
     let tree = tree.to_str().context("the path of the tree is not UTF-8")?;
-    ground.sapwood(Machine::Publisher, &["commit", "--skip-if-unchanged", "--ref", REF, tree]).map(drop)
+    environment.sapwood(Machine::Publisher, &["commit", "--skip-if-unchanged", "--ref", REF, tree]).map(drop)
 }
 
 /// Runs the first of some programs that the mount has, and returns its command line and what it printed.
@@ -156,18 +165,18 @@ fn run_program(mountpoint: &Path) -> Option<String> {
     None
 }
 
-/// Something to do with a whole tree, which returns how much it saw.
-type Work = fn(&Path) -> Result<u64>;
+/// A load on a whole tree, which returns the number of entries or bytes.
+type TreeWork = fn(&Path) -> Result<u64>;
 
-/// Times both trees in turn, each once to warm up and then three times; the least counts.
+/// Measures each load on both trees alternately: once to warm up, then three times, of which the shortest time counts.
 fn measure(tree: &Path, mountpoint: &Path) -> Result<Vec<(&'static str, Duration, Duration)>> {
     let mut rows = Vec::new();
-    let works: [(&str, Work); 2] = [("walk with stat, warm", walk), ("read every file, warm", read_everything)];
+    let works: [(&str, TreeWork); 2] = [("walk with stat, warm", walk), ("read every file, warm", read_everything)];
     for (name, work) in works {
         let mut best = [Duration::MAX; 2];
         for round in 0..4 {
-            for (index, place) in [tree, mountpoint].into_iter().enumerate() {
-                let (time, _) = timed(|| work(place))?;
+            for (index, top) in [tree, mountpoint].into_iter().enumerate() {
+                let (time, _) = timed(|| work(top))?;
                 if round > 0 {
                     best[index] = best[index].min(time);
                 }
@@ -178,7 +187,7 @@ fn measure(tree: &Path, mountpoint: &Path) -> Result<Vec<(&'static str, Duration
     Ok(rows)
 }
 
-fn report(figures: &Figures, as_json: bool) -> Result<ExitCode> {
+fn print_report(figures: &DemoFigures, as_json: bool) -> Result<ExitCode> {
     ensure!(figures.comparison.differences.is_empty(), "the mount differs from the tree");
     if as_json {
         let rows: Vec<Value> = figures

@@ -1,4 +1,7 @@
-//! The second half of the demonstration: what is published is served on loopback, and mounted by a machine that has nothing.
+//! The second half of the demonstration: publishing, serving on the loopback interface, and mounting lazily from an empty
+//! repository.
+//!
+//! *Used by* `demo::mod`.
 
 use std::fs;
 use std::time::Duration;
@@ -6,62 +9,69 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use super::ground::{Ground, Machine};
+use super::env::{DemoEnvironment, Machine};
 use super::{REF, run_program, timed};
 use crate::cli::output;
 
-/// The key that signs.
+/// The name of the key that signs the commit.
 const KEY: &str = "demo";
 
-/// What came over the network until some moment.
+/// The traffic of the lazy mount up to a certain moment.
 #[derive(Debug, Clone, Copy)]
-pub struct Fetched {
-    /// Requests sent.
-    pub requests: u64,
-    /// Bytes that came.
-    pub bytes: u64,
+pub(crate) struct FetchedSoFar {
+    /// The number of requests sent.
+    pub(crate) requests: u64,
+    /// The number of bytes received.
+    pub(crate) bytes: u64,
 }
 
-/// What was measured.
-pub struct Network {
+/// The figures that this half measured.
+pub(crate) struct NetworkFigures {
     published_bytes: u64,
     publish: Duration,
     mount: Duration,
     list: Duration,
-    listed: Fetched,
+    listed: FetchedSoFar,
     start: Option<Duration>,
-    started: Fetched,
+    started: FetchedSoFar,
 }
 
-/// Publishes, serves, mounts lazily, lists and runs a program. `say` gets the commands and what they printed.
+/// Publishes, serves, mounts lazily, lists the mount and runs a program from it. `say` is called with the commands and what
+/// they printed.
 ///
 /// # Errors
-/// When any of it fails.
-pub fn demonstrate(ground: &Ground, say: &dyn Fn(std::fmt::Arguments<'_>)) -> Result<Network> {
-    let place = format!("file://{}", text(&ground.published())?);
-    say(format_args!("\n$ sapwood key generate {KEY}\n$ sapwood publish --sign {KEY} {place} {REF}"));
-    ground.sapwood(Machine::Publisher, &["key", "generate", KEY])?;
+/// When any of these fails.
+pub(crate) fn demonstrate(
+    environment: &DemoEnvironment,
+    say: &dyn Fn(std::fmt::Arguments<'_>),
+) -> Result<NetworkFigures> {
+    let destination = format!("file://{}", text(&environment.published())?);
+    say(format_args!("\n$ sapwood key generate {KEY}\n$ sapwood publish --sign {KEY} {destination} {REF}"));
+    environment.sapwood(Machine::Publisher, &["key", "generate", KEY])?;
     let (publish, printed) =
-        timed(|| ground.sapwood(Machine::Publisher, &["publish", "--json", "--sign", KEY, &place, REF]))?;
+        timed(|| environment.sapwood(Machine::Publisher, &["publish", "--json", "--sign", KEY, &destination, REF]))?;
     let report: Value =
         serde_json::from_str(&printed).context("cannot understand what 'sapwood publish --json' printed")?;
-    say(format_args!("$ sapwood serve {}", ground.published().display()));
-    let url = ground.serve()?;
+    say(format_args!("$ sapwood serve {}", environment.published().display()));
+    let url = environment.serve()?;
     let source = format!("{url}#{REF}");
-    let mountpoint = ground.mountpoint();
+    let mountpoint = environment.mountpoint();
     let mounted_on = text(&mountpoint)?;
-    say(format_args!("{url}\n$ sapwood --repo {} mount --key {KEY} {source} {mounted_on}", ground.client().display()));
-    let (mount, _) = timed(|| ground.sapwood(Machine::Client, &["mount", "--key", KEY, &source, mounted_on]))?;
+    say(format_args!(
+        "{url}\n$ sapwood --repo {} mount --key {KEY} {source} {mounted_on}",
+        environment.client().display()
+    ));
+    let (mount, _) = timed(|| environment.sapwood(Machine::Client, &["mount", "--key", KEY, &source, mounted_on]))?;
     let (list, entries) = timed(|| Ok(fs::read_dir(&mountpoint)?.count()))?;
     say(format_args!("$ ls {mounted_on} | wc -l\n{entries}"));
-    let listed = fetched(ground)?;
+    let listed = read_fetched(environment)?;
     let (start, program) = timed(|| Ok(run_program(&mountpoint)))?;
     if let Some(program) = &program {
         say(format_args!("{program}"));
     }
-    let started = fetched(ground)?;
-    ground.unmount()?;
-    Ok(Network {
+    let started = read_fetched(environment)?;
+    environment.unmount()?;
+    Ok(NetworkFigures {
         published_bytes: report["traffic"]["sent"].as_u64().unwrap_or(0),
         publish,
         mount,
@@ -72,25 +82,25 @@ pub fn demonstrate(ground: &Ground, say: &dyn Fn(std::fmt::Arguments<'_>)) -> Re
     })
 }
 
-fn fetched(ground: &Ground) -> Result<Fetched> {
-    let mountpoint = ground.mountpoint();
-    let printed = ground.sapwood(Machine::Client, &["mounts", "--json", text(&mountpoint)?])?;
+fn read_fetched(environment: &DemoEnvironment) -> Result<FetchedSoFar> {
+    let mountpoint = environment.mountpoint();
+    let printed = environment.sapwood(Machine::Client, &["mounts", "--json", text(&mountpoint)?])?;
     let status: Value =
         serde_json::from_str(&printed).context("cannot understand what 'sapwood mounts --json' printed")?;
     let figure = |name: &str| {
         status["lazy"][name].as_u64().with_context(|| format!("'sapwood mounts --json' does not say '{name}'"))
     };
-    Ok(Fetched { requests: figure("requests")?, bytes: figure("bytes_fetched")? })
+    Ok(FetchedSoFar { requests: figure("requests")?, bytes: figure("bytes_fetched")? })
 }
 
 fn text(path: &std::path::Path) -> Result<&str> {
     path.to_str().context("the temporary directory is not UTF-8")
 }
 
-impl Network {
-    /// The figures, for programs.
-    pub fn json(&self) -> Value {
-        let fetched = |it: Fetched| json!({ "requests": it.requests, "bytes": it.bytes });
+impl NetworkFigures {
+    /// Returns the figures as JSON.
+    pub(crate) fn json(&self) -> Value {
+        let fetched = |it: FetchedSoFar| json!({ "requests": it.requests, "bytes": it.bytes });
         json!({
             "published_bytes": self.published_bytes, "publish_seconds": self.publish.as_secs_f64(),
             "mount_seconds": self.mount.as_secs_f64(), "first_list_seconds": self.list.as_secs_f64(),
@@ -99,10 +109,10 @@ impl Network {
         })
     }
 
-    /// The figures, as rows of a table: what was done, how long it took, what had been fetched by then.
-    pub fn rows(&self) -> Vec<Vec<String>> {
+    /// Returns the figures as rows of a table: what was done, how long it took, how much had been fetched by then.
+    pub(crate) fn rows(&self) -> Vec<Vec<String>> {
         let seconds = |time: Duration| format!("{:.3} s", time.as_secs_f64());
-        let row = |name: String, time: Duration, by_then: Option<Fetched>| {
+        let row = |name: String, time: Duration, by_then: Option<FetchedSoFar>| {
             let requests = by_then.map(|it| output::count(it.requests)).unwrap_or_default();
             let bytes = by_then.map(|it| output::size(it.bytes)).unwrap_or_default();
             vec![name, seconds(time), requests, bytes]

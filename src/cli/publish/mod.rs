@@ -1,8 +1,12 @@
-//! `sapwood publish`.
+//! The verb `sapwood publish`.
+//!
+//! Its parts: `report` prints plans and results, `prune` runs `--prune` and `--regroup`, `verify` runs `--verify`.
+//!
+//! *Not here*: publishing itself, see `remote::publish` and `remote::prune`.
 
 mod prune;
+mod report;
 mod verify;
-mod words;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,9 +15,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Map, Value};
 
-use super::{Context, environment, keys, lazy, output, repository};
+use super::{output, repository};
+use crate::cli::context::{Context, Run};
 use crate::model::RefName;
-use crate::remote::format::FRAME_RAW_MAX;
+use crate::remote::format::{FRAME_RAW_MAX, ProfileText};
 use crate::remote::lease::LeaseTerms;
 use crate::remote::publish::{
     DEFAULT_LEVEL, FrameSizes, PACK_SIZE, PublishError, PublishOptions, PublishProgress, PublishRequest, apply,
@@ -21,33 +26,40 @@ use crate::remote::publish::{
 };
 use crate::remote::transport::Transport;
 use crate::remote::{Remotes, RemotesError};
+use crate::source::{environment, keys};
 use crate::trust::SecretKey;
 
-/// The end of `-h`, and the beginning of what `--help` says at its end.
+/// The text at the end of `-h`, with which the text at the end of `--help` begins.
 macro_rules! examples {
     () => {
         "\
 Examples:
   sapwood key generate release
-  sapwood publish --sign release file:///srv/www/os debian/12   a directory that a web server shows
-  sapwood publish --sign release s3://bucket/os debian/12       AWS_… variables or ~/.aws as usual
-  sapwood publish --dry-run file:///srv/www/os debian/12        how much would be sent
-  sapwood publish --sign release --verify https://os.example.org file:///srv/www/os debian/12
-                                                                publish, then read it as machines do
-  sapwood publish --prune --keep-last 5 file:///srv/www/os      remove what is older
-  sapwood publish --prune --keep-younger-than 90d --sign release s3://bucket/os debian/12
-                                                                publish, then prune
+  sapwood publish --sign release file:///srv/www/os debian/12
+      a directory that a web server shows
+  sapwood publish --sign release s3://bucket/os debian/12
+      AWS_… variables or ~/.aws as usual
+  sapwood publish --dry-run file:///srv/www/os debian/12
+      how much would be sent
+  sapwood publish --sign release --verify https://os.example.org \\
+    file:///srv/www/os debian/12
+      publish, then read it as machines do
+  sapwood publish --prune --keep-last 5 file:///srv/www/os
+      remove what is older
+  sapwood publish --prune --keep-younger-than 90d --sign release \\
+    s3://bucket/os debian/12
+      publish, then prune
 
-Only what is not there yet is sent, and the ref is written last: readers see the old state or the new one.
+Only what is not there yet is sent, and the ref is written last: readers see the old state or the new one. \
 A publisher that was stopped can be started again; nothing is sent twice. Several may publish to one place."
     };
 }
 
-/// Put commits where others can pull and mount them: a web server's directory, or a bucket
+/// Put commits where others can pull and mount them
 #[derive(Debug, clap::Args)]
 #[command(after_help = examples!(), after_long_help = LONG_HELP)]
-pub struct Args {
-    /// Where to: file:///DIR, s3://BUCKET/…, gs://…, az://…, or the name of a remote
+pub(crate) struct Args {
+    /// The destination: file:///DIR, s3://BUCKET/…, gs://…, az://…, or the name of a remote
     #[arg(value_name = "DEST")]
     destination: String,
     /// The refs to publish
@@ -56,153 +68,161 @@ pub struct Args {
     /// Sign commits and refs with this key (a name or a file); several are possible
     #[arg(long, value_name = "KEY")]
     sign: Vec<String>,
-    /// Also publish so many ancestors of each ref
+    /// Also publish this many ancestors of each ref
     #[arg(long, value_name = "N", default_value_t = 0)]
     depth: u64,
     /// Level of zstd, 1 to 22: higher is smaller and slower
     #[arg(long, value_name = "LEVEL", default_value_t = DEFAULT_LEVEL, value_parser = clap::value_parser!(i32).range(1..=22))]
     level: i32,
-    /// Have a delta from so many published ancestors, for clients that have one of them
+    /// Make a delta from each of this many published ancestors, for clients that have one of them
     #[arg(long, value_name = "N", default_value_t = 1)]
     deltas: u64,
     /// Pack first what this profile lists, and publish it ('sapwood profile record' makes one)
     #[arg(long, value_name = "FILE")]
     profile: Option<PathBuf>,
-    /// Replace what is published even if it is no ancestor
+    /// Replace the published commit even if it is no ancestor of the new one
     #[arg(long)]
     force: bool,
     /// Only say what would be done
     #[arg(long)]
     dry_run: bool,
-    /// Then read all of the refs through this address, as machines do that mount them lazily, and compare
+    /// Afterwards read all of the refs through this address, as a client's lazy mount does, and compare
     #[arg(long, value_name = "URL", requires = "refs", conflicts_with = "dry_run")]
     verify: Option<String>,
-    /// Most bytes of a pack
+    /// The largest size of a pack
     #[arg(long, value_name = "BYTES", hide = true, default_value_t = PACK_SIZE)]
     pack_size: u64,
-    /// Contents of so many bytes and more have a frame of their own; for measuring
+    /// The size from which a content has a frame of its own; for measuring
     #[arg(long, value_name = "BYTES", hide = true)]
     own_frame: Option<u64>,
-    /// Bytes of content that share a frame; for measuring
+    /// The bytes of content that share a frame; for measuring
     #[arg(long, value_name = "BYTES", hide = true, value_parser = parse_shared_frame)]
     shared_frame: Option<usize>,
-    /// Seconds after which the right to write names is nobody's, if its holder died; for tests of that
+    /// Seconds after which the lease of a publisher that died expires; for tests
     #[arg(long, value_name = "SECONDS", hide = true)]
     lease: Option<u64>,
     /// Print JSON
     #[arg(long)]
     json: bool,
-    // The last, since its heading holds for all that follows.
+    // It is last because its help heading applies to all arguments that follow.
     #[command(flatten)]
     prune: prune::PruneArgs,
 }
 
-/// What only `--help` says.
+/// The text at the end of `--help`.
 const LONG_HELP: &str = concat!(
     examples!(),
     "
 
-A web server needs to know nothing: any that serves plain files with Range requests does, such as
+Any web server that serves plain files and answers Range requests will do, such as
 
   server { listen 443 ssl; server_name os.example.org; root /srv/www/os;
-           location ~ ^/(packs|images|locators|deltas|profiles)/ { add_header Cache-Control immutable; expires max; }
-           location / { expires -1; } }
+    location ~ ^/(packs|images|locators|deltas|profiles)/ {
+      add_header Cache-Control immutable; expires max; }
+    location / { expires -1; } }
 
-A bucket needs the rights to read, write, list and delete, and conditional writes (S3 itself and most of
-its likes have them; each publish and prune tries, and refuses a bucket that ignores the conditions). A rule that aborts unfinished multipart uploads removes what killed publishers left.
+A bucket needs the rights to read, write, list and delete, and conditional writes (S3 itself and most \
+compatible servers have them; each publish and prune tests this, and refuses a bucket that ignores the \
+conditions). A rule that aborts unfinished multipart uploads removes what killed publishers left.
 
---verify reads each ref of the command through the address that machines use, into an empty repository that
-is removed afterwards: the names first, then everything, each byte compared with the commit. What a cache
+--verify reads each ref of the command through the address that machines use, into an empty repository that \
+is removed afterwards: the names first, then everything, each byte compared with the commit. What a cache \
 or a web server on the way does to the files is found there, and not on the machines.
 
-Pruning. Of each ref the newest commit is kept, and those before it as --keep-last or --keep-younger-than
-say, or all. A file that no kept commit needs is marked; when its mark is older than --grace, the next
-prune removes it, so run it regularly, as by a timer after publishing. Packs of which most is dead are copied
-without what is dead. Publishers may work at the same time.
+Pruning. Of each ref the newest commit is kept, and those before it as --keep-last or --keep-younger-than \
+say, or all. A file that no kept commit needs is marked; when its mark is older than --grace, the next \
+prune removes it, so run it regularly, for example by a timer after publishing. A pack of which most is not \
+needed any more is copied without that part. Publishers may work at the same time.
 
-A lazy mount of a commit that is kept goes on whatever is pruned, however long it runs: when contents are
-not where they were, it asks where they are now. The publisher does not know what is mounted, so a commit
-that is not kept any more is lost to machines that run it lazily once the grace period is over: what they
-did not fetch until then cannot be read. Keep what machines may still run, as by --keep-younger-than 90d,
-or have them fetch everything (--background-fill). The grace period, a day unless --grace says otherwise,
-is for pulls under way and for caches that still show an older ref: it should be longer than caches keep
+A lazy mount of a commit that is kept works whatever is pruned, however long it runs: when contents have \
+moved, it asks the remote for their new place. The publisher does not know what is mounted, so a machine \
+that lazily mounts a commit that is not kept any more can read only what it fetched before the grace \
+period ended. Keep what machines may still run, for example by --keep-younger-than 90d, or have them fetch \
+everything (--background-fill). The grace period, a day unless --grace says otherwise, \
+is for pulls under way and for caches that still show an older ref: it should be longer than caches keep \
 refs and than a pull takes. --grace 0 removes at once: a pull that is under way then has to be repeated.
 
-What a new client pays. Each publish leaves a pack, and packs keep contents that the newest commit does not
-have any more. So a publish packs some older contents again beside new ones: at most two bytes for each new
-one, now or later, so that a commit never takes more than some 40 requests or 1.6 times the bytes of one
-that is published afresh. --prune, and --regroup without removing anything, do all of it for the newest
-commit of each ref: then it takes at most 7 requests more, and 1.1 times the bytes. What is left behind is
-marked and removed like all else that is not needed; a client that knows only the old places goes on.
+What a new client fetches. Each publish makes a pack, and packs keep contents that the newest commit does \
+not have any more. So a publish packs some older contents again together with new ones: at most two bytes \
+for each new one, now or later, so that a new client never needs more than some 40 requests, or 1.6 times \
+the bytes that it would need if the commit were published alone. --prune, and --regroup without removing \
+anything, do all of it for the newest commit of each ref: then it takes at most 7 requests more, and 1.1 \
+times the bytes. Files that this makes superfluous are marked and removed as above; a client that knows \
+only the old places can go on.
 
---json prints one object.
-  publishing  commits: [{commit, new_objects, again, image_bytes, new_deltas}], packs, pack_bytes, content_bytes,
-              again_bytes (those of content_bytes that had been published before), delta_bytes,
-              already_there (bytes that an earlier attempt had sent), traffic: {requests, received, sent}
-  --dry-run   refs: [{ref, commit, replaces}], commits: [{commit, is_published, new_objects, again: {objects, bytes}, content_bytes, deltas_from}],
-              content_bytes, estimate: {pack_bytes, metadata_bytes, delta_bytes, delta_objects, requests, sampled_bytes}
-  --prune     refs, commits (numbers that stay), dropped: [commit], regroup: [{ref, content_bytes, cost, fresh}]
-              (of which cost and fresh are {requests, bytes}), repack: [{pack, bytes, live_bytes}],
-              supersede, remove: [{path, bytes}], waiting: [{path, bytes, seconds}], restore: [path],
-              kept_bytes, and when it was done: new_packs, new_pack_bytes, traffic
-  several     {publish: …, prune: …, verify: {url, refs: [{ref, commit, requests, bytes}]}}"
+--json prints one object. Of publishing:
+      commits: [{commit, new_objects, again, image_bytes, new_deltas}], packs, pack_bytes, content_bytes, \
+      repacked_bytes (those of content_bytes that had been published before), delta_bytes, \
+      already_there (bytes that an earlier attempt had sent), traffic: {requests, received, sent}
+Of --dry-run:
+      refs: [{ref, commit, replaces}], commits: [{commit, is_published, new_objects, again: {objects, bytes}, \
+      content_bytes, deltas_from}], content_bytes, estimate: {pack_bytes, metadata_bytes, delta_bytes, \
+      delta_objects, requests, sampled_bytes}
+Of --prune:
+      refs, commits (numbers that stay), dropped: [commit], regroup: [{ref, content_bytes, cost, fresh}] \
+      (of which cost and fresh are {requests, bytes}), repack: [{pack, bytes, live_bytes}], supersede, \
+      remove: [{path, bytes}], waiting: [{path, bytes, seconds}], restore: [path], kept_bytes, and when it \
+      was done: new_packs, new_pack_bytes, traffic
+Of several:
+      {publish: …, prune: …, verify: {url, refs: [{ref, commit, requests, bytes}]}}"
 );
 
-/// Runs the verb.
-///
-/// # Errors
-/// When something cannot be read here or written there.
-pub fn run(args: &Args, context: &Context) -> Result<ExitCode> {
-    let published = match args.refs[..] {
-        [] => None,
-        _ => Some(publish(args, context).with_context(|| format!("cannot publish to {}", args.destination))?),
-    };
-    let pruned = if args.prune.is_wanted() {
-        Some(prune::run(args, context).with_context(|| format!("cannot prune {}", args.destination))?)
-    } else {
-        None
-    };
-    let verified = args.verify.as_ref().map(|url| verify::run(args, url, context)).transpose()?;
-    if args.json {
-        let parts = [("publish", published), ("prune", pruned), ("verify", verified)];
-        let mut parts: Vec<(&str, Value)> = parts.into_iter().filter_map(|(name, part)| Some((name, part?))).collect();
-        match parts.len() {
-            1 => output::json(&parts.remove(0).1)?,
-            _ => output::json(&parts.into_iter().map(|(name, part)| (name.to_owned(), part)).collect::<Map<_, _>>())?,
+impl Run for Args {
+    fn run(&self, context: &Context) -> Result<ExitCode> {
+        let published = match self.refs[..] {
+            [] => None,
+            _ => Some(publish(self, context).with_context(|| format!("cannot publish to {}", self.destination))?),
+        };
+        let pruned = if self.prune.is_wanted() {
+            Some(prune::run(self, context).with_context(|| format!("cannot prune {}", self.destination))?)
+        } else {
+            None
+        };
+        let verified = self.verify.as_ref().map(|url| verify::run(self, url, context)).transpose()?;
+        if self.json {
+            let parts = [("publish", published), ("prune", pruned), ("verify", verified)];
+            let mut parts: Vec<(&str, Value)> =
+                parts.into_iter().filter_map(|(name, part)| Some((name, part?))).collect();
+            match parts.len() {
+                1 => output::json(&parts.remove(0).1)?,
+                _ => {
+                    output::json(&parts.into_iter().map(|(name, part)| (name.to_owned(), part)).collect::<Map<_, _>>())?
+                }
+            }
         }
+        Ok(ExitCode::SUCCESS)
     }
-    Ok(ExitCode::SUCCESS)
 }
 
-/// Publishes, or says what that would do. Returns what a program would read.
+/// Publishes, or plans it for `--dry-run`, and prints the result unless it is wanted as JSON. Returns the JSON.
 fn publish(args: &Args, context: &Context) -> Result<serde_json::Value> {
     let begin = Instant::now();
     let store = repository::open(context)?;
-    let transport = destination(&args.destination, context)?;
+    let transport = open_destination(&args.destination, context)?;
     let (request, options) = request(args)?;
-    let survey = survey(&store, &transport, &request).map_err(explain)?;
-    let plan = plan(&store, &survey, &request).map_err(explain)?;
+    let survey = survey(&store, &transport, &request).map_err(with_hint)?;
+    let plan = plan(&store, &survey, &request).map_err(with_hint)?;
     if args.dry_run {
-        let estimate = estimate(&store, &transport, &plan, &options).map_err(explain)?;
-        return words::plan(&plan, &estimate, args);
+        let estimate = estimate(&store, &transport, &plan, &options).map_err(with_hint)?;
+        return report::print_plan(&plan, &estimate, args);
     }
     if options.signers.is_empty() {
         output::note("nothing is signed: clients need --insecure-unsigned ('sapwood key generate' makes a key)");
     }
     let progress = PublishProgress::default();
     let work = || apply(&store, &transport, &survey, &plan, &options, &progress);
-    let report = output::while_publishing(&progress, work).map_err(explain)?;
-    words::report(&plan, &report, args, begin)
+    let report = output::while_publishing(&progress, work).map_err(with_hint)?;
+    report::print_report(&plan, &report, args, begin)
 }
 
-/// What is asked for, and how it is to be done.
+/// Returns the request and the options that the arguments make.
 fn request(args: &Args) -> Result<(PublishRequest, PublishOptions)> {
-    let signers = args.sign.iter().map(|key| keys::secret(key)).collect::<Result<Vec<_>>>()?;
+    let signers = args.sign.iter().map(|key| keys::read_secret(key)).collect::<Result<Vec<_>, _>>()?;
     let mut announcements = Vec::new();
     for (name, signer) in args.sign.iter().zip(&signers) {
-        announcements.extend(keys::announcement(name)?.map(|bytes| (signer.public(), bytes)));
+        announcements.extend(keys::read_announcement(name)?.map(|bytes| (signer.public(), bytes)));
     }
-    let profile = args.profile.as_deref().map(lazy::read_profile).transpose()?;
+    let profile = args.profile.as_deref().map(ProfileText::read).transpose()?;
     let request = PublishRequest {
         names: args.refs.clone(),
         depth: args.depth,
@@ -226,7 +246,7 @@ fn request(args: &Args) -> Result<(PublishRequest, PublishOptions)> {
         profile,
         now: jiff::Timestamp::now().as_second(),
         lease: args.lease_terms(),
-        announce: Box::new(announce),
+        announce: Box::new(print_waiting),
     };
     Ok((request, options))
 }
@@ -237,7 +257,7 @@ impl Args {
     }
 }
 
-fn announce(holder: &str) {
+fn print_waiting(holder: &str) {
     output::note(format_args!("waiting for {holder}, which is writing names or removing files there…"));
 }
 
@@ -249,8 +269,8 @@ fn parse_shared_frame(text: &str) -> Result<usize> {
     Ok(bytes)
 }
 
-/// A URL, or the remote of that name.
-fn destination(text: &str, context: &Context) -> Result<Transport> {
+/// Opens the destination: a URL, or a configured remote.
+fn open_destination(text: &str, context: &Context) -> Result<Transport> {
     if text.contains("://") {
         return Ok(Transport::open_destination(text, &environment::transport_options())?);
     }
@@ -260,18 +280,18 @@ fn destination(text: &str, context: &Context) -> Result<Transport> {
             bail!("'{text}' is neither a URL nor a remote; for a directory write file://{text}")
         }
         other => {
-            let config = environment::complete(other?);
+            let config = environment::with_environment(other?);
             Ok(Transport::open_destination(&config.url, &config.transport)?)
         }
     }
 }
 
-/// Adds the next command where there is an obvious one.
-fn explain(error: PublishError) -> anyhow::Error {
+/// Adds a hint to an error whose next command is known.
+fn with_hint(error: PublishError) -> anyhow::Error {
     let hint = match &error {
         PublishError::NoSuchRef(_) => "'sapwood refs' lists what there is",
         PublishError::Diverged { .. } => "pull and build on it, or replace it with --force",
-        PublishError::Raced { .. } | PublishError::Pruned { .. } | PublishError::NotPacked { .. } => {
+        PublishError::RefChanged { .. } | PublishError::Pruned { .. } | PublishError::NotPacked { .. } => {
             "run the same command again: what was sent is not sent again"
         }
         _ => return error.into(),

@@ -1,4 +1,6 @@
-//! `sapwood publish --prune`.
+//! `sapwood publish --prune` and `--regroup`.
+//!
+//! *Not here*: what may be removed, see `remote::prune`. *Used by* `publish::mod`.
 
 use std::env;
 use std::path::PathBuf;
@@ -7,31 +9,32 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use super::{Args, announce, destination};
-use crate::cli::{Context, output, repository};
+use super::{Args, open_destination, print_waiting};
+use crate::cli::context::Context;
+use crate::cli::{output, repository};
 use crate::remote::prune::{
-    Counted, Keep, PlannedFile, PruneError, PruneOptions, PrunePlan, PruneProgress, PruneReport, RegroupPlan, dry_run,
-    prune,
+    Keep, PlannedFile, PruneError, PruneOptions, PrunePlan, PruneProgress, PruneReport, RegroupPlan, TotalBytes,
+    dry_run, prune,
 };
 use crate::store::Store;
 
-/// What is to be removed.
+/// The arguments that say what is removed.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Pruning")]
 pub(super) struct PruneArgs {
     /// Remove what no ref needs any more, after publishing if refs are given
     #[arg(long)]
     prune: bool,
-    /// Pack the newest commit of each ref again if new clients fetch too much for it, as --prune does, and remove nothing
+    /// Pack the newest commit of each ref again if new clients fetch too much for it, as --prune does, but remove nothing
     #[arg(long)]
     regroup: bool,
     /// Of each ref keep the newest N commits
     #[arg(long, value_name = "N", requires = "prune", value_parser = clap::value_parser!(u64).range(1..))]
     keep_last: Option<u64>,
-    /// Of each ref keep what was committed less than so long ago: 90d, 12h, 2w
+    /// Of each ref keep the commits that are younger than this: 90d, 12h, 2w
     #[arg(long, value_name = "TIME", requires = "prune", value_parser = parse_time)]
     keep_younger_than: Option<Duration>,
-    /// Remove only what nothing has needed for so long, for pulls that began before and caches that show old refs
+    /// Remove a file only when it has not been needed for this long, for pulls under way and caches with old refs
     #[arg(long, value_name = "TIME", requires = "prune", default_value = "24h", value_parser = parse_time)]
     grace: Duration,
 }
@@ -52,10 +55,10 @@ fn parse_time(text: &str) -> Result<Duration> {
     Duration::try_from_secs_f64(total).with_context(wrong)
 }
 
-/// Prunes, or says what that would do. Returns what a program would read.
+/// Prunes, or plans it for `--dry-run`, and prints the result unless it is wanted as JSON. Returns the JSON.
 pub(super) fn run(args: &Args, context: &Context) -> Result<Value> {
     let begin = Instant::now();
-    let transport = destination(&args.destination, context)?;
+    let transport = open_destination(&args.destination, context)?;
     let now = SystemTime::now();
     let after = args.prune.keep_younger_than.map(|age| jiff::Timestamp::now().as_second() - age.as_secs() as i64);
     let options = PruneOptions {
@@ -63,46 +66,47 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<Value> {
         grace: if args.prune.prune { args.prune.grace } else { Duration::MAX },
         pack_size: args.pack_size,
         lease: args.lease_terms(),
-        announce: Box::new(announce),
+        announce: Box::new(print_waiting),
         level: args.level,
-        store: store(context),
-        ..PruneOptions::new(scratch(context))
+        store: open_store(context),
+        ..PruneOptions::new(temporary_directory(context))
     };
     if args.dry_run {
-        let plan = dry_run(&transport, &options, now).map_err(explain)?;
-        return if args.json { Ok(serde_json::to_value(&plan)?) } else { show_plan(&plan, args.prune.grace) };
+        let plan = dry_run(&transport, &options, now).map_err(with_hint)?;
+        return if args.json { Ok(serde_json::to_value(&plan)?) } else { print_plan(&plan, args.prune.grace) };
     }
     let progress = PruneProgress::default();
-    let report = output::while_copying(&progress, || prune(&transport, &options, &progress)).map_err(explain)?;
-    if args.json { Ok(serde_json::to_value(&report)?) } else { show_report(&report, args.prune.grace, begin) }
+    let report = output::while_copying(&progress, || prune(&transport, &options, &progress)).map_err(with_hint)?;
+    if args.json { Ok(serde_json::to_value(&report)?) } else { print_report(&report, args.prune.grace, begin) }
 }
 
-/// Where one pack at a time finds room: in the repository if there is one, else where temporary files go that may be large.
-fn scratch(context: &Context) -> PathBuf {
+/// Returns the directory for temporary files, which must have space for one pack: in the repository if there is one, else
+/// `$TMPDIR`, else `/var/tmp`.
+fn temporary_directory(context: &Context) -> PathBuf {
     let given = || env::var_os("TMPDIR").filter(|path| !path.is_empty()).map(PathBuf::from);
-    match store(context) {
+    match open_store(context) {
         Some(store) => store.layout().temporary(),
         None => given().unwrap_or_else(|| PathBuf::from("/var/tmp")),
     }
 }
 
-/// The repository, if there is one.
-fn store(context: &Context) -> Option<Store> {
+/// Opens the repository, if there is one.
+fn open_store(context: &Context) -> Option<Store> {
     repository::path(context).ok().and_then(|path| Store::open(&path).ok())
 }
 
-fn explain(error: PruneError) -> anyhow::Error {
+fn with_hint(error: PruneError) -> anyhow::Error {
     let hint = match &error {
-        PruneError::Raced(_) => "run the same command again",
+        PruneError::RefChanged(_) => "run the same command again",
         PruneError::Unreadable(_) | PruneError::NoCommit { .. } => {
-            "publish that ref again, or remove its file if nobody needs it"
+            "publish that ref again, or remove its file if it is not needed any more"
         }
         _ => return error.into(),
     };
     anyhow::Error::from(error).context(crate::cli::error::Hint(hint))
 }
 
-fn show_plan(plan: &PrunePlan, grace: Duration) -> Result<Value> {
+fn print_plan(plan: &PrunePlan, grace: Duration) -> Result<Value> {
     let files =
         |files: &[PlannedFile]| format!("{} files, {}", output::count(files.len() as u64), output::size(files.bytes()));
     output::line(format_args!("{} refs and {} commits stay", plan.refs, plan.commits))?;
@@ -110,22 +114,22 @@ fn show_plan(plan: &PrunePlan, grace: Duration) -> Result<Value> {
         output::line(format_args!("{} commits are not needed", plan.dropped.len()))?;
     }
     for it in &plan.regroup {
-        output::line(regrouped(it, "would pack"))?;
+        output::line(describe_regroup(it, "would pack"))?;
     }
     for pack in &plan.repack {
         let (live, bytes) = (output::size(pack.live_bytes), output::size(pack.bytes));
         output::line(format_args!("would copy {live} of {bytes} of pack {}", pack.pack.short()))?;
     }
     if !plan.supersede.is_empty() {
-        let time = span(grace.as_secs());
+        let time = format_span(grace.as_secs());
         output::line(format_args!("would mark {}, to be removed in {time}", files(&plan.supersede)))?;
     }
-    show_waiting(plan)?;
+    print_waiting_files(plan)?;
     output::line(format_args!("would remove {}", files(&plan.remove)))?;
     Ok(Value::Null)
 }
 
-fn regrouped(plan: &RegroupPlan, verb: &str) -> String {
+fn describe_regroup(plan: &RegroupPlan, verb: &str) -> String {
     let (content, cost, fresh) = (output::size(plan.content_bytes), plan.cost, plan.fresh);
     format!(
         "{verb} {content} of {} again: a new client fetches {} in {} requests, where about {} in {} are enough",
@@ -137,19 +141,19 @@ fn regrouped(plan: &RegroupPlan, verb: &str) -> String {
     )
 }
 
-fn show_waiting(plan: &PrunePlan) -> Result<()> {
+fn print_waiting_files(plan: &PrunePlan) -> Result<()> {
     if let Some(longest) = plan.waiting.iter().map(|file| file.seconds).max() {
         output::line(format_args!(
             "{} files, {} are marked and stay for up to {}",
             output::count(plan.waiting.len() as u64),
             output::size(plan.waiting.bytes()),
-            span(longest)
+            format_span(longest)
         ))?;
     }
     Ok(())
 }
 
-fn show_report(report: &PruneReport, grace: Duration, begin: Instant) -> Result<Value> {
+fn print_report(report: &PruneReport, grace: Duration, begin: Instant) -> Result<Value> {
     let plan = &report.plan;
     let files =
         |files: &[PlannedFile]| format!("{} files, {}", output::count(files.len() as u64), output::size(files.bytes()));
@@ -160,7 +164,7 @@ fn show_report(report: &PruneReport, grace: Duration, begin: Instant) -> Result<
         output::size(plan.kept_bytes)
     ))?;
     for it in &plan.regroup {
-        output::line(regrouped(it, "packed"))?;
+        output::line(describe_regroup(it, "packed"))?;
     }
     if !plan.repack.is_empty() || !plan.regroup.is_empty() {
         let (old, new) = (plan.repack.len(), report.new_packs);
@@ -168,18 +172,18 @@ fn show_report(report: &PruneReport, grace: Duration, begin: Instant) -> Result<
         output::line(format_args!("{old} packs, {} became {new}, {}", output::size(bytes), output::size(live)))?;
     }
     if !plan.supersede.is_empty() {
-        let time = span(grace.as_secs());
+        let time = format_span(grace.as_secs());
         output::line(format_args!("marked {}: a prune after {time} removes them", files(&plan.supersede)))?;
     }
-    show_waiting(plan)?;
+    print_waiting_files(plan)?;
     output::line(format_args!("removed {}", files(&plan.remove)))?;
     let requests = output::count(report.traffic.requests);
     output::note(format_args!("{requests} requests, {}", output::duration(begin.elapsed())));
     Ok(Value::Null)
 }
 
-/// A span of time for people: `24 h`, `7 d`, `90 s`.
-fn span(seconds: u64) -> String {
+/// Formats a span of time: `24 h`, `7 d`, `90 s`.
+fn format_span(seconds: u64) -> String {
     match seconds {
         172_800.. => format!("{} d", seconds.div_ceil(86_400)),
         7200.. => format!("{} h", seconds.div_ceil(3600)),
@@ -193,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spans_of_time_are_read_and_told() {
+    fn time_spans_are_parsed_and_formatted() {
         for (text, seconds) in
             [("0", 0), ("90s", 90), ("12h", 43_200), ("30d", 2_592_000), ("2w", 1_209_600), ("1d 12h", 129_600)]
         {
@@ -202,6 +206,9 @@ mod tests {
         for text in ["", "5", "-1h", "3 months", "soon"] {
             assert!(parse_time(text).is_err(), "{text}");
         }
-        assert_eq!([span(86_400), span(604_800), span(90), span(600)], ["24 h", "7 d", "90 s", "10 min"]);
+        assert_eq!(
+            [format_span(86_400), format_span(604_800), format_span(90), format_span(600)],
+            ["24 h", "7 d", "90 s", "10 min"]
+        );
     }
 }

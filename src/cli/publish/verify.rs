@@ -1,6 +1,9 @@
-//! `sapwood publish --verify URL`: reads what is published through its public address, as a machine does that mounts it lazily.
+//! `sapwood publish --verify URL`: reads the published refs through their public address, as a client's lazy mount does.
 //!
-//! Into an empty repository beside the own one, which goes afterwards: nothing that is here makes up for what is not there.
+//! *Invariants*: everything is read into an empty repository, which is removed afterwards. So contents that are missing at the
+//! address cannot be taken from the local repository.
+//!
+//! *Used by* `publish::mod`.
 
 use std::path::{Path, PathBuf};
 
@@ -8,20 +11,22 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
 use super::Args;
-use crate::cache::{LazyOptions, Patience, Selection, Visit, Wholeness};
-use crate::cli::{Context, environment, keys, output, repository};
+use crate::cache::{CommitCompleteness, LazyOptions, Patience, ResolvedCommit, Selection};
+use crate::cli::context::Context;
+use crate::cli::{output, repository};
 use crate::model::{CommitId, RefName};
 use crate::remote::{Remote, RemoteConfig, RemoteName};
+use crate::source::{environment, keys};
 use crate::store::{Config, Store};
 use crate::trust::SecretKey;
 
-/// An empty repository that is removed in the end.
-struct Scratch {
+/// An empty repository that is removed when it is dropped.
+struct ScratchRepository {
     path: PathBuf,
     store: Store,
 }
 
-impl Scratch {
+impl ScratchRepository {
     fn new(beside: &Store) -> Result<Self> {
         let path = beside.layout().temporary().join(format!("verify-{}", std::process::id()));
         remove(&path);
@@ -30,7 +35,7 @@ impl Scratch {
     }
 }
 
-impl Drop for Scratch {
+impl Drop for ScratchRepository {
     fn drop(&mut self) {
         remove(&self.path);
     }
@@ -38,55 +43,58 @@ impl Drop for Scratch {
 
 fn remove(path: &Path) {
     if let Err(error) = crate::disk::remove_directory(path) {
-        tracing::warn!("{} stays behind: {error}", path.display());
+        tracing::warn!("cannot remove {}: {error}", path.display());
     }
 }
 
-/// Reads all refs of `args` through `url` and compares them with the repository. Returns what a program would read.
+/// Reads all refs of `args` through `url` and compares them with the repository. Returns the result as JSON.
 ///
 /// # Errors
 /// When a ref is another commit there, or not all of it can be read.
 pub(super) fn run(args: &Args, url: &str, context: &Context) -> Result<Value> {
     let store = repository::open(context)?;
-    let mut told = Vec::new();
+    let mut results = Vec::new();
     for name in &args.refs {
         let expected = store.read_ref(name)?.with_context(|| format!("there is no ref '{name}' in this repository"))?;
-        let (requests, bytes) =
-            verify(&store, args, url, name, expected).with_context(|| format!("'{name}' cannot be had from {url}"))?;
+        let (requests, bytes) = verify_ref(&store, args, url, name, expected)
+            .with_context(|| format!("cannot read '{name}' from {url}"))?;
         if !args.json {
             let (requests, bytes) = (output::count(requests), output::size(bytes));
-            output::note(format_args!("{name} was read from {url} and is right: {bytes} in {requests} requests"));
+            output::note(format_args!(
+                "{name} was read from {url} and is complete and correct: {bytes} in {requests} requests"
+            ));
         }
-        told.push(json!({ "ref": name, "commit": expected, "requests": requests, "bytes": bytes }));
+        results.push(json!({ "ref": name, "commit": expected, "requests": requests, "bytes": bytes }));
     }
-    Ok(json!({ "url": url, "refs": told }))
+    Ok(json!({ "url": url, "refs": results }))
 }
 
-/// Reads one ref; every byte is compared with what the commit says. Returns the requests and the bytes received.
-fn verify(store: &Store, args: &Args, url: &str, name: &RefName, expected: CommitId) -> Result<(u64, u64)> {
-    let scratch = Scratch::new(store)?;
-    let signers = args.sign.iter().map(|key| keys::secret(key)).collect::<Result<Vec<_>>>()?;
-    let config = environment::complete(RemoteConfig {
+/// Reads one ref completely and verifies every byte. Returns the number of requests and of bytes received.
+fn verify_ref(store: &Store, args: &Args, url: &str, name: &RefName, expected: CommitId) -> Result<(u64, u64)> {
+    let scratch = ScratchRepository::new(store)?;
+    let signers = args.sign.iter().map(|key| keys::read_secret(key)).collect::<Result<Vec<_>, _>>()?;
+    let config = environment::with_environment(RemoteConfig {
         url: url.to_owned(),
         keys: signers.iter().map(SecretKey::public).collect(),
         insecure_unsigned: signers.is_empty(),
         transport: environment::transport_options(),
     });
     let remote = Remote::open(&scratch.store, "verified".parse::<RemoteName>()?, &config)?;
-    let visit = Visit::remote(&scratch.store, &remote, name)?;
-    if visit.id() != expected {
+    let resolved = ResolvedCommit::from_remote(&scratch.store, &remote, name)?;
+    if resolved.id() != expected {
         bail!(
-            "it is commit {} there, and {expected} here: something on the way keeps older refs, or shows another directory",
-            visit.id()
+            "it is commit {} there, but {expected} here: a cache on the way keeps older refs, or the address is of another directory",
+            resolved.id()
         );
     }
-    let tree = visit.open(&scratch.store, LazyOptions { patience: Patience::default(), ..LazyOptions::default() })?;
+    let tree =
+        resolved.open(&scratch.store, LazyOptions { patience: Patience::default(), ..LazyOptions::default() })?;
     let plan = tree.plan_prefetch(&Selection::Everything)?;
     let wholeness = tree.prefetch(&plan, &Selection::Everything)?;
     let figures = tree.figures();
-    tree.flush();
+    tree.close();
     match wholeness {
-        Wholeness::Whole => Ok((figures.requests, figures.bytes_fetched)),
-        Wholeness::Incomplete => bail!("not all of it came"),
+        CommitCompleteness::Complete => Ok((figures.requests, figures.bytes_fetched)),
+        CommitCompleteness::Incomplete => bail!("not all contents were received"),
     }
 }

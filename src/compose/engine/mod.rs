@@ -1,9 +1,12 @@
-//! Package managers: the distributions' own engines behind one small trait.
+//! Engines: the distributions' own package managers behind one small trait.
 //!
-//! An engine resolves what a treefile asks for into exact packages, fetches and verifies them, and installs them into a
-//! root. It decides nothing else: the layout of the image, labels and commits are the same for all. Signatures are
-//! always verified by the engine itself, with the distribution's keys; a source that asks it not to is refused unless
-//! the treefile names it in `unsigned-repos`.
+//! An engine resolves what a treefile asks for into exact packages, fetches and verifies them, and installs them into a root.
+//! Signatures are always verified by the engine itself, with the distribution's keys; a source that switches this off is
+//! refused unless the treefile names it in `unsigned-repos`.
+//!
+//! *Not here*: the layout of the image, labels and commits, which are the same for all engines.
+//!
+//! *Used by* `pipeline`.
 
 pub mod apt;
 pub mod dnf;
@@ -13,217 +16,200 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use apt::Apt;
-pub use dnf::Dnf;
+pub(crate) use apt::Apt;
+pub(crate) use dnf::Dnf;
 
-use super::packages::{Format, Package};
+use super::packages::{Package, PackageFormat};
 use super::process::{ProcessError, Runner};
 use super::treefile::{EngineKind, Treefile};
 use crate::disk::LockError;
 
-/// Why an engine did not do its work.
+/// Why an engine failed.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// A program is missing.
+    /// A program is not installed.
     #[error("{program} is not installed; {purpose} (Debian: apt install {package})")]
     Missing {
-        /// The program.
+        /// The name of the program.
         program: String,
-        /// The Debian package that has it.
+        /// The Debian package that contains it.
         package: &'static str,
-        /// What it is for.
+        /// The purpose of the program.
         purpose: &'static str,
     },
     /// A program failed.
     #[error(transparent)]
     Process(#[from] ProcessError),
-    /// Packages nobody has.
+    /// No source has these packages.
     #[error("no source has {}", .0.join(", "))]
     UnknownPackages(Vec<String>),
-    /// Packages that do not go together.
+    /// The packages cannot be installed together; the text is the engine's.
     #[error("these packages cannot be installed together:\n{0}")]
     Unresolvable(String),
-    /// Metadata that cannot be had or trusted.
+    /// Package lists cannot be fetched or verified; the text is the engine's.
     #[error("cannot use the package sources:\n{0}")]
     Sources(String),
-    /// A source without signatures.
+    /// A source switches the verification of signatures off.
     #[error(
         "{repo} switches off the verification of signatures ({how}); if that is meant, name it in 'unsigned-repos'"
     )]
     Unsigned {
-        /// Which.
+        /// The name of the source.
         repo: String,
-        /// By what.
+        /// The option that switches it off.
         how: String,
     },
-    /// No source at all.
+    /// There is no package source.
     #[error("{0}")]
     NoSources(String),
-    /// The cache, which another compose uses, cannot be locked.
+    /// The cache, which other composes use too, cannot be locked.
     #[error(transparent)]
     Cache(#[from] LockError),
-    /// A lock that cannot be kept.
+    /// The packages of the lock file cannot be installed.
     #[error("the lock cannot be kept: {0}")]
     Lock(String),
-    /// A package file with another content than its source announced.
+    /// The content of a package file differs from what its source announces.
     #[error("{file} does not have the checksum that its source announces (expected {expected}, found {found})")]
     Checksum {
-        /// The file.
+        /// The name of the file.
         file: String,
-        /// As announced.
+        /// The announced SHA-256.
         expected: String,
-        /// As it is.
+        /// The SHA-256 of the file.
         found: String,
     },
-    /// A package file of the treefile that cannot be used.
+    /// A package file that the treefile names cannot be used.
     #[error("{}: {what}", .path.display())]
     LocalPackage {
-        /// Which.
+        /// The path of the file.
         path: PathBuf,
-        /// What is wrong.
+        /// The reason.
         what: String,
     },
-    /// Scripts of packages that failed although the engine went on.
+    /// Scripts of packages failed although the engine went on.
     #[error("a script of a package failed:\n{lines}\nall of it is in {}", .log.display())]
     Scripts {
-        /// What rpm says of them.
+        /// rpm's warnings about them.
         lines: String,
-        /// Where the rest is.
+        /// The log file with the whole output.
         log: PathBuf,
     },
-    /// The root has other packages than were decided.
+    /// The root has other packages than were resolved.
     #[error("the engine installed other packages than it had resolved: {0}")]
     Mismatch(String),
-    /// Something of the engine's own cannot be read or written.
+    /// A file of the engine cannot be read or written.
     #[error("cannot {action} {}", .path.display())]
     Io {
-        /// What was tried.
+        /// The operation that failed.
         action: &'static str,
-        /// Where.
+        /// The path it failed on.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// What a program printed is not what was expected.
+    /// The output of a program is not understood.
     #[error("{program} printed what is not understood: {line}")]
     Output {
-        /// The program.
+        /// The name of the program.
         program: &'static str,
-        /// The line.
+        /// The line that is not understood.
         line: String,
     },
 }
 
-/// Where an engine works.
+/// The directories and the runner that an engine uses.
 #[derive(Clone, Copy)]
-pub struct Surroundings<'a> {
-    /// Packages and metadata that are kept for the next compose.
-    pub cache: &'a Path,
-    /// A directory of this compose.
-    pub work: &'a Path,
+pub(crate) struct EngineContext<'a> {
+    /// The directory for packages and metadata that are kept for later composes.
+    pub(crate) cache: &'a Path,
+    /// The workspace directory of this compose.
+    pub(crate) work: &'a Path,
     /// Runs programs.
-    pub runner: Runner<'a>,
+    pub(crate) runner: Runner<'a>,
 }
 
-/// A package that was decided on.
+/// A package that the engine chose.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Resolved {
-    /// Which.
+pub struct ResolvedPackage {
+    /// The package.
     pub package: Package,
-    /// The name of its file in the cache.
+    /// The name of its file in the cache (apt), or its path (dnf).
     pub file: String,
-    /// Bytes of that file.
-    pub size: u64,
+    /// The size of that file in bytes.
+    pub(crate) size: u64,
 }
 
-/// All packages of a root, decided.
+/// All packages of a root, as resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Resolution {
-    /// Their kind.
-    pub format: Format,
+pub(crate) struct Resolution {
+    /// The format of the packages.
+    pub(crate) format: PackageFormat,
     /// Sorted by name.
-    pub packages: Vec<Resolved>,
+    pub(crate) packages: Vec<ResolvedPackage>,
 }
 
 impl Resolution {
-    /// The packages alone.
-    #[must_use]
-    pub fn list(&self) -> Vec<Package> {
+    /// Returns the packages without their files.
+    pub(crate) fn list(&self) -> Vec<Package> {
         self.packages.iter().map(|resolved| resolved.package.clone()).collect()
     }
 
-    /// Bytes of all package files.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
+    /// Returns the total size of the package files in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
         self.packages.iter().map(|resolved| resolved.size).sum()
     }
 }
 
-/// Exact packages by name and architecture, to which a resolution is bound.
-pub type Bound = BTreeMap<(String, String), Package>;
+/// The exact packages of a lock, to which a resolution is limited, by name and by `ARCHITECTURE VERSION`.
+pub(crate) type LockedPackages = BTreeMap<(String, String), Package>;
 
-/// What an installed package owns, for `whence` and `remove-from-packages`.
+/// Which package owns which path, for `sapwood whence` and `remove-from-packages`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Ownership {
-    /// Path as the package has it, and the packages' names.
-    pub owners: BTreeMap<Vec<u8>, Vec<String>>,
-    /// Recent changes of each package, newest first, where only the package's database has them.
-    pub changelogs: BTreeMap<String, String>,
+pub struct FileOwners {
+    /// The names of the packages that own a path; the path is as the packages write it.
+    pub(crate) owners: BTreeMap<Vec<u8>, Vec<String>>,
+    /// The latest changes of each package, newest first, if only the package database has them.
+    pub(crate) changelogs: BTreeMap<String, String>,
 }
 
 /// A package manager.
-pub trait Engine {
-    /// Refreshes the metadata and decides on exact packages; with `bound`, on those or none.
-    ///
-    /// # Errors
-    /// [`EngineError`].
-    fn resolve(&self, treefile: &Treefile, bound: Option<&Bound>) -> Result<Resolution, EngineError>;
+pub(crate) trait Engine {
+    /// Refreshes the package lists and resolves the treefile to exact packages; with `locked`, only to these.
+    fn resolve(&self, treefile: &Treefile, locked: Option<&LockedPackages>) -> Result<Resolution, EngineError>;
 
-    /// Fetches the package files and checks them. Returns the time of the youngest package in seconds since 1970.
-    ///
-    /// # Errors
-    /// [`EngineError`].
+    /// Fetches the package files and verifies them. Returns the build time of the youngest package in seconds since 1970.
     fn fetch(&self, treefile: &Treefile, resolution: &Resolution) -> Result<i64, EngineError>;
 
-    /// Installs exactly these into the directory `root`, which does not exist yet.
-    ///
-    /// # Errors
-    /// [`EngineError`].
+    /// Installs exactly the packages of `resolution` into the directory `root`, which does not exist yet.
     fn install(&self, treefile: &Treefile, resolution: &Resolution, root: &Path, time: i64) -> Result<(), EngineError>;
 
-    /// The packages in a root, their checksums not among what is known.
-    ///
-    /// # Errors
-    /// [`EngineError`].
+    /// Returns the packages installed in a root, without checksums.
     fn installed(&self, root: &Path) -> Result<Vec<Package>, EngineError>;
 
-    /// Which package owns which path.
-    ///
-    /// # Errors
-    /// [`EngineError`].
-    fn ownership(&self, root: &Path) -> Result<Ownership, EngineError>;
+    /// Returns which package owns which path.
+    fn file_owners(&self, root: &Path) -> Result<FileOwners, EngineError>;
 }
 
-/// The engine of a kind, once all its programs are there.
-///
-/// # Errors
-/// [`EngineError::Missing`].
-pub fn engine<'a>(kind: EngineKind, surroundings: Surroundings<'a>) -> Result<Box<dyn Engine + 'a>, EngineError> {
+/// Returns the engine of a kind, after checking that all its programs are installed.
+pub(crate) fn create_engine<'a>(
+    kind: EngineKind,
+    context: EngineContext<'a>,
+) -> Result<Box<dyn Engine + 'a>, EngineError> {
     Ok(match kind {
-        EngineKind::Apt => Box::new(Apt::new(surroundings)?),
-        EngineKind::Dnf => Box::new(Dnf::new(surroundings)?),
+        EngineKind::Apt => Box::new(Apt::new(context)?),
+        EngineKind::Dnf => Box::new(Dnf::new(context)?),
     })
 }
 
-/// What `installed` has that `resolution` has not, and the other way round, in words.
-fn difference(resolution: &Resolution, installed: &[Package]) -> Option<String> {
+/// Returns a description of the differences between `resolution` and `installed`; `None` if there are none.
+fn describe_difference(resolution: &Resolution, installed: &[Package]) -> Option<String> {
     let key = |package: &Package| (package.name.clone(), package.version.clone(), package.arch.clone());
     let wanted: std::collections::BTreeSet<_> =
         resolution.packages.iter().map(|resolved| key(&resolved.package)).collect();
     let found: std::collections::BTreeSet<_> = installed.iter().map(key).collect();
-    let words = |(name, version, arch): &(String, String, String)| format!("{name} {version} {arch}");
-    let missing: Vec<String> = wanted.difference(&found).map(words).collect();
-    let extra: Vec<String> = found.difference(&wanted).map(words).collect();
+    let describe = |(name, version, arch): &(String, String, String)| format!("{name} {version} {arch}");
+    let missing: Vec<String> = wanted.difference(&found).map(describe).collect();
+    let extra: Vec<String> = found.difference(&wanted).map(describe).collect();
     match (missing.is_empty(), extra.is_empty()) {
         (true, true) => None,
         _ => Some(format!("missing [{}], in addition [{}]", missing.join(", "), extra.join(", "))),

@@ -1,4 +1,4 @@
-//! Small things that both engines need: programs, files, checksums.
+//! Functions that both engines need: finding programs, files, checksums.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -8,11 +8,14 @@ use sha2::{Digest as _, Sha256};
 
 use super::EngineError;
 
-/// The program `name` in the search path or where administrators' programs are.
-pub fn find(name: &str, package: &'static str, purpose: &'static str) -> Result<PathBuf, EngineError> {
+/// Returns the path of the program `name`: in the search path, or in the directories for administrators' programs.
+///
+/// # Errors
+/// [`EngineError::Missing`] names the Debian package that contains it.
+pub(crate) fn find_program(name: &str, package: &'static str, purpose: &'static str) -> Result<PathBuf, EngineError> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let places = std::env::split_paths(&path).chain(["/usr/bin", "/usr/sbin", "/bin", "/sbin"].map(PathBuf::from));
-    let mut candidates = places.map(|place| place.join(name));
+    let directories = std::env::split_paths(&path).chain(["/usr/bin", "/usr/sbin", "/bin", "/sbin"].map(PathBuf::from));
+    let mut candidates = directories.map(|directory| directory.join(name));
     candidates.find(|file| file.is_file()).ok_or_else(|| EngineError::Missing {
         program: name.to_owned(),
         package,
@@ -20,32 +23,32 @@ pub fn find(name: &str, package: &'static str, purpose: &'static str) -> Result<
     })
 }
 
-/// An error about a file.
-pub fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> EngineError + use<> {
+/// Returns a function that makes an [`EngineError::Io`] about `path`.
+pub(crate) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> EngineError + use<> {
     let path = path.to_owned();
     move |source| EngineError::Io { action, path, source }
 }
 
-/// Makes a directory and those above it.
-pub fn make_directory(path: &Path) -> Result<(), EngineError> {
+/// Makes a directory and its parents.
+pub(crate) fn make_directory(path: &Path) -> Result<(), EngineError> {
     fs::create_dir_all(path).map_err(io_error("make", path))
 }
 
-/// Writes a file of the engine's own; what a crash leaves of it is written again by the next run.
-pub fn write(path: &Path, text: impl AsRef<[u8]>) -> Result<(), EngineError> {
+/// Writes a file of the engine's own. It is not synced: the next compose writes it again.
+pub(crate) fn write_file(path: &Path, text: impl AsRef<[u8]>) -> Result<(), EngineError> {
     path.parent().map_or(Ok(()), make_directory)?;
     let written = File::create(path).and_then(|mut file| io::Write::write_all(&mut file, text.as_ref()));
     written.map_err(io_error("write", path))
 }
 
-/// Reads a text; bytes that are none are replaced.
-pub fn read_lossy(path: &Path) -> Result<String, EngineError> {
+/// Reads a text file; bytes that are not UTF-8 are replaced.
+pub(crate) fn read_lossy(path: &Path) -> Result<String, EngineError> {
     let bytes = fs::read(path).map_err(io_error("read", path))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// SHA-256 of a file in hex.
-pub fn sha256(path: &Path) -> Result<String, EngineError> {
+/// Returns the SHA-256 of a file in hex.
+pub(crate) fn file_sha256(path: &Path) -> Result<String, EngineError> {
     let mut file = File::open(path).map_err(io_error("open", path))?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 256 << 10];

@@ -1,71 +1,66 @@
-//! Why a root does not become an image.
+//! The error of the layout steps.
 
-use super::super::draft::DraftError;
+use super::super::staged::StagedTreeError;
 use crate::model::XattrError;
 
-/// Why a root does not become an image. Everything is decided before anything is stored.
+/// Why a root cannot become an image. Everything is decided before anything is stored.
 #[derive(Debug, thiserror::Error)]
-pub enum LayoutError {
-    /// An edit is not possible.
+pub(crate) enum LayoutError {
+    /// An edit of the tree is not possible.
     #[error(transparent)]
-    Draft(#[from] DraftError),
-    /// `/bin` and the like are no links into `/usr`.
+    Edit(#[from] StagedTreeError),
+    /// `/bin` or the like is not a link into `/usr`.
     #[error(
         "/{name} is {found}, not a link to usr/{name}: /usr holds everything of a commit (install 'usr-is-merged', or run usrmerge in the root)"
     )]
     NotMerged {
         /// `bin`, `lib`, …
         name: String,
-        /// What is there.
         found: &'static str,
     },
-    /// More than one kernel.
+    /// There are several kernels, and the treefile chooses none.
     #[error("there are {} kernels ({}): say with 'kernel: VERSION' which one to boot", .0.len(), .0.join(", "))]
     ManyKernels(Vec<String>),
-    /// A kernel that is not there.
-    #[error("'kernel: {wanted}' is not among the kernels installed: {}", list(.found))]
+    /// The chosen kernel is not installed.
+    #[error("'kernel: {wanted}' is not among the kernels installed: {}", join_or_none(.found))]
     NoKernel {
-        /// What was asked for.
         wanted: String,
-        /// What there is.
+        /// The versions that are installed.
         found: Vec<String>,
     },
-    /// A line of the list of users or groups.
+    /// A line of the list of users or groups is malformed.
     #[error("{file}, line {line}: {what}")]
     Users {
-        /// Which file.
         file: &'static str,
-        /// The line from 1.
+        /// The number of the line, from 1.
         line: usize,
-        /// What is wrong.
         what: &'static str,
     },
-    /// Users or groups that should be there.
+    /// Users or groups of the parent, or of the list to check with, are missing.
     #[error("{what} that were there before are missing: {}; if that is meant, name them in '{key}'", .names.join(", "))]
     Removed {
-        /// Users or groups.
+        /// `users` or `groups`.
         what: &'static str,
         /// Their names.
         names: Vec<String>,
-        /// The key that allows it.
+        /// The key of the treefile that allows it.
         key: &'static str,
     },
-    /// No number is left.
+    /// No free id is left for this name.
     #[error("no number below 1000 is free for '{0}'")]
     NoFreeId(String),
-    /// `/usr/etc` and `/etc` both have something.
+    /// `/usr/etc` and `/etc` contain the same name.
     #[error("{0} is in the root beside {1}: only one of them can become the default configuration")]
     BothEtc(String, String),
-    /// Attributes that cannot be kept.
+    /// An extended attribute cannot be changed.
     #[error("{path}")]
     Xattr {
-        /// Of which path.
+        /// The path of the entry.
         path: String,
-        /// Why.
         source: XattrError,
     },
 }
 
-fn list(names: &[String]) -> String {
+fn join_or_none(names: &[String]) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }

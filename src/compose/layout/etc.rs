@@ -1,29 +1,29 @@
-//! `/etc` becomes `/usr/etc`: the defaults that a deployment merges with the machine's own `/etc`.
+//! Moves `/etc` to `/usr/etc`: the defaults that a deployment merges with the machine's own `/etc`.
 
-use super::super::draft::{Draft, join, words};
+use super::super::staged::{StagedTree, join, lossy_text};
 use super::LayoutError;
 
 const ETC: &str = "/etc";
 const DEFAULTS: &str = "/usr/etc";
 
-/// Moves it. What packages put into `/usr/etc` themselves stays there.
+/// Moves the entries of `/etc`. Entries that packages put into `/usr/etc` themselves stay there.
 ///
 /// # Errors
-/// [`LayoutError::BothEtc`] when both have the same name.
-pub fn move_to_usr(draft: &mut Draft) -> Result<(), LayoutError> {
-    if draft.is_directory(DEFAULTS) {
-        for name in draft.list(ETC) {
+/// [`LayoutError::BothEtc`] if both have the same name.
+pub(crate) fn move_to_usr(staged: &mut StagedTree) -> Result<(), LayoutError> {
+    if staged.is_directory(DEFAULTS) {
+        for name in staged.list(ETC) {
             let (from, to) = (join(ETC.as_bytes(), name.as_bytes()), join(DEFAULTS.as_bytes(), name.as_bytes()));
-            if draft.find(&to).is_some() {
-                return Err(LayoutError::BothEtc(words(&from), words(&to)));
+            if staged.find(&to).is_some() {
+                return Err(LayoutError::BothEtc(lossy_text(&from), lossy_text(&to)));
             }
-            draft.rename(&from, &to)?;
+            staged.rename(&from, &to)?;
         }
     } else {
-        draft.rename(ETC, DEFAULTS)?;
+        staged.rename(ETC, DEFAULTS)?;
     }
-    draft.directory(DEFAULTS, 0o755)?;
-    draft.directory(ETC, 0o755)?;
+    staged.ensure_directory(DEFAULTS, 0o755)?;
+    staged.ensure_directory(ETC, 0o755)?;
     Ok(())
 }
 
@@ -32,15 +32,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn defaults_are_below_usr_and_etc_is_a_mount_point() {
-        let mut draft = Draft::empty();
-        draft.write("/etc/hosts", *b"x", 0o644).expect("free");
-        move_to_usr(&mut draft).expect("edits");
-        assert!(draft.find("/usr/etc/hosts").is_some() && draft.list("/etc").is_empty() && draft.is_directory("/etc"));
-        draft.write("/etc/motd", *b"x", 0o644).expect("free");
-        move_to_usr(&mut draft).expect("edits");
-        assert!(draft.find("/usr/etc/motd").is_some());
-        draft.write("/etc/hosts", *b"y", 0o644).expect("free");
-        assert!(matches!(move_to_usr(&mut draft), Err(LayoutError::BothEtc(..))));
+    fn etc_moves_below_usr_and_stays_as_empty_directory() {
+        let mut staged = StagedTree::empty();
+        staged.write("/etc/hosts", *b"x", 0o644).expect("free");
+        move_to_usr(&mut staged).expect("edits");
+        assert!(
+            staged.find("/usr/etc/hosts").is_some() && staged.list("/etc").is_empty() && staged.is_directory("/etc")
+        );
+        staged.write("/etc/motd", *b"x", 0o644).expect("free");
+        move_to_usr(&mut staged).expect("edits");
+        assert!(staged.find("/usr/etc/motd").is_some());
+        staged.write("/etc/hosts", *b"y", 0o644).expect("free");
+        assert!(matches!(move_to_usr(&mut staged), Err(LayoutError::BothEtc(..))));
     }
 }

@@ -1,10 +1,10 @@
-//! What a run of a package manager leaves behind and what belongs to one machine only: removed.
+//! Removes what a run of a package manager leaves behind, and what belongs to one machine only.
 //!
-//! Identities and secrets: machine-id, random seeds, ssh host keys, the host's name and resolver. Traces of the run:
-//! logs, caches, lists of packages that could be installed, locks, backup copies. And what no image can hold: devices,
-//! sockets, the content of file systems that the kernel provides.
+//! Identities and secrets: machine-id, random seeds, ssh host keys, host name and resolver. Traces of the run: logs, caches,
+//! lists of available packages, locks, backup copies. And what no image can contain: devices, sockets, the content of kernel
+//! filesystems.
 
-use super::super::draft::{Draft, join};
+use super::super::staged::{StagedTree, join};
 use super::LayoutError;
 use crate::model::{FileKind, NodeKind};
 
@@ -26,7 +26,7 @@ const EMPTIED: &[&str] = &[
     "/var/lib/systemd/catalog",
 ];
 
-/// Directories that keep their directories and lose their files.
+/// Directories whose files are removed and whose directories stay.
 const WITHOUT_FILES: &[&str] = &["/var/log"];
 
 /// Files that are removed.
@@ -71,67 +71,64 @@ const REMOVED: &[&str] = &[
     "/vmlinuz.old",
 ];
 
-/// Files that are removed unless they are links: those lead to where the running system keeps them.
+/// Files that are removed unless they are links: a link leads to where the running system keeps the file.
 const REMOVED_FILES: &[&str] = &["/etc/hostname", "/etc/resolv.conf"];
 
-/// Removes it all.
-///
-/// # Errors
-/// [`LayoutError::Draft`].
-pub fn remove(draft: &mut Draft, devices: Devices, machine_id: MachineId) -> Result<(), LayoutError> {
+/// Removes all of it from the tree.
+pub(crate) fn remove(staged: &mut StagedTree, devices: DevicePolicy, machine_id: MachineId) -> Result<(), LayoutError> {
     for directory in EMPTIED {
-        draft.clear(directory);
+        staged.clear(directory);
     }
     for path in REMOVED {
-        draft.remove(path);
+        staged.remove(path);
     }
     for path in REMOVED_FILES {
-        if draft.node(path).is_some_and(|node| node.kind.file_kind() == FileKind::Regular) {
-            draft.remove(path);
+        if staged.node(path).is_some_and(|node| node.kind.file_kind() == FileKind::Regular) {
+            staged.remove(path);
         }
     }
-    for name in draft.list("/etc/ssh").iter().map(|name| name.as_bytes().to_vec()) {
+    for name in staged.list("/etc/ssh").iter().map(|name| name.as_bytes().to_vec()) {
         if name.starts_with(b"ssh_host_") && name.windows(4).any(|part| part == b"_key") {
-            draft.remove(join(b"/etc/ssh", name));
+            staged.remove(join(b"/etc/ssh", name));
         }
     }
     for directory in WITHOUT_FILES {
-        for (path, id) in draft.below(directory) {
-            if draft.tree().node(id).kind != NodeKind::Directory {
-                draft.remove(path);
+        for (path, id) in staged.descendants(directory) {
+            if staged.tree().node(id).kind != NodeKind::Directory {
+                staged.remove(path);
             }
         }
     }
-    for (path, id) in draft.below("/") {
-        match draft.tree().node(id).kind {
-            NodeKind::Socket => _ = draft.remove(path),
-            NodeKind::CharDevice(_) | NodeKind::BlockDevice(_) if devices == Devices::Ignored => {
-                draft.remove(path);
+    for (path, id) in staged.descendants("/") {
+        match staged.tree().node(id).kind {
+            NodeKind::Socket => _ = staged.remove(path),
+            NodeKind::CharDevice(_) | NodeKind::BlockDevice(_) if devices == DevicePolicy::Ignored => {
+                staged.remove(path);
             }
             _ => {}
         }
     }
     if machine_id == MachineId::Empty {
-        draft.write("/etc/machine-id", *b"", 0o444)?;
+        staged.write("/etc/machine-id", *b"", 0o444)?;
     }
     Ok(())
 }
 
 /// Whether device nodes are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Devices {
-    /// They are left out.
+pub(crate) enum DevicePolicy {
+    /// Device nodes are removed.
     Ignored,
-    /// They stay.
+    /// Device nodes stay.
     Kept,
 }
 
-/// Whether `/etc/machine-id` is there.
+/// Whether `/etc/machine-id` exists in a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MachineId {
-    /// An empty file: the first boot fills it, and is no first boot to systemd.
+pub(crate) enum MachineId {
+    /// An empty file: the first boot fills it, and systemd does not treat it as a first boot.
     Empty,
-    /// No file: the first boot is one, presets apply.
+    /// No file: systemd treats the first boot as such, and applies presets.
     Absent,
 }
 
@@ -141,8 +138,8 @@ mod tests {
     use crate::model::DeviceNumber;
 
     #[test]
-    fn what_belongs_to_the_machine_is_gone_and_the_rest_stays() {
-        let mut draft = Draft::empty();
+    fn machine_files_are_removed_and_others_stay() {
+        let mut staged = StagedTree::empty();
         for gone in [
             "/etc/machine-id",
             "/etc/hostname",
@@ -155,30 +152,30 @@ mod tests {
             "/var/lib/dpkg/status-old",
             "/tmp/x",
         ] {
-            draft.write(gone, *b"x", 0o644).expect("free");
+            staged.write(gone, *b"x", 0o644).expect("free");
         }
         for kept in ["/etc/ssh/ssh_config", "/var/lib/dpkg/status", "/etc/hosts"] {
-            draft.write(kept, *b"x", 0o644).expect("free");
+            staged.write(kept, *b"x", 0o644).expect("free");
         }
-        draft.symlink("/etc/resolv.conf", "../run/systemd/resolve/stub-resolv.conf").expect("free");
+        staged.symlink("/etc/resolv.conf", "../run/systemd/resolve/stub-resolv.conf").expect("free");
         let null = DeviceNumber { major: 1, minor: 3 };
-        draft.insert(b"/usr/null", NodeKind::CharDevice(null), 0o666).expect("free");
-        draft.insert(b"/usr/socket", NodeKind::Socket, 0o666).expect("free");
-        remove(&mut draft, Devices::Kept, MachineId::Empty).expect("edits");
-        assert!(draft.find("/usr/null").is_some() && draft.find("/usr/socket").is_none());
-        remove(&mut draft, Devices::Ignored, MachineId::Empty).expect("edits");
-        let left: Vec<String> = draft
-            .below("/")
+        staged.insert(b"/usr/null", NodeKind::CharDevice(null), 0o666).expect("free");
+        staged.insert(b"/usr/socket", NodeKind::Socket, 0o666).expect("free");
+        remove(&mut staged, DevicePolicy::Kept, MachineId::Empty).expect("edits");
+        assert!(staged.find("/usr/null").is_some() && staged.find("/usr/socket").is_none());
+        remove(&mut staged, DevicePolicy::Ignored, MachineId::Empty).expect("edits");
+        let left: Vec<String> = staged
+            .descendants("/")
             .into_iter()
-            .filter(|(_, id)| draft.tree().node(*id).kind != NodeKind::Directory)
+            .filter(|(_, id)| staged.tree().node(*id).kind != NodeKind::Directory)
             .map(|(path, _)| String::from_utf8_lossy(&path).into_owned())
             .collect();
         assert_eq!(
             left,
             ["/etc/hosts", "/etc/machine-id", "/etc/resolv.conf", "/etc/ssh/ssh_config", "/var/lib/dpkg/status"]
         );
-        assert!(draft.is_directory("/var/log/apt"));
-        remove(&mut draft, Devices::Ignored, MachineId::Absent).expect("edits");
-        assert!(draft.find("/etc/machine-id").is_none());
+        assert!(staged.is_directory("/var/log/apt"));
+        remove(&mut staged, DevicePolicy::Ignored, MachineId::Absent).expect("edits");
+        assert!(staged.find("/etc/machine-id").is_none());
     }
 }

@@ -1,76 +1,78 @@
-//! From a root that a package manager filled to the tree of an image-based system.
+//! Turns a root that a package manager filled into the tree of an image-based system.
 //!
-//! One file a step; each is a function of a [`Draft`] with a test of its own, and [`apply`] is their order. Nothing is
-//! read from or written to the disk but the few files that are edited.
+//! There is one file per step. Each step is a function of a [`StagedTree`] with a test of its own, and [`apply`] is their
+//! order.
 //!
-//! # What is the same in two runs
-//! A root installed twice from the same packages differs in what follows, and each is brought to one value:
+//! *Not here*: labels (`selinux`) and the files that describe the image (`metadata`).
 //!
-//! | what differs | where it is settled |
+//! *Invariants*: nothing is written to disk; only the few files that are edited are read.
+//!
+//! *Used by* `pipeline`.
+//!
+//! # What is made equal in two runs
+//! A root installed twice from the same packages differs in what follows. Each difference is removed:
+//!
+//! | what differs | where and how it is removed |
 //! | --- | --- |
 //! | times of what scripts wrote | [`times`]: none is later than the commit's |
 //! | machine-id, host keys, seeds, host name, resolver | [`leftovers`]: removed |
 //! | logs, caches (ldconfig's, apt's, debconf's, man's), lists of packages, locks, backup files | [`leftovers`]: removed |
 //! | order of paragraphs in dpkg's status | [`databases`]: sorted by name |
-//! | numbers of users and groups, if packages are installed in another order | [`users`]: as in the parent |
+//! | ids of users and groups, if packages are installed in another order | [`users`]: as in the parent |
 //! | day of the last password change in `/etc/shadow` | [`users`]: emptied |
 //! | install times and row order of rpm's database | the dnf engine, before the root is scanned |
 //! | compiled Python files and initramfs | `SOURCE_DATE_EPOCH`, when they are made |
 //! | device nodes, which ordinary users cannot make | [`leftovers`]: removed |
 
-pub mod databases;
-pub mod error;
-pub mod etc;
-pub mod kernel;
-pub mod leftovers;
-pub mod links;
-pub mod os_release;
-pub mod times;
-pub mod users;
-pub mod usrmerge;
-pub mod var;
+pub(crate) mod databases;
+pub(crate) mod error;
+pub(crate) mod etc;
+pub(crate) mod kernel;
+pub(crate) mod leftovers;
+pub(crate) mod links;
+pub(crate) mod os_release;
+pub(crate) mod times;
+pub(crate) mod users;
+pub(crate) mod usrmerge;
+pub(crate) mod var;
 
-pub use error::LayoutError;
+pub(crate) use error::LayoutError;
 
-use self::leftovers::{Devices, MachineId};
-use self::links::Tmp;
+use self::leftovers::{DevicePolicy, MachineId};
+use self::links::TmpKind;
 use self::users::{ParentUsers, UserRules};
-use super::draft::Draft;
+use super::staged::StagedTree;
 use super::treefile::Treefile;
 
-/// What the steps have to know besides the root.
+/// The input of the steps besides the root.
 #[derive(Debug, Clone)]
-pub struct LayoutOptions<'a> {
-    /// The treefile.
-    pub treefile: &'a Treefile,
-    /// The parent's users.
-    pub parent: &'a ParentUsers,
+pub(crate) struct LayoutOptions<'a> {
+    pub(crate) treefile: &'a Treefile,
+    /// The users and groups of the parent commit.
+    pub(crate) parent: &'a ParentUsers,
     /// The version of the commit.
-    pub version: Option<&'a str>,
-    /// The time of the commit.
-    pub time: i64,
+    pub(crate) version: Option<&'a str>,
+    /// The time of the commit in seconds since 1970.
+    pub(crate) time: i64,
 }
 
-/// What the steps found.
+/// What the steps found out about the root.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Layout {
-    /// The kernel that boots.
-    pub kernel: Option<String>,
-    /// Names at the top that a deployed machine will not show.
-    pub strange: Vec<String>,
+pub(crate) struct LayoutReport {
+    /// The version of the kernel that the commit boots.
+    pub(crate) kernel: Option<String>,
+    /// Names at the top that a deployed machine does not show.
+    pub(crate) unknown_names: Vec<String>,
 }
 
-/// Runs the steps up to the point where only labels and our own files are missing.
-///
-/// # Errors
-/// [`LayoutError`].
-pub fn apply(draft: &mut Draft, options: &LayoutOptions<'_>) -> Result<Layout, LayoutError> {
+/// Runs all steps. Labels and the files that describe the image are still missing afterwards.
+pub(crate) fn apply(staged: &mut StagedTree, options: &LayoutOptions<'_>) -> Result<LayoutReport, LayoutError> {
     let treefile = options.treefile;
-    draft.set_time(options.time);
-    usrmerge::check(draft)?;
-    let devices = if treefile.ignore_devices { Devices::Ignored } else { Devices::Kept };
+    staged.set_edit_time(options.time);
+    usrmerge::check(staged)?;
+    let devices = if treefile.ignore_devices { DevicePolicy::Ignored } else { DevicePolicy::Kept };
     let machine_id = if treefile.machineid_compat { MachineId::Empty } else { MachineId::Absent };
-    leftovers::remove(draft, devices, machine_id)?;
+    leftovers::remove(staged, devices, machine_id)?;
     let rules = UserRules {
         preserve: treefile.preserve_passwd,
         check_passwd: &treefile.check_passwd,
@@ -78,21 +80,24 @@ pub fn apply(draft: &mut Draft, options: &LayoutOptions<'_>) -> Result<Layout, L
         ignore_users: &treefile.ignore_removed_users,
         ignore_groups: &treefile.ignore_removed_groups,
     };
-    users::settle(draft, options.parent, rules)?;
-    databases::relocate(draft)?;
-    let kernel =
-        if treefile.container { None } else { kernel::choose(&kernel::versions(draft), treefile.kernel.as_deref())? };
-    kernel::place(draft, kernel.as_deref())?;
+    users::assign(staged, options.parent, rules)?;
+    databases::relocate(staged)?;
+    let kernel = if treefile.container {
+        None
+    } else {
+        kernel::choose(&kernel::installed_versions(staged), treefile.kernel.as_deref())?
+    };
+    kernel::relocate(staged, kernel.as_deref())?;
     if let (Some(base), Some(version)) = (&treefile.mutate_os_release, options.version) {
-        os_release::mutate(draft, base, version)?;
+        os_release::mutate(staged, base, version)?;
     }
-    let tmp = if treefile.tmp_is_dir { Tmp::Directory } else { Tmp::Link };
-    let strange = links::lay_out(draft, treefile.opt_usrlocal, tmp)?;
-    var::empty(draft)?;
-    etc::move_to_usr(draft)?;
+    let tmp = if treefile.tmp_is_dir { TmpKind::Directory } else { TmpKind::Link };
+    let unknown_names = links::lay_out(staged, treefile.opt_usrlocal, tmp)?;
+    var::convert_to_tmpfiles(staged)?;
+    etc::move_to_usr(staged)?;
     if treefile.readonly_executables {
-        times::make_executables_read_only(draft);
+        times::make_executables_read_only(staged);
     }
-    times::clamp(draft, options.time);
-    Ok(Layout { kernel, strange })
+    times::clamp(staged, options.time);
+    Ok(LayoutReport { kernel, unknown_names })
 }

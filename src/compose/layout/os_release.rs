@@ -1,15 +1,14 @@
-//! The version of a commit: counted up from the parent's, and written into `os-release`.
+//! Computes the version of a commit from the parent's, and writes it into `os-release`.
 
-use super::super::draft::Draft;
+use super::super::staged::StagedTree;
 use super::LayoutError;
 
-const FILE: &str = "/usr/lib/os-release";
+const OS_RELEASE: &str = "/usr/lib/os-release";
 
-/// The version that follows: `prefix` alone, or with a number one above the parent's where that had the same prefix.
-/// `<date:FORMAT>` in the prefix is the commit's time.
-#[must_use]
-pub fn next_version(prefix: &str, suffix: char, parent: Option<&str>, time: i64) -> String {
-    let (prefix, has_date) = with_dates(prefix, time);
+/// Returns the next version: `prefix` alone, or with a number one above the parent's if the parent's version has the same
+/// prefix. `<date:FORMAT>` in the prefix stands for the commit's time.
+pub(crate) fn next_version(prefix: &str, suffix: char, parent: Option<&str>, time: i64) -> String {
+    let (prefix, has_date) = expand_dates(prefix, time);
     let first = if has_date { format!("{prefix}{suffix}0") } else { prefix.clone() };
     let Some(parent) = parent else { return first };
     if parent == prefix {
@@ -20,13 +19,13 @@ pub fn next_version(prefix: &str, suffix: char, parent: Option<&str>, time: i64)
     number.map_or(first, |number| format!("{prefix}{suffix}{}", number.saturating_add(1)))
 }
 
-fn with_dates(prefix: &str, time: i64) -> (String, bool) {
+fn expand_dates(prefix: &str, time: i64) -> (String, bool) {
     let Ok(time) = jiff::Timestamp::from_second(time) else { return (prefix.to_owned(), false) };
     let (mut done, mut rest, mut has_date) = (String::new(), prefix, false);
     while let Some((before, after)) = rest.split_once("<date:") {
         let Some((format, after)) = after.split_once('>') else { break };
         done.push_str(before);
-        // An illegal format stays as it is: the version shows it.
+        // An invalid format stays in the version as it is, where the user sees it.
         let text = jiff::fmt::strtime::format(format, &time.to_zoned(jiff::tz::TimeZone::UTC));
         done.push_str(&text.unwrap_or_else(|_| format.to_owned()));
         (rest, has_date) = (after, true);
@@ -34,23 +33,20 @@ fn with_dates(prefix: &str, time: i64) -> (String, bool) {
     (done + rest, has_date)
 }
 
-/// Replaces `base` in the names of `os-release` by the commit's version, and adds the version itself.
-///
-/// # Errors
-/// [`LayoutError::Draft`].
-pub fn mutate(draft: &mut Draft, base: &str, version: &str) -> Result<(), LayoutError> {
-    let Some(text) = draft.text(FILE)? else { return Ok(()) };
+/// Replaces `base` in the names in `os-release` by the commit's version, and adds the version itself.
+pub(crate) fn mutate(staged: &mut StagedTree, base: &str, version: &str) -> Result<(), LayoutError> {
+    let Some(text) = staged.read_text(OS_RELEASE)? else { return Ok(()) };
     let mut new = String::new();
     for line in text.lines() {
         let names_it = ["VERSION=", "PRETTY_NAME="].iter().any(|key| line.starts_with(key));
-        let is_ours = ["IMAGE_VERSION=", "OSTREE_VERSION="].iter().any(|key| line.starts_with(key));
-        if !is_ours {
+        let is_version_line = ["IMAGE_VERSION=", "OSTREE_VERSION="].iter().any(|key| line.starts_with(key));
+        if !is_version_line {
             new.push_str(&if names_it { line.replace(base, version) } else { line.to_owned() });
             new.push('\n');
         }
     }
     new.push_str(&format!("IMAGE_VERSION='{version}'\nOSTREE_VERSION='{version}'\n"));
-    Ok(draft.write(FILE, new.into_bytes(), 0o644)?)
+    Ok(staged.write(OS_RELEASE, new.into_bytes(), 0o644)?)
 }
 
 #[cfg(test)]
@@ -78,12 +74,12 @@ mod tests {
     }
 
     #[test]
-    fn os_release_says_the_version() {
-        let mut draft = Draft::empty();
+    fn mutate_writes_the_version_into_os_release() {
+        let mut staged = StagedTree::empty();
         let text = "PRETTY_NAME=\"Debian 12\"\nVERSION=\"12 (bookworm)\"\nVERSION_ID=\"12\"\nIMAGE_VERSION=1\n";
-        draft.write(FILE, text.as_bytes(), 0o644).expect("free");
-        mutate(&mut draft, "12", "12.5").expect("edits");
-        let new = draft.text(FILE).expect("a file").expect("there");
+        staged.write(OS_RELEASE, text.as_bytes(), 0o644).expect("free");
+        mutate(&mut staged, "12", "12.5").expect("edits");
+        let new = staged.read_text(OS_RELEASE).expect("a file").expect("there");
         assert_eq!(
             new,
             "PRETTY_NAME=\"Debian 12.5\"\nVERSION=\"12.5 (bookworm)\"\nVERSION_ID=\"12\"\nIMAGE_VERSION='12.5'\nOSTREE_VERSION='12.5'\n"

@@ -1,24 +1,24 @@
-//! No time is later than that of the commit: what the run itself wrote would differ from one run to the next.
+//! Limits all times to that of the commit: the times of files that the run itself wrote differ from one run to the next.
 
-use super::super::draft::Draft;
+use super::super::staged::StagedTree;
 use crate::model::Timestamp;
 
-/// Brings later times down to `seconds`.
-pub fn clamp(draft: &mut Draft, seconds: i64) {
+/// Sets every time later than `seconds` to `seconds`.
+pub(crate) fn clamp(staged: &mut StagedTree, seconds: i64) {
     let limit = Timestamp { seconds, nanoseconds: 0 };
-    let mut ids: Vec<_> = draft.below("/").into_iter().map(|(_, id)| id).collect();
-    ids.push(draft.tree().root());
+    let mut ids: Vec<_> = staged.descendants("/").into_iter().map(|(_, id)| id).collect();
+    ids.push(staged.tree().root());
     for id in ids {
-        let metadata = draft.metadata_mut(id);
+        let metadata = staged.metadata_mut(id);
         metadata.mtime = metadata.mtime.min(limit);
     }
 }
 
-/// Takes the right to write from every executable file.
-pub fn make_executables_read_only(draft: &mut Draft) {
-    for (_, id) in draft.below("/") {
-        let is_file = draft.tree().node(id).kind.file_kind() == crate::model::FileKind::Regular;
-        let metadata = draft.metadata_mut(id);
+/// Removes the write permissions of every executable file.
+pub(crate) fn make_executables_read_only(staged: &mut StagedTree) {
+    for (_, id) in staged.descendants("/") {
+        let is_file = staged.tree().node(id).kind.file_kind() == crate::model::FileKind::Regular;
+        let metadata = staged.metadata_mut(id);
         if is_file && metadata.permissions & 0o111 != 0 {
             metadata.permissions &= !0o222;
         }
@@ -30,17 +30,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn later_times_become_the_limit() {
-        let mut draft = Draft::empty();
-        draft.set_time(500);
-        draft.write("/new", *b"x", 0o755).expect("free");
-        draft.set_time(50);
-        draft.write("/old", *b"x", 0o644).expect("free");
-        clamp(&mut draft, 100);
-        let mtime = |draft: &Draft, path: &str| draft.node(path).expect("there").metadata.mtime.seconds;
-        assert_eq!((mtime(&draft, "/new"), mtime(&draft, "/old")), (100, 50));
-        make_executables_read_only(&mut draft);
-        let mode = |path: &str| draft.node(path).expect("there").metadata.permissions;
+    fn clamp_lowers_only_later_times() {
+        let mut staged = StagedTree::empty();
+        staged.set_edit_time(500);
+        staged.write("/new", *b"x", 0o755).expect("free");
+        staged.set_edit_time(50);
+        staged.write("/old", *b"x", 0o644).expect("free");
+        clamp(&mut staged, 100);
+        let mtime = |staged: &StagedTree, path: &str| staged.node(path).expect("there").metadata.mtime.seconds;
+        assert_eq!((mtime(&staged, "/new"), mtime(&staged, "/old")), (100, 50));
+        make_executables_read_only(&mut staged);
+        let mode = |path: &str| staged.node(path).expect("there").metadata.permissions;
         assert_eq!((mode("/new"), mode("/old")), (0o555, 0o644));
     }
 }

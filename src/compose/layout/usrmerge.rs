@@ -1,11 +1,11 @@
-//! Everything a commit runs is below `/usr`, and the old places are links to it.
+//! Checks that everything that a commit runs is below `/usr`, with links at the old places.
 
-use super::super::draft::Draft;
+use super::super::staged::StagedTree;
 use super::LayoutError;
 use crate::model::NodeKind;
 
-/// The directories of old, and whether every system has them.
-const MERGED: [(&str, bool); 7] = [
+/// The directories outside of `/usr`, and whether every system has them.
+const MERGED_DIRECTORIES: [(&str, bool); 7] = [
     ("bin", true),
     ("sbin", true),
     ("lib", true),
@@ -16,14 +16,11 @@ const MERGED: [(&str, bool); 7] = [
 ];
 
 /// Checks the links and makes them relative.
-///
-/// # Errors
-/// [`LayoutError::NotMerged`].
-pub fn check(draft: &mut Draft) -> Result<(), LayoutError> {
-    for (name, required) in MERGED {
-        let found = match draft.node(format!("/{name}")).map(|node| &node.kind) {
+pub(crate) fn check(staged: &mut StagedTree) -> Result<(), LayoutError> {
+    for (name, required) in MERGED_DIRECTORIES {
+        let found = match staged.node(format!("/{name}")).map(|node| &node.kind) {
             Some(NodeKind::Symlink(target)) if is_below_usr(target) => {
-                draft.symlink(format!("/{name}"), format!("usr/{name}"))?;
+                staged.symlink(format!("/{name}"), format!("usr/{name}"))?;
                 continue;
             }
             None if !required => continue,
@@ -45,18 +42,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn directories_of_old_must_be_links() {
-        let mut draft = Draft::empty();
+    fn check_refuses_directories_outside_of_usr() {
+        let mut staged = StagedTree::empty();
         for name in ["bin", "sbin", "lib", "lib64"] {
-            draft.symlink(format!("/{name}"), format!("/usr/{name}")).expect("free");
+            staged.symlink(format!("/{name}"), format!("/usr/{name}")).expect("free");
         }
-        check(&mut draft).expect("merged");
-        assert_eq!(draft.link_target("/lib64"), Some(&b"usr/lib64"[..]));
-        draft.remove("/lib64");
-        check(&mut draft).expect("not every system has one");
-        draft.remove("/lib");
-        draft.directory("/lib", 0o755).expect("free");
-        let message = check(&mut draft).expect_err("a directory").to_string();
+        check(&mut staged).expect("merged");
+        assert_eq!(staged.link_target("/lib64"), Some(&b"usr/lib64"[..]));
+        staged.remove("/lib64");
+        check(&mut staged).expect("not every system has one");
+        staged.remove("/lib");
+        staged.ensure_directory("/lib", 0o755).expect("free");
+        let message = check(&mut staged).expect_err("a directory").to_string();
         assert!(message.starts_with("/lib is a directory, not a link to usr/lib"), "{message}");
     }
 }

@@ -1,109 +1,108 @@
-//! `/var` becomes lines of `tmpfiles.d` and is emptied: it belongs to the machine, which makes what is missing at boot.
+//! Converts `/var` to lines of `tmpfiles.d` and empties it: `/var` belongs to the machine, which makes what is missing at
+//! boot.
 //!
 //! | in the root | becomes |
 //! | --- | --- |
 //! | a directory | `d PATH MODE USER GROUP - -` |
 //! | a symbolic link | `L PATH - - - - TARGET` |
 //! | an empty file | `f PATH MODE USER GROUP - -` |
-//! | a file | `C PATH - - - - /usr/share/factory/var/…`, and the file is there |
+//! | a file | `C PATH - - - - /usr/share/factory/var/…`, and the file moves there |
 //! | a fifo, a device | `p`, `c`, `b` |
 //!
-//! A path for which a package has a line of its own gets none from here.
+//! A path for which a package has a line of its own gets no line here.
 
 use std::collections::BTreeSet;
 
-use super::super::draft::{Draft, words};
+use super::super::staged::StagedTree;
 use super::LayoutError;
-use super::users::Table;
+use super::users::AccountTable;
 use crate::model::{Metadata, NodeKind};
 
 /// The file with the lines.
-pub const TMPFILES: &str = "/usr/lib/tmpfiles.d/sapwood-var.conf";
+pub(crate) const TMPFILES_FILE: &str = "/usr/lib/tmpfiles.d/sapwood-var.conf";
 
-/// Where files are copied from.
-const FACTORY: &str = "/usr/share/factory";
+/// The directory from which tmpfiles.d copies files.
+const FACTORY_DIRECTORY: &str = "/usr/share/factory";
 
 /// Writes the lines and empties `/var`.
-///
-/// # Errors
-/// [`LayoutError`].
-pub fn empty(draft: &mut Draft) -> Result<(), LayoutError> {
-    let names = Names::read(draft)?;
-    let declared = declared(draft)?;
+pub(crate) fn convert_to_tmpfiles(staged: &mut StagedTree) -> Result<(), LayoutError> {
+    let names = AccountNames::read(staged)?;
+    let declared = declared_paths(staged)?;
     let mut lines = BTreeSet::new();
-    for (path, id) in draft.below("/var") {
+    for (path, id) in staged.descendants("/var") {
         if declared.contains(&path) {
             continue;
         }
-        let node = draft.tree().node(id);
-        let (metadata, shown) = (&node.metadata, escape(&path));
-        let owned = |letter: &str| format!("{letter} {shown} {} - -", names.owned(metadata));
+        let node = staged.tree().node(id);
+        let (metadata, shown) = (&node.metadata, escape_field(&path));
+        let owned = |letter: &str| format!("{letter} {shown} {} - -", names.mode_and_owner(metadata));
         let line = match &node.kind {
             NodeKind::Directory => owned("d"),
-            NodeKind::Symlink(target) => format!("L {shown} - - - - {}", escape(target)),
+            NodeKind::Symlink(target) => format!("L {shown} - - - - {}", escape_field(target)),
             NodeKind::Regular(content) if content.size == 0 => owned("f"),
             NodeKind::Regular(_) => {
-                let factory = [FACTORY.as_bytes(), &path].concat();
-                let line = format!("C {shown} - - - - {}", escape(&factory));
-                draft.rename(&path, &factory)?;
+                let factory = [FACTORY_DIRECTORY.as_bytes(), &path].concat();
+                let line = format!("C {shown} - - - - {}", escape_field(&factory));
+                staged.rename(&path, &factory)?;
                 line
             }
             NodeKind::Fifo => owned("p"),
             NodeKind::CharDevice(device) => {
-                format!("c {shown} {} - {}:{}", names.owned(metadata), device.major, device.minor)
+                format!("c {shown} {} - {}:{}", names.mode_and_owner(metadata), device.major, device.minor)
             }
             NodeKind::BlockDevice(device) => {
-                format!("b {shown} {} - {}:{}", names.owned(metadata), device.major, device.minor)
+                format!("b {shown} {} - {}:{}", names.mode_and_owner(metadata), device.major, device.minor)
             }
             NodeKind::Socket => continue,
         };
         lines.insert((path, line));
     }
-    draft.clear("/var");
+    staged.clear("/var");
     if !lines.is_empty() {
         let mut text = String::from("# Written by sapwood compose: what packages put into /var.\n");
         lines.iter().for_each(|(_, line)| text.extend([line, "\n"]));
-        draft.write(TMPFILES, text.into_bytes(), 0o644)?;
+        staged.write(TMPFILES_FILE, text.into_bytes(), 0o644)?;
     }
     Ok(())
 }
 
-/// The names behind numbers.
-struct Names {
-    users: Table,
-    groups: Table,
+/// The names of users and groups by id.
+struct AccountNames {
+    users: AccountTable,
+    groups: AccountTable,
 }
 
-impl Names {
-    fn read(draft: &Draft) -> Result<Self, LayoutError> {
-        let text = |path| draft.text(path).map(Option::unwrap_or_default);
+impl AccountNames {
+    fn read(staged: &StagedTree) -> Result<Self, LayoutError> {
+        let text = |path| staged.read_text(path).map(Option::unwrap_or_default);
         Ok(Self {
-            users: Table::parse("/etc/passwd", &text("/etc/passwd")?)?,
-            groups: Table::parse("/etc/group", &text("/etc/group")?)?,
+            users: AccountTable::parse("/etc/passwd", &text("/etc/passwd")?)?,
+            groups: AccountTable::parse("/etc/group", &text("/etc/group")?)?,
         })
     }
 
-    fn owned(&self, metadata: &Metadata) -> String {
-        let name = |table: &Table, id: u32| table.name(id).map_or_else(|| id.to_string(), str::to_owned);
+    /// Returns the fields `MODE USER GROUP`; an id without a name stays a number.
+    fn mode_and_owner(&self, metadata: &Metadata) -> String {
+        let name = |table: &AccountTable, id: u32| table.name(id).map_or_else(|| id.to_string(), str::to_owned);
         let (user, group) = (name(&self.users, metadata.uid), name(&self.groups, metadata.gid));
         format!("{:04o} {user} {group}", metadata.permissions)
     }
 }
 
-/// The paths that packages have lines for.
-fn declared(draft: &Draft) -> Result<BTreeSet<Vec<u8>>, LayoutError> {
+/// Returns the paths for which packages have lines.
+fn declared_paths(staged: &StagedTree) -> Result<BTreeSet<Vec<u8>>, LayoutError> {
     let mut paths = BTreeSet::new();
     for directory in ["/usr/lib/tmpfiles.d", "/etc/tmpfiles.d"] {
-        for name in draft.list(directory) {
+        for name in staged.list(directory) {
             let file = [directory.as_bytes(), b"/", name.as_bytes()].concat();
-            if !file.ends_with(b".conf") || draft.link_target(&file).is_some() {
+            if !file.ends_with(b".conf") || staged.link_target(&file).is_some() {
                 continue;
             }
-            let bytes = draft.read(&file)?.unwrap_or_default();
-            for line in words(&bytes).lines() {
+            let bytes = staged.read(&file)?.unwrap_or_default();
+            for line in String::from_utf8_lossy(&bytes).lines() {
                 let mut fields = line.split_whitespace();
                 let (Some(kind), Some(path)) = (fields.next(), fields.next()) else { continue };
-                // Lines that only clean up or adjust make nothing.
+                // Lines of other types only adjust or remove; they make nothing.
                 if kind.starts_with(['d', 'D', 'v', 'q', 'Q', 'f', 'F', 'L', 'C', 'p']) {
                     paths.insert(path.trim_end_matches('/').as_bytes().to_vec());
                 }
@@ -113,8 +112,8 @@ fn declared(draft: &Draft) -> Result<BTreeSet<Vec<u8>>, LayoutError> {
     Ok(paths)
 }
 
-/// A path as a field of tmpfiles.d: `%` starts a specifier, blanks end a field.
-fn escape(path: &[u8]) -> String {
+/// Returns a path as a field of tmpfiles.d: `%` would start a specifier, a blank would end the field.
+fn escape_field(path: &[u8]) -> String {
     let mut text = String::new();
     for byte in path {
         match byte {
@@ -131,24 +130,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn var_is_empty_and_its_lines_say_what_was_there() {
-        let mut draft = Draft::empty();
-        draft.write("/etc/passwd", *b"root:x:0:0::/:\nman:x:6:12::/:\n", 0o644).expect("free");
-        draft.write("/etc/group", *b"root:x:0:\n", 0o644).expect("free");
-        draft
+    fn var_is_emptied_and_tmpfiles_lines_recreate_it() {
+        let mut staged = StagedTree::empty();
+        staged.write("/etc/passwd", *b"root:x:0:0::/:\nman:x:6:12::/:\n", 0o644).expect("free");
+        staged.write("/etc/group", *b"root:x:0:\n", 0o644).expect("free");
+        staged
             .write("/usr/lib/tmpfiles.d/var.conf", *b"# x\nd /var/log 0755 - - -\nz /var/other\n", 0o644)
             .expect("free");
-        let cache = draft.directory("/var/cache/man", 0o2755).expect("free");
-        draft.metadata_mut(cache).uid = 6;
-        draft.metadata_mut(cache).gid = 12;
-        draft.directory("/var/log", 0o755).expect("free");
-        draft.directory("/var/other", 0o755).expect("free");
-        draft.symlink("/var/run", "/run").expect("free");
-        draft.write("/var/lib/x/a b%", *b"content", 0o600).expect("free");
-        draft.write("/var/lib/x/empty", *b"", 0o640).expect("free");
-        empty(&mut draft).expect("edits");
-        assert!(draft.list("/var").is_empty() && draft.is_directory("/var"));
-        let lines = draft.text(TMPFILES).expect("a file").expect("there");
+        let cache = staged.ensure_directory("/var/cache/man", 0o2755).expect("free");
+        staged.metadata_mut(cache).uid = 6;
+        staged.metadata_mut(cache).gid = 12;
+        staged.ensure_directory("/var/log", 0o755).expect("free");
+        staged.ensure_directory("/var/other", 0o755).expect("free");
+        staged.symlink("/var/run", "/run").expect("free");
+        staged.write("/var/lib/x/a b%", *b"content", 0o600).expect("free");
+        staged.write("/var/lib/x/empty", *b"", 0o640).expect("free");
+        convert_to_tmpfiles(&mut staged).expect("edits");
+        assert!(staged.list("/var").is_empty() && staged.is_directory("/var"));
+        let lines = staged.read_text(TMPFILES_FILE).expect("a file").expect("there");
         let expected = "\
 # Written by sapwood compose: what packages put into /var.
 d /var/cache 0755 root root - -
@@ -161,15 +160,15 @@ d /var/other 0755 root root - -
 L /var/run - - - - /run
 ";
         assert_eq!(lines, expected);
-        assert_eq!(draft.read("/usr/share/factory/var/lib/x/a b%").expect("a file"), Some(b"content".to_vec()));
-        assert_eq!(draft.node("/usr/share/factory/var/lib/x/a b%").expect("there").metadata.permissions, 0o600);
+        assert_eq!(staged.read("/usr/share/factory/var/lib/x/a b%").expect("a file"), Some(b"content".to_vec()));
+        assert_eq!(staged.node("/usr/share/factory/var/lib/x/a b%").expect("there").metadata.permissions, 0o600);
     }
 
     #[test]
-    fn an_empty_var_needs_no_lines() {
-        let mut draft = Draft::empty();
-        draft.directory("/var", 0o755).expect("free");
-        empty(&mut draft).expect("edits");
-        assert!(draft.find(TMPFILES).is_none());
+    fn empty_var_gets_no_tmpfiles_lines() {
+        let mut staged = StagedTree::empty();
+        staged.ensure_directory("/var", 0o755).expect("free");
+        convert_to_tmpfiles(&mut staged).expect("edits");
+        assert!(staged.find(TMPFILES_FILE).is_none());
     }
 }

@@ -1,15 +1,15 @@
-//! What a commit says of itself, in files below [`DIRECTORY`]: which package owns which file, and a bill of materials.
+//! The files below `/usr/share/sapwood` that describe an image: which package owns which path, a bill of materials,
+//! changelogs.
 //!
-//! Both describe the image, so they are made when its layout is done.
+//! They describe the final image, so they are made after its layout.
+//!
+//! *Used by* `pipeline`, `cli/whence.rs` and `cli/db`.
 
 mod owners;
 mod sbom;
 
-pub use owners::{OWNERS, Owners, OwnersError, places};
-pub use sbom::{SBOM, Subject, sbom};
+pub(crate) use owners::{OWNERS_FILE, OwnerIndex, candidate_paths};
+pub(crate) use sbom::{SBOM_FILE, SbomSubject, render_sbom};
 
-/// Where a commit describes itself.
-pub const DIRECTORY: &str = "/usr/share/sapwood";
-
-/// Where changes of packages are kept that have no changelog of their own among their files.
-pub const CHANGELOGS: &str = "/usr/share/sapwood/changelogs";
+/// The directory with the changelogs of packages that have none among their files.
+pub(crate) const CHANGELOGS_DIRECTORY: &str = "/usr/share/sapwood/changelogs";

@@ -1,81 +1,77 @@
-//! Which package owns which path of an image.
+//! The index of owners: which package owns which path of an image.
 //!
 //! ```text
 //! zstd of:  PATH <tab> PACKAGE[,PACKAGE…] <newline>      sorted by path, no directories
 //! ```
 //!
-//! Paths are those of the image: what a package calls `/bin/ls` or `/etc/hosts` is `/usr/bin/ls` and `/usr/etc/hosts`.
+//! Paths are those of the image: a package's `/bin/ls` and `/etc/hosts` are `/usr/bin/ls` and `/usr/etc/hosts` here.
+//!
+//! *Used by* `pipeline`, which writes the index, and `cli/whence.rs`, which reads it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::draft::{Draft, words};
-use super::super::engine::Ownership;
+use super::super::engine::FileOwners;
+use super::super::staged::{StagedTree, lossy_text};
 use crate::model::NodeKind;
 
-/// The file in the image.
-pub const OWNERS: &str = "/usr/share/sapwood/owners.zst";
+/// The path of the index in an image.
+pub(crate) const OWNERS_FILE: &str = "/usr/share/sapwood/owners.zst";
 
-const LEVEL: i32 = 12;
+const COMPRESSION_LEVEL: i32 = 12;
 
-/// Longest list that is read, in bytes.
+/// The largest index that is read, in bytes without compression.
 const SIZE_MAX: usize = 512 << 20;
 
-/// Why the list cannot be read.
+/// The index cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{OWNERS} is damaged")]
-pub struct OwnersError;
+#[error("{OWNERS_FILE} is damaged")]
+pub(crate) struct OwnerIndexError;
 
-/// Paths and the packages they belong to.
+/// Paths and the packages that own them; several packages are separated by commas.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Owners(BTreeMap<Vec<u8>, String>);
+pub(crate) struct OwnerIndex(BTreeMap<Vec<u8>, String>);
 
-impl Owners {
-    /// Matches what packages say they own with what is in the image.
-    #[must_use]
-    pub fn of(draft: &Draft, ownership: &Ownership) -> Self {
+impl OwnerIndex {
+    /// Finds the paths that packages own in an image; paths that are missing there, and directories, are left out.
+    pub(crate) fn build(staged: &StagedTree, file_owners: &FileOwners) -> Self {
         let mut owners = BTreeMap::new();
-        for (path, packages) in &ownership.owners {
-            let place = places(path)
+        for (path, packages) in &file_owners.owners {
+            let candidate = candidate_paths(path)
                 .into_iter()
-                .find(|place| draft.node(place).is_some_and(|node| node.kind != NodeKind::Directory));
-            if let Some(place) = place {
-                owners.insert(place, packages.join(","));
+                .find(|candidate| staged.node(candidate).is_some_and(|node| node.kind != NodeKind::Directory));
+            if let Some(candidate) = candidate {
+                owners.insert(candidate, packages.join(","));
             }
         }
         Self(owners)
     }
 
-    /// The bytes of the file.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
+    /// Returns the bytes of the file.
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut text = Vec::new();
         for (path, packages) in &self.0 {
-            // A name with a line break in it is nobody's wish; it is left out rather than told wrongly.
+            // A path with a line break or a tab does not fit the format; it is left out.
             if !path.contains(&b'\n') && !path.contains(&b'\t') {
                 text.extend([path.as_slice(), b"\t", packages.as_bytes(), b"\n"].concat());
             }
         }
-        zstd::bulk::compress(&text, LEVEL).unwrap_or_default()
+        zstd::bulk::compress(&text, COMPRESSION_LEVEL).unwrap_or_default()
     }
 
-    /// Reads what [`Self::encode`] wrote.
-    ///
-    /// # Errors
-    /// [`OwnersError`].
-    pub fn decode(bytes: &[u8]) -> Result<Self, OwnersError> {
-        let text = zstd::bulk::decompress(bytes, frame_size(bytes)?).map_err(|_| OwnersError)?;
+    /// Parses the bytes of the file.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, OwnerIndexError> {
+        let text = zstd::bulk::decompress(bytes, frame_size(bytes)?).map_err(|_| OwnerIndexError)?;
         let mut owners = BTreeMap::new();
         for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            let tab = line.iter().position(|byte| *byte == b'\t').ok_or(OwnersError)?;
-            let packages = std::str::from_utf8(&line[tab + 1..]).map_err(|_| OwnersError)?;
+            let tab = line.iter().position(|byte| *byte == b'\t').ok_or(OwnerIndexError)?;
+            let packages = std::str::from_utf8(&line[tab + 1..]).map_err(|_| OwnerIndexError)?;
             owners.insert(line[..tab].to_vec(), packages.to_owned());
         }
         Ok(Self(owners))
     }
 
-    /// The packages that own a path; for a directory those that own something below it.
-    #[must_use]
-    pub fn owners(&self, path: &[u8]) -> Vec<&str> {
+    /// Returns the packages that own a path; for a directory those that own a path below it.
+    pub(crate) fn owners(&self, path: &[u8]) -> Vec<&str> {
         if let Some(packages) = self.0.get(path) {
             return packages.split(',').collect();
         }
@@ -84,57 +80,51 @@ impl Owners {
         let packages: BTreeSet<&str> = below.flat_map(|(_, packages)| packages.split(',')).collect();
         packages.into_iter().collect()
     }
-
-    /// How many paths are listed.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Whether no path is listed.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
 }
 
-/// The length that the frame announces, within reason.
-fn frame_size(bytes: &[u8]) -> Result<usize, OwnersError> {
-    let announced = zstd::zstd_safe::get_frame_content_size(bytes).ok().flatten().ok_or(OwnersError)?;
-    usize::try_from(announced).ok().filter(|size| *size <= SIZE_MAX).ok_or(OwnersError)
+/// Returns the length that the frame announces, if it is at most [`SIZE_MAX`].
+fn frame_size(bytes: &[u8]) -> Result<usize, OwnerIndexError> {
+    let announced = zstd::zstd_safe::get_frame_content_size(bytes).ok().flatten().ok_or(OwnerIndexError)?;
+    usize::try_from(announced).ok().filter(|size| *size <= SIZE_MAX).ok_or(OwnerIndexError)
 }
 
-/// The paths of the image that a package's path may stand for, the likeliest first.
-#[must_use]
-pub fn places(path: &[u8]) -> Vec<Vec<u8>> {
-    let mut places = vec![path.to_vec()];
+/// Returns the paths of the image that a package's path may have become, the most likely first.
+pub(crate) fn candidate_paths(path: &[u8]) -> Vec<Vec<u8>> {
+    let mut candidates = vec![path.to_vec()];
     let starts = |prefix: &[u8]| path.starts_with(prefix);
     if starts(b"/etc/")
         || ["/bin/", "/sbin/", "/lib/", "/lib32/", "/lib64/", "/libx32/"].iter().any(|old| starts(old.as_bytes()))
     {
-        places.insert(0, [b"/usr", path].concat());
+        candidates.insert(0, [b"/usr", path].concat());
     }
     if starts(b"/opt/") {
-        places.push([b"/usr/lib", path].concat());
+        candidates.push([b"/usr/lib", path].concat());
     }
     if starts(b"/var/") {
-        places.push([b"/usr/share/factory", path].concat());
+        candidates.push([b"/usr/share/factory", path].concat());
         if let Some(rest) = path.strip_prefix(b"/var/lib/dpkg") {
-            places.push([b"/usr/lib/sysimage/dpkg", rest].concat());
+            candidates.push([b"/usr/lib/sysimage/dpkg", rest].concat());
         }
     }
     // Fedora's sbin is a link to bin.
     if let Some(rest) = path.strip_prefix(b"/usr/sbin/") {
-        places.push([b"/usr/bin/", rest].concat());
+        candidates.push([b"/usr/bin/", rest].concat());
     }
     for (prefix, role) in
         [("/boot/vmlinuz-", "vmlinuz"), ("/boot/System.map-", "System.map"), ("/boot/config-", "config")]
     {
         if let Some(version) = path.strip_prefix(prefix.as_bytes()) {
-            places.push(format!("/usr/lib/modules/{}/{role}", words(version)).into_bytes());
+            candidates.push(format!("/usr/lib/modules/{}/{role}", lossy_text(version)).into_bytes());
         }
     }
-    places
+    candidates
+}
+
+#[cfg(test)]
+impl OwnerIndex {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
 }
 
 #[cfg(test)]
@@ -142,17 +132,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_of_packages_are_found_where_the_image_has_them() {
-        let mut draft = Draft::empty();
+    fn package_paths_are_mapped_to_image_paths() {
+        let mut staged = StagedTree::empty();
         for path in
             ["/usr/bin/ls", "/usr/etc/hosts", "/usr/lib/modules/6.1/vmlinuz", "/usr/lib/opt/x/y", "/usr/share/doc/a"]
         {
-            draft.write(path, *b"x", 0o644).expect("free");
+            staged.write(path, *b"x", 0o644).expect("free");
         }
         let owned = |path: &str, packages: &[&str]| {
             (path.as_bytes().to_vec(), packages.iter().map(|name| (*name).to_owned()).collect())
         };
-        let ownership = Ownership {
+        let file_owners = FileOwners {
             owners: BTreeMap::from([
                 owned("/bin/ls", &["coreutils"]),
                 owned("/etc/hosts", &["netbase"]),
@@ -162,16 +152,16 @@ mod tests {
                 owned("/usr/share/doc/a", &["a", "b"]),
                 owned("/usr/share/gone", &["a"]),
             ]),
-            ..Ownership::default()
+            ..FileOwners::default()
         };
-        let owners = Owners::decode(&Owners::of(&draft, &ownership).encode()).expect("own bytes");
+        let owners = OwnerIndex::decode(&OwnerIndex::build(&staged, &file_owners).encode()).expect("own bytes");
         assert_eq!(owners.len(), 5);
         assert_eq!(owners.owners(b"/usr/bin/ls"), ["coreutils"]);
         assert_eq!(owners.owners(b"/usr/share/doc/a"), ["a", "b"]);
         assert_eq!(owners.owners(b"/usr/lib/modules/6.1/vmlinuz"), ["linux"]);
         assert_eq!(owners.owners(b"/usr/lib"), ["linux", "x"]);
         assert_eq!(owners.owners(b"/usr/li"), Vec::<&str>::new());
-        assert_eq!(Owners::decode(b"nonsense"), Err(OwnersError));
-        assert_eq!(Owners::decode(&[]), Err(OwnersError));
+        assert_eq!(OwnerIndex::decode(b"nonsense"), Err(OwnerIndexError));
+        assert_eq!(OwnerIndex::decode(&[]), Err(OwnerIndexError));
     }
 }

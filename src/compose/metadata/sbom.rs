@@ -1,32 +1,30 @@
-//! A bill of materials: SPDX 2.3 as JSON, one element a package. Source of the fields: the SPDX 2.3 specification.
+//! Renders a bill of materials: SPDX 2.3 as JSON, one element per package. Source of the fields: the SPDX 2.3 specification.
 
 use serde_json::{Value, json};
 
-use super::super::packages::{Format, Package, PackageList};
+use super::super::packages::{Package, PackageFormat, PackageList};
 
-/// The file in the image.
-pub const SBOM: &str = "/usr/share/sapwood/sbom.spdx.json";
+/// The path of the bill of materials in an image.
+pub(crate) const SBOM_FILE: &str = "/usr/share/sapwood/sbom.spdx.json";
 
-/// What the bill is about.
+/// The image that the bill of materials describes.
 #[derive(Debug, Clone, Copy)]
-pub struct Subject<'a> {
+pub(crate) struct SbomSubject<'a> {
     /// The ref of the commit.
-    pub name: &'a str,
-    /// Its version.
-    pub version: Option<&'a str>,
-    /// Who made the packages, as in package URLs: `debian`, `fedora`.
-    pub distribution: &'a str,
-    /// The release, if there is one.
-    pub release: Option<&'a str>,
-    /// When, in seconds since 1970.
-    pub time: i64,
-    /// What the commit was made from: makes the document's name unique.
-    pub inputs: &'a str,
+    pub(crate) name: &'a str,
+    pub(crate) version: Option<&'a str>,
+    /// The distribution of the packages, as in package URLs: `debian`, `fedora`.
+    pub(crate) distribution: &'a str,
+    /// The distribution's release, if the treefile names one.
+    pub(crate) release: Option<&'a str>,
+    /// The time of the commit in seconds since 1970.
+    pub(crate) time: i64,
+    /// The digest of the commit's inputs, which makes the document's namespace unique.
+    pub(crate) inputs: &'a str,
 }
 
-/// The bill, as the bytes of a file.
-#[must_use]
-pub fn sbom(subject: Subject<'_>, list: &PackageList) -> Vec<u8> {
+/// Returns the bill of materials as the bytes of a file.
+pub(crate) fn render_sbom(subject: SbomSubject<'_>, list: &PackageList) -> Vec<u8> {
     let created =
         jiff::Timestamp::from_second(subject.time).map_or_else(|_| subject.time.to_string(), |time| time.to_string());
     let root = json!({
@@ -67,9 +65,9 @@ pub fn sbom(subject: Subject<'_>, list: &PackageList) -> Vec<u8> {
     bytes
 }
 
-fn element(subject: Subject<'_>, format: Format, index: usize, package: &Package) -> Value {
+fn element(subject: SbomSubject<'_>, format: PackageFormat, index: usize, package: &Package) -> Value {
     let mut element = json!({
-        "SPDXID": format!("SPDXRef-Package-{index}-{}", id(&package.name)),
+        "SPDXID": format!("SPDXRef-Package-{index}-{}", spdx_id(&package.name)),
         "name": package.name,
         "versionInfo": package.version,
         "downloadLocation": "NOASSERTION",
@@ -81,7 +79,7 @@ fn element(subject: Subject<'_>, format: Format, index: usize, package: &Package
         "externalRefs": [{
             "referenceCategory": "PACKAGE-MANAGER",
             "referenceType": "purl",
-            "referenceLocator": purl(subject, format, package),
+            "referenceLocator": package_url(subject, format, package),
         }],
     });
     if let Some(digest) = &package.sha256 {
@@ -90,13 +88,13 @@ fn element(subject: Subject<'_>, format: Format, index: usize, package: &Package
     element
 }
 
-/// Identifiers are letters, digits, dots and hyphens.
-fn id(name: &str) -> String {
+/// Returns a name as part of an SPDX identifier, which may contain letters, digits, dots and hyphens.
+fn spdx_id(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect()
 }
 
-/// A package URL.
-fn purl(subject: Subject<'_>, format: Format, package: &Package) -> String {
+/// Returns the package URL.
+fn package_url(subject: SbomSubject<'_>, format: PackageFormat, package: &Package) -> String {
     let escape = |text: &str| {
         text.bytes()
             .map(|byte| match byte {
@@ -110,10 +108,10 @@ fn purl(subject: Subject<'_>, format: Format, package: &Package) -> String {
     if let Some(release) = subject.release {
         qualifiers.push(format!("distro={}-{}", escape(subject.distribution), escape(release)));
     }
-    // rpm has the epoch apart, Debian in the version.
+    // In URLs of rpm packages the epoch is a qualifier, in those of Debian packages a part of the version.
     let version = match format {
-        Format::Deb => escape(&package.version),
-        Format::Rpm => {
+        PackageFormat::Deb => escape(&package.version),
+        PackageFormat::Rpm => {
             qualifiers.extend((!epoch.is_empty() && epoch != "0").then(|| format!("epoch={epoch}")));
             escape(version)
         }
@@ -135,8 +133,8 @@ mod tests {
             source: "gcc-12".into(),
             sha256: Some("ab".into()),
         };
-        let list = PackageList::new(Format::Deb, vec![package]);
-        let subject = Subject {
+        let list = PackageList::new(PackageFormat::Deb, vec![package]);
+        let subject = SbomSubject {
             name: "os/stable",
             version: Some("12.1"),
             distribution: "debian",
@@ -144,7 +142,7 @@ mod tests {
             time: 0,
             inputs: "ff",
         };
-        let value: Value = serde_json::from_slice(&sbom(subject, &list)).expect("JSON");
+        let value: Value = serde_json::from_slice(&render_sbom(subject, &list)).expect("JSON");
         assert_eq!(value["creationInfo"]["created"], "1970-01-01T00:00:00Z");
         assert_eq!(value["packages"][1]["SPDXID"], "SPDXRef-Package-0-libstdc--6");
         assert_eq!(
@@ -153,7 +151,7 @@ mod tests {
         );
         assert_eq!(value["relationships"][1]["relatedSpdxElement"], "SPDXRef-Package-0-libstdc--6");
         assert_eq!(
-            purl(subject, Format::Rpm, &list.packages[0]),
+            package_url(subject, PackageFormat::Rpm, &list.packages[0]),
             "pkg:rpm/debian/libstdc%2B%2B6@12.2.0-14?arch=amd64&distro=debian-12&epoch=1"
         );
     }

@@ -1,8 +1,8 @@
-//! Base64 as in RFC 4648, with padding: bytes in the texts of a commit's facts.
+//! Base64 as in RFC 4648, with padding, for binary values in a commit's metadata.
 
 const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-/// Bytes as text.
+/// Encodes bytes as base64.
 #[must_use]
 pub fn encode(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
@@ -16,9 +16,8 @@ pub fn encode(bytes: &[u8]) -> String {
     text
 }
 
-/// The bytes of a text; `None` when it is no base64.
-#[must_use]
-pub fn decode(text: &str) -> Option<Vec<u8>> {
+/// Decodes a text. Returns `None` when it is not base64.
+pub(crate) fn decode(text: &str) -> Option<Vec<u8>> {
     let body = text.trim_end_matches('=');
     if !text.len().is_multiple_of(4) || text.len() - body.len() > 2 {
         return None;
@@ -42,7 +41,7 @@ mod tests {
 
     /// RFC 4648, section 10.
     #[test]
-    fn texts_are_those_of_the_standard() {
+    fn encode_and_decode_match_the_standard() {
         for (plain, text) in [
             ("", ""),
             ("f", "Zg=="),

@@ -1,14 +1,18 @@
-//! Packages as values: what a commit says of those it was made of, and how two such lists differ.
+//! The list of packages that a commit was composed of, and the difference between two lists.
 //!
-//! A commit carries its list in its record, so that no content has to be fetched to ask for it. In the record it is
-//! text, one line a package, compressed, in base64:
+//! The list is part of the commit's record, so that it can be read without fetching contents. It is a text with one line
+//! a package, compressed with zstd and encoded in base64:
 //!
 //! ```text
 //! sapwood-packages 1 deb
 //! NAME <tab> VERSION <tab> ARCHITECTURE <tab> SOURCE <tab> SHA-256 of the package file <newline>
 //! ```
 //!
-//! A field that is not known is empty; so is the source when it has the package's name. Lines are sorted.
+//! A field that is not known is empty; the source is empty too if it has the package's name. Lines are sorted.
+//!
+//! *Not here*: reading the databases of dpkg and rpm (`engine`).
+//!
+//! *Used by* the rest of `compose`, which writes lists, and by `cli`, which shows them.
 
 pub mod base64;
 mod version;
@@ -16,33 +20,32 @@ mod version;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-pub use version::compare;
+pub use version::compare_versions;
 
-/// The key of a commit's facts that holds the list.
-pub const KEY: &str = "compose.packages";
+/// The key in a commit's metadata whose value is the list.
+pub(crate) const KEY: &str = "compose.packages";
 
 const HEADER: &str = "sapwood-packages 1 ";
 
-/// How hard the list is compressed: it is small, read often and kept for ever.
-const LEVEL: i32 = 19;
+/// The zstd level for the list. It is high because the list is small, read often and kept for ever.
+const COMPRESSION_LEVEL: i32 = 19;
 
-/// Longest list that is read, in bytes: some 100,000 packages.
+/// Largest list that is decoded, in bytes without compression: some 100,000 packages.
 const SIZE_MAX: usize = 32 << 20;
 
-/// How versions are compared.
+/// The package format, which determines how versions are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Format {
-    /// As dpkg does.
+pub enum PackageFormat {
+    /// Packages of dpkg.
     Deb,
-    /// As rpm does.
+    /// Packages of rpm.
     Rpm,
 }
 
-impl Format {
-    /// As in package names.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
+impl PackageFormat {
+    /// Returns the suffix of package files.
+    pub(crate) const fn word(self) -> &'static str {
         match self {
             Self::Deb => "deb",
             Self::Rpm => "rpm",
@@ -50,26 +53,26 @@ impl Format {
     }
 }
 
-/// One package.
+/// A package of a commit.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Package {
     /// Its name.
     pub name: String,
-    /// Its version, with epoch and release as far as they are there.
-    pub version: String,
+    /// Its version, with epoch and release if it has them.
+    pub(crate) version: String,
     /// Its architecture.
-    pub arch: String,
+    pub(crate) arch: String,
     /// The source package it was built from.
-    pub source: String,
+    pub(crate) source: String,
     /// SHA-256 of the package file, where it is known.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub sha256: Option<String>,
+    pub(crate) sha256: Option<String>,
 }
 
 impl Package {
-    /// Whether each field is one word, so that a list of packages holds it as it is, and the name no option of a program.
-    #[must_use]
-    pub fn is_plain(&self) -> bool {
+    /// Returns whether each field is one word, so that a list can hold it unchanged, and the name does not look like an
+    /// option.
+    pub(crate) fn is_plain(&self) -> bool {
         let is_word = |text: &String| !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control());
         let Self { name, version, arch, source, sha256 } = self;
         [name, version, arch, source].into_iter().chain(sha256).all(is_word) && !name.starts_with('-')
@@ -79,27 +82,27 @@ impl Package {
 /// The packages of a commit.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct PackageList {
-    /// Their kind.
-    pub format: Format,
-    /// Sorted.
-    pub packages: Vec<Package>,
+    /// The format of all packages.
+    pub format: PackageFormat,
+    /// The packages, sorted.
+    pub(crate) packages: Vec<Package>,
 }
 
 /// Why a commit's list cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the list of packages in the commit is damaged ({0})")]
-pub struct ListError(&'static str);
+pub struct PackageListError(&'static str);
 
 impl PackageList {
-    /// A sorted list.
+    /// Returns a list, sorted and without duplicates.
     #[must_use]
-    pub fn new(format: Format, mut packages: Vec<Package>) -> Self {
+    pub fn new(format: PackageFormat, mut packages: Vec<Package>) -> Self {
         packages.sort();
         packages.dedup();
         Self { format, packages }
     }
 
-    /// As it stands in a commit.
+    /// Returns the list in the form that a commit stores.
     #[must_use]
     pub fn encode(&self) -> String {
         let mut text = format!("{HEADER}{}\n", self.format.word());
@@ -109,37 +112,37 @@ impl PackageList {
             text.push_str(&[&package.name, &package.version, &package.arch, source, sha256].join("\t"));
             text.push('\n');
         }
-        let packed = zstd::bulk::compress(text.as_bytes(), LEVEL).unwrap_or_default();
+        let packed = zstd::bulk::compress(text.as_bytes(), COMPRESSION_LEVEL).unwrap_or_default();
         base64::encode(&packed)
     }
 
-    /// Reads what [`Self::encode`] wrote.
+    /// Parses the form that [`Self::encode`] returns.
     ///
     /// # Errors
-    /// [`ListError`].
-    pub fn decode(text: &str) -> Result<Self, ListError> {
-        let packed = base64::decode(text).ok_or(ListError("no base64"))?;
-        let bytes = zstd::bulk::decompress(&packed, SIZE_MAX).map_err(|_| ListError("no zstd frame"))?;
-        let text = String::from_utf8(bytes).map_err(|_| ListError("no UTF-8"))?;
-        let (header, lines) = text.split_once('\n').ok_or(ListError("no header"))?;
+    /// [`PackageListError`].
+    pub fn decode(text: &str) -> Result<Self, PackageListError> {
+        let packed = base64::decode(text).ok_or(PackageListError("no base64"))?;
+        let bytes = zstd::bulk::decompress(&packed, SIZE_MAX).map_err(|_| PackageListError("no zstd frame"))?;
+        let text = String::from_utf8(bytes).map_err(|_| PackageListError("no UTF-8"))?;
+        let (header, lines) = text.split_once('\n').ok_or(PackageListError("no header"))?;
         let format = match header.strip_prefix(HEADER) {
-            Some("deb") => Format::Deb,
-            Some("rpm") => Format::Rpm,
-            _ => return Err(ListError("an unknown header")),
+            Some("deb") => PackageFormat::Deb,
+            Some("rpm") => PackageFormat::Rpm,
+            _ => return Err(PackageListError("an unknown header")),
         };
         let packages = lines
             .split_terminator('\n')
-            .map(|line| parse(line).ok_or(ListError("a bad line")))
+            .map(|line| parse_line(line).ok_or(PackageListError("a bad line")))
             .collect::<Result<_, _>>()?;
         Ok(Self { format, packages })
     }
 
     fn by_name(&self) -> BTreeMap<(&str, &str), &Package> {
-        // The newest wins where several are installed at once, as kernels may be.
+        // Of several installed versions of a package, such as kernels, the newest is used.
         let mut names = BTreeMap::new();
         for package in &self.packages {
             let slot = names.entry((package.name.as_str(), package.arch.as_str())).or_insert(package);
-            if compare(self.format, &package.version, &slot.version) == Ordering::Greater {
+            if compare_versions(self.format, &package.version, &slot.version) == Ordering::Greater {
                 *slot = package;
             }
         }
@@ -147,7 +150,7 @@ impl PackageList {
     }
 }
 
-fn parse(line: &str) -> Option<Package> {
+fn parse_line(line: &str) -> Option<Package> {
     let fields: Vec<&str> = line.split('\t').collect();
     let [name, version, arch, source, sha256] = fields[..] else { return None };
     Some(Package {
@@ -159,47 +162,46 @@ fn parse(line: &str) -> Option<Package> {
     })
 }
 
-/// What became of one package.
+/// The change of one package between two lists.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[serde(tag = "change", rename_all = "lowercase")]
-pub enum Change {
-    /// It is new.
+pub enum PackageChange {
+    /// The package is new.
     Added {
         /// The package.
         package: Package,
     },
-    /// It is gone.
+    /// The package was removed.
     Removed {
         /// The package.
         package: Package,
     },
-    /// It has a newer version.
+    /// The package has a newer version.
     Upgraded {
-        /// Before.
+        /// The package in the old list.
         old: Package,
-        /// After.
+        /// The package in the new list.
         new: Package,
     },
-    /// It has an older version.
+    /// The package has an older version.
     Downgraded {
-        /// Before.
+        /// The package in the old list.
         old: Package,
-        /// After.
+        /// The package in the new list.
         new: Package,
     },
-    /// The same version with another content.
+    /// The version is the same, but the package file differs.
     Rebuilt {
-        /// Before.
+        /// The package in the old list.
         old: Package,
-        /// After.
+        /// The package in the new list.
         new: Package,
     },
 }
 
-impl Change {
-    /// The package's name.
-    #[must_use]
-    pub fn name(&self) -> &str {
+impl PackageChange {
+    /// Returns the package's name.
+    pub(crate) fn name(&self) -> &str {
         match self {
             Self::Added { package } | Self::Removed { package } => &package.name,
             Self::Upgraded { new, .. } | Self::Downgraded { new, .. } | Self::Rebuilt { new, .. } => &new.name,
@@ -207,9 +209,10 @@ impl Change {
     }
 }
 
-/// What differs, by name. A package whose architecture changed to or from `all` or `noarch` is the same package.
+/// Returns the changes between two lists, sorted by name. A package whose architecture changed is the same package if
+/// each list has only one of its name.
 #[must_use]
-pub fn diff(old: &PackageList, new: &PackageList) -> Vec<Change> {
+pub fn diff(old: &PackageList, new: &PackageList) -> Vec<PackageChange> {
     let (before, after) = (old.by_name(), new.by_name());
     let mut changes = Vec::new();
     let mut moved: Vec<&str> = Vec::new();
@@ -222,7 +225,7 @@ pub fn diff(old: &PackageList, new: &PackageList) -> Vec<Change> {
             (only(&before) && only(&after)).then_some(other)
         };
         match same.or_else(elsewhere) {
-            None => changes.push(Change::Added { package: (*package).clone() }),
+            None => changes.push(PackageChange::Added { package: (*package).clone() }),
             Some(earlier) => {
                 moved.extend(same.is_none().then_some(*name));
                 changes.extend(change(new.format, earlier, package));
@@ -231,20 +234,20 @@ pub fn diff(old: &PackageList, new: &PackageList) -> Vec<Change> {
     }
     for (key @ (name, _), package) in &before {
         if !after.contains_key(key) && !moved.contains(name) {
-            changes.push(Change::Removed { package: (*package).clone() });
+            changes.push(PackageChange::Removed { package: (*package).clone() });
         }
     }
     changes.sort_by(|a, b| a.name().cmp(b.name()));
     changes
 }
 
-fn change(format: Format, old: &Package, new: &Package) -> Option<Change> {
+fn change(format: PackageFormat, old: &Package, new: &Package) -> Option<PackageChange> {
     let (old, new) = (old.clone(), new.clone());
-    match compare(format, &new.version, &old.version) {
-        Ordering::Greater => Some(Change::Upgraded { old, new }),
-        Ordering::Less => Some(Change::Downgraded { old, new }),
+    match compare_versions(format, &new.version, &old.version) {
+        Ordering::Greater => Some(PackageChange::Upgraded { old, new }),
+        Ordering::Less => Some(PackageChange::Downgraded { old, new }),
         Ordering::Equal if old.sha256.is_some() && new.sha256.is_some() && old.sha256 != new.sha256 => {
-            Some(Change::Rebuilt { old, new })
+            Some(PackageChange::Rebuilt { old, new })
         }
         Ordering::Equal => None,
     }
@@ -260,11 +263,11 @@ mod tests {
     }
 
     #[test]
-    fn a_list_survives_the_commit() {
+    fn package_list_survives_encoding() {
         let mut packages = vec![package("b", "1:2-3", "amd64"), package("a", "1", "all")];
         packages[0].source = "src".to_owned();
         packages[1].sha256 = None;
-        let list = PackageList::new(Format::Deb, packages);
+        let list = PackageList::new(PackageFormat::Deb, packages);
         assert_eq!(list.packages[0].name, "a");
         assert_eq!(PackageList::decode(&list.encode()), Ok(list));
         for bad in ["", "!", "AAAA", "KLUv/QAAAQAA"] {
@@ -273,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_change_has_its_name() {
+    fn diff_reports_each_kind_of_change() {
         let old = ["same 1 amd64", "up 1.9 amd64", "down 2 amd64", "gone 1 all", "arch 1 all", "built 1 all"];
         let new = ["same 1 amd64", "up 1.10 amd64", "down 1 amd64", "new 1 all", "arch 2 amd64", "built 1 all"];
         let list = |lines: [&str; 6]| {
@@ -281,14 +284,15 @@ mod tests {
                 let words: Vec<&str> = line.split(' ').collect();
                 package(words[0], words[1], words[2])
             });
-            PackageList::new(Format::Deb, packages.into())
+            PackageList::new(PackageFormat::Deb, packages.into())
         };
         let (old, mut new) = (list(old), list(new));
-        new.packages.iter_mut().find(|package| package.name == "built").expect("there").sha256 = Some("1".repeat(64));
+        new.packages.iter_mut().find(|package| package.name == "built").expect("the package is in the list").sha256 =
+            Some("1".repeat(64));
         let words: Vec<String> = diff(&old, &new)
             .iter()
             .map(|change| {
-                let value = serde_json::to_value(change).expect("plain");
+                let value = serde_json::to_value(change).expect("a change serialises to JSON");
                 format!("{} {}", change.name(), value["change"].as_str().unwrap_or_default())
             })
             .collect();

@@ -1,31 +1,33 @@
-//! The order of versions: dpkg's (deb-version(7)) and rpm's (rpm-version(7)).
+//! Compares versions of packages as dpkg (deb-version(7)) and rpm (rpm-version(7)) do.
 //!
 //! Both split a version into runs of digits, compared as numbers, and runs of other characters; `~` sorts before
-//! everything, even the end. They differ in what other characters count and in `^`.
+//! everything, even the end. They differ in how they order other characters and in `^`.
+//!
+//! *Used by* `packages::diff` and `cli::db`.
 
 use std::cmp::Ordering;
 
-use super::Format;
+use super::PackageFormat;
 
-/// Which version is newer.
+/// Compares two versions; the newer one is greater.
 #[must_use]
-pub fn compare(format: Format, a: &str, b: &str) -> Ordering {
-    let (a, b) = (Parts::of(a), Parts::of(b));
+pub fn compare_versions(format: PackageFormat, a: &str, b: &str) -> Ordering {
+    let (a, b) = (VersionParts::parse(a), VersionParts::parse(b));
     let part = match format {
-        Format::Deb => debian,
-        Format::Rpm => rpm,
+        PackageFormat::Deb => compare_debian_part,
+        PackageFormat::Rpm => compare_rpm_part,
     };
     a.epoch.cmp(&b.epoch).then_with(|| part(a.version, b.version)).then_with(|| part(a.release, b.release))
 }
 
-struct Parts<'a> {
+struct VersionParts<'a> {
     epoch: u64,
     version: &'a [u8],
     release: &'a [u8],
 }
 
-impl<'a> Parts<'a> {
-    fn of(text: &'a str) -> Self {
+impl<'a> VersionParts<'a> {
+    fn parse(text: &'a str) -> Self {
         let (epoch, rest) = match text.split_once(':') {
             Some((epoch, rest)) if epoch.bytes().all(|byte| byte.is_ascii_digit()) => {
                 (epoch.parse().unwrap_or(0), rest)
@@ -37,8 +39,8 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// dpkg: letters before other characters, `~` before all.
-fn debian(mut a: &[u8], mut b: &[u8]) -> Ordering {
+/// Compares as dpkg: letters sort before other characters, `~` before everything.
+fn compare_debian_part(mut a: &[u8], mut b: &[u8]) -> Ordering {
     let weight = |byte: Option<&u8>| match byte {
         Some(b'~') => -1,
         None => 0,
@@ -54,8 +56,8 @@ fn debian(mut a: &[u8], mut b: &[u8]) -> Ordering {
                 other => return other,
             }
         }
-        let ((x, rest_a), (y, rest_b)) = (digits(a), digits(b));
-        match number(x, y) {
+        let ((x, rest_a), (y, rest_b)) = (split_digits(a), split_digits(b));
+        match compare_numbers(x, y) {
             Ordering::Equal => (a, b) = (rest_a, rest_b),
             other => return other,
         }
@@ -63,8 +65,8 @@ fn debian(mut a: &[u8], mut b: &[u8]) -> Ordering {
     Ordering::Equal
 }
 
-/// rpm: separators do not count, `~` is before the end, `^` just after it.
-fn rpm(mut a: &[u8], mut b: &[u8]) -> Ordering {
+/// Compares as rpm: separators are ignored, `~` sorts before the end, `^` just after it.
+fn compare_rpm_part(mut a: &[u8], mut b: &[u8]) -> Ordering {
     let skip = |side: &[u8]| {
         side.iter().position(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'~' | b'^')).unwrap_or(side.len())
     };
@@ -87,29 +89,29 @@ fn rpm(mut a: &[u8], mut b: &[u8]) -> Ordering {
             _ => {}
         }
         let is_number = a[0].is_ascii_digit();
-        // A number is newer than a word.
+        // A number is newer than letters.
         if is_number != b[0].is_ascii_digit() {
             return if is_number { Ordering::Greater } else { Ordering::Less };
         }
-        let take = if is_number { digits } else { letters };
+        let take = if is_number { split_digits } else { split_letters };
         let ((x, rest_a), (y, rest_b)) = (take(a), take(b));
-        match if is_number { number(x, y) } else { x.cmp(y) } {
+        match if is_number { compare_numbers(x, y) } else { x.cmp(y) } {
             Ordering::Equal => (a, b) = (rest_a, rest_b),
             other => return other,
         }
     }
 }
 
-fn digits(side: &[u8]) -> (&[u8], &[u8]) {
+fn split_digits(side: &[u8]) -> (&[u8], &[u8]) {
     side.split_at(side.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(side.len()))
 }
 
-fn letters(side: &[u8]) -> (&[u8], &[u8]) {
+fn split_letters(side: &[u8]) -> (&[u8], &[u8]) {
     side.split_at(side.iter().position(|byte| !byte.is_ascii_alphabetic()).unwrap_or(side.len()))
 }
 
-/// Numbers of any length.
-fn number(a: &[u8], b: &[u8]) -> Ordering {
+/// Compares numbers of any length.
+fn compare_numbers(a: &[u8], b: &[u8]) -> Ordering {
     let strip = |side: &[u8]| side.iter().position(|byte| *byte != b'0').unwrap_or(side.len());
     let (a, b) = (&a[strip(a)..], &b[strip(b)..]);
     a.len().cmp(&b.len()).then_with(|| a.cmp(b))
@@ -119,9 +121,9 @@ fn number(a: &[u8], b: &[u8]) -> Ordering {
 mod tests {
     use super::*;
 
-    /// `tests/root/compose` asks dpkg and rpm themselves about the same and more.
+    /// `tests/root/compose` compares these cases and more with dpkg and rpm themselves.
     #[test]
-    fn versions_are_ordered_as_their_tools_order_them() {
+    fn versions_are_ordered_as_dpkg_and_rpm_order_them() {
         let deb = [
             ("1.0", "1.0", Ordering::Equal),
             ("1.9", "1.10", Ordering::Less),
@@ -142,10 +144,10 @@ mod tests {
             ("1_0", "1.0", Ordering::Equal),
             ("2:1-1", "1:9-1", Ordering::Greater),
         ];
-        for (format, cases) in [(Format::Deb, &deb[..]), (Format::Rpm, &rpm[..])] {
+        for (format, cases) in [(PackageFormat::Deb, &deb[..]), (PackageFormat::Rpm, &rpm[..])] {
             for (a, b, order) in cases {
-                assert_eq!(compare(format, a, b), *order, "{format:?} {a} {b}");
-                assert_eq!(compare(format, b, a), order.reverse(), "{format:?} {b} {a}");
+                assert_eq!(compare_versions(format, a, b), *order, "{format:?} {a} {b}");
+                assert_eq!(compare_versions(format, b, a), order.reverse(), "{format:?} {b} {a}");
             }
         }
     }

@@ -1,12 +1,17 @@
-//! Where programs run that come from packages or from the treefile.
+//! Runs programs from packages and from the treefile in isolation.
 //!
-//! A [`Sandbox`] is one command in namespaces of its own: processes, IPC, host name, mounts and, unless said otherwise,
-//! network. With a root it sees that directory as `/` and nothing of the host: minimal devices, an empty `/run` and
-//! `/tmp`, `/proc` of its own; it has a clean environment, limits, and only those capabilities that installing files
-//! needs. Whatever it starts or mounts ends with it, also when this process is killed.
+//! A [`SandboxedCommand`] runs in its own namespaces for processes, IPC, host name, mounts and, unless the caller allows
+//! the host's, network. With a root the command sees that directory as `/` and nothing of the host: minimal devices, an
+//! empty `/run` and `/tmp`, and its own `/proc`; it has a clean environment, resource limits, and only the capabilities
+//! that installing files needs.
 //!
-//! It is entered by starting this program again under another name, twice: once to leave the namespaces, once to be
-//! process 1 of the new ones (`stages`). So nothing of a running, threaded process is ever forked.
+//! *Invariants*: all processes and mounts of a command end with it, also when this process is killed. The sandbox is
+//! entered by executing this program twice more under another name (`stages`): first to leave the host's namespaces, then
+//! as process 1 of the new ones. A running process with threads is therefore never forked without an exec.
+//!
+//! *Not here*: the directory and the namespaces of the whole compose, inside which every sandbox runs (`workspace`).
+//!
+//! *Used by* `root`, `workspace`, `engine` and `cli`.
 
 mod stages;
 
@@ -14,41 +19,40 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-pub(super) use stages::protect_settings;
-pub use stages::{StageError, enter};
+pub(crate) use stages::enter;
+pub(super) use stages::make_settings_read_only;
 
-/// The name under which this program enters a sandbox.
-pub const NAME: &str = "sapwood-sandbox";
+/// The program name (`argv[0]`) under which this program enters a sandbox.
+pub(crate) const PROGRAM_NAME: &str = "sapwood-sandbox";
 
-/// What a command may reach.
+/// The network that a command may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub enum Network {
-    /// Nothing, not even loopback.
+pub(crate) enum SandboxNetwork {
+    /// None, not even loopback.
     None,
-    /// What the host reaches.
+    /// The host's network.
     Host,
 }
 
-/// One command and what is around it.
+/// A command and the environment in which it runs.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
-pub struct Sandbox {
-    /// The directory it sees as `/`; the host's if there is none.
+pub(crate) struct SandboxedCommand {
+    /// The directory that the command sees as `/`; `None` for the host's root.
     root: Option<PathBuf>,
-    network: Network,
+    network: SandboxNetwork,
     environment: Vec<(String, String)>,
     /// The program and its arguments.
     command: Vec<String>,
-    /// A file that is there as [`SCRIPT`].
+    /// The text of a file that the command finds at [`SCRIPT_PATH`].
     script: Option<String>,
 }
 
-/// Where a script is, inside.
-const SCRIPT: &str = "/run/sapwood-script";
+/// The path of the script inside the sandbox.
+const SCRIPT_PATH: &str = "/run/sapwood-script";
 
-impl Sandbox {
-    /// A command in a root, without a network, at the time `time`.
-    #[must_use]
-    pub fn in_root(root: &Path, command: &[&str], time: i64) -> Self {
+impl SandboxedCommand {
+    /// Returns a command that runs in a root without a network, with `time` as `SOURCE_DATE_EPOCH`.
+    pub(crate) fn in_root(root: &Path, command: &[&str], time: i64) -> Self {
         let environment = [
             ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()),
             ("HOME", "/root".to_owned()),
@@ -59,28 +63,26 @@ impl Sandbox {
             ("DEBIAN_FRONTEND", "noninteractive".to_owned()),
             ("PYTHONHASHSEED", "0".to_owned()),
             ("SOURCE_DATE_EPOCH", time.to_string()),
-            // systemctl only changes links then, and asks no manager.
+            // With this, systemctl only changes links and contacts no manager.
             ("SYSTEMD_OFFLINE", "1".to_owned()),
         ];
         Self {
             root: Some(root.to_owned()),
-            network: Network::None,
+            network: SandboxNetwork::None,
             environment: environment.map(|(name, value)| (name.to_owned(), value)).into(),
             command: command.iter().map(|word| (*word).to_owned()).collect(),
             script: None,
         }
     }
 
-    /// A script in a root. One that does not name its interpreter is the shell's.
-    #[must_use]
-    pub fn script(root: &Path, text: &str, time: i64) -> Self {
-        let command: &[&str] = if text.starts_with("#!") { &[SCRIPT] } else { &["/bin/sh", SCRIPT] };
+    /// Returns a command that runs a script in a root. The shell runs a script that does not name its interpreter.
+    pub(crate) fn script(root: &Path, text: &str, time: i64) -> Self {
+        let command: &[&str] = if text.starts_with("#!") { &[SCRIPT_PATH] } else { &["/bin/sh", SCRIPT_PATH] };
         Self { script: Some(text.to_owned()), ..Self::in_root(root, command, time) }
     }
 
-    /// A program of the host that works on roots: it keeps what it needs for mounting.
-    #[must_use]
-    pub fn on_host(command: &[&str], network: Network) -> Self {
+    /// Returns a command that runs a program of the host which works on roots. It keeps the privileges that mounting needs.
+    pub(crate) fn on_host(command: &[&str], network: SandboxNetwork) -> Self {
         Self {
             root: None,
             network,
@@ -90,22 +92,20 @@ impl Sandbox {
         }
     }
 
-    /// Sets a variable of the environment.
-    #[must_use]
-    pub fn variable(mut self, name: &str, value: &str) -> Self {
+    /// Adds a variable to the environment.
+    pub(crate) fn with_variable(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// The command to be started.
+    /// Returns the command that starts the sandbox.
     ///
     /// # Panics
-    /// Never: a sandbox is made of strings.
-    #[must_use]
-    pub fn command(&self) -> Command {
+    /// Never: the fields are strings, which JSON can always represent.
+    pub(crate) fn command(&self) -> Command {
         let text = serde_json::to_string(self).expect("a sandbox is made of strings");
         let mut command = Command::new("/proc/self/exe");
-        command.arg0(NAME).args(["outer", &text]);
+        command.arg0(PROGRAM_NAME).args(["outer", &text]);
         command
     }
 }

@@ -1,13 +1,15 @@
-//! SELinux labels from a `file_contexts` file; [`policy`] finds the files of a whole policy in a root.
+//! Computes SELinux labels from a `file_contexts` file.
 //!
 //! Each line is `regular expression [-type] context`; the expression must match the whole path. As in libselinux, a line
 //! without special characters wins over one with them, and among equals the last one wins; `<<none>>` means that the path
-//! gets no label. Source of the syntax: selabel_file(5).
+//! gets no label. Source of the syntax: selabel_file(5). Expressions are grouped by the directory they start with, so
+//! that a path is matched only against those of its own ancestors.
 //!
-//! Expressions are grouped by the directory they start with, so that a path is tried against those of its own ancestors
-//! only.
+//! *Not here*: finding the files of a whole policy in a root ([`policy`]).
+//!
+//! *Used by* `pipeline` and `cli::commit`.
 
-pub mod policy;
+pub(crate) mod policy;
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
@@ -17,49 +19,48 @@ use regex::bytes::Regex;
 use crate::image::{NodeId, Tree};
 use crate::model::{FileKind, XattrError};
 
-/// The attribute that holds a label.
-const ATTRIBUTE: &[u8] = b"security.selinux";
+/// The extended attribute that holds a label.
+const LABEL_ATTRIBUTE: &[u8] = b"security.selinux";
 
-/// Why a `file_contexts` file cannot be used, or a label not be set.
+/// Why a `file_contexts` file cannot be used or a label cannot be set.
 #[derive(Debug, thiserror::Error)]
-pub enum ContextsError {
-    /// A line has not two or three fields.
+pub(crate) enum ContextsError {
+    /// A line has neither two nor three fields.
     #[error("line {line}: expected 'expression [-type] context'")]
     Fields {
-        /// Line number from 1.
+        /// The line number, from 1.
         line: usize,
     },
-    /// A type that does not exist.
+    /// The file type does not exist.
     #[error("line {line}: unknown file type '{found}'")]
     Kind {
-        /// Line number from 1.
+        /// The line number, from 1.
         line: usize,
-        /// What stands there.
+        /// The value found.
         found: String,
     },
-    /// An expression that cannot be compiled.
+    /// The expression cannot be compiled.
     #[error("line {line}: bad expression")]
     Expression {
-        /// Line number from 1.
+        /// The line number, from 1.
         line: usize,
-        /// What is wrong.
         source: Box<regex::Error>,
     },
-    /// A label that is too long.
+    /// A label cannot be stored as an extended attribute.
     #[error(transparent)]
     Label(#[from] XattrError),
 }
 
 /// The rules of one policy.
-pub struct FileContexts {
-    rules: Vec<Rule>,
-    /// Rules without special characters, by path.
+pub(crate) struct FileContexts {
+    rules: Vec<ContextRule>,
+    /// Indices of the rules without special characters, by path.
     exact: HashMap<Vec<u8>, Vec<usize>>,
-    /// The others, by the longest directory that their expression spells out.
+    /// Indices of the other rules, by the longest directory that their expression contains literally.
     by_stem: HashMap<Vec<u8>, Vec<usize>>,
 }
 
-struct Rule {
+struct ContextRule {
     line: usize,
     expression: String,
     compiled: OnceCell<Regex>,
@@ -69,22 +70,22 @@ struct Rule {
 }
 
 impl FileContexts {
-    /// Reads the rules. Lines that are templates for users (`%{USERNAME}` and the like) concern no path of an image and
-    /// are left out.
+    /// Parses the rules. Lines that are templates for users (`%{USERNAME}` and the like) match no path of an image and are
+    /// skipped.
     ///
     /// # Errors
     /// [`ContextsError`] names the line.
-    pub fn parse(text: &str) -> Result<Self, ContextsError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, ContextsError> {
         let mut contexts = Self { rules: Vec::new(), exact: HashMap::new(), by_stem: HashMap::new() };
         contexts.extend(text)?;
         Ok(contexts)
     }
 
-    /// Reads further rules, which win over those before.
+    /// Parses further rules, which win over the earlier ones.
     ///
     /// # Errors
     /// [`ContextsError`] names the line.
-    pub fn extend(&mut self, text: &str) -> Result<(), ContextsError> {
+    pub(crate) fn extend(&mut self, text: &str) -> Result<(), ContextsError> {
         for (number, line) in text.lines().enumerate() {
             let line_text = line.trim();
             if line_text.is_empty() || line_text.starts_with('#') || line_text.contains("%{") {
@@ -95,21 +96,21 @@ impl FileContexts {
         Ok(())
     }
 
-    fn add(&mut self, rule: Rule) {
+    fn add(&mut self, rule: ContextRule) {
         let index = self.rules.len();
-        match literal(&rule.expression) {
+        match literal_path(&rule.expression) {
             Some(path) => self.exact.entry(path).or_default().push(index),
             None => self.by_stem.entry(stem(&rule.expression)).or_default().push(index),
         }
         self.rules.push(rule);
     }
 
-    /// The label of a path, or `None` when the policy gives it none.
+    /// Returns the label of a path, or `None` when the policy gives it none.
     ///
     /// # Errors
     /// [`ContextsError::Expression`] for a rule that is needed and cannot be compiled.
-    pub fn label(&self, path: &[u8], kind: FileKind) -> Result<Option<&[u8]>, ContextsError> {
-        let fits = |rule: &Rule| rule.kind.is_none_or(|wanted| wanted == kind);
+    pub(crate) fn label(&self, path: &[u8], kind: FileKind) -> Result<Option<&[u8]>, ContextsError> {
+        let fits = |rule: &ContextRule| rule.kind.is_none_or(|wanted| wanted == kind);
         let exact = self.exact.get(path).into_iter().flatten().rev().find(|index| fits(&self.rules[**index]));
         if let Some(index) = exact {
             return Ok(self.rules[*index].label.as_deref());
@@ -129,21 +130,18 @@ impl FileContexts {
         Ok(best.and_then(|index| self.rules[index].label.as_deref()))
     }
 
-    /// Labels every entry of a tree by its path, replacing labels it has. An entry the policy leaves out keeps none.
-    ///
-    /// # Errors
-    /// [`ContextsError`].
-    pub fn apply(&self, tree: &mut Tree) -> Result<(), ContextsError> {
+    /// Labels every entry of a tree by its path, replacing existing labels. An entry without a label in the policy gets none.
+    pub(crate) fn apply(&self, tree: &mut Tree) -> Result<(), ContextsError> {
         self.apply_as(tree, &|path| path.to_vec())
     }
 
-    /// Like [`Self::apply`] for entries that are looked up under another path than they have.
-    fn apply_as(&self, tree: &mut Tree, seen_as: &dyn Fn(&[u8]) -> Vec<u8>) -> Result<(), ContextsError> {
+    /// Labels a tree like [`Self::apply`], but looks up each entry under the path that `policy_path` returns.
+    fn apply_as(&self, tree: &mut Tree, policy_path: &dyn Fn(&[u8]) -> Vec<u8>) -> Result<(), ContextsError> {
         let mut pending = vec![(tree.root(), Vec::new())];
         while let Some((node, path)) = pending.pop() {
             let shown: &[u8] = if path.is_empty() { b"/" } else { &path };
             let kind = tree.node(node).kind.file_kind();
-            let label = self.label(&seen_as(shown), kind)?;
+            let label = self.label(&policy_path(shown), kind)?;
             set_label(tree, node, label)?;
             if kind == FileKind::Directory {
                 let below = |name: &[u8]| [&path, &b"/"[..], name].concat();
@@ -157,16 +155,16 @@ impl FileContexts {
 fn set_label(tree: &mut Tree, node: NodeId, label: Option<&[u8]>) -> Result<(), XattrError> {
     let xattrs = &mut tree.node_mut(node).metadata.xattrs;
     match label {
-        // The kernel counts the terminating NUL as part of the value, and so do the tools that compare.
-        Some(label) => xattrs.set(ATTRIBUTE, &[label, b"\0"].concat()),
+        // The terminating NUL is part of the value for the kernel and for the tools that compare labels.
+        Some(label) => xattrs.set(LABEL_ATTRIBUTE, &[label, b"\0"].concat()),
         None => {
-            xattrs.remove(ATTRIBUTE);
+            xattrs.remove(LABEL_ATTRIBUTE);
             Ok(())
         }
     }
 }
 
-impl Rule {
+impl ContextRule {
     fn matches(&self, path: &[u8]) -> Result<bool, ContextsError> {
         let compiled = match self.compiled.get() {
             Some(compiled) => compiled,
@@ -180,7 +178,7 @@ impl Rule {
     }
 }
 
-fn parse_line(line: usize, text: &str) -> Result<Rule, ContextsError> {
+fn parse_line(line: usize, text: &str) -> Result<ContextRule, ContextsError> {
     let fields: Vec<&str> = text.split_whitespace().collect();
     let (expression, kind, label) = match fields[..] {
         [expression, label] => (expression, None, label),
@@ -199,14 +197,14 @@ fn parse_line(line: usize, text: &str) -> Result<Rule, ContextsError> {
         Some(found) => return Err(ContextsError::Kind { line, found: found.to_owned() }),
     };
     let label = (label != "<<none>>").then(|| label.as_bytes().to_vec());
-    Ok(Rule { line, expression: expression.to_owned(), compiled: OnceCell::new(), kind, label })
+    Ok(ContextRule { line, expression: expression.to_owned(), compiled: OnceCell::new(), kind, label })
 }
 
-/// Characters that make an expression more than a path.
+/// Characters that distinguish an expression from a plain path.
 const SPECIAL: &[u8] = b".^$?*+|[({";
 
-/// The path that an expression without special characters stands for.
-fn literal(expression: &str) -> Option<Vec<u8>> {
+/// Returns the path that an expression without special characters matches, or `None` if it has special characters.
+fn literal_path(expression: &str) -> Option<Vec<u8>> {
     let mut path = Vec::with_capacity(expression.len());
     let mut bytes = expression.bytes();
     while let Some(byte) = bytes.next() {
@@ -219,8 +217,8 @@ fn literal(expression: &str) -> Option<Vec<u8>> {
     Some(path)
 }
 
-/// The directory that every path matching the expression lies in: its plain start up to the last slash. A `?` or `*` takes
-/// back the character before it, and alternatives at the top level have no common start.
+/// Returns the directory that contains every path matching the expression: its literal start up to the last slash. A `?`
+/// or `*` makes the character before it optional, and alternatives at the top level have no common start.
 fn stem(expression: &str) -> Vec<u8> {
     let end = expression.bytes().position(|byte| byte == b'\\' || SPECIAL.contains(&byte)).unwrap_or(expression.len());
     let mut plain = &expression.as_bytes()[..end];
@@ -234,7 +232,7 @@ fn stem(expression: &str) -> Vec<u8> {
     }
 }
 
-/// The directories above a path from the top, `""` first, as [`stem`] writes them.
+/// Returns the directories above a path from the top, beginning with `""`, in the form of [`stem`].
 fn stems(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(index, _)| &path[..index])
 }
@@ -258,8 +256,8 @@ mod tests {
 ";
 
     #[test]
-    fn the_most_specific_or_last_rule_wins() {
-        let contexts = FileContexts::parse(POLICY).expect("legal");
+    fn exact_rule_wins_over_pattern_and_last_over_first() {
+        let contexts = FileContexts::parse(POLICY).expect("valid");
         let cases = [
             ("/", FileKind::Directory, Some("root_t")),
             ("/etc", FileKind::Directory, Some("default_t")),
@@ -281,9 +279,9 @@ mod tests {
     }
 
     #[test]
-    fn bad_lines_are_named() {
+    fn errors_name_the_line() {
         for (text, line) in [("\n/a", 2), ("/a -q x", 1), ("/a -- b c", 1)] {
-            let message = FileContexts::parse(text).err().expect("bad").to_string();
+            let message = FileContexts::parse(text).err().expect("an invalid line").to_string();
             assert!(message.starts_with(&format!("line {line}:")), "{message}");
         }
     }

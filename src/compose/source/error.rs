@@ -1,4 +1,6 @@
-//! Why a directory of this machine did not become a tree.
+//! The errors of importing a directory of this machine.
+//!
+//! *Used by* `directory` and `walk`.
 
 use std::io;
 use std::path::PathBuf;
@@ -10,17 +12,17 @@ use crate::store::WriteError;
 /// Why a directory could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
-    /// The system refused.
+    /// A system call failed.
     #[error("cannot {action} {}", .path.display())]
     Io {
-        /// What was tried.
+        /// The action that failed, as a verb for the message.
         action: &'static str,
-        /// On which path.
+        /// The path it failed on.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// A file did not keep still.
+    /// A file changed during every attempt to read it.
     #[error("{} kept changing while it was read; stop what writes to it and commit again", .0.display())]
     Changing(PathBuf),
     /// A file could not be stored.
@@ -28,26 +30,26 @@ pub enum DirectoryError {
     Store {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: WriteError,
     },
-    /// A name no tree can have.
+    /// A name is not allowed in a tree.
     #[error("bad name in {}", .path.display())]
     Name {
         /// The directory.
         path: PathBuf,
-        /// What is wrong with the name.
+        /// The cause.
         source: NameError,
     },
-    /// Extended attributes no tree can have.
+    /// Extended attributes are not allowed in a tree.
     #[error("bad extended attributes of {}", .path.display())]
     Xattrs {
         /// The entry.
         path: PathBuf,
-        /// What is wrong with them.
+        /// The cause.
         source: XattrError,
     },
-    /// An inode of a kind that is not known.
+    /// An entry has an unknown file type.
     #[error("{} is of an unknown kind (mode {mode:o})", .path.display())]
     Kind {
         /// The entry.
@@ -55,12 +57,12 @@ pub enum DirectoryError {
         /// Its mode.
         mode: u16,
     },
-    /// The tree took no more entries.
+    /// The tree refused the entry.
     #[error("cannot add {}", .path.display())]
     Tree {
         /// The entry.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: TreeError,
     },
 }

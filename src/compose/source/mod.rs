@@ -1,4 +1,6 @@
-//! Where trees come from: one file for each kind.
+//! The sources of trees: a directory of this machine (`directory`, `walk`, `mounted`) and a tar archive (`tar`).
+//!
+//! *Used by* `cli::commit` and the rest of `compose`.
 
 mod directory;
 mod error;
@@ -8,10 +10,8 @@ mod tar;
 pub(super) mod walk;
 
 pub(super) use directory::extents_of;
-pub use directory::{DirectoryOptions, Imported, read_directory};
-pub use error::DirectoryError;
-pub use mounted::MountedImage;
-pub use progress::Progress;
-pub use tar::{
-    EntryError, FormatError, HeaderError, PaxError, SparseError, TarError, TarOptions, UnknownCompression, read_tar,
-};
+pub use directory::{ImportOptions, read_directory};
+pub(crate) use error::DirectoryError;
+pub(crate) use mounted::MountedImage;
+pub use progress::ImportProgress;
+pub use tar::{TarError, TarOptions, read_tar};

@@ -1,35 +1,38 @@
-//! From the raw keys of all files to a [`Treefile`]: one value for each question, with the usual one where nothing is said.
+//! Turns the merged raw keys of all files into a [`Treefile`], with a default for every key that is not set.
+//!
+//! *Not here*: reading and merging files (`load`, `raw`).
+//!
+//! *Used by* `load`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use super::error::LoadError;
-use super::raw::{OneOrMany, Raw, RawCheck, RawIds};
+use super::error::TreefileError;
+use super::raw::{OneOrMany, RawCheck, RawIds, RawTreefile};
 use super::variables::Variables;
 use super::{AddFile, AptSource, EngineKind, InitramfsKind, OptUsrLocal, Treefile, UserCheck, Variant};
 
-/// The last step: one value for each question.
-pub(super) struct Decision<'a> {
-    /// What all files say together.
-    pub raw: Raw,
-    /// What `${NAME}` stands for.
-    pub variables: Variables,
-    /// Where the first file is.
-    pub directory: PathBuf,
-    /// As rpm calls it.
-    pub arch: &'a str,
+/// The input of the last step, which gives every key one value.
+pub(super) struct UndecidedTreefile<'a> {
+    /// The merged keys of all files.
+    pub(crate) raw: RawTreefile,
+    /// The values of `${NAME}`.
+    pub(crate) variables: Variables,
+    /// The directory of the first file.
+    pub(crate) directory: PathBuf,
+    /// The architecture, as rpm names it.
+    pub(crate) arch: &'a str,
 }
 
-impl Decision<'_> {
-    /// The treefile.
-    pub fn treefile(self) -> Result<Treefile, LoadError> {
+impl UndecidedTreefile<'_> {
+    pub(crate) fn decide(self) -> Result<Treefile, TreefileError> {
         let raw = &self.raw;
-        let reference = self.text("ref", raw.reference.as_deref())?.ok_or(LoadError::NoRef)?;
+        let reference = self.substituted("ref", raw.reference.as_deref())?.ok_or(TreefileError::NoRef)?;
         let (distribution, engine) = self.engine()?;
         let container = raw.container.unwrap_or(false);
         let (local, named) = self.packages()?;
         Ok(Treefile {
-            ref_name: reference.parse().map_err(LoadError::Ref)?,
+            ref_name: reference.parse().map_err(TreefileError::Ref)?,
             directory: self.directory.clone(),
             distribution,
             engine,
@@ -70,34 +73,35 @@ impl Decision<'_> {
             check_groups: user_check("check-groups", raw.check_groups.as_ref())?,
             ignore_removed_users: raw.ignore_removed_users.clone(),
             ignore_removed_groups: raw.ignore_removed_groups.clone(),
-            version_prefix: self.text("automatic-version-prefix", raw.automatic_version_prefix.as_deref())?,
-            version_suffix: self.suffix()?,
-            mutate_os_release: self.text("mutate-os-release", raw.mutate_os_release.as_deref())?,
+            version_prefix: self.substituted("automatic-version-prefix", raw.automatic_version_prefix.as_deref())?,
+            version_suffix: self.version_suffix()?,
+            mutate_os_release: self.substituted("mutate-os-release", raw.mutate_os_release.as_deref())?,
             commit_metadata: self.commit_metadata()?,
         })
     }
 
-    fn text(&self, key: &'static str, text: Option<&str>) -> Result<Option<String>, LoadError> {
-        let substitute = |text| self.variables.substitute(text).map_err(|source| LoadError::Variable { key, source });
+    fn substituted(&self, key: &'static str, text: Option<&str>) -> Result<Option<String>, TreefileError> {
+        let substitute =
+            |text| self.variables.substitute(text).map_err(|source| TreefileError::Variable { key, source });
         text.map(substitute).transpose()
     }
 
-    fn engine(&self) -> Result<(String, EngineKind), LoadError> {
+    fn engine(&self) -> Result<(String, EngineKind), TreefileError> {
         let engine = match self.raw.engine.as_deref() {
             None => None,
             Some("apt") => Some(EngineKind::Apt),
             Some("dnf") => Some(EngineKind::Dnf),
-            Some(found) => return Err(choice("engine", found, "apt, dnf")),
+            Some(found) => return Err(choice_error("engine", found, "apt, dnf")),
         };
         let distribution = self.raw.distribution.as_deref().map(str::to_lowercase);
         let usual = match distribution.as_deref() {
             Some("debian" | "ubuntu" | "devuan" | "kali" | "raspbian") => Some(EngineKind::Apt),
             Some("fedora" | "centos" | "rhel" | "almalinux" | "rocky" | "opensuse" | "mageia") => Some(EngineKind::Dnf),
-            // A treefile of rpm-ostree says nothing else.
+            // A treefile of rpm-ostree has neither key, but always `repos`.
             None if !self.raw.repos.is_empty() => Some(EngineKind::Dnf),
             _ => None,
         };
-        let engine = engine.or(usual).ok_or(LoadError::NoEngine)?;
+        let engine = engine.or(usual).ok_or(TreefileError::NoEngine)?;
         let fallback = match engine {
             EngineKind::Apt => "debian",
             EngineKind::Dnf => "rpm",
@@ -105,21 +109,21 @@ impl Decision<'_> {
         Ok((distribution.unwrap_or_else(|| fallback.to_owned()), engine))
     }
 
-    fn variant(&self) -> Result<Variant, LoadError> {
+    fn variant(&self) -> Result<Variant, TreefileError> {
         match self.raw.variant.as_deref() {
             None | Some("required" | "minbase") => Ok(Variant::Required),
             Some("essential") => Ok(Variant::Essential),
             Some("important") => Ok(Variant::Important),
             Some("standard") => Ok(Variant::Standard),
-            Some(found) => Err(choice("variant", found, "essential, required (minbase), important, standard")),
+            Some(found) => Err(choice_error("variant", found, "essential, required (minbase), important, standard")),
         }
     }
 
-    fn apt_sources(&self) -> Result<Vec<AptSource>, LoadError> {
+    fn apt_sources(&self) -> Result<Vec<AptSource>, TreefileError> {
         let texts = self.raw.apt_sources.as_ref().map_or(&[][..], OneOrMany::as_slice);
         let mut sources = Vec::new();
         for text in texts {
-            let text = self.text("apt-sources", Some(text))?.unwrap_or_default();
+            let text = self.substituted("apt-sources", Some(text))?.unwrap_or_default();
             let is_line = |line: &str| line.starts_with("deb ") || line.starts_with("deb-src ");
             if text.lines().any(|line| is_line(line.trim_start())) {
                 sources.push(AptSource::Lines(text));
@@ -127,83 +131,88 @@ impl Decision<'_> {
                 sources.push(AptSource::Stanzas(text));
             } else {
                 let what = "neither a deb822 stanza with 'Types:' nor a line that starts with 'deb '".to_owned();
-                return Err(LoadError::Value { key: "apt-sources", what });
+                return Err(TreefileError::Value { key: "apt-sources", what });
             }
         }
         Ok(sources)
     }
 
-    /// Local files, and the words of the other entries. An entry in single quotes is one word.
+    /// Returns the local files and the words of the other entries. An entry in single quotes is one word.
     ///
     /// # Errors
-    /// [`LoadError::Value`] for a name that a package manager would take for an option.
-    fn packages(&self) -> Result<(Vec<PathBuf>, Vec<String>), LoadError> {
+    /// [`TreefileError::Value`] for a name that a package manager would take for an option.
+    fn packages(&self) -> Result<(Vec<PathBuf>, Vec<String>), TreefileError> {
         let (mut local, mut named) = (Vec::new(), Vec::new());
         for entry in self.raw.packages_for(self.arch) {
             let quoted = entry.strip_prefix('\'').and_then(|entry| entry.strip_suffix('\''));
             match quoted {
-                _ if is_file(&entry) => local.push(PathBuf::from(entry)),
+                _ if is_package_file(&entry) => local.push(PathBuf::from(entry)),
                 Some(query) => named.push(query.to_owned()),
                 None => named.extend(entry.split_whitespace().map(str::to_owned)),
             }
         }
         let mut seen = BTreeSet::new();
         named.retain(|name| seen.insert(name.clone()));
-        check_names("packages", &named)?;
-        check_names("exclude-packages", &self.raw.exclude_packages)?;
+        check_package_names("packages", &named)?;
+        check_package_names("exclude-packages", &self.raw.exclude_packages)?;
         Ok((local, named))
     }
 
-    fn remove_from_packages(&self) -> Result<Vec<(String, Vec<String>)>, LoadError> {
+    fn remove_from_packages(&self) -> Result<Vec<(String, Vec<String>)>, TreefileError> {
         let key = "remove-from-packages";
         let split = |entry: &Vec<String>| match &entry[..] {
             [package, expressions @ ..] if !expressions.is_empty() => Ok((package.clone(), expressions.to_vec())),
-            _ => Err(LoadError::Value { key, what: "each entry is a package and at least one expression".to_owned() }),
+            _ => Err(TreefileError::Value {
+                key,
+                what: "each entry is a package and at least one expression".to_owned(),
+            }),
         };
         self.raw.remove_from_packages.iter().map(split).collect()
     }
 
-    fn initramfs(&self, container: bool) -> Result<InitramfsKind, LoadError> {
+    fn initramfs(&self, container: bool) -> Result<InitramfsKind, TreefileError> {
         match self.raw.initramfs.as_deref() {
             _ if container || self.raw.no_initramfs == Some(true) => Ok(InitramfsKind::None),
             None | Some("auto") => Ok(InitramfsKind::Auto),
             Some("dracut") => Ok(InitramfsKind::Dracut),
             Some("initramfs-tools") => Ok(InitramfsKind::InitramfsTools),
             Some("none") => Ok(InitramfsKind::None),
-            Some(found) => Err(choice("initramfs", found, "auto, dracut, initramfs-tools, none")),
+            Some(found) => Err(choice_error("initramfs", found, "auto, dracut, initramfs-tools, none")),
         }
     }
 
-    fn opt_usrlocal(&self) -> Result<OptUsrLocal, LoadError> {
+    fn opt_usrlocal(&self) -> Result<OptUsrLocal, TreefileError> {
         match self.raw.opt_usrlocal.as_deref() {
             None | Some("var") => Ok(OptUsrLocal::Var),
             Some("root") => Ok(OptUsrLocal::Root),
-            Some(found) => Err(choice("opt-usrlocal", found, "var, root")),
+            Some(found) => Err(choice_error("opt-usrlocal", found, "var, root")),
         }
     }
 
-    fn suffix(&self) -> Result<char, LoadError> {
+    fn version_suffix(&self) -> Result<char, TreefileError> {
         let text = self.raw.automatic_version_suffix.as_deref().unwrap_or(".");
         let mut characters = text.chars();
         match (characters.next(), characters.next()) {
             (Some(suffix), None) if suffix.is_ascii() => Ok(suffix),
-            _ => Err(LoadError::Value {
+            _ => Err(TreefileError::Value {
                 key: "automatic-version-suffix",
                 what: format!("'{text}' is not one ASCII character"),
             }),
         }
     }
 
-    fn commit_metadata(&self) -> Result<BTreeMap<String, String>, LoadError> {
+    fn commit_metadata(&self) -> Result<BTreeMap<String, String>, TreefileError> {
         let mut metadata = BTreeMap::new();
         for (key, value) in &self.raw.add_commit_metadata {
             let value = match value {
-                serde_json::Value::String(text) => self.text("add-commit-metadata", Some(text))?.unwrap_or_default(),
+                serde_json::Value::String(text) => {
+                    self.substituted("add-commit-metadata", Some(text))?.unwrap_or_default()
+                }
                 other => other.to_string(),
             };
             if key.contains('\0') || key.starts_with("compose.") {
                 let what = format!("'{key}' is not free to be set");
-                return Err(LoadError::Value { key: "add-commit-metadata", what });
+                return Err(TreefileError::Value { key: "add-commit-metadata", what });
             }
             metadata.insert(key.clone(), value);
         }
@@ -211,28 +220,28 @@ impl Decision<'_> {
     }
 }
 
-/// Refuses names that would be options, or more than one line, for a package manager.
-fn check_names(key: &'static str, names: &[String]) -> Result<(), LoadError> {
+/// Refuses names that a package manager would take for an option or for more than one line.
+fn check_package_names(key: &'static str, names: &[String]) -> Result<(), TreefileError> {
     let is_bad = |name: &&String| name.starts_with('-') || name.is_empty() || name.contains(char::is_control);
     match names.iter().find(is_bad) {
         None => Ok(()),
         Some(name) => {
             let what = format!("'{}' is not the name of a package: it would be an option", name.escape_debug());
-            Err(LoadError::Value { key, what })
+            Err(TreefileError::Value { key, what })
         }
     }
 }
 
-/// Whether an entry of `packages` is a file.
-pub(super) fn is_file(package: &str) -> bool {
+/// Returns whether an entry of `packages` names a file.
+pub(super) fn is_package_file(package: &str) -> bool {
     package.contains('/') && (package.ends_with(".deb") || package.ends_with(".rpm"))
 }
 
-fn choice(key: &'static str, found: &str, expected: &'static str) -> LoadError {
-    LoadError::Choice { key, found: found.to_owned(), expected }
+fn choice_error(key: &'static str, found: &str, expected: &'static str) -> TreefileError {
+    TreefileError::Choice { key, found: found.to_owned(), expected }
 }
 
-fn user_check(key: &'static str, check: Option<&RawCheck>) -> Result<UserCheck, LoadError> {
+fn user_check(key: &'static str, check: Option<&RawCheck>) -> Result<UserCheck, TreefileError> {
     Ok(match check {
         None | Some(RawCheck::None) => UserCheck::None,
         Some(RawCheck::Previous) => UserCheck::Previous,
@@ -246,7 +255,7 @@ fn user_check(key: &'static str, check: Option<&RawCheck>) -> Result<UserCheck, 
                         [id] => (id, None),
                         [uid, gid] => (uid, Some(gid)),
                         _ => {
-                            return Err(LoadError::Value {
+                            return Err(TreefileError::Value {
                                 key,
                                 what: format!("'{name}' has neither one number nor two"),
                             });

@@ -1,4 +1,6 @@
-//! Why a treefile cannot be used.
+//! The errors of reading a treefile.
+//!
+//! *Used by* `load` and `decide`.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,72 +9,72 @@ use super::raw::SyntaxError;
 use super::variables::VariableError;
 use crate::model::RefNameError;
 
-/// How deep files may include each other.
-pub(super) const DEPTH_MAX: usize = 32;
+/// Most levels of includes.
+pub(super) const INCLUDE_DEPTH_MAX: usize = 32;
 
 /// Why a treefile cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum LoadError {
+pub enum TreefileError {
     /// A file cannot be read.
     #[error("cannot read {}", .path.display())]
     Read {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// A file is wrong.
+    /// A file has a syntax error.
     #[error("{}", .path.display())]
     Syntax {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// What and where.
+        /// The error and its position.
         source: SyntaxError,
     },
     /// A file is included twice, or files include each other.
     #[error("{} is included twice", .0.display())]
     Twice(PathBuf),
-    /// Includes that go too deep.
-    #[error("{} is included more than {DEPTH_MAX} levels deep", .0.display())]
+    /// Includes are nested too deep.
+    #[error("{} is included more than {INCLUDE_DEPTH_MAX} levels deep", .0.display())]
     Deep(PathBuf),
-    /// A kickstart file.
+    /// The file is a kickstart file.
     #[error("{} is a kickstart file, which is not supported: write a treefile", .0.display())]
     Kickstart(PathBuf),
-    /// A variable or a condition.
+    /// A variable or a condition cannot be used.
     #[error("'{key}'")]
     Variable {
-        /// The key it stands at.
+        /// The key that contains it.
         key: &'static str,
-        /// What is wrong.
+        /// The cause.
         source: VariableError,
     },
-    /// No `ref`.
+    /// `ref` is missing.
     #[error("'ref' is missing: it names the commits, as in 'ref: debian/12/${{basearch}}/server'")]
     NoRef,
-    /// A `ref` that is no name.
+    /// `ref` is not a valid ref name.
     #[error("'ref'")]
     Ref(#[source] RefNameError),
-    /// Neither `distribution` nor `engine`.
+    /// Neither `distribution` nor `engine` is set, and there are no `repos`.
     #[error(
         "say which packages are meant: 'distribution: debian' (or ubuntu, fedora, centos, …) or 'engine: apt' or dnf"
     )]
     NoEngine,
-    /// A value that is none of those there are.
+    /// A value is not one of the allowed ones.
     #[error("'{key}: {found}' is none of: {expected}")]
     Choice {
         /// The key.
         key: &'static str,
-        /// What stands there.
+        /// The value found.
         found: String,
-        /// What may.
+        /// The allowed values.
         expected: &'static str,
     },
-    /// A value that makes no sense.
+    /// A value is invalid.
     #[error("'{key}': {what}")]
     Value {
         /// The key.
         key: &'static str,
-        /// What is wrong.
+        /// The cause.
         what: String,
     },
 }

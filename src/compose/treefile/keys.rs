@@ -1,11 +1,15 @@
-//! The keys a treefile may have, and what becomes of each.
+//! The keys that a treefile may have, and rpm-ostree's keys that are not supported.
 //!
-//! Names and meanings are those of rpm-ostree's treefiles wherever the concept is the same, so that an existing one
-//! mostly works. A key that is in neither list is a mistake; one that rpm-ostree has and we have not says so, rather
-//! than being ignored.
+//! Names and meanings are those of rpm-ostree's treefiles wherever the concept is the same, so that an existing treefile
+//! mostly works.
+//!
+//! *Invariants*: a key that is in neither list is an error and never ignored; for a key that only rpm-ostree supports
+//! the error says what to do instead.
+//!
+//! *Used by* `raw`.
 
-/// Keys that do something here, or whose wish is granted without doing anything.
-pub const SUPPORTED: &[&str] = &[
+/// Supported keys, including those whose effect is already the only behaviour.
+pub(crate) const SUPPORTED: &[&str] = &[
     "add-commit-metadata",
     "add-files",
     "apt-sources",
@@ -66,7 +70,7 @@ pub const SUPPORTED: &[&str] = &[
     "variant",
 ];
 
-/// Keys that rpm-ostree has and we have not, with what to do instead.
+/// Keys of rpm-ostree that are not supported, each with what to do instead.
 const UNSUPPORTED: &[(&str, &str)] = &[
     ("bootstrap_packages", "put them into 'packages'"),
     ("cliwrap", "programs are never replaced by wrappers"),
@@ -87,28 +91,28 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     ("sysusers", "sysusers.d lines are always written"),
 ];
 
-/// What is known of a key that is not supported.
-pub fn unsupported(key: &str) -> Option<&'static str> {
+/// Returns what to do instead of a key of rpm-ostree that is not supported.
+pub(crate) fn unsupported(key: &str) -> Option<&'static str> {
     let canonical = canonical(key);
     UNSUPPORTED.iter().find(|(name, _)| *name == key || *name == canonical).map(|(_, instead)| *instead)
 }
 
-/// Some keys may be written with underscores, as rpm-ostree allows.
-pub fn canonical(key: &str) -> String {
+/// Returns the usual spelling of a key: some may be written with underscores, as rpm-ostree allows.
+pub(crate) fn canonical(key: &str) -> String {
     match key {
         "packages-x86_64" | "bootstrap_packages" | "repo_metadata" => key.to_owned(),
         _ => key.replace('_', "-"),
     }
 }
 
-/// The supported key that looks most like `key`, if any does.
-pub fn nearest(key: &str) -> Option<&'static str> {
-    let (distance, name) = SUPPORTED.iter().map(|name| (distance(key, name), *name)).min()?;
+/// Returns the supported key that is spelled most like `key`, if one is similar enough.
+pub(crate) fn nearest(key: &str) -> Option<&'static str> {
+    let (distance, name) = SUPPORTED.iter().map(|name| (edit_distance(key, name), *name)).min()?;
     (distance <= key.len().max(name.len()) / 3).then_some(name)
 }
 
-/// The number of letters to add, remove, change or swap with a neighbour to get from one word to the other.
-fn distance(a: &str, b: &str) -> usize {
+/// Returns the edit distance of two words: the letters to add, remove, change or swap with a neighbour.
+fn edit_distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
     for i in 1..=a.len() {
@@ -131,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_nearest_key_is_near() {
+    fn nearest_finds_only_similar_keys() {
         for (wrong, right) in [
             ("package", Some("packages")),
             ("pakcages", Some("packages")),
@@ -145,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn no_key_is_both_supported_and_not() {
+    fn no_key_is_both_supported_and_unsupported() {
         assert!(SUPPORTED.iter().all(|key| unsupported(key).is_none()));
         assert!(SUPPORTED.is_sorted());
         assert!(unsupported("gpg_key").is_some());

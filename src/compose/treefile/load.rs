@@ -1,4 +1,8 @@
-//! From a file name to a [`Treefile`]: reads it and what it includes, with what the files know of each other.
+//! Reads a treefile and the files it includes, and merges them into a [`Treefile`].
+//!
+//! *Not here*: the meaning of the keys (`decide`) and the syntax of one file (`raw`).
+//!
+//! *Used by* `cli::compose`.
 
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
@@ -7,58 +11,59 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::Treefile;
-use super::decide::{Decision, is_file};
-use super::error::{DEPTH_MAX, LoadError};
-use super::raw::{OneOrMany, Raw, RawCheck};
-use super::variables::{Value, Variables};
+use super::decide::{UndecidedTreefile, is_package_file};
+use super::error::{INCLUDE_DEPTH_MAX, TreefileError};
+use super::raw::{OneOrMany, RawCheck, RawTreefile};
+use super::variables::{VariableValue, Variables};
 
-/// Longest text that a treefile may name, in bytes. Scripts are some kilobytes.
+/// Largest file in bytes that is read as a treefile or named by one. Scripts have some kilobytes.
 const TEXT_MAX: u64 = 4 << 20;
 
-/// Reads the treefile at `path` for machines of `arch` (as rpm calls it).
+/// Reads the treefile at `path` for machines of the architecture `arch`, as rpm names it.
 ///
 /// # Errors
-/// [`LoadError`].
-pub fn load(path: &Path, arch: &str) -> Result<Treefile, LoadError> {
-    let path = path.canonicalize().map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
-    let mut loader = Loader { arch, seen: BTreeSet::new() };
+/// [`TreefileError`].
+pub fn load(path: &Path, arch: &str) -> Result<Treefile, TreefileError> {
+    let path = path.canonicalize().map_err(|source| TreefileError::Read { path: path.to_owned(), source })?;
+    let mut loader = TreefileLoader { arch, seen: BTreeSet::new() };
     let raw = loader.read(&path, &Variables::new(arch), 0)?;
     let directory = path.parent().unwrap_or(Path::new("/")).to_owned();
-    Decision { variables: variables_of(&raw, &Variables::new(arch)), raw, directory, arch }.treefile()
+    UndecidedTreefile { variables: variables_of(&raw, &Variables::new(arch)), raw, directory, arch }.decide()
 }
 
-struct Loader<'a> {
+struct TreefileLoader<'a> {
     arch: &'a str,
     seen: BTreeSet<PathBuf>,
 }
 
-impl Loader<'_> {
-    /// One file with all it includes. `outer` are the variables of the files that include it.
-    fn read(&mut self, path: &Path, outer: &Variables, depth: usize) -> Result<Raw, LoadError> {
-        if depth > DEPTH_MAX {
-            return Err(LoadError::Deep(path.to_owned()));
+impl TreefileLoader<'_> {
+    /// Reads one file and all it includes. `outer` are the variables of the files that include it.
+    fn read(&mut self, path: &Path, outer: &Variables, depth: usize) -> Result<RawTreefile, TreefileError> {
+        if depth > INCLUDE_DEPTH_MAX {
+            return Err(TreefileError::Deep(path.to_owned()));
         }
         if path.extension().is_some_and(|extension| extension == "ks") {
-            return Err(LoadError::Kickstart(path.to_owned()));
+            return Err(TreefileError::Kickstart(path.to_owned()));
         }
         if !self.seen.insert(path.to_owned()) {
-            return Err(LoadError::Twice(path.to_owned()));
+            return Err(TreefileError::Twice(path.to_owned()));
         }
         let text = read_text(path)?;
-        let mut raw = Raw::parse(&text).map_err(|source| LoadError::Syntax { path: path.to_owned(), source })?;
+        let mut raw =
+            RawTreefile::parse(&text).map_err(|source| TreefileError::Syntax { path: path.to_owned(), source })?;
         let directory = path.parent().unwrap_or(Path::new("/"));
-        absolute(&mut raw, directory)?;
+        resolve_file_names(&mut raw, directory)?;
         let variables = variables_of(&raw, outer);
         for file in self.includes(&raw, &variables)? {
             let file = directory.join(&file);
-            let file = file.canonicalize().map_err(|source| LoadError::Read { path: file, source })?;
+            let file = file.canonicalize().map_err(|source| TreefileError::Read { path: file, source })?;
             let included = self.read(&file, &variables, depth + 1)?;
-            raw = raw.over(included);
+            raw = raw.merge_included(included);
         }
         Ok(raw)
     }
 
-    fn includes(&self, raw: &Raw, variables: &Variables) -> Result<Vec<String>, LoadError> {
+    fn includes(&self, raw: &RawTreefile, variables: &Variables) -> Result<Vec<String>, TreefileError> {
         let mut files: Vec<String> = Vec::new();
         let mut add = |more: &OneOrMany| files.extend(more.as_slice().iter().cloned());
         raw.include.iter().for_each(&mut add);
@@ -67,8 +72,8 @@ impl Loader<'_> {
             let mut holds = true;
             for condition in conditional.conditions.as_slice() {
                 holds &= variables
-                    .holds(condition)
-                    .map_err(|source| LoadError::Variable { key: "conditional-include", source })?;
+                    .evaluate(condition)
+                    .map_err(|source| TreefileError::Variable { key: "conditional-include", source })?;
             }
             if holds {
                 add(&conditional.include);
@@ -78,9 +83,10 @@ impl Loader<'_> {
     }
 }
 
-/// A treefile may come from anywhere: nothing that it names is waited for, and nothing without an end is read.
-fn read_text(path: &Path) -> Result<String, LoadError> {
-    let failed = |source| LoadError::Read { path: path.to_owned(), source };
+/// Reads a text file of limited size. A treefile may come from an untrusted place, so this neither blocks on the files it
+/// names (such as a fifo) nor reads ones without an end (such as a device).
+fn read_text(path: &Path) -> Result<String, TreefileError> {
+    let failed = |source| TreefileError::Read { path: path.to_owned(), source };
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
     if !file.metadata().map_err(failed)?.is_file() {
         return Err(failed(io::Error::other("not a regular file")));
@@ -93,26 +99,26 @@ fn read_text(path: &Path) -> Result<String, LoadError> {
     Ok(text)
 }
 
-fn variables_of(raw: &Raw, outer: &Variables) -> Variables {
+fn variables_of(raw: &RawTreefile, outer: &Variables) -> Variables {
     let mut variables = outer.clone();
     for (name, value) in &raw.variables {
         variables.set_default(name, value.clone());
     }
     if let Some(release) = &raw.releasever {
-        variables.set_default("releasever", Value::Text(release.clone()));
+        variables.set_default("releasever", VariableValue::Text(release.clone()));
     }
     variables
 }
 
-/// Makes the file names in `raw` independent of where they were written, and reads those that are short.
-fn absolute(raw: &mut Raw, directory: &Path) -> Result<(), LoadError> {
-    let place = |name: &str| directory.join(name).to_string_lossy().into_owned();
+/// Makes the file names in `raw` absolute, and replaces the names of files whose text is needed by that text.
+fn resolve_file_names(raw: &mut RawTreefile, directory: &Path) -> Result<(), TreefileError> {
+    let absolute_path = |name: &str| directory.join(name).to_string_lossy().into_owned();
     for (source, _) in &mut raw.add_files {
-        *source = place(source);
+        *source = absolute_path(source);
     }
     let packages = [&mut raw.packages, &mut raw.packages_x86_64, &mut raw.packages_aarch64];
-    for package in packages.into_iter().flatten().filter(|package| is_file(package)) {
-        *package = place(package);
+    for package in packages.into_iter().flatten().filter(|package| is_package_file(package)) {
+        *package = absolute_path(package);
     }
     if let Some(script) = &mut raw.postprocess_script {
         *script = read_text(&directory.join(&*script))?;
@@ -146,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn includes_conditions_and_variables_add_up() {
+    fn includes_conditions_and_variables_are_merged() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         write(
             directory.path(),
@@ -167,13 +173,13 @@ mod tests {
                 ("dev.yaml", "packages: [gdb]\nadd-files: [[motd, /etc/motd]]\n"),
             ],
         );
-        let tree = load(&directory.path().join("main.yaml"), "x86_64").expect("legal");
+        let tree = load(&directory.path().join("main.yaml"), "x86_64").expect("valid");
         assert_eq!(tree.ref_name.as_str(), "os/x86_64/devel");
         assert_eq!(tree.engine, EngineKind::Apt);
         assert_eq!(tree.packages, ["gdb", "b", "a", "x", "y", "z >= 4", "main", "grub"]);
         assert_eq!(tree.scripts, ["echo b", "echo a", "echo main"]);
         assert!(!tree.recommends, "the first included file wins over the second");
-        let directory = directory.path().canonicalize().expect("there");
+        let directory = directory.path().canonicalize().expect("the directory exists");
         assert_eq!(tree.local_packages, [directory.join("./local.deb")]);
         assert_eq!(tree.add_files[0].source, directory.join("motd"));
         assert_eq!(tree.commit_metadata["a.b"], "true");
@@ -181,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_says_why() {
+    fn load_errors_say_what_is_wrong() {
         let cases = [
             ("distribution: debian\n", "'ref' is missing"),
             ("ref: a b\ndistribution: debian\n", "'ref'"),
@@ -205,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_treefile_of_rpm_ostree_is_read() {
+    fn rpm_ostree_treefile_is_read() {
         let text = "ref: fedora/${basearch}/iot\nreleasever: 42\nrepos: [fedora, updates]\nselinux: true\n\
             documentation: false\nboot-location: modules\ntmp-is-dir: true\nmachineid-compat: false\n\
             automatic_version_prefix: '${releasever}.<date:%Y%m%d>'\nmutate-os-release: '${releasever}'\n\
@@ -214,7 +220,7 @@ mod tests {
             remove-from-packages: [[cpio, '/usr/share/.*']]\ninitramfs-args: [--no-hostonly]\n";
         let directory = tempfile::tempdir().expect("a temporary directory");
         write(directory.path(), &[("fedora.yaml", text)]);
-        let tree = load(&directory.path().join("fedora.yaml"), "aarch64").expect("legal");
+        let tree = load(&directory.path().join("fedora.yaml"), "aarch64").expect("valid");
         assert_eq!((tree.engine, tree.selinux, tree.machineid_compat), (EngineKind::Dnf, true, false));
         assert_eq!(tree.version_prefix.as_deref(), Some("42.<date:%Y%m%d>"));
         assert_eq!(tree.check_groups, UserCheck::Previous);

@@ -1,12 +1,17 @@
-//! The treefile: what a commit is to be made of, in YAML or JSON.
+//! The treefile, in YAML or JSON: what a compose installs and how it changes the result.
 //!
-//! [`load`] reads the file and those it includes, substitutes variables, and gives a [`Treefile`] in which everything is
-//! decided and every file name absolute. It installs nothing and knows no package manager. Keys and their meaning are
-//! rpm-ostree's wherever the concept is the same; [`keys`] lists them.
+//! [`load()`] reads the file and those it includes, substitutes variables, and returns a [`Treefile`]. Keys and their
+//! meaning are rpm-ostree's wherever the concept is the same; `keys` lists them.
+//!
+//! *Not here*: installing anything, and the package managers (`engine`).
+//!
+//! *Invariants*: in a [`Treefile`] every key has its final value and every file name is absolute.
+//!
+//! *Used by* the rest of `compose` and by `cli::compose`.
 
 mod decide;
 mod error;
-pub mod keys;
+pub(crate) mod keys;
 mod load;
 mod raw;
 mod variables;
@@ -14,17 +19,14 @@ mod variables;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-pub use error::LoadError;
 pub use load::load;
-pub use raw::SyntaxError;
-pub use variables::{Value, VariableError};
 
 use crate::model::RefName;
 
-/// Which package manager installs.
+/// The package manager that installs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum EngineKind {
+pub(crate) enum EngineKind {
     /// apt, through mmdebstrap.
     Apt,
     /// dnf, into an installroot.
@@ -32,9 +34,8 @@ pub enum EngineKind {
 }
 
 impl EngineKind {
-    /// As in the treefile.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
+    /// Returns the name that the treefile uses.
+    pub(crate) const fn word(self) -> &'static str {
         match self {
             Self::Apt => "apt",
             Self::Dnf => "dnf",
@@ -42,172 +43,169 @@ impl EngineKind {
     }
 }
 
-/// Which of Debian's packages are there without being named.
+/// Which of Debian's packages are installed without being named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Variant {
-    /// Those marked essential.
+pub(crate) enum Variant {
+    /// The packages marked essential.
     Essential,
-    /// Also those of priority required: what debootstrap calls minbase.
+    /// Also the packages of priority required, which debootstrap calls minbase.
     #[default]
     Required,
-    /// Also those of priority important.
+    /// Also the packages of priority important.
     Important,
-    /// Also those of priority standard.
+    /// Also the packages of priority standard.
     Standard,
 }
 
-/// Where `/opt` and `/usr/local` are.
+/// Where the contents of `/opt` and `/usr/local` are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum OptUsrLocal {
-    /// On the machine: links into `/var`.
+pub(crate) enum OptUsrLocal {
+    /// On the machine; both are links into `/var`.
     #[default]
     Var,
     /// In the commit.
     Root,
 }
 
-/// What makes the initramfs.
+/// The program that makes the initramfs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum InitramfsKind {
-    /// Whichever is installed.
+pub(crate) enum InitramfsKind {
+    /// The one that is installed.
     #[default]
     Auto,
-    /// dracut.
     Dracut,
-    /// initramfs-tools.
     InitramfsTools,
-    /// Nothing: the commit has none.
+    /// None; the commit has no initramfs.
     None,
 }
 
-/// What the new users or groups are compared with.
+/// What the new users or groups are checked against.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum UserCheck {
-    /// With nothing. Numbers are the parent's all the same.
+pub(crate) enum UserCheck {
+    /// Nothing. This does not affect whether numbers are kept from the parent.
     #[default]
     None,
-    /// With the parent: whoever is missing is an error.
+    /// The parent commit; a user or group that is missing is an error.
     Previous,
-    /// With these lines of `/etc/passwd` or `/etc/group`.
+    /// These lines of `/etc/passwd` or `/etc/group`.
     File(String),
-    /// With these numbers: uid or gid, and for users the group's.
+    /// These numbers: the uid or gid, and for users optionally the gid of their group.
     Data(BTreeMap<String, (u32, Option<u32>)>),
 }
 
 /// A file to be copied into the root.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct AddFile {
-    /// Where it is on this machine.
-    pub source: PathBuf,
-    /// Where it goes.
-    pub destination: String,
+pub(crate) struct AddFile {
+    /// The path on this machine.
+    pub(crate) source: PathBuf,
+    /// The path in the root.
+    pub(crate) destination: String,
 }
 
-/// A source of apt.
+/// Package sources for apt.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub enum AptSource {
+pub(crate) enum AptSource {
     /// Stanzas in deb822 form.
     Stanzas(String),
     /// Lines in the form of sources.list.
     Lines(String),
 }
 
-/// A decided treefile.
+/// A treefile in which every key has its final value.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Treefile {
     /// `ref`: the name of the commits.
-    pub ref_name: RefName,
+    pub(crate) ref_name: RefName,
     /// The directory of the treefile, where `.repo` files are.
     #[serde(skip)]
-    pub directory: PathBuf,
+    pub(crate) directory: PathBuf,
     /// `distribution`.
-    pub distribution: String,
-    /// `engine`, or what suits the distribution.
-    pub engine: EngineKind,
+    pub(crate) distribution: String,
+    /// `engine`, or the one that the distribution uses.
+    pub(crate) engine: EngineKind,
     /// `variant`, for apt.
-    pub variant: Variant,
-    /// The architecture, as rpm calls it.
-    pub arch: String,
+    pub(crate) variant: Variant,
+    /// The architecture, as rpm names it.
+    pub(crate) arch: String,
     /// `releasever`: the suite for apt.
-    pub releasever: Option<String>,
-    /// `apt-sources`; none means those of this machine.
-    pub apt_sources: Vec<AptSource>,
+    pub(crate) releasever: Option<String>,
+    /// `apt-sources`; empty means the sources of this machine.
+    pub(crate) apt_sources: Vec<AptSource>,
     /// `repos`: names of repositories for dnf.
-    pub repos: Vec<String>,
+    pub(crate) repos: Vec<String>,
     /// `unsigned-repos`: repositories whose packages need no signature.
-    pub unsigned_repos: Vec<String>,
-    /// `packages`, those for this architecture too. Names as the package manager takes them.
+    pub(crate) unsigned_repos: Vec<String>,
+    /// `packages` and those for this architecture: names as the package manager accepts them.
     pub packages: Vec<String>,
     /// `.deb` and `.rpm` files named in `packages`.
-    pub local_packages: Vec<PathBuf>,
+    pub(crate) local_packages: Vec<PathBuf>,
     /// `exclude-packages`.
-    pub exclude_packages: Vec<String>,
+    pub(crate) exclude_packages: Vec<String>,
     /// `recommends`.
-    pub recommends: bool,
+    pub(crate) recommends: bool,
     /// `documentation`.
-    pub documentation: bool,
-    /// `install-langs`; none means all.
-    pub install_langs: Vec<String>,
+    pub(crate) documentation: bool,
+    /// `install-langs`; empty means all.
+    pub(crate) install_langs: Vec<String>,
     /// `units`.
-    pub units: Vec<String>,
+    pub(crate) units: Vec<String>,
     /// `default-target`.
-    pub default_target: Option<String>,
+    pub(crate) default_target: Option<String>,
     /// `add-files`.
-    pub add_files: Vec<AddFile>,
+    pub(crate) add_files: Vec<AddFile>,
     /// `remove-files`.
-    pub remove_files: Vec<String>,
+    pub(crate) remove_files: Vec<String>,
     /// `remove-from-packages`: a package and expressions for its files.
-    pub remove_from_packages: Vec<(String, Vec<String>)>,
-    /// `postprocess` and then `postprocess-script`.
-    pub scripts: Vec<String>,
+    pub(crate) remove_from_packages: Vec<(String, Vec<String>)>,
+    /// `postprocess`, then `postprocess-script`.
+    pub(crate) scripts: Vec<String>,
     /// `container`: no kernel, no initramfs, no labels.
-    pub container: bool,
+    pub(crate) container: bool,
     /// `kernel`: the version to boot where several are installed.
-    pub kernel: Option<String>,
+    pub(crate) kernel: Option<String>,
     /// `initramfs` and `no-initramfs`.
-    pub initramfs: InitramfsKind,
+    pub(crate) initramfs: InitramfsKind,
     /// `initramfs-args`.
-    pub initramfs_args: Vec<String>,
+    pub(crate) initramfs_args: Vec<String>,
     /// `selinux`.
-    pub selinux: bool,
+    pub(crate) selinux: bool,
     /// `machineid-compat`.
-    pub machineid_compat: bool,
+    pub(crate) machineid_compat: bool,
     /// `tmp-is-dir`.
-    pub tmp_is_dir: bool,
+    pub(crate) tmp_is_dir: bool,
     /// `opt-usrlocal`.
-    pub opt_usrlocal: OptUsrLocal,
+    pub(crate) opt_usrlocal: OptUsrLocal,
     /// `readonly-executables`.
-    pub readonly_executables: bool,
+    pub(crate) readonly_executables: bool,
     /// `ignore-devices`.
-    pub ignore_devices: bool,
+    pub(crate) ignore_devices: bool,
     /// `preserve-passwd`: numbers of users and groups stay those of the parent.
-    pub preserve_passwd: bool,
+    pub(crate) preserve_passwd: bool,
     /// `check-passwd`.
-    pub check_passwd: UserCheck,
+    pub(crate) check_passwd: UserCheck,
     /// `check-groups`.
-    pub check_groups: UserCheck,
+    pub(crate) check_groups: UserCheck,
     /// `ignore-removed-users`.
-    pub ignore_removed_users: Vec<String>,
+    pub(crate) ignore_removed_users: Vec<String>,
     /// `ignore-removed-groups`.
-    pub ignore_removed_groups: Vec<String>,
+    pub(crate) ignore_removed_groups: Vec<String>,
     /// `automatic-version-prefix`.
-    pub version_prefix: Option<String>,
+    pub(crate) version_prefix: Option<String>,
     /// `automatic-version-suffix`.
-    pub version_suffix: char,
+    pub(crate) version_suffix: char,
     /// `mutate-os-release`.
-    pub mutate_os_release: Option<String>,
+    pub(crate) mutate_os_release: Option<String>,
     /// `add-commit-metadata`.
-    pub commit_metadata: BTreeMap<String, String>,
+    pub(crate) commit_metadata: BTreeMap<String, String>,
 }
 
 impl Treefile {
-    /// The treefile that says nothing but a name, for a root that is there already.
-    #[must_use]
-    pub fn bare(ref_name: RefName, arch: &str) -> Self {
+    /// Returns a treefile that sets only the ref, for a root that exists already.
+    pub(crate) fn bare(ref_name: RefName, arch: &str) -> Self {
         Self {
             ref_name,
             directory: PathBuf::new(),

@@ -1,4 +1,10 @@
-//! One treefile as it is written, before anything is included or substituted.
+//! The keys of one treefile as written, before includes and substitution.
+//!
+//! *Not here*: the values that follow from them (`decide`).
+//!
+//! *Invariants*: a parsed file has only supported keys, each at most once.
+//!
+//! *Used by* `load` and `decide`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,24 +14,24 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_saphyr::{Location, Spanned};
 
 use super::keys;
-use super::variables::Value;
+use super::variables::VariableValue;
 
-/// Why a text is no treefile.
+/// A syntax error in a treefile, with its position.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}, column {column}: {what}")]
 pub struct SyntaxError {
-    /// Line from 1.
-    pub line: u64,
-    /// Column from 1.
-    pub column: u64,
-    /// What is wrong there.
-    pub what: String,
+    /// The line, from 1.
+    pub(crate) line: u64,
+    /// The column, from 1.
+    pub(crate) column: u64,
+    /// Description of the error.
+    pub(crate) what: String,
 }
 
-/// One or several of the same.
+/// One value or a list of values.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]
-pub enum OneOrMany {
+pub(crate) enum OneOrMany {
     /// A single one.
     One(String),
     /// A list.
@@ -33,8 +39,8 @@ pub enum OneOrMany {
 }
 
 impl OneOrMany {
-    /// All of them.
-    pub fn as_slice(&self) -> &[String] {
+    /// Returns all values.
+    pub(crate) fn as_slice(&self) -> &[String] {
         match self {
             Self::One(text) => std::slice::from_ref(text),
             Self::Many(texts) => texts,
@@ -42,131 +48,130 @@ impl OneOrMany {
     }
 }
 
-/// Files that are included if conditions hold.
+/// Files that are included if all conditions hold.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ConditionalInclude {
-    /// The conditions.
+pub(crate) struct ConditionalInclude {
     #[serde(rename = "if")]
-    pub conditions: OneOrMany,
+    pub(crate) conditions: OneOrMany,
     /// The files.
-    pub include: OneOrMany,
+    pub(crate) include: OneOrMany,
 }
 
-/// What users or groups are compared with.
+/// What users or groups are checked against, as written.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
-pub enum RawCheck {
-    /// With nothing.
+pub(crate) enum RawCheck {
+    /// Nothing.
     None,
-    /// With the parent commit.
+    /// The parent commit.
     Previous,
-    /// With a file in the format of `/etc/passwd` or `/etc/group`.
+    /// A file in the format of `/etc/passwd` or `/etc/group`.
     File {
-        /// Beside the treefile.
+        /// Its name, relative to the treefile.
         filename: String,
     },
-    /// With numbers given here.
+    /// Numbers given in the treefile.
     Data {
-        /// Name to number, for users also `[uid, gid]`.
+        /// The number for each name; for users also `[uid, gid]`.
         entries: BTreeMap<String, RawIds>,
     },
 }
 
-/// A number, or a user's and a group's.
+/// One number, or those of a user and its group.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]
-pub enum RawIds {
+pub(crate) enum RawIds {
     /// The number.
     One(u32),
-    /// uid, or uid and gid.
+    /// A uid, or a uid and a gid.
     Several(Vec<u32>),
 }
 
-/// All keys, each as it is written. Lists of included files come before those of the including one.
+/// All keys of a treefile as written.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
-pub struct Raw {
-    pub add_commit_metadata: BTreeMap<String, serde_json::Value>,
-    pub add_files: Vec<(String, String)>,
-    pub apt_sources: Option<OneOrMany>,
-    pub arch_include: BTreeMap<String, OneOrMany>,
+pub(crate) struct RawTreefile {
+    pub(crate) add_commit_metadata: BTreeMap<String, serde_json::Value>,
+    pub(crate) add_files: Vec<(String, String)>,
+    pub(crate) apt_sources: Option<OneOrMany>,
+    pub(crate) arch_include: BTreeMap<String, OneOrMany>,
     #[serde(alias = "automatic_version_prefix")]
-    pub automatic_version_prefix: Option<String>,
+    pub(crate) automatic_version_prefix: Option<String>,
     #[serde(alias = "automatic_version_suffix")]
-    pub automatic_version_suffix: Option<String>,
+    pub(crate) automatic_version_suffix: Option<String>,
     #[serde(alias = "boot_location")]
-    pub boot_location: Option<String>,
-    pub check_groups: Option<RawCheck>,
-    pub check_passwd: Option<RawCheck>,
-    pub conditional_include: Vec<ConditionalInclude>,
-    pub container: Option<bool>,
+    pub(crate) boot_location: Option<String>,
+    pub(crate) check_groups: Option<RawCheck>,
+    pub(crate) check_passwd: Option<RawCheck>,
+    pub(crate) conditional_include: Vec<ConditionalInclude>,
+    pub(crate) container: Option<bool>,
     #[serde(alias = "default_target")]
-    pub default_target: Option<String>,
-    pub distribution: Option<String>,
-    pub documentation: Option<bool>,
-    pub edition: Option<String>,
-    pub engine: Option<String>,
-    pub etc_group_members: Vec<String>,
-    pub exclude_packages: Vec<String>,
-    pub ignore_devices: Option<bool>,
-    pub ignore_removed_groups: Vec<String>,
-    pub ignore_removed_users: Vec<String>,
-    pub include: Option<OneOrMany>,
-    pub initramfs: Option<String>,
-    pub initramfs_args: Vec<String>,
-    pub install_langs: Vec<String>,
-    pub kernel: Option<String>,
-    pub machineid_compat: Option<bool>,
-    pub metadata: Option<IgnoredAny>,
-    pub mutate_os_release: Option<String>,
-    pub no_initramfs: Option<bool>,
-    pub opt_usrlocal: Option<String>,
-    pub packages: Vec<String>,
-    pub packages_aarch64: Vec<String>,
-    pub packages_armhfp: Vec<String>,
-    pub packages_i386: Vec<String>,
-    pub packages_ppc64le: Vec<String>,
-    pub packages_riscv64: Vec<String>,
-    pub packages_s390x: Vec<String>,
+    pub(crate) default_target: Option<String>,
+    pub(crate) distribution: Option<String>,
+    pub(crate) documentation: Option<bool>,
+    pub(crate) edition: Option<String>,
+    pub(crate) engine: Option<String>,
+    pub(crate) etc_group_members: Vec<String>,
+    pub(crate) exclude_packages: Vec<String>,
+    pub(crate) ignore_devices: Option<bool>,
+    pub(crate) ignore_removed_groups: Vec<String>,
+    pub(crate) ignore_removed_users: Vec<String>,
+    pub(crate) include: Option<OneOrMany>,
+    pub(crate) initramfs: Option<String>,
+    pub(crate) initramfs_args: Vec<String>,
+    pub(crate) install_langs: Vec<String>,
+    pub(crate) kernel: Option<String>,
+    pub(crate) machineid_compat: Option<bool>,
+    pub(crate) metadata: Option<IgnoredAny>,
+    pub(crate) mutate_os_release: Option<String>,
+    pub(crate) no_initramfs: Option<bool>,
+    pub(crate) opt_usrlocal: Option<String>,
+    pub(crate) packages: Vec<String>,
+    pub(crate) packages_aarch64: Vec<String>,
+    pub(crate) packages_armhfp: Vec<String>,
+    pub(crate) packages_i386: Vec<String>,
+    pub(crate) packages_ppc64le: Vec<String>,
+    pub(crate) packages_riscv64: Vec<String>,
+    pub(crate) packages_s390x: Vec<String>,
     #[serde(rename = "packages-x86_64")]
-    pub packages_x86_64: Vec<String>,
-    pub postprocess: Vec<String>,
-    pub postprocess_script: Option<String>,
-    pub preserve_passwd: Option<bool>,
-    pub readonly_executables: Option<bool>,
-    pub recommends: Option<bool>,
+    pub(crate) packages_x86_64: Vec<String>,
+    pub(crate) postprocess: Vec<String>,
+    pub(crate) postprocess_script: Option<String>,
+    pub(crate) preserve_passwd: Option<bool>,
+    pub(crate) readonly_executables: Option<bool>,
+    pub(crate) recommends: Option<bool>,
     #[serde(rename = "ref")]
-    pub reference: Option<String>,
-    pub releasever: Option<String>,
-    pub remove_files: Vec<String>,
-    pub remove_from_packages: Vec<Vec<String>>,
-    pub repos: Vec<String>,
-    pub rpmdb: Option<String>,
-    pub rpmdb_normalize: Option<bool>,
-    pub selinux: Option<bool>,
-    pub selinux_label_version: Option<u32>,
-    pub tmp_is_dir: Option<bool>,
-    pub units: Vec<String>,
-    pub unsigned_repos: Vec<String>,
-    pub variables: BTreeMap<String, Value>,
-    pub variant: Option<String>,
+    pub(crate) reference: Option<String>,
+    pub(crate) releasever: Option<String>,
+    pub(crate) remove_files: Vec<String>,
+    pub(crate) remove_from_packages: Vec<Vec<String>>,
+    pub(crate) repos: Vec<String>,
+    pub(crate) rpmdb: Option<String>,
+    pub(crate) rpmdb_normalize: Option<bool>,
+    pub(crate) selinux: Option<bool>,
+    pub(crate) selinux_label_version: Option<u32>,
+    pub(crate) tmp_is_dir: Option<bool>,
+    pub(crate) units: Vec<String>,
+    pub(crate) unsigned_repos: Vec<String>,
+    pub(crate) variables: BTreeMap<String, VariableValue>,
+    pub(crate) variant: Option<String>,
 }
 
-impl Raw {
-    /// Reads YAML or JSON.
+impl RawTreefile {
+    /// Parses YAML or JSON.
     ///
     /// # Errors
-    /// [`SyntaxError`] with the place.
-    pub fn parse(text: &str) -> Result<Self, SyntaxError> {
-        let keys: Keys = serde_saphyr::from_str(text).map_err(|error| syntax(&error))?;
+    /// [`SyntaxError`] with the position.
+    pub(crate) fn parse(text: &str) -> Result<Self, SyntaxError> {
+        let keys: LocatedKeys = serde_saphyr::from_str(text).map_err(|error| syntax_error(&error))?;
         keys.check()?;
-        serde_saphyr::from_str(text).map_err(|error| syntax(&error))
+        serde_saphyr::from_str(text).map_err(|error| syntax_error(&error))
     }
 
-    /// What this file and one that it includes say together: of single values this one's, of lists the included one's
-    /// first.
-    pub fn over(mut self, included: Self) -> Self {
+    /// Merges this file with one that it includes. Of single values this file's wins; of lists the included file's
+    /// elements come first.
+    pub(crate) fn merge_included(mut self, included: Self) -> Self {
         macro_rules! single { ($($name:ident),*) => { $( self.$name = self.$name.or(included.$name); )* } }
         macro_rules! list { ($($name:ident),*) => { $(
             let own = std::mem::replace(&mut self.$name, included.$name);
@@ -190,8 +195,8 @@ impl Raw {
         self
     }
 
-    /// The packages for all architectures and for this one.
-    pub fn packages_for(&self, arch: &str) -> Vec<String> {
+    /// Returns the packages for all architectures and those for `arch`.
+    pub(crate) fn packages_for(&self, arch: &str) -> Vec<String> {
         let own = match arch {
             "aarch64" => &self.packages_aarch64,
             "armhfp" => &self.packages_armhfp,
@@ -206,10 +211,10 @@ impl Raw {
     }
 }
 
-/// The keys of a mapping and where they stand.
-struct Keys(Vec<(String, Location)>);
+/// The keys of a mapping with their positions.
+struct LocatedKeys(Vec<(String, Location)>);
 
-impl Keys {
+impl LocatedKeys {
     fn check(&self) -> Result<(), SyntaxError> {
         for (index, (key, location)) in self.0.iter().enumerate() {
             let at = |what: String| Err(SyntaxError { line: location.line(), column: location.column(), what });
@@ -228,34 +233,34 @@ impl Keys {
     }
 }
 
-impl<'de> Deserialize<'de> for Keys {
+impl<'de> Deserialize<'de> for LocatedKeys {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct KeysVisitor;
         impl<'de> Visitor<'de> for KeysVisitor {
-            type Value = Keys;
+            type Value = LocatedKeys;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a mapping of keys to values")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Keys, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<LocatedKeys, A::Error> {
                 let mut keys = Vec::new();
                 while let Some((key, IgnoredAny)) = map.next_entry::<Spanned<String>, IgnoredAny>()? {
                     keys.push((key.value, key.referenced));
                 }
-                Ok(Keys(keys))
+                Ok(LocatedKeys(keys))
             }
         }
         deserializer.deserialize_map(KeysVisitor)
     }
 }
 
-/// An error of the parser in one line.
-fn syntax(error: &serde_saphyr::Error) -> SyntaxError {
+/// Converts an error of the parser, shortened to one line.
+fn syntax_error(error: &serde_saphyr::Error) -> SyntaxError {
     let (line, column) = error.location().map_or((1, 1), |location| (location.line(), location.column()));
     let text = error.without_snippet().to_string();
     let first = text.lines().next().unwrap_or("not YAML");
-    // The place is said before.
+    // The position is in its own fields.
     let what = first.split(" at line ").next().unwrap_or(first);
     let what =
         what.split_once(": ").filter(|(start, _)| start.starts_with("error: line")).map_or(what, |(_, rest)| rest);
@@ -267,7 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_wrong_is_named_with_its_place() {
+    fn syntax_errors_have_reason_and_place() {
         let cases = [
             ("ref: x\npakages: [a]\n", 2, 1, "there is no key 'pakages'; did you mean 'packages'?"),
             ("ref: x\n\nima: true\n", 3, 1, "'ima' is not supported: IMA signatures are not copied"),
@@ -276,33 +281,36 @@ mod tests {
             ("ref: x\nzzz: 1\n", 2, 1, "there is no key 'zzz'"),
         ];
         for (text, line, column, what) in cases {
-            let error = Raw::parse(text).expect_err(text);
+            let error = RawTreefile::parse(text).expect_err(text);
             assert_eq!((error.line, error.column, error.what.as_str()), (line, column, what));
         }
         for (text, line) in [("ref: x\nselinux: maybe\n", 2), ("ref: [", 1), ("a\nb", 1), ("packages: 5: 6", 1)] {
-            let error = Raw::parse(text).expect_err(text);
+            let error = RawTreefile::parse(text).expect_err(text);
             assert_eq!(error.line, line, "{error}");
             assert!(!error.what.is_empty() && !error.what.contains('\n'), "{error}");
         }
     }
 
     #[test]
-    fn words_that_look_like_other_types_stay_words() {
-        let raw = Raw::parse("releasever: 42\npackages: [no, on, 1.10]\nmutate-os-release: 1.10\n").expect("legal");
+    fn texts_that_look_like_other_types_stay_texts() {
+        let raw =
+            RawTreefile::parse("releasever: 42\npackages: [no, on, 1.10]\nmutate-os-release: 1.10\n").expect("valid");
         assert_eq!(raw.releasever.as_deref(), Some("42"));
         assert_eq!(raw.packages, ["no", "on", "1.10"]);
         assert_eq!(raw.mutate_os_release.as_deref(), Some("1.10"));
     }
 
     #[test]
-    fn lists_add_up_and_single_values_override() {
-        let base = Raw::parse("ref: base\nselinux: true\npackages: [a]\nvariables: {x: 1, y: 1}\n").expect("legal");
-        let own = Raw::parse("ref: own\npackages: [b]\nvariables: {x: 2}\npackages-x86_64: [c]").expect("legal");
-        let both = own.over(base);
+    fn merging_joins_lists_and_overrides_single_values() {
+        let base =
+            RawTreefile::parse("ref: base\nselinux: true\npackages: [a]\nvariables: {x: 1, y: 1}\n").expect("valid");
+        let own =
+            RawTreefile::parse("ref: own\npackages: [b]\nvariables: {x: 2}\npackages-x86_64: [c]").expect("valid");
+        let both = own.merge_included(base);
         assert_eq!(both.reference.as_deref(), Some("own"));
         assert_eq!(both.selinux, Some(true));
         assert_eq!(both.packages_for("x86_64"), ["a", "b", "c"]);
-        assert_eq!(both.variables["x"], Value::Number(2));
-        assert_eq!(both.variables["y"], Value::Number(1));
+        assert_eq!(both.variables["x"], VariableValue::Number(2));
+        assert_eq!(both.variables["y"], VariableValue::Number(1));
     }
 }

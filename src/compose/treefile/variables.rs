@@ -1,4 +1,6 @@
-//! Variables of a treefile: their values, `${name}` in texts, and conditions.
+//! Variables of a treefile: their values, substitution of `${name}` in texts, and conditions.
+//!
+//! *Used by* `load` and `decide`.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -9,7 +11,7 @@ use serde::Deserialize;
 /// The value of a variable.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
-pub enum Value {
+pub enum VariableValue {
     /// `true` or `false`.
     Bool(bool),
     /// A whole number.
@@ -18,7 +20,7 @@ pub enum Value {
     Text(String),
 }
 
-impl fmt::Display for Value {
+impl fmt::Display for VariableValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bool(value) => value.fmt(f),
@@ -31,56 +33,53 @@ impl fmt::Display for Value {
 /// Why a text with variables, or a condition, cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum VariableError {
-    /// A variable nobody set.
+    /// A variable is not set.
     #[error("there is no variable '{name}'; those there are: {}", .known.join(", "))]
     Unknown {
         /// Its name.
         name: String,
-        /// The names there are.
+        /// The names of the variables that are set.
         known: Vec<String>,
     },
-    /// `${` without an end.
+    /// A `${` has no `}`.
     #[error("'{0}' has a '${{' without a '}}'")]
     Open(String),
-    /// Not `variable operator value`.
+    /// A condition is not `variable operator value`.
     #[error("'{0}' is no condition: expected 'variable operator value', the operator one of == != < <= > >=")]
     Condition(String),
-    /// A value that cannot be compared with the variable's.
+    /// The value has another type than the variable.
     #[error("'{condition}' compares {variable} with another type of value")]
     Types {
         /// The condition.
         condition: String,
         /// The variable's value.
-        variable: Value,
+        variable: VariableValue,
     },
 }
 
 /// The variables of a treefile.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Variables(BTreeMap<String, Value>);
+pub(crate) struct Variables(BTreeMap<String, VariableValue>);
 
 impl Variables {
-    /// No variables but `basearch`.
-    pub fn new(arch: &str) -> Self {
-        Self(BTreeMap::from([("basearch".to_owned(), Value::Text(arch.to_owned()))]))
+    /// Returns the variable `basearch` alone.
+    pub(crate) fn new(arch: &str) -> Self {
+        Self(BTreeMap::from([("basearch".to_owned(), VariableValue::Text(arch.to_owned()))]))
     }
 
-    /// Sets a variable unless it is set.
-    pub fn set_default(&mut self, name: &str, value: Value) {
+    /// Sets a variable unless it is set already.
+    pub(crate) fn set_default(&mut self, name: &str, value: VariableValue) {
         self.0.entry(name.to_owned()).or_insert(value);
     }
 
-    fn get(&self, name: &str) -> Result<&Value, VariableError> {
+    fn get(&self, name: &str) -> Result<&VariableValue, VariableError> {
         self.0
             .get(name)
             .ok_or_else(|| VariableError::Unknown { name: name.to_owned(), known: self.0.keys().cloned().collect() })
     }
 
-    /// `text` with each `${name}` replaced by the variable's value.
-    ///
-    /// # Errors
-    /// [`VariableError`].
-    pub fn substitute(&self, text: &str) -> Result<String, VariableError> {
+    /// Returns `text` with each `${name}` replaced by the variable's value.
+    pub(crate) fn substitute(&self, text: &str) -> Result<String, VariableError> {
         let mut done = String::new();
         let mut rest = text;
         while let Some((before, after)) = rest.split_once("${") {
@@ -92,11 +91,8 @@ impl Variables {
         Ok(done + rest)
     }
 
-    /// Whether `variable operator value` holds.
-    ///
-    /// # Errors
-    /// [`VariableError`].
-    pub fn holds(&self, condition: &str) -> Result<bool, VariableError> {
+    /// Returns whether the condition `variable operator value` holds.
+    pub(crate) fn evaluate(&self, condition: &str) -> Result<bool, VariableError> {
         let bad = || VariableError::Condition(condition.to_owned());
         let at = condition.find(['=', '!', '<', '>']).ok_or_else(bad)?;
         let end = condition[at..].find(|c| !"=!<>".contains(c)).map_or(condition.len(), |length| at + length);
@@ -105,12 +101,14 @@ impl Variables {
             return Err(bad());
         }
         let variable = self.get(name)?;
-        let order = match (variable, literal(value)) {
-            (Value::Bool(a), Value::Bool(b)) => a.cmp(&b),
-            (Value::Number(a), Value::Number(b)) => a.cmp(&b),
-            (Value::Text(a), Value::Text(b)) => a.cmp(&b),
-            // `releasever` is a text that is mostly compared as a number.
-            (Value::Text(a), Value::Number(b)) if a.parse::<i64>().is_ok() => a.parse::<i64>().unwrap_or(b).cmp(&b),
+        let order = match (variable, parse_literal(value)) {
+            (VariableValue::Bool(a), VariableValue::Bool(b)) => a.cmp(&b),
+            (VariableValue::Number(a), VariableValue::Number(b)) => a.cmp(&b),
+            (VariableValue::Text(a), VariableValue::Text(b)) => a.cmp(&b),
+            // `releasever` is a text, but it is mostly compared with a number.
+            (VariableValue::Text(a), VariableValue::Number(b)) if a.parse::<i64>().is_ok() => {
+                a.parse::<i64>().unwrap_or(b).cmp(&b)
+            }
             (variable, _) => {
                 return Err(VariableError::Types { condition: condition.to_owned(), variable: variable.clone() });
             }
@@ -127,16 +125,16 @@ impl Variables {
     }
 }
 
-fn literal(text: &str) -> Value {
+fn parse_literal(text: &str) -> VariableValue {
     let quoted = |quote: char| text.strip_prefix(quote).and_then(|text| text.strip_suffix(quote));
     if let Some(text) = quoted('"').or_else(|| quoted('\'')) {
-        return Value::Text(text.to_owned());
+        return VariableValue::Text(text.to_owned());
     }
     match (text, text.parse()) {
-        ("true", _) => Value::Bool(true),
-        ("false", _) => Value::Bool(false),
-        (_, Ok(number)) => Value::Number(number),
-        _ => Value::Text(text.to_owned()),
+        ("true", _) => VariableValue::Bool(true),
+        ("false", _) => VariableValue::Bool(false),
+        (_, Ok(number)) => VariableValue::Number(number),
+        _ => VariableValue::Text(text.to_owned()),
     }
 }
 
@@ -146,14 +144,14 @@ mod tests {
 
     fn variables() -> Variables {
         let mut variables = Variables::new("x86_64");
-        variables.set_default("releasever", Value::Text("42".into()));
-        variables.set_default("dev", Value::Bool(true));
-        variables.set_default("stream", Value::Text("stable".into()));
+        variables.set_default("releasever", VariableValue::Text("42".into()));
+        variables.set_default("dev", VariableValue::Bool(true));
+        variables.set_default("stream", VariableValue::Text("stable".into()));
         variables
     }
 
     #[test]
-    fn texts_are_filled_in() {
+    fn substitute_replaces_known_variables() {
         let done = variables().substitute("os/${basearch}/${releasever}-${dev}$x");
         assert_eq!(done.as_deref(), Ok("os/x86_64/42-true$x"));
         assert!(matches!(variables().substitute("${nope}"), Err(VariableError::Unknown { .. })));
@@ -161,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn conditions_hold_or_not_or_are_refused() {
+    fn conditions_are_evaluated_or_refused() {
         for (condition, holds) in [
             ("dev == true", true),
             ("dev != true", false),
@@ -171,10 +169,10 @@ mod tests {
             ("stream != 'devel'", true),
             ("basearch == x86_64", true),
         ] {
-            assert_eq!(variables().holds(condition), Ok(holds), "{condition}");
+            assert_eq!(variables().evaluate(condition), Ok(holds), "{condition}");
         }
         for bad in ["dev", "dev = true", "== true", "dev ==", "dev == 1", "stream > 5", "nope == 1"] {
-            assert!(variables().holds(bad).is_err(), "{bad}");
+            assert!(variables().evaluate(bad).is_err(), "{bad}");
         }
     }
 }

@@ -1,4 +1,10 @@
-//! Entries by the Boot Loader Specification, type 1: a small file each. Parse after render is identity. Pure.
+//! Renders and parses entries of the Boot Loader Specification, type 1: one small file for each entry.
+//!
+//! *Not here*: reading and writing the files (`menu`). Everything in this file is pure.
+//!
+//! *Invariants*: parsing a rendered entry returns the same entry.
+//!
+//! *Used by* `menu`.
 //!
 //! ```text
 //! sapwood-0123abcd-00007+3.conf      `+LEFT-DONE` only while the entry is counted; the loader renames it at each try
@@ -13,35 +19,34 @@
 
 use std::fmt::Write as _;
 
-use super::entry::{BootEntry, DeviceTree, EntryError, Target, Tries, title_of};
+use super::entry::{BootEntry, BootTries, DeviceTree, EntryError, EntryTarget, title_of};
 
 const SUFFIX: &str = ".conf";
 
-/// What the names of all entries of the sysroot `id` begin with.
+/// Returns the prefix of the file names of all entries of the sysroot `id`.
 fn prefix(id: &str) -> String {
     format!("sapwood-{id}-")
 }
 
-/// The name of the file of an entry.
+/// Returns the file name of an entry.
 #[must_use]
-pub fn file_name(id: &str, order: u32, tries: Option<Tries>) -> String {
+pub fn file_name(id: &str, order: u32, tries: Option<BootTries>) -> String {
     let tries = match tries {
         None => String::new(),
-        Some(Tries { left, done: 0 }) => format!("+{left}"),
-        Some(Tries { left, done }) => format!("+{left}-{done}"),
+        Some(BootTries { left, done: 0 }) => format!("+{left}"),
+        Some(BootTries { left, done }) => format!("+{left}-{done}"),
     };
     format!("{}{order:05}{tries}{SUFFIX}", prefix(id))
 }
 
-/// What the name of a file says; `None` for files of others.
-#[must_use]
-pub fn parse_name(id: &str, name: &str) -> Option<(u32, Option<Tries>)> {
+/// Parses a file name into the order and the tries of the entry. Returns `None` for files that are not entries of this sysroot.
+pub(crate) fn parse_name(id: &str, name: &str) -> Option<(u32, Option<BootTries>)> {
     let rest = name.strip_prefix(&prefix(id))?.strip_suffix(SUFFIX)?;
     let (order, tries) = match rest.split_once('+') {
         None => (rest, None),
         Some((order, tries)) => {
             let (left, done) = tries.split_once('-').unwrap_or((tries, "0"));
-            (order, Some(Tries { left: left.parse().ok()?, done: done.parse().ok()? }))
+            (order, Some(BootTries { left: left.parse().ok()?, done: done.parse().ok()? }))
         }
     };
     Some((order.parse().ok()?, tries))
@@ -67,14 +72,14 @@ pub fn render(id: &str, entry: &BootEntry) -> Result<String, EntryError> {
     target.initrd.iter().for_each(|initrd| line("initrd", initrd));
     match &target.devicetree {
         Some(DeviceTree::File(path)) => line("devicetree", path),
-        // Not of the specification: loaders skip keys they do not know, U-Boot knows this one.
+        // Not part of the specification: loaders skip keys that they do not know, and U-Boot knows this one.
         Some(DeviceTree::Directory(path)) => line("fdtdir", path),
         None => {}
     }
     Ok(text)
 }
 
-/// Reads the file `name` with this text; `None` when it is not a whole entry of this sysroot.
+/// Parses the file `name` with this text. Returns `None` if it is not a complete entry of this sysroot.
 #[must_use]
 pub fn parse(id: &str, name: &str, text: &str) -> Option<BootEntry> {
     let (order, tries) = parse_name(id, name)?;
@@ -92,8 +97,8 @@ pub fn parse(id: &str, name: &str, text: &str) -> Option<BootEntry> {
             _ => {}
         }
     }
-    let (deployment, options) = Target::split_command_line(&options.join(" "))?;
-    let target = Target { deployment, title: title?, linux: linux?, initrd, devicetree, options }.checked()?;
+    let (deployment, options) = EntryTarget::split_command_line(&options.join(" "))?;
+    let target = EntryTarget { deployment, title: title?, linux: linux?, initrd, devicetree, options }.checked()?;
     Some(BootEntry { order, tries, target })
 }
 
@@ -105,12 +110,12 @@ mod tests {
     const ID: &str = "0123abcd";
 
     #[test]
-    fn an_entry_survives_its_file() {
+    fn entry_round_trips_through_its_file() {
         let mut entries = vec![entry(7, "a", None), entry(70_000, "b", Some(3)), entry(1, "c", Some(0))];
         entries[1].target.devicetree = Some(DeviceTree::File("/x.dtb".into()));
         entries[2].target.devicetree = Some(DeviceTree::Directory("/dtb".into()));
         entries[2].target.initrd.clear();
-        entries[2].tries = Some(Tries { left: 0, done: 3 });
+        entries[2].tries = Some(BootTries { left: 0, done: 3 });
         for entry in entries {
             let name = file_name(ID, entry.order, entry.tries);
             assert_eq!(parse(ID, &name, &render(ID, &entry).expect("legal")), Some(entry), "{name}");
@@ -118,8 +123,8 @@ mod tests {
     }
 
     #[test]
-    fn names_are_those_of_the_specification_and_others_are_not_ours() {
-        let tries = |left, done| Some(Tries { left, done });
+    fn parse_name_accepts_own_names_only() {
+        let tries = |left, done| Some(BootTries { left, done });
         assert_eq!(file_name(ID, 7, tries(3, 0)), "sapwood-0123abcd-00007+3.conf");
         assert_eq!(parse_name(ID, "sapwood-0123abcd-00007+1-2.conf"), Some((7, tries(1, 2))));
         assert_eq!(parse_name(ID, "sapwood-0123abcd-00007.conf"), Some((7, None)));
@@ -135,12 +140,12 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_file_is_no_entry() {
-        let whole = render(ID, &entry(7, "a", None)).expect("legal");
+    fn parse_refuses_torn_files() {
+        let complete = render(ID, &entry(7, "a", None)).expect("legal");
         let name = file_name(ID, 7, None);
-        let end = whole.find("\nlinux").expect("rendered");
+        let end = complete.find("\nlinux").expect("rendered");
         for length in 0..end {
-            assert_eq!(parse(ID, &name, &whole[..length]), None, "{length} bytes");
+            assert_eq!(parse(ID, &name, &complete[..length]), None, "{length} bytes");
         }
     }
 }

@@ -1,20 +1,28 @@
-//! `extlinux.conf`, as SYSLINUX' extlinux and U-Boot's distro boot read it. Pure.
+//! Renders and parses `extlinux.conf`, as SYSLINUX' extlinux and U-Boot's distro boot read it.
 //!
-//! Ours is a block between two marks; what others wrote around it stays as it is. The block is the last, since of several
-//! `DEFAULT` lines these loaders take the last. They do not count tries.
+//! The entries of a sysroot are a block between two marks; all other lines stay as they are. The block is at the end of the
+//! file, since of several `DEFAULT` lines these loaders take the last. They do not count tries.
+//!
+//! *Not here*: reading and writing the file (`menu`). Everything in this file is pure.
+//!
+//! *Invariants*: parsing a rendered file returns the same entries, without their tries.
+//!
+//! *Used by* `menu`.
 
 use std::fmt::Write as _;
 
-use super::entry::{BootEntry, DeviceTree, EntryError, Target, title_of};
+use super::entry::{BootEntry, DeviceTree, EntryError, EntryTarget, title_of};
 
-/// The file in its directory.
-pub const CONFIG: &str = "extlinux.conf";
+/// The name of the configuration file in its directory.
+pub(crate) const CONFIG: &str = "extlinux.conf";
 
-fn begin(id: &str) -> String {
+/// Returns the first line of the block.
+fn begin_mark(id: &str) -> String {
     format!("# begin sapwood {id}: written by sapwood; changes between these lines are lost")
 }
 
-fn end(id: &str) -> String {
+/// Returns the last line of the block.
+fn end_mark(id: &str) -> String {
     format!("# end sapwood {id}")
 }
 
@@ -22,23 +30,23 @@ fn label(id: &str, order: u32) -> String {
     format!("sapwood-{id}-{order:05}")
 }
 
-/// Returns the whole file: `before` with our block in it replaced. Tries are not written.
+/// Returns the whole file: `before` with the block of the sysroot replaced. Tries are not written.
 ///
 /// # Errors
 /// [`EntryError`] when a line cannot hold part of an entry.
 pub fn render(id: &str, before: &str, entries: &[BootEntry]) -> Result<String, EntryError> {
     entries.iter().try_for_each(|entry| entry.target.check())?;
-    let mut text = foreign(id, before);
+    let mut text = without_block(id, before);
     let has_timeout = text.lines().any(|line| line.trim_start().to_ascii_uppercase().starts_with("TIMEOUT"));
-    let written = block(&mut text, id, entries, if has_timeout { None } else { Some("TIMEOUT 30") });
+    let written = write_block(&mut text, id, entries, if has_timeout { None } else { Some("TIMEOUT 30") });
     written.expect("a String takes everything");
     Ok(text)
 }
 
-fn block(text: &mut String, id: &str, entries: &[BootEntry], timeout: Option<&str>) -> std::fmt::Result {
-    writeln!(text, "{}", begin(id))?;
+fn write_block(text: &mut String, id: &str, entries: &[BootEntry], timeout: Option<&str>) -> std::fmt::Result {
+    writeln!(text, "{}", begin_mark(id))?;
     if let Some(timeout) = timeout {
-        // In tenths of a second.
+        // The unit of TIMEOUT is a tenth of a second.
         writeln!(text, "{timeout}")?;
     }
     if let Some(first) = entries.first() {
@@ -59,12 +67,12 @@ fn block(text: &mut String, id: &str, entries: &[BootEntry], timeout: Option<&st
         }
         writeln!(text, "    APPEND {}", target.command_line())?;
     }
-    writeln!(text, "{}", end(id))
+    writeln!(text, "{}", end_mark(id))
 }
 
-/// Returns what others wrote, without our block and with the line ends that they chose.
-fn foreign(id: &str, text: &str) -> String {
-    let (begin, end) = (begin(id), end(id));
+/// Returns the file without the block of the sysroot. The line ends of the other lines are preserved.
+fn without_block(id: &str, text: &str) -> String {
+    let (begin, end) = (begin_mark(id), end_mark(id));
     let mut inside = false;
     let mut kept = String::new();
     for line in text.split_inclusive('\n') {
@@ -80,30 +88,30 @@ fn foreign(id: &str, text: &str) -> String {
     kept
 }
 
-/// The entries of our block; none when the block is not whole.
+/// Returns the entries of the sysroot's block; none if the block is incomplete.
 #[must_use]
 pub fn parse(id: &str, text: &str) -> Vec<BootEntry> {
-    let (begin, end) = (begin(id), end(id));
+    let (begin, end) = (begin_mark(id), end_mark(id));
     let mut lines = text.lines().map(str::trim_end).skip_while(|line| *line != begin).skip(1);
-    let mut is_whole = false;
+    let mut is_complete = false;
     let is_inside = |line: &&str| {
-        is_whole = *line == end;
-        !is_whole
+        is_complete = *line == end;
+        !is_complete
     };
     let block: Vec<&str> = lines.by_ref().take_while(is_inside).collect();
     let labels = block.split(|line| line.starts_with("LABEL ")).skip(1);
     let orders = block.iter().filter_map(|line| line.strip_prefix("LABEL "));
-    let entries = orders.zip(labels).filter_map(|(label, lines)| one(id, label, lines));
-    if is_whole { entries.collect() } else { Vec::new() }
+    let entries = orders.zip(labels).filter_map(|(label, lines)| parse_entry(id, label, lines));
+    if is_complete { entries.collect() } else { Vec::new() }
 }
 
-fn one(id: &str, label: &str, lines: &[&str]) -> Option<BootEntry> {
+fn parse_entry(id: &str, label: &str, lines: &[&str]) -> Option<BootEntry> {
     let order = label.strip_prefix(&format!("sapwood-{id}-"))?.parse().ok()?;
     let value =
         |key: &str| lines.iter().find_map(|line| line.trim_start().strip_prefix(key)?.strip_prefix(' ')).map(str::trim);
-    let (deployment, options) = Target::split_command_line(value("APPEND")?)?;
+    let (deployment, options) = EntryTarget::split_command_line(value("APPEND")?)?;
     let file = value("FDT").map(|path| DeviceTree::File(path.to_owned()));
-    let target = Target {
+    let target = EntryTarget {
         deployment,
         title: title_of(value("MENU LABEL")?),
         linux: value("LINUX")?.to_owned(),
@@ -122,7 +130,7 @@ mod tests {
     const ID: &str = "0123abcd";
 
     #[test]
-    fn entries_survive_their_file() {
+    fn entries_round_trip_through_their_file() {
         let mut entries = vec![entry(7, "a", None), entry(3, "b", None), entry(1, "c", None)];
         entries[1].target.devicetree = Some(DeviceTree::File("/x.dtb".into()));
         entries[2].target.devicetree = Some(DeviceTree::Directory("/dtb".into()));
@@ -133,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_wrote_stays_and_ours_is_the_last_default() {
+    fn render_keeps_other_lines_and_writes_the_last_default() {
         let before = "TIMEOUT 50\nDEFAULT other\nLABEL other\n  KERNEL /x\n";
         let text = render(ID, before, &[entry(1, "a", None)]).expect("legal");
         assert!(text.starts_with(before), "{text}");
@@ -147,8 +155,8 @@ mod tests {
     }
 
     #[test]
-    fn line_ends_of_others_stay_and_an_end_mark_elsewhere_closes_no_block() {
-        let before = format!("{}\nTIMEOUT 50\r\r\nLABEL other\r\n", end(ID));
+    fn render_keeps_line_ends_and_ignores_a_stray_end_mark() {
+        let before = format!("{}\nTIMEOUT 50\r\r\nLABEL other\r\n", end_mark(ID));
         let text = render(ID, &before, &[entry(1, "a", None)]).expect("legal");
         assert!(text.starts_with(&before), "{text:?}");
         assert_eq!(render(ID, &text, &[entry(1, "a", None)]), Ok(text.clone()));
@@ -157,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_block_has_no_entries() {
+    fn parse_returns_no_entries_of_a_torn_block() {
         let text = render(ID, "", &[entry(7, "a", None)]).expect("legal");
         for length in 0..text.len() - 1 {
             assert_eq!(parse(ID, &text[..length]), [], "{length} bytes");

@@ -1,49 +1,51 @@
-//! GRUB: a static `grub.cfg` of our own that is written once, and a file of entries that it reads. Pure.
+//! Renders and parses GRUB's files: a static `grub.cfg` that is written once, and a file of entries that it sources.
 //!
 //! Debian's GRUB cannot read entries of the Boot Loader Specification, and running grub-mkconfig at each update is how
-//! updates fail. So `grub.cfg` never changes; it sources `sapwood/entries.cfg`, which is replaced as a whole and ends
-//! by saying that it is complete. If it is not, since the power went on a filesystem without a journal, the copy that was
-//! made before is taken.
+//! updates fail. So `grub.cfg` never changes. It sources `sapwood/entries.cfg`, which is replaced as a whole and whose last
+//! line sets a variable that says that the file is complete. If the file is torn, because the power failed on a filesystem
+//! without a journal, `grub.cfg` sources the copy of the previous entries.
 //!
-//! Boot counting: `sapwood_tries_N` in `sapwood/grubenv` is how often entry N may still be tried. An entry counts itself
-//! down when it is started, and at 0 it is no longer the default. GRUB can write that on plain partitions only, not
-//! through LVM, RAID or btrfs: there it says so and boots uncounted.
+//! Boot counting: `sapwood_tries_N` in `sapwood/grubenv` is how often entry N may still be tried. An entry decrements its
+//! variable when it is started, and at 0 it is no longer the default. GRUB can write the variable on plain partitions only, not
+//! through LVM, RAID or btrfs: there it prints a message and boots without counting.
+//!
+//! *Not here*: reading and writing the files (`menu`), and the format of `grubenv` (`grubenv`). Everything here is pure.
+//!
+//! *Used by* `menu`.
 
 use std::fmt::Write as _;
 
-use super::entry::{BootEntry, DeviceTree, EntryError, Target, Tries, title_of};
+use super::entry::{BootEntry, BootTries, DeviceTree, EntryError, EntryTarget, title_of};
 use super::grubenv::GrubEnv;
 use crate::deploy::kargs::Kargs;
 
-/// The first line of every file that is ours.
-const MARK: &str = "# Made by sapwood";
+/// The first words of every file that Sapwood writes for GRUB.
+const FILE_MARK: &str = "# Made by sapwood";
 
-/// The static configuration, beside which everything else lies.
-pub const CONFIG: &str = "grub.cfg";
+/// The name of the static configuration in GRUB's directory; the other files are relative to the same directory.
+pub(crate) const CONFIG: &str = "grub.cfg";
 
-/// What a configuration that was there before is kept as.
-pub const CONFIG_BEFORE: &str = "grub.cfg.before-sapwood";
+/// The name under which a configuration that existed before is kept.
+pub(crate) const CONFIG_BEFORE: &str = "grub.cfg.before-sapwood";
 
-/// The entries.
-pub const ENTRIES: &str = "sapwood/entries.cfg";
+/// The file of entries.
+pub(crate) const ENTRIES: &str = "sapwood/entries.cfg";
 
-/// The entries before those.
-pub const ENTRIES_OLD: &str = "sapwood/entries-old.cfg";
+/// The copy of the previous file of entries.
+pub(crate) const ENTRIES_OLD: &str = "sapwood/entries-old.cfg";
 
-/// The counters.
-pub const ENVIRONMENT: &str = "sapwood/grubenv";
+/// The file of the variables that count tries.
+pub(crate) const ENVIRONMENT: &str = "sapwood/grubenv";
 
-/// Whether a configuration is the static one, of whatever version.
-#[must_use]
-pub fn is_ours(config: &str) -> bool {
-    config.starts_with(MARK)
+/// Returns whether a configuration is the static one, of any version.
+pub(crate) fn is_static_config(config: &str) -> bool {
+    config.starts_with(FILE_MARK)
 }
 
-/// The static `grub.cfg`.
-#[must_use]
-pub fn static_config() -> String {
+/// Returns the static `grub.cfg`.
+pub(crate) fn static_config() -> String {
     format!(
-        "{MARK}. This file does not change: deployments are in {ENTRIES}, which it reads.
+        "{FILE_MARK}. This file does not change: deployments are in {ENTRIES}, which it reads.
 # What is to be added or changed here belongs into custom.cfg, which is read last.
 set timeout=3
 load_env --file \"$prefix/{ENVIRONMENT}\"
@@ -60,21 +62,21 @@ if [ -f \"$prefix/custom.cfg\" ]; then source \"$prefix/custom.cfg\"; fi
     )
 }
 
-const COUNTER: &str = "sapwood_tries_";
+/// The prefix of the names of the variables that count tries.
+const COUNTER_PREFIX: &str = "sapwood_tries_";
 
-/// The variable that counts down the entry `order`.
+/// Returns the variable that holds the tries left of the entry `order`.
 #[must_use]
-pub fn counter(order: u32) -> String {
-    format!("{COUNTER}{order}")
+pub fn tries_variable(order: u32) -> String {
+    format!("{COUNTER_PREFIX}{order}")
 }
 
-/// The entry that a variable counts down, if it does.
-#[must_use]
-pub fn counted_order(name: &str) -> Option<u32> {
-    name.strip_prefix(COUNTER)?.parse().ok()
+/// Returns the order of the entry whose tries a variable holds; `None` for other variables.
+pub(crate) fn order_of_variable(name: &str) -> Option<u32> {
+    name.strip_prefix(COUNTER_PREFIX)?.parse().ok()
 }
 
-/// Most tries of one entry, those made and those left: each is a branch of its script.
+/// The highest number of tries of one entry, made and left together: each is a branch of the entry's script.
 const TRIES_MAX: u32 = 99;
 
 /// Returns the file of entries, of which the first is to boot.
@@ -83,9 +85,10 @@ const TRIES_MAX: u32 = 99;
 /// [`EntryError`] when the file cannot hold part of an entry.
 pub fn render(id: &str, entries: &[BootEntry]) -> Result<String, EntryError> {
     entries.iter().try_for_each(check)?;
-    let mut text =
-        format!("{MARK} for sysroot {id}: replaced as a whole whenever deployments change.\nset sapwood_default=\n");
-    let written = entries.iter().try_for_each(|entry| menu_entry(&mut text, id, entry));
+    let mut text = format!(
+        "{FILE_MARK} for sysroot {id}: replaced as a whole whenever deployments change.\nset sapwood_default=\n"
+    );
+    let written = entries.iter().try_for_each(|entry| write_menu_entry(&mut text, id, entry));
     written.expect("a String takes everything");
     let first = entries.first().map(|entry| entry_id(id, entry.order)).unwrap_or_default();
     let tail = format!(
@@ -96,14 +99,14 @@ pub fn render(id: &str, entries: &[BootEntry]) -> Result<String, EntryError> {
 
 fn check(entry: &BootEntry) -> Result<(), EntryError> {
     entry.target.check()?;
-    match all_tries(entry) {
+    match initial_tries(entry) {
         0..=TRIES_MAX => Ok(()),
         more => Err(entry.target.refusal("number of tries", &more.to_string())),
     }
 }
 
-/// Returns how many tries an entry began with.
-fn all_tries(entry: &BootEntry) -> u32 {
+/// Returns the number of tries that an entry began with.
+fn initial_tries(entry: &BootEntry) -> u32 {
     entry.tries.map_or(0, |tries| tries.left.saturating_add(tries.done))
 }
 
@@ -111,13 +114,13 @@ fn entry_id(id: &str, order: u32) -> String {
     format!("sapwood-{id}-{order:05}")
 }
 
-fn menu_entry(text: &mut String, id: &str, entry: &BootEntry) -> std::fmt::Result {
-    let (counter, own) = (counter(entry.order), entry_id(id, entry.order));
+fn write_menu_entry(text: &mut String, id: &str, entry: &BootEntry) -> std::fmt::Result {
+    let (counter, own) = (tries_variable(entry.order), entry_id(id, entry.order));
     let good = format!("-z \"$sapwood_default\" -a \"${counter}\" != 0");
     writeln!(text, "if [ {good} ]; then set sapwood_default={own}; fi")?;
-    writeln!(text, "menuentry {} --id {own} {{", quoted(&entry.target.title))?;
-    // Those made have a branch too, since from the first the number of tries made is read back.
-    let all = all_tries(entry);
+    writeln!(text, "menuentry {} --id {own} {{", quote(&entry.target.title))?;
+    // Tries already made have a branch, too: `parse` reads the initial number of tries from the first branch.
+    let all = initial_tries(entry);
     for left in (1..=all).rev() {
         let word = if left == all { "if" } else { "elif" };
         writeln!(text, "    {word} [ \"${counter}\" = {left} ]; then set {counter}={}", left - 1)?;
@@ -127,23 +130,23 @@ fn menu_entry(text: &mut String, id: &str, entry: &BootEntry) -> std::fmt::Resul
         writeln!(text, "    if [ -n \"${counter}\" ]; then save_env --file \"$prefix/{ENVIRONMENT}\" {counter}; fi")?;
     }
     let line = Kargs::parse(&entry.target.command_line());
-    let arguments: Vec<String> = line.iter().map(|argument| quoted(&argument.replace('"', ""))).collect();
-    writeln!(text, "    linux {} {}", quoted(&entry.target.linux), arguments.join(" "))?;
+    let arguments: Vec<String> = line.iter().map(|argument| quote(&argument.replace('"', ""))).collect();
+    writeln!(text, "    linux {} {}", quote(&entry.target.linux), arguments.join(" "))?;
     if !entry.target.initrd.is_empty() {
-        let paths: Vec<String> = entry.target.initrd.iter().map(|path| quoted(path)).collect();
+        let paths: Vec<String> = entry.target.initrd.iter().map(|path| quote(path)).collect();
         writeln!(text, "    initrd {}", paths.join(" "))?;
     }
     match &entry.target.devicetree {
-        Some(DeviceTree::File(path)) => writeln!(text, "    devicetree {}", quoted(path))?,
-        // GRUB cannot choose one; whoever needs that boots with U-Boot.
-        Some(DeviceTree::Directory(path)) => writeln!(text, "    # fdtdir {}", quoted(path))?,
+        Some(DeviceTree::File(path)) => writeln!(text, "    devicetree {}", quote(path))?,
+        // GRUB cannot choose a blob from a directory; boards that need it boot with U-Boot.
+        Some(DeviceTree::Directory(path)) => writeln!(text, "    # fdtdir {}", quote(path))?,
         None => {}
     }
     writeln!(text, "}}")
 }
 
-/// A word of GRUB's language.
-fn quoted(word: &str) -> String {
+/// Quotes a word for GRUB's scripting language, if it needs quotes.
+fn quote(word: &str) -> String {
     let is_plain =
         |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'/' | b'=' | b':' | b',' | b'+' | b'-' | b'@');
     if !word.is_empty() && word.bytes().all(is_plain) {
@@ -153,65 +156,67 @@ fn quoted(word: &str) -> String {
     }
 }
 
-/// Reads a file of entries; `None` when it is not complete or of another sysroot. `counters` says what was counted since.
+/// Parses a file of entries. Returns `None` if it is incomplete or belongs to another sysroot. `counters` has the tries that
+/// are left.
 #[must_use]
 pub fn parse(id: &str, text: &str, counters: &GrubEnv) -> Option<Vec<BootEntry>> {
-    let is_whole = text.starts_with(&format!("{MARK} for sysroot {id}:")) && text.ends_with("set sapwood_complete=1\n");
-    if !is_whole {
+    let is_complete =
+        text.starts_with(&format!("{FILE_MARK} for sysroot {id}:")) && text.ends_with("set sapwood_complete=1\n");
+    if !is_complete {
         return None;
     }
-    let (mut entries, mut open) = (Vec::new(), None);
+    let (mut entries, mut partial) = (Vec::new(), None);
     for line in text.lines() {
-        let words = words(line.trim());
+        let words = split_words(line.trim());
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        match (&words[..], &mut open) {
-            (["menuentry", title, "--id", own, "{"], _) => open = Some(Draft::new(id, title, own)?),
-            (["linux", path, arguments @ ..], Some(draft)) => {
-                draft.linux = Some((*path).to_owned());
+        match (&words[..], &mut partial) {
+            (["menuentry", title, "--id", own, "{"], _) => partial = Some(PartialEntry::new(id, title, own)?),
+            (["linux", path, arguments @ ..], Some(entry)) => {
+                entry.linux = Some((*path).to_owned());
                 let quoted = arguments.iter().map(|word| {
                     if word.contains(char::is_whitespace) { format!("\"{word}\"") } else { (*word).to_owned() }
                 });
-                draft.line = quoted.collect::<Vec<_>>().join(" ");
+                entry.line = quoted.collect::<Vec<_>>().join(" ");
             }
-            (["initrd", paths @ ..], Some(draft)) => draft.initrd = paths.iter().map(|&path| path.to_owned()).collect(),
-            (["devicetree", path], Some(draft)) => draft.devicetree = Some(DeviceTree::File((*path).to_owned())),
-            (["#", "fdtdir", path], Some(draft)) => draft.devicetree = Some(DeviceTree::Directory((*path).to_owned())),
-            (["if", "[", _, "=", left, ..], Some(draft)) if draft.first.is_none() => {
-                draft.first = left.parse().ok().filter(|first| *first <= TRIES_MAX);
+            (["initrd", paths @ ..], Some(entry)) => entry.initrd = paths.iter().map(|&path| path.to_owned()).collect(),
+            (["devicetree", path], Some(entry)) => entry.devicetree = Some(DeviceTree::File((*path).to_owned())),
+            (["#", "fdtdir", path], Some(entry)) => entry.devicetree = Some(DeviceTree::Directory((*path).to_owned())),
+            (["if", "[", _, "=", left, ..], Some(entry)) if entry.initial_tries.is_none() => {
+                entry.initial_tries = left.parse().ok().filter(|tries| *tries <= TRIES_MAX);
             }
-            (["}"], Some(_)) => entries.extend(open.take().and_then(|draft| draft.finish(counters))),
+            (["}"], Some(_)) => entries.extend(partial.take().and_then(|entry| entry.finish(counters))),
             _ => {}
         }
     }
     Some(entries)
 }
 
-/// An entry while it is read.
-struct Draft {
+/// An entry of which not all lines are parsed yet.
+struct PartialEntry {
     order: u32,
     title: String,
     linux: Option<String>,
     line: String,
     initrd: Vec<String>,
     devicetree: Option<DeviceTree>,
-    /// How many tries it began with.
-    first: Option<u32>,
+    /// The number of tries that the entry began with.
+    initial_tries: Option<u32>,
 }
 
-impl Draft {
+impl PartialEntry {
     fn new(id: &str, title: &str, own: &str) -> Option<Self> {
         let order = own.strip_prefix(&format!("sapwood-{id}-"))?.parse().ok()?;
         let (title, initrd) = (title_of(title), Vec::new());
-        Some(Self { order, title, linux: None, line: String::new(), initrd, devicetree: None, first: None })
+        Some(Self { order, title, linux: None, line: String::new(), initrd, devicetree: None, initial_tries: None })
     }
 
     fn finish(self, counters: &GrubEnv) -> Option<BootEntry> {
-        let (deployment, options) = Target::split_command_line(&self.line)?;
-        let left: Option<u32> = counters.get(&counter(self.order)).and_then(|left| left.parse().ok());
+        let (deployment, options) = EntryTarget::split_command_line(&self.line)?;
+        let left: Option<u32> = counters.get(&tries_variable(self.order)).and_then(|left| left.parse().ok());
         let tries = left
             .map(|left| left.min(TRIES_MAX))
-            .map(|left| Tries { left, done: self.first.unwrap_or(left).saturating_sub(left) });
-        let target = Target {
+            .map(|left| BootTries { left, done: self.initial_tries.unwrap_or(left).saturating_sub(left) });
+        let target = EntryTarget {
             deployment,
             title: self.title,
             linux: self.linux?,
@@ -223,8 +228,8 @@ impl Draft {
     }
 }
 
-/// The words of a line of GRUB's language, as far as [`quoted`] uses it.
-fn words(line: &str) -> Vec<String> {
+/// Splits a line of GRUB's scripting language into words, as far as [`quote`] uses its syntax.
+fn split_words(line: &str) -> Vec<String> {
     let (mut words, mut current, mut is_word, mut quoted) = (Vec::new(), String::new(), false, false);
     let mut characters = line.chars();
     while let Some(character) = characters.next() {
@@ -261,13 +266,13 @@ mod tests {
     fn counted(entries: &[BootEntry]) -> GrubEnv {
         let mut counters = GrubEnv::default();
         for entry in entries {
-            counters.set(&counter(entry.order), entry.tries.map(|tries| tries.left.to_string()));
+            counters.set(&tries_variable(entry.order), entry.tries.map(|tries| tries.left.to_string()));
         }
         counters
     }
 
     #[test]
-    fn entries_survive_their_file() {
+    fn entries_round_trip_through_their_file() {
         let mut entries = vec![entry(7, "a", Some(3)), entry(3, "b", None), entry(1, "c", Some(0))];
         entries[0].target.title = "It's {a} \"test\" $1; #2".into();
         entries[0].target.options = Kargs::parse("root=UUID=1 a=\"x y\" b='z' $c;d");
@@ -276,17 +281,17 @@ mod tests {
         let text = render(ID, &entries).expect("legal");
         assert_eq!(parse(ID, &text, &counted(&entries)), Some(entries.clone()), "{text}");
         let mut later = entries.clone();
-        later[0].tries = Some(Tries { left: 1, done: 2 });
+        later[0].tries = Some(BootTries { left: 1, done: 2 });
         assert_eq!(parse(ID, &text, &counted(&later)), Some(later.clone()));
         let again = render(ID, &later).expect("legal");
-        assert_eq!(parse(ID, &again, &counted(&later)), Some(later.clone()), "tries made stay made");
-        later[0].tries = Some(Tries { left: u32::MAX, done: 1 });
+        assert_eq!(parse(ID, &again, &counted(&later)), Some(later.clone()), "tries made are preserved");
+        later[0].tries = Some(BootTries { left: u32::MAX, done: 1 });
         assert_eq!(render(ID, &later).expect_err("too many branches").part, "number of tries");
         assert_eq!(parse(ID, &render(ID, &[]).expect("nothing"), &GrubEnv::default()), Some(Vec::new()));
     }
 
     #[test]
-    fn a_torn_file_and_that_of_another_sysroot_are_refused() {
+    fn parse_refuses_torn_files_and_other_sysroots() {
         let text = render(ID, &[entry(7, "a", None)]).expect("legal");
         for length in 0..text.len() {
             assert_eq!(parse(ID, &text[..length], &GrubEnv::default()), None, "{length} bytes");
@@ -295,8 +300,8 @@ mod tests {
     }
 
     #[test]
-    fn the_static_configuration_is_known_as_ours() {
-        assert!(is_ours(&static_config()));
-        assert!(!is_ours("# DO NOT EDIT THIS FILE\n"));
+    fn static_configuration_is_recognised() {
+        assert!(is_static_config(&static_config()));
+        assert!(!is_static_config("# DO NOT EDIT THIS FILE\n"));
     }
 }

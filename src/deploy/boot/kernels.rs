@@ -1,4 +1,4 @@
-//! The kernel of a commit: where it is in the image, and what it is called on the boot partition.
+//! Finds the kernel of a commit in its image, and names the directory that it has on the boot partition.
 //!
 //! ```text
 //! /usr/lib/modules/VERSION/vmlinuz
@@ -6,15 +6,17 @@
 //! /usr/lib/modules/VERSION/devicetree       one blob; or `dtb/`, a directory of them
 //! ```
 //!
-//! A tree as a distribution's packages leave it has them elsewhere, and boots too, if nothing is in the places above:
+//! If there is no kernel in that directory, the paths that distributions' packages use are searched:
 //!
 //! ```text
 //! /boot/vmlinuz-VERSION
 //! /boot/initrd.img-VERSION                  or `initramfs-VERSION.img`
 //! ```
 //!
-//! On the boot partition these lie in a directory named by a digest of all of them, so that deployments with the same
-//! kernel share it, and one that differs in the least has its own.
+//! On the boot partition the files are in a directory named by a digest of all of them: deployments with the same kernel share
+//! it, and a kernel that differs in any byte has a directory of its own.
+//!
+//! *Not here*: copying the files (`deploy::boot_menu`). *Used by* `deploy::plan`, `deploy::boot_menu`, `deploy::origin`, `cli`.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -23,24 +25,26 @@ use super::entry::DeviceTree;
 use crate::image::{Image, ImageError, Ino};
 use crate::model::{FileKind, ImagePath, ObjectId};
 
-const MODULES: &str = "/usr/lib/modules";
+/// The directory of kernels and modules in an image.
+const MODULES_DIRECTORY: &str = "/usr/lib/modules";
 
-const BOOT: &str = "/boot";
+/// The directory where distributions' packages install kernels.
+const BOOT_DIRECTORY: &str = "/boot";
 
-/// Hex digits of the digest that names a kernel's directory: enough for all kernels of a machine and short enough for any
-/// loader.
+/// Number of hexadecimal digits of the digest that names a kernel's directory: enough for all kernels of a machine and short
+/// enough for any loader.
 const DIGEST_DIGITS: usize = 32;
 
 /// Why a commit cannot be booted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum KernelError {
-    /// No kernel.
+pub(crate) enum KernelError {
+    /// The commit has no kernel.
     #[error("there is no kernel in it: nothing at /usr/lib/modules/VERSION/vmlinuz or /boot/vmlinuz-VERSION")]
     NoKernel,
-    /// A kernel and no initramfs.
+    /// The commit has a kernel without an initramfs.
     #[error("there is no initramfs for its kernel: nothing at {0}")]
     NoInitramfs(String),
-    /// A version that cannot be named in a boot entry.
+    /// The kernel has a version that a boot entry cannot hold.
     #[error("'{0}' cannot be the version of a kernel")]
     Version(String),
     /// The image is damaged.
@@ -48,67 +52,62 @@ pub enum KernelError {
     Image(#[from] ImageError),
 }
 
-/// One file for the boot partition.
+/// One file to copy to the boot partition.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct BootFile {
-    /// Its path in the kernel's directory.
-    pub name: String,
-    /// Its content; `None` for an empty file.
-    pub object: Option<ObjectId>,
-    /// Its length in bytes.
-    pub size: u64,
+pub(crate) struct BootFile {
+    /// The path of the file in the kernel's directory.
+    pub(crate) name: String,
+    /// The content; `None` for an empty file.
+    pub(crate) object: Option<ObjectId>,
+    /// The length in bytes.
+    pub(crate) size: u64,
 }
 
 /// The kernel of a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kernel {
-    /// What a deployment keeps of it.
-    pub record: KernelRecord,
-    /// Its files.
-    pub files: Vec<BootFile>,
-    /// Where these are in the image: files, and directories of device trees.
-    pub paths: Vec<String>,
+pub(crate) struct Kernel {
+    /// The facts that the origin of a deployment keeps.
+    pub(crate) record: KernelRecord,
+    pub(crate) files: Vec<BootFile>,
+    /// The paths in the image: of files, and of directories of device trees.
+    pub(crate) paths: Vec<String>,
 }
 
-/// What a deployment keeps of its kernel.
+/// The facts about its kernel that the origin of a deployment keeps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct KernelRecord {
-    /// Its version.
-    pub version: String,
-    /// Names its directory on the boot partition.
-    pub digest: String,
-    /// Device trees that come with it.
+pub(crate) struct KernelRecord {
+    pub(crate) version: String,
+    /// The digest that names the kernel's directory on the boot partition.
+    pub(crate) digest: String,
+    /// The form of the device trees, if the kernel has any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub devicetree: Option<DeviceTreeKind>,
+    pub(crate) devicetree: Option<DeviceTreeKind>,
 }
 
-/// How a kernel's device trees come.
+/// The form of a kernel's device trees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum DeviceTreeKind {
-    /// One blob.
+pub(crate) enum DeviceTreeKind {
+    /// One device tree blob.
     File,
-    /// A directory of them.
+    /// A directory of device tree blobs.
     Directory,
 }
 
 impl KernelRecord {
-    /// Where its kernel is, seen from the directory of kernels at `base`.
-    #[must_use]
-    pub fn linux(&self, base: &str) -> String {
+    /// Returns the path of the kernel; `base` is the directory of all kernels.
+    pub(crate) fn linux(&self, base: &str) -> String {
         format!("{base}/{}/vmlinuz", self.digest)
     }
 
-    /// Where its initramfs is.
-    #[must_use]
-    pub fn initrd(&self, base: &str) -> String {
+    /// Returns the path of the initramfs.
+    pub(crate) fn initrd(&self, base: &str) -> String {
         format!("{base}/{}/initramfs.img", self.digest)
     }
 
-    /// Where its device trees are.
-    #[must_use]
-    pub fn device_tree(&self, base: &str) -> Option<DeviceTree> {
+    /// Returns the path of the device trees.
+    pub(crate) fn device_tree(&self, base: &str) -> Option<DeviceTree> {
         Some(match self.devicetree? {
             DeviceTreeKind::File => DeviceTree::File(format!("{base}/{}/devicetree", self.digest)),
             DeviceTreeKind::Directory => DeviceTree::Directory(format!("{base}/{}/dtb", self.digest)),
@@ -116,8 +115,8 @@ impl KernelRecord {
     }
 }
 
-/// A kernel that was found, and where what belongs to it may be, the preferred places first.
-struct Candidate {
+/// The paths at which a kernel of one version and its files may be, the preferred paths first.
+struct KernelCandidate {
     version: String,
     linux: String,
     initramfs: [String; 2],
@@ -125,9 +124,9 @@ struct Candidate {
     devicetrees: String,
 }
 
-impl Candidate {
+impl KernelCandidate {
     fn in_modules(version: &str) -> Self {
-        let at = |name: &str| format!("{MODULES}/{version}/{name}");
+        let at = |name: &str| format!("{MODULES_DIRECTORY}/{version}/{name}");
         Self {
             version: version.to_owned(),
             linux: at("vmlinuz"),
@@ -139,37 +138,37 @@ impl Candidate {
 
     fn in_boot(version: &str) -> Self {
         Self {
-            linux: format!("{BOOT}/vmlinuz-{version}"),
-            initramfs: [format!("{BOOT}/initrd.img-{version}"), format!("{BOOT}/initramfs-{version}.img")],
+            linux: format!("{BOOT_DIRECTORY}/vmlinuz-{version}"),
+            initramfs: [
+                format!("{BOOT_DIRECTORY}/initrd.img-{version}"),
+                format!("{BOOT_DIRECTORY}/initramfs-{version}.img"),
+            ],
             ..Self::in_modules(version)
         }
     }
 }
 
-/// The kernel of `image`: of several the one with the highest version.
-///
-/// # Errors
-/// [`KernelError`].
-pub fn find(image: &Image) -> Result<Kernel, KernelError> {
-    let modules = names(image, MODULES)?;
-    let in_modules = modules.iter().map(|name| Candidate::in_modules(name));
-    let candidate = match newest(image, in_modules)? {
+/// Finds the kernel of `image`; of several, the one with the highest version.
+pub(crate) fn find(image: &Image) -> Result<Kernel, KernelError> {
+    let modules = directory_names(image, MODULES_DIRECTORY)?;
+    let in_modules = modules.iter().map(|name| KernelCandidate::in_modules(name));
+    let candidate = match newest_candidate(image, in_modules)? {
         Some(found) => found,
         None => {
-            let boot = names(image, BOOT)?;
+            let boot = directory_names(image, BOOT_DIRECTORY)?;
             let versions = boot.iter().filter_map(|name| name.strip_prefix("vmlinuz-"));
-            newest(image, versions.map(Candidate::in_boot))?.ok_or(KernelError::NoKernel)?
+            newest_candidate(image, versions.map(KernelCandidate::in_boot))?.ok_or(KernelError::NoKernel)?
         }
     };
     let is_plain = candidate.version.bytes().all(|byte| byte.is_ascii_graphic());
     if !is_plain {
         return Err(KernelError::Version(candidate.version));
     }
-    collect(image, candidate)
+    collect_files(image, candidate)
 }
 
-/// The names in a directory of the image; none if there is no such directory.
-fn names(image: &Image, path: &str) -> Result<Vec<String>, KernelError> {
+/// Returns the names in a directory of the image; none if there is no such directory.
+fn directory_names(image: &Image, path: &str) -> Result<Vec<String>, KernelError> {
     let Some(directory) = lookup(image, path)?.filter(|ino| image.kind(*ino) == Ok(FileKind::Directory)) else {
         return Ok(Vec::new());
     };
@@ -180,9 +179,12 @@ fn names(image: &Image, path: &str) -> Result<Vec<String>, KernelError> {
     Ok(names)
 }
 
-/// The candidate with the highest version whose kernel is there.
-fn newest(image: &Image, candidates: impl Iterator<Item = Candidate>) -> Result<Option<Candidate>, KernelError> {
-    let mut best: Option<Candidate> = None;
+/// Returns the candidate with the highest version whose kernel exists.
+fn newest_candidate(
+    image: &Image,
+    candidates: impl Iterator<Item = KernelCandidate>,
+) -> Result<Option<KernelCandidate>, KernelError> {
+    let mut best: Option<KernelCandidate> = None;
     for candidate in candidates {
         let is_newer = best.as_ref().is_none_or(|best| version_key(&best.version) < version_key(&candidate.version));
         if is_newer && is_file(image, &candidate.linux)? {
@@ -192,7 +194,8 @@ fn newest(image: &Image, candidates: impl Iterator<Item = Candidate>) -> Result<
     Ok(best)
 }
 
-fn collect(image: &Image, candidate: Candidate) -> Result<Kernel, KernelError> {
+/// Collects the files that belong to a kernel, and their digest.
+fn collect_files(image: &Image, candidate: KernelCandidate) -> Result<Kernel, KernelError> {
     let [preferred, other] = &candidate.initramfs;
     let initramfs = if is_file(image, preferred)? { preferred } else { other };
     if !is_file(image, initramfs)? {
@@ -202,19 +205,19 @@ fn collect(image: &Image, candidate: Candidate) -> Result<Kernel, KernelError> {
     let mut paths = vec![candidate.linux.clone(), initramfs.clone()];
     for (name, path) in [("vmlinuz", &candidate.linux), ("initramfs.img", initramfs)] {
         let ino = lookup(image, path)?.ok_or(KernelError::NoKernel)?;
-        files.push(file(image, name, ino)?);
+        files.push(boot_file(image, name, ino)?);
     }
     let mut devicetree = None;
     let blobs = lookup(image, &candidate.devicetrees)?.filter(|ino| image.kind(*ino) == Ok(FileKind::Directory));
     if let Some(blob) = lookup(image, &candidate.devicetree)? {
-        files.push(file(image, "devicetree", blob)?);
+        files.push(boot_file(image, "devicetree", blob)?);
         devicetree = Some(DeviceTreeKind::File);
         paths.push(candidate.devicetree);
     } else if let Some(blobs) = blobs {
         image.walk(blobs, &mut |path, ino, kind| {
             if kind == FileKind::Regular {
                 let name = format!("dtb{}", String::from_utf8_lossy(&path.to_bytes()));
-                files.push(file(image, &name, ino)?);
+                files.push(boot_file(image, &name, ino)?);
             }
             Ok::<(), KernelError>(())
         })?;
@@ -222,7 +225,7 @@ fn collect(image: &Image, candidate: Candidate) -> Result<Kernel, KernelError> {
         paths.push(candidate.devicetrees);
     }
     files.sort();
-    let record = KernelRecord { version: candidate.version, digest: digest(&files), devicetree };
+    let record = KernelRecord { version: candidate.version, digest: files_digest(&files), devicetree };
     Ok(Kernel { record, files, paths })
 }
 
@@ -230,18 +233,19 @@ fn is_file(image: &Image, path: &str) -> Result<bool, KernelError> {
     Ok(lookup(image, path)?.is_some_and(|ino| image.kind(ino) == Ok(FileKind::Regular)))
 }
 
-/// What is at a path; `None` too for a path that cannot be in any image.
+/// Returns the inode at a path; `None` too for a path that no image can have.
 fn lookup(image: &Image, path: &str) -> Result<Option<Ino>, KernelError> {
     let Ok(path) = ImagePath::parse(path.as_bytes()) else { return Ok(None) };
     Ok(image.resolve(&path)?)
 }
 
-fn file(image: &Image, name: &str, ino: Ino) -> Result<BootFile, ImageError> {
+fn boot_file(image: &Image, name: &str, ino: Ino) -> Result<BootFile, ImageError> {
     let (object, size) = (image.object(ino)?, image.attributes(ino)?.size);
     Ok(BootFile { name: name.to_owned(), object, size })
 }
 
-fn digest(files: &[BootFile]) -> String {
+/// Returns the digest of the names and contents of all files.
+fn files_digest(files: &[BootFile]) -> String {
     let mut hasher = Sha256::new();
     for file in files {
         hasher.update(file.name.as_bytes());
@@ -252,7 +256,7 @@ fn digest(files: &[BootFile]) -> String {
     digest[..DIGEST_DIGITS].to_owned()
 }
 
-/// Orders versions as people do: runs of digits by their value, everything else by its bytes.
+/// Returns a key by which versions sort: runs of digits by their value, everything else by its bytes.
 fn version_key(version: &str) -> Vec<(u64, &str)> {
     let mut key = Vec::new();
     let mut rest = version;
@@ -294,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_kernel_with_its_files_is_found() {
+    fn find_returns_the_newest_kernel_with_its_files() {
         let found = find(&image(&[
             ("usr/lib/modules/6.1.0-9/vmlinuz", "old"),
             ("usr/lib/modules/6.1.0-9/initramfs.img", "i"),
@@ -312,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn the_directory_is_named_by_what_is_in_it() {
+    fn digest_depends_on_all_files() {
         let kernel = |linux, initramfs| {
             let files = [("usr/lib/modules/6/vmlinuz", linux), ("usr/lib/modules/6/initramfs.img", initramfs)];
             find(&image(&files)).expect("whole").record.digest
@@ -323,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_boot_is_said() {
+    fn find_reports_missing_kernels_and_initramfs() {
         assert_eq!(find(&image(&[("usr/bin/true", "x")])), Err(KernelError::NoKernel));
         assert_eq!(find(&image(&[("usr/lib/modules", "x")])), Err(KernelError::NoKernel));
         let bare = image(&[("usr/lib/modules/6/vmlinuz", "x")]);
@@ -333,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn the_places_of_distributions_are_looked_at_last() {
+    fn find_prefers_modules_to_distribution_paths() {
         let debian = [
             ("boot/vmlinuz-6.1.0-9-amd64", "k"),
             ("boot/initrd.img-6.1.0-9-amd64", "i"),

@@ -1,4 +1,8 @@
-//! Which boot loader a sysroot has, and where its files are.
+//! Detects the boot loader of a sysroot, and names the directories of its files.
+//!
+//! *Not here*: the contents of the files (`bls`, `grub`, `extlinux`).
+//!
+//! *Used by* `menu`, `deploy::sysroot`, `deploy::boot_menu` and `deploy::space`.
 
 use std::fs;
 use std::io;
@@ -6,11 +10,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// A boot loader.
+/// The kind of a boot loader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum LoaderKind {
-    /// The one whose files are found.
+pub(crate) enum LoaderKind {
+    /// Detect the boot loader by its files.
     #[default]
     Auto,
     /// Entries of the Boot Loader Specification on an EFI system or extended boot partition, with boot counting.
@@ -19,14 +23,13 @@ pub enum LoaderKind {
     Grub,
     /// `extlinux.conf`, also for U-Boot.
     Extlinux,
-    /// Nobody: entries of the Boot Loader Specification in `/boot`, for whoever reads them.
+    /// No known boot loader: entries of the Boot Loader Specification are written to `/boot`.
     None,
 }
 
 impl LoaderKind {
-    /// The name in settings and messages.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
+    /// Returns the name in settings and messages.
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
             Self::SystemdBoot => "systemd-boot",
@@ -37,81 +40,75 @@ impl LoaderKind {
     }
 }
 
-/// Where EFI system partitions are mounted, in the order in which `bootctl` looks.
-const ESP_PLACES: [&str; 3] = ["efi", "boot", "boot/efi"];
+/// The mount points of EFI system partitions, in the order in which `bootctl` searches them.
+const ESP_MOUNT_POINTS: [&str; 3] = ["efi", "boot", "boot/efi"];
 
-/// Where everything else is.
-const BOOT: &str = "boot";
+/// The boot directory of all other loaders.
+const BOOT_DIRECTORY: &str = "boot";
 
-/// The directories of GRUB below the boot directory, by distribution.
+/// The directories of GRUB below the boot directory; distributions use one or the other.
 const GRUB_DIRECTORIES: [&str; 2] = ["grub", "grub2"];
 
-/// A loader and where its files are.
+/// A boot loader and the directory of its files.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Loader {
-    /// Which.
-    pub kind: LoaderKind,
-    /// The directory that is, or is on, the partition it reads.
-    pub directory: PathBuf,
-    /// The way from the top of that partition to the directory: `/boot` when it is no partition of its own, else empty.
-    pub prefix: String,
+pub(crate) struct BootLoader {
+    pub(crate) kind: LoaderKind,
+    /// The directory that is, or is on, the partition that the loader reads.
+    pub(crate) directory: PathBuf,
+    /// The path of the directory on that partition: `/boot` if it is not a partition of its own, else empty.
+    pub(crate) prefix: String,
 }
 
-impl Loader {
-    /// The loader of the sysroot at `root`, as configured or as found.
+impl BootLoader {
+    /// Returns the loader of the sysroot at `root`, as configured or as detected.
     ///
     /// # Errors
-    /// Those of looking at the directories.
-    pub fn of(root: &Path, kind: LoaderKind, boot: Option<&Path>) -> io::Result<Self> {
-        let (kind, place) = match (kind, boot) {
+    /// Those of reading the status of the directories.
+    pub(crate) fn of(root: &Path, kind: LoaderKind, boot: Option<&Path>) -> io::Result<Self> {
+        let (kind, boot) = match (kind, boot) {
             (LoaderKind::Auto, _) => detect(root, boot),
-            (LoaderKind::SystemdBoot, None) => (kind, esp(root).unwrap_or_else(|| BOOT.into())),
-            (_, boot) => (kind, boot.unwrap_or_else(|| Path::new(BOOT)).to_owned()),
+            (LoaderKind::SystemdBoot, None) => (kind, find_esp(root).unwrap_or_else(|| BOOT_DIRECTORY.into())),
+            (_, boot) => (kind, boot.unwrap_or_else(|| Path::new(BOOT_DIRECTORY)).to_owned()),
         };
-        let directory = root.join(&place);
+        let directory = root.join(&boot);
         let reads_whole_partition = matches!(kind, LoaderKind::SystemdBoot | LoaderKind::None);
-        let prefix = if reads_whole_partition || is_partition(root, &directory)? {
+        let prefix = if reads_whole_partition || is_separate_mount(root, &directory)? {
             String::new()
         } else {
-            format!("/{}", place.display())
+            format!("/{}", boot.display())
         };
         Ok(Self { kind, directory, prefix })
     }
 
-    /// The directory of kernels of the sysroot `id`, as the loader sees it.
-    #[must_use]
-    pub fn kernels_seen(&self, id: &str) -> String {
+    /// Returns the directory of kernels of the sysroot `id` as a path on the loader's partition.
+    pub(crate) fn kernels_loader_path(&self, id: &str) -> String {
         format!("{}/sapwood/{id}", self.prefix)
     }
 
-    /// The directory of kernels of the sysroot `id`.
-    #[must_use]
-    pub fn kernels(&self, id: &str) -> PathBuf {
+    /// Returns the directory of kernels of the sysroot `id`.
+    pub(crate) fn kernels_directory(&self, id: &str) -> PathBuf {
         self.directory.join("sapwood").join(id)
     }
 
-    /// Where entries of the Boot Loader Specification are.
-    #[must_use]
-    pub fn entries(&self) -> PathBuf {
+    /// Returns the directory of entries of the Boot Loader Specification.
+    pub(crate) fn entries_directory(&self) -> PathBuf {
         self.directory.join("loader/entries")
     }
 
-    /// Where GRUB's files are.
-    #[must_use]
-    pub fn grub(&self) -> PathBuf {
+    /// Returns the directory of GRUB's files.
+    pub(crate) fn grub_directory(&self) -> PathBuf {
         let found = GRUB_DIRECTORIES.iter().map(|name| self.directory.join(name)).find(|path| path.is_dir());
         found.unwrap_or_else(|| self.directory.join(GRUB_DIRECTORIES[0]))
     }
 
-    /// Where `extlinux.conf` is.
-    #[must_use]
-    pub fn extlinux(&self) -> PathBuf {
+    /// Returns the directory of `extlinux.conf`.
+    pub(crate) fn extlinux_directory(&self) -> PathBuf {
         self.directory.join("extlinux")
     }
 }
 
-/// Whether something else is mounted at `directory` than at `root`.
-fn is_partition(root: &Path, directory: &Path) -> io::Result<bool> {
+/// Returns whether `directory` is on another filesystem than `root`.
+fn is_separate_mount(root: &Path, directory: &Path) -> io::Result<bool> {
     match (rustix::fs::stat(root), rustix::fs::stat(directory)) {
         (Ok(root), Ok(directory)) => Ok(root.st_dev != directory.st_dev),
         (_, Err(rustix::io::Errno::NOENT)) => Ok(false),
@@ -119,11 +116,12 @@ fn is_partition(root: &Path, directory: &Path) -> io::Result<bool> {
     }
 }
 
+/// Detects the boot loader by its files. Returns its kind and its directory, relative to `root`.
 fn detect(root: &Path, boot: Option<&Path>) -> (LoaderKind, PathBuf) {
     let at = |place: &Path| root.join(place);
-    let place = boot.map_or_else(|| PathBuf::from(BOOT), Path::to_owned);
+    let place = boot.map_or_else(|| PathBuf::from(BOOT_DIRECTORY), Path::to_owned);
     if boot.is_none_or(|boot| has_systemd_boot(&at(boot)))
-        && let Some(esp) = boot.map(Path::to_owned).or_else(|| esp(root))
+        && let Some(esp) = boot.map(Path::to_owned).or_else(|| find_esp(root))
     {
         return (LoaderKind::SystemdBoot, esp);
     }
@@ -136,12 +134,13 @@ fn detect(root: &Path, boot: Option<&Path>) -> (LoaderKind, PathBuf) {
     (LoaderKind::None, place)
 }
 
-/// The partition where `bootctl install` was.
-fn esp(root: &Path) -> Option<PathBuf> {
-    ESP_PLACES.iter().map(PathBuf::from).find(|place| has_systemd_boot(&root.join(place)))
+/// Returns the mount point of the partition on which `bootctl install` was run.
+fn find_esp(root: &Path) -> Option<PathBuf> {
+    ESP_MOUNT_POINTS.iter().map(PathBuf::from).find(|place| has_systemd_boot(&root.join(place)))
 }
 
-/// `bootctl install` leaves the loader itself, or, on an extended boot partition, what it reads.
+/// Returns whether `bootctl install` was run on the partition: it installs the loader itself or, on an extended boot partition,
+/// the files that the loader reads.
 fn has_systemd_boot(directory: &Path) -> bool {
     let in_efi = |path: &str| {
         let listed = fs::read_dir(directory.join(path)).into_iter().flatten().flatten();
@@ -157,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn loaders_are_known_by_their_files() {
+    fn loaders_are_detected_by_their_files() {
         let table: &[(&[&str], LoaderKind, &str)] = &[
             (&[], LoaderKind::None, "boot"),
             (&["boot/grub/x86_64-efi"], LoaderKind::Grub, "boot"),
@@ -170,20 +169,20 @@ mod tests {
         for (paths, kind, place) in table {
             let root = tempfile::tempdir().expect("a temporary directory");
             paths.iter().for_each(|path| fs::create_dir_all(root.path().join(path)).expect("made"));
-            let found = Loader::of(root.path(), LoaderKind::Auto, None).expect("readable");
+            let found = BootLoader::of(root.path(), LoaderKind::Auto, None).expect("readable");
             assert_eq!((found.kind, found.directory), (*kind, root.path().join(place)), "{paths:?}");
         }
     }
 
     #[test]
-    fn settings_win_and_paths_are_as_the_loader_sees_them() {
+    fn settings_override_detection_and_paths_are_the_loaders() {
         let root = tempfile::tempdir().expect("a temporary directory");
         fs::create_dir_all(root.path().join("boot/grub")).expect("made");
-        let seen = |kind| Loader::of(root.path(), kind, None).expect("readable").kernels_seen("0123abcd");
+        let seen = |kind| BootLoader::of(root.path(), kind, None).expect("readable").kernels_loader_path("0123abcd");
         assert_eq!(seen(LoaderKind::Grub), "/boot/sapwood/0123abcd");
         assert_eq!(seen(LoaderKind::Extlinux), "/boot/sapwood/0123abcd");
         assert_eq!(seen(LoaderKind::SystemdBoot), "/sapwood/0123abcd");
-        let other = Loader::of(root.path(), LoaderKind::SystemdBoot, Some(Path::new("esp"))).expect("readable");
+        let other = BootLoader::of(root.path(), LoaderKind::SystemdBoot, Some(Path::new("esp"))).expect("readable");
         assert_eq!(other.directory, root.path().join("esp"));
     }
 }

@@ -1,7 +1,12 @@
-//! The boot menu: entries, the loaders that show them, and the kernels they start.
+//! The boot menu: its entries, the boot loaders that show them, and the kernels that they start.
 //!
-//! Everything here but [`Menu`] and [`Loader`] is pure: texts in, values out, and back. Foreign entries are never touched.
-//! What a deployment is, and which of them are to be in the menu, is decided above.
+//! Everything but [`Menu`] and [`BootLoader`] is pure: it converts between texts and values.
+//!
+//! *Not here*: which deployments are in the menu (`deploy::boot_menu`).
+//!
+//! *Invariants*: entries of other systems are never changed.
+//!
+//! *Used by* the other modules of `deploy`, and by `cli`.
 
 pub mod bls;
 mod entry;
@@ -12,8 +17,9 @@ mod kernels;
 mod loader;
 mod menu;
 
-pub use entry::{BootEntry, DeviceTree, EntryError, Target, Tries, WantedEntry, arrange, title_of};
-pub use grubenv::{GrubEnv, GrubEnvError};
-pub use kernels::{BootFile, DeviceTreeKind, Kernel, KernelError, KernelRecord, find as find_kernel};
-pub use loader::{Loader, LoaderKind};
-pub use menu::{BootError, Menu, Step, settle_disk};
+pub use entry::{BootEntry, BootTries, DeviceTree, EntryError, EntryTarget, title_of};
+pub(crate) use entry::{WantedEntry, assign_orders};
+pub use grubenv::GrubEnv;
+pub(crate) use kernels::{BootFile, Kernel, KernelError, KernelRecord, find as find_kernel};
+pub(crate) use loader::{BootLoader, LoaderKind};
+pub(crate) use menu::{BootError, Menu, sync_boot_partition};

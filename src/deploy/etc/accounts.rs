@@ -1,20 +1,24 @@
-//! Users and groups: `passwd`, `group`, `shadow`, `gshadow`, `subuid` and `subgid` are merged by entry. Pure.
+//! Merges the account files `passwd`, `group`, `shadow`, `gshadow`, `subuid` and `subgid` entry by entry.
 //!
-//! As whole files they would always be in conflict on a machine with users of its own, and a system user that the new
-//! commit brings would be lost, or a local one.
+//! If they were merged as whole files, they would always be in conflict on a machine with local users, and either the local
+//! users or a new system user of the commit would be lost.
+//!
+//! *Not here*: reading the files. Everything in this file is pure.
+//!
+//! *Used by* `plan`.
 
 use std::collections::HashMap;
 
-/// What the merge of such a file came to.
+/// The result of merging one account file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EntryMerge {
-    /// The file.
+pub struct AccountMerge {
+    /// The content of the merged file.
     pub text: Vec<u8>,
-    /// What could not be had both ways: what is here won.
-    pub conflicts: Vec<String>,
+    /// Descriptions of the conflicts, in which the local version was kept.
+    pub(crate) conflicts: Vec<String>,
 }
 
-/// Which file it is: they differ in what a field means.
+/// The kind of an account file, which determines the meaning of its fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AccountFile {
     /// `passwd`: the third field must be unique.
@@ -30,7 +34,7 @@ pub enum AccountFile {
 }
 
 impl AccountFile {
-    /// The file at this path of `/etc`, if it is one.
+    /// Returns the kind of the file at this path of `/etc`; `None` if it is not an account file.
     #[must_use]
     pub fn at(path: &[u8]) -> Option<Self> {
         match path {
@@ -43,7 +47,7 @@ impl AccountFile {
         }
     }
 
-    /// What an entry is known by; `None` for a line that is no entry, or stands for entries elsewhere (NIS).
+    /// Returns the key that identifies an entry; `None` for a line that is not an entry, or that includes entries of NIS.
     fn key(self, line: &str) -> Option<&str> {
         let name = line.split_once(':')?.0;
         let is_name = !name.is_empty() && !name.starts_with(['+', '-', '#']);
@@ -54,11 +58,12 @@ impl AccountFile {
         }
     }
 
+    /// Returns whether a field is a list of names.
     const fn is_list(self, field: usize) -> bool {
         matches!((self, field), (Self::Group, 3) | (Self::GroupShadow, 2 | 3))
     }
 
-    /// The number that must not be given twice.
+    /// Returns the user or group id, which must be unique in the file.
     fn number(self, line: &str) -> Option<&str> {
         match self {
             Self::Passwd | Self::Group => line.split(':').nth(2),
@@ -67,9 +72,9 @@ impl AccountFile {
     }
 }
 
-/// Merges one file.
+/// Merges one account file.
 #[must_use]
-pub fn merge(file: AccountFile, old: &[u8], local: &[u8], new: &[u8]) -> EntryMerge {
+pub fn merge(file: AccountFile, old: &[u8], local: &[u8], new: &[u8]) -> AccountMerge {
     let texts = [old, local, new].map(text_of);
     let [old, local, new] = [0, 1, 2].map(|side| texts[side].split_terminator('\n').collect::<Vec<_>>());
     let entries = |lines: &[&str]| -> HashMap<String, String> {
@@ -88,10 +93,10 @@ pub fn merge(file: AccountFile, old: &[u8], local: &[u8], new: &[u8]) -> EntryMe
         match (base, new_entries.get(key).map(String::as_str)) {
             (Some(base), new) if base == *line => result.extend(new.map(str::to_owned)),
             (_, None) => result.push((*line).to_owned()),
-            (base, Some(new)) => result.push(fields(file, key, base, line, new, &mut conflicts)),
+            (base, Some(new)) => result.push(merge_fields(file, key, base, line, new, &mut conflicts)),
         }
     }
-    // Lines for NIS stand for everything behind them, so they stay the last.
+    // Lines for NIS stay last, since they apply to everything behind them.
     let end = result.iter().rposition(|line| file.key(line).is_some()).map_or(0, |last| last + 1);
     let mut added = Vec::new();
     for line in &new {
@@ -99,8 +104,9 @@ pub fn merge(file: AccountFile, old: &[u8], local: &[u8], new: &[u8]) -> EntryMe
         else {
             continue;
         };
-        let taken = file.number(line).and_then(|number| result.iter().find(|other| file.number(other) == Some(number)));
-        match taken.and_then(|other| file.key(other)) {
+        let holder =
+            file.number(line).and_then(|number| result.iter().find(|other| file.number(other) == Some(number)));
+        match holder.and_then(|other| file.key(other)) {
             Some(other) => conflicts.push(format!(
                 "'{key}' of the new defaults has number {}, which '{other}' has here: it was left out",
                 file.number(line).unwrap_or_default()
@@ -113,22 +119,22 @@ pub fn merge(file: AccountFile, old: &[u8], local: &[u8], new: &[u8]) -> EntryMe
     if !text.is_empty() {
         text.push('\n');
     }
-    let shown = |conflict: &String| String::from_utf8_lossy(&bytes_of(conflict)).into_owned();
-    EntryMerge { text: bytes_of(&text), conflicts: conflicts.iter().map(shown).collect() }
+    let to_utf8 = |conflict: &String| String::from_utf8_lossy(&bytes_of(conflict)).into_owned();
+    AccountMerge { text: bytes_of(&text), conflicts: conflicts.iter().map(to_utf8).collect() }
 }
 
-/// Returns a character for each byte, so that what is not UTF-8, as the name of a person may be, stays what it is.
+/// Returns one character for each byte, so that text which is not UTF-8, such as the name of a user, is preserved.
 fn text_of(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| char::from(*byte)).collect()
 }
 
-/// The reverse of [`text_of`].
+/// Reverses [`text_of`].
 fn bytes_of(text: &str) -> Vec<u8> {
     text.chars().map(|character| u8::try_from(character).unwrap_or(b'?')).collect()
 }
 
-/// One entry that both changed: field by field.
-fn fields(
+/// Merges an entry that the administrator and the new defaults both changed, field by field.
+fn merge_fields(
     file: AccountFile,
     key: &str,
     old: Option<&str>,
@@ -140,31 +146,31 @@ fn fields(
         return local.to_owned();
     }
     let split = |line: &str| line.split(':').map(str::to_owned).collect::<Vec<_>>();
-    let (here, there) = (split(local), split(new));
-    let base = old.map(split).filter(|base| base.len() == here.len());
-    if here.len() != there.len() {
+    let (local_fields, new_fields) = (split(local), split(new));
+    let base = old.map(split).filter(|base| base.len() == local_fields.len());
+    if local_fields.len() != new_fields.len() {
         conflicts.push(format!("'{key}' was changed here and in the new defaults"));
         return local.to_owned();
     }
-    let mut merged = Vec::with_capacity(here.len());
-    for (field, (here, there)) in here.iter().zip(&there).enumerate() {
+    let mut merged = Vec::with_capacity(local_fields.len());
+    for (field, (local, new)) in local_fields.iter().zip(&new_fields).enumerate() {
         let base = base.as_ref().map(|base| &base[field]);
         merged.push(if file.is_list(field) {
-            members(base.map_or("", String::as_str), here, there)
-        } else if Some(here) == base {
-            there.clone()
+            merge_members(base.map_or("", String::as_str), local, new)
+        } else if Some(local) == base {
+            new.clone()
         } else {
-            if here != there && Some(there) != base {
+            if local != new && Some(new) != base {
                 conflicts.push(format!("field {} of '{key}' was changed here and in the new defaults", field + 1));
             }
-            here.clone()
+            local.clone()
         });
     }
     merged.join(":")
 }
 
-/// A list of names as a set: who was added by either is in, who was removed by either is out.
-fn members(old: &str, local: &str, new: &str) -> String {
+/// Merges lists of names as sets: a name that either side added is in the result, a name that either side removed is not.
+fn merge_members(old: &str, local: &str, new: &str) -> String {
     let list = |text: &str| text.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect::<Vec<_>>();
     let (old, local, new) = (list(old), list(local), list(new));
     let mut merged: Vec<String> =
@@ -187,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_system_user_and_a_local_user_both_survive() {
+    fn merge_keeps_local_users_and_adds_system_users() {
         use AccountFile::{Group, GroupShadow, Passwd, Ranges, Shadow};
         let root = "root:x:0:0::/root:/bin/sh";
         let (me, svc) = ("me:x:1000:1000::/home/me:/bin/sh", "svc:x:101:101::/:/bin/false");
@@ -200,12 +206,12 @@ mod tests {
             &join(&[root, me, svc, "+::::::"]),
             0,
         );
-        // a field each
+        // each side changed another field
         let zsh = "root:x:0:0::/root:/bin/zsh";
         let home = "root:x:0:0::/var/roothome:/bin/sh";
         check(Passwd, [root, zsh, home], "root:x:0:0::/var/roothome:/bin/zsh", 0);
         check(Passwd, [root, zsh, "root:x:0:0::/root:/bin/bash"], zsh, 1);
-        // deleted here stays deleted, also when it changed; removed by the default and unchanged here goes
+        // deleted locally: stays deleted, also if the default changed it; removed by the default and unchanged locally: removed
         check(Passwd, [&join(&[root, svc]), root, &join(&[root, "svc:x:101:101::/srv:/bin/false"])], root, 0);
         check(Passwd, [&join(&[root, svc]), &join(&[root, svc, me]), root], &join(&[root, me]), 0);
         // the same number twice
@@ -229,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_are_no_entries_stay_as_they_are_here() {
+    fn merge_keeps_local_lines_that_are_no_entries() {
         check(AccountFile::Passwd, ["", "#x:y garbage", "a:x:1:1:::"], "a:x:1:1::: #x:y garbage", 0);
         check(AccountFile::Passwd, ["", "", ""], "", 0);
         let odd = b"me:x:1:1:Andr\xe9 J\xc3\xb6:/home/me:/bin/sh\r\r\n";

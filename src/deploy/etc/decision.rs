@@ -1,4 +1,8 @@
-//! What a merge of `/etc` decides, and the tree that comes of it: the words between planning, doing and telling.
+//! The results of a merge of `/etc`: the decision about each path, and the planned tree.
+//!
+//! *Not here*: making the decisions (`plan`), carrying them out (`apply`), and recording them (`journal`).
+//!
+//! *Used by* the other modules of `etc`, by `deploy` and `cli`.
 
 use std::collections::BTreeMap;
 
@@ -7,167 +11,154 @@ use crate::image::Aspect;
 use crate::model::ObjectId;
 use crate::store::ReadError;
 
-/// What a default is called that is laid beside what is here.
-pub const ASIDE_SUFFIX: &[u8] = b".sapwood-new";
+/// The suffix of the name under which a default is written beside a local entry of another kind.
+pub(crate) const SIDECAR_SUFFIX: &[u8] = b".sapwood-new";
 
-/// Why a content that a merge needs cannot be had.
+/// Why a content that a merge needs cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub enum ContentError {
-    /// It is not here yet: the plan is one of something that was not fetched.
-    #[error("the content of an entry is not here")]
-    Absent,
-    /// A file of the local tree.
+pub(crate) enum ContentError {
+    /// The content is not in the repository: the plan is for a commit that was not fetched yet.
+    #[error("the content of an entry is not fetched")]
+    NotFetched,
+    /// A file of the local tree cannot be read.
     #[error("cannot read '{path}'")]
     Local {
-        /// Below `/etc`.
+        /// The path below `/etc`.
         path: String,
-        /// What the system said.
         source: std::io::Error,
     },
-    /// An object of the repository.
+    /// An object of the repository cannot be read.
     #[error(transparent)]
     Object(#[from] ReadError),
 }
 
-/// Where a plan finds contents.
-pub trait Contents {
-    /// The content of a file of the local tree.
-    ///
-    /// # Errors
-    /// [`ContentError`].
-    fn local(&self, path: &[u8]) -> Result<Vec<u8>, ContentError>;
+/// Reads the contents that a merge needs.
+pub(crate) trait ContentReader {
+    /// Reads a file of the local tree.
+    fn read_local(&self, path: &[u8]) -> Result<Vec<u8>, ContentError>;
 
-    /// The content of a default.
-    ///
-    /// # Errors
-    /// [`ContentError`].
-    fn object(&self, id: ObjectId, size: u64) -> Result<Vec<u8>, ContentError>;
+    /// Reads the content of a default.
+    fn read_object(&self, id: ObjectId, size: u64) -> Result<Vec<u8>, ContentError>;
 }
 
-/// How one of the two descendants differs from the old defaults.
+/// How an entry of the local tree or of the new defaults differs from the old defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Difference {
-    /// It does not.
+pub(crate) enum Difference {
+    /// The entry is the same.
     Same,
-    /// The old defaults do not have it.
+    /// Only the newer tree has the entry.
     Added,
-    /// It is another.
+    /// Both trees have the entry, and it differs.
     Changed,
-    /// The old defaults have it.
+    /// Only the old defaults have the entry.
     Deleted,
 }
 
-/// What becomes of a path.
+/// The result of a merge for one path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Outcome {
-    /// Both changed it: what is here wins.
+pub(crate) enum MergeOutcome {
+    /// Both sides changed the entry differently: the local version is kept.
     Conflict,
-    /// Of different kinds: what is here wins, the default is laid beside it.
+    /// Both sides changed the entry to different kinds: the local one is kept, and the default is written beside it.
     TypeConflict,
-    /// Changed here and gone from the defaults: stays.
+    /// Changed locally and removed from the defaults: kept.
     KeptWithoutDefault,
-    /// Deleted here and changed in the defaults: stays away.
+    /// Deleted locally and changed in the defaults: stays deleted.
     StaysDeleted,
-    /// New in the defaults, in a directory that was deleted here: stays away.
+    /// New in the defaults, in a directory that was deleted locally: not created.
     InDeletedDirectory,
-    /// Both changed it, and both changes are in.
+    /// Both sides changed the entry, and the result has both changes.
     Merged,
-    /// A rule decided.
+    /// A merge rule decided.
     ByRule,
-    /// Changed here only: stays.
+    /// Changed locally only: kept.
     Kept,
-    /// Changed in the defaults only: follows.
+    /// Changed in the defaults only: taken from the defaults.
     Updated,
-    /// New in the defaults.
+    /// New in the defaults: created.
     Added,
-    /// Gone from the defaults, and nobody changed it here.
+    /// Removed from the defaults and not changed locally: removed.
     Removed,
-    /// To be merged by line or by entry, once the contents are here.
+    /// To be merged by line or by entry when the contents are fetched.
     Undecided,
 }
 
-impl Outcome {
-    /// Whether somebody should look at it.
-    #[must_use]
-    pub const fn is_conflict(self) -> bool {
+impl MergeOutcome {
+    /// Returns whether the result is a conflict, which the administrator should resolve.
+    pub(crate) const fn is_conflict(self) -> bool {
         matches!(self, Self::Conflict | Self::TypeConflict)
     }
 
-    /// Whether it is worth a line even when nobody asks for all: something was not taken over.
-    #[must_use]
-    pub const fn is_notable(self) -> bool {
+    /// Returns whether the result is always shown, since a change of the defaults was not taken over.
+    pub(crate) const fn is_notable(self) -> bool {
         self.is_conflict() || matches!(self, Self::KeptWithoutDefault | Self::StaysDeleted | Self::InDeletedDirectory)
     }
 }
 
-/// What was decided about one path, and why.
+/// The decision about one path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Decision {
-    /// Which.
-    pub path: EtcPath,
-    /// What happened here.
-    pub here: Difference,
-    /// What happened to the default.
-    pub default: Difference,
-    /// What comes of it.
-    pub outcome: Outcome,
-    /// Which attributes: those in conflict, or those that changed.
-    pub aspects: Vec<Aspect>,
-    /// More about it, for people.
-    pub details: Vec<String>,
-    /// Where the default was laid.
-    pub aside: Option<EtcPath>,
+pub(crate) struct MergeDecision {
+    pub(crate) path: EtcPath,
+    /// How the local entry differs from the old default.
+    pub(crate) local: Difference,
+    /// How the new default differs from the old one.
+    pub(crate) default: Difference,
+    /// The result.
+    pub(crate) outcome: MergeOutcome,
+    /// The aspects in conflict, or else those that changed.
+    pub(crate) aspects: Vec<Aspect>,
+    /// Further explanations for users.
+    pub(crate) details: Vec<String>,
+    /// The path of the sidecar: the copy of the default that is written beside the local entry.
+    pub(crate) sidecar: Option<EtcPath>,
 }
 
-/// Where the content of a planned file is.
+/// The source of the content of a planned entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PlannedContent {
-    /// It has none.
+pub(crate) enum PlannedContent {
+    /// The entry has no content.
     None,
-    /// In the local tree.
+    /// The content is that of a file in the local tree.
     Local(EtcPath),
-    /// In the repository.
+    /// The content is an object of the repository.
     Object(ObjectId),
-    /// It is made by the merge.
+    /// The merge made the content.
     Made(Vec<u8>),
 }
 
-/// An entry of the tree that is to be.
+/// An entry of the planned tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Planned {
-    /// What it is.
-    pub item: Item,
-    /// Where its content is.
-    pub content: PlannedContent,
+pub(crate) struct PlannedEntry {
+    pub(crate) item: Item,
+    /// The source of its content.
+    pub(crate) content: PlannedContent,
 }
 
-/// What `/etc` is to be.
+/// The planned `/etc`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct EtcPlan {
-    /// Every entry.
-    pub entries: BTreeMap<EtcPath, Planned>,
-    /// What was decided about every path that anybody changed, in order.
-    pub decisions: Vec<Decision>,
+pub(crate) struct EtcPlan {
+    /// All entries of the planned tree.
+    pub(crate) entries: BTreeMap<EtcPath, PlannedEntry>,
+    /// The decisions about all paths that either side changed, in order of the paths.
+    pub(crate) decisions: Vec<MergeDecision>,
 }
 
 impl EtcPlan {
-    /// How many paths have this outcome.
-    #[must_use]
-    pub fn count(&self, outcome: Outcome) -> usize {
+    /// Returns the number of paths with this outcome.
+    pub(crate) fn count(&self, outcome: MergeOutcome) -> usize {
         self.decisions.iter().filter(|decision| decision.outcome == outcome).count()
     }
 
-    /// The paths that somebody should look at.
-    pub fn conflicts(&self) -> impl Iterator<Item = &Decision> {
+    /// Returns the decisions that are conflicts.
+    pub(crate) fn conflicts(&self) -> impl Iterator<Item = &MergeDecision> {
         self.decisions.iter().filter(|decision| decision.outcome.is_conflict())
     }
 
-    /// Bytes of all files.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        let size = |planned: &Planned| if let Body::File { size, .. } = planned.item.body { size } else { 0 };
+    /// Returns the sum of the sizes of all files, in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        let size = |planned: &PlannedEntry| if let Body::File { size, .. } = planned.item.body { size } else { 0 };
         self.entries.values().map(size).sum()
     }
 }

@@ -1,29 +1,34 @@
-//! Changes of an `/etc` that is in use, each written down first: taking back, setting to defaults, merging lines.
+//! Edits a live `/etc`: undoes operations, resets paths to their defaults, and merges the lines of files in conflict.
+//!
+//! *Not here*: the merge at a deployment (`plan`), and the commands of the user (`cli`).
+//!
+//! *Invariants*: each edit is recorded in the journal before it is made, so that it can be undone.
+//!
+//! *Used by* `cli`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::apply::{Applied, ApplyError, Sources, Use, apply, open_local};
-use super::decision::{Planned, PlannedContent};
+use super::apply::{Applied, ApplyError, ContentSources, TargetTree, apply, open_local};
+use super::decision::{PlannedContent, PlannedEntry};
 use super::item::{Body, EtcPath, EtcTree, Item, parent, path_from_text, path_to_text};
-use super::journal::{Before, Journal, JournalError, LogEntry, Operation};
-
-use super::scan::{self, Ownership, ScanError};
+use super::journal::{EtcOperation, Journal, JournalError, LogEntry, PriorState};
+use super::scan::{self, PreserveOwners, ScanError};
 use super::text::{self, TextMerge};
 use crate::disk;
 use crate::model::{ObjectId, Timestamp};
 use crate::store::{ObjectSource as _, ReadError, Store};
 
-/// Why an `/etc` was not changed.
+/// Why an `/etc` cannot be edited.
 #[derive(Debug, thiserror::Error)]
-pub enum EditError {
-    /// It cannot be read.
+pub(crate) enum EditError {
+    /// The tree cannot be read.
     #[error(transparent)]
     Scan(#[from] ScanError),
-    /// It cannot be written.
+    /// The tree cannot be written.
     #[error(transparent)]
     Apply(#[from] ApplyError),
-    /// The journal cannot be used.
+    /// The journal cannot be read or written.
     #[error(transparent)]
     Journal(#[from] JournalError),
     /// A default cannot be read.
@@ -32,79 +37,74 @@ pub enum EditError {
     /// A file cannot be read or made durable.
     #[error("cannot {action} '{path}'")]
     Io {
-        /// What was tried.
         action: &'static str,
-        /// Below `/etc`.
+        /// The path below `/etc`.
         path: String,
-        /// What the system said.
         source: std::io::Error,
     },
-    /// There is nothing to do.
+    /// The journal has no operation on these paths that could be undone.
     #[error("nothing was done to '{0}' that could be taken back")]
     NothingToUndo(String),
-    /// There is no such path, here or in the defaults.
+    /// Neither the tree nor the defaults have the path.
     #[error("there is no '{0}', neither here nor in the defaults")]
     NoSuchPath(String),
-    /// Not a file in all three trees.
+    /// The path is not a text file in all trees.
     #[error("'{0}' is not a text file here and in the defaults: there is nothing to merge")]
     NotText(String),
-    /// Both changed the same lines.
+    /// The administrator and the defaults changed the same lines.
     #[error("the same lines of '{path}' were changed here and in the defaults")]
     TextConflict {
-        /// Below `/etc`.
+        /// The path below `/etc`.
         path: String,
-        /// The text with both versions between marks.
+        /// The text with both versions between conflict markers.
         marked: Vec<u8>,
     },
 }
 
-/// An `/etc` that is to be changed.
+/// An `/etc` that is to be edited.
 #[derive(Clone, Copy)]
-pub struct LiveEtc<'a> {
-    /// Where it is.
-    pub directory: &'a Path,
-    /// Its journal.
-    pub journal: &'a Journal,
-    /// Where defaults are.
-    pub store: &'a Store,
-    /// Whether owners count.
-    pub ownership: Ownership,
+pub(crate) struct LiveEtc<'a> {
+    pub(crate) directory: &'a Path,
+    pub(crate) journal: &'a Journal,
+    /// The repository that has the defaults.
+    pub(crate) store: &'a Store,
+    /// Whether owners are read and set.
+    pub(crate) ownership: PreserveOwners,
     /// The time now, in seconds since 1970.
-    pub now: i64,
+    pub(crate) now: i64,
 }
 
-/// What paths are to be; `None` for nothing.
-type Edits = BTreeMap<EtcPath, Option<Planned>>;
+/// The planned entries by path; `None` to remove the entry.
+type Edits = BTreeMap<EtcPath, Option<PlannedEntry>>;
 
-/// Whether a change is made or only planned.
+/// Whether an edit is made or only planned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// Make it.
+pub(crate) enum EditMode {
+    /// Make the edit.
     Apply,
-    /// Only say what it would be.
+    /// Only return what the edit would change.
     DryRun,
 }
 
-/// A change: which paths, and how many entries were written and removed.
+/// The result of an edit.
 #[derive(Debug, Clone, Default)]
-pub struct Edited {
-    /// The paths.
-    pub paths: Vec<EtcPath>,
-    /// What was done; nothing in a dry run.
-    pub applied: Applied,
+pub(crate) struct Edited {
+    /// The paths that differ.
+    pub(crate) paths: Vec<EtcPath>,
+    /// The number of changed entries; zero in a dry run.
+    pub(crate) applied: Applied,
 }
 
 impl LiveEtc<'_> {
-    /// Takes back the last operation that was not taken back yet, or what any did to these paths last.
-    ///
-    /// # Errors
-    /// [`EditError`].
-    pub fn undo(&self, paths: &[EtcPath], mode: Mode) -> Result<Edited, EditError> {
+    /// Undoes the last operation that was not undone yet. If paths are given, undoes the last operation that changed them, for
+    /// these paths only.
+    pub(crate) fn undo(&self, paths: &[EtcPath], mode: EditMode) -> Result<Edited, EditError> {
         let entries = self.journal.entries()?;
         let wanted = |path: &[u8]| paths.is_empty() || paths.iter().any(|wanted| is_at_or_below(path, wanted));
         let found = entries.iter().rev().find_map(|(number, entry)| {
-            let open = entry.changes.iter().filter(|change| !change.undone && entry.operation != Operation::Undo);
-            let changes: BTreeMap<EtcPath, Before> = open
+            let undoable =
+                entry.changes.iter().filter(|change| !change.undone && entry.operation != EtcOperation::Undo);
+            let changes: BTreeMap<EtcPath, PriorState> = undoable
                 .map(|change| (path_from_text(&change.path), change.before))
                 .filter(|(path, _)| wanted(path))
                 .collect();
@@ -120,55 +120,52 @@ impl LiveEtc<'_> {
         };
         let saved_root = self.journal.saved(number);
         let saved =
-            if saved_root.is_dir() { scan::directory(&saved_root, self.ownership)? } else { EtcTree::default() };
+            if saved_root.is_dir() { scan::scan_directory(&saved_root, self.ownership)? } else { EtcTree::default() };
         let mut edits = Edits::new();
         for (path, before) in &changes {
-            let item = saved.get(path).filter(|_| *before == Before::Saved);
-            edits.insert(path.clone(), item.map(|item| local(path, item)));
+            let item = saved.get(path).filter(|_| *before == PriorState::Saved);
+            edits.insert(path.clone(), item.map(|item| planned_local(path, item)));
         }
-        let edited = self.edit(edits, &saved, &saved_root, Operation::Undo, mode)?;
-        if mode == Mode::Apply {
+        let edited = self.apply_edits(edits, &saved, &saved_root, EtcOperation::Undo, mode)?;
+        if mode == EditMode::Apply {
             self.journal.mark_undone(number, entry.clone(), &changes.into_keys().collect())?;
         }
         Ok(edited)
     }
 
-    /// Sets these paths, and what is below them, to their defaults.
-    ///
-    /// # Errors
-    /// [`EditError`].
-    pub fn reset(&self, paths: &[EtcPath], defaults: &EtcTree, mode: Mode) -> Result<Edited, EditError> {
-        let current = scan::directory(self.directory, self.ownership)?;
+    /// Resets these paths, and all paths below them, to their defaults.
+    pub(crate) fn reset(&self, paths: &[EtcPath], defaults: &EtcTree, mode: EditMode) -> Result<Edited, EditError> {
+        let current = scan::scan_directory(self.directory, self.ownership)?;
         let mut edits = Edits::new();
         for wanted in paths {
-            let here = current.below(wanted).map(|(path, _)| path.clone());
-            let there = defaults.below(wanted).map(|(path, _)| path.clone());
-            let all: BTreeSet<EtcPath> = here.chain(there).collect();
+            let current_paths = current.below(wanted).map(|(path, _)| path.clone());
+            let default_paths = defaults.below(wanted).map(|(path, _)| path.clone());
+            let all: BTreeSet<EtcPath> = current_paths.chain(default_paths).collect();
             if all.is_empty() {
                 return Err(EditError::NoSuchPath(path_to_text(wanted)));
             }
             edits.extend(all.into_iter().map(|path| {
-                let planned = defaults.get(&path).map(default);
+                let planned = defaults.get(&path).map(planned_default);
                 (path, planned)
             }));
         }
-        self.edit(edits, defaults, self.directory, Operation::Reset, mode)
+        self.apply_edits(edits, defaults, self.directory, EtcOperation::Reset, mode)
     }
 
-    /// Merges the lines of files that are in conflict: those here and those of the new defaults, which descend from the old
-    /// ones that the journal kept.
+    /// Merges the lines of files that are in conflict: of the live files and of the new defaults, with the old defaults that
+    /// the journal kept as their common ancestor.
     ///
     /// # Errors
     /// [`EditError`]; [`EditError::TextConflict`] with the marked text for the first file that has a conflict.
-    pub fn merge_texts(&self, paths: &[EtcPath], new: &EtcTree, mode: Mode) -> Result<Edited, EditError> {
-        let current = scan::directory(self.directory, self.ownership)?;
+    pub(crate) fn merge_texts(&self, paths: &[EtcPath], new: &EtcTree, mode: EditMode) -> Result<Edited, EditError> {
+        let current = scan::scan_directory(self.directory, self.ownership)?;
         let entries = self.journal.entries()?;
-        let merge = entries.iter().rev().find(|(_, entry)| entry.operation == Operation::Merge);
+        let merge = entries.iter().rev().find(|(_, entry)| entry.operation == EtcOperation::Merge);
         let base = merge.map(|(number, _)| self.journal.base(*number)).filter(|base| base.is_dir());
         let mut edits = Edits::new();
         for path in paths {
             let old = match base.as_deref().map(|base| read_file(base, path)) {
-                // There was no old default: both added it.
+                // There was no old default: both sides added the file.
                 None => Vec::new(),
                 Some(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
                 Some(other) => other.map_err(|source| EditError::Io {
@@ -177,29 +174,30 @@ impl LiveEtc<'_> {
                     source,
                 })?,
             };
-            let (text, item) = self.merged_text(path, &old, &current, new)?;
-            edits.insert(path.clone(), Some(Planned { item, content: PlannedContent::Made(text) }));
+            let (text, item) = self.merge_text(path, &old, &current, new)?;
+            edits.insert(path.clone(), Some(PlannedEntry { item, content: PlannedContent::Made(text) }));
         }
-        self.edit(edits, &current, self.directory, Operation::Text, mode)
+        self.apply_edits(edits, &current, self.directory, EtcOperation::Text, mode)
     }
 
-    fn merged_text(
+    /// Merges the lines of one file. Returns the text and the entry that it becomes.
+    fn merge_text(
         &self,
         path: &EtcPath,
         old: &[u8],
         current: &EtcTree,
         new: &EtcTree,
     ) -> Result<(Vec<u8>, Item), EditError> {
-        let no_text = || EditError::NotText(path_to_text(path));
-        let item = current.get(path).ok_or_else(no_text)?;
-        let default = new.get(path).ok_or_else(no_text)?;
+        let not_text = || EditError::NotText(path_to_text(path));
+        let item = current.get(path).ok_or_else(not_text)?;
+        let default = new.get(path).ok_or_else(not_text)?;
         if !item.body.is_mergeable() || !default.body.is_mergeable() {
-            return Err(no_text());
+            return Err(not_text());
         }
-        let there = self.object(default)?.ok_or_else(no_text)?;
-        let here = self.read(path)?;
-        match text::merge(old, &here, &there) {
-            TextMerge::Binary => Err(no_text()),
+        let new_text = self.read_default(default)?.ok_or_else(not_text)?;
+        let local_text = self.read(path)?;
+        match text::merge(old, &local_text, &new_text) {
+            TextMerge::Binary => Err(not_text()),
             TextMerge::Conflict(marked) => Err(EditError::TextConflict { path: path_to_text(path), marked }),
             TextMerge::Clean(text) => {
                 let body = Body::File { content: ObjectId::of(&text), size: text.len() as u64 };
@@ -210,11 +208,8 @@ impl LiveEtc<'_> {
         }
     }
 
-    /// The content of a file as it is.
-    ///
-    /// # Errors
-    /// [`EditError::Io`].
-    pub fn read(&self, path: &[u8]) -> Result<Vec<u8>, EditError> {
+    /// Reads a file of the live tree.
+    pub(crate) fn read(&self, path: &[u8]) -> Result<Vec<u8>, EditError> {
         read_file(self.directory, path).map_err(|source| EditError::Io {
             action: "read",
             path: path_to_text(path),
@@ -222,32 +217,29 @@ impl LiveEtc<'_> {
         })
     }
 
-    /// The content of a default; `None` for what is no file.
-    ///
-    /// # Errors
-    /// [`EditError::Read`].
-    pub fn object(&self, item: &Item) -> Result<Option<Vec<u8>>, EditError> {
+    /// Reads the content of a default; `None` if it is not a regular file.
+    pub(crate) fn read_default(&self, item: &Item) -> Result<Option<Vec<u8>>, EditError> {
         let Body::File { content, size } = item.body else { return Ok(None) };
         Ok(Some(if size == 0 { Vec::new() } else { self.store.read_whole(content, size)? }))
     }
 
-    /// Makes the edits, whose local contents are in `from`, after writing them down. Directories that are needed and not
-    /// there are those of `directories`.
-    fn edit(
+    /// Records the edits in the journal and then makes them. Local contents are read from `from`. Missing parent directories
+    /// are created like those in `directories`.
+    fn apply_edits(
         &self,
         edits: Edits,
         directories: &EtcTree,
         from: &Path,
-        operation: Operation,
-        mode: Mode,
+        operation: EtcOperation,
+        mode: EditMode,
     ) -> Result<Edited, EditError> {
-        let current = scan::directory(self.directory, self.ownership)?;
-        let mut wanted: BTreeMap<EtcPath, Planned> =
-            current.entries.iter().map(|(path, item)| (path.clone(), local(path, item))).collect();
+        let current = scan::scan_directory(self.directory, self.ownership)?;
+        let mut wanted: BTreeMap<EtcPath, PlannedEntry> =
+            current.entries.iter().map(|(path, item)| (path.clone(), planned_local(path, item))).collect();
         for (path, to) in &edits {
             match to {
                 Some(planned) => {
-                    // What was a directory and becomes a file takes what is in it along.
+                    // A directory that becomes a file is removed with everything in it.
                     if !planned.item.body.is_directory() {
                         current.below(path).for_each(|(below, _)| _ = wanted.remove(below));
                     }
@@ -255,7 +247,7 @@ impl LiveEtc<'_> {
                     add_directories(path, directories, &mut wanted);
                 }
                 None => {
-                    // A directory stays as long as something is in it that this has nothing to do with.
+                    // A directory is kept while it has entries that are not part of the edit.
                     let is_needed = current.below(path).any(|(below, _)| !matches!(edits.get(below), Some(None)));
                     if !is_needed {
                         wanted.remove(path);
@@ -265,7 +257,7 @@ impl LiveEtc<'_> {
         }
         let paths = edits.keys().filter(|path| current.get(path) != wanted.get(*path).map(|planned| &planned.item));
         let mut edited = Edited { paths: paths.cloned().collect(), applied: Applied::default() };
-        if mode == Mode::DryRun {
+        if mode == EditMode::DryRun {
             return Ok(edited);
         }
         let entry = LogEntry {
@@ -276,57 +268,60 @@ impl LiveEtc<'_> {
             decisions: Vec::new(),
             changes: Vec::new(),
         };
-        let here = Sources { local: self.directory, store: self.store, ownership: self.ownership };
-        self.journal.record(&current, &wanted, here, entry, (&BTreeMap::new(), self.directory))?;
-        edited.applied = apply(&wanted, self.directory, Sources { local: from, ..here }, Use::Live(&current))?;
+        let sources = ContentSources { local: self.directory, store: self.store, ownership: self.ownership };
+        self.journal.record(&current, &wanted, sources, entry, (&BTreeMap::new(), self.directory))?;
+        edited.applied =
+            apply(&wanted, self.directory, ContentSources { local: from, ..sources }, TargetTree::Live(&current))?;
         let synced = disk::open_directory(self.directory).and_then(disk::sync_filesystem);
         synced.map_err(|source| EditError::Io { action: "sync", path: String::new(), source })?;
         Ok(edited)
     }
 }
 
-/// Whether `path` is `top` or below it.
+/// Returns whether `path` is `top` or below it.
 fn is_at_or_below(path: &[u8], top: &[u8]) -> bool {
     path.starts_with(top) && (path.len() == top.len() || top.is_empty() || path[top.len()] == b'/')
 }
 
-fn add_directories(path: &[u8], directories: &EtcTree, wanted: &mut BTreeMap<EtcPath, Planned>) {
+/// Adds the missing parent directories of `path` to `wanted`.
+fn add_directories(path: &[u8], directories: &EtcTree, wanted: &mut BTreeMap<EtcPath, PlannedEntry>) {
     let mut at = parent(path);
     while let Some(path) = at {
         let is_there = wanted.get(path).is_some_and(|planned| planned.item.body.is_directory());
         match directories.get(path).filter(|item| !is_there && item.body.is_directory()) {
-            Some(item) => _ = wanted.insert(path.into(), default(item)),
+            Some(item) => _ = wanted.insert(path.into(), planned_default(item)),
             None => return,
         }
         at = parent(path);
     }
 }
 
-fn local(path: &EtcPath, item: &Item) -> Planned {
+/// Returns a planned entry whose content is that of the local file.
+fn planned_local(path: &EtcPath, item: &Item) -> PlannedEntry {
     let is_file = matches!(item.body, Body::File { .. });
     let content = if is_file { PlannedContent::Local(path.clone()) } else { PlannedContent::None };
-    Planned { item: item.clone(), content }
+    PlannedEntry { item: item.clone(), content }
 }
 
-fn default(item: &Item) -> Planned {
+/// Returns a planned entry whose content is that of the default.
+fn planned_default(item: &Item) -> PlannedEntry {
     let content = match item.body {
         Body::File { content, .. } => PlannedContent::Object(content),
         _ => PlannedContent::None,
     };
-    Planned { item: item.clone(), content }
+    PlannedEntry { item: item.clone(), content }
 }
 
-/// Whether there is a regular file at a path of a tree, no symbolic link followed.
-#[must_use]
-pub fn is_file(root: &Path, path: &[u8]) -> bool {
+/// Returns whether there is a regular file at a path of a tree. No symbolic link is followed.
+pub(crate) fn is_file(root: &Path, path: &[u8]) -> bool {
     open_local(root, path).and_then(|file| file.metadata()).is_ok_and(|metadata| metadata.is_file())
 }
 
-/// The content of a file of a tree, no symbolic link followed.
+/// Reads a file of a tree. No symbolic link is followed.
 ///
 /// # Errors
 /// Those of the system calls.
-pub fn read_file(root: &Path, path: &[u8]) -> std::io::Result<Vec<u8>> {
+pub(crate) fn read_file(root: &Path, path: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     std::io::Read::read_to_end(&mut open_local(root, path)?, &mut bytes)?;
     Ok(bytes)

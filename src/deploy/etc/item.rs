@@ -1,4 +1,8 @@
-//! A configuration tree as values: what the merge compares and plans. Pure.
+//! The values of a configuration tree: entries, paths and trees, as the merge compares and plans them.
+//!
+//! *Not here*: reading a tree (`scan`) and writing one (`apply`). Everything in this file is pure.
+//!
+//! *Used by* the other modules of `etc`, by `deploy` and `cli`.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -6,30 +10,30 @@ use std::ops::Bound;
 use crate::image::Aspect;
 use crate::model::{DeviceNumber, ObjectId, Timestamp, Xattrs};
 
-/// A path below `/etc`: names joined by `/`, none in front; `/etc` itself is empty. In bytewise order a directory comes
-/// before what is in it.
-pub type EtcPath = Box<[u8]>;
+/// A path below `/etc`: names joined by `/`, without a leading one; `/etc` itself is empty. In bytewise order a directory comes
+/// before its entries.
+pub(crate) type EtcPath = Box<[u8]>;
 
-/// Files with more bytes are not merged but taken whole: those that people write are smaller by far.
-pub const MERGED_MAX: u64 = 16 << 20;
+/// The largest file in bytes that is merged by line or by entry; larger files are kept or taken as a whole. Files of
+/// configuration that people write are far smaller.
+pub(crate) const MERGED_BYTES_MAX: u64 = 16 << 20;
 
-/// What an entry is and holds, apart from its attributes.
+/// The kind and the content of an entry, without its attributes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Body {
-    /// A directory; its entries are further paths of the tree.
+pub(crate) enum Body {
+    /// A directory. Its entries are separate paths of the tree.
     Directory,
-    /// A regular file, by the digest of its content.
+    /// A regular file.
     File {
-        /// The digest, also of an empty content.
+        /// The digest of the content, also of an empty one.
         content: ObjectId,
-        /// Its length in bytes.
+        /// The length in bytes.
         size: u64,
     },
-    /// A symbolic link and where it leads.
+    /// A symbolic link with its target.
     Symlink(Box<[u8]>),
     /// A named pipe.
     Fifo,
-    /// A socket.
     Socket,
     /// A character device.
     CharDevice(DeviceNumber),
@@ -38,25 +42,22 @@ pub enum Body {
 }
 
 impl Body {
-    /// Whether it is a file that a merge may hold in memory.
-    #[must_use]
-    pub const fn is_mergeable(&self) -> bool {
-        matches!(self, Self::File { size, .. } if *size <= MERGED_MAX)
+    /// Returns whether this is a file that is small enough to be merged in memory.
+    pub(crate) const fn is_mergeable(&self) -> bool {
+        matches!(self, Self::File { size, .. } if *size <= MERGED_BYTES_MAX)
     }
 
-    /// Whether it is a directory.
-    #[must_use]
-    pub const fn is_directory(&self) -> bool {
+    /// Returns whether this is a directory.
+    pub(crate) const fn is_directory(&self) -> bool {
         matches!(self, Self::Directory)
     }
 
-    /// Whether two are of one kind, so that their modes mean the same.
-    #[must_use]
-    pub fn is_like(&self, other: &Self) -> bool {
+    /// Returns whether both are of the same kind, so that their modes can be compared.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
         std::mem::discriminant(self) == std::mem::discriminant(other)
     }
 
-    /// What differs between two, if anything does.
+    /// Returns the aspect in which the two differ; `None` if they are equal.
     #[must_use]
     pub fn difference(&self, other: &Self) -> Option<Aspect> {
         if self == other {
@@ -71,30 +72,29 @@ impl Body {
     }
 }
 
-/// Who owns an entry, as user and group.
-pub type Owner = (u32, u32);
+/// The owner of an entry, as user and group id.
+pub(crate) type Owner = (u32, u32);
 
-/// One entry.
+/// One entry of a configuration tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Item {
-    /// What it is and holds.
-    pub body: Body,
-    /// The lower 12 bits of its mode; of a symbolic link always 0777.
-    pub mode: u16,
-    /// Its owner; `None` where that cannot be told from ours, since only root can give files away.
-    pub owner: Option<Owner>,
-    /// Its extended attributes.
-    pub xattrs: Xattrs,
-    /// When its content last changed.
-    pub mtime: Timestamp,
-    /// Entries with the same number are one inode.
-    pub link: Option<u64>,
+pub(crate) struct Item {
+    /// The kind and the content.
+    pub(crate) body: Body,
+    /// The lower 12 bits of the mode; always 0777 for a symbolic link.
+    pub(crate) mode: u16,
+    /// The owner; `None` if owners are ignored, since only root can change them.
+    pub(crate) owner: Option<Owner>,
+    /// The extended attributes.
+    pub(crate) xattrs: Xattrs,
+    /// The time of the last change of the content.
+    pub(crate) mtime: Timestamp,
+    /// A number for hard links: entries with the same number are one inode.
+    pub(crate) link: Option<u64>,
 }
 
 impl Item {
-    /// What differs from `other`, its time and links left out.
-    #[must_use]
-    pub fn differences(&self, other: &Self) -> Vec<Aspect> {
+    /// Returns the aspects in which the entry differs from `other`. Times and hard links are not compared.
+    pub(crate) fn differences(&self, other: &Self) -> Vec<Aspect> {
         let mut found: Vec<Aspect> = self.body.difference(&other.body).into_iter().collect();
         if found == [Aspect::Type] {
             return found;
@@ -111,44 +111,41 @@ impl Item {
         found
     }
 
-    /// Whether nothing differs from `other`, its time and links left out.
-    #[must_use]
-    pub fn is_same(&self, other: &Self) -> bool {
+    /// Returns whether the entry is the same as `other`. Times and hard links are not compared.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.differences(other).is_empty()
     }
 }
 
-/// An owner that cannot be told is like any other.
+/// Returns whether two owners are the same. An ignored owner is the same as any other.
 pub(super) fn is_same_owner(a: Option<Owner>, b: Option<Owner>) -> bool {
     a.is_none() || b.is_none() || a == b
 }
 
-/// A tree. Either empty, or with an entry for `/etc` itself.
+/// A configuration tree: either empty, or with an entry for `/etc` itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct EtcTree {
-    /// Its entries by path.
-    pub entries: BTreeMap<EtcPath, Item>,
+pub(crate) struct EtcTree {
+    /// The entries by path.
+    pub(crate) entries: BTreeMap<EtcPath, Item>,
 }
 
 impl EtcTree {
-    /// One entry.
-    #[must_use]
-    pub fn get(&self, path: &[u8]) -> Option<&Item> {
+    /// Returns the entry at a path.
+    pub(crate) fn get(&self, path: &[u8]) -> Option<&Item> {
         self.entries.get(path)
     }
 
-    /// The paths at and below `path`.
-    pub fn below<'a>(&'a self, path: &'a [u8]) -> impl Iterator<Item = (&'a EtcPath, &'a Item)> {
+    /// Returns the entries at and below `path`.
+    pub(crate) fn below<'a>(&'a self, path: &'a [u8]) -> impl Iterator<Item = (&'a EtcPath, &'a Item)> {
         let from = (Bound::Included(path), Bound::Unbounded);
-        let inside = |found: &[u8]| path.is_empty() || found.len() == path.len() || found[path.len()] == b'/';
-        let alike = self.entries.range::<[u8], _>(from).take_while(move |(found, _)| found.starts_with(path));
-        alike.filter(move |(found, _)| inside(found))
+        let is_inside = |found: &[u8]| path.is_empty() || found.len() == path.len() || found[path.len()] == b'/';
+        let same_prefix = self.entries.range::<[u8], _>(from).take_while(move |(found, _)| found.starts_with(path));
+        same_prefix.filter(move |(found, _)| is_inside(found))
     }
 }
 
-/// The directory that holds `path`; `None` for `/etc` itself.
-#[must_use]
-pub fn parent(path: &[u8]) -> Option<&[u8]> {
+/// Returns the path of the directory that holds `path`; `None` for `/etc` itself.
+pub(crate) fn parent(path: &[u8]) -> Option<&[u8]> {
     match path.iter().rposition(|byte| *byte == b'/') {
         Some(slash) => Some(&path[..slash]),
         None if path.is_empty() => None,
@@ -156,9 +153,9 @@ pub fn parent(path: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// A path as a text that [`path_from_text`] reads back: what is no printable UTF-8 is escaped, and so is the backslash.
-#[must_use]
-pub fn path_to_text(path: &[u8]) -> String {
+/// Returns a path as a text that [`path_from_text`] parses. Bytes that are not UTF-8, control characters and backslashes are
+/// escaped.
+pub(crate) fn path_to_text(path: &[u8]) -> String {
     let mut text = String::with_capacity(path.len());
     for chunk in path.utf8_chunks() {
         for character in chunk.valid().chars() {
@@ -173,9 +170,8 @@ pub fn path_to_text(path: &[u8]) -> String {
     text
 }
 
-/// The path that a text stands for.
-#[must_use]
-pub fn path_from_text(text: &str) -> EtcPath {
+/// Parses a text that [`path_to_text`] returned.
+pub(crate) fn path_from_text(text: &str) -> EtcPath {
     let mut path = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, after)) = rest.split_first() {
@@ -200,25 +196,25 @@ pub fn path_from_text(text: &str) -> EtcPath {
 pub(super) mod examples {
     use super::*;
 
-    pub fn file(content: &str) -> Item {
+    pub(crate) fn file(content: &str) -> Item {
         let body = Body::File { content: ObjectId::of(content.as_bytes()), size: content.len() as u64 };
         item(body, 0o644)
     }
 
-    pub fn item(body: Body, mode: u16) -> Item {
+    pub(crate) fn item(body: Body, mode: u16) -> Item {
         Item { body, mode, owner: Some((0, 0)), xattrs: Xattrs::default(), mtime: Timestamp::default(), link: None }
     }
 
-    pub fn directory() -> Item {
+    pub(crate) fn directory() -> Item {
         item(Body::Directory, 0o755)
     }
 
-    pub fn symlink(target: &str) -> Item {
+    pub(crate) fn symlink(target: &str) -> Item {
         item(Body::Symlink(target.as_bytes().into()), 0o777)
     }
 
-    /// A tree of these entries with all directories above them.
-    pub fn tree(entries: &[(&str, Item)]) -> EtcTree {
+    /// Returns a tree of these entries with all their parent directories.
+    pub(crate) fn tree(entries: &[(&str, Item)]) -> EtcTree {
         let mut tree = EtcTree::default();
         tree.entries.insert(b"".as_slice().into(), directory());
         for (path, item) in entries {
@@ -239,7 +235,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn subtrees_are_told_from_neighbours_with_the_same_beginning() {
+    fn below_excludes_names_with_the_same_prefix() {
         let tree = tree(&[("a", file("")), ("b/c", file("")), ("b-d", file("")), ("b/e/f", file(""))]);
         let below = |path: &str| -> Vec<String> {
             let paths = tree.below(path.as_bytes()).map(|(path, _)| String::from_utf8_lossy(path).into_owned());
@@ -253,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn any_path_survives_its_text() {
+    fn paths_round_trip_through_text() {
         for path in [&b"a/b"[..], "ä".as_bytes(), b"a\\x41", b"\xff\n", b"\\", b"x\\"] {
             let text = path_to_text(path);
             assert!(!text.contains(char::is_control));

@@ -1,4 +1,4 @@
-//! What was done to an `/etc`, so that people can see it and take it back.
+//! The journal of one `/etc`: a record of each operation, with which it can be shown and undone.
 //!
 //! ```text
 //! etc-journal/0001/log.json    which operation, when, what was decided about each path, which paths changed
@@ -6,7 +6,11 @@
 //! etc-journal/0001/base/       of files in conflict: the old defaults, so that their lines can be merged at any time
 //! ```
 //!
-//! An entry is written before the operation it describes: whoever is interrupted can take back what was done of it.
+//! *Not here*: which conflicts are still open (`deploy::conflicts`).
+//!
+//! *Invariants*: an entry is durable before the operation that it describes begins, so an interrupted operation can be undone.
+//!
+//! *Used by* `edit`, `deploy::apply`, `deploy::conflicts`, `deploy::status` and `cli`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,10 +19,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::apply::{ApplyError, Sources, Use, apply};
-use super::decision::{Decision, Difference, Outcome, Planned, PlannedContent};
+use super::apply::{ApplyError, ContentSources, TargetTree, apply};
+use super::decision::{Difference, MergeDecision, MergeOutcome, PlannedContent, PlannedEntry};
 use super::item::{Body, EtcPath, EtcTree, Item, parent, path_from_text, path_to_text};
-
 use crate::deploy::id::DeploymentId;
 use crate::disk;
 use crate::model::{CommitId, ObjectId};
@@ -27,56 +30,42 @@ const LOG: &str = "log.json";
 const SAVED: &str = "saved";
 const BASE: &str = "base";
 
-/// Names of entries that are being written begin with this.
-const MAKING: &str = ".new-";
+/// The prefix of the names of entries that are being written.
+const NEW_PREFIX: &str = ".new-";
 
-/// What a journal that is being removed is called.
-const OLD: &str = ".etc-journal-old";
+/// The name of a journal that is being removed.
+const OLD_NAME: &str = ".etc-journal-old";
 
-/// Why the journal cannot be used.
+/// Why the journal cannot be read or written.
 #[derive(Debug, thiserror::Error)]
-pub enum JournalError {
-    /// What was there before cannot be saved.
+pub(crate) enum JournalError {
+    /// The entries that are about to change cannot be saved.
     #[error(transparent)]
     Save(#[from] ApplyError),
-    /// An entry cannot be understood.
+    /// An entry of the journal cannot be parsed.
     #[error("cannot understand {}", .path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: serde_json::Error,
-    },
-    /// The system refused.
+    Damaged { path: PathBuf, source: serde_json::Error },
     #[error("cannot {action} {}", .path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On which path.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    Io { action: &'static str, path: PathBuf, source: io::Error },
 }
 
-/// What was done.
+/// The kind of an operation on an `/etc`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Operation {
-    /// The merge when the deployment was made.
+pub(crate) enum EtcOperation {
+    /// The merge when the deployment was created or finalised.
     Merge,
     /// Files were merged line by line.
     Text,
-    /// Files were set to their defaults.
+    /// Files were reset to their defaults.
     Reset,
-    /// An earlier operation was taken back.
+    /// An earlier operation was undone.
     Undo,
 }
 
-impl Operation {
-    /// The word for people.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
+impl EtcOperation {
+    /// Returns the words that are shown to users.
+    pub(crate) const fn word(self) -> &'static str {
         match self {
             Self::Merge => "merge",
             Self::Text => "text merge",
@@ -86,63 +75,64 @@ impl Operation {
     }
 }
 
-/// One operation.
+/// The log of one operation.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct LogEntry {
-    /// What was done.
-    pub operation: Operation,
-    /// When, in seconds since 1970.
-    pub time: i64,
+pub(crate) struct LogEntry {
+    pub(crate) operation: EtcOperation,
+    /// The time of the operation, in seconds since 1970.
+    pub(crate) time: i64,
     /// Of a merge: the commit with the old defaults.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub from: Option<CommitId>,
-    /// Of a merge: the deployment whose `/etc` it began with.
+    pub(crate) from: Option<CommitId>,
+    /// Of a merge: the deployment whose `/etc` was merged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub merged_from: Option<DeploymentId>,
-    /// What was decided.
+    pub(crate) merged_from: Option<DeploymentId>,
+    /// Of a merge: its decisions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub decisions: Vec<LoggedDecision>,
-    /// What changed.
-    pub changes: Vec<LoggedChange>,
+    pub(crate) decisions: Vec<LoggedDecision>,
+    /// The paths that the operation changed.
+    pub(crate) changes: Vec<LoggedChange>,
 }
 
-/// A decision of a merge.
+/// A decision of a merge, as it is logged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct LoggedDecision {
+pub(crate) struct LoggedDecision {
     /// The path, as [`path_to_text`] writes it.
-    pub path: String,
-    /// What had happened here.
-    pub here: Difference,
-    /// What had happened to the default.
-    pub default: Difference,
-    /// What came of it.
-    pub outcome: Outcome,
-    /// Which attributes.
-    pub aspects: Vec<String>,
-    /// More about it.
+    pub(crate) path: String,
+    /// How the local entry differed from the old default.
+    #[serde(rename = "here")]
+    pub(crate) local: Difference,
+    /// How the new default differed from the old one.
+    pub(crate) default: Difference,
+    /// The result.
+    pub(crate) outcome: MergeOutcome,
+    /// The aspects in conflict, or else those that changed.
+    pub(crate) aspects: Vec<String>,
+    /// Further explanations for users.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub details: Vec<String>,
-    /// Where the default was laid.
+    pub(crate) details: Vec<String>,
+    /// The path of the copy of the default that was written beside the local entry.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "aside")]
+    pub(crate) sidecar: Option<String>,
+    /// Of a file in conflict: the digest of its content after the merge. If the content differs later, the conflict is
+    /// resolved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub aside: Option<String>,
-    /// Of a file in conflict: what is in it. With something else in it, somebody has looked after it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub content: Option<ObjectId>,
+    pub(crate) content: Option<ObjectId>,
 }
 
-impl From<&Decision> for LoggedDecision {
-    fn from(decision: &Decision) -> Self {
+impl From<&MergeDecision> for LoggedDecision {
+    fn from(decision: &MergeDecision) -> Self {
         Self {
             content: None,
             path: path_to_text(&decision.path),
-            here: decision.here,
+            local: decision.local,
             default: decision.default,
             outcome: decision.outcome,
             aspects: decision.aspects.iter().map(|aspect| aspect.word().to_owned()).collect(),
             details: decision.details.clone(),
-            aside: decision.aside.as_deref().map(path_to_text),
+            sidecar: decision.sidecar.as_deref().map(path_to_text),
         }
     }
 }
@@ -150,44 +140,40 @@ impl From<&Decision> for LoggedDecision {
 /// A path that an operation changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct LoggedChange {
+pub(crate) struct LoggedChange {
     /// The path, as [`path_to_text`] writes it.
-    pub path: String,
-    /// What was there before.
-    pub before: Before,
-    /// Whether it was taken back since.
+    pub(crate) path: String,
+    /// The state of the path before the operation.
+    pub(crate) before: PriorState,
+    /// Whether the change was undone since.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub undone: bool,
+    pub(crate) undone: bool,
 }
 
-/// What was there before a change.
+/// The state of a path before an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Before {
-    /// Nothing.
+pub(crate) enum PriorState {
+    /// There was no entry.
     Absent,
-    /// Something, which was saved.
+    /// There was an entry, which was saved.
     Saved,
 }
 
 /// The journal of one deployment.
 #[derive(Debug, Clone)]
-pub struct Journal {
+pub(crate) struct Journal {
     directory: PathBuf,
 }
 
 impl Journal {
-    /// The journal in `directory`, which is made when first needed.
-    #[must_use]
-    pub const fn new(directory: PathBuf) -> Self {
+    /// Returns the journal in `directory`, which is created when the first entry is written.
+    pub(crate) const fn new(directory: PathBuf) -> Self {
         Self { directory }
     }
 
-    /// Everything that was done, oldest first, by number.
-    ///
-    /// # Errors
-    /// [`JournalError`].
-    pub fn entries(&self) -> Result<Vec<(u32, LogEntry)>, JournalError> {
+    /// Reads all entries with their numbers, oldest first.
+    pub(crate) fn entries(&self) -> Result<Vec<(u32, LogEntry)>, JournalError> {
         let mut entries = Vec::new();
         for number in self.numbers()? {
             let path = self.entry(number).join(LOG);
@@ -198,52 +184,47 @@ impl Journal {
         Ok(entries)
     }
 
-    /// Where the entries that the operation `number` changed are kept.
-    #[must_use]
-    pub fn saved(&self, number: u32) -> PathBuf {
+    /// Returns the directory with the saved entries of the operation `number`.
+    pub(crate) fn saved(&self, number: u32) -> PathBuf {
         self.entry(number).join(SAVED)
     }
 
-    /// Where the old defaults of files in conflict are kept.
-    #[must_use]
-    pub fn base(&self, number: u32) -> PathBuf {
+    /// Returns the directory with the old defaults of files in conflict of the operation `number`.
+    pub(crate) fn base(&self, number: u32) -> PathBuf {
         self.entry(number).join(BASE)
     }
 
     /// Writes down, durably, an operation that makes `after` of `before`, whose contents are in `sources`. Nothing when it
     /// changes nothing and decides nothing. `bases` are old defaults to keep, their local contents below `base_root`.
-    ///
-    /// # Errors
-    /// [`JournalError`].
-    pub fn record(
+    pub(crate) fn record(
         &self,
         before: &EtcTree,
-        after: &BTreeMap<EtcPath, Planned>,
-        sources: Sources<'_>,
+        after: &BTreeMap<EtcPath, PlannedEntry>,
+        sources: ContentSources<'_>,
         mut entry: LogEntry,
-        (bases, base_root): (&BTreeMap<EtcPath, Planned>, &Path),
+        (bases, base_root): (&BTreeMap<EtcPath, PlannedEntry>, &Path),
     ) -> Result<(), JournalError> {
-        let changed = changes(before, after);
+        let changed = changed_paths(before, after);
         if changed.is_empty() && entry.decisions.is_empty() {
             return Ok(());
         }
         entry.changes = changed
             .iter()
             .map(|path| {
-                let before = if before.get(path).is_some() { Before::Saved } else { Before::Absent };
+                let before = if before.get(path).is_some() { PriorState::Saved } else { PriorState::Absent };
                 LoggedChange { path: path_to_text(path), before, undone: false }
             })
             .collect();
         let number = self.numbers()?.last().map_or(1, |last| last + 1);
-        let making = self.directory.join(format!("{MAKING}{number:04}"));
+        let making = self.directory.join(format!("{NEW_PREFIX}{number:04}"));
         disk::remove_directory(&making).map_err(io_error("remove", &making))?;
         disk::make_directories(&making).map_err(io_error("create", &making))?;
         let saved = saved_entries(before, &changed);
         if !saved.is_empty() {
-            apply(&saved, &making.join(SAVED), sources, Use::Fresh)?;
+            apply(&saved, &making.join(SAVED), sources, TargetTree::Fresh)?;
         }
         if !bases.is_empty() {
-            apply(bases, &making.join(BASE), Sources { local: base_root, ..sources }, Use::Fresh)?;
+            apply(bases, &making.join(BASE), ContentSources { local: base_root, ..sources }, TargetTree::Fresh)?;
         }
         self.write_log(&making, &entry)?;
         let synced = disk::open_directory(&making).and_then(disk::sync_filesystem);
@@ -252,23 +233,22 @@ impl Journal {
         disk::rename_directory(&making, &named).map_err(io_error("name", &named))
     }
 
-    /// Remembers, durably, which changes of the operation `number` were taken back.
-    ///
-    /// # Errors
-    /// [`JournalError`].
-    pub fn mark_undone(&self, number: u32, mut entry: LogEntry, paths: &BTreeSet<EtcPath>) -> Result<(), JournalError> {
+    /// Records durably which changes of the operation `number` were undone.
+    pub(crate) fn mark_undone(
+        &self,
+        number: u32,
+        mut entry: LogEntry,
+        paths: &BTreeSet<EtcPath>,
+    ) -> Result<(), JournalError> {
         for change in &mut entry.changes {
             change.undone |= paths.contains(&path_from_text(&change.path));
         }
         self.write_log(&self.entry(number), &entry)
     }
 
-    /// Forgets everything, in one step, for a deployment that is made anew.
-    ///
-    /// # Errors
-    /// [`JournalError::Io`].
-    pub fn clear(&self) -> Result<(), JournalError> {
-        let old = self.directory.with_file_name(OLD);
+    /// Removes all entries in one step, for a merge that is repeated.
+    pub(crate) fn clear(&self) -> Result<(), JournalError> {
+        let old = self.directory.with_file_name(OLD_NAME);
         disk::remove_directory(&old).map_err(io_error("remove", &old))?;
         if self.directory.exists() {
             disk::rename_directory(&self.directory, &old).map_err(io_error("rename", &self.directory))?;
@@ -306,14 +286,14 @@ fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Jour
     move |source| JournalError::Io { action, path, source }
 }
 
-/// Whether a tree is as planned.
-#[must_use]
-pub fn is_made(tree: &EtcTree, planned: &BTreeMap<EtcPath, Planned>) -> bool {
-    changes(tree, planned).is_empty()
+/// Returns whether a tree is as planned.
+pub(crate) fn matches_plan(tree: &EtcTree, planned: &BTreeMap<EtcPath, PlannedEntry>) -> bool {
+    changed_paths(tree, planned).is_empty()
 }
 
-/// The paths at which two trees differ. That a directory's time differs says nothing: it goes with what is in it.
-fn changes(before: &EtcTree, after: &BTreeMap<EtcPath, Planned>) -> BTreeSet<EtcPath> {
+/// Returns the paths at which two trees differ. The times of directories are not compared, since they change with their
+/// entries.
+fn changed_paths(before: &EtcTree, after: &BTreeMap<EtcPath, PlannedEntry>) -> BTreeSet<EtcPath> {
     let is_equal = |a: &Item, b: &Item| a.is_same(b) && (a.body.is_directory() || a.mtime == b.mtime);
     let paths = before.entries.keys().chain(after.keys());
     let differs = |path: &&EtcPath| match (before.get(path), after.get(*path)) {
@@ -323,8 +303,8 @@ fn changes(before: &EtcTree, after: &BTreeMap<EtcPath, Planned>) -> BTreeSet<Etc
     paths.filter(differs).cloned().collect()
 }
 
-/// The entries to save, with the directories above them.
-fn saved_entries(before: &EtcTree, changed: &BTreeSet<EtcPath>) -> BTreeMap<EtcPath, Planned> {
+/// Returns the entries to save, with their parent directories.
+fn saved_entries(before: &EtcTree, changed: &BTreeSet<EtcPath>) -> BTreeMap<EtcPath, PlannedEntry> {
     let mut saved = BTreeMap::new();
     for path in changed.iter().filter(|path| before.get(path).is_some()) {
         let mut at = Some(&path[..]);
@@ -332,7 +312,7 @@ fn saved_entries(before: &EtcTree, changed: &BTreeSet<EtcPath>) -> BTreeMap<EtcP
             if let Some(item) = before.get(path) {
                 let is_file = matches!(item.body, Body::File { .. });
                 let content = if is_file { PlannedContent::Local(path.into()) } else { PlannedContent::None };
-                saved.insert(path.into(), Planned { item: item.clone(), content });
+                saved.insert(path.into(), PlannedEntry { item: item.clone(), content });
             }
             at = parent(path);
         }

@@ -1,63 +1,65 @@
-//! The three-way merge of one entry: every attribute for itself. Pure.
+//! The three-way merge of one entry, separately for each of its aspects.
 //!
-//! For each of content, mode, owner and each extended attribute: what the default did not change stays as it is here, what
-//! nobody changed here follows the default, and where both changed, what is here wins and is reported. So a local chmod
-//! does not freeze a file's content, and a local edit does not freeze its owner.
+//! The aspects are content, mode, owner, and each extended attribute. An aspect that only one side changed gets the value of
+//! that side. If both changed it differently, the local value is kept and a conflict is reported. So after a local chmod a file
+//! still gets new content, and after a local edit it still gets a new owner.
+//!
+//! *Not here*: contents that are merged by line or by entry, and directories (`plan`). Everything in this file is pure.
+//!
+//! *Used by* `plan`.
 
 use super::item::{Item, is_same_owner};
 use crate::image::Aspect;
 use crate::model::{Timestamp, Xattrs};
 
-/// Which of the three trees something comes from.
+/// The side of a merge from which a value is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    /// The tree on this machine.
+pub(crate) enum MergeSide {
+    /// The local tree.
     Local,
     /// The defaults of the new commit.
     Default,
 }
 
-/// One entry that is in the local tree and in the new defaults, merged.
+/// The result of merging an entry that both the local tree and the new defaults have.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Merged {
-    /// What comes out.
-    pub item: Item,
-    /// What was changed by the new default and arrives.
-    pub taken: Vec<Aspect>,
-    /// What was changed here and stays.
-    pub kept: Vec<Aspect>,
-    /// What both changed, differently: what is here wins.
-    pub conflicts: Vec<Aspect>,
+pub(crate) struct MergedItem {
+    /// The merged entry.
+    pub(crate) item: Item,
+    /// The aspects that only the new default changed: they are taken from it.
+    pub(crate) taken: Vec<Aspect>,
+    /// The aspects that only the administrator changed: they are kept.
+    pub(crate) kept: Vec<Aspect>,
+    /// The aspects that both sides changed differently: the local value is kept.
+    pub(crate) conflicts: Vec<Aspect>,
 }
 
-/// Merges an entry of which neither version is a directory, or both are.
+/// Merges an entry of which either both versions are directories or neither is.
 #[must_use]
-pub fn merge(old: Option<&Item>, local: &Item, new: &Item) -> Merged {
-    let mut merged = Merged { item: local.clone(), taken: Vec::new(), kept: Vec::new(), conflicts: Vec::new() };
+pub fn merge(old: Option<&Item>, local: &Item, new: &Item) -> MergedItem {
+    let mut merged = MergedItem { item: local.clone(), taken: Vec::new(), kept: Vec::new(), conflicts: Vec::new() };
     let aspect = local.body.difference(&new.body).unwrap_or(Aspect::Content);
     let body = merged.choose(aspect, old.map(|old| &old.body), &local.body, &new.body, |a, b| a == b);
-    let chosen = if body == Side::Local { local } else { new };
+    let chosen = if body == MergeSide::Local { local } else { new };
     merged.item = chosen.clone();
-    merged.item.mtime = mtime(old, local, new, body);
-    // The mode of a link says nothing about a file: attributes are merged between entries of one kind only.
-    let alike = |item: &&Item| item.body.is_like(&chosen.body);
-    let (base, here, there) = (old.filter(alike), Some(local).filter(alike), Some(new).filter(alike));
-    let (Some(here), Some(there)) = (here, there) else { return merged };
-    if merged.choose(Aspect::Mode, base.map(|base| &base.mode), &here.mode, &there.mode, |a, b| a == b) == Side::Default
-    {
-        merged.item.mode = there.mode;
-    } else {
-        merged.item.mode = here.mode;
-    }
+    merged.item.mtime = merged_mtime(old, local, new, body);
+    // Attributes are merged only between entries of the same kind: the mode of a link means nothing for a file.
+    let is_same_kind = |item: &&Item| item.body.is_like(&chosen.body);
+    let base = old.filter(is_same_kind);
+    let (Some(local), Some(new)) = (Some(local).filter(is_same_kind), Some(new).filter(is_same_kind)) else {
+        return merged;
+    };
+    let mode = merged.choose(Aspect::Mode, base.map(|base| &base.mode), &local.mode, &new.mode, |a, b| a == b);
+    merged.item.mode = if mode == MergeSide::Local { local.mode } else { new.mode };
     let owner = merged
-        .choose(Aspect::Owner, base.map(|base| &base.owner), &here.owner, &there.owner, |a, b| is_same_owner(*a, *b));
-    merged.item.owner = if owner == Side::Local { here.owner.or(there.owner) } else { there.owner };
-    merged.xattrs(base.map(|base| &base.xattrs), &here.xattrs, &there.xattrs);
+        .choose(Aspect::Owner, base.map(|base| &base.owner), &local.owner, &new.owner, |a, b| is_same_owner(*a, *b));
+    merged.item.owner = if owner == MergeSide::Local { local.owner.or(new.owner) } else { new.owner };
+    merged.merge_xattrs(base.map(|base| &base.xattrs), &local.xattrs, &new.xattrs);
     merged
 }
 
-impl Merged {
-    /// Chooses between `local` and `new`, and notes why.
+impl MergedItem {
+    /// Chooses the side from which an aspect is taken, and notes the aspect in the list that fits.
     fn choose<T>(
         &mut self,
         aspect: Aspect,
@@ -65,29 +67,29 @@ impl Merged {
         local: &T,
         new: &T,
         same: impl Fn(&T, &T) -> bool,
-    ) -> Side {
+    ) -> MergeSide {
         if same(local, new) {
-            // Whoever was first: now they agree.
-            return Side::Local;
+            // Both sides already have the same value.
+            return MergeSide::Local;
         }
         match old {
             Some(old) if same(old, local) => {
                 self.taken.push(aspect);
-                Side::Default
+                MergeSide::Default
             }
             Some(old) if same(old, new) => {
                 self.kept.push(aspect);
-                Side::Local
+                MergeSide::Local
             }
             _ => {
                 self.conflicts.push(aspect);
-                Side::Local
+                MergeSide::Local
             }
         }
     }
 
-    /// Each extended attribute is a thing of its own: a label and a capability do not hold each other.
-    fn xattrs(&mut self, old: Option<&Xattrs>, local: &Xattrs, new: &Xattrs) {
+    /// Merges each extended attribute separately, so that a changed label does not prevent a new capability.
+    fn merge_xattrs(&mut self, old: Option<&Xattrs>, local: &Xattrs, new: &Xattrs) {
         let mut names: Vec<&[u8]> = local.iter().chain(new.iter()).map(|(name, _)| name).collect();
         names.extend(old.into_iter().flat_map(|old| old.iter().map(|(name, _)| name)));
         names.sort_unstable();
@@ -95,18 +97,13 @@ impl Merged {
         let (taken, kept, conflicts) = (self.taken.len(), self.kept.len(), self.conflicts.len());
         let mut result = Xattrs::default();
         for name in names {
-            let (here, there) = (local.get(name), new.get(name));
-            let value = match self.choose(
-                Aspect::Xattrs,
-                old.map(|old| old.get(name)).as_ref(),
-                &here,
-                &there,
-                |a, b| a == b,
-            ) {
-                Side::Local => here,
-                Side::Default => there,
-            };
-            // Names and values come from sets that were checked, so this cannot fail.
+            let (local, new) = (local.get(name), new.get(name));
+            let value =
+                match self.choose(Aspect::Xattrs, old.map(|old| old.get(name)).as_ref(), &local, &new, |a, b| a == b) {
+                    MergeSide::Local => local,
+                    MergeSide::Default => new,
+                };
+            // The names and values come from valid sets, so this cannot fail.
             value.into_iter().for_each(|value| drop(result.set(name, value)));
         }
         self.item.xattrs = result;
@@ -116,11 +113,12 @@ impl Merged {
     }
 }
 
-/// The time goes with the content. A bare touch is kept as long as the content is.
-fn mtime(old: Option<&Item>, local: &Item, new: &Item, body: Side) -> Timestamp {
+/// Returns the time of the merged entry: that of the chosen content. A local time without a local content is kept if the
+/// content of the default did not change.
+fn merged_mtime(old: Option<&Item>, local: &Item, new: &Item, body: MergeSide) -> Timestamp {
     let is_touched = old.is_none_or(|old| old.mtime != local.mtime);
     match body {
-        Side::Local if local.body != new.body || is_touched => local.mtime,
+        MergeSide::Local if local.body != new.body || is_touched => local.mtime,
         _ => new.mtime,
     }
 }
@@ -137,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_local_chmod_keeps_its_mode_and_takes_the_new_content() {
+    fn merge_keeps_local_mode_and_takes_new_content() {
         let (old, local) = (file("old"), with(|item| item.mode = 0o600));
         let mut new = file("new");
         new.owner = Some((5, 5));
@@ -149,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn extended_attributes_are_merged_one_by_one() {
+    fn merge_treats_each_xattr_separately() {
         let set = |pairs: &[(&str, &str)]| {
             let mut item = file("old");
             pairs.iter().for_each(|(n, v)| item.xattrs.set(n.as_bytes(), v.as_bytes()).expect("legal"));
@@ -167,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_here_and_a_file_there_do_not_mix_their_modes() {
+    fn merge_does_not_mix_modes_of_link_and_file() {
         let merged = merge(Some(&file("old")), &symlink("x"), &with(|item| item.mode = 0o600));
         assert_eq!(merged.item, symlink("x"));
         assert_eq!((merged.kept, merged.conflicts), (vec![Aspect::Type], vec![]));
@@ -176,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn times_go_with_contents_and_touches_stay() {
+    fn mtime_follows_content_and_keeps_local_touch() {
         let at = |content: &str, seconds| {
             let mut item = file(content);
             item.mtime.seconds = seconds;
@@ -186,9 +184,9 @@ mod tests {
             (at("o", 1), at("o", 1), at("n", 3), 3, "new content"),
             (at("o", 1), at("l", 2), at("o", 1), 2, "local content"),
             (at("o", 1), at("l", 2), at("n", 3), 2, "both"),
-            (at("o", 1), at("o", 2), at("o", 1), 2, "touched here"),
+            (at("o", 1), at("o", 2), at("o", 1), 2, "touched locally"),
             (at("o", 1), at("o", 1), at("o", 3), 3, "built again"),
-            (at("o", 1), at("o", 2), at("n", 3), 3, "touched here, new content"),
+            (at("o", 1), at("o", 2), at("n", 3), 3, "touched locally, new content"),
         ];
         for (old, local, new, expected, why) in table {
             assert_eq!(merge(Some(&old), &local, &new).item.mtime.seconds, expected, "{why}");

@@ -1,10 +1,18 @@
-//! The merge of `/etc`: the defaults of the old commit, what is on this machine, and the defaults of the new commit become one
-//! tree, with a decision and its reason for every path that anybody changed.
+//! The three-way merge of `/etc`: the defaults of the old commit, the local tree of this machine, and the defaults of the new
+//! commit become one tree, with a decision for every path that either side changed.
 //!
-//! `item` is what is compared, `scan` reads it from a directory or an image, `merge` decides over one entry and `plan` over
-//! the tree, without touching anything; `decision` has the words for what comes of it. `apply` makes a directory be what was
-//! planned, and `journal` and `edit` let people see and take back what was done. Accounts are merged by entry (`accounts`),
-//! texts by line (`text`), and the administrator may say beforehand what is to become of certain paths (`rules`).
+//! | module | holds |
+//! | --- | --- |
+//! | `item` | the values of a tree |
+//! | `scan` | reading a tree from a directory or an image |
+//! | `merge`, `plan` | the merge of one entry, and of a whole tree; nothing is written |
+//! | `accounts`, `text` | merging account files by entry, and texts by line |
+//! | `rules` | the administrator's rules for certain paths |
+//! | `decision` | the results of a merge |
+//! | `apply` | writing a planned tree to a directory |
+//! | `journal`, `edit` | showing and undoing operations, and editing a live `/etc` |
+//!
+//! *Used by* `deploy` and `cli`.
 
 mod accounts;
 mod apply;
@@ -21,15 +29,18 @@ mod text;
 #[cfg(test)]
 mod tests;
 
-pub use accounts::{AccountFile, EntryMerge, merge as merge_accounts};
-pub use apply::{Applied, ApplyError, Sources, Use, apply};
-pub use decision::{
-    ASIDE_SUFFIX, ContentError, Contents, Decision, Difference, EtcPlan, Outcome, Planned, PlannedContent,
+pub use accounts::{AccountFile, merge as merge_accounts};
+pub(crate) use apply::{ApplyError, ContentSources, TargetTree, apply};
+pub(crate) use decision::{
+    ContentError, ContentReader, EtcPlan, MergeDecision, MergeOutcome, PlannedContent, PlannedEntry,
 };
-pub use edit::{EditError, Edited, LiveEtc, Mode, is_file, read_file};
-pub use item::{Body, EtcPath, EtcTree, Item, Owner, parent, path_from_text, path_to_text};
-pub use journal::{Before, Journal, JournalError, LogEntry, LoggedChange, LoggedDecision, Operation, is_made};
-pub use plan::plan;
-pub use rules::{RULES_PATH, Rule, Rules, RulesError};
-pub use scan::{DEFAULTS, Ownership, ScanError, defaults, directory as scan, forget_foreign_labels};
+pub(crate) use edit::{EditError, EditMode, Edited, LiveEtc, is_file, read_file};
+pub(crate) use item::{Body, EtcPath, EtcTree, Item, parent, path_from_text, path_to_text};
+pub(crate) use journal::{EtcOperation, Journal, JournalError, LogEntry, LoggedDecision, matches_plan};
+pub(crate) use plan::plan;
+pub use rules::MergeRules;
+pub(crate) use rules::{RULES_PATH, RulesError};
+pub(crate) use scan::{
+    DEFAULTS_DIRECTORIES, PreserveOwners, ScanError, ignore_policy_labels, scan_defaults, scan_directory as scan,
+};
 pub use text::{TextMerge, difference as text_difference, merge as merge_texts};

@@ -1,29 +1,30 @@
-//! The three-way merge of a whole tree: what `/etc` is to be, and why. Pure, but for contents of the few files that are
-//! merged by line or by entry.
+//! The three-way merge of a whole tree: plans the new `/etc` and decides about every path. Pure, except that it reads the
+//! contents of the few files that are merged by line or by entry.
 //!
-//! Given the old defaults, the tree on this machine and the new defaults, every path gets one decision. `merge` is the rule
-//! for one entry; here is what directories do to it:
+//! The inputs are the old defaults, the local tree of this machine and the new defaults. `merge` has the rules for one entry;
+//! the rules for directories are:
 //!
-//! | here | default | outcome |
+//! | local | default | outcome |
 //! | --- | --- | --- |
-//! | deleted directory | gains files | stays deleted, the new files are reported |
-//! | changes below it | directory is gone | stays, with what was changed here and nothing else |
-//! | changes below it | became a file | stays; the default is laid beside it as `NAME.sapwood-new` |
-//! | nothing changed below it | became a file | the file |
-//! | became a file | changed below | stays a file; the default directory is laid beside it |
-//! | changed file | became a directory | stays a file; the default directory is laid beside it |
+//! | deleted directory | has new files | stays deleted, the new files are reported |
+//! | directory with changes below it | directory was removed | kept, with the local changes and nothing else |
+//! | directory with changes below it | became a file | kept; the default is the sidecar `NAME.sapwood-new` beside it |
+//! | directory without changes below it | became a file | the file |
+//! | became a file | changed below the directory | kept as a file; the default directory is written beside it |
+//! | changed file | became a directory | kept as a file; the default directory is written beside it |
 //!
-//! Nothing here can fail because of what somebody did to his `/etc`.
+//! *Invariants*: no state of the local `/etc` makes the merge fail. *Used by* `deploy::plan`.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::accounts::{self, AccountFile};
 use super::decision::{
-    ASIDE_SUFFIX, ContentError, Contents, Decision, Difference, EtcPlan, Outcome, Planned, PlannedContent,
+    ContentError, ContentReader, Difference, EtcPlan, MergeDecision, MergeOutcome, PlannedContent, PlannedEntry,
+    SIDECAR_SUFFIX,
 };
 use super::item::{Body, EtcPath, EtcTree, Item, parent};
-use super::merge::{Merged, merge};
-use super::rules::{Rule, Rules};
+use super::merge::{MergedItem, merge};
+use super::rules::{MergeRule, MergeRules};
 use super::text::{self, TextMerge};
 use crate::image::Aspect;
 use crate::model::ObjectId;
@@ -31,26 +32,26 @@ use crate::model::ObjectId;
 /// Merges three trees.
 ///
 /// # Errors
-/// [`ContentError`] when a content that is needed cannot be read. One that is absent leaves its path undecided.
-pub fn plan(
+/// [`ContentError`] if a content that is needed cannot be read. If it was not fetched yet, its path is left undecided.
+pub(crate) fn plan(
     old: &EtcTree,
     local: &EtcTree,
     new: &EtcTree,
-    rules: &Rules,
-    contents: &dyn Contents,
+    rules: &MergeRules,
+    contents: &dyn ContentReader,
 ) -> Result<EtcPlan, ContentError> {
     let mut ruled = Vec::new();
-    let (local_side, new_side) = rules.pin(old, local, new, &mut ruled);
+    let (local_side, new_side) = rules.pin_ruled_paths(old, local, new, &mut ruled);
     let mut merger = Merger {
         old,
         local: &local_side,
         new: &new_side,
         rules,
         contents,
-        changed_here: changed_directories(old, &local_side),
-        changed_default: changed_directories(old, &new_side),
-        closed: HashMap::new(),
-        asides: Vec::new(),
+        changed_locally: changed_directories(old, &local_side),
+        changed_in_defaults: changed_directories(old, &new_side),
+        skipped: HashMap::new(),
+        sidecars: Vec::new(),
         plan: EtcPlan::default(),
     };
     let paths: BTreeSet<&EtcPath> =
@@ -58,10 +59,10 @@ pub fn plan(
     for path in paths {
         merger.decide(path)?;
     }
-    merger.lay_aside();
+    merger.plan_sidecars();
     let mut plan = merger.plan;
     plan.report_rules(ruled, old, local, new);
-    // A rule may stand for an old default whose content is nowhere but here.
+    // A rule may select an old default whose content only the local tree still has.
     for (path, planned) in &mut plan.entries {
         if let (PlannedContent::Object(id), Some(Body::File { content, .. })) =
             (&planned.content, local.get(path).map(|item| &item.body))
@@ -73,8 +74,8 @@ pub fn plan(
     Ok(plan)
 }
 
-/// The directories at or below which `tree` has something that `old` has not like that. Deletions do not count: what is
-/// deleted needs no directory.
+/// Returns the directories at or below which `tree` has entries that `old` does not have or that differ. Deletions do not
+/// count, since a deleted entry needs no directory.
 fn changed_directories(old: &EtcTree, tree: &EtcTree) -> HashSet<EtcPath> {
     let mut changed = HashSet::new();
     for (path, item) in &tree.entries {
@@ -90,128 +91,133 @@ fn changed_directories(old: &EtcTree, tree: &EtcTree) -> HashSet<EtcPath> {
     changed
 }
 
-/// Why nothing below a directory is decided any more.
+/// Why the paths below a directory are skipped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Closed {
-    /// It was deleted here.
+enum SkipReason {
+    /// The directory was deleted locally.
     Deleted,
-    /// Something else is there now; what became of it was said there.
+    /// The directory was replaced by another kind of entry, for which the decision was noted.
     Replaced,
 }
 
+/// The state of one merge.
 struct Merger<'a> {
     old: &'a EtcTree,
     local: &'a EtcTree,
     new: &'a EtcTree,
-    rules: &'a Rules,
-    contents: &'a dyn Contents,
-    changed_here: HashSet<EtcPath>,
-    changed_default: HashSet<EtcPath>,
-    closed: HashMap<EtcPath, Closed>,
-    asides: Vec<EtcPath>,
+    rules: &'a MergeRules,
+    contents: &'a dyn ContentReader,
+    changed_locally: HashSet<EtcPath>,
+    changed_in_defaults: HashSet<EtcPath>,
+    skipped: HashMap<EtcPath, SkipReason>,
+    sidecars: Vec<EtcPath>,
     plan: EtcPlan,
 }
 
 impl<'a> Merger<'a> {
+    /// Decides about one path. Parent directories must be decided before.
     fn decide(&mut self, path: &'a EtcPath) -> Result<(), ContentError> {
-        let above = parent(path).and_then(|above| self.closed.get(above).copied());
+        let above = parent(path).and_then(|above| self.skipped.get(above).copied());
         if let Some(why) = above {
-            self.closed.insert(path.clone(), why);
-            if why == Closed::Deleted && self.new.get(path).is_some() && self.old.get(path).is_none() {
-                self.note(path, Outcome::InDeletedDirectory, &[]);
+            self.skipped.insert(path.clone(), why);
+            if why == SkipReason::Deleted && self.new.get(path).is_some() && self.old.get(path).is_none() {
+                self.note(path, MergeOutcome::InDeletedDirectory, &[]);
             }
             return Ok(());
         }
         match (self.local.get(path), self.new.get(path)) {
             (None, None) => {}
-            (None, Some(new)) => self.absent_here(path, new),
-            (Some(local), None) => self.absent_in_defaults(path, local),
+            (None, Some(new)) => self.decide_absent_local(path, new),
+            (Some(local), None) => self.decide_absent_default(path, local),
             (Some(local), Some(new)) => match (local.body.is_directory(), new.body.is_directory()) {
-                (true, false) => self.directory_here(path, local, new),
-                (false, true) => self.directory_in_defaults(path, local, new),
+                (true, false) => self.decide_directory_local(path, local, new),
+                (false, true) => self.decide_directory_default(path, local, new),
                 (true, true) => {
                     let merged = merge(self.old.get(path), local, new);
                     self.take_merged(path, local, new, merged);
                 }
-                (false, false) => self.both(path, local, new)?,
+                (false, false) => self.merge_entries(path, local, new)?,
             },
         }
         Ok(())
     }
 
-    fn absent_here(&mut self, path: &'a EtcPath, new: &Item) {
+    /// Decides about a path that the new defaults have and the local tree does not.
+    fn decide_absent_local(&mut self, path: &'a EtcPath, new: &Item) {
         let Some(old) = self.old.get(path) else {
             self.put_default(path, new);
-            // That there is an /etc at all is no news.
+            // The existence of /etc itself is not reported.
             if !path.is_empty() {
-                self.note(path, Outcome::Added, &[]);
+                self.note(path, MergeOutcome::Added, &[]);
             }
             return;
         };
-        self.closed.insert(path.clone(), Closed::Deleted);
+        self.skipped.insert(path.clone(), SkipReason::Deleted);
         let aspects = new.differences(old);
-        let outcome = if aspects.is_empty() { Outcome::Kept } else { Outcome::StaysDeleted };
+        let outcome = if aspects.is_empty() { MergeOutcome::Kept } else { MergeOutcome::StaysDeleted };
         self.note(path, outcome, &aspects);
     }
 
-    fn absent_in_defaults(&mut self, path: &'a EtcPath, local: &Item) {
+    /// Decides about a path that the local tree has and the new defaults do not.
+    fn decide_absent_default(&mut self, path: &'a EtcPath, local: &Item) {
         let is_changed = self.old.get(path).is_none_or(|old| !old.is_same(local));
-        if is_changed || (local.body.is_directory() && self.changed_here.contains(path)) {
+        if is_changed || (local.body.is_directory() && self.changed_locally.contains(path)) {
             self.put_local(path, local);
             let lost = is_changed && self.old.get(path).is_some();
             let aspects = self.old.get(path).map(|old| local.differences(old)).unwrap_or_default();
-            self.note(path, if lost { Outcome::KeptWithoutDefault } else { Outcome::Kept }, &aspects);
+            self.note(path, if lost { MergeOutcome::KeptWithoutDefault } else { MergeOutcome::Kept }, &aspects);
         } else {
-            self.note(path, Outcome::Removed, &[]);
+            self.note(path, MergeOutcome::Removed, &[]);
         }
     }
 
-    /// A directory here, something else in the defaults.
-    fn directory_here(&mut self, path: &'a EtcPath, local: &Item, new: &Item) {
+    /// Decides about a path that is a directory locally and another kind of entry in the defaults.
+    fn decide_directory_local(&mut self, path: &'a EtcPath, local: &Item, new: &Item) {
         let old = self.old.get(path);
-        if old.is_some_and(|old| old.body.is_directory()) && !self.changed_here.contains(path) {
-            self.closed.insert(path.clone(), Closed::Replaced);
+        if old.is_some_and(|old| old.body.is_directory()) && !self.changed_locally.contains(path) {
+            self.skipped.insert(path.clone(), SkipReason::Replaced);
             self.put_default(path, new);
-            self.note(path, Outcome::Updated, &[Aspect::Type]);
+            self.note(path, MergeOutcome::Updated, &[Aspect::Type]);
             return;
         }
         self.put_local(path, local);
         if old.is_some_and(|old| old.is_same(new)) {
-            self.note(path, Outcome::Kept, &[Aspect::Type]);
+            self.note(path, MergeOutcome::Kept, &[Aspect::Type]);
         } else {
-            self.note_aside(path);
+            self.note_sidecar(path);
         }
     }
 
-    /// A directory in the defaults, something else here.
-    fn directory_in_defaults(&mut self, path: &'a EtcPath, local: &Item, new: &Item) {
+    /// Decides about a path that is a directory in the defaults and another kind of entry locally.
+    fn decide_directory_default(&mut self, path: &'a EtcPath, local: &Item, new: &Item) {
         let old = self.old.get(path);
         if old.is_some_and(|old| old.is_same(local)) {
             self.put_default(path, new);
-            self.note(path, Outcome::Updated, &[Aspect::Type]);
+            self.note(path, MergeOutcome::Updated, &[Aspect::Type]);
             return;
         }
-        self.closed.insert(path.clone(), Closed::Replaced);
+        self.skipped.insert(path.clone(), SkipReason::Replaced);
         self.put_local(path, local);
-        let is_changed = self.changed_default.contains(path) || self.has_removals_in_defaults(path);
+        let is_changed = self.changed_in_defaults.contains(path) || self.has_removals_in_defaults(path);
         if old.is_some_and(|old| old.body.is_directory()) && !is_changed {
-            self.note(path, Outcome::Kept, &[Aspect::Type]);
+            self.note(path, MergeOutcome::Kept, &[Aspect::Type]);
         } else {
-            self.note_aside(path);
+            self.note_sidecar(path);
         }
     }
 
+    /// Returns whether the new defaults removed an entry below `path`.
     fn has_removals_in_defaults(&self, path: &[u8]) -> bool {
         self.old.below(path).any(|(path, _)| self.new.get(path).is_none())
     }
 
-    /// Neither is a directory.
-    fn both(&mut self, path: &'a EtcPath, local: &Item, new: &Item) -> Result<(), ContentError> {
+    /// Decides about a path that both trees have and that is a directory in neither.
+    fn merge_entries(&mut self, path: &'a EtcPath, local: &Item, new: &Item) -> Result<(), ContentError> {
         let old = self.old.get(path);
         let mut merged = merge(old, local, new);
         if merged.conflicts.contains(&Aspect::Type) {
             self.put_local(path, local);
-            self.note_aside(path);
+            self.note_sidecar(path);
             return Ok(());
         }
         let is_content = |aspect: &Aspect| *aspect == Aspect::Content;
@@ -229,9 +235,9 @@ impl<'a> Merger<'a> {
                     made = Some(text);
                 }
                 Ok(None) => {}
-                Err(ContentError::Absent) => {
+                Err(ContentError::NotFetched) => {
                     self.put_local(path, local);
-                    self.note(path, Outcome::Undecided, &[Aspect::Content]);
+                    self.note(path, MergeOutcome::Undecided, &[Aspect::Content]);
                     return Ok(());
                 }
                 Err(other) => return Err(other),
@@ -247,7 +253,8 @@ impl<'a> Merger<'a> {
         Ok(())
     }
 
-    /// A content made of both, and what in it could not be had both ways; `None` when files like this are not merged.
+    /// Merges the contents of both versions. Returns the merged content and descriptions of its conflicts; `None` if files at
+    /// this path are not merged by entry or by line.
     fn merge_contents(
         &self,
         path: &[u8],
@@ -256,12 +263,12 @@ impl<'a> Merger<'a> {
         new: &Item,
     ) -> Result<Option<(Vec<u8>, Vec<String>)>, ContentError> {
         let file = AccountFile::at(path);
-        if file.is_none() && self.rules.of(path) != Some(Rule::Text) {
+        if file.is_none() && self.rules.rule_for(path) != Some(MergeRule::Text) {
             return Ok(None);
         }
         let object = |item: &Item| match item.body {
             Body::File { size: 0, .. } => Ok(Some(Vec::new())),
-            Body::File { content, size } => self.contents.object(content, size).map(Some),
+            Body::File { content, size } => self.contents.read_object(content, size).map(Some),
             _ => Ok(None),
         };
         if !old.into_iter().chain([local, new]).all(|item| item.body.is_mergeable()) {
@@ -269,7 +276,7 @@ impl<'a> Merger<'a> {
         }
         let old = old.map_or(Ok(Some(Vec::new())), object)?;
         let (Some(old), Some(new)) = (old, object(new)?) else { return Ok(None) };
-        let local = self.contents.local(path)?;
+        let local = self.contents.read_local(path)?;
         if let Some(file) = file {
             let merged = accounts::merge(file, &old, &local, &new);
             return Ok(Some((merged.text, merged.conflicts)));
@@ -281,20 +288,20 @@ impl<'a> Merger<'a> {
         }
     }
 
-    /// Plans a merged entry and says what happened to it.
-    fn take_merged(&mut self, path: &EtcPath, local: &Item, new: &Item, merged: Merged) {
-        let Merged { item, taken, kept, conflicts } = merged;
+    /// Plans a merged entry and notes the decision.
+    fn take_merged(&mut self, path: &EtcPath, local: &Item, new: &Item, merged: MergedItem) {
+        let MergedItem { item, taken, kept, conflicts } = merged;
         let content = match &item.body {
             Body::File { .. } if item.body == local.body => PlannedContent::Local(path.clone()),
             Body::File { .. } if item.body == new.body => content_of(new),
             _ => PlannedContent::None,
         };
-        self.plan.entries.insert(path.clone(), Planned { item, content });
+        self.plan.entries.insert(path.clone(), PlannedEntry { item, content });
         let (outcome, aspects) = match (taken.is_empty(), kept.is_empty(), conflicts.is_empty()) {
-            (_, _, false) => (Outcome::Conflict, conflicts),
-            (false, false, true) => (Outcome::Merged, [taken, kept].concat()),
-            (false, true, true) => (Outcome::Updated, taken),
-            (true, false, true) => (Outcome::Kept, kept),
+            (_, _, false) => (MergeOutcome::Conflict, conflicts),
+            (false, false, true) => (MergeOutcome::Merged, [taken, kept].concat()),
+            (false, true, true) => (MergeOutcome::Updated, taken),
+            (true, false, true) => (MergeOutcome::Kept, kept),
             (true, true, true) => return,
         };
         let mut unique = Vec::new();
@@ -306,53 +313,58 @@ impl<'a> Merger<'a> {
         self.note(path, outcome, &unique);
     }
 
+    /// Plans the local version of an entry.
     fn put_local(&mut self, path: &EtcPath, local: &Item) {
         let is_file = matches!(local.body, Body::File { .. });
         let content = if is_file { PlannedContent::Local(path.clone()) } else { PlannedContent::None };
-        self.plan.entries.insert(path.clone(), Planned { item: local.clone(), content });
+        self.plan.entries.insert(path.clone(), PlannedEntry { item: local.clone(), content });
     }
 
+    /// Plans the default version of an entry.
     fn put_default(&mut self, path: &EtcPath, new: &Item) {
-        self.plan.entries.insert(path.clone(), Planned { item: new.clone(), content: content_of(new) });
+        self.plan.entries.insert(path.clone(), PlannedEntry { item: new.clone(), content: content_of(new) });
     }
 
-    fn note(&mut self, path: &[u8], outcome: Outcome, aspects: &[Aspect]) {
+    /// Notes the decision about a path.
+    fn note(&mut self, path: &[u8], outcome: MergeOutcome, aspects: &[Aspect]) {
         let difference = |tree: &EtcTree| difference(self.old.get(path), tree.get(path));
-        let (here, default) = (difference(self.local), difference(self.new));
+        let (local, default) = (difference(self.local), difference(self.new));
         let (path, aspects, details) = (path.into(), aspects.to_vec(), Vec::new());
-        self.plan.decisions.push(Decision { path, here, default, outcome, aspects, details, aside: None });
+        self.plan.decisions.push(MergeDecision { path, local, default, outcome, aspects, details, sidecar: None });
     }
 
-    /// What is here stays, and the default comes beside it.
-    fn note_aside(&mut self, path: &EtcPath) {
-        self.note(path, Outcome::TypeConflict, &[Aspect::Type]);
+    /// Notes that the local entry is kept and the default is written beside it, as a sidecar.
+    fn note_sidecar(&mut self, path: &EtcPath) {
+        self.note(path, MergeOutcome::TypeConflict, &[Aspect::Type]);
         if let Some(decision) = self.plan.decisions.last_mut() {
-            decision.aside = Some(aside(path));
+            decision.sidecar = Some(sidecar_path(path));
         }
-        self.asides.push(path.clone());
+        self.sidecars.push(path.clone());
     }
 
-    /// Plans what was laid aside, in the place of what an earlier merge laid there.
-    fn lay_aside(&mut self) {
-        for path in std::mem::take(&mut self.asides) {
-            let beside = aside(&path);
-            let stale: Vec<EtcPath> = self.local.below(&beside).map(|(path, _)| path.clone()).collect();
+    /// Plans the sidecars. They replace sidecars of an earlier merge at the same paths.
+    fn plan_sidecars(&mut self) {
+        for path in std::mem::take(&mut self.sidecars) {
+            let sidecar = sidecar_path(&path);
+            let stale: Vec<EtcPath> = self.local.below(&sidecar).map(|(path, _)| path.clone()).collect();
             for path in stale {
                 self.plan.entries.remove(&path);
                 self.plan.decisions.retain(|decision| decision.path != path);
             }
             for (found, item) in self.new.below(&path) {
-                let target: EtcPath = [&beside, &found[path.len()..]].concat().into();
+                let target: EtcPath = [&sidecar, &found[path.len()..]].concat().into();
                 self.put_default(&target, item);
             }
         }
     }
 }
 
-fn aside(path: &[u8]) -> EtcPath {
-    [path, ASIDE_SUFFIX].concat().into()
+/// Returns the path under which the default of `path` is written beside the local entry.
+fn sidecar_path(path: &[u8]) -> EtcPath {
+    [path, SIDECAR_SUFFIX].concat().into()
 }
 
+/// Returns the source of the content of a default.
 fn content_of(item: &Item) -> PlannedContent {
     match item.body {
         Body::File { content, .. } => PlannedContent::Object(content),
@@ -360,7 +372,7 @@ fn content_of(item: &Item) -> PlannedContent {
     }
 }
 
-/// How `now` differs from the old default.
+/// Returns how `now` differs from the old default.
 fn difference(old: Option<&Item>, now: Option<&Item>) -> Difference {
     match (old, now) {
         (None, Some(_)) => Difference::Added,
@@ -371,28 +383,28 @@ fn difference(old: Option<&Item>, now: Option<&Item>) -> Difference {
 }
 
 impl EtcPlan {
-    /// Says which rules made a difference, in the place of what the merge would say of the trees they changed.
-    fn report_rules(&mut self, ruled: Vec<(EtcPath, Rule)>, old: &EtcTree, local: &EtcTree, new: &EtcTree) {
+    /// Replaces the decisions about paths for which a rule made a difference by decisions that name the rule.
+    fn report_rules(&mut self, ruled: Vec<(EtcPath, MergeRule)>, old: &EtcTree, local: &EtcTree, new: &EtcTree) {
         for (path, rule) in ruled {
-            let other = if rule == Rule::Local { new } else { local };
+            let other = if rule == MergeRule::Local { new } else { local };
             let aspects = match (self.entries.get(&path), other.get(&path)) {
                 (Some(planned), Some(other)) => planned.item.differences(other),
                 (None, None) => continue,
                 _ => Vec::new(),
             };
-            let word = if rule == Rule::Local { "local" } else { "default" };
-            let decision = Decision {
-                here: difference(old.get(&path), local.get(&path)),
+            let word = if rule == MergeRule::Local { "local" } else { "default" };
+            let decision = MergeDecision {
+                local: difference(old.get(&path), local.get(&path)),
                 default: difference(old.get(&path), new.get(&path)),
-                outcome: Outcome::ByRule,
+                outcome: MergeOutcome::ByRule,
                 aspects,
                 details: vec![format!("{word}: {}", super::rules::RULES_PATH)],
-                aside: None,
+                sidecar: None,
                 path: path.clone(),
             };
             match self.decisions.binary_search_by(|found| found.path.cmp(&path)) {
-                Ok(place) => self.decisions[place] = decision,
-                Err(place) => self.decisions.insert(place, decision),
+                Ok(index) => self.decisions[index] = decision,
+                Err(index) => self.decisions.insert(index, decision),
             }
         }
     }

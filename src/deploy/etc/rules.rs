@@ -1,12 +1,17 @@
-//! `/etc/sapwood/merge.toml`: what the administrator says beforehand about certain paths. Pure.
+//! Parses `/etc/sapwood/merge.toml`, the administrator's merge rules for certain paths, and applies them to the trees of a
+//! merge.
 //!
 //! ```toml
-//! local = ["hosts", "ssh/*.conf"]     # stays as it is here, whatever the default does
-//! default = ["issue"]                 # follows the default, whatever was done here
-//! text = ["fstab", "ssh/sshd_config"] # both changed: merge the lines
+//! local = ["hosts", "ssh/*.conf"]     # always keep the local version
+//! default = ["issue"]                 # always take the default
+//! text = ["fstab", "ssh/sshd_config"] # if both sides changed the file, merge its lines
 //! ```
 //!
-//! A path names itself and everything below it. `*` and `?` stand for anything within a name, `**` also for slashes.
+//! A pattern matches a path and everything below it. `*` and `?` match within a name, `**` also matches slashes.
+//!
+//! *Not here*: reading the file (`deploy::plan`), merging lines (`text`). Everything in this file is pure.
+//!
+//! *Used by* `plan` and `deploy::plan`.
 
 use std::collections::BTreeSet;
 
@@ -15,41 +20,42 @@ use serde::Deserialize;
 
 use super::item::{EtcPath, EtcTree, parent};
 
-/// Where the rules are, below `/etc`.
-pub const RULES_PATH: &str = "sapwood/merge.toml";
+/// The path of the rules, below `/etc`.
+pub(crate) const RULES_PATH: &str = "sapwood/merge.toml";
 
-/// What a rule says.
+/// What a rule does with the paths that it matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Rule {
-    /// Keep what is here.
+pub enum MergeRule {
+    /// Keep the local version.
     Local,
-    /// Take the default.
+    /// Take the default, whatever was changed locally.
     Default,
     /// Merge texts line by line.
     Text,
 }
 
-/// Why rules cannot be used.
+/// Why the rules cannot be parsed.
 #[derive(Debug, thiserror::Error)]
 pub enum RulesError {
-    /// Not TOML, or not these keys.
+    /// The text is not TOML or has other keys.
     #[error(transparent)]
     Syntax(#[from] toml::de::Error),
-    /// A pattern that is none.
+    /// A pattern cannot be converted into a regular expression.
     #[error("cannot use the pattern")]
     Pattern(#[from] regex::Error),
 }
 
-/// The rules. The first list that has a fitting pattern wins: `local`, then `default`, then `text`.
+/// All rules. The first list with a matching pattern applies, in the order `local`, `default`, `text`.
 #[derive(Debug, Clone)]
-pub struct Rules {
-    sets: [(Rule, RegexSet); 3],
+pub struct MergeRules {
+    sets: [(MergeRule, RegexSet); 3],
 }
 
+/// The content of the file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+struct RulesFile {
     #[serde(default)]
     local: Vec<String>,
     #[serde(default)]
@@ -58,45 +64,47 @@ struct File {
     text: Vec<String>,
 }
 
-impl Rules {
-    /// Reads rules.
+impl MergeRules {
+    /// Parses rules.
     ///
     /// # Errors
     /// [`RulesError`].
     pub fn parse(text: &str) -> Result<Self, RulesError> {
-        let file: File = toml::from_str(text)?;
-        let set = |patterns: &[String]| RegexSet::new(patterns.iter().map(|pattern| expression(pattern)));
+        let file: RulesFile = toml::from_str(text)?;
+        let set = |patterns: &[String]| RegexSet::new(patterns.iter().map(|pattern| pattern_regex(pattern)));
         Ok(Self {
             sets: [
-                (Rule::Local, set(&file.local)?),
-                (Rule::Default, set(&file.default)?),
-                (Rule::Text, set(&file.text)?),
+                (MergeRule::Local, set(&file.local)?),
+                (MergeRule::Default, set(&file.default)?),
+                (MergeRule::Text, set(&file.text)?),
             ],
         })
     }
 
-    /// The rule for a path of `/etc`.
+    /// Returns the rule for a path of `/etc`; `None` if no pattern matches.
     #[must_use]
-    pub fn of(&self, path: &[u8]) -> Option<Rule> {
+    pub fn rule_for(&self, path: &[u8]) -> Option<MergeRule> {
         self.sets.iter().find(|(_, set)| set.is_match(path)).map(|(rule, _)| *rule)
     }
 
-    /// The trees with what rules pin: a pinned default has not changed, a pinned local entry neither.
-    pub(super) fn pin(
+    /// Returns copies of `local` and `new` in which the rules are applied. Where a rule keeps the local version, the new
+    /// default becomes the old one; where a rule takes the default, the local entry becomes the old one. So the merge sees a
+    /// change by one side only. Adds the paths for which this made a difference to `ruled`.
+    pub(super) fn pin_ruled_paths(
         &self,
         old: &EtcTree,
         local: &EtcTree,
         new: &EtcTree,
-        ruled: &mut Vec<(EtcPath, Rule)>,
+        ruled: &mut Vec<(EtcPath, MergeRule)>,
     ) -> (EtcTree, EtcTree) {
         let (mut local_side, mut new_side) = (local.clone(), new.clone());
         let paths: BTreeSet<&EtcPath> =
             old.entries.keys().chain(local.entries.keys()).chain(new.entries.keys()).collect();
         for path in paths {
-            let (rule, side, from) = match self.of(path) {
-                Some(Rule::Local) => (Rule::Local, &mut new_side, local),
-                Some(Rule::Default) => (Rule::Default, &mut local_side, new),
-                Some(Rule::Text) | None => continue,
+            let (rule, side, from) = match self.rule_for(path) {
+                Some(MergeRule::Local) => (MergeRule::Local, &mut new_side, local),
+                Some(MergeRule::Default) => (MergeRule::Default, &mut local_side, new),
+                Some(MergeRule::Text) | None => continue,
             };
             let before = match old.get(path) {
                 Some(item) => side.entries.insert(path.clone(), item.clone()),
@@ -113,13 +121,13 @@ impl Rules {
     }
 }
 
-impl Default for Rules {
+impl Default for MergeRules {
     fn default() -> Self {
-        Self { sets: [Rule::Local, Rule::Default, Rule::Text].map(|rule| (rule, RegexSet::empty())) }
+        Self { sets: [MergeRule::Local, MergeRule::Default, MergeRule::Text].map(|rule| (rule, RegexSet::empty())) }
     }
 }
 
-/// What a rule wants to have needs its directories, whatever the other side did to them.
+/// Restores in `side` the parent directories of a ruled path from `from`, whatever `side` did to them.
 fn keep_directories_above(path: &[u8], from: &EtcTree, side: &mut EtcTree) {
     let mut at = parent(path);
     while let Some(path) = at {
@@ -132,8 +140,8 @@ fn keep_directories_above(path: &[u8], from: &EtcTree, side: &mut EtcTree) {
     }
 }
 
-/// The regular expression of a pattern.
-fn expression(pattern: &str) -> String {
+/// Returns the regular expression of a pattern.
+fn pattern_regex(pattern: &str) -> String {
     let pattern = pattern.trim_start_matches("/etc/").trim_matches('/');
     let mut text = String::from("(?s-u)^");
     let mut rest = pattern;
@@ -155,27 +163,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patterns_mean_what_people_expect() {
-        let rules =
-            Rules::parse("local = ['hosts', 'ssh/*.conf', '/etc/a.b/']\ndefault = ['d/**/x', 'h?sts']\ntext = ['ssh']")
-                .expect("legal");
+    fn rule_for_matches_patterns() {
+        let rules = MergeRules::parse(
+            "local = ['hosts', 'ssh/*.conf', '/etc/a.b/']\ndefault = ['d/**/x', 'h?sts']\ntext = ['ssh']",
+        )
+        .expect("legal");
         let table = [
-            ("hosts", Some(Rule::Local)),
+            ("hosts", Some(MergeRule::Local)),
             ("hosts2", None),
-            ("hists", Some(Rule::Default)),
-            ("ssh/a.conf", Some(Rule::Local)),
-            ("ssh/a/b.conf", Some(Rule::Text)),
-            ("ssh", Some(Rule::Text)),
+            ("hists", Some(MergeRule::Default)),
+            ("ssh/a.conf", Some(MergeRule::Local)),
+            ("ssh/a/b.conf", Some(MergeRule::Text)),
+            ("ssh", Some(MergeRule::Text)),
             ("sshd", None),
-            ("a.b/c/d", Some(Rule::Local)),
+            ("a.b/c/d", Some(MergeRule::Local)),
             ("aXb", None),
-            ("d/1/2/x", Some(Rule::Default)),
+            ("d/1/2/x", Some(MergeRule::Default)),
             ("d/x", None),
         ];
         for (path, rule) in table {
-            assert_eq!(rules.of(path.as_bytes()), rule, "{path}");
+            assert_eq!(rules.rule_for(path.as_bytes()), rule, "{path}");
         }
-        assert_eq!(rules.of(b"ssh/\xff.conf"), Some(Rule::Local), "names need not be UTF-8");
-        assert!(Rules::parse("locals = []").is_err());
+        assert_eq!(rules.rule_for(b"ssh/\xff.conf"), Some(MergeRule::Local), "names need not be UTF-8");
+        assert!(MergeRules::parse("locals = []").is_err());
     }
 }

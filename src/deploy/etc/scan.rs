@@ -1,7 +1,11 @@
-//! Configuration trees as they are: in a directory of this machine, or as the defaults in an image.
+//! Reads configuration trees: from a directory of this machine, or as the defaults in an image.
 //!
-//! Contents are known by digest alone; of an image they need not even be here. No symbolic link is followed, nothing that
-//! is mounted below is entered, and a file that vanishes meanwhile is left out.
+//! *Not here*: contents. A tree has only their digests, so the contents of an image need not be in the repository.
+//!
+//! *Invariants*: no symbolic link is followed, mount points are not entered, and files that vanish during the scan are left
+//! out.
+//!
+//! *Used by* `edit`, `deploy::plan`, `deploy::apply` and `cli`.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -16,56 +20,42 @@ use crate::disk;
 use crate::image::{Image, ImageError, Ino};
 use crate::model::{DeviceNumber, FileKind, ImagePath, ObjectId, Timestamp, XattrError, Xattrs};
 
-/// Where a commit has its defaults; in the second place if there is nothing in the first.
-pub const DEFAULTS: [&str; 2] = ["/usr/etc", "/etc"];
+/// The directories where a commit may have its defaults; the second one is used if the first does not exist.
+pub(crate) const DEFAULTS_DIRECTORIES: [&str; 2] = ["/usr/etc", "/etc"];
 
-/// Bytes read and hashed at a time.
-const CHUNK: usize = 64 << 10;
+/// Bytes that are read and hashed at a time.
+const HASH_BUFFER_BYTES: usize = 64 << 10;
 
-/// Numbers of hard links in images, apart from those of inodes.
-const IMAGE_LINK: u64 = 1 << 63;
+/// A bit that distinguishes link numbers of images from those of directories, which are inode numbers.
+const IMAGE_LINK_BIT: u64 = 1 << 63;
 
-/// The label of SELinux.
-const LABEL: &[u8] = b"security.selinux";
+/// The extended attribute with the SELinux label.
+const SELINUX_XATTR: &[u8] = b"security.selinux";
 
-/// Whether owners and protected attributes can be told and set: only root can.
+/// Whether owners and protected extended attributes are read and set. Only root can do that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ownership {
-    /// They count.
-    Kept,
-    /// They are left out of everything.
-    Ignored,
+pub(crate) enum PreserveOwners {
+    /// Owners and protected attributes are read, compared and set.
+    Yes,
+    /// Owners and protected attributes are ignored.
+    No,
 }
 
 /// Why a tree cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub enum ScanError {
-    /// The system refused.
+pub(crate) enum ScanError {
     #[error("cannot read {}", .path.display())]
-    Io {
-        /// Which entry.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Attributes that no image can hold.
+    Io { path: PathBuf, source: io::Error },
+    /// A file has extended attributes that no image can hold.
     #[error("bad extended attributes of {}", .path.display())]
-    Xattrs {
-        /// Which entry.
-        path: PathBuf,
-        /// What is wrong with them.
-        source: XattrError,
-    },
+    Xattrs { path: PathBuf, source: XattrError },
     /// The image is damaged.
     #[error("the image is damaged")]
     Image(#[from] ImageError),
 }
 
-/// The defaults of a commit; an empty tree when it has none.
-///
-/// # Errors
-/// [`ScanError::Image`].
-pub fn defaults(image: &Image, ownership: Ownership) -> Result<EtcTree, ScanError> {
+/// Reads the defaults of a commit; an empty tree if it has none.
+pub(crate) fn scan_defaults(image: &Image, ownership: PreserveOwners) -> Result<EtcTree, ScanError> {
     let mut tree = EtcTree::default();
     let Some(top) = defaults_directory(image)? else { return Ok(tree) };
     tree.entries.insert(Box::default(), image_item(image, top, ownership)?);
@@ -76,10 +66,10 @@ pub fn defaults(image: &Image, ownership: Ownership) -> Result<EtcTree, ScanErro
     Ok(tree)
 }
 
-/// Where the defaults of a commit are.
+/// Returns the directory of the defaults of a commit.
 fn defaults_directory(image: &Image) -> Result<Option<Ino>, ImageError> {
-    for place in DEFAULTS {
-        let path = ImagePath::parse(place.as_bytes()).expect("a constant without '..'");
+    for path in DEFAULTS_DIRECTORIES {
+        let path = ImagePath::parse(path.as_bytes()).expect("a constant without '..'");
         if let Some(top) = image.resolve(&path)?
             && image.kind(top)? == FileKind::Directory
         {
@@ -89,7 +79,7 @@ fn defaults_directory(image: &Image) -> Result<Option<Ino>, ImageError> {
     Ok(None)
 }
 
-fn image_item(image: &Image, ino: Ino, ownership: Ownership) -> Result<Item, ScanError> {
+fn image_item(image: &Image, ino: Ino, ownership: PreserveOwners) -> Result<Item, ScanError> {
     let attributes = image.attributes(ino)?;
     let device = || attributes.device.unwrap_or(DeviceNumber { major: 0, minor: 0 });
     let body = match attributes.kind {
@@ -106,39 +96,36 @@ fn image_item(image: &Image, ino: Ino, ownership: Ownership) -> Result<Item, Sca
     let is_linked = attributes.nlink > 1 && attributes.kind != FileKind::Directory;
     Ok(Item {
         mode: if attributes.kind == FileKind::Symlink { 0o777 } else { attributes.permissions },
-        owner: (ownership == Ownership::Kept).then_some((attributes.uid, attributes.gid)),
-        xattrs: visible(image.xattrs(ino)?, ownership),
+        owner: (ownership == PreserveOwners::Yes).then_some((attributes.uid, attributes.gid)),
+        xattrs: without_hidden_xattrs(image.xattrs(ino)?, ownership),
         mtime: attributes.mtime,
-        link: is_linked.then(|| IMAGE_LINK | attributes.ino.get()),
+        link: is_linked.then(|| IMAGE_LINK_BIT | attributes.ino.get()),
         body,
     })
 }
 
-/// The attributes that count.
-fn visible(mut xattrs: Xattrs, ownership: Ownership) -> Xattrs {
+/// Removes the attributes that are not compared: those of overlayfs and, if owners are ignored, all but `user.` attributes.
+fn without_hidden_xattrs(mut xattrs: Xattrs, ownership: PreserveOwners) -> Xattrs {
     let hidden = |name: &[u8]| {
         let is_protected = !name.starts_with(b"user.");
-        name.starts_with(b"trusted.overlay.") || (ownership == Ownership::Ignored && is_protected)
+        name.starts_with(b"trusted.overlay.") || (ownership == PreserveOwners::No && is_protected)
     };
     let names: Vec<Vec<u8>> = xattrs.iter().map(|(name, _)| name.to_vec()).filter(|name| hidden(name)).collect();
     names.iter().for_each(|name| xattrs.remove(name));
     xattrs
 }
 
-/// Takes the labels of SELinux out of `local` where no defaults have any: then they are the kernel's doing, not somebody's.
-pub fn forget_foreign_labels(local: &mut EtcTree, defaults: [&EtcTree; 2]) {
-    let has_labels = |tree: &EtcTree| tree.entries.values().any(|item| item.xattrs.get(LABEL).is_some());
+/// Removes the SELinux labels from `local` if none of the defaults has labels: then the kernel set them, not the administrator.
+pub(crate) fn ignore_policy_labels(local: &mut EtcTree, defaults: [&EtcTree; 2]) {
+    let has_labels = |tree: &EtcTree| tree.entries.values().any(|item| item.xattrs.get(SELINUX_XATTR).is_some());
     if !defaults.into_iter().any(has_labels) {
-        local.entries.values_mut().for_each(|item| item.xattrs.remove(LABEL));
+        local.entries.values_mut().for_each(|item| item.xattrs.remove(SELINUX_XATTR));
     }
 }
 
-/// The tree in a directory.
-///
-/// # Errors
-/// [`ScanError`].
-pub fn directory(root: &Path, ownership: Ownership) -> Result<EtcTree, ScanError> {
-    let io_error = |path: &[u8], source| ScanError::Io { path: join(root, path), source };
+/// Reads the tree in a directory.
+pub(crate) fn scan_directory(root: &Path, ownership: PreserveOwners) -> Result<EtcTree, ScanError> {
+    let io_error = |path: &[u8], source| ScanError::Io { path: join_path(root, path), source };
     let mut tree = EtcTree::default();
     let top = disk::open_directory(root).map_err(|source| io_error(b"", source))?;
     let stat = rustix::fs::statx(&top, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS);
@@ -148,8 +135,8 @@ pub fn directory(root: &Path, ownership: Ownership) -> Result<EtcTree, ScanError
     let mut pending: Vec<(EtcPath, OwnedFd)> = vec![(EtcPath::default(), top)];
     while let Some((above, directory)) = pending.pop() {
         let listed = disk::list(&directory).map_err(|source| io_error(&above, source))?;
-        // What a killed process of ours did not finish is nobody's.
-        for entry in listed.into_iter().filter(|entry| *entry.name != *disk::TEMPORARY) {
+        // Temporary files of a killed process are not part of the tree.
+        for entry in listed.into_iter().filter(|entry| *entry.name != *disk::TEMPORARY_NAME) {
             let path: EtcPath =
                 if above.is_empty() { entry.name.clone() } else { [&above[..], b"/", &entry.name].concat().into() };
             let Some(item) = local_item(&directory, &entry.name, &path, &entry.stat, root, ownership)? else {
@@ -169,17 +156,17 @@ pub fn directory(root: &Path, ownership: Ownership) -> Result<EtcTree, ScanError
     Ok(tree)
 }
 
-/// One entry; `None` when it has vanished.
+/// Reads one entry; `None` if it vanished.
 fn local_item(
     directory: &OwnedFd,
     name: &[u8],
     path: &[u8],
     stat: &Statx,
     root: &Path,
-    ownership: Ownership,
+    ownership: PreserveOwners,
 ) -> Result<Option<Item>, ScanError> {
-    let io_error = |source| ScanError::Io { path: join(root, path), source };
-    let body = match body(directory, name, stat) {
+    let io_error = |source| ScanError::Io { path: join_path(root, path), source };
+    let body = match read_body(directory, name, stat) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(io_error)?,
     };
@@ -187,24 +174,25 @@ fn local_item(
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(io_error)?,
     };
-    let xattrs = Xattrs::new(pairs).map_err(|source| ScanError::Xattrs { path: join(root, path), source })?;
+    let xattrs = Xattrs::new(pairs).map_err(|source| ScanError::Xattrs { path: join_path(root, path), source })?;
     let is_linked = stat.stx_nlink > 1 && !body.is_directory();
     Ok(Some(Item {
         mode: if matches!(body, Body::Symlink(_)) { 0o777 } else { stat.stx_mode & 0o7777 },
-        owner: (ownership == Ownership::Kept).then_some((stat.stx_uid, stat.stx_gid)),
-        xattrs: visible(xattrs, ownership),
+        owner: (ownership == PreserveOwners::Yes).then_some((stat.stx_uid, stat.stx_gid)),
+        xattrs: without_hidden_xattrs(xattrs, ownership),
         mtime: Timestamp { seconds: stat.stx_mtime.tv_sec, nanoseconds: stat.stx_mtime.tv_nsec },
-        link: is_linked.then_some(stat.stx_ino & !IMAGE_LINK),
+        link: is_linked.then_some(stat.stx_ino & !IMAGE_LINK_BIT),
         body,
     }))
 }
 
-fn body(directory: &OwnedFd, name: &[u8], stat: &Statx) -> io::Result<Body> {
+/// Reads the kind and the content of an entry; a regular file is hashed.
+fn read_body(directory: &OwnedFd, name: &[u8], stat: &Statx) -> io::Result<Body> {
     let device = DeviceNumber { major: stat.stx_rdev_major, minor: stat.stx_rdev_minor };
     Ok(match FileKind::from_mode(stat.stx_mode.into()) {
         Some(FileKind::Directory) => Body::Directory,
         Some(FileKind::Regular) => {
-            let (content, size) = digest(disk::open_file_at(directory, name)?)?;
+            let (content, size) = hash_file(disk::open_file_at(directory, name)?)?;
             Body::File { content, size }
         }
         Some(FileKind::Symlink) => {
@@ -218,9 +206,9 @@ fn body(directory: &OwnedFd, name: &[u8], stat: &Statx) -> io::Result<Body> {
     })
 }
 
-/// The digest and the length of a file's content.
-fn digest(mut file: File) -> io::Result<(ObjectId, u64)> {
-    let (mut hasher, mut chunk, mut size) = (Sha256::new(), vec![0; CHUNK], 0);
+/// Returns the digest and the length of a file's content.
+fn hash_file(mut file: File) -> io::Result<(ObjectId, u64)> {
+    let (mut hasher, mut chunk, mut size) = (Sha256::new(), vec![0; HASH_BUFFER_BYTES], 0);
     loop {
         match file.read(&mut chunk)? {
             0 => return Ok((ObjectId::from_bytes(hasher.finalize().into()), size)),
@@ -232,8 +220,8 @@ fn digest(mut file: File) -> io::Result<(ObjectId, u64)> {
     }
 }
 
-/// A path below `root`, for messages and for opening.
-pub(super) fn join(root: &Path, path: &[u8]) -> PathBuf {
+/// Returns a path below `root`, for messages and for opening.
+pub(super) fn join_path(root: &Path, path: &[u8]) -> PathBuf {
     use std::os::unix::ffi::OsStrExt as _;
     if path.is_empty() { root.to_owned() } else { root.join(std::ffi::OsStr::from_bytes(path)) }
 }

@@ -1,43 +1,44 @@
-//! The merge matrix: a table of what is expected, the full product of states held to rules, and random trees.
+//! Tests of the merge: a table of expected results, and rules that hold for the full product of states and for random trees.
 
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::item::MERGED_MAX;
+use super::decision::{Difference, SIDECAR_SUFFIX};
+use super::item::MERGED_BYTES_MAX;
 use super::item::examples::{directory, file, item, symlink, tree};
 use super::*;
 use crate::image::Aspect;
 use crate::model::{DeviceNumber, ObjectId};
 
-/// Contents are found by the digests of a few known texts; local files by their path.
-struct Known<'a>(&'a EtcTree);
+/// A [`ContentReader`] that finds contents by the digests of a few known texts, and local files by their path.
+struct KnownContents<'a>(&'a EtcTree);
 
 const TEXTS: [&str; 9] = ["", "A", "B", "C", "a\nb\nc\nd\n", "A\nb\nc\nd\n", "a\nb\nc\nD\n", "x\nb\nc\nd\n", "child"];
 
-impl Contents for Known<'_> {
-    fn local(&self, path: &[u8]) -> Result<Vec<u8>, ContentError> {
+impl ContentReader for KnownContents<'_> {
+    fn read_local(&self, path: &[u8]) -> Result<Vec<u8>, ContentError> {
         match self.0.get(path).map(|item| &item.body) {
-            Some(Body::File { content, .. }) => self.object(*content, 0),
-            _ => Err(ContentError::Absent),
+            Some(Body::File { content, .. }) => self.read_object(*content, 0),
+            _ => Err(ContentError::NotFetched),
         }
     }
 
-    fn object(&self, id: ObjectId, _: u64) -> Result<Vec<u8>, ContentError> {
+    fn read_object(&self, id: ObjectId, _: u64) -> Result<Vec<u8>, ContentError> {
         let found = TEXTS.iter().find(|text| ObjectId::of(text.as_bytes()) == id);
-        found.map(|text| text.as_bytes().to_vec()).ok_or(ContentError::Absent)
+        found.map(|text| text.as_bytes().to_vec()).ok_or(ContentError::NotFetched)
     }
 }
 
 fn merged(old: &EtcTree, local: &EtcTree, new: &EtcTree) -> EtcPlan {
-    plan(old, local, new, &Rules::default(), &Known(local)).expect("contents are known")
+    plan(old, local, new, &MergeRules::default(), &KnownContents(local)).expect("contents are known")
 }
 
 fn result(plan: &EtcPlan) -> EtcTree {
     EtcTree { entries: plan.entries.iter().map(|(path, planned)| (path.clone(), planned.item.clone())).collect() }
 }
 
-/// States of the path `p` and what is below it, as people write them in the table.
+/// Returns the entries at and below the path `p` in a state, which is written as in the table.
 fn state(text: &str) -> Vec<(&'static str, Item)> {
     let with = |change: fn(&mut Item)| {
         let mut changed = file("A");
@@ -95,24 +96,24 @@ const STATES: [&str; 20] = [
     "disk",
 ];
 
-/// The tree whose path `p` is in this state, among others that do not change.
+/// Returns a tree whose path `p` is in this state, with other paths that do not change.
 fn scene(state_of_p: &str) -> EtcTree {
     let mut entries = state(state_of_p);
     entries.extend([("o", file("A")), ("p-", file("B")), ("q/r", file("C"))]);
     tree(&entries)
 }
 
-/// The rows of the table of OSTree's semantics, and what is expected here: old default, local, new default, the state
-/// that comes out, and what is said about `p` or what is in it.
+/// The rows of the table of OSTree's semantics with the expected results: old default, local, new default, the resulting
+/// state, and a decision about `p` or a path below it.
 #[test]
-fn every_row_of_the_matrix() {
-    use Outcome::{
+fn merge_matches_every_row_of_the_table() {
+    use MergeOutcome::{
         Added, Conflict, InDeletedDirectory, Kept, KeptWithoutDefault, Merged, Removed, StaysDeleted, TypeConflict,
         Updated,
     };
-    type Row = (&'static str, &'static str, &'static str, &'static str, Option<Outcome>);
+    type Row = (&'static str, &'static str, &'static str, &'static str, Option<MergeOutcome>);
     let table: &[Row] = &[
-        // nobody changed anything here: the default, whatever it is
+        // nothing changed locally: the new default
         ("A", "A", "A", "A", None),
         ("A", "A", "B", "B", Some(Updated)),
         ("A", "A", "A600", "A600", Some(Updated)),
@@ -124,27 +125,27 @@ fn every_row_of_the_matrix() {
         ("dir/A", "dir/A", "-", "-", Some(Removed)),
         ("-", "-", "A", "A", Some(Added)),
         ("-", "-", "dir/A", "dir/A", Some(Added)),
-        // content changed here
+        // content changed locally
         ("A", "B", "A", "B", Some(Kept)),
         ("A", "B", "C", "B", Some(Conflict)),
         ("A", "B", "-", "B", Some(KeptWithoutDefault)),
         ("A", "B", "B", "B", None),
         ("A", "B", "A600", "B600", Some(Merged)),
-        // mode, owner and attributes changed here: the content follows (OSTree freezes or loses)
+        // mode, owner and attributes changed locally: the content follows (OSTree freezes or loses)
         ("A", "A600", "B", "B600", Some(Merged)),
         ("A", "A600", "A", "A600", Some(Kept)),
         ("A", "A600", "A640", "A600", Some(Conflict)),
         ("A", "A600", "-", "A600", Some(KeptWithoutDefault)),
         ("A", "Auser", "A", "Auser", Some(Kept)),
         ("A", "Axattr", "A", "Axattr", Some(Kept)),
-        // deleted here
+        // deleted locally
         ("A", "-", "A", "-", Some(Kept)),
         ("A", "-", "B", "-", Some(StaysDeleted)),
         ("A", "-", "-", "-", None),
         ("A", "-", "dir/A", "-", Some(StaysDeleted)),
         ("dir/A", "-", "dir/A", "-", Some(Kept)),
         ("dir/A", "-", "dir/A,new", "-", Some(InDeletedDirectory)),
-        // added here
+        // added locally
         ("-", "A", "-", "A", Some(Kept)),
         ("-", "A", "A", "A", None),
         ("-", "A", "B", "A", Some(Conflict)),
@@ -171,7 +172,7 @@ fn every_row_of_the_matrix() {
         // a file that the default makes a directory (OSTree: hard error)
         ("A", "B", "dir/A", "B", Some(TypeConflict)),
         ("-", "A", "dir/A", "A", Some(TypeConflict)),
-        // a directory made a file here (OSTree: hard error although nothing changed upstream)
+        // a directory that became a file locally (OSTree: hard error although nothing changed upstream)
         ("dir/A", "B", "dir/A", "B", Some(Kept)),
         ("dir/A", "B", "dir/B", "B", Some(TypeConflict)),
         ("dir/A", "B", "dir", "B", Some(TypeConflict)),
@@ -184,19 +185,19 @@ fn every_row_of_the_matrix() {
         found.entries.retain(|path, _| !path.starts_with(b"p.sapwood-new"));
         let mut wanted = scene(expected);
         if expected == "dir" && local == "dir/A,new" {
-            // what was added here stays, what was not changed goes with its default
+            // the local addition is kept, the unchanged entry is removed with its default
             wanted = tree(&[("p/n", file("child")), ("o", file("A")), ("p-", file("B")), ("q/r", file("C"))]);
         }
         assert_eq!(found, wanted, "{name}");
-        let said: Vec<Outcome> = plan.decisions.iter().map(|decision| decision.outcome).collect();
+        let outcomes: Vec<MergeOutcome> = plan.decisions.iter().map(|decision| decision.outcome).collect();
         match outcome {
-            Some(outcome) => assert!(said.contains(&outcome), "{name}: {said:?}"),
-            None => assert_eq!(said, [], "{name}"),
+            Some(outcome) => assert!(outcomes.contains(&outcome), "{name}: {outcomes:?}"),
+            None => assert_eq!(outcomes, [], "{name}"),
         }
     }
 }
 
-/// An aspect of an entry as something that can be compared.
+/// Returns the aspects of an entry as values that can be compared.
 fn aspects(item: &Item) -> BTreeMap<Aspect, String> {
     let mut found = BTreeMap::from([(Aspect::Content, format!("{:?}", item.body))]);
     found.insert(Aspect::Mode, item.mode.to_string());
@@ -205,7 +206,7 @@ fn aspects(item: &Item) -> BTreeMap<Aspect, String> {
     found
 }
 
-/// What must hold of any merge.
+/// Checks the rules that hold for any merge.
 fn assert_rules(old: &EtcTree, local: &EtcTree, new: &EtcTree, name: &str) {
     let plan = merged(old, local, new);
     let all = result(&plan);
@@ -216,74 +217,75 @@ fn assert_rules(old: &EtcTree, local: &EtcTree, new: &EtcTree, name: &str) {
         }
     }
     if old == local {
-        assert_eq!(all, *new, "{name}: nothing was changed here, so the default it is");
+        assert_eq!(all, *new, "{name}: nothing changed locally, so the result is the default");
     }
     if old == new || local == new {
-        assert_eq!(all, *local, "{name}: no default changed, or it says the same");
+        assert_eq!(all, *local, "{name}: the default did not change or is equal, so the result is the local tree");
     }
-    let is_aside = |path: &[u8]| path.windows(ASIDE_SUFFIX.len()).any(|window| window == ASIDE_SUFFIX);
+    let is_sidecar = |path: &[u8]| path.windows(SIDECAR_SUFFIX.len()).any(|window| window == SIDECAR_SUFFIX);
     for (path, local) in &local.entries {
         let (Some(found), old) = (all.get(path), old.get(path)) else {
             let unchanged = old.get(path).is_some_and(|old| old.is_same(local));
             let is_replaced = local.body.is_directory() || unchanged;
-            assert!(is_replaced, "{name}: {} was changed here and is gone", path.escape_ascii());
+            assert!(is_replaced, "{name}: {} was changed locally and is missing", path.escape_ascii());
             continue;
         };
-        let (here, base, there) = (aspects(local), old.map(aspects), new.get(path).map(aspects));
+        let (local_aspects, base, new_aspects) = (aspects(local), old.map(aspects), new.get(path).map(aspects));
         let result = aspects(found);
-        for (aspect, value) in &here {
+        for (aspect, value) in &local_aspects {
             let base = base.as_ref().map(|base| &base[aspect]);
             if base != Some(value)
                 && local.body.is_like(&found.body)
                 && old.is_none_or(|old| old.body.is_like(&local.body))
             {
-                assert_eq!(result[aspect], *value, "{name}: {aspect:?} was changed here and is lost");
+                assert_eq!(result[aspect], *value, "{name}: {aspect:?} was changed locally and is lost");
             }
             if base == Some(value)
-                && let Some(there) = &there
+                && let Some(new_aspects) = &new_aspects
                 && found.body.is_like(&local.body)
                 && old.is_some_and(|old| old.body.is_like(&local.body))
                 && new.get(path).is_some_and(|new| new.body.is_like(&local.body))
             {
                 assert_eq!(
                     result[aspect],
-                    there[aspect],
-                    "{name}: {aspect:?} of the default of {} did not arrive",
+                    new_aspects[aspect],
+                    "{name}: {aspect:?} of the default of {} was not taken",
                     path.escape_ascii()
                 );
             }
         }
     }
-    for path in old.entries.keys().filter(|path| local.get(path).is_none() && !is_aside(path)) {
+    for path in old.entries.keys().filter(|path| local.get(path).is_none() && !is_sidecar(path)) {
         let above_replaced = (1..).scan(&path[..], |at, _| {
             *at = parent(at)?;
             Some(local.get(at).is_some_and(|item| !item.body.is_directory()) || local.get(at).is_none())
         });
         if !above_replaced.clone().any(|replaced| replaced) {
-            assert!(all.get(path).is_none(), "{name}: {} was deleted here and came back", path.escape_ascii());
+            assert!(all.get(path).is_none(), "{name}: {} was deleted locally and is there again", path.escape_ascii());
         }
     }
     for decision in &plan.decisions {
-        let both = decision.here != Difference::Same && decision.default != Difference::Same;
+        let both = decision.local != Difference::Same && decision.default != Difference::Same;
         let below = |tree: &EtcTree| old.below(&decision.path).ne(tree.below(&decision.path));
         let is_real = both || (below(local) && below(new));
-        assert!(!decision.outcome.is_conflict() || is_real, "{name}: {decision:?} is no conflict");
-        if let Some(beside) = &decision.aside {
-            assert_eq!(all.get(beside), new.get(&decision.path), "{name}: the default is not beside it");
+        assert!(!decision.outcome.is_conflict() || is_real, "{name}: {decision:?} is not a conflict");
+        if let Some(sidecar) = &decision.sidecar {
+            assert_eq!(all.get(sidecar), new.get(&decision.path), "{name}: the sidecar is not the default");
         }
     }
     for path in local.entries.keys().filter(|path| all.get(path).is_some() && new.get(path).is_some()) {
-        let (Some(here), Some(there), Some(base)) = (local.get(path), new.get(path), old.get(path)) else { continue };
-        let both_changed = here.body != base.body && there.body != base.body && here.body != there.body;
-        let said = plan.decisions.iter().any(|decision| decision.path == *path && decision.outcome.is_conflict());
-        assert!(!both_changed || said, "{name}: {} is a conflict that nobody reports", path.escape_ascii());
+        let (Some(local), Some(new), Some(base)) = (local.get(path), new.get(path), old.get(path)) else { continue };
+        let both_changed = local.body != base.body && new.body != base.body && local.body != new.body;
+        let is_reported =
+            plan.decisions.iter().any(|decision| decision.path == *path && decision.outcome.is_conflict());
+        assert!(!both_changed || is_reported, "{name}: {} is a conflict that is not reported", path.escape_ascii());
     }
     assert_eq!(result(&merged(new, &all, new)), all, "{name}: with the same defaults nothing changes");
     assert_eq!(result(&merged(old, &all, new)), all, "{name}: merging twice is merging once");
 }
 
 #[test]
-fn the_full_product_of_states_obeys_the_rules() {
+fn full_product_of_states_obeys_the_rules() {
     let mut cases = 0;
     for old in STATES {
         for local in STATES {
@@ -296,7 +298,7 @@ fn the_full_product_of_states_obeys_the_rules() {
     assert_eq!(cases, 8000);
 }
 
-/// Three trees over a few names, so that they meet.
+/// Generates three trees over a few names, so that they overlap.
 fn trees() -> impl Strategy<Value = [EtcTree; 3]> {
     let name = prop::sample::select(vec!["p", "p/c", "p/c/d", "p/n", "q", "q/r", "p-"]);
     let leaf =
@@ -314,7 +316,7 @@ fn trees() -> impl Strategy<Value = [EtcTree; 3]> {
             let mut built = tree(&[]);
             for (path, item) in entries {
                 let mut above = parent(path.as_bytes());
-                // Only below directories.
+                // Entries are added only below directories.
                 let fits = std::iter::from_fn(|| {
                     let at = above?;
                     above = parent(at);
@@ -336,32 +338,32 @@ proptest! {
     #[test]
     fn random_trees_obey_the_rules([old, local, new] in trees()) {
         assert_rules(&old, &local, &new, "random");
-        assert_rules(&old, &old, &new, "nothing changed here");
+        assert_rules(&old, &old, &new, "nothing changed locally");
         assert_rules(&old, &local, &old, "no default changed");
     }
 }
 
 #[test]
-fn a_first_deployment_is_the_defaults() {
+fn first_deployment_gets_the_defaults() {
     let new = scene("dir/A");
     let plan = merged(&EtcTree::default(), &EtcTree::default(), &new);
     assert_eq!(result(&plan), new);
-    assert!(plan.decisions.iter().all(|decision| decision.outcome == Outcome::Added));
+    assert!(plan.decisions.iter().all(|decision| decision.outcome == MergeOutcome::Added));
 }
 
 #[test]
-fn rules_decide_before_the_merge() {
-    let rules = Rules::parse("local = ['p']\ndefault = ['o']\ntext = ['t']").expect("legal");
+fn rules_override_the_merge() {
+    let rules = MergeRules::parse("local = ['p']\ndefault = ['o']\ntext = ['t']").expect("legal");
     let with = |p: &str, o: &str, t: &str| {
         let mut entries = state(p);
         entries.extend([("o", file(o)), ("t", file(t))]);
         tree(&entries)
     };
     let run = |old: &EtcTree, local: &EtcTree, new: &EtcTree| {
-        plan(old, local, new, &rules, &Known(local)).expect("contents are known")
+        plan(old, local, new, &rules, &KnownContents(local)).expect("contents are known")
     };
     let (base, top, end) = ("a\nb\nc\nd\n", "A\nb\nc\nd\n", "a\nb\nc\nD\n");
-    // what is pinned to here stays though nobody changed it; what is pinned to the default follows though somebody did
+    // a path ruled local is kept although it is unchanged; a path ruled default is replaced although it was changed
     let plan = run(&with("A", "A", base), &with("A", "B", top), &with("B", "C", end));
     let text = b"A\nb\nc\nD\n".to_vec();
     assert_eq!(plan.entries[b"p".as_slice()].item, file("A"));
@@ -369,18 +371,18 @@ fn rules_decide_before_the_merge() {
     assert_eq!(plan.entries[b"o".as_slice()].item, file("C"));
     assert_eq!(plan.entries[b"t".as_slice()].content, PlannedContent::Made(text.clone()));
     assert_eq!(plan.entries[b"t".as_slice()].item.body, file(std::str::from_utf8(&text).expect("ascii")).body);
-    let outcomes: Vec<Outcome> = plan.decisions.iter().map(|decision| decision.outcome).collect();
-    assert_eq!(outcomes, [Outcome::ByRule, Outcome::ByRule, Outcome::Merged]);
-    // the same lines: what is here stays, and it is said
+    let outcomes: Vec<MergeOutcome> = plan.decisions.iter().map(|decision| decision.outcome).collect();
+    assert_eq!(outcomes, [MergeOutcome::ByRule, MergeOutcome::ByRule, MergeOutcome::Merged]);
+    // both sides changed the same lines: the local text is kept, and a conflict is reported
     let plan = run(&with("A", "A", base), &with("A", "A", top), &with("A", "A", "x\nb\nc\nd\n"));
     assert_eq!(plan.entries[b"t".as_slice()].item.body, file(top).body);
-    assert_eq!(plan.decisions[0].outcome, Outcome::Conflict);
+    assert_eq!(plan.decisions[0].outcome, MergeOutcome::Conflict);
     assert_eq!(plan.decisions[0].details, ["the same lines were changed"]);
-    // what is pinned keeps its directory, whatever the default makes of that
+    // a ruled path keeps its directory, whatever the default makes of the directory
     for new in ["-", "B"] {
-        let rules = Rules::parse("local = ['p/c']").expect("legal");
-        let plan =
-            super::plan(&scene("dir/A"), &scene("dir/A"), &scene(new), &rules, &Known(&scene("dir/A"))).expect("known");
+        let rules = MergeRules::parse("local = ['p/c']").expect("legal");
+        let plan = super::plan(&scene("dir/A"), &scene("dir/A"), &scene(new), &rules, &KnownContents(&scene("dir/A")))
+            .expect("known");
         assert_eq!(result(&plan), scene("dir/A"), "{new}");
     }
 }
@@ -388,45 +390,45 @@ fn rules_decide_before_the_merge() {
 #[test]
 fn accounts_are_merged_by_entry_without_a_rule() {
     struct Accounts;
-    impl Contents for Accounts {
-        fn local(&self, _: &[u8]) -> Result<Vec<u8>, ContentError> {
+    impl ContentReader for Accounts {
+        fn read_local(&self, _: &[u8]) -> Result<Vec<u8>, ContentError> {
             Ok(b"root:x:0:0::/:/bin/sh\nme:x:1000:1000::/:/bin/sh\n".to_vec())
         }
-        fn object(&self, id: ObjectId, _: u64) -> Result<Vec<u8>, ContentError> {
+        fn read_object(&self, id: ObjectId, _: u64) -> Result<Vec<u8>, ContentError> {
             let text = "root:x:0:0::/:/bin/sh\n";
             let added = if id == ObjectId::of(b"new") { "svc:x:101:101::/:/bin/false\n" } else { "" };
             Ok(format!("{text}{added}").into_bytes())
         }
     }
     let one = |content: &str| tree(&[("passwd", file(content))]);
-    let plan = plan(&one("old"), &one("local"), &one("new"), &Rules::default(), &Accounts).expect("readable");
+    let plan = plan(&one("old"), &one("local"), &one("new"), &MergeRules::default(), &Accounts).expect("readable");
     let PlannedContent::Made(text) = &plan.entries[b"passwd".as_slice()].content else { panic!("{plan:?}") };
     let names: Vec<&str> =
         std::str::from_utf8(text).expect("ascii").lines().filter_map(|line| line.split(':').next()).collect();
     assert_eq!(names, ["root", "me", "svc"]);
-    assert_eq!(plan.decisions[0].outcome, Outcome::Merged);
+    assert_eq!(plan.decisions[0].outcome, MergeOutcome::Merged);
 }
 
 #[test]
-fn what_is_not_fetched_yet_is_left_undecided() {
+fn contents_that_are_not_fetched_leave_paths_undecided() {
     struct Nothing;
-    impl Contents for Nothing {
-        fn local(&self, _: &[u8]) -> Result<Vec<u8>, ContentError> {
+    impl ContentReader for Nothing {
+        fn read_local(&self, _: &[u8]) -> Result<Vec<u8>, ContentError> {
             Ok(Vec::new())
         }
-        fn object(&self, _: ObjectId, _: u64) -> Result<Vec<u8>, ContentError> {
-            Err(ContentError::Absent)
+        fn read_object(&self, _: ObjectId, _: u64) -> Result<Vec<u8>, ContentError> {
+            Err(ContentError::NotFetched)
         }
     }
     let one = |content: &str| tree(&[("passwd", file(content))]);
-    let plan = plan(&one("A"), &one("B"), &one("C"), &Rules::default(), &Nothing).expect("planned");
-    assert_eq!(plan.decisions[0].outcome, Outcome::Undecided);
+    let plan = plan(&one("A"), &one("B"), &one("C"), &MergeRules::default(), &Nothing).expect("planned");
+    assert_eq!(plan.decisions[0].outcome, MergeOutcome::Undecided);
     assert_eq!(result(&plan), one("B"));
 }
 
 #[test]
-fn files_that_are_too_large_to_be_merged_stay_as_they_are_here() {
-    let rules = Rules::parse("text = [\"big\"]").expect("rules");
+fn files_over_the_size_limit_are_not_merged() {
+    let rules = MergeRules::parse("text = [\"big\"]").expect("rules");
     let of = |content: &str, size: u64| {
         let mut item = file(content);
         item.body = Body::File { content: ObjectId::of(content.as_bytes()), size };
@@ -435,10 +437,10 @@ fn files_that_are_too_large_to_be_merged_stay_as_they_are_here() {
     let plan_of = |size| {
         let (old, new) = (of(TEXTS[4], size), of(TEXTS[6], size));
         let local = of(TEXTS[5], size);
-        plan(&old, &local, &new, &rules, &Known(&local)).expect("planned")
+        plan(&old, &local, &new, &rules, &KnownContents(&local)).expect("planned")
     };
-    assert_eq!(plan_of(MERGED_MAX).decisions[0].outcome, Outcome::Merged);
-    let whole = plan_of(MERGED_MAX + 1);
-    assert_eq!(whole.decisions[0].outcome, Outcome::Conflict);
-    assert_eq!(result(&whole), of(TEXTS[5], MERGED_MAX + 1));
+    assert_eq!(plan_of(MERGED_BYTES_MAX).decisions[0].outcome, MergeOutcome::Merged);
+    let too_large = plan_of(MERGED_BYTES_MAX + 1);
+    assert_eq!(too_large.decisions[0].outcome, MergeOutcome::Conflict);
+    assert_eq!(result(&too_large), of(TEXTS[5], MERGED_BYTES_MAX + 1));
 }

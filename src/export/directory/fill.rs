@@ -1,7 +1,11 @@
-//! Contents of regular files: from objects into files that the walk has made.
+//! Copies contents from objects into the regular files that the walk has created, and sets their metadata.
 //!
-//! Large objects are copied by the kernel, which shares the extents where the filesystem can; small ones go through a
-//! buffer. Holes are stepped over.
+//! The kernel copies large objects, sharing extents where the filesystem can; small ones go through a buffer. Holes are
+//! not written.
+//!
+//! *Not here*: creating the files (`walk`).
+//!
+//! *Used by* `export_directory`, one [`Filler`] for each thread.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -10,38 +14,39 @@ use std::os::unix::fs::FileExt;
 use crossbeam_channel::Receiver;
 
 use super::apply::apply;
-use super::ledger::{ExportCause, Ledger, image_cause, io_cause};
-use crate::disk::Entry;
-use crate::export::report::Progress;
-use crate::export::report::words;
+use super::state::{ExportCause, ExportState, image_cause, io_cause};
+use crate::disk::EntryRef;
+use crate::export::error::EntryError;
+use crate::export::report::ExportProgress;
+use crate::export::report::display_path;
 use crate::image::{Attributes, Image};
 use crate::model::{Extent, ObjectId};
 use crate::store::{ObjectSource, ReadError};
 
-/// Bytes read and written at a time.
-const BUFFER: usize = 256 << 10;
+/// Size of the copy buffer in bytes.
+const BUFFER_SIZE: usize = 256 << 10;
 
-/// Contents from this size on are worth opening the object's own file for.
+/// Smallest run in bytes for which the object's backing file is opened so that the kernel copies it.
 const KERNEL_COPY_MIN: u64 = 64 << 10;
 
-/// Bytes the kernel copies at a time, so that progress is seen.
+/// Most bytes of one `copy_file_range` call, so that the progress display moves.
 const KERNEL_COPY_STEP: usize = 64 << 20;
 
-/// A regular file to fill and finish.
-pub(super) struct Job {
+/// A created regular file whose content and metadata are still to be written.
+pub(super) struct FillJob {
     pub(super) file: File,
     pub(super) attributes: Attributes,
     pub(super) path: Box<[u8]>,
 }
 
-/// Fills files, one after the other.
+/// Fills files one after another, in one thread.
 pub(super) struct Filler<'a> {
     image: &'a Image,
     objects: &'a dyn ObjectSource,
-    ledger: &'a Ledger,
-    progress: &'a Progress,
+    state: &'a ExportState,
+    progress: &'a ExportProgress,
     buffer: Vec<u8>,
-    /// Whether the kernel can copy from the store to the target.
+    /// Whether the kernel can copy from the store to the target; cleared by the first error.
     kernel_copies: bool,
 }
 
@@ -49,27 +54,27 @@ impl<'a> Filler<'a> {
     pub(super) fn new(
         image: &'a Image,
         objects: &'a dyn ObjectSource,
-        ledger: &'a Ledger,
-        progress: &'a Progress,
+        state: &'a ExportState,
+        progress: &'a ExportProgress,
     ) -> Self {
-        Self { image, objects, ledger, progress, buffer: vec![0; BUFFER], kernel_copies: true }
+        Self { image, objects, state, progress, buffer: vec![0; BUFFER_SIZE], kernel_copies: true }
     }
 
-    /// Fills files until there are no more, or until one cannot be filled.
-    pub(super) fn run(mut self, jobs: &Receiver<Vec<Job>>) {
+    /// Fills files until the queue is closed. After a failure in any thread it only drains the queue.
+    pub(super) fn run(mut self, jobs: &Receiver<Vec<FillJob>>) {
         for job in jobs.iter().flatten() {
-            // Jobs are still taken from the queue, else the walk would wait for ever.
-            if self.ledger.has_failed() {
+            // The queue is still drained: the walk would otherwise block in `send` for ever.
+            if self.state.has_failed() {
                 continue;
             }
             if let Err(cause) = self.fill(&job) {
-                self.ledger.fail(cause);
+                self.state.fail(cause);
             }
         }
     }
 
-    fn fill(&mut self, job: &Job) -> Result<(), ExportCause> {
-        let Job { file, attributes, path } = job;
+    fn fill(&mut self, job: &FillJob) -> Result<(), ExportCause> {
+        let FillJob { file, attributes, path } = job;
         let ino = attributes.ino;
         let mut written = 0;
         if let Some(object) = self.image.object(ino).map_err(image_cause(path))? {
@@ -83,14 +88,15 @@ impl<'a> Filler<'a> {
                 }
             }
         }
-        self.ledger.count(1, written);
+        self.state.add_made(1, written);
         let xattrs = self.image.xattrs(ino).map_err(image_cause(path))?;
-        apply(self.ledger, Entry::Open(file.as_fd()), path, attributes, &xattrs)
+        apply(self.state, EntryRef::Open(file.as_fd()), path, attributes, &xattrs)
     }
 
-    /// Copies a run of bytes to the same place; returns how many.
+    /// Copies a run of bytes to the same offset and returns its length.
     fn copy(&mut self, file: &File, object: ObjectId, run: Extent, path: &[u8]) -> Result<u64, ExportCause> {
-        let read_cause = |source: ReadError| ExportCause::Content { path: words(path), source };
+        let read_cause =
+            |source: ReadError| ExportCause::from(EntryError::Content { path: display_path(path), source });
         let end = run.offset + run.length;
         let mut position = run.offset;
         if self.kernel_copies
@@ -100,20 +106,20 @@ impl<'a> Filler<'a> {
             position = self.copy_in_kernel(&source, file, position, end);
         }
         while position < end {
-            let room = usize::try_from(end - position).map_or(BUFFER, |room| room.min(BUFFER));
+            let room = usize::try_from(end - position).map_or(BUFFER_SIZE, |room| room.min(BUFFER_SIZE));
             let length = self.objects.read_at(object, position, &mut self.buffer[..room]).map_err(read_cause)?;
             if length == 0 {
-                return Err(ExportCause::ShortObject { path: words(path) });
+                return Err(EntryError::ShortObject { path: display_path(path) }.into());
             }
             file.write_all_at(&self.buffer[..length], position).map_err(|error| io_cause("write", path, error))?;
             position += length as u64;
-            self.progress.written(length as u64);
+            self.progress.add_written(length as u64);
         }
         Ok(run.length)
     }
 
-    /// Copies as far as the kernel can; returns where it stopped. What failed is tried again by reading and writing,
-    /// which says why.
+    /// Copies as far as the kernel can and returns the offset it reached. The caller copies the remainder by reading and
+    /// writing; if that fails too, its error says why.
     fn copy_in_kernel(&mut self, source: &File, target: &File, start: u64, end: u64) -> u64 {
         let mut position = start;
         while position < end {
@@ -122,7 +128,7 @@ impl<'a> Filler<'a> {
             match rustix::fs::copy_file_range(source, Some(&mut from), target, Some(&mut to), room) {
                 Ok(length) if length > 0 => {
                     position += length as u64;
-                    self.progress.written(length as u64);
+                    self.progress.add_written(length as u64);
                 }
                 Ok(_) => break,
                 Err(_) => {

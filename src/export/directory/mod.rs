@@ -1,17 +1,18 @@
-//! An image as a directory of this machine.
+//! Writes an image into a directory of this machine.
 //!
-//! One thread walks the image and makes names; others fill regular files and finish them. Everything happens relative to
-//! open directories, so neither depth nor length of names has a limit but the kernel's, and no symbolic link of the
-//! target is followed.
+//! One thread walks the image and creates all names; other threads fill the regular files and set their metadata.
 //!
-//! Order within an entry: content, owner, attributes, mode, time, since changing the owner takes away setuid and file
-//! capabilities, and `user.` attributes need a file that can still be written. Directories get theirs after all their
-//! entries, so that a default ACL or a time does not have to be restored. Until the end the top of the target has mode
-//! 0700: nobody else can reach in while files do not have their owners yet.
+//! *Invariants*: all operations are relative to open directories, so only the kernel limits depth and length of names,
+//! and no symbolic link of the target is followed. The order within an entry is content, owner, attributes, mode, time,
+//! because changing the owner clears setuid and file capabilities, and `user.` attributes need a writable file.
+//! Directories get their metadata after all their entries, so that no default ACL or time has to be restored. Until the
+//! end the top of the target has mode 0700: other users cannot reach files that do not have their owners yet.
+//!
+//! *Used by* `cli::export` and `deploy::skeleton`.
 
 mod apply;
 mod fill;
-mod ledger;
+mod state;
 mod walk;
 
 use std::io;
@@ -21,108 +22,109 @@ use std::path::{Path, PathBuf};
 use rustix::fs::Mode;
 use rustix::io::Errno;
 
-pub use self::ledger::{ExportCause, Fidelity};
+pub(crate) use self::state::ExportCause;
+pub use self::state::Fidelity;
 pub use self::walk::TargetContents;
 
 use self::fill::Filler;
-use self::ledger::Ledger;
-use self::walk::Walk;
-use super::report::{Progress, Report};
+use self::state::ExportState;
+use self::walk::ExportWalk;
+use super::report::{ExportProgress, ExportReport};
 use crate::disk;
 use crate::image::{Image, ImageError, Ino};
 use crate::model::FileKind;
 use crate::store::ObjectSource;
 
-/// Batches of files that wait to be filled, each of up to [`walk::BATCH_FILES`] open files.
-const QUEUE: usize = 3;
+/// Most batches that wait to be filled, each of up to [`walk::BATCH_FILES`] open files.
+const QUEUED_BATCHES_MAX: usize = 3;
 
 /// Choices for [`export_directory`].
 #[derive(Debug, Clone, Copy)]
-pub struct DirectoryOptions {
-    /// What to do about things the target cannot take.
+pub struct ExportOptions {
+    /// What to do about metadata and entries that the target cannot hold.
     pub fidelity: Fidelity,
-    /// What may be in the target before.
+    /// What the target may contain before the export.
     pub contents: TargetContents,
-    /// Threads that fill files, beside the one that makes them.
+    /// Number of threads that fill files, in addition to the one that creates them.
     pub threads: usize,
 }
 
-impl Default for DirectoryOptions {
+impl Default for ExportOptions {
     fn default() -> Self {
         Self { fidelity: Fidelity::default(), contents: TargetContents::default(), threads: 2 }
     }
 }
 
-/// Why an image was not exported, or not wholly.
+/// Why an image was not exported, or only in part.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportDirectoryError {
-    /// The target cannot be made or opened.
+    /// The target cannot be created or opened.
     #[error("cannot {action} {}", .path.display())]
     Target {
-        /// What was tried.
+        /// The action that failed, as a verb for the message.
         action: &'static str,
         /// The target.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// The target has entries.
     #[error("{} is not empty", .0.display())]
     NotEmpty(PathBuf),
-    /// What is to be exported is not a directory.
+    /// The entry to export is not a directory.
     #[error("only a directory can be exported into a directory")]
     NotADirectory,
-    /// The image cannot be read, before anything was made.
+    /// The image cannot be read; nothing was created.
     #[error("cannot read the image")]
     Image(#[from] ImageError),
-    /// It failed on the way.
+    /// The export failed after it had begun.
     #[error("the export into {} is incomplete, {entries} entries were made", .target.display())]
     Incomplete {
         /// The target.
         target: PathBuf,
-        /// Entries made before.
+        /// Entries that were created before the failure.
         entries: u64,
-        /// What failed.
+        /// The first failure.
         source: Box<ExportCause>,
     },
 }
 
-/// Writes the directory `root` of `image` into `target`, which is made if it does not exist.
+/// Writes the directory `root` of `image` into `target`, which is created if it does not exist.
 ///
 /// # Errors
-/// [`ExportDirectoryError`]; after [`ExportDirectoryError::Incomplete`] the target is left as far as it came, its top
-/// with mode 0700.
+/// [`ExportDirectoryError`]. After [`ExportDirectoryError::Incomplete`] the entries created so far stay in the target,
+/// and its top keeps mode 0700.
 pub fn export_directory(
     image: &Image,
     root: Ino,
     objects: &dyn ObjectSource,
     target: &Path,
-    options: DirectoryOptions,
-    progress: &Progress,
-) -> Result<Report, ExportDirectoryError> {
+    options: ExportOptions,
+    progress: &ExportProgress,
+) -> Result<ExportReport, ExportDirectoryError> {
     if image.attributes(root)?.kind != FileKind::Directory {
         return Err(ExportDirectoryError::NotADirectory);
     }
-    let directory = prepare(target, options.contents)?;
-    let ledger = Ledger::new(options.fidelity);
-    let (send, receive) = crossbeam_channel::bounded(QUEUE);
+    let directory = prepare_target(target, options.contents)?;
+    let state = ExportState::new(options.fidelity);
+    let (send, receive) = crossbeam_channel::bounded(QUEUED_BATCHES_MAX);
     let walked = std::thread::scope(|scope| {
         for _ in 0..options.threads.max(1) {
-            let (receive, ledger) = (receive.clone(), &ledger);
-            scope.spawn(move || Filler::new(image, objects, ledger, progress).run(&receive));
+            let (receive, state) = (receive.clone(), &state);
+            scope.spawn(move || Filler::new(image, objects, state, progress).run(&receive));
         }
         drop(receive);
-        Walk::new(image, directory, root, options.contents, &ledger, progress, send).run()
+        ExportWalk::new(image, directory, root, options.contents, &state, progress, send).run()
     });
-    ledger.finish(walked).map_err(|source| ExportDirectoryError::Incomplete {
+    state.finish(walked).map_err(|source| ExportDirectoryError::Incomplete {
         target: target.to_owned(),
         entries: progress.entries(),
         source: Box::new(source),
     })
 }
 
-/// Opens the target for this process alone, and takes away what its entries would inherit.
-fn prepare(target: &Path, contents: TargetContents) -> Result<OwnedFd, ExportDirectoryError> {
+/// Opens the target, makes it inaccessible to other users, and removes the ACLs that its entries would inherit.
+fn prepare_target(target: &Path, contents: TargetContents) -> Result<OwnedFd, ExportDirectoryError> {
     let error =
         |action| move |source: io::Error| ExportDirectoryError::Target { action, path: target.to_owned(), source };
     match rustix::fs::mkdir(target, Mode::RWXU) {
@@ -133,6 +135,6 @@ fn prepare(target: &Path, contents: TargetContents) -> Result<OwnedFd, ExportDir
     if contents == TargetContents::Empty && !disk::list(&directory).map_err(error("list"))?.is_empty() {
         return Err(ExportDirectoryError::NotEmpty(target.to_owned()));
     }
-    walk::take_over(&directory).map_err(|errno| error("take over")(errno.into()))?;
+    walk::restrict_access(&directory).map_err(|errno| error("restrict access to")(errno.into()))?;
     Ok(directory)
 }

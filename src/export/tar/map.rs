@@ -1,26 +1,30 @@
-//! Which bytes of a file go into the archive, and how the archive says so.
+//! The map of a file in the archive: which bytes of the file are stored.
 //!
 //! A file with holes is written in GNU's sparse format 1.0: the map as decimal lines, padded to a block, then the runs
-//! of data one after the other (GNU tar manual, "Storing Sparse Files"). Invariant: runs begin and end at blocks, but for
-//! the end of the file. GNU tar reads each run from a block of its own, others read them back to back, and this way both
-//! find the same; what a run is widened by are zeros of the hole.
+//! of data one after another (GNU tar manual, "Storing Sparse Files").
+//!
+//! *Invariants*: runs begin and end at block boundaries, except at the end of the file. GNU tar reads each run from a
+//! block of its own and other readers read them back to back; with this alignment both get the same bytes. The bytes by
+//! which a run is widened are zeros of the hole.
+//!
+//! *Used by* `export_tar`.
 
 use super::header::BLOCK;
 use crate::model::Extent;
 
-pub(super) struct Map {
+pub(super) struct DataMap {
     size: u64,
     runs: Vec<Extent>,
     is_sparse: bool,
 }
 
-impl Map {
-    /// A file without holes.
+impl DataMap {
+    /// Returns the map of a file without holes.
     pub(super) fn dense(size: u64) -> Self {
         Self { size, runs: vec![Extent { offset: 0, length: size }], is_sparse: false }
     }
 
-    /// A file whose data are in `extents`, which ascend and lie inside `size`.
+    /// Returns the map of a file whose data are in `extents`, which must ascend and lie inside `size`.
     pub(super) fn sparse(size: u64, extents: &[Extent]) -> Self {
         let block = BLOCK as u64;
         let mut runs: Vec<Extent> = Vec::with_capacity(extents.len());
@@ -39,17 +43,17 @@ impl Map {
         &self.runs
     }
 
-    /// Bytes of data that are in the archive.
+    /// Returns the number of data bytes in the archive.
     pub(super) fn data_length(&self) -> u64 {
         self.runs.iter().map(|run| run.length).sum()
     }
 
-    /// The map as it stands before the data of a sparse file.
-    pub(super) fn text(&self) -> Option<Vec<u8>> {
+    /// Returns the text that precedes the data of a sparse file, or `None` for a file without holes.
+    pub(super) fn render(&self) -> Option<Vec<u8>> {
         if !self.is_sparse {
             return None;
         }
-        // An empty run marks the end when the file ends in a hole: GNU tar sets the size by the last run.
+        // GNU tar takes the size from the last run, so a file that ends in a hole gets an empty run at its end.
         let end = self.runs.last().map_or(0, |run| run.offset + run.length);
         let mark = (end < self.size).then_some(Extent { offset: self.size, length: 0 });
         let lines = self.runs.iter().chain(&mark).flat_map(|run| [run.offset, run.length]);
@@ -75,13 +79,13 @@ mod tests {
 
     #[test]
     fn runs_are_widened_to_blocks_and_joined() {
-        let map = Map::sparse(5000, &[run(1, 10), run(600, 10), run(1500, 10), run(4900, 100)]);
+        let map = DataMap::sparse(5000, &[run(1, 10), run(600, 10), run(1500, 10), run(4900, 100)]);
         assert_eq!(map.runs(), [run(0, 1536), run(4608, 392)]);
-        let map = Map::sparse(1000, &[run(0, 1)]);
-        let text = map.text().expect("sparse");
+        let map = DataMap::sparse(1000, &[run(0, 1)]);
+        let text = map.render().expect("sparse");
         assert_eq!(text.len(), BLOCK);
         assert!(text.starts_with(b"2\n0\n512\n1000\n0\n\0"), "{}", text.escape_ascii());
-        assert!(Map::sparse(1000, &[]).text().is_some_and(|text| text.starts_with(b"1\n1000\n0\n\0")));
-        assert_eq!(Map::dense(7).text(), None);
+        assert!(DataMap::sparse(1000, &[]).render().is_some_and(|text| text.starts_with(b"1\n1000\n0\n\0")));
+        assert_eq!(DataMap::dense(7).render(), None);
     }
 }

@@ -1,25 +1,27 @@
-//! The rules of entries, in one pass in order of their numbers.
+//! Checks the rules of entries, in one pass in order of their numbers.
 //!
-//! Everything an entry points to was stored in order of first use. So each table is checked with a cursor: what an
-//! entry uses is either known already or exactly the next one, and in the end nothing is left over.
+//! Everything to which entries refer is stored in order of first use. So each table is checked with a cursor: an entry refers
+//! either to an element before the cursor or to exactly the next one, and at the end the cursor is at the end of the table.
+//!
+//! *Used by* `image::verify`.
 
 use std::collections::HashSet;
 
 use super::super::column::Column;
 use super::super::contents::object;
 use super::super::layout::{FILE_SIZE_MAX, NO_OBJECT};
-use super::super::view::{View, extents_are_legal, wrong};
+use super::super::view::{ImageView, entry_error, extents_are_legal};
 use super::super::xattrs::XattrSet;
 use super::super::{EntryFault, ImageError, Section, SectionFault, subtree};
-use super::links::Links;
+use super::links::HardLinkChecker;
 use crate::model::{BLOCK_SIZE, FileKind, LARGE_OBJECT};
 
-/// Checks every entry and every table of an image whose sections are in their places.
-pub(super) fn verify(view: View<'_>, content_bytes: u64) -> Result<(), ImageError> {
+/// Checks every entry and every table of an image whose sections are at their positions.
+pub(super) fn verify(view: ImageView<'_>, content_bytes: u64) -> Result<(), ImageError> {
     verify_columns(view)?;
-    let mut checker = Checker {
+    let mut checker = EntryChecker {
         view,
-        links: Links::new(view)?,
+        links: HardLinkChecker::new(view)?,
         next_child: 1,
         next_directory: 0,
         next_target: 0,
@@ -32,50 +34,50 @@ pub(super) fn verify(view: View<'_>, content_bytes: u64) -> Result<(), ImageErro
         object_sizes: Vec::new(),
         sets: HashSet::new(),
     };
-    checker.root()?;
+    checker.check_root()?;
     for entry in 0..view.entries() {
-        checker.entry(entry)?;
+        checker.check_entry(entry)?;
     }
-    checker.finish()?;
+    checker.check_all_used()?;
     if checker.content_bytes != content_bytes {
         return Err(ImageError::Header { field: "content bytes" });
     }
     verify_digests(view)
 }
 
-/// The rules of columns as wholes.
-fn verify_columns(view: View<'_>) -> Result<(), ImageError> {
+/// Checks the rules of whole columns.
+fn verify_columns(view: ImageView<'_>) -> Result<(), ImageError> {
     let sections = view.sections;
-    idle_is_absent(view, Section::Uid, sections.uid)?;
-    idle_is_absent(view, Section::Gid, sections.gid)?;
-    idle_is_absent(view, Section::MtimeNanoseconds, sections.mtime_nanoseconds)?;
-    idle_is_absent(view, Section::Xattrs, sections.xattrs)?;
-    ascends(view, Section::HardLinks, sections.hard_links)?;
-    ascends(view, Section::Sparse, sections.sparse)?;
-    ascends(view, Section::LargeObjects, sections.large_objects)?;
+    check_not_all_zero(view, Section::Uid, sections.uid)?;
+    check_not_all_zero(view, Section::Gid, sections.gid)?;
+    check_not_all_zero(view, Section::MtimeNanoseconds, sections.mtime_nanoseconds)?;
+    check_not_all_zero(view, Section::Xattrs, sections.xattrs)?;
+    check_ascending(view, Section::HardLinks, sections.hard_links)?;
+    check_ascending(view, Section::Sparse, sections.sparse)?;
+    check_ascending(view, Section::LargeObjects, sections.large_objects)?;
     require(sections.subtrees.len() == sections.directories.len(), Section::Subtrees, SectionFault::Length)?;
     let last_name = sections.name_offsets.get(view.bytes, view.entries() as usize)?;
     require(last_name as usize == sections.names.len(), Section::Names, SectionFault::Length)
 }
 
-/// Object ids are distinct, and subtree digests are what they should be.
-fn verify_digests(view: View<'_>) -> Result<(), ImageError> {
+/// Checks that object ids are distinct, and that the subtree digests are correct.
+fn verify_digests(view: ImageView<'_>) -> Result<(), ImageError> {
     let mut objects: Vec<_> = view.sections.objects.all(view.bytes)?.iter().collect();
     objects.sort_unstable();
     require(objects.windows(2).all(|pair| pair[0] != pair[1]), Section::Objects, SectionFault::Order)?;
-    // From the end: a wrong digest makes those above it wrong, too, and the deepest says where.
+    // In descending order, since a wrong digest makes those of the directories above wrong too: the deepest one is reported.
     for (number, digest) in subtree::digests(view)?.into_iter().enumerate().rev() {
         if view.sections.subtrees.get(view.bytes, number)? != *digest.as_bytes() {
             let entry = view.sections.directories.get(view.bytes, number)?;
-            return Err(wrong(Section::Subtrees, entry, EntryFault::Subtree));
+            return Err(entry_error(Section::Subtrees, entry, EntryFault::Subtree));
         }
     }
     Ok(())
 }
 
-struct Checker<'a> {
-    view: View<'a>,
-    links: Links,
+struct EntryChecker<'a> {
+    view: ImageView<'a>,
+    links: HardLinkChecker,
     next_child: u32,
     next_directory: usize,
     next_target: u64,
@@ -85,13 +87,13 @@ struct Checker<'a> {
     next_large: usize,
     next_block: u64,
     content_bytes: u64,
-    /// Size of each object met so far.
+    /// The size of each object that was used so far.
     object_sizes: Vec<u64>,
     sets: HashSet<&'a [u8]>,
 }
 
-impl<'a> Checker<'a> {
-    fn root(&self) -> Result<(), ImageError> {
+impl<'a> EntryChecker<'a> {
+    fn check_root(&self) -> Result<(), ImageError> {
         let view = self.view;
         let name_starts = view.sections.name_offsets.get(view.bytes, 0)?;
         check(view.kind(0)? == FileKind::Directory, Section::Mode, 0, EntryFault::Kind)?;
@@ -99,26 +101,26 @@ impl<'a> Checker<'a> {
         check(name_starts == 0 && view.raw_name(0)?.is_empty(), Section::Names, 0, EntryFault::Name)
     }
 
-    fn entry(&mut self, entry: u32) -> Result<(), ImageError> {
+    fn check_entry(&mut self, entry: u32) -> Result<(), ImageError> {
         let view = self.view;
         let kind = view.kind(entry)?;
         view.mtime(entry)?;
         if self.links.verify(view, entry, kind)? {
-            return Ok(()); // Its columns are those of the primary, which was checked.
+            return Ok(()); // Its columns equal those of the primary, which was checked.
         }
-        self.xattrs(entry)?;
+        self.check_xattrs(entry)?;
         let (size, data) = (view.size(entry)?, view.data(entry)?);
         match kind {
-            FileKind::Regular => return self.regular(entry, size),
-            FileKind::Symlink => return self.symlink(entry, size, data),
-            FileKind::Directory => self.directory(entry)?,
+            FileKind::Regular => return self.check_regular(entry, size),
+            FileKind::Symlink => return self.check_symlink(entry, size, data),
+            FileKind::Directory => self.check_directory(entry)?,
             FileKind::Fifo | FileKind::Socket => check(data == 0, Section::Data, entry, EntryFault::Data)?,
             FileKind::CharDevice | FileKind::BlockDevice => {}
         }
         check(size == 0, Section::Size, entry, EntryFault::Size)
     }
 
-    fn directory(&mut self, entry: u32) -> Result<(), ImageError> {
+    fn check_directory(&mut self, entry: u32) -> Result<(), ImageError> {
         let view = self.view;
         let listed = view.sections.directories.get(view.bytes, self.next_directory)?;
         check(listed == entry, Section::Directories, entry, EntryFault::Data)?;
@@ -137,20 +139,20 @@ impl<'a> Checker<'a> {
         check(view.links(entry)? == links, Section::Links, entry, EntryFault::Links)
     }
 
-    fn symlink(&mut self, entry: u32, size: u64, data: u64) -> Result<(), ImageError> {
+    fn check_symlink(&mut self, entry: u32, size: u64, data: u64) -> Result<(), ImageError> {
         check(data == self.next_target, Section::Data, entry, EntryFault::Data)?;
         self.view.target(entry)?;
-        self.next_target += size; // target() bounds it
+        self.next_target += size; // target() bounds the size.
         Ok(())
     }
 
-    fn regular(&mut self, entry: u32, size: u64) -> Result<(), ImageError> {
+    fn check_regular(&mut self, entry: u32, size: u64) -> Result<(), ImageError> {
         let view = self.view;
         let is_empty = view.data(entry)? == NO_OBJECT;
         check(is_empty == (size == 0) && size <= FILE_SIZE_MAX, Section::Size, entry, EntryFault::Size)?;
         let total = self.content_bytes.checked_add(size);
-        self.content_bytes = total.ok_or(wrong(Section::Size, entry, EntryFault::Size))?;
-        self.sparse(entry, size)?;
+        self.content_bytes = total.ok_or(entry_error(Section::Size, entry, EntryFault::Size))?;
+        self.check_sparse(entry, size)?;
         let Some(index) = view.object_index(entry)? else { return Ok(()) };
         object(view, entry)?;
         if let Some(known) = self.object_sizes.get(index as usize) {
@@ -158,11 +160,11 @@ impl<'a> Checker<'a> {
         }
         check(index as usize == self.object_sizes.len(), Section::Data, entry, EntryFault::Object)?;
         self.object_sizes.push(size);
-        if size > LARGE_OBJECT { self.large(entry, index, size) } else { Ok(()) }
+        if size > LARGE_OBJECT { self.check_large_object(entry, index, size) } else { Ok(()) }
     }
 
-    /// The first use of a large object.
-    fn large(&mut self, entry: u32, index: u32, size: u64) -> Result<(), ImageError> {
+    /// Checks the blocks of a large object at its first use.
+    fn check_large_object(&mut self, entry: u32, index: u32, size: u64) -> Result<(), ImageError> {
         let view = self.view;
         let (object, first) = view.sections.large_objects.get(view.bytes, self.next_large)?;
         let is_next = object == index && u64::from(first) == self.next_block;
@@ -173,10 +175,10 @@ impl<'a> Checker<'a> {
         Ok(())
     }
 
-    fn sparse(&mut self, entry: u32, size: u64) -> Result<(), ImageError> {
+    fn check_sparse(&mut self, entry: u32, size: u64) -> Result<(), ImageError> {
         let view = self.view;
         let Some((row, first)) = view.sections.sparse.find(view.bytes, entry)? else { return Ok(()) };
-        let extents = view.extents(entry)?.ok_or(wrong(Section::Sparse, entry, EntryFault::Extents))?;
+        let extents = view.extents(entry)?.ok_or(entry_error(Section::Sparse, entry, EntryFault::Extents))?;
         let is_next = row == self.next_sparse && first as usize == self.next_extent;
         let is_legal = is_next && extents_are_legal(size, extents.iter());
         check(is_legal, Section::Extents, entry, EntryFault::Extents)?;
@@ -185,7 +187,7 @@ impl<'a> Checker<'a> {
         Ok(())
     }
 
-    fn xattrs(&mut self, entry: u32) -> Result<(), ImageError> {
+    fn check_xattrs(&mut self, entry: u32) -> Result<(), ImageError> {
         let view = self.view;
         let number = view.sections.xattrs.get_or_zero(view.bytes, entry as usize)?;
         if number < self.next_set {
@@ -202,8 +204,8 @@ impl<'a> Checker<'a> {
         Ok(())
     }
 
-    /// Nothing is left over.
-    fn finish(&self) -> Result<(), ImageError> {
+    /// Checks that every table was used to its end.
+    fn check_all_used(&self) -> Result<(), ImageError> {
         let sections = self.view.sections;
         let set_end = match sections.xattr_offsets.len() {
             0 => 0,
@@ -216,7 +218,7 @@ impl<'a> Checker<'a> {
             (Section::Targets, self.next_target, sections.targets.len()),
             (Section::XattrOffsets, sets as u64, sections.xattr_offsets.len()),
             (Section::XattrSets, set_end, sections.xattr_sets.len()),
-            (Section::HardLinks, self.links.used() as u64, sections.hard_links.len()),
+            (Section::HardLinks, self.links.used_rows() as u64, sections.hard_links.len()),
             (Section::Sparse, self.next_sparse as u64, sections.sparse.len()),
             (Section::Extents, self.next_extent as u64, sections.extents.len()),
             (Section::Objects, self.object_sizes.len() as u64, sections.objects.len()),
@@ -229,19 +231,19 @@ impl<'a> Checker<'a> {
 }
 
 fn check(holds: bool, section: Section, entry: u32, fault: EntryFault) -> Result<(), ImageError> {
-    if holds { Ok(()) } else { Err(wrong(section, entry, fault)) }
+    if holds { Ok(()) } else { Err(entry_error(section, entry, fault)) }
 }
 
 fn require(holds: bool, section: Section, fault: SectionFault) -> Result<(), ImageError> {
     if holds { Ok(()) } else { Err(ImageError::Section { section, fault }) }
 }
 
-fn idle_is_absent(view: View<'_>, section: Section, column: Column<u32>) -> Result<(), ImageError> {
-    let says_something = !column.is_present() || column.all(view.bytes)?.iter().any(|value| value != 0);
-    require(says_something, section, SectionFault::Presence)
+fn check_not_all_zero(view: ImageView<'_>, section: Section, column: Column<u32>) -> Result<(), ImageError> {
+    let is_legal = !column.is_present() || column.all(view.bytes)?.iter().any(|value| value != 0);
+    require(is_legal, section, SectionFault::Presence)
 }
 
-fn ascends(view: View<'_>, section: Section, column: Column<(u32, u32)>) -> Result<(), ImageError> {
+fn check_ascending(view: ImageView<'_>, section: Section, column: Column<(u32, u32)>) -> Result<(), ImageError> {
     let keys = column.all(view.bytes)?;
     let ascends = keys.iter().zip(keys.iter().skip(1)).all(|((key, _), (next, _))| key < next);
     require(ascends, section, SectionFault::Order)

@@ -1,9 +1,13 @@
 //! Checks a whole image: every block against its digest, then every rule of the format.
 //!
-//! Three passes, each relying on the ones before it: the bytes are those that the id names (here), the sections fill the
-//! file without a gap (here), the entries obey the rules (`entries`, `links`). What passes is what
-//! [`encode`](super::encode()) would have written, so that one tree has one image. The store calls this for what comes
-//! from outside and `fsck` for what is here; a mount does not need it, since readers check what they touch.
+//! There are three passes, each of which relies on the ones before it: the bytes are those that the id names (here), the
+//! sections fill the file without a gap (here), the entries obey the rules (`entries`, `links`).
+//!
+//! *Invariants*: an image that passes is the one that [`encode`](super::encode()) would have written, so that one tree has one
+//! image.
+//!
+//! *Used by* `store` for `fsck` and for images that were fetched in parts, and by `cache`, `remote` and `cli` for images from
+//! elsewhere. A mount does not need it, since readers check what they read.
 
 mod entries;
 mod links;
@@ -15,12 +19,12 @@ use super::layout::{HASH_SIZE, IMAGE_BLOCK, SECTION_ALIGNMENT};
 use super::{Image, ImageError, Section, SectionFault};
 
 impl Image {
-    /// Checks everything. Reads the whole image, and needs memory in proportion to it.
+    /// Checks the whole image. Reads all of it, and needs memory in proportion to it.
     ///
     /// # Errors
-    /// [`ImageError`] naming the first block, section or entry found to be wrong.
+    /// [`ImageError`] with the first block, section or entry that is wrong.
     pub fn verify(&self) -> Result<(), ImageError> {
-        for block in 0..self.blocks_of_image() {
+        for block in 0..self.block_count() {
             if !self.has_block(block) {
                 return Err(ImageError::Absent { block });
             }
@@ -30,9 +34,8 @@ impl Image {
         entries::verify(self.view(), self.content_bytes())
     }
 
-    /// Number of blocks of 64 KiB, the units in which an image can be fetched and checked.
-    #[must_use]
-    pub const fn blocks_of_image(&self) -> u32 {
+    /// Returns the number of blocks of 64 KiB, the units in which an image can be fetched and verified.
+    pub(crate) const fn block_count(&self) -> u32 {
         self.header.blocks
     }
 
@@ -40,11 +43,11 @@ impl Image {
     ///
     /// # Errors
     /// [`ImageError::Block`] when it is damaged or there is no such block.
-    pub fn verify_block(&self, block: u32) -> Result<(), ImageError> {
-        let place = |start: u64, size: u64| start.saturating_add(size.saturating_mul(u64::from(block)));
-        let start = place(self.header.body(), u64::from(IMAGE_BLOCK));
+    pub(crate) fn verify_block(&self, block: u32) -> Result<(), ImageError> {
+        let position = |start: u64, size: u64| start.saturating_add(size.saturating_mul(u64::from(block)));
+        let start = position(self.header.body(), u64::from(IMAGE_BLOCK));
         let end = start.saturating_add(u64::from(IMAGE_BLOCK)).min(self.header.file_length);
-        let hash = place(self.header.hashes(), HASH_SIZE);
+        let hash = position(self.header.hashes(), HASH_SIZE);
         let content = self.bytes.get(usize_of(start)..usize_of(end));
         let expected = self.bytes.get(usize_of(hash)..usize_of(hash.saturating_add(HASH_SIZE)));
         match (content, expected) {
@@ -55,7 +58,7 @@ impl Image {
         }
     }
 
-    /// Checks that the sections follow each other as the format says, with nothing hidden between them.
+    /// Checks that the sections are where the format requires them, with only zeros between them.
     fn verify_layout(&self) -> Result<(), ImageError> {
         let mut end = self.header.header_length;
         let mut expected = self.header.body();

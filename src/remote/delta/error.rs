@@ -1,11 +1,11 @@
-//! Why a delta cannot be made or used.
+//! Errors of making and applying deltas.
 
 use std::io;
 
 use crate::image::ImageError;
 use crate::store::ReadError;
 
-/// What is wrong with a delta, or kept one from being made.
+/// The reason why a delta cannot be made or used.
 #[derive(Debug, thiserror::Error)]
 pub enum DeltaError {
     /// The bytes do not start like a delta.
@@ -14,13 +14,13 @@ pub enum DeltaError {
     /// Written by a newer Sapwood.
     #[error("delta version {0} is newer than this program; upgrade sapwood")]
     TooNew(u32),
-    /// Lengths that cannot be, or fewer bytes than they need.
+    /// A length is impossible, or there are fewer bytes than the lengths require.
     #[error("the delta has a bad length")]
     Length,
-    /// A row that names no object, or pieces that do not make one.
+    /// A row of the index names no object, or its pieces do not make one.
     #[error("row {0} of the delta's index makes no object")]
     Row(u32),
-    /// Not what the compressor made, or no room for it.
+    /// The compressor or a scratch file failed, or the bytes are no zstd frame.
     #[error("the delta cannot be packed or unpacked")]
     Io(#[from] io::Error),
     /// An object could not be read.

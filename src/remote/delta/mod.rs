@@ -1,8 +1,9 @@
-//! Deltas: the way from one commit to a later one in as few bytes as possible.
+//! Deltas: files from which a client that has one commit makes a later one with few downloaded bytes.
 //!
-//! A changed file is said in terms of the file it came from, found by path or by a path that differs in numbers only (a
-//! kernel's modules move with its version). What has no predecessor is not here: it comes from packs, as everything can.
-//! So a delta is an offer; whoever lacks the older commit, or finds the delta damaged, loses nothing.
+//! A changed file is stored as differences to its predecessor, which is found by path or by a path that differs in
+//! numbers only (a kernel's modules move with its version). A file without predecessor is not in the delta; it is
+//! fetched from packs, as any file can be. So a delta is optional: a client that lacks the older commit, or finds the
+//! delta damaged, fetches whole contents instead.
 //!
 //! ```text
 //! offset size
@@ -18,12 +19,17 @@
 //! 24+I+X       the batches, one after the other, see `streams`
 //! ```
 //!
-//! The first 24+I+X bytes are the *head*, fetched alone. An object is cut into *pieces* of 1 MiB, each said in terms of the
-//! bytes around the same place of its predecessor, so that neither side needs more memory for a larger file. All pieces
-//! of all objects in order are dealt out to the batches. Every object is checked against its id after it is put together.
+//! The first 24+I+X bytes are the *head*, which is fetched alone. An object is cut into *pieces* of 1 MiB. Each piece
+//! is stored as differences to the bytes around the same position of the predecessor, so that neither side needs more
+//! memory for a larger file. Batches take the pieces of all objects in order. Every object is checked against its id
+//! after it is put together.
 //!
-//! Measured on two states of a Debian root (`benches/frames`): a piece as zstd's patch-from at level 19 takes half as
-//! many bytes again and five times the work, since it has to name every byte that differs anew.
+//! Measured on two states of a Debian root: storing each piece by zstd's patch-from at level 19 takes 1.5 times the
+//! bytes and five times the work, since patch-from has to name every byte that differs anew (`benches/frames`).
+//!
+//! *Not here*: when a delta is made (`publish`) and used (`pull`, `fetch`).
+//!
+//! *Used by* `publish`, `fetch` and `pull`.
 
 mod error;
 mod head;
@@ -33,9 +39,12 @@ mod predecessor;
 mod streams;
 mod write;
 
-pub use error::DeltaError;
-pub use head::{BatchRef, DELTA_HEAD_MAX, DeltaHead};
-pub use pieces::{PIECE, base_range, most_pieces, piece_count, piece_range};
-pub use predecessor::{Pair, pairs};
-pub use streams::{BATCH_PACKED_MAX, Batch};
-pub use write::{Delta, DeltaOptions, DeltaSummary, Side};
+pub(crate) use error::DeltaError;
+pub(crate) use head::DELTA_HEAD_MAX;
+pub use head::{BatchRef, DeltaHead};
+pub(crate) use pieces::max_pieces;
+pub use pieces::{base_range, piece_count, piece_range};
+pub use predecessor::ObjectPair;
+pub(crate) use streams::BATCH_PACKED_MAX;
+pub use streams::DeltaBatch;
+pub use write::{Delta, DeltaOptions, DeltaSide};

@@ -1,42 +1,47 @@
-//! How contents are cut for a delta: both sides must agree on it.
+//! The rules by which contents are cut into pieces for a delta, and which old bytes each piece is compared with.
+//!
+//! *Invariants*: the maker and the user of a delta compute the same ranges from the sizes alone; they are part of the
+//! format.
+//!
+//! *Used by* `write` and `remote::fetch`.
 
 use std::ops::Range;
 
 use crate::model::Commit;
 
-/// Bytes of new content that are said together: every object that is not large is one piece. Larger ones were measured to
-/// save nothing, and each costs its size several times in memory.
-pub const PIECE: u64 = 1 << 20;
+/// Length of a piece in bytes. Every object that is not large is one piece. Larger pieces were measured to save
+/// nothing, and each piece costs its size several times in memory.
+pub(crate) const PIECE_SIZE: u64 = 1 << 20;
 
-/// So far before and behind the place where a piece is looked for its old content is used, too. Twice as much saves nothing
-/// on a Debian root, and costs each thread of a publisher 10 MiB.
-const AROUND: u64 = 512 << 10;
+/// The distance in bytes before and behind the position of a piece within which old content is used, too. Twice as much
+/// saves nothing on a Debian root, and costs each thread of a publisher 10 MiB.
+const BASE_MARGIN: u64 = 512 << 10;
 
-/// Most bytes of old content that a piece is said in terms of.
-const BASE_MAX: u64 = 3 * PIECE;
+/// The most bytes of old content that a piece is compared with.
+const BASE_MAX: u64 = 3 * PIECE_SIZE;
 
-/// How many pieces an object of `size` bytes has.
+/// Returns how many pieces an object of `size` bytes has.
 #[must_use]
 pub const fn piece_count(size: u64) -> u64 {
-    size.div_ceil(PIECE)
+    size.div_ceil(PIECE_SIZE)
 }
 
-/// How many pieces the objects of a commit can have at most.
-#[must_use]
-pub fn most_pieces(commit: &Commit) -> u64 {
+/// Returns how many pieces the objects of a commit can have at most.
+pub(crate) fn max_pieces(commit: &Commit) -> u64 {
     commit.entries.saturating_add(piece_count(commit.content_bytes))
 }
 
-/// Which bytes of an object of `size` bytes a piece has.
+/// Returns which bytes of an object of `size` bytes a piece has.
 #[must_use]
 pub fn piece_range(piece: u64, size: u64) -> Range<u64> {
-    let start = piece.saturating_mul(PIECE).min(size);
-    start..start.saturating_add(PIECE).min(size)
+    let start = piece.saturating_mul(PIECE_SIZE).min(size);
+    start..start.saturating_add(PIECE_SIZE).min(size)
 }
 
-/// Which bytes of an old object of `old_size` bytes a piece of one of `size` bytes is said in terms of: those at the same
-/// share of the whole, since what grows mostly grows everywhere; from those at the same place on or up to them, if
-/// that is not far, since some grow at the end; and some around.
+/// Returns the base of a piece: the bytes of an old object of `old_size` bytes that a piece of an object of `size`
+/// bytes is compared with. These are the bytes at the same share of the whole, since most files grow everywhere; those
+/// from the same position on or up to it, if that is not far, since some files grow at the end; and a margin on both
+/// sides.
 #[must_use]
 pub fn base_range(piece: u64, size: u64, old_size: u64) -> Range<u64> {
     let range = piece_range(piece, size);
@@ -47,16 +52,16 @@ pub fn base_range(piece: u64, size: u64, old_size: u64) -> Range<u64> {
     let share = scaled(range.start)..scaled(range.end);
     let both = range.start.min(share.start)..range.end.max(share.end);
     let around = |range: &Range<u64>| {
-        let end = range.end.saturating_add(AROUND).min(old_size);
-        range.start.saturating_sub(AROUND).min(end)..end
+        let end = range.end.saturating_add(BASE_MARGIN).min(old_size);
+        range.start.saturating_sub(BASE_MARGIN).min(end)..end
     };
     let both = around(&both);
     if both.end - both.start <= BASE_MAX {
         return both;
     }
-    // Of an old object that is many times as large, no more than of one of the same size.
+    // From an old object that is many times as large, no more is taken than from one of the same size.
     let share = around(&share);
-    share.start..share.end.min(share.start.saturating_add(PIECE + 2 * AROUND))
+    share.start..share.end.min(share.start.saturating_add(PIECE_SIZE + 2 * BASE_MARGIN))
 }
 
 #[cfg(test)]
@@ -64,8 +69,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pieces_cover_an_object_and_bases_stay_inside_the_old_one() {
-        for size in [0, 1, PIECE - 1, PIECE, PIECE + 1, 10 * PIECE + 7] {
+    fn pieces_cover_an_object_and_bases_stay_inside_the_old_object() {
+        for size in [0, 1, PIECE_SIZE - 1, PIECE_SIZE, PIECE_SIZE + 1, 10 * PIECE_SIZE + 7] {
             let ranges: Vec<_> = (0..piece_count(size)).map(|piece| piece_range(piece, size)).collect();
             let mut end = 0;
             for range in &ranges {
@@ -81,9 +86,12 @@ mod tests {
                 }
             }
         }
-        // Cut off at the end: the same place, and the same share.
-        assert_eq!(base_range(7, 8 * PIECE, 9 * PIECE), 7 * PIECE - AROUND..9 * PIECE);
-        assert_eq!(base_range(4, 10 * PIECE, 20 * PIECE), 8 * PIECE - AROUND..9 * PIECE + AROUND);
+        // The old content was cut off at its end: the base has the same position and the same share.
+        assert_eq!(base_range(7, 8 * PIECE_SIZE, 9 * PIECE_SIZE), 7 * PIECE_SIZE - BASE_MARGIN..9 * PIECE_SIZE);
+        assert_eq!(
+            base_range(4, 10 * PIECE_SIZE, 20 * PIECE_SIZE),
+            8 * PIECE_SIZE - BASE_MARGIN..9 * PIECE_SIZE + BASE_MARGIN
+        );
         assert_eq!(base_range(u64::MAX, u64::MAX, u64::MAX).end, u64::MAX);
     }
 }

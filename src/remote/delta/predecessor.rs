@@ -1,17 +1,19 @@
-//! Which older file a new one probably came from.
+//! Finds the older file that a new file probably came from.
 //!
-//! Looked for in this order: the file at the same path; the one file whose path is equal when numbers are not looked at
-//! (`/lib/modules/6.1.0-18/…` and `/lib/modules/6.1.0-21/…`, `libssl.so.3.0.11` and `libssl.so.3.0.15`); a file of the same name
-//! whose size is near. A wrong guess costs some bytes and nothing else.
+//! The search order is: the file at the same path; the one file whose path is equal when numbers are ignored
+//! (`/lib/modules/6.1.0-18/…` and `/lib/modules/6.1.0-21/…`, `libssl.so.3.0.11` and `libssl.so.3.0.15`); a file of the
+//! same name whose size is near. A wrong guess costs some bytes and nothing else.
+//!
+//! *Used by* `write`.
 
 use std::collections::{HashMap, HashSet};
 
 use crate::image::{Image, ImageError};
 use crate::model::{FileKind, ObjectId};
 
-/// A new object and the old one it is said in terms of.
+/// A new object and its predecessor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pair {
+pub struct ObjectPair {
     /// Index in the new image.
     pub new: u32,
     /// Index in the old image.
@@ -20,56 +22,57 @@ pub struct Pair {
 
 /// A file of the old image.
 #[derive(Debug, Clone, Copy)]
-struct Old {
+struct OldFile {
     object: u32,
     size: u64,
 }
 
-/// The old files by all that they may be found by.
+/// The old files by their paths and names.
 #[derive(Default)]
-struct Index {
-    paths: HashMap<Vec<u8>, Old>,
-    without_numbers: HashMap<Vec<u8>, Vec<Old>>,
-    names: HashMap<Vec<u8>, Vec<Old>>,
+struct PredecessorIndex {
+    paths: HashMap<Vec<u8>, OldFile>,
+    without_numbers: HashMap<Vec<u8>, Vec<OldFile>>,
+    names: HashMap<Vec<u8>, Vec<OldFile>>,
 }
 
-/// For every object of `new` that is not in `old` and has a likely predecessor, that one; by index in the new image.
+/// Returns each object of `new` that is not in `old` and has a likely predecessor, with that predecessor; in the order
+/// of the new image.
 ///
 /// # Errors
 /// [`ImageError`] when either image is damaged.
-pub fn pairs(old: &Image, new: &Image) -> Result<Vec<Pair>, ImageError> {
+pub(crate) fn find_pairs(old: &Image, new: &Image) -> Result<Vec<ObjectPair>, ImageError> {
     let known: HashSet<ObjectId> = old.objects()?.collect();
     let ids: Vec<ObjectId> = new.objects()?.collect();
-    let index = Index::of(old)?;
+    let index = PredecessorIndex::of(old)?;
     let mut done = vec![false; ids.len()];
     let mut pairs = Vec::new();
-    visit(new, &mut |path, object, size| {
+    for_each_file(new, &mut |path, object, size| {
         let Some(done) = done.get_mut(object as usize).filter(|done| !**done) else { return };
         *done = true;
         if known.contains(&ids[object as usize]) {
             return;
         }
         if let Some(old) = index.find(path, size) {
-            pairs.push(Pair { new: object, old: old.object });
+            pairs.push(ObjectPair { new: object, old: old.object });
         }
     })?;
     pairs.sort_unstable_by_key(|pair| pair.new);
     Ok(pairs)
 }
 
-impl Index {
+impl PredecessorIndex {
     fn of(old: &Image) -> Result<Self, ImageError> {
         let mut index = Self::default();
-        visit(old, &mut |path, object, size| {
-            let old = Old { object, size };
+        for_each_file(old, &mut |path, object, size| {
+            let old = OldFile { object, size };
             index.paths.insert(path.to_vec(), old);
             index.without_numbers.entry(without_numbers(path)).or_default().push(old);
-            index.names.entry(without_numbers(name(path))).or_default().push(old);
+            index.names.entry(without_numbers(file_name(path))).or_default().push(old);
         })?;
         Ok(index)
     }
 
-    fn find(&self, path: &[u8], size: u64) -> Option<Old> {
+    fn find(&self, path: &[u8], size: u64) -> Option<OldFile> {
         if let Some(old) = self.paths.get(path) {
             return Some(*old);
         }
@@ -77,33 +80,33 @@ impl Index {
         if let Some(old) = alike.and_then(|alike| nearest(alike, size)) {
             return Some(old);
         }
-        let same_name = self.names.get(&without_numbers(name(path)))?;
-        // Many files are called `__init__.py`; only one of much the same size is worth a try.
+        let same_name = self.names.get(&without_numbers(file_name(path)))?;
+        // Many files have the name `__init__.py`; only one of similar size is likely to be the predecessor.
         nearest(same_name, size).filter(|old| old.size.abs_diff(size) <= size / 4)
     }
 }
 
-fn nearest(candidates: &[Old], size: u64) -> Option<Old> {
+fn nearest(candidates: &[OldFile], size: u64) -> Option<OldFile> {
     candidates.iter().min_by_key(|old| (old.size.abs_diff(size), old.object)).copied()
 }
 
-/// Calls `with` for each regular file that has content: path, object, size.
-fn visit(image: &Image, with: &mut dyn FnMut(&[u8], u32, u64)) -> Result<(), ImageError> {
+/// Calls `callback` with path, object and size of each regular file that has content.
+fn for_each_file(image: &Image, callback: &mut dyn FnMut(&[u8], u32, u64)) -> Result<(), ImageError> {
     image.walk::<ImageError>(image.root(), &mut |path, ino, kind| {
         if kind == FileKind::Regular
             && let Some(object) = image.object_index(ino)?
         {
-            with(&path.to_bytes(), object, image.attributes(ino)?.size);
+            callback(&path.to_bytes(), object, image.attributes(ino)?.size);
         }
         Ok(())
     })
 }
 
-fn name(path: &[u8]) -> &[u8] {
+fn file_name(path: &[u8]) -> &[u8] {
     path.rsplit(|byte| *byte == b'/').next().unwrap_or(path)
 }
 
-/// The path with every run of digits, and dots between them, as one `#`.
+/// Returns the path with every run of digits, and of dots between digits, replaced by one `#`.
 fn without_numbers(path: &[u8]) -> Vec<u8> {
     let mut result = Vec::with_capacity(path.len());
     for (at, byte) in path.iter().enumerate() {
@@ -123,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_not_looked_at() {
+    fn path_without_numbers_has_one_mark_for_each_version() {
         for (path, expected) in [
             ("/lib/modules/6.1.0-18-amd64/kernel/fs/ext4.ko", "/lib/modules/#-#-amd#/kernel/fs/ext#.ko"),
             ("/usr/lib/libssl.so.3.0.11", "/usr/lib/libssl.so.#"),
@@ -135,13 +138,13 @@ mod tests {
     }
 
     #[test]
-    fn predecessors_are_found_by_path_then_without_numbers_then_by_name_and_size() {
-        let mut index = Index::default();
+    fn predecessor_search_tries_path_then_numbers_then_name() {
+        let mut index = PredecessorIndex::default();
         let mut add = |path: &str, object, size| {
-            let old = Old { object, size };
+            let old = OldFile { object, size };
             index.paths.insert(path.into(), old);
             index.without_numbers.entry(without_numbers(path.as_bytes())).or_default().push(old);
-            index.names.entry(without_numbers(name(path.as_bytes()))).or_default().push(old);
+            index.names.entry(without_numbers(file_name(path.as_bytes()))).or_default().push(old);
         };
         add("/lib/modules/6.1.0-18/ext4.ko", 1, 1000);
         add("/lib/modules/6.1.0-17/ext4.ko", 2, 900);

@@ -1,4 +1,11 @@
-//! Making a delta.
+//! Makes a delta from the contents of two commits.
+//!
+//! *Not here*: when a delta is made and where it is uploaded (`publish`).
+//!
+//! *Invariants*: memory is bounded by the number of threads, not by the sizes of files. Equal input makes an equal
+//! delta.
+//!
+//! *Used by* `publish`.
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -8,110 +15,106 @@ use sha2::{Digest as _, Sha256};
 
 use super::error::DeltaError;
 use super::head::{BatchRef, DeltaHead};
-use super::pieces::{PIECE, base_range, piece_count, piece_range};
-use super::predecessor::{Pair, pairs};
-use super::streams::{BATCH, Streams};
+use super::pieces::{PIECE_SIZE, base_range, piece_count, piece_range};
+use super::predecessor::{ObjectPair, find_pairs};
+use super::streams::{BATCH_SIZE, Streams};
 use crate::disk::TemporaryFile;
 use crate::image::Image;
 use crate::model::{DeltaId, ObjectId};
-use crate::remote::format::in_order;
+use crate::remote::format::run_in_order;
 use crate::store::ObjectSource;
 
-/// Pieces that wait for each thread.
-const QUEUE: usize = 1;
+/// Number of pieces that may wait for each thread.
+const QUEUE_LENGTH: usize = 1;
 
-/// A piece is left to the packs if the delta does not save one in so many bytes of what it takes there. So little, since what
-/// is not like its predecessor may be like its neighbours in the batch: six packages with one changelog are one.
-const SAVES: usize = 200;
+/// A piece goes into the delta only if it saves at least one in this many of the bytes that it takes in a pack. The
+/// share is so small because content that is unlike its predecessor may be like its neighbours in the batch: the same
+/// changelog in six packages takes the space of one.
+const SAVING_DIVISOR: usize = 200;
 
-/// How to make a delta.
+/// Options for making a delta.
 #[derive(Debug, Clone, Copy)]
 pub struct DeltaOptions {
-    /// Threads that work; each needs some 20 MiB.
+    /// Number of worker threads; each needs some 20 MiB.
     pub threads: usize,
 }
 
-/// What was made.
+/// A description of the delta that was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct DeltaSummary {
-    /// Its name.
-    pub id: DeltaId,
-    /// Its length in bytes.
-    pub length: u64,
-    /// Bytes of the head.
-    pub head: u64,
-    /// Objects in it.
-    pub objects: u64,
-    /// Bytes of those.
-    pub content_bytes: u64,
+    /// The name of the delta.
+    pub(crate) id: DeltaId,
+    /// Length of the file in bytes.
+    pub(crate) length: u64,
+    /// Length of the head in bytes.
+    pub(crate) head: u64,
+    /// Number of objects in it.
+    pub(crate) objects: u64,
+    /// Bytes of content of those.
+    pub(crate) content_bytes: u64,
 }
 
-/// A commit's image with a way to its contents.
+/// A commit's image with the source of its contents.
 #[derive(Clone, Copy)]
-pub struct Side<'a> {
+pub struct DeltaSide<'a> {
     /// The image.
     pub image: &'a Image,
-    /// Its contents.
+    /// Where the contents are read from.
     pub objects: &'a dyn ObjectSource,
 }
 
-/// Which piece it is.
+/// The identity of a piece.
 #[derive(Debug, Clone, Copy)]
-struct Place {
-    pair: Pair,
+struct PiecePosition {
+    pair: ObjectPair,
     piece: u64,
-    /// Bytes of it.
+    /// Bytes of content.
     length: u64,
 }
 
-/// What a worker gets: the old and new bytes of one piece.
-struct Job {
+/// The work for one thread: the old and new bytes of one piece.
+struct PieceJob {
     old: Vec<u8>,
     new: Vec<u8>,
-    /// Whether it was decided already that it goes into the delta.
-    is_settled: bool,
+    /// Whether the piece goes into the delta whatever it saves.
+    is_decided: bool,
 }
 
-/// A delta that can be made.
+/// A delta that has been prepared and can be written.
 pub struct Delta<'a> {
-    jobs: Jobs<'a>,
+    jobs: PieceJobs<'a>,
 }
 
 impl<'a> Delta<'a> {
-    /// Finds out which contents of `new` have a predecessor in `old`.
+    /// Finds the contents of `new` that have a predecessor in `old`.
     ///
     /// # Errors
     /// [`DeltaError`] when either image is damaged.
-    pub fn new(old: Side<'a>, new: Side<'a>) -> Result<Self, DeltaError> {
-        Ok(Self { jobs: Jobs::new(old, new)? })
+    pub fn new(old: DeltaSide<'a>, new: DeltaSide<'a>) -> Result<Self, DeltaError> {
+        Ok(Self { jobs: PieceJobs::new(old, new)? })
     }
 
-    /// How many objects have a predecessor.
-    #[must_use]
-    pub fn objects(&self) -> u64 {
+    /// Returns how many objects have a predecessor.
+    pub(crate) fn objects(&self) -> u64 {
         self.jobs.pairs.len() as u64
     }
 
-    /// Bytes of those.
-    #[must_use]
-    pub fn content_bytes(&self) -> u64 {
+    /// Returns the bytes of content of those objects.
+    pub(crate) fn content_bytes(&self) -> u64 {
         self.jobs.pairs.as_slice().iter().map(|pair| self.jobs.new_objects[pair.new as usize].1).sum()
     }
 
-    /// About how many bytes it will have without its head, told by pieces of about `sample` bytes of content in all.
-    ///
-    /// # Errors
-    /// [`DeltaError`].
-    pub fn estimate(&self, sample: u64) -> Result<u64, DeltaError> {
+    /// Estimates the bytes of the delta without its head, from pieces of about `sample` bytes of content in all.
+    pub(crate) fn estimate(&self, sample: u64) -> Result<u64, DeltaError> {
         let (mut streams, mut seen) = (Streams::default(), 0);
         let total = self.content_bytes();
         let every = (total / sample.max(1)).max(1);
-        // The first object of each share of the content.
+        // The first object of each share of the content is sampled.
         let (mut position, mut next) = (0, 0);
         for pair in self.jobs.pairs.as_slice() {
             if position >= next {
-                next += every.saturating_mul(PIECE);
-                let job = Job { is_settled: false, ..self.jobs.job(*pair, 0)? };
+                next += every.saturating_mul(PIECE_SIZE);
+                let job = PieceJob { is_decided: false, ..self.jobs.job(*pair, 0)? };
                 streams.append(&job.run()?.unwrap_or_default());
                 seen += piece_range(0, self.jobs.new_objects[pair.new as usize].1).end;
             }
@@ -122,8 +125,8 @@ impl<'a> Delta<'a> {
         Ok(u64::try_from(scaled).unwrap_or(u64::MAX))
     }
 
-    /// Makes it. `image_delta` leads from one image to the other. The delta is left in an unnamed file on the filesystem of
-    /// `scratch`; `progress` hears how many more bytes of content are done.
+    /// Makes the delta. `image_delta` makes one image from the other. The delta is returned as an unnamed file on the
+    /// filesystem of `scratch`; `progress` is called with the bytes of content that each step adds.
     ///
     /// # Errors
     /// [`DeltaError`].
@@ -134,65 +137,65 @@ impl<'a> Delta<'a> {
         scratch: &Path,
         progress: &dyn Fn(u64),
     ) -> Result<(File, DeltaSummary), DeltaError> {
-        let mut filling = Filling::new(scratch)?;
-        in_order(
+        let mut batches = BatchWriter::new(scratch)?;
+        run_in_order(
             options.threads,
-            QUEUE,
-            || |job: Job| job.run(),
+            QUEUE_LENGTH,
+            || |job: PieceJob| job.run(),
             || self.jobs.next(),
-            |place: Place, streams: Option<Streams>| {
+            |place: PiecePosition, streams: Option<Streams>| {
                 progress(place.length);
-                streams.map_or(Ok(()), |streams| filling.add(place, &streams))
+                streams.map_or(Ok(()), |streams| batches.add(place, &streams))
             },
         )?;
-        filling.close_batch()?;
-        let head = DeltaHead::encode(image_delta, &filling.objects, &filling.rows)?;
-        let (file, id, length) = assemble(&head, filling.batches, scratch)?;
-        let (head, objects, content_bytes) = (head.len() as u64, filling.objects.len() as u64, filling.content_bytes);
+        batches.close_batch()?;
+        let head = DeltaHead::encode(image_delta, &batches.objects, &batches.batch_refs)?;
+        let (file, id, length) = assemble(&head, batches.batches, scratch)?;
+        let (head, objects, content_bytes) = (head.len() as u64, batches.objects.len() as u64, batches.content_bytes);
         Ok((file, DeltaSummary { id, length, head, objects, content_bytes }))
     }
 }
 
-impl Job {
-    /// The new bytes in terms of the old ones, unless packs serve them as well.
+impl PieceJob {
+    /// Encodes the piece; `None` when it takes about as few bytes in a pack.
     fn run(&self) -> io::Result<Option<Streams>> {
         let streams = Streams::of_piece(&self.old, &self.new);
-        let is_wanted = self.is_settled || saved(&streams, &self.new)? > 0;
+        let is_wanted = self.is_decided || estimate_saving(&streams, &self.new)? > 0;
         Ok(is_wanted.then_some(streams))
     }
 }
 
-/// About how many bytes fewer than in a pack, beyond the least that must be saved.
-fn saved(streams: &Streams, new: &[u8]) -> io::Result<i64> {
+/// Estimates how many bytes fewer the piece takes than in a pack, minus the least that must be saved.
+fn estimate_saving(streams: &Streams, new: &[u8]) -> io::Result<i64> {
     let packed = zstd::bulk::compress(new, 3)?.len();
-    Ok((packed - packed / SAVES) as i64 - streams.estimate()? as i64)
+    Ok((packed - packed / SAVING_DIVISOR) as i64 - streams.estimate()? as i64)
 }
 
-/// The batch that is being filled, and those before it.
-struct Filling {
+/// The batch that is being filled, and the finished batches.
+struct BatchWriter {
     batches: File,
-    objects: Vec<Pair>,
-    rows: Vec<BatchRef>,
+    objects: Vec<ObjectPair>,
+    batch_refs: Vec<BatchRef>,
     streams: Streams,
     pieces: u32,
     content_bytes: u64,
 }
 
-impl Filling {
+impl BatchWriter {
     fn new(scratch: &Path) -> io::Result<Self> {
         let batches = TemporaryFile::create(scratch)?.file().try_clone()?;
         let (objects, rows) = (Vec::new(), Vec::new());
-        Ok(Self { batches, objects, rows, streams: Streams::default(), pieces: 0, content_bytes: 0 })
+        Ok(Self { batches, objects, batch_refs: rows, streams: Streams::default(), pieces: 0, content_bytes: 0 })
     }
 
-    fn add(&mut self, place: Place, streams: &Streams) -> Result<(), DeltaError> {
-        if place.piece == 0 {
-            self.objects.push(place.pair);
+    fn add(&mut self, position: PiecePosition, streams: &Streams) -> Result<(), DeltaError> {
+        if position.piece == 0 {
+            self.objects.push(position.pair);
         }
         self.streams.append(streams);
         self.pieces += 1;
-        self.content_bytes += place.length;
-        if self.streams.len() >= BATCH { self.close_batch() } else { Ok(()) }
+        self.content_bytes += position.length;
+        if self.streams.len() >= BATCH_SIZE { self.close_batch() } else { Ok(()) }
     }
 
     fn close_batch(&mut self) -> Result<(), DeltaError> {
@@ -200,67 +203,67 @@ impl Filling {
         if pieces > 0 {
             let packed = std::mem::take(&mut self.streams).pack()?;
             let length = u32::try_from(packed.len()).map_err(|_| DeltaError::Length)?;
-            self.rows.push(BatchRef { pieces, offset: 0, length });
+            self.batch_refs.push(BatchRef { pieces, offset: 0, length });
             self.batches.write_all(&packed)?;
         }
         Ok(())
     }
 }
 
-/// The pieces to be made, one after the other.
-struct Jobs<'a> {
-    old: Side<'a>,
-    new: Side<'a>,
+/// An iterator over the pieces to be made.
+struct PieceJobs<'a> {
+    old: DeltaSide<'a>,
+    new: DeltaSide<'a>,
     old_objects: Vec<(ObjectId, u64)>,
     new_objects: Vec<(ObjectId, u64)>,
-    pairs: std::vec::IntoIter<Pair>,
-    current: Option<(Pair, u64)>,
+    pairs: std::vec::IntoIter<ObjectPair>,
+    current: Option<(ObjectPair, u64)>,
 }
 
-impl<'a> Jobs<'a> {
-    fn new(old: Side<'a>, new: Side<'a>) -> Result<Self, DeltaError> {
-        let pairs = pairs(old.image, new.image)?.into_iter();
+impl<'a> PieceJobs<'a> {
+    fn new(old: DeltaSide<'a>, new: DeltaSide<'a>) -> Result<Self, DeltaError> {
+        let pairs = find_pairs(old.image, new.image)?.into_iter();
         let old_objects = old.image.objects_with_sizes()?.collect::<Result<_, _>>()?;
         let new_objects = new.image.objects_with_sizes()?.collect::<Result<_, _>>()?;
         Ok(Self { old, new, old_objects, new_objects, pairs, current: None })
     }
 
-    /// The next piece and its bytes.
-    fn next(&mut self) -> Result<Option<(Place, Job)>, DeltaError> {
+    /// Returns the next piece and its bytes.
+    fn next(&mut self) -> Result<Option<(PiecePosition, PieceJob)>, DeltaError> {
         loop {
             let Some((pair, piece)) = self.current.take().or_else(|| Some((self.pairs.next()?, 0))) else {
                 return Ok(None);
             };
             let count = piece_count(self.new_objects[pair.new as usize].1);
-            // Of an object in several pieces all are needed or none: one that was packed before it came here, such as an
-            // initramfs, is given up at once.
-            if piece == 0 && count > 1 && !self.promises(pair, count)? {
+            // An object in several pieces needs all of them in the delta or none. One that was compressed before it
+            // came here, such as an initramfs, is left to the packs at once.
+            if piece == 0 && count > 1 && !self.is_worthwhile(pair, count)? {
                 continue;
             }
             if piece + 1 < count {
                 self.current = Some((pair, piece + 1));
             }
             let job = self.job(pair, piece)?;
-            return Ok(Some((Place { pair, piece, length: job.new.len() as u64 }, job)));
+            return Ok(Some((PiecePosition { pair, piece, length: job.new.len() as u64 }, job)));
         }
     }
 
-    /// A look at two pieces: whether an object of `count` will be worth having.
-    fn promises(&self, pair: Pair, count: u64) -> Result<bool, DeltaError> {
+    /// Returns whether an object of `count` pieces is worth having in the delta, judged by two of its pieces.
+    fn is_worthwhile(&self, pair: ObjectPair, count: u64) -> Result<bool, DeltaError> {
         let mut sum = 0;
         for piece in [0, count / 2] {
             let job = self.job(pair, piece)?;
-            sum += saved(&Streams::of_piece(&job.old, &job.new), &job.new)?;
+            sum += estimate_saving(&Streams::of_piece(&job.old, &job.new), &job.new)?;
         }
         Ok(sum > 0)
     }
 
-    fn job(&self, pair: Pair, piece: u64) -> Result<Job, DeltaError> {
+    fn job(&self, pair: ObjectPair, piece: u64) -> Result<PieceJob, DeltaError> {
         let (old_id, old_size) = self.old_objects[pair.old as usize];
         let (new_id, new_size) = self.new_objects[pair.new as usize];
         let old = read(self.old.objects, old_id, base_range(piece, new_size, old_size))?;
         let new = read(self.new.objects, new_id, piece_range(piece, new_size))?;
-        Ok(Job { old, new, is_settled: piece_count(new_size) > 1 })
+        Ok(PieceJob { old, new, is_decided: piece_count(new_size) > 1 })
     }
 }
 
@@ -270,7 +273,7 @@ fn read(objects: &dyn ObjectSource, id: ObjectId, range: std::ops::Range<u64>) -
     if found == bytes.len() { Ok(bytes) } else { Err(DeltaError::Length) }
 }
 
-/// Puts the head before the batches and learns the name.
+/// Writes the head and the batches to one file and returns it with its name and length.
 fn assemble(head: &[u8], mut batches: File, scratch: &Path) -> Result<(File, DeltaId, u64), DeltaError> {
     let mut file = TemporaryFile::create(scratch)?.file().try_clone()?;
     let mut digest = Sha256::new();

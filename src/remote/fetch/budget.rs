@@ -1,40 +1,43 @@
 //! A bound on the bytes that are in memory at once.
+//!
+//! *Used by* `session`, for downloaded bytes that wait to be decoded.
 
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
 
-/// So many bytes may be held at once, by all who take permits.
-pub(super) struct Budget {
+/// A limit on the bytes that all permits together may cover.
+pub(super) struct MemoryBudget {
     total: u64,
     used: Mutex<u64>,
     freed: Condvar,
 }
 
-/// Permission to hold some bytes, given back when dropped.
-pub(super) struct Permit {
-    budget: Arc<Budget>,
+/// A permit to hold some bytes in memory. Dropping it returns them to the budget.
+pub(super) struct MemoryPermit {
+    budget: Arc<MemoryBudget>,
     bytes: u64,
 }
 
-impl Budget {
+impl MemoryBudget {
     pub(super) fn new(total: u64) -> Arc<Self> {
         Arc::new(Self { total, used: Mutex::new(0), freed: Condvar::new() })
     }
 
-    /// Waits until `bytes` more may be held. More than the whole budget may be held by one alone.
-    pub(super) fn take(self: &Arc<Self>, bytes: u64) -> Permit {
+    /// Waits until `bytes` more may be held. A request for more than the whole budget is granted when no other permit
+    /// exists.
+    pub(super) fn acquire(self: &Arc<Self>, bytes: u64) -> MemoryPermit {
         let mut used = self.used.lock();
         while *used > 0 && used.saturating_add(bytes) > self.total {
             self.freed.wait(&mut used);
         }
         *used = used.saturating_add(bytes);
         drop(used);
-        Permit { budget: Arc::clone(self), bytes }
+        MemoryPermit { budget: Arc::clone(self), bytes }
     }
 }
 
-impl Drop for Permit {
+impl Drop for MemoryPermit {
     fn drop(&mut self) {
         let mut used = self.budget.used.lock();
         *used = used.saturating_sub(self.bytes);
@@ -49,21 +52,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn never_more_than_the_budget_is_held() {
-        let budget = Budget::new(10);
+    fn permits_never_exceed_the_budget() {
+        let budget = MemoryBudget::new(10);
         let held = AtomicU64::new(0);
         std::thread::scope(|scope| {
             for bytes in 1..=8 {
                 let (budget, held) = (&budget, &held);
                 scope.spawn(move || {
                     for _ in 0..200 {
-                        let _permit = budget.take(bytes);
+                        let _permit = budget.acquire(bytes);
                         assert!(held.fetch_add(bytes, Ordering::SeqCst) + bytes <= 10);
                         held.fetch_sub(bytes, Ordering::SeqCst);
                     }
                 });
             }
         });
-        drop(budget.take(1000));
+        drop(budget.acquire(1000));
     }
 }

@@ -1,8 +1,14 @@
-//! From the patches of a delta to verified objects in the store.
+//! Fetches the pieces of a delta and stores the objects that they make.
 //!
-//! A delta is an offer: [`PatchPlan`] takes of it what leads from objects that are here to objects that are wanted, and
-//! leaves the rest to packs. Every object is checked as if it had come whole. Each request is worked on as it arrives, by
-//! the thread that makes it: patches are few and small beside what they make. Called by `pull`.
+//! A [`PatchPlan`] takes from a delta what leads from objects that are in the store to objects that are wanted, and
+//! leaves the rest to packs. Each request is processed as it arrives, by the thread that makes it: batches are few and
+//! small compared to the contents that they make.
+//!
+//! *Not here*: which delta is used, and fetching its head (`pull`).
+//!
+//! *Invariants*: every object is checked as if it had arrived whole.
+//!
+//! *Used by* `pull`.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -10,43 +16,43 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Buf as _, BytesMut};
 
-use super::error::{FetchError, KeepError};
-use super::plan::{FetchPlan, Piece};
-use super::ranges::{self, Request};
-use super::work::Desk;
+use super::error::{ObjectFetchError, StorePieceError};
+use super::plan::{FetchPlan, PlannedPiece};
+use super::ranges::{self, RangeRequest};
+use super::session::FetchSession;
 use super::{FetchOptions, FetchProgress};
 use crate::image::{Image, ObjectUse};
 use crate::model::{BLOCK_SIZE, DeltaId, LARGE_OBJECT, ObjectId};
 use crate::remote::delta::{self, BATCH_PACKED_MAX, DeltaError, DeltaHead, base_range, piece_count, piece_range};
-use crate::remote::format::Frame;
+use crate::remote::format::PackFrame;
 use crate::remote::layout;
-use crate::remote::transport::{Flow, Refusal, Transport};
+use crate::remote::transport::{Rejection, StreamControl, Transport};
 use crate::store::{ObjectSource as _, StoreWriter};
 
-/// The batches of pieces to fetch from one delta, and what comes of them.
+/// The batches to fetch from one delta, and the objects that their pieces make.
 #[derive(Debug, Default)]
-pub struct PatchPlan {
+pub(crate) struct PatchPlan {
     delta: Option<DeltaId>,
     objects: Vec<ObjectUse>,
-    pieces: Vec<Patch>,
-    batches: Vec<Batch>,
-    /// Where those are, to be asked for like frames of a pack.
-    frames: Vec<Frame>,
-    requests: Vec<Request>,
+    pieces: Vec<BatchPiece>,
+    batches: Vec<PlannedBatch>,
+    /// The positions of the batches, which are requested like frames of a pack.
+    frames: Vec<PackFrame>,
+    requests: Vec<RangeRequest>,
 }
 
-/// One piece in a batch.
+/// A piece in a batch.
 #[derive(Debug)]
-struct Patch {
-    /// Bytes of it.
+struct BatchPiece {
+    /// Length in bytes.
     length: u64,
-    /// What is to become of it; nothing when nobody wants it, or what it is made of is not here.
-    wanted: Option<Wanted>,
+    /// The object that the piece belongs to; `None` when it is not wanted, or its base is not in the store.
+    wanted: Option<WantedPiece>,
 }
 
 /// A piece that is wanted.
 #[derive(Debug)]
-struct Wanted {
+struct WantedPiece {
     /// Number of the object in the plan.
     object: u32,
     piece: u64,
@@ -54,54 +60,54 @@ struct Wanted {
     base_range: Range<u64>,
 }
 
-/// One batch that is fetched.
+/// A batch that is fetched.
 #[derive(Debug)]
-struct Batch {
-    /// Which of the pieces of the plan.
+struct PlannedBatch {
+    /// Numbers of the pieces in the plan.
     pieces: Range<usize>,
-    /// Bytes of all of them.
+    /// Bytes of all pieces.
     length: u64,
 }
 
 impl PatchPlan {
-    /// Takes out of `missing` what the delta can make of objects that are here. `old` and `new` are the objects of the
-    /// older and the newer image.
+    /// Removes from `missing` what the delta can make from objects in the store, and plans to fetch it. `old` and `new`
+    /// are the objects of the older and the newer image.
     ///
     /// # Errors
     /// [`DeltaError`] when the delta is for other images; nothing is taken then.
-    pub fn new(
+    pub(crate) fn new(
         delta: DeltaId,
         head: &DeltaHead,
         (old, new): (&[ObjectUse], &[ObjectUse]),
         missing: &mut Vec<ObjectUse>,
-        is_here: &dyn Fn(ObjectId) -> bool,
+        is_stored: &dyn Fn(ObjectId) -> bool,
     ) -> Result<Self, DeltaError> {
         let mut plan = Self { delta: Some(delta), ..Self::default() };
         let mut taken = HashSet::new();
         for (row, pair) in (0..).zip(head.objects()) {
             let object = new.get(pair.new as usize).ok_or(DeltaError::Row(row))?;
             let base = old.get(pair.old as usize).ok_or(DeltaError::Row(row))?;
-            // Both ascend by number, since `missing` is in the order of the image.
+            // `missing` is in the order of the image, so its numbers ascend.
             let is_missing = missing.binary_search_by_key(&object.index, |missing| missing.index).is_ok();
             let number = u32::try_from(plan.objects.len()).unwrap_or(u32::MAX);
-            let is_wanted = is_missing && is_here(base.id) && taken.insert(object.index);
+            let is_wanted = is_missing && is_stored(base.id) && taken.insert(object.index);
             if is_wanted {
                 plan.objects.push(*object);
             }
             plan.pieces.extend((0..piece_count(object.size)).map(|piece| {
                 let range = piece_range(piece, object.size);
                 let base_range = base_range(piece, object.size, base.size);
-                let wanted = is_wanted.then_some(Wanted { object: number, piece, base: base.id, base_range });
-                Patch { length: range.end - range.start, wanted }
+                let wanted = is_wanted.then_some(WantedPiece { object: number, piece, base: base.id, base_range });
+                BatchPiece { length: range.end - range.start, wanted }
             }));
         }
         plan.choose_batches(head)?;
         missing.retain(|object| !taken.contains(&object.index));
-        plan.requests = ranges::requests(&plan.frames);
+        plan.requests = ranges::group_requests(&plan.frames);
         Ok(plan)
     }
 
-    /// Deals the pieces out to the batches, and takes those with a piece that is wanted.
+    /// Assigns the pieces to the batches, and plans those batches that have a wanted piece.
     fn choose_batches(&mut self, head: &DeltaHead) -> Result<(), DeltaError> {
         let mut next = 0_usize;
         for batch in head.batches() {
@@ -116,149 +122,151 @@ impl PatchPlan {
                 return Err(DeltaError::Length);
             }
             let offset = u32::try_from(batch.offset).map_err(|_| DeltaError::Length)?;
-            self.frames.push(Frame { pack: 0, offset, length: batch.length, raw_length: 0 });
-            self.batches.push(Batch { pieces, length });
+            self.frames.push(PackFrame { pack: 0, offset, length: batch.length, raw_length: 0 });
+            self.batches.push(PlannedBatch { pieces, length });
         }
         if next == self.pieces.len() { Ok(()) } else { Err(DeltaError::Length) }
     }
 
-    /// Whether there is nothing to fetch.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
+    /// Returns whether there is nothing to fetch.
+    pub(crate) fn is_empty(&self) -> bool {
         self.requests.is_empty()
     }
 
-    /// Number of requests.
-    #[must_use]
-    pub fn requests(&self) -> u64 {
+    /// Returns the number of requests.
+    pub(crate) fn requests(&self) -> u64 {
         self.requests.len() as u64
     }
 
-    /// Bytes that the requests ask for.
-    #[must_use]
-    pub fn download_bytes(&self) -> u64 {
+    /// Returns the number of bytes that the requests ask for.
+    pub(crate) fn download_bytes(&self) -> u64 {
         self.requests.iter().map(|request| request.range.end - request.range.start).sum()
     }
 
-    /// Number of objects.
-    #[must_use]
-    pub fn objects(&self) -> u64 {
+    /// Returns the number of objects.
+    pub(crate) fn objects(&self) -> u64 {
         self.objects.len() as u64
     }
 }
 
-/// Makes the requests of `plan` and keeps every object that comes of it, durably.
+/// Makes the requests of `plan` and stores every object that its pieces make, durably.
 ///
 /// # Errors
-/// The first [`FetchError`]. What was made before it is kept.
-pub fn fetch_patches(
+/// The first [`ObjectFetchError`]. Objects that were made before it are kept.
+pub(crate) fn fetch_patches(
     plan: &PatchPlan,
     image: &Image,
     transport: &Transport,
     writer: &StoreWriter,
     options: FetchOptions,
     progress: &FetchProgress,
-) -> Result<(), FetchError> {
+) -> Result<(), ObjectFetchError> {
     let Some(delta) = plan.delta else { return Ok(()) };
     let objects = FetchPlan::of_objects(plan.objects.clone());
-    let desk = Desk::new(&objects, image, transport, writer, progress);
+    let session = FetchSession::new(&objects, image, transport, writer, progress);
     let next = AtomicUsize::new(0);
-    // Each holds a batch and a piece with its base, some 20 MiB: as many as decode otherwise.
+    // Each thread holds a batch and a piece with its base, some 20 MiB; so there are as many as decoders.
     let threads = options.decoders.clamp(1, plan.requests.len().max(1));
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 while let Some(request) = plan.requests.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if desk.has_failed() {
+                    if session.has_failed() {
                         return;
                     }
-                    if let Err(error) = receive(plan, request, delta, transport, &desk) {
-                        desk.fail(error);
+                    if let Err(error) = fetch_request(plan, request, delta, transport, &session) {
+                        session.fail(error);
                     }
                 }
             });
         }
     });
-    let settled = writer.settle();
-    match desk.into_failure() {
+    let flushed = writer.flush();
+    match session.into_failure() {
         Some(failure) => Err(failure),
-        None => Ok(settled?),
+        None => Ok(flushed?),
     }
 }
 
-/// One request: works on each batch as soon as it is there.
-fn receive(
+/// Makes one request and processes each batch as soon as it has arrived.
+fn fetch_request(
     plan: &PatchPlan,
-    request: &Request,
+    request: &RangeRequest,
     delta: DeltaId,
     transport: &Transport,
-    desk: &Desk<'_>,
-) -> Result<(), FetchError> {
+    session: &FetchSession<'_>,
+) -> Result<(), ObjectFetchError> {
     let (mut buffer, mut start) = (BytesMut::new(), request.range.start);
-    let (mut waiting, mut kept) = (request.frames.clone(), 0);
-    let mut own = None;
+    let (mut pending, mut stored) = (request.frames.clone(), 0);
+    let mut local_error = None;
     let streamed = transport.stream_checked(&layout::delta(delta), request.range.clone(), &mut |piece| {
-        desk.progress.downloaded.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        session.progress.downloaded.fetch_add(piece.len() as u64, Ordering::Relaxed);
         buffer.extend_from_slice(&piece);
-        while let Some(frame) = plan.frames[waiting.clone()].first() {
+        while let Some(frame) = plan.frames[pending.clone()].first() {
             let gap = u64::from(frame.offset).saturating_sub(start).min(buffer.len() as u64);
             buffer.advance(usize::try_from(gap).unwrap_or(usize::MAX));
             start += gap;
             if frame.end() > start + buffer.len() as u64 {
                 break;
             }
-            let packed = buffer.split_to(frame.length as usize);
-            match unpack(plan, &plan.batches[waiting.start], &packed, &mut kept, desk) {
-                Ok(()) => (start, kept) = (frame.end(), 0),
-                Err(KeepError::Wrong(why)) => {
+            let batch = buffer.split_to(frame.length as usize);
+            match store_batch(plan, &plan.batches[pending.start], &batch, &mut stored, session) {
+                Ok(()) => (start, stored) = (frame.end(), 0),
+                Err(StorePieceError::Wrong(why)) => {
                     buffer.clear();
-                    return Flow::Wrong(start, Refusal::wrong(why));
+                    return StreamControl::Reject(start, Rejection::wrong(why));
                 }
-                Err(KeepError::Own(error)) => {
-                    own = Some(error);
-                    return Flow::Enough;
+                Err(StorePieceError::Local(error)) => {
+                    local_error = Some(error);
+                    return StreamControl::Stop;
                 }
             }
-            waiting.start += 1;
+            pending.start += 1;
         }
-        if desk.has_failed() { Flow::Enough } else { Flow::More }
+        if session.has_failed() { StreamControl::Stop } else { StreamControl::Continue }
     });
-    match own {
+    match local_error {
         Some(error) => Err(error),
-        None => streamed.map_err(|source| FetchError::Transport { url: desk.url(), source }),
+        None => streamed.map_err(|source| ObjectFetchError::Transport { url: session.url(), source }),
     }
 }
 
-/// Makes the pieces of a batch from number `kept` on, which counts those that were kept.
-fn unpack(plan: &PatchPlan, batch: &Batch, packed: &[u8], kept: &mut usize, desk: &Desk<'_>) -> Result<(), KeepError> {
-    let wrong = |error: std::io::Error| KeepError::Wrong(error.into());
-    let mut pieces = delta::Batch::unpack(packed, batch.length).map_err(wrong)?;
-    for (number, patch) in plan.pieces[batch.pieces.clone()].iter().enumerate() {
-        let length = usize::try_from(patch.length).unwrap_or(usize::MAX);
-        let Some(wanted) = patch.wanted.as_ref().filter(|_| number >= *kept) else {
-            pieces.skip(length).map_err(wrong)?;
+/// Makes and stores the pieces of a batch from number `stored` on. `stored` counts the pieces that were stored.
+fn store_batch(
+    plan: &PatchPlan,
+    batch: &PlannedBatch,
+    packed: &[u8],
+    stored: &mut usize,
+    session: &FetchSession<'_>,
+) -> Result<(), StorePieceError> {
+    let wrong = |error: std::io::Error| StorePieceError::Wrong(error.into());
+    let mut pieces = delta::DeltaBatch::unpack(packed, batch.length).map_err(wrong)?;
+    for (number, piece) in plan.pieces[batch.pieces.clone()].iter().enumerate() {
+        let length = usize::try_from(piece.length).unwrap_or(usize::MAX);
+        let Some(target) = piece.wanted.as_ref().filter(|_| number >= *stored) else {
+            pieces.skip_piece(length).map_err(wrong)?;
             continue;
         };
-        let old_length = wanted.base_range.end - wanted.base_range.start;
+        let old_length = target.base_range.end - target.base_range.start;
         let mut old = vec![0; usize::try_from(old_length).unwrap_or_default()];
-        // A base that is shorter than it should be makes something else, which is noticed.
-        desk.store().read_at(wanted.base, wanted.base_range.start, &mut old).map_err(FetchError::from)?;
-        let made = pieces.next(&old, length).map_err(wrong)?;
-        keep(wanted, &made, desk)?;
-        *kept = number + 1;
+        // A base that is too short makes a wrong piece, which the check of the object notices.
+        session.store().read_at(target.base, target.base_range.start, &mut old).map_err(ObjectFetchError::from)?;
+        let content = pieces.next_piece(&old, length).map_err(wrong)?;
+        store_made_piece(target, &content, session)?;
+        *stored = number + 1;
     }
     Ok(())
 }
 
-fn keep(wanted: &Wanted, made: &[u8], desk: &Desk<'_>) -> Result<(), KeepError> {
-    let object = desk.object(wanted.object);
+fn store_made_piece(target: &WantedPiece, content: &[u8], session: &FetchSession<'_>) -> Result<(), StorePieceError> {
+    let object = session.object(target.object);
     if object.size <= LARGE_OBJECT {
-        return desk.keep(Piece::Whole { object: wanted.object, offset: 0 }, made);
+        return session.store_piece(PlannedPiece::Whole { object: target.object, offset: 0 }, content);
     }
-    let first = piece_range(wanted.piece, object.size).start / BLOCK_SIZE;
-    for (block, bytes) in (first..).zip(made.chunks(usize::try_from(BLOCK_SIZE).unwrap_or(usize::MAX))) {
+    let first = piece_range(target.piece, object.size).start / BLOCK_SIZE;
+    for (block, bytes) in (first..).zip(content.chunks(usize::try_from(BLOCK_SIZE).unwrap_or(usize::MAX))) {
         let block = u32::try_from(block).unwrap_or(u32::MAX);
-        desk.keep(Piece::Block { object: wanted.object, block }, bytes)?;
+        session.store_piece(PlannedPiece::Block { object: target.object, block }, bytes)?;
     }
     Ok(())
 }

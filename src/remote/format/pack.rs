@@ -1,4 +1,4 @@
-//! Packs: zstd frames one after the other, and the machinery that makes many of them.
+//! Published packs: files of zstd frames, and the parallel compression of frames.
 //!
 //! ```text
 //! offset size
@@ -8,9 +8,13 @@
 //!     16       zstd frames
 //! ```
 //!
-//! A frame holds contents one after the other and nothing else. What lies where is in the locators: a pack read by itself
-//! is a list of frames. Frames are compressed by several threads and written in the order in which they were given, so
-//! that equal input makes equal packs.
+//! A frame holds contents one after the other and nothing else. The positions of objects are in the locators: a pack by
+//! itself is a list of frames. Frames are compressed by several threads and written in the order in which they were
+//! given, so that equal input makes equal packs.
+//!
+//! *Not here*: which objects share a frame (`publish`), and packs of the local repository (`store`).
+//!
+//! *Used by* `publish`, `prune`, `fetch`, the delta writer and the cache.
 
 use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -24,21 +28,21 @@ const MAGIC: [u8; 8] = *b"SAPWPCK\0";
 const VERSION: u32 = 1;
 
 /// Bytes before the first frame.
-pub const PACK_HEADER_SIZE: u32 = 16;
+pub(crate) const PACK_HEADER_SIZE: u32 = 16;
 
-/// Most bytes of an unpacked frame: an object that is not large is never cut.
+/// The most bytes of a decompressed frame: an object that is not large is never split.
 pub const FRAME_RAW_MAX: usize = 1 << 20;
 
-/// Frames waiting for each thread: enough that none waits, few enough to keep memory small.
-const QUEUE: usize = 4;
+/// Number of frames that may wait for each thread: enough that no thread idles, few enough to keep memory small.
+const QUEUE_LENGTH: usize = 4;
 
-/// Why a frame cannot be unpacked.
+/// The reason why a frame cannot be decompressed.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
-    /// Not what the compressor made.
+    /// The bytes are no zstd frame.
     #[error("a frame cannot be unpacked")]
     Compression(#[source] io::Error),
-    /// It unpacks to another length than announced.
+    /// The frame decompresses to another length than announced.
     #[error("a frame unpacks to {found} bytes where {expected} were announced")]
     Length {
         /// Bytes announced.
@@ -48,14 +52,15 @@ pub enum FrameError {
     },
 }
 
-/// Whether a frame's length may come of what it unpacks to: zstd adds little to bytes that it cannot make shorter. One that
-/// takes more room is refused, since its length decides how much is downloaded and held in memory.
+/// Returns whether a frame's compressed length is plausible for its decompressed length: zstd adds little to bytes that
+/// it cannot make shorter. A frame that takes more room is refused, since its length decides how much is downloaded and
+/// held in memory.
 #[must_use]
 pub const fn is_in_proportion(length: u32, raw_length: u32) -> bool {
     length as u64 <= raw_length as u64 + (raw_length as u64 >> 7) + 1024
 }
 
-/// Unpacks a frame to exactly `raw_length` bytes, which are at most [`FRAME_RAW_MAX`].
+/// Decompresses a frame to exactly `raw_length` bytes, which must be at most [`FRAME_RAW_MAX`].
 ///
 /// # Errors
 /// [`FrameError`].
@@ -69,21 +74,21 @@ pub fn decode_frame(packed: &[u8], raw_length: u32) -> Result<Vec<u8>, FrameErro
     }
 }
 
-/// Bytes that are to become a frame.
+/// The content of a frame before it is compressed.
 #[derive(Debug)]
-pub struct RawFrame {
-    /// At most [`FRAME_RAW_MAX`] of them.
-    pub bytes: Vec<u8>,
+pub(crate) struct RawFrame {
+    /// The content, at most [`FRAME_RAW_MAX`] bytes.
+    pub(crate) bytes: Vec<u8>,
     /// Level of zstd.
-    pub level: i32,
+    pub(crate) level: i32,
 }
 
-/// Compresses what `next` gives, in `threads` threads, and gives the results to `done` in the same order, each with the
-/// value that came with it. At most a few frames a thread are in memory.
+/// Compresses the frames that `next` returns on `threads` threads, and passes the results to `done` in the same order,
+/// each with the value that came with it. At most a few frames for each thread are in memory.
 ///
 /// # Errors
 /// The first error of `next`, of `done`, or of the compressor.
-pub fn compress_frames<T: Send, E: From<io::Error> + Send>(
+pub(crate) fn compress_frames<T: Send, E: From<io::Error> + Send>(
     threads: usize,
     next: impl FnMut() -> Result<Option<(T, RawFrame)>, E> + Send,
     mut done: impl FnMut(T, &[u8], Vec<u8>) -> Result<(), E>,
@@ -96,15 +101,21 @@ pub fn compress_frames<T: Send, E: From<io::Error> + Send>(
             Ok((raw.bytes, packed))
         }
     };
-    in_order(threads, QUEUE, worker, next, |value, (raw, packed)| done(value, &raw, packed))
+    run_in_order(threads, QUEUE_LENGTH, worker, next, |value, (raw, packed)| done(value, &raw, packed))
 }
 
-/// Hands what `next` gives to one of `threads` workers, and their results to `done` in the order of `next`, each with the
-/// value that came with it. At most `2 × queue` inputs and results a thread wait.
+/// Passes what `next` returns to `threads` workers, and their results to `done` in the order of `next`, each with the
+/// value that came with it. At most `2 × queue` inputs and results wait for each thread.
 ///
 /// # Errors
 /// The first error of `next`, of `done`, or of a worker.
-pub fn in_order<T: Send, In: Send, Out: Send, Worker: FnMut(In) -> io::Result<Out>, E: From<io::Error> + Send>(
+pub(crate) fn run_in_order<
+    T: Send,
+    In: Send,
+    Out: Send,
+    Worker: FnMut(In) -> io::Result<Out>,
+    E: From<io::Error> + Send,
+>(
     threads: usize,
     queue: usize,
     worker: impl Fn() -> Worker + Sync,
@@ -114,7 +125,8 @@ pub fn in_order<T: Send, In: Send, Out: Send, Worker: FnMut(In) -> io::Result<Ou
     let threads = threads.max(1);
     let worker = &worker;
     thread::scope(|scope| {
-        // Input n goes to thread n modulo their number, and results are taken in the same turn: order without sorting.
+        // Input n goes to thread n modulo the number of threads, and results are taken in the same order, so no sorting
+        // is needed.
         let (mut inputs, mut outputs): (Vec<SyncSender<In>>, Vec<Receiver<io::Result<Out>>>) = (Vec::new(), Vec::new());
         for _ in 0..threads {
             let (input, jobs) = sync_channel::<In>(queue);
@@ -128,12 +140,12 @@ pub fn in_order<T: Send, In: Send, Out: Send, Worker: FnMut(In) -> io::Result<Ou
         }
         let (values, waiting) = sync_channel::<Result<T, E>>(threads * queue);
         scope.spawn(move || {
-            for turn in 0.. {
+            for number in 0.. {
                 let value = match next() {
                     Ok(None) => return,
                     Err(error) => Err(error),
-                    // Nobody listens any more after an error further down.
-                    Ok(Some((value, input))) => match inputs[turn % threads].send(input) {
+                    // The receiver is gone after an error of `done`.
+                    Ok(Some((value, input))) => match inputs[number % threads].send(input) {
                         Ok(()) => Ok(value),
                         Err(_) => return,
                     },
@@ -145,16 +157,16 @@ pub fn in_order<T: Send, In: Send, Out: Send, Worker: FnMut(In) -> io::Result<Ou
             }
         });
         let stopped = || io::Error::other("a worker has stopped");
-        for (turn, value) in waiting.into_iter().enumerate() {
+        for (number, value) in waiting.into_iter().enumerate() {
             let value = value?;
-            let result = outputs[turn % threads].recv().map_err(|_| stopped())??;
+            let result = outputs[number % threads].recv().map_err(|_| stopped())??;
             done(value, result)?;
         }
         Ok(())
     })
 }
 
-/// Writes one pack and learns its name.
+/// A writer of one pack, which also computes the pack's name.
 pub struct PackWriter<W: Write> {
     out: W,
     digest: Sha256,
@@ -165,7 +177,7 @@ impl<W: Write> PackWriter<W> {
     /// Begins a pack.
     ///
     /// # Errors
-    /// Those of writing.
+    /// Errors of writing.
     pub fn new(out: W) -> io::Result<Self> {
         let mut pack = Self { out, digest: Sha256::new(), length: 0 };
         let mut header = MAGIC.to_vec();
@@ -175,29 +187,28 @@ impl<W: Write> PackWriter<W> {
         Ok(pack)
     }
 
-    /// Bytes so far.
+    /// Returns the number of bytes so far.
     #[must_use]
     pub const fn length(&self) -> u64 {
         self.length
     }
 
-    /// Returns whether a frame of so many bytes fits into a pack of `most` bytes. The first always does.
-    #[must_use]
-    pub const fn has_room(&self, frame: usize, most: u64) -> bool {
-        self.length <= PACK_HEADER_SIZE as u64 || self.length + frame as u64 <= most
+    /// Returns whether a frame of `frame` bytes fits into a pack of `limit` bytes. The first frame always does.
+    pub(crate) const fn has_room(&self, frame: usize, limit: u64) -> bool {
+        self.length <= PACK_HEADER_SIZE as u64 || self.length + frame as u64 <= limit
     }
 
     /// Adds a frame and returns where it begins.
     ///
     /// # Errors
-    /// Those of writing.
+    /// Errors of writing.
     pub fn add(&mut self, frame: &[u8]) -> io::Result<u64> {
         let offset = self.length;
         self.write(frame)?;
         Ok(offset)
     }
 
-    /// The writer, the pack's name and its length in bytes.
+    /// Returns the writer, the pack's name and its length in bytes.
     pub fn finish(self) -> (W, PackId, u64) {
         (self.out, PackId::from_bytes(self.digest.finalize().into()), self.length)
     }
@@ -225,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_come_out_in_order_whatever_the_threads_and_unpack_to_what_went_in() {
+    fn frames_keep_order_and_content_with_any_number_of_threads() {
         let made = |threads| {
             let mut made = Vec::new();
             let done = |number, raw: &[u8], packed: Vec<u8>| {
@@ -243,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_end_the_work() {
+    fn errors_of_either_callback_end_the_compression() {
         let broken = || io::Error::other("broken");
         let result = compress_frames(2, || Err::<Option<((), RawFrame)>, _>(broken()), |(), _, _| Ok(()));
         assert_eq!(result.expect_err("next fails").to_string(), "broken");
@@ -252,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_of_another_length_is_refused() {
+    fn frame_of_another_length_is_refused() {
         let packed = zstd::bulk::compress(&[1; 1000], 3).expect("memory");
         assert!(decode_frame(&packed, 999).is_err());
         assert!(matches!(decode_frame(&packed, 1001), Err(FrameError::Length { found: 1000, .. })));

@@ -1,18 +1,22 @@
 //! The placement of a commit: where its parts are in a published repository, and how long they are.
 //!
-//! JSON, since it is small, unsigned, and read by people who wonder what their bucket holds. A reader ignores keys it
-//! does not know. Placement is advice about where to look: whatever is found there is checked against the commit.
+//! It is JSON, since it is small, unsigned, and read by people who inspect a bucket. A reader ignores keys it does not
+//! know.
+//!
+//! *Invariants*: a placement is advice about where to look: whatever is found there is checked against the commit.
+//!
+//! *Used by* `publish`, `prune`, `pull` and the cache.
 
 use super::wire::WireImage;
 use crate::model::{CommitId, DeltaId, ImageId, LocatorId, ProfileId};
 
-/// Largest placement that is read, in bytes.
-pub const PLACEMENT_SIZE_MAX: usize = 64 << 10;
+/// The largest placement that is read, in bytes.
+pub(crate) const PLACEMENT_SIZE_MAX: usize = 64 << 10;
 
-/// Format version that is written and read.
+/// The format version that is written and read.
 const VERSION: u32 = 1;
 
-/// Why bytes are no placement.
+/// The reason why bytes are no placement.
 #[derive(Debug, thiserror::Error)]
 pub enum PlacementError {
     /// More bytes than [`PLACEMENT_SIZE_MAX`].
@@ -29,7 +33,7 @@ pub enum PlacementError {
 /// A file named by its content, and its length in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct FileRef<Id> {
-    /// Its name.
+    /// The name of the file.
     pub id: Id,
     /// Its length in bytes.
     pub length: u64,
@@ -38,40 +42,45 @@ pub struct FileRef<Id> {
 /// The published form of the commit's image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ImageRef {
-    /// Its name, so that it can be asked for together with the commit, which says the same.
+    /// The image's id, so that the image can be requested together with the commit, which names it too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<ImageId>,
     /// Bytes of the file `images/ID`.
     pub length: u64,
-    /// Bytes at its start that suffice to open it and to list the top directories.
+    /// Bytes at the start of the file that suffice to open the image and to list the top directories.
     pub prefix: u64,
-    /// Bytes at its start that hold all names and attributes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hot: Option<u64>,
+    /// Bytes at the start of the file that hold all names and attributes.
+    #[serde(rename = "hot", default, skip_serializing_if = "Option::is_none")]
+    pub metadata_length: Option<u64>,
 }
 
 impl ImageRef {
-    /// Of the image `id`, which is published in this form.
+    /// Returns the reference to image `id`, which is published in the form `wire`.
     #[must_use]
     pub const fn new(id: ImageId, wire: &WireImage) -> Self {
-        Self { id: Some(id), length: wire.bytes.len() as u64, prefix: wire.prefix, hot: Some(wire.hot) }
+        Self {
+            id: Some(id),
+            length: wire.bytes.len() as u64,
+            prefix: wire.prefix,
+            metadata_length: Some(wire.metadata_length),
+        }
     }
 }
 
-/// A delta that leads to the commit.
+/// A delta that makes the commit from an older one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct DeltaRef {
-    /// The older commit that one must have.
+    /// The older commit that the client must have.
     pub from: CommitId,
     /// The file.
     pub id: DeltaId,
     /// Its length in bytes.
     pub length: u64,
-    /// Bytes at its start that hold the image's delta and the list of objects.
+    /// Bytes at the start of the file that hold the image's delta and the list of objects.
     pub head: u64,
 }
 
-/// Where the parts of one commit are.
+/// The positions of the parts of one commit.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Placement {
     /// Format version.
@@ -80,25 +89,25 @@ pub struct Placement {
     pub image: ImageRef,
     /// Which frame holds each object.
     pub locator: FileRef<LocatorId>,
-    /// What a boot reads.
+    /// The profile of what a boot reads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<FileRef<ProfileId>>,
-    /// Ways from older commits, the newest of those first.
+    /// Deltas from older commits, the newest of those first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deltas: Vec<DeltaRef>,
-    /// Bytes of content that were published before and that the next publishes of the ref may pack again; clients ignore it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub regroup: Option<u64>,
+    /// Bytes of content published earlier that the next publishes of the ref may pack again. Clients ignore it.
+    #[serde(rename = "regroup", default, skip_serializing_if = "Option::is_none")]
+    pub(crate) regroup_budget: Option<u64>,
 }
 
 impl Placement {
-    /// A placement without profile and deltas.
+    /// Returns a placement without profile and deltas.
     #[must_use]
     pub const fn new(image: ImageRef, locator: FileRef<LocatorId>) -> Self {
-        Self { version: VERSION, image, locator, profile: None, deltas: Vec::new(), regroup: None }
+        Self { version: VERSION, image, locator, profile: None, deltas: Vec::new(), regroup_budget: None }
     }
 
-    /// The bytes that [`Self::parse`] reads.
+    /// Returns the bytes that [`Self::parse`] reads.
     #[must_use]
     pub fn render(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("plain fields have a JSON form")

@@ -9,23 +9,25 @@
 //!              object (index in the image) · first block · count of blocks, 0 for all of the object
 //! ```
 //!
-//! A profile is a hint for whoever fetches ahead and nothing else: an entry that names no object of the image is
-//! skipped. The publisher makes one for each commit from a list of paths ([`super::ProfileText`]), since paths outlive
+//! A profile is a hint for read-ahead and nothing else: an entry that names no object of the image is skipped. The
+//! publisher makes one for each commit from a list of paths ([`super::ProfileText`]), since paths stay the same over
 //! versions and numbers do not.
+//!
+//! *Used by* `publish`, `pull`, and by the cache's read-ahead.
 
 const MAGIC: [u8; 8] = *b"SAPWPRF\0";
 const VERSION: u32 = 1;
 const HEADER_SIZE: usize = 16;
 const ROW_SIZE: usize = 12;
-const LEVEL: i32 = 19;
+const ZSTD_LEVEL: i32 = 19;
 
-/// Most entries that are read: more than any boot opens files.
+/// The most entries that are read: more than any boot opens files.
 const ENTRIES_MAX: usize = 1 << 20;
 
-/// Largest published profile in bytes.
-pub const PROFILE_SIZE_MAX: u64 = HEADER_SIZE as u64 + ENTRIES_MAX as u64 * ROW_SIZE as u64;
+/// The largest published profile in bytes.
+pub(crate) const PROFILE_SIZE_MAX: u64 = HEADER_SIZE as u64 + ENTRIES_MAX as u64 * ROW_SIZE as u64;
 
-/// Why bytes are no profile.
+/// The reason why bytes are no profile.
 #[derive(Debug, thiserror::Error)]
 pub enum ProfileError {
     /// The bytes do not start like a profile.
@@ -34,45 +36,44 @@ pub enum ProfileError {
     /// Written by a newer Sapwood.
     #[error("profile version {0} is newer than this program; upgrade sapwood")]
     TooNew(u32),
-    /// More entries than there may be, or fewer bytes than the entries need.
+    /// There are more entries than allowed, or fewer bytes than the entries require.
     #[error("the profile has a bad length")]
     Length,
-    /// Not what the compressor made.
+    /// The compressed part is damaged.
     #[error("the profile cannot be unpacked")]
     Compression(#[source] std::io::Error),
 }
 
-/// Something that is read.
+/// An entry of a profile: an object, or some blocks of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ProfileEntry {
     /// Index of the object in the image.
     pub object: u32,
-    /// The first block of it that is read.
+    /// The first block that is read.
     pub first: u32,
-    /// How many blocks; 0 for all.
+    /// Number of blocks; 0 for all.
     pub blocks: u32,
 }
 
 impl ProfileEntry {
-    /// All of the object with this number.
-    #[must_use]
-    pub const fn whole(object: u32) -> Self {
+    /// Returns the entry for all of the object with this number.
+    pub(crate) const fn whole_object(object: u32) -> Self {
         Self { object, first: 0, blocks: 0 }
     }
 }
 
-/// What is read, in order.
+/// A list of what is read, in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Profile {
-    /// Each at most once.
+    /// The entries, each at most once.
     pub entries: Vec<ProfileEntry>,
 }
 
 impl Profile {
-    /// The bytes that [`Self::parse`] reads; entries beyond the most there may be are left out.
+    /// Returns the bytes that [`Self::parse`] reads. Entries beyond the limit are left out.
     ///
     /// # Errors
-    /// Those of the compressor: no memory.
+    /// Errors of the compressor: no memory.
     pub fn encode(&self) -> Result<Vec<u8>, std::io::Error> {
         let entries = &self.entries[..self.entries.len().min(ENTRIES_MAX)];
         let columns: [fn(&ProfileEntry) -> u32; 3] = [|entry| entry.object, |entry| entry.first, |entry| entry.blocks];
@@ -83,7 +84,7 @@ impl Profile {
         bytes.extend_from_slice(&MAGIC);
         bytes.extend_from_slice(&VERSION.to_le_bytes());
         bytes.extend_from_slice(&count.to_le_bytes());
-        bytes.extend_from_slice(&zstd::bulk::compress(&raw, LEVEL)?);
+        bytes.extend_from_slice(&zstd::bulk::compress(&raw, ZSTD_LEVEL)?);
         Ok(bytes)
     }
 
@@ -120,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_profile_survives_and_its_ruins_are_errors() {
+    fn profile_round_trips_and_damaged_profiles_are_refused() {
         let entry = |object| ProfileEntry { object, first: object / 2, blocks: 1 };
         let profile = Profile { entries: (0..1000).map(entry).collect() };
         let bytes = profile.encode().expect("memory");

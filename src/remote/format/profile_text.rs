@@ -1,4 +1,4 @@
-//! A profile as people keep it: a text file with a path a line, in the order in which things were read.
+//! The text form of a profile, for people: one path on each line, in the order in which files were read.
 //!
 //! ```text
 //! # sapwood profile 1
@@ -6,11 +6,15 @@
 //! 0+2 /usr/bin/python3.11
 //! ```
 //!
-//! The first word says which blocks of 256 KiB of a large file are read (first + count), `all` for a whole file. In a path, a
-//! newline is written `\n` and a backslash `\\`. Lines that begin with `#` and empty ones are skipped. Profiles may be edited, and joined
-//! with cat.
+//! The first word tells which blocks of 256 KiB of a large file are read (first + count); `all` stands for a whole
+//! file. In a path, a newline is written `\n` and a backslash `\\`. Lines that begin with `#` and empty lines are
+//! skipped. Profiles may be edited, and joined with cat.
+//!
+//! *Used by* `publish` and by `sapwood profile`.
 
 use std::collections::{HashMap, HashSet};
+use std::io;
+use std::path::{Path, PathBuf};
 
 use super::profile::{Profile, ProfileEntry};
 use crate::image::{Image, ImageError};
@@ -18,34 +22,45 @@ use crate::model::{FileKind, ImagePath};
 
 const TITLE: &[u8] = b"# sapwood profile 1\n";
 
-/// A line that cannot be understood.
+/// The error for a line that cannot be parsed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line} is no line of a profile: expected 'all /path' or 'FIRST+COUNT /path'")]
 pub struct ProfileTextError {
-    /// Counted from 1.
-    pub line: usize,
+    /// The line's number, counted from 1.
+    pub(crate) line: usize,
 }
 
-/// One line.
+/// An error of reading the file of a profile.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProfileFileError {
+    /// The file cannot be read.
+    #[error("cannot read the profile {}", .path.display())]
+    Read { path: PathBuf, source: io::Error },
+    /// The file is no profile.
+    #[error("{}", .path.display())]
+    Format { path: PathBuf, source: ProfileTextError },
+}
+
+/// A line of a profile.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ProfileLine {
     /// The file.
     pub path: ImagePath,
     /// The first block that is read.
     pub first: u32,
-    /// How many blocks; 0 for the whole file.
+    /// Number of blocks; 0 for the whole file.
     pub blocks: u32,
 }
 
-/// What is read, by path.
+/// A list of what is read, by path.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ProfileText {
-    /// In order.
+    /// The lines, in order.
     pub lines: Vec<ProfileLine>,
 }
 
 impl ProfileText {
-    /// The text that [`Self::parse`] reads.
+    /// Returns the text that [`Self::parse`] reads.
     #[must_use]
     pub fn render(&self) -> Vec<u8> {
         let mut text = TITLE.to_vec();
@@ -66,7 +81,16 @@ impl ProfileText {
         text
     }
 
-    /// Reads a text.
+    /// Reads the file of a profile.
+    ///
+    /// # Errors
+    /// When there is no such file or it is not a profile.
+    pub(crate) fn read(path: &Path) -> Result<Self, ProfileFileError> {
+        let text = std::fs::read(path).map_err(|source| ProfileFileError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text).map_err(|source| ProfileFileError::Format { path: path.to_owned(), source })
+    }
+
+    /// Reads the text form.
     ///
     /// # Errors
     /// [`ProfileTextError`] for the first line that cannot be understood.
@@ -81,11 +105,11 @@ impl ProfileText {
         Ok(Self { lines })
     }
 
-    /// What `profile` lists of `image`, each under one of the paths that lead to it.
+    /// Returns the text form of a `profile` of `image`. Each object is listed under one of the paths that lead to it.
     ///
     /// # Errors
-    /// [`ImageError`] when the image is damaged, or what is needed of it is not here.
-    pub fn of(image: &Image, profile: &Profile) -> Result<Self, ImageError> {
+    /// [`ImageError`] when the image is damaged, or a needed part of it is missing.
+    pub(crate) fn from_profile(image: &Image, profile: &Profile) -> Result<Self, ImageError> {
         let wanted: HashSet<u32> = profile.entries.iter().map(|entry| entry.object).collect();
         let mut paths = HashMap::new();
         image.walk(image.root(), &mut |path, ino, kind| {
@@ -103,10 +127,9 @@ impl ProfileText {
         Ok(Self { lines: profile.entries.iter().filter_map(line).collect() })
     }
 
-    /// Several profiles in one: what the first lists, then what only the others list. Of a file that one of them lists as a
-    /// whole there are no parts.
-    #[must_use]
-    pub fn merged(profiles: &[Self]) -> Self {
+    /// Merges several profiles: first the entries of the first, then those that only later ones list. If one of them
+    /// lists a whole file, its parts are left out.
+    pub(crate) fn merge(profiles: &[Self]) -> Self {
         let lines = || profiles.iter().flat_map(|profile| &profile.lines);
         let whole: HashSet<Vec<u8>> =
             lines().filter(|line| line.blocks == 0).map(|line| line.path.to_bytes()).collect();
@@ -123,12 +146,12 @@ impl ProfileText {
         Self { lines: merged }
     }
 
-    /// The profile for `image`: the objects behind the paths, each piece once, in order. Paths that are not there, or
-    /// no longer files, are skipped.
+    /// Returns the profile for `image`: the objects of the paths, each entry once, in order. Paths that do not exist,
+    /// or are not regular files any more, are skipped.
     ///
     /// # Errors
     /// [`ImageError`] when the image is damaged.
-    pub fn resolve(&self, image: &Image) -> Result<Profile, ImageError> {
+    pub(crate) fn resolve(&self, image: &Image) -> Result<Profile, ImageError> {
         let mut seen = HashSet::new();
         let mut entries = Vec::new();
         for line in &self.lines {
@@ -185,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_survives_whatever_the_names() {
+    fn text_round_trips_with_any_names() {
         let path = |text: &[u8]| ImagePath::parse(text).expect("legal");
         let text = ProfileText {
             lines: vec![
@@ -197,17 +220,15 @@ mod tests {
     }
 
     #[test]
-    fn joined_profiles_have_each_thing_once() {
+    fn merged_profiles_list_each_entry_once() {
         let parse = |text: &str| ProfileText::parse(text.as_bytes()).expect("legal");
-        let merged = ProfileText::merged(&[
-            parse("all /a\n0+2 /b\n5+1 /b\n"),
-            parse("3+1 /c\n0+2 /b\nall /d\n1+1 /a\nall /c\n"),
-        ]);
+        let merged =
+            ProfileText::merge(&[parse("all /a\n0+2 /b\n5+1 /b\n"), parse("3+1 /c\n0+2 /b\nall /d\n1+1 /a\nall /c\n")]);
         assert_eq!(merged, parse("all /a\n0+2 /b\n5+1 /b\nall /c\nall /d\n"));
     }
 
     #[test]
-    fn a_line_that_is_none_is_named() {
+    fn error_names_the_line_that_cannot_be_parsed() {
         for bad in ["usr/bin", "all", "all usr", "1-2 /usr", "1+0 /usr", "x+1 /usr", "all /a\\x"] {
             let text = format!("# title\n\n{bad}\n");
             assert_eq!(ProfileText::parse(text.as_bytes()), Err(ProfileTextError { line: 3 }), "{bad}");

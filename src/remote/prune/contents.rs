@@ -1,7 +1,11 @@
-//! Published contents that are packed again: from the local repository if they are there, else from the packs they are in.
+//! The source of published contents that are packed again: the local repository if it has them, else the packs they are
+//! in.
 //!
-//! What comes from packs is copied to a scratch file first, in few long requests, since it is read in another order.
-//! Invariant: nothing is given out that is not what the image says.
+//! Contents from packs are copied to a scratch file first, in few long requests, since they are read in another order.
+//!
+//! *Invariants*: only contents that match the image's digests are returned.
+//!
+//! *Used by* `regroup`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -17,51 +21,53 @@ use parking_lot::Mutex;
 
 use super::PruneProgress;
 use super::error::PruneError;
-use super::repack::runs;
+use super::repack::group_frames;
 use crate::disk::TemporaryFile;
 use crate::image::Image;
 use crate::model::{BLOCK_SIZE, BlockId, LARGE_OBJECT, ObjectId, PackId};
-use crate::remote::format::{Frame, PackRef, decode_frame};
+use crate::remote::format::{PackFrame, PackRef, decode_frame};
 use crate::remote::layout;
 use crate::remote::transport::Transport;
 use crate::store::{ObjectSource, ReadError, Store};
 
-/// Unpacked frames that are held: what is small is read in the order of the image, and lies in a few frames at a time.
-const UNPACKED: NonZeroUsize = NonZeroUsize::new(64).expect("not 0");
+/// Number of decompressed frames in memory. Small objects are read in the order of the image and lie in a few frames at
+/// a time.
+const UNPACKED_FRAMES_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("not 0");
 
-/// An object and where it is published.
-pub(super) struct Located {
-    /// Its number in the image.
-    pub number: u32,
-    pub id: ObjectId,
-    pub size: u64,
-    pub frames: Vec<(PackRef, Frame)>,
-    /// Where it begins in the first frame.
-    pub offset: u32,
+/// An object and its position in published packs.
+pub(super) struct LocatedObject {
+    /// The object's number in the image.
+    pub(crate) number: u32,
+    pub(crate) id: ObjectId,
+    pub(crate) size: u64,
+    pub(crate) frames: Vec<(PackRef, PackFrame)>,
+    /// Position of its first byte in the first frame.
+    pub(crate) offset: u32,
 }
 
-/// Contents of one image.
+/// The published contents of one image.
 pub(super) struct PublishedContents<'a> {
     store: Option<&'a Store>,
     image: &'a Image,
-    objects: HashMap<ObjectId, Located>,
+    objects: HashMap<ObjectId, LocatedObject>,
     scratch: File,
-    /// Where the frames of packs are in it.
-    copied: HashMap<(PackId, u32), u64>,
+    /// Positions of the copied frames in the scratch file.
+    frame_offsets: HashMap<(PackId, u32), u64>,
     unpacked: Mutex<LruCache<(PackId, u32), Arc<Vec<u8>>>>,
 }
 
 impl<'a> PublishedContents<'a> {
-    /// Has the frames of `wanted` copied into a file in the directory `scratch`, but for what is in the local repository.
+    /// Copies the frames of the `wanted` objects that are not in the local repository into a file in the directory
+    /// `scratch`.
     pub(super) fn copy(
         transport: &Transport,
         store: Option<&'a Store>,
         image: &'a Image,
-        wanted: Vec<Located>,
+        wanted: Vec<LocatedObject>,
         scratch: &Path,
         progress: &PruneProgress,
     ) -> Result<Self, PruneError> {
-        let mut frames: BTreeMap<PackId, BTreeMap<u32, Frame>> = BTreeMap::new();
+        let mut frames: BTreeMap<PackId, BTreeMap<u32, PackFrame>> = BTreeMap::new();
         for object in wanted.iter().filter(|object| store.is_none_or(|store| !store.has_object(object.id))) {
             for (pack, frame) in &object.frames {
                 frames.entry(pack.id).or_default().insert(frame.offset, *frame);
@@ -69,12 +75,12 @@ impl<'a> PublishedContents<'a> {
         }
         let total = frames.values().flat_map(BTreeMap::values).map(|frame| u64::from(frame.length)).sum();
         progress.total.fetch_add(total, Ordering::Relaxed);
-        // No name is needed: it goes when it is closed.
+        // The file has no name, so it is removed when it is closed.
         let scratch = TemporaryFile::create(scratch)?.file().try_clone()?;
         let (mut copied, mut end) = (HashMap::new(), 0);
         for (pack, frames) in frames {
-            let frames: Vec<Frame> = frames.into_values().collect();
-            for run in runs(&frames) {
+            let frames: Vec<PackFrame> = frames.into_values().collect();
+            for run in group_frames(&frames) {
                 let start = u64::from(run[0].offset);
                 let bytes = transport.get_range(&layout::pack(pack), start..run[run.len() - 1].end())?;
                 scratch.write_all_at(&bytes, end)?;
@@ -86,16 +92,16 @@ impl<'a> PublishedContents<'a> {
             }
         }
         let objects = wanted.into_iter().map(|object| (object.id, object)).collect();
-        let unpacked = Mutex::new(LruCache::new(UNPACKED));
-        Ok(Self { store, image, objects, scratch, copied, unpacked })
+        let unpacked = Mutex::new(LruCache::new(UNPACKED_FRAMES_MAX));
+        Ok(Self { store, image, objects, scratch, frame_offsets: copied, unpacked })
     }
 
-    fn frame(&self, pack: PackRef, frame: Frame) -> io::Result<Arc<Vec<u8>>> {
+    fn frame(&self, pack: PackRef, frame: PackFrame) -> io::Result<Arc<Vec<u8>>> {
         let key = (pack.id, frame.offset);
         if let Some(bytes) = self.unpacked.lock().get(&key) {
             return Ok(Arc::clone(bytes));
         }
-        let start = self.copied.get(&key).ok_or(io::ErrorKind::NotFound)?;
+        let start = self.frame_offsets.get(&key).ok_or(io::ErrorKind::NotFound)?;
         let mut packed = vec![0; frame.length as usize];
         self.scratch.read_exact_at(&mut packed, *start)?;
         let damaged = |error| io::Error::other(format!("pack {} at byte {}: {error}", pack.id, frame.offset));
@@ -104,7 +110,7 @@ impl<'a> PublishedContents<'a> {
         Ok(bytes)
     }
 
-    fn read_published(&self, object: &Located, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    fn read_published(&self, object: &LocatedObject, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let (number, start) =
             if object.size > LARGE_OBJECT { (offset / BLOCK_SIZE, 0) } else { (0, u64::from(object.offset) + offset) };
         let number = usize::try_from(number).unwrap_or(usize::MAX);
@@ -116,8 +122,8 @@ impl<'a> PublishedContents<'a> {
         Ok(length)
     }
 
-    /// Returns whether these are the bytes of an object from `offset` on: all of a small one, or a block.
-    fn is_right(&self, object: &Located, offset: u64, bytes: &[u8]) -> bool {
+    /// Returns whether these are the bytes of an object from `offset` on: all of a small object, or a block.
+    fn is_correct(&self, object: &LocatedObject, offset: u64, bytes: &[u8]) -> bool {
         if object.size <= LARGE_OBJECT {
             return ObjectId::of(bytes) == object.id;
         }
@@ -136,7 +142,7 @@ impl ObjectSource for PublishedContents<'_> {
                 read.map_err(|source| ReadError::Object { id, source })?
             }
         };
-        if self.is_right(object, offset, &buffer[..length]) {
+        if self.is_correct(object, offset, &buffer[..length]) {
             Ok(length)
         } else {
             Err(ReadError::Damaged { id, block: None })

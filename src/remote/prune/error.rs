@@ -1,4 +1,4 @@
-//! Why something was not pruned.
+//! Errors of pruning.
 
 use std::io;
 
@@ -9,49 +9,46 @@ use crate::remote::publish::PublishError;
 use crate::remote::published::PublishedError;
 use crate::remote::transport::TransportError;
 
-/// What kept a published repository from being pruned. What is needed is whole in any case.
+/// The reason why a published repository was not pruned. All needed files are complete in any case.
 #[derive(Debug, thiserror::Error)]
-pub enum PruneError {
-    /// The other side.
+pub(crate) enum PruneError {
+    /// The server failed or was not reached.
     #[error(transparent)]
     Transport(#[from] TransportError),
-    /// Something that is needed cannot be read, so nobody knows what else is.
+    /// A needed file cannot be read, so the set of needed files is unknown.
     #[error("nothing was removed, since not everything that is needed can be read")]
     Unreadable(#[from] PublishedError),
-    /// A ref leads nowhere.
-    #[error("nothing was removed, since ref '{name}' names commit {commit}, which is not there")]
+    /// A ref names a commit that does not exist.
+    #[error("nothing was removed, since ref '{name}' names commit {commit}, which is missing")]
     NoCommit {
-        /// The ref.
         name: RefName,
-        /// What it names.
+        /// The commit that it names.
         commit: CommitId,
     },
-    /// Somebody wrote a ref without asking for the lease.
+    /// A ref was written by a process without the lease.
     #[error("nothing was removed, since ref '{0}' was written by somebody else meanwhile")]
-    Raced(RefName),
-    /// The right to remove files.
+    RefChanged(RefName),
+    /// The lease was not obtained, or was lost.
     #[error(transparent)]
     Lease(#[from] LeaseError),
     /// A frame that was to be copied is damaged.
     #[error("pack {pack} is damaged at byte {offset}: nothing was removed; publish its commits to another place")]
     Frame {
-        /// The pack.
         pack: PackId,
-        /// Where the frame begins.
+        /// Position of the frame in the pack.
         offset: u32,
-        /// What is wrong.
         source: FrameError,
     },
     /// The newest commit of a ref could not be packed again.
     #[error("nothing was removed, since the newest commit of a ref could not be packed again")]
-    Again(#[from] Box<PublishError>),
-    /// No room for a pack, or no memory.
+    Regroup(#[from] Box<PublishError>),
+    /// There was no space for a pack, or no memory.
     #[error("cannot write a pack")]
     Pack(#[from] io::Error),
 }
 
 impl From<PublishError> for PruneError {
     fn from(error: PublishError) -> Self {
-        Self::Again(Box::new(error))
+        Self::Regroup(Box::new(error))
     }
 }

@@ -1,14 +1,19 @@
-//! Removing from a published repository what no ref needs any more.
+//! Prunes a published repository: removes the files that no kept commit needs.
 //!
-//! Needs nothing but the published files. [`super::layout`] tells the rules by which files go; here is what follows them, in
-//! two looks. The first packs the newest commit of a ref again if it is spread over too many packs or mixed with too much that it
-//! does not need, and finds packs of which most is dead and copies what lives to new ones, which takes long and does no harm.
-//! The second is under the lease: it reads the refs again, writes the new places of what was copied, marks what
-//! nothing needs, and removes what was marked long enough ago.
+//! [`super::layout`] has the rules by which files are removed; this module applies them in two passes. The first pass
+//! packs the newest commit of a ref again if it is spread over too many packs or mixed with too much unneeded content,
+//! and copies the needed frames of packs that are mostly unneeded to new packs. It takes long and changes no names. The
+//! second pass holds the lease: it reads the refs again, writes the new positions of what was copied, marks unneeded
+//! files, and removes files that were marked long enough ago.
 //!
-//! What to do is decided by pure functions in `plan`; [`dry_run`] takes the first look and says what they say. Whoever
-//! is killed starts again: nothing is copied twice, since equal frames make packs of equal names, and what is half done is
-//! marks and files that the next run finds. If any ref or anything that it needs cannot be read, nothing is removed.
+//! Pure functions in `plan` decide what to do; [`dry_run`] makes the first pass and reports their result. A prune that
+//! was killed is started again: nothing is copied twice, since equal frames make packs of equal names, and an
+//! unfinished run leaves only marks and files that the next run finds.
+//!
+//! *Invariants*: if any ref or any file that it needs cannot be read, nothing is removed. Only published files are
+//! needed, no local repository.
+//!
+//! *Used by* `cli`.
 
 mod apply;
 mod contents;
@@ -27,23 +32,23 @@ use super::publish::{DEFAULT_LEVEL, PACK_SIZE};
 use super::transport::Transport;
 use crate::store::Store;
 
-pub use apply::{PruneReport, prune};
-pub use error::PruneError;
-pub use plan::{Counted, PlannedFile, PrunePlan, RegroupPlan, RepackPlan, WaitingFile};
+pub(crate) use apply::{PruneReport, prune};
+pub(crate) use error::PruneError;
+pub(crate) use plan::{PlannedFile, PrunePlan, RegroupPlan, TotalBytes};
 
-/// Which commits of each ref are kept: from the newest on as long as any of these says so. The newest always is.
+/// The rule which commits of each ref are kept: from the newest on as long as any of these conditions holds. The newest
+/// is always kept.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Keep {
-    /// The newest so many.
-    pub last: Option<u64>,
-    /// Those made after this, in seconds since 1970.
-    pub after: Option<i64>,
+pub(crate) struct Keep {
+    /// Number of newest commits.
+    pub(crate) last: Option<u64>,
+    /// Commits made after this time, in seconds since 1970.
+    pub(crate) after: Option<i64>,
 }
 
 impl Keep {
-    /// Whether the commit made at `timestamp`, `number` commits before the newest, is kept.
-    #[must_use]
-    pub fn keeps(&self, number: u64, timestamp: i64) -> bool {
+    /// Returns whether the commit made at `timestamp`, `number` commits before the newest, is kept.
+    pub(crate) fn keeps(&self, number: u64, timestamp: i64) -> bool {
         if number == 0 || (self.last.is_none() && self.after.is_none()) {
             return true;
         }
@@ -51,30 +56,29 @@ impl Keep {
     }
 }
 
-/// How to prune.
-pub struct PruneOptions {
-    /// Which commits stay.
-    pub keep: Keep,
-    /// How long a file that nothing needs stays for clients that began before.
-    pub grace: Duration,
-    /// A directory for one pack at a time, and for what is packed again of one commit.
-    pub scratch: PathBuf,
-    /// A repository that may have contents that are packed again.
-    pub store: Option<Store>,
-    /// Level of zstd for these.
-    pub level: i32,
-    /// Most bytes of a new pack.
-    pub pack_size: u64,
-    /// How long the right to remove lasts.
-    pub lease: LeaseTerms,
-    /// Hears once that somebody has to be waited for, and who.
-    pub announce: Box<dyn Fn(&str) + Send + Sync>,
+/// Options of a prune.
+pub(crate) struct PruneOptions {
+    /// The commits that are kept.
+    pub(crate) keep: Keep,
+    /// How long an unneeded file stays, for clients that began earlier.
+    pub(crate) grace: Duration,
+    /// A directory for temporary files: one pack at a time, and the contents of one commit that are packed again.
+    pub(crate) scratch: PathBuf,
+    /// A local repository that may have the contents that are packed again.
+    pub(crate) store: Option<Store>,
+    /// Level of zstd for contents that are packed again.
+    pub(crate) level: i32,
+    /// The most bytes of a new pack.
+    pub(crate) pack_size: u64,
+    /// The durations of the lease.
+    pub(crate) lease: LeaseTerms,
+    /// Called once, with the holder, when the lease has to be waited for.
+    pub(crate) announce: Box<dyn Fn(&str) + Send + Sync>,
 }
 
 impl PruneOptions {
-    /// Keeps all history; copies through `scratch`.
-    #[must_use]
-    pub fn new(scratch: PathBuf) -> Self {
+    /// Returns options that keep all history and use the directory `scratch`.
+    pub(crate) fn new(scratch: PathBuf) -> Self {
         Self {
             keep: Keep::default(),
             grace: Duration::from_secs(24 * 60 * 60),
@@ -88,28 +92,26 @@ impl PruneOptions {
     }
 }
 
-/// How far copying is.
+/// The progress of copying.
 #[derive(Debug, Default)]
-pub struct PruneProgress {
+pub(crate) struct PruneProgress {
     /// Bytes to copy.
-    pub total: AtomicU64,
+    pub(crate) total: AtomicU64,
     /// Bytes copied.
-    pub copied: AtomicU64,
+    pub(crate) copied: AtomicU64,
 }
 
-/// What pruning at `now` would do. Writes nothing.
-///
-/// # Errors
-/// [`PruneError`].
-pub fn dry_run(transport: &Transport, options: &PruneOptions, now: SystemTime) -> Result<PrunePlan, PruneError> {
-    let mut known = inventory::Known::default();
+/// Returns what pruning at `now` would do. Writes nothing.
+pub(crate) fn dry_run(transport: &Transport, options: &PruneOptions, now: SystemTime) -> Result<PrunePlan, PruneError> {
+    let mut known = inventory::PruneIndex::default();
     let inventory = inventory::Inventory::read_names(transport, options.keep, &mut known)?;
     let progress = PruneProgress::default();
-    let regrouped = regroup::newest(transport, &inventory, &mut known, options, &progress, regroup::Act::Plan)?;
+    let regrouped =
+        regroup::regroup_newest(transport, &inventory, &mut known, options, &progress, regroup::RegroupMode::Plan)?;
     inventory.read_locators(transport, &mut known)?;
     let repack = plan::packs_to_copy(&known.live, &known.of_newest, options.pack_size);
     let mut plan = plan::plan(&inventory, &known, &repack, options.grace, now);
-    plan.repack.splice(0..0, regrouped.left);
+    plan.repack.splice(0..0, regrouped.sources);
     Ok(PrunePlan { regroup: regrouped.plans, ..plan })
 }
 
@@ -118,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_commit_stays_if_any_rule_keeps_it() {
+    fn commit_is_kept_if_any_condition_holds() {
         let keep = |last, after| Keep { last, after };
         for (rule, number, timestamp, expected) in [
             (keep(None, None), 1000, 0, true),

@@ -1,67 +1,72 @@
-//! Packing the newest commit of a ref again when a client that has nothing would fetch too much for it.
+//! Packs the newest commit of a ref again when a client that has nothing would fetch too much for it.
 //!
-//! Publishing keeps that within bounds, see `publish::view`; here it is brought down to about what a commit costs that is
-//! published afresh. Only the places of newest commits change: older ones stay as they were when they were the newest. Refs
-//! that share contents go on sharing them as long as none of them fetches too much because of that.
+//! Publishing keeps the download within bounds, see `publish::cost`; a prune reduces it to about that of a commit
+//! published afresh. Only the positions of newest commits change: older commits keep the packs that they had as the
+//! newest. Refs that share contents go on sharing them as long as none of them fetches too much because of that.
+//!
+//! *Not here*: which contents are packed again (`publish::cost`).
+//!
+//! *Used by* `apply` and by dry runs.
 
 use std::collections::{HashMap, HashSet};
 
-use super::contents::{Located, PublishedContents};
+use super::contents::{LocatedObject, PublishedContents};
 use super::error::PruneError;
-use super::inventory::{Inventory, Known};
+use super::inventory::{Inventory, PruneIndex};
 use super::plan::{RegroupPlan, RepackPlan};
 use super::{PruneOptions, PruneProgress};
 use crate::image::Image;
 use crate::model::{Commit, LocatorId, ObjectId, RefName};
-use crate::remote::format::{FileRef, Frame, Locator, LocatorBound, PROFILE_SIZE_MAX, PackRef, Placement, Profile};
+use crate::remote::format::{FileRef, Locator, LocatorBound, PROFILE_SIZE_MAX, PackFrame, PackRef, Placement, Profile};
 use crate::remote::layout;
 use crate::remote::publish::{
-    Goals, NewLocator, Places, PublishOptions, PublishProgress, Section, View, objects, pack_and_upload,
-    published_image,
+    CommitLayout, NewLocator, ObjectLocations, PackSection, PublishOptions, PublishProgress, RegroupGoals, fetch_image,
+    list_objects, pack_and_upload,
 };
 use crate::remote::published;
 use crate::remote::transport::{Transport, TransportError};
 
-/// Whether things are done or only planned.
+/// Whether contents are packed or only counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Act {
+pub(super) enum RegroupMode {
     /// Nothing is written.
     Plan,
-    /// Packs are uploaded. Nothing leads there yet.
+    /// Packs are uploaded. No name leads to them yet.
     Upload,
 }
 
-/// What was packed again.
+/// The result of regrouping.
 #[derive(Default)]
-pub(super) struct Regrouped {
-    pub plans: Vec<RegroupPlan>,
-    /// The packs that these are in no more.
-    pub left: Vec<RepackPlan>,
-    /// The locators that lead there, by the names of those that they are to take the places of.
-    pub locators: HashMap<LocatorId, FileRef<LocatorId>>,
-    /// These themselves, to be uploaded unless others take their places.
-    pub pending: HashMap<LocatorId, (Locator, Vec<u8>)>,
-    /// Where the contents are now.
-    places: Places,
+pub(super) struct RegroupResult {
+    pub(crate) plans: Vec<RegroupPlan>,
+    /// The packs from which contents were taken.
+    pub(crate) sources: Vec<RepackPlan>,
+    /// The new locators, by the ids of those that they are to replace.
+    pub(crate) replacements: HashMap<LocatorId, FileRef<LocatorId>>,
+    /// The contents of the new locators, which are uploaded unless they are replaced themselves.
+    pub(crate) pending: HashMap<LocatorId, (Locator, Vec<u8>)>,
+    /// The new positions of the contents.
+    locations: ObjectLocations,
 }
 
-impl Regrouped {
-    /// The new packs.
+impl RegroupResult {
+    /// Returns the new packs.
     pub(super) fn packs(&self) -> &[PackRef] {
-        &self.places.packs
+        &self.locations.packs
     }
 }
 
-/// Packs the newest commits of all refs again where that is worth it. `known` learns what they need afterwards.
-pub(super) fn newest(
+/// Packs the newest commits of all refs again if that reduces the download enough, and adds what they need afterwards
+/// to `known`.
+pub(super) fn regroup_newest(
     transport: &Transport,
     inventory: &Inventory,
-    known: &mut Known,
+    known: &mut PruneIndex,
     options: &PruneOptions,
     progress: &PruneProgress,
-    act: Act,
-) -> Result<Regrouped, PruneError> {
-    let mut regrouping = Regrouping { transport, options, progress, act, done: Regrouped::default() };
+    act: RegroupMode,
+) -> Result<RegroupResult, PruneError> {
+    let mut regrouping = Regrouper { transport, options, progress, act, done: RegroupResult::default() };
     for (name, reference) in &inventory.refs {
         let Some(kept) = inventory.commits.get(&reference.record.commit) else { continue };
         if !known.packs_of.contains_key(&reference.placement.locator.id) {
@@ -71,99 +76,100 @@ pub(super) fn newest(
     Ok(regrouping.done)
 }
 
-struct Regrouping<'a> {
+struct Regrouper<'a> {
     transport: &'a Transport,
     options: &'a PruneOptions,
     progress: &'a PruneProgress,
-    act: Act,
-    done: Regrouped,
+    act: RegroupMode,
+    done: RegroupResult,
 }
 
-impl Regrouping<'_> {
+impl Regrouper<'_> {
     fn add(
         &mut self,
         name: &RefName,
         commit: &Commit,
         placement: &Placement,
-        known: &mut Known,
+        known: &mut PruneIndex,
     ) -> Result<(), PruneError> {
         let old = placement.locator.id;
         let locator = published::read_locator(self.transport, commit, placement)?;
         let image = self.image(commit, placement)?;
-        let all: Vec<(ObjectId, u64)> = objects(&image)?.collect();
-        let mut own = Places::default();
-        own.learn(&locator, all.iter().copied(), &mut all.iter().map(|(id, _)| *id).collect());
-        let (alone, shared) = (View::new(&all, &[&own]), View::new(&all, &[&self.done.places, &own]));
-        let goals = Goals::of_prune(self.options.pack_size);
+        let all: Vec<(ObjectId, u64)> = list_objects(&image)?.collect();
+        let mut own = ObjectLocations::default();
+        own.take_from_locator(&locator, all.iter().copied(), &mut all.iter().map(|(id, _)| *id).collect());
+        let (alone, shared) =
+            (CommitLayout::new(&all, &[&own]), CommitLayout::new(&all, &[&self.done.locations, &own]));
+        let goals = RegroupGoals::of_prune(self.options.pack_size);
         if alone.is_within(&goals) {
-            known.learn_newest(old, located(&locator));
+            known.add_newest_locator(old, frames_with_packs(&locator));
             return Ok(());
         }
         let chosen = shared.choose(&goals, 0, &|_| true);
         if chosen.is_empty() && shared.cost() == alone.cost() {
-            // Nothing would be won.
-            known.learn_newest(old, located(&locator));
+            // Nothing would be gained.
+            known.add_newest_locator(old, frames_with_packs(&locator));
             return Ok(());
         }
         let content_bytes = chosen.iter().map(|number| all[*number as usize].1).sum();
-        let (cost, fresh) = (alone.cost(), alone.fresh(goals.pack_size));
+        let (cost, fresh) = (alone.cost(), alone.fresh_cost(goals.pack_size));
         self.done.plans.push(RegroupPlan { name: name.clone(), content_bytes, cost, fresh });
         let left = shared.packs_with(&chosen).into_iter();
-        self.done.left.extend(left.map(|(pack, live_bytes)| RepackPlan {
+        self.done.sources.extend(left.map(|(pack, live_bytes)| RepackPlan {
             pack: pack.id,
             bytes: pack.length,
             live_bytes,
         }));
-        if self.act == Act::Plan {
+        if self.act == RegroupMode::Plan {
             let chosen: HashSet<u32> = chosen.into_iter().collect();
             let stay = (0_u32..).zip(&all).filter(|(number, _)| !chosen.contains(number));
-            let places = stay.filter_map(|(_, (id, size))| own.find(id, *size));
-            known.learn_newest(old, places.flat_map(|place| place.frames().collect::<Vec<_>>()));
+            let locations = stay.filter_map(|(_, (id, size))| own.find(id, *size));
+            known.add_newest_locator(old, locations.flat_map(|location| location.frames().collect::<Vec<_>>()));
             known.replaced.insert(old);
             return Ok(());
         }
         let new = self.pack(&image, placement, &all, &chosen, &own)?;
-        self.done.places.extend(new);
+        self.done.locations.extend(new);
         let mut relocated = NewLocator::default();
         for (id, size) in &all {
-            let place = [&self.done.places, &own].into_iter().find_map(|places| places.find(id, *size));
+            let place = [&self.done.locations, &own].into_iter().find_map(|locations| locations.find(id, *size));
             relocated.add(&place.ok_or_else(|| damaged_locator(placement))?);
         }
         let bytes = relocated.finish()?;
         let file = FileRef { id: LocatorId::of(&bytes), length: bytes.len() as u64 };
         let bound = LocatorBound::new(all.iter().map(|(_, size)| *size));
         let parsed = Locator::parse(&bytes, bound).map_err(|_| damaged_locator(placement))?;
-        known.learn_newest(file.id, located(&parsed));
+        known.add_newest_locator(file.id, frames_with_packs(&parsed));
         self.done.pending.insert(file.id, (parsed, bytes));
-        // It is not asked for again: nothing leads to it soon.
+        // The old locator is not read again: no name will lead to it.
         known.packs_of.insert(old, locator.packs().to_vec());
-        self.done.locators.insert(old, file);
+        self.done.replacements.insert(old, file);
         Ok(())
     }
 
-    /// The image of a commit, from the local repository if it is there.
+    /// Returns the image of a commit, from the local repository if it is there.
     fn image(&self, commit: &Commit, placement: &Placement) -> Result<Image, PruneError> {
         if let Some(image) = self.options.store.as_ref().and_then(|store| store.image(commit.image).ok()) {
             return Ok(image);
         }
-        let image = published_image(self.transport, commit.image, placement)?;
+        let image = fetch_image(self.transport, commit.image, placement)?;
         Ok(image.ok_or_else(|| TransportError::Missing { path: layout::image(commit.image) })?)
     }
 
-    /// Packs the `chosen` of `all` objects again and uploads the packs.
+    /// Packs the `chosen` ones of `all` objects again and uploads the packs.
     fn pack(
         &self,
         image: &Image,
         placement: &Placement,
         all: &[(ObjectId, u64)],
         chosen: &[u32],
-        own: &Places,
-    ) -> Result<Places, PruneError> {
+        own: &ObjectLocations,
+    ) -> Result<ObjectLocations, PruneError> {
         let order = self.in_order(placement, chosen)?;
         let locate = |number: &u32| {
             let (id, size) = *all.get(*number as usize)?;
-            let place = [&self.done.places, own].into_iter().find_map(|places| places.find(&id, size))?;
-            Some(Located { number: *number, id, size, frames: place.frames().collect(), offset: place.offset() })
+            let place = [&self.done.locations, own].into_iter().find_map(|locations| locations.find(&id, size))?;
+            Some(LocatedObject { number: *number, id, size, frames: place.frames().collect(), offset: place.offset() })
         };
         let wanted = order.iter().filter_map(locate).collect();
         let (store, scratch) = (self.options.store.as_ref(), &self.options.scratch);
@@ -175,12 +181,12 @@ impl Regrouping<'_> {
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             ..PublishOptions::default()
         };
-        let sections = [Section { objects: &objects, level }];
+        let sections = [PackSection { objects: &objects, level }];
         let progress = PublishProgress::default();
         Ok(pack_and_upload(&contents, scratch, self.transport, &sections, &options, &progress)?)
     }
 
-    /// The chosen objects in the order in which they are packed: what the profile lists first.
+    /// Returns the chosen objects in the order in which they are packed: those of the profile first.
     fn in_order(&self, placement: &Placement, chosen: &[u32]) -> Result<Vec<u32>, PruneError> {
         let listed = self.profile(placement)?;
         let mut left: HashSet<u32> = chosen.iter().copied().collect();
@@ -190,7 +196,7 @@ impl Regrouping<'_> {
         Ok(order)
     }
 
-    /// What the commit's profile lists; nothing when there is none that can be read.
+    /// Returns the commit's profile; an empty one when there is none or it cannot be read.
     fn profile(&self, placement: &Placement) -> Result<Profile, PruneError> {
         let Some(place) = placement.profile else { return Ok(Profile::default()) };
         let found = self.transport.get(&layout::profile(place.id), PROFILE_SIZE_MAX)?;
@@ -198,12 +204,12 @@ impl Regrouping<'_> {
     }
 }
 
-/// The frames of a locator, each with its pack.
-fn located(locator: &Locator) -> impl Iterator<Item = (PackRef, Frame)> {
+/// Returns the frames of a locator, each with its pack.
+fn frames_with_packs(locator: &Locator) -> impl Iterator<Item = (PackRef, PackFrame)> {
     locator.frames().iter().map(|frame| (locator.packs()[frame.pack as usize], *frame))
 }
 
 fn damaged_locator(placement: &Placement) -> PruneError {
     let path = layout::locator(placement.locator.id);
-    published::PublishedError::damaged(path, "it has no place for some object of its image").into()
+    published::PublishedError::damaged(path, "it has no position for some object of its image").into()
 }

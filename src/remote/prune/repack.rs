@@ -1,4 +1,6 @@
-//! Copying what lives of packs to new ones, frame by frame as they are, and the locators that lead there.
+//! Copies the needed frames of packs unchanged to new packs, and makes locators that lead to them.
+//!
+//! *Used by* `apply`.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -7,36 +9,36 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use super::error::PruneError;
-use super::inventory::{Inventory, Known, PackUse};
+use super::inventory::{Inventory, PackUse, PruneIndex};
 use super::{PruneOptions, PruneProgress};
 use crate::disk::TemporaryFile;
 use crate::model::{LocatorId, PackId};
-use crate::remote::format::{FileRef, Frame, Locator, LocatorBuilder, PackRef, PackWriter, decode_frame};
+use crate::remote::format::{FileRef, Locator, LocatorBuilder, PackFrame, PackRef, PackWriter, decode_frame};
 use crate::remote::layout;
 use crate::remote::published;
-use crate::remote::transport::{Put, Transport};
+use crate::remote::transport::{Transport, WriteCondition};
 
-/// Dead bytes between frames that are read over: fewer than a request costs.
-const GAP: u64 = 64 << 10;
+/// The most unneeded bytes between frames that are read with them: fewer than a request costs.
+const GAP_MAX: u64 = 64 << 10;
 
-/// Bytes that are read at once.
-const READ: u64 = 8 << 20;
+/// The most bytes of one read.
+const READ_SIZE_MAX: u64 = 8 << 20;
 
-/// Where frames are that were copied.
+/// The new positions of copied frames.
 #[derive(Debug, Default)]
-pub(super) struct Moved {
+pub(super) struct MovedFrames {
     packs: Vec<PackRef>,
     /// From the old pack and offset to the number of the new pack and the offset there.
     frames: HashMap<(PackId, u32), (usize, u32)>,
 }
 
-impl Moved {
-    /// Number of new packs.
+impl MovedFrames {
+    /// Returns the number of new packs.
     pub(super) const fn packs(&self) -> usize {
         self.packs.len()
     }
 
-    /// Bytes of new packs.
+    /// Returns the bytes of the new packs.
     pub(super) fn bytes(&self) -> u64 {
         self.packs.iter().map(|pack| pack.length).sum()
     }
@@ -49,23 +51,23 @@ impl Moved {
     }
 }
 
-/// Copies what lives of `chosen`, and uploads the new packs.
-pub(super) fn copy(
+/// Copies the needed frames of the `chosen` packs, and uploads the new packs.
+pub(super) fn copy_packs(
     transport: &Transport,
     chosen: &[(PackId, PackUse)],
     options: &PruneOptions,
     progress: &PruneProgress,
-) -> Result<Moved, PruneError> {
+) -> Result<MovedFrames, PruneError> {
     let total = chosen.iter().flat_map(|(_, used)| used.frames.values()).map(|(length, _)| u64::from(*length)).sum();
     progress.total.store(total, Ordering::Relaxed);
-    let mut copying = Copying { transport, options, moved: Moved::default(), current: None };
+    let mut copying = PackCopier { transport, options, moved: MovedFrames::default(), current: None };
     for (pack, used) in chosen {
-        let frames: Vec<Frame> = used
+        let frames: Vec<PackFrame> = used
             .frames
             .iter()
-            .map(|(&offset, &(length, raw_length))| Frame { pack: 0, offset, length, raw_length })
+            .map(|(&offset, &(length, raw_length))| PackFrame { pack: 0, offset, length, raw_length })
             .collect();
-        for run in runs(&frames) {
+        for run in group_frames(&frames) {
             let (first, last) = (run[0], run[run.len() - 1]);
             let start = u64::from(first.offset);
             let bytes = transport.get_range(&layout::pack(*pack), start..last.end())?;
@@ -73,7 +75,7 @@ pub(super) fn copy(
                 let from = (frame.offset - first.offset) as usize;
                 let packed = &bytes[from..][..frame.length as usize];
                 let damaged = |source| PruneError::Frame { pack: *pack, offset: frame.offset, source };
-                // What was damaged on the way here must not take the place of what is sound there.
+                // A frame that was damaged in transit must not replace the correct one on the server.
                 decode_frame(packed, frame.raw_length).map_err(damaged)?;
                 copying.add((*pack, frame.offset), packed)?;
                 progress.copied.fetch_add(u64::from(frame.length), Ordering::Relaxed);
@@ -84,15 +86,15 @@ pub(super) fn copy(
     Ok(copying.moved)
 }
 
-/// Frames that are read at once: they ascend, overlap nowhere, and little lies between them.
-pub(super) fn runs(frames: &[Frame]) -> Vec<&[Frame]> {
+/// Groups frames that are read by one request: they ascend, do not overlap, and have small gaps.
+pub(super) fn group_frames(frames: &[PackFrame]) -> Vec<&[PackFrame]> {
     let mut runs = Vec::new();
     let mut start = 0;
     for end in 1..=frames.len() {
         let ends = frames.get(end).is_none_or(|next| {
             let last = frames[end - 1];
-            let is_apart = u64::from(next.offset) > last.end() + GAP;
-            is_apart || next.end() - u64::from(frames[start].offset) > READ
+            let is_apart = u64::from(next.offset) > last.end() + GAP_MAX;
+            is_apart || next.end() - u64::from(frames[start].offset) > READ_SIZE_MAX
         });
         if ends {
             runs.push(&frames[start..end]);
@@ -102,15 +104,15 @@ pub(super) fn runs(frames: &[Frame]) -> Vec<&[Frame]> {
     runs
 }
 
-/// The pack that is being filled.
-struct Copying<'a> {
+/// The new pack that is being filled.
+struct PackCopier<'a> {
     transport: &'a Transport,
     options: &'a PruneOptions,
-    moved: Moved,
+    moved: MovedFrames,
     current: Option<PackWriter<File>>,
 }
 
-impl Copying<'_> {
+impl PackCopier<'_> {
     fn add(&mut self, from: (PackId, u32), frame: &[u8]) -> Result<(), PruneError> {
         let most = self.options.pack_size;
         self.close_if(|pack| !pack.has_room(frame.len(), most))?;
@@ -126,14 +128,14 @@ impl Copying<'_> {
         Ok(())
     }
 
-    /// Uploads the pack if it is one that `ends`.
+    /// Finishes and uploads the current pack if `ends` returns true for it.
     fn close_if(&mut self, ends: impl Fn(&PackWriter<File>) -> bool) -> Result<(), PruneError> {
         let Some(pack) = self.current.take_if(|pack| ends(pack)) else { return Ok(()) };
         let (file, id, length) = pack.finish();
         self.moved.packs.push(PackRef { id, length });
         let path = layout::pack(id);
         if self.transport.length(&path)? != Some(length) {
-            // The file has no name any more; this is its name while it is open.
+            // The file has no name in a directory; this path leads to it while it is open.
             let name = format!("/proc/self/fd/{}", file.as_raw_fd());
             self.transport.put_file(&path, Path::new(&name), &|_| {})?;
         }
@@ -141,14 +143,14 @@ impl Copying<'_> {
     }
 }
 
-/// Uploads new locators for those that lead to moved frames: by the old one's name. Those of `pending` are uploaded as they are
-/// if they do not.
+/// Makes and uploads new locators for those that lead to moved frames, and returns them by the ids of the replaced
+/// ones. A locator of `pending` that leads to no moved frame is uploaded unchanged.
 pub(super) fn rewrite_locators(
     transport: &Transport,
     inventory: &Inventory,
-    known: &mut Known,
+    known: &mut PruneIndex,
     chosen: &[(PackId, PackUse)],
-    moved: &Moved,
+    moved: &MovedFrames,
     mut pending: HashMap<LocatorId, (Locator, Vec<u8>)>,
 ) -> Result<HashMap<LocatorId, FileRef<LocatorId>>, PruneError> {
     let mut rewritten = HashMap::new();
@@ -168,9 +170,9 @@ pub(super) fn rewrite_locators(
                 Some((locator, _)) => locator,
                 None => published::read_locator(transport, &kept.commit, placement)?,
             };
-            let bytes = relocated(&locator, moved)?;
+            let bytes = relocate_locator(&locator, moved)?;
             let file = FileRef { id: LocatorId::of(&bytes), length: bytes.len() as u64 };
-            upload(transport, file, bytes)?;
+            upload_locator(transport, file, bytes)?;
             let packs =
                 locator.frames().iter().map(|frame| moved.find(locator.packs()[frame.pack as usize], frame.offset).0);
             let packs: HashMap<PackId, PackRef> = packs.map(|pack| (pack.id, pack)).collect();
@@ -179,30 +181,30 @@ pub(super) fn rewrite_locators(
         }
     }
     for (id, (_, bytes)) in pending {
-        upload(transport, FileRef { id, length: bytes.len() as u64 }, bytes)?;
+        upload_locator(transport, FileRef { id, length: bytes.len() as u64 }, bytes)?;
     }
     Ok(rewritten)
 }
 
-fn upload(transport: &Transport, file: FileRef<LocatorId>, bytes: Vec<u8>) -> Result<(), PruneError> {
+fn upload_locator(transport: &Transport, file: FileRef<LocatorId>, bytes: Vec<u8>) -> Result<(), PruneError> {
     let path = layout::locator(file.id);
     if transport.length(&path)? != Some(file.length) {
-        transport.put(&path, bytes.into(), &Put::Overwrite)?;
+        transport.put(&path, bytes.into(), &WriteCondition::Overwrite)?;
     }
     Ok(())
 }
 
-/// The same locator, leading to where frames are now.
-fn relocated(locator: &Locator, moved: &Moved) -> Result<Vec<u8>, PruneError> {
+/// Returns the locator with the new positions of frames.
+fn relocate_locator(locator: &Locator, moved: &MovedFrames) -> Result<Vec<u8>, PruneError> {
     let mut builder = LocatorBuilder::new();
     let mut packs = HashMap::new();
     for frame in locator.frames() {
         let (pack, offset) = moved.find(locator.packs()[frame.pack as usize], frame.offset);
-        let pack = *packs.entry(pack.id).or_insert_with(|| builder.pack(pack.id, pack.length));
-        builder.frame(Frame { pack, offset, ..*frame });
+        let pack = *packs.entry(pack.id).or_insert_with(|| builder.add_pack(pack.id, pack.length));
+        builder.add_frame(PackFrame { pack, offset, ..*frame });
     }
-    // Frames keep their numbers, so objects keep their spots.
-    (0..locator.objects()).filter_map(|index| locator.object(index)).for_each(|spot| builder.object(spot));
+    // Frames keep their numbers, so objects keep their positions.
+    (0..locator.objects()).filter_map(|index| locator.object(index)).for_each(|position| builder.add_object(position));
     Ok(builder.finish()?)
 }
 
@@ -211,18 +213,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn frames_are_read_together_over_small_gaps() {
-        let frame = |offset: u64, length| Frame {
+    fn frames_with_small_gaps_are_read_together() {
+        let frame = |offset: u64, length| PackFrame {
             pack: 0,
             offset: u32::try_from(offset).expect("small"),
             length,
             raw_length: 1,
         };
-        let frames = [frame(16, 100), frame(116, 100), frame(216 + GAP, 50), frame(267 + 2 * GAP, 50)];
-        let lengths = |frames: &[Frame]| runs(frames).iter().map(|run| run.len()).collect::<Vec<_>>();
+        let frames = [frame(16, 100), frame(116, 100), frame(216 + GAP_MAX, 50), frame(267 + 2 * GAP_MAX, 50)];
+        let lengths = |frames: &[PackFrame]| group_frames(frames).iter().map(|run| run.len()).collect::<Vec<_>>();
         assert_eq!(lengths(&frames), [3, 1]);
-        assert!(runs(&[]).is_empty());
-        let large: Vec<Frame> = (0..20).map(|number| frame(number << 20, 1 << 20)).collect();
+        assert!(group_frames(&[]).is_empty());
+        let large: Vec<PackFrame> = (0..20).map(|number| frame(number << 20, 1 << 20)).collect();
         assert_eq!(lengths(&large), [8, 8, 4]);
     }
 }

@@ -1,27 +1,31 @@
-//! The deltas that lead to a published commit.
+//! Makes the deltas that lead to a published commit.
+//!
+//! *Not here*: the format (`remote::delta`), and which deltas are made (`plan`).
+//!
+//! *Used by* `apply`.
 
 use super::error::PublishError;
 use super::options::PublishOptions;
-use super::plan::CommitPlan;
+use super::plan::CommitPublishPlan;
 use super::progress::{Phase, PublishProgress};
 use super::upload::put_immutable_file;
 use crate::model::CommitId;
-use crate::remote::delta::{Delta, DeltaError, DeltaOptions, Side};
+use crate::remote::delta::{Delta, DeltaError, DeltaOptions, DeltaSide};
 use crate::remote::format::DeltaRef;
 use crate::remote::format::wire::image_delta;
 use crate::remote::layout;
 use crate::remote::transport::Transport;
 use crate::store::{ReadError, Store};
 
-/// Level for the delta of an image: some hundred KiB at most, read by every client that updates.
+/// The zstd level for the delta of an image: some hundred KiB at most, read by every client that updates.
 const IMAGE_LEVEL: i32 = 19;
 
-/// Makes and uploads the planned deltas, and returns those that came about. An ancestor whose contents are not here any more
-/// is left out: a delta is an offer.
+/// Makes and uploads the planned deltas, and returns them. An ancestor whose contents are not in the local repository
+/// any more is left out, since a delta is optional.
 pub(super) fn make_deltas(
     store: &Store,
     transport: &Transport,
-    plan: &CommitPlan,
+    plan: &CommitPublishPlan,
     options: &PublishOptions,
     progress: &PublishProgress,
 ) -> Result<Vec<DeltaRef>, PublishError> {
@@ -46,7 +50,7 @@ fn make_delta(
     store: &Store,
     transport: &Transport,
     base: CommitId,
-    plan: &CommitPlan,
+    plan: &CommitPublishPlan,
     options: &PublishOptions,
     progress: &PublishProgress,
 ) -> Result<DeltaRef, PublishError> {
@@ -54,7 +58,7 @@ fn make_delta(
     let id = plan.commit.image;
     let image = image_delta(old.as_bytes(), new.as_bytes(), IMAGE_LEVEL);
     let image = image.map_err(|source| PublishError::Wire { id, source })?;
-    let side = |image| Side { image, objects: store };
+    let side = |image| DeltaSide { image, objects: store };
     let delta = Delta::new(side(&old), side(&new))?;
     progress.enter(Phase::Deltas, delta.content_bytes());
     let delta_options = DeltaOptions { threads: options.threads };

@@ -1,4 +1,4 @@
-//! Why something was not published.
+//! Errors of publishing.
 
 use std::io;
 
@@ -11,97 +11,77 @@ use crate::remote::published::PublishedError;
 use crate::remote::transport::TransportError;
 use crate::store::{ReadError, RefError};
 
-/// What kept commits from being published. The refs are then as they were.
+/// The reason why commits were not published. The refs are unchanged then.
 #[derive(Debug, thiserror::Error)]
-pub enum PublishError {
-    /// There is no such ref here.
+pub(crate) enum PublishError {
+    /// There is no such ref in the local repository.
     #[error("there is no ref '{0}' in this repository")]
     NoSuchRef(RefName),
-    /// A ref could not be read here.
+    /// A local ref could not be read.
     #[error(transparent)]
     Ref(#[from] RefError),
-    /// Something could not be read here.
+    /// The local repository could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// A commit is published under the ref it was made for, or clients would refuse it.
+    /// A commit was made for another ref; clients would refuse it under this one.
     #[error("commit {commit} of ref '{name}' was made for ref '{made_for}'")]
     OtherRef {
-        /// The commit.
         commit: CommitId,
-        /// The ref that names it here.
+        /// The local ref that names it.
         name: RefName,
         /// The ref in its record.
         made_for: RefName,
     },
-    /// Somebody published something else meanwhile, or from another repository.
+    /// The published ref has diverged: another process, or another repository, published a different history.
     #[error("the published '{name}' is at {theirs} (sequence {sequence}), which is no ancestor of {ours}")]
     Diverged {
-        /// The ref.
         name: RefName,
-        /// What is published, shortened.
+        /// The published commit, shortened.
         theirs: String,
-        /// Its sequence.
         sequence: u64,
-        /// What was to be published, shortened.
+        /// The local commit, shortened.
         ours: String,
     },
-    /// Somebody published between our look and our write.
+    /// The ref was changed after this process had read it.
     #[error("'{name}' was published by somebody else meanwhile")]
-    Raced {
-        /// The ref.
-        name: RefName,
-    },
-    /// A prune took what was not needed until now.
+    RefChanged { name: RefName },
+    /// A prune removed a file that was not needed until now.
     #[error("{path} was removed by a prune while this was being published")]
     Pruned {
         /// Relative to the URL.
         path: String,
     },
-    /// The other side.
+    /// The server failed or was not reached.
     #[error(transparent)]
     Transport(#[from] TransportError),
-    /// What is published cannot be read.
+    /// A published file cannot be read.
     #[error(transparent)]
     Published(#[from] PublishedError),
-    /// The right to write names.
+    /// The lease was not obtained, or was lost.
     #[error(transparent)]
     Lease(#[from] LeaseError),
-    /// An object that was published when this began is in no pack that is known.
+    /// An object is in no known pack, though it was published when this run began.
     #[error("object {id} is in no pack")]
-    NotPacked {
-        /// The object.
-        id: ObjectId,
-    },
+    NotPacked { id: ObjectId },
     /// An object is shorter than its image says.
     #[error("object {id} has {found} bytes where its image says {expected}")]
     ObjectLength {
-        /// The object.
         id: ObjectId,
         /// In the image.
         expected: u64,
         /// In the repository.
         found: u64,
     },
-    /// The image is damaged here.
+    /// The local image is damaged.
     #[error("image {id} is damaged")]
-    Image {
-        /// The image.
-        id: ImageId,
-        /// What is wrong with it.
-        source: ImageError,
-    },
-    /// An image could not be packed.
+    Image { id: ImageId, source: ImageError },
+    /// An image could not be encoded.
     #[error("cannot pack image {id}")]
-    Wire {
-        /// The image.
-        id: ImageId,
-        /// What went wrong.
-        source: WireError,
-    },
+    Wire { id: ImageId, source: WireError },
     /// A delta could not be made.
     #[error("cannot make a delta")]
     Delta(#[from] DeltaError),
-    /// No room for a pack, or no memory to compress.
+    /// There was no space for a pack, or no memory to compress.
     #[error("cannot write a pack")]
     Pack(#[from] io::Error),
 }

@@ -1,13 +1,17 @@
-//! What is published already: refs, which commits, and where the objects are that are to be published.
+//! Reads what is published already: refs, commits, and the positions of the objects that are to be published.
 //!
-//! What cannot be read is treated as not there, and published again. Memory does not grow with what is published, only
-//! with what is to be: of all that the locators there tell, what nobody asks for is forgotten at once.
+//! A file that cannot be parsed is treated as missing, and is published again.
+//!
+//! *Invariants*: memory does not grow with what is published, only with what is to be published: of a locator, only the
+//! positions of wanted objects are kept.
+//!
+//! *Used by* `plan`, `apply` and `names`.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::error::PublishError;
-use super::places::Places;
-use super::request::{PublishRequest, history};
+use super::locations::ObjectLocations;
+use super::request::{PublishRequest, read_history};
 use crate::image::Image;
 use crate::model::{CommitId, ImageId, ObjectId, RefName};
 use crate::remote::format::wire::{IMAGE_SIZE_MAX, decode_image};
@@ -18,41 +22,41 @@ use crate::remote::transport::Transport;
 use crate::store::{ReadError, Store};
 use crate::sys::Mapping;
 
-/// What is published.
+/// The state of the destination.
 #[derive(Default)]
-pub struct Survey {
+pub(crate) struct Survey {
     pub(super) refs: BTreeMap<RefName, PublishedRef>,
-    /// All commits that are published, of any ref.
+    /// All published commits, of any ref.
     pub(super) commits: HashSet<CommitId>,
-    /// Of those that were looked at.
+    /// The placements of the commits that were read.
     pub(super) placements: HashMap<CommitId, Placement>,
-    /// Of the objects that are to be published, those that are there.
-    pub(super) there: Places,
+    /// The positions of those objects to be published that are in published packs.
+    pub(super) locations: ObjectLocations,
 }
 
-/// Reads what is published: all refs, which commits, and where the contents are of what `request` asks for.
+/// Reads what is published: all refs, the list of commits, and the positions of the contents of `request`.
 ///
 /// # Errors
-/// [`PublishError::Published`] when the destination does not answer, or a ref of the request cannot be understood.
-pub fn survey(store: &Store, transport: &Transport, request: &PublishRequest) -> Result<Survey, PublishError> {
+/// [`PublishError::Published`] when the destination does not answer, or a ref of the request cannot be parsed.
+pub(crate) fn survey(store: &Store, transport: &Transport, request: &PublishRequest) -> Result<Survey, PublishError> {
     let mut survey = Survey::default();
     survey.read_refs(transport, &request.names)?;
-    survey.commits = published::commits(transport)?;
-    let mut ours = Vec::new();
+    survey.commits = published::list_commits(transport)?;
+    let mut commits = Vec::new();
     for name in &request.names {
-        for (id, _) in history(store, name, request.depth)? {
-            ours.push(id);
+        for (id, _) in read_history(store, name, request.depth)? {
+            commits.push(id);
             survey.read_placement(transport, id)?;
         }
     }
     let mut wanted = HashSet::new();
-    for id in ours.iter().filter(|id| !survey.placements.contains_key(id)) {
-        wanted.extend(objects(&store.image(store.commit(*id)?.image)?)?.map(|(id, _)| id));
+    for id in commits.iter().filter(|id| !survey.placements.contains_key(id)) {
+        wanted.extend(list_objects(&store.image(store.commit(*id)?.image)?)?.map(|(id, _)| id));
     }
-    // What was published of the same refs knows most of them.
-    let mut sources: Vec<CommitId> = request.names.iter().filter_map(|name| survey.newest(name)).collect();
-    sources.extend(&ours);
-    sources.extend(survey.refs.keys().filter_map(|name| survey.newest(name)));
+    // The published commits of the same refs have most of the wanted objects, so they are read first.
+    let mut sources: Vec<CommitId> = request.names.iter().filter_map(|name| survey.newest_commit(name)).collect();
+    sources.extend(&commits);
+    sources.extend(survey.refs.keys().filter_map(|name| survey.newest_commit(name)));
     let mut seen = HashSet::new();
     for id in sources.into_iter().filter(|id| seen.insert(*id)) {
         if wanted.is_empty() {
@@ -64,22 +68,21 @@ pub fn survey(store: &Store, transport: &Transport, request: &PublishRequest) ->
 }
 
 impl Survey {
-    /// Whether the object is in some pack.
-    #[must_use]
-    pub fn has(&self, id: &ObjectId) -> bool {
-        self.there.has(id)
+    /// Returns whether the object is in a published pack.
+    pub(crate) fn has_object(&self, id: &ObjectId) -> bool {
+        self.locations.has_object(id)
     }
 
-    /// What a ref names.
-    fn newest(&self, name: &RefName) -> Option<CommitId> {
+    /// Returns the commit that a ref names.
+    fn newest_commit(&self, name: &RefName) -> Option<CommitId> {
         Some(self.refs.get(name)?.record.commit)
     }
 
-    /// Reads every ref there is. One that nobody asks about and nobody can read is nobody's business.
+    /// Reads every published ref. A damaged ref that is not part of the request is skipped.
     fn read_refs(&mut self, transport: &Transport, names: &[RefName]) -> Result<(), PublishError> {
-        let mut all = published::ref_names(transport).map_err(PublishedError::from)?;
+        let mut all = published::list_refs(transport).map_err(PublishedError::from)?;
         all.extend(names.iter().filter(|name| !all.contains(name)).cloned().collect::<Vec<_>>());
-        let read = published::at_once(&all, |name| published::read_ref(transport, name));
+        let read = published::map_in_parallel(&all, |name| published::read_ref(transport, name));
         for (name, found) in all.into_iter().zip(read) {
             let found = match found {
                 Err(PublishedError::Damaged { path, reason }) if !names.contains(&name) => {
@@ -96,7 +99,7 @@ impl Survey {
         Ok(())
     }
 
-    /// Learns the placement of a commit, if it is published.
+    /// Reads the placement of a commit, if it is published.
     fn read_placement(&mut self, transport: &Transport, id: CommitId) -> Result<(), PublishError> {
         if self.placements.contains_key(&id) || !self.commits.contains(&id) {
             return Ok(());
@@ -112,8 +115,8 @@ impl Survey {
         Ok(())
     }
 
-    /// Learns where the objects of a published commit are that are `wanted`. A commit whose image is neither here nor there
-    /// teaches nothing, nor does one whose locator is not what it should be.
+    /// Reads the positions of the `wanted` objects from the locator of a published commit. Nothing is learned from a
+    /// commit whose image exists in neither repository, or whose locator is damaged.
     fn find_objects(
         &mut self,
         store: &Store,
@@ -122,29 +125,29 @@ impl Survey {
         wanted: &mut HashSet<ObjectId>,
     ) -> Result<(), PublishError> {
         let Some(placement) = self.placements.get(&commit) else { return Ok(()) };
-        let Some(image) = image_of(store, transport, commit, placement)? else { return Ok(()) };
+        let Some(image) = load_image(store, transport, commit, placement)? else { return Ok(()) };
         let path = layout::locator(placement.locator.id);
-        let bound = LocatorBound::new(objects(&image)?.map(|(_, size)| size));
-        let Some((bytes, _)) = transport.get(&path, bound.length()).map_err(PublishedError::from)? else {
+        let bound = LocatorBound::new(list_objects(&image)?.map(|(_, size)| size));
+        let Some((bytes, _)) = transport.get(&path, bound.max_length()).map_err(PublishedError::from)? else {
             return Ok(());
         };
         match Locator::parse(&bytes, bound) {
-            Ok(locator) => self.there.learn(&locator, objects(&image)?, wanted),
+            Ok(locator) => self.locations.take_from_locator(&locator, list_objects(&image)?, wanted),
             Err(error) => tracing::warn!("{path} is not used: {error}"),
         }
         Ok(())
     }
 }
 
-/// The objects of an image with their sizes, in order.
-pub(in crate::remote) fn objects(image: &Image) -> Result<impl Iterator<Item = (ObjectId, u64)>, PublishError> {
+/// Returns the objects of an image with their sizes, in order.
+pub(in crate::remote) fn list_objects(image: &Image) -> Result<impl Iterator<Item = (ObjectId, u64)>, PublishError> {
     let damaged = |source| PublishError::Image { id: image.id(), source };
     let all = image.objects_with_sizes().map_err(damaged)?.collect::<Result<Vec<_>, _>>().map_err(damaged)?;
     Ok(all.into_iter())
 }
 
-/// The image of a published commit, from here or else from there.
-fn image_of(
+/// Returns the image of a published commit, from the local repository or else from the published one.
+fn load_image(
     store: &Store,
     transport: &Transport,
     commit: CommitId,
@@ -163,11 +166,11 @@ fn image_of(
         Err(ReadError::MissingImage { .. }) => {}
         Err(error) => return Err(error.into()),
     }
-    published_image(transport, id, placement)
+    fetch_image(transport, id, placement)
 }
 
-/// A published image; `None` when it is not there or cannot be used.
-pub(in crate::remote) fn published_image(
+/// Fetches a published image; `None` when it is missing or damaged.
+pub(in crate::remote) fn fetch_image(
     transport: &Transport,
     id: ImageId,
     placement: &Placement,

@@ -1,20 +1,25 @@
-//! Cutting contents into frames.
+//! Cuts contents into frames.
 //!
-//! Below 64 KiB the number of requests rules, so small contents share frames of about 128 KiB; up to 1 MiB each has its own;
-//! of a large one each block of 256 KiB is a frame, since that is what can be checked alone.
+//! Contents below 64 KiB share frames of about 128 KiB, since for them the number of requests dominates. Contents up to
+//! 1 MiB have a frame of their own. Of a large object each block of 256 KiB is a frame, since that is the unit of
+//! verification.
+//!
+//! *Not here*: compression (`format`), and packs (`packs`).
+//!
+//! *Used by* `packs` and `estimate`.
 
 use super::error::PublishError;
 use crate::model::{BLOCK_SIZE, LARGE_OBJECT, ObjectId};
 use crate::remote::format::RawFrame;
 use crate::store::ObjectSource;
 
-/// How contents that are not large are put into frames.
+/// The sizes by which contents that are not large are put into frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FrameSizes {
+pub(crate) struct FrameSizes {
     /// Contents of at least this many bytes have a frame of their own.
-    pub own: u64,
+    pub(crate) own: u64,
     /// Shared frames are closed before they get larger than this, in bytes of content.
-    pub shared: usize,
+    pub(crate) shared: usize,
 }
 
 impl Default for FrameSizes {
@@ -25,27 +30,27 @@ impl Default for FrameSizes {
 
 /// Objects that are packed one after the other. No frame is shared by two sections.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::remote) struct Section<'a> {
-    /// Which, with their lengths in bytes.
-    pub objects: &'a [(ObjectId, u64)],
+pub(in crate::remote) struct PackSection<'a> {
+    /// The objects with their lengths in bytes.
+    pub(crate) objects: &'a [(ObjectId, u64)],
     /// Level of zstd.
-    pub level: i32,
+    pub(crate) level: i32,
 }
 
-/// What a frame holds.
+/// The contents of a frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum FrameContents {
-    /// Whole contents, one after the other, each with where it begins.
+    /// Whole objects, one after the other, each with its position in the frame.
     Whole(Vec<(ObjectId, u32)>),
-    /// A block of a large one, counted from 0.
+    /// A block of a large object, counted from 0.
     Block(ObjectId, u32),
 }
 
-/// Reads objects in order and cuts them into frames.
+/// An iterator that reads objects in order and cuts them into frames.
 pub(super) struct FrameCutter<'a> {
     source: &'a dyn ObjectSource,
     sizes: FrameSizes,
-    sections: std::slice::Iter<'a, Section<'a>>,
+    sections: std::slice::Iter<'a, PackSection<'a>>,
     objects: std::slice::Iter<'a, (ObjectId, u64)>,
     level: i32,
     shared: (Vec<(ObjectId, u32)>, Vec<u8>),
@@ -53,12 +58,12 @@ pub(super) struct FrameCutter<'a> {
 }
 
 impl<'a> FrameCutter<'a> {
-    pub(super) fn new(source: &'a dyn ObjectSource, sections: &'a [Section<'a>], sizes: FrameSizes) -> Self {
+    pub(super) fn new(source: &'a dyn ObjectSource, sections: &'a [PackSection<'a>], sizes: FrameSizes) -> Self {
         let (shared, objects) = (Default::default(), [].iter());
         Self { source, sizes, sections: sections.iter(), objects, level: 0, shared, large: None }
     }
 
-    /// The next frame and its bytes.
+    /// Returns the next frame and its bytes.
     pub(super) fn next(&mut self) -> Result<Option<(FrameContents, RawFrame)>, PublishError> {
         loop {
             if let Some((contents, bytes)) = self.next_of_section()? {
@@ -71,12 +76,12 @@ impl<'a> FrameCutter<'a> {
 
     fn next_of_section(&mut self) -> Result<Option<(FrameContents, Vec<u8>)>, PublishError> {
         if let Some((id, size, block)) = self.large {
-            return self.block(id, size, block).map(Some);
+            return self.block_frame(id, size, block).map(Some);
         }
         while let Some(&(id, size)) = self.objects.next() {
             if size > LARGE_OBJECT {
                 self.large = Some((id, size, 0));
-                return self.block(id, size, 0).map(Some);
+                return self.block_frame(id, size, 0).map(Some);
             }
             let bytes = self.read(id, size, 0, size)?;
             if size >= self.sizes.own {
@@ -99,7 +104,7 @@ impl<'a> FrameCutter<'a> {
         (!contents.is_empty()).then_some((FrameContents::Whole(contents), bytes))
     }
 
-    fn block(&mut self, id: ObjectId, size: u64, block: u32) -> Result<(FrameContents, Vec<u8>), PublishError> {
+    fn block_frame(&mut self, id: ObjectId, size: u64, block: u32) -> Result<(FrameContents, Vec<u8>), PublishError> {
         let start = u64::from(block) * BLOCK_SIZE;
         let end = (start + BLOCK_SIZE).min(size);
         let bytes = self.read(id, size, start, end)?;
@@ -126,18 +131,18 @@ mod tests {
     use crate::store::{Config, Store};
 
     #[test]
-    fn sections_share_no_frame_and_each_has_its_level() {
+    fn sections_share_no_frame_and_keep_their_levels() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let store = Store::init(directory.path(), &Config::default()).expect("empty");
-        let writer = store.writer(Wait::No).expect("nobody else");
+        let writer = store.writer(Wait::No).expect("no other writer");
         let contents: Vec<Vec<u8>> = [100, 200, 300, 400, LARGE_OBJECT as usize + 1].map(|size| vec![7; size]).into();
         let objects: Vec<_> = contents.iter().map(|bytes| (ObjectId::of(bytes), bytes.len() as u64)).collect();
         let small = contents.iter().zip(&objects).take(4);
         small.for_each(|(bytes, (id, _))| writer.put_object(*id, bytes).expect("right"));
         writer.put(objects[4].1, &mut contents[4].as_slice()).expect("room");
-        writer.settle().expect("durable");
+        writer.flush().expect("durable");
         let (first, rest) = (&objects[..2], &objects[2..]);
-        let sections = [(first, 15), (&[][..], 9), (rest, 7)].map(|(objects, level)| Section { objects, level });
+        let sections = [(first, 15), (&[][..], 9), (rest, 7)].map(|(objects, level)| PackSection { objects, level });
         let mut cutter = FrameCutter::new(&store, &sections, FrameSizes::default());
         let mut frames = Vec::new();
         while let Some((contents, raw)) = cutter.next().expect("readable") {

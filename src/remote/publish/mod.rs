@@ -1,42 +1,47 @@
-//! Publishing: a repository's commits as plain files that any web server or bucket can serve.
+//! Publishes commits of a repository as plain files that any web server or bucket can serve.
 //!
-//! Three steps. [`survey`] reads what is published already. [`plan`] says, as pure data, which commits go up and which objects
-//! of them are new. [`apply`] packs, uploads and names: leaves first, refs last, each file that a name depends on before
-//! the name, so that a reader at any moment finds either the old state or the new one whole. Immutable files are named by
-//! their content and never sent twice; a publisher that was killed is simply started again.
+//! There are three steps. [`survey`] reads what is published already. [`plan()`] decides, as pure data, which commits are
+//! uploaded and which objects of them are new. [`apply()`] packs, uploads and names: contents first, refs last, each file
+//! before the name that depends on it, so that a reader finds at any moment either the complete old state or the
+//! complete new one. Immutable files are named by their content and are never sent twice; a publisher that was killed
+//! is simply started again.
 //!
-//! Two publishers at once do not harm each other: a ref is replaced only if it still is what the plan has seen. Nothing is
-//! ever removed here, `prune` does that; how the two keep out of each other's way is told in [`super::layout`].
+//! Two simultaneous publishers do not harm each other: a ref is replaced only if it is unchanged since the plan was
+//! made.
+//!
+//! *Not here*: removing files (`prune`). [`super::layout`] describes how the two exclude each other.
+//!
+//! *Used by* `cli`, and by `prune` for repacking.
 
 mod apply;
+mod cost;
 mod deltas;
 mod error;
 mod estimate;
 mod existing;
 mod frames;
+mod locations;
 mod names;
 mod options;
 mod packs;
-mod places;
 mod plan;
 mod progress;
 mod request;
 mod upload;
-mod view;
 
-pub use apply::{PublishReport, Published, apply};
-pub use error::PublishError;
-pub use estimate::{Estimate, estimate};
-pub use existing::{Survey, survey};
-pub use frames::FrameSizes;
-pub use options::{DEFAULT_LEVEL, PACK_SIZE, PublishOptions};
-pub use plan::{Again, CommitPlan, PublishPlan, RefPlan, plan};
-pub use progress::{Phase, PublishProgress};
-pub use request::PublishRequest;
-pub use view::Cost;
+pub(crate) use apply::{PublishReport, apply};
+pub(crate) use cost::FetchCost;
+pub(crate) use error::PublishError;
+pub(crate) use estimate::{Estimate, estimate};
+pub(crate) use existing::survey;
+pub(crate) use frames::FrameSizes;
+pub(crate) use options::{DEFAULT_LEVEL, PACK_SIZE, PublishOptions};
+pub(crate) use plan::{PublishPlan, plan};
+pub(crate) use progress::{Phase, PublishProgress};
+pub(crate) use request::PublishRequest;
 
-pub(in crate::remote) use existing::{objects, published_image};
-pub(in crate::remote) use frames::Section;
+pub(in crate::remote) use cost::{CommitLayout, RegroupGoals};
+pub(in crate::remote) use existing::{fetch_image, list_objects};
+pub(in crate::remote) use frames::PackSection;
+pub(in crate::remote) use locations::{NewLocator, ObjectLocations};
 pub(in crate::remote) use packs::pack_and_upload;
-pub(in crate::remote) use places::{NewLocator, Places};
-pub(in crate::remote) use view::{Goals, View};

@@ -1,7 +1,10 @@
-//! Giving names: commits with signatures, placements, keys, refs. The last step of publishing, and the only one under the lease.
+//! Writes names: commits with signatures, placements, keys, refs. This is the last step of publishing, and the only one
+//! under the lease.
 //!
-//! Invariant: what a name leads to is there when the name is written, and stays: with the lease nobody removes anything, and
-//! before it is given back a mark that says that a file is not needed any more has been taken away.
+//! *Invariants*: every file that a name leads to exists when the name is written, and stays: while the lease is held no
+//! other process removes files, and before it is released the marks of these files have been removed.
+//!
+//! *Used by* `apply`.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,82 +13,83 @@ use bytes::Bytes;
 use super::error::PublishError;
 use super::existing::Survey;
 use super::options::PublishOptions;
-use super::plan::{CommitPlan, PublishPlan, RefPlan};
+use super::plan::{CommitPublishPlan, PublishPlan, RefPlan};
 use crate::model::{Commit, CommitId, PackId};
 use crate::remote::format::Placement;
 use crate::remote::layout;
 use crate::remote::lease::Lease;
 use crate::remote::published;
-use crate::remote::transport::{Put, Transport, TransportError};
-use crate::trust::{ENVELOPE_SIZE_MAX, Envelope, PublicKey, Purpose, RefRecord, SecretKey};
+use crate::remote::transport::{Transport, TransportError, WriteCondition};
+use crate::trust::{ENVELOPE_SIZE_MAX, Envelope, PublicKey, RefRecord, SecretKey, SignaturePurpose};
 
-/// What is to be named.
-pub(super) struct Named {
-    pub placements: HashMap<CommitId, Placement>,
-    /// The packs that their locators lead to.
-    pub packs: HashSet<PackId>,
+/// The placements and packs that are to be named.
+pub(super) struct NameTargets {
+    pub(crate) placements: HashMap<CommitId, Placement>,
+    /// The packs that the locators lead to.
+    pub(crate) packs: HashSet<PackId>,
 }
 
-/// Names everything of `plan`, refs last.
-pub(super) fn give(
+/// Writes the names of everything in `plan`, refs last.
+pub(super) fn publish_names(
     transport: &Transport,
     survey: &Survey,
     plan: &PublishPlan,
-    named: &Named,
+    targets: &NameTargets,
     options: &PublishOptions,
 ) -> Result<(), PublishError> {
-    let lease = Lease::take(transport, options.lease, &*options.announce)?;
-    let needed = needed(transport, survey, plan, named)?;
-    require(transport, &needed)?;
-    take_marks_away(transport, &lease, &needed)?;
+    let lease = Lease::acquire(transport, options.lease, &*options.announce)?;
+    let needed = needed(transport, survey, plan, targets)?;
+    check_present(transport, &needed)?;
+    remove_marks(transport, &lease, &needed)?;
     for commit in &plan.commits {
-        lease.check()?;
+        lease.ensure_held()?;
         put_commit(transport, commit, &options.signers)?;
-        if let Some(placement) = named.placements.get(&commit.id) {
-            lease.check()?;
-            transport.put(&layout::placement(commit.id), placement.render().into(), &Put::Overwrite)?;
+        if let Some(placement) = targets.placements.get(&commit.id) {
+            lease.ensure_held()?;
+            transport.put(&layout::placement(commit.id), placement.render().into(), &WriteCondition::Overwrite)?;
         }
     }
     put_announcements(transport, &options.announcements)?;
     for reference in &plan.refs {
         let commit = plan.commits.iter().find(|commit| commit.id == reference.commit).map(|commit| &commit.commit);
-        if let (Some(commit), Some(placement)) = (commit, named.placements.get(&reference.commit)) {
-            lease.check()?;
+        if let (Some(commit), Some(placement)) = (commit, targets.placements.get(&reference.commit)) {
+            lease.ensure_held()?;
             put_ref(transport, survey, reference, (commit, placement), &options.signers, options.now)?;
         }
     }
     Ok(())
 }
 
-/// The files that the new names lead to.
+/// Returns the files that the new names lead to.
 fn needed(
     transport: &Transport,
     survey: &Survey,
     plan: &PublishPlan,
-    named: &Named,
+    targets: &NameTargets,
 ) -> Result<HashSet<String>, PublishError> {
     let mut needed = HashSet::new();
     for commit in &plan.commits {
         needed.extend([layout::commit(commit.id), layout::placement(commit.id), layout::image(commit.commit.image)]);
-        if let Some(placement) = named.placements.get(&commit.id) {
+        if let Some(placement) = targets.placements.get(&commit.id) {
             needed.insert(layout::locator(placement.locator.id));
             needed.extend(placement.profile.map(|profile| layout::profile(profile.id)));
             needed.extend(placement.deltas.iter().map(|delta| layout::delta(delta.id)));
         }
-        let is_named = survey.refs.values().any(|there| there.record.commit == commit.id);
-        if let Some(placement) = commit.placed.as_ref().filter(|_| !is_named) {
-            let packs = published::packs_of(transport, &commit.commit, placement)?;
+        let is_named = survey.refs.values().any(|published| published.record.commit == commit.id);
+        if let Some(placement) = commit.placement.as_ref().filter(|_| !is_named) {
+            let packs = published::read_packs(transport, &commit.commit, placement)?;
             needed.extend(packs.iter().map(|pack| layout::pack(pack.id)));
         }
     }
-    needed.extend(named.packs.iter().map(|pack| layout::pack(*pack)));
+    needed.extend(targets.packs.iter().map(|pack| layout::pack(*pack)));
     Ok(needed)
 }
 
-/// Looks whether all that is to be named is there. It was a moment ago; but a prune may have taken what was not needed then.
-fn require(transport: &Transport, needed: &HashSet<String>) -> Result<(), PublishError> {
+/// Checks that all files to be named exist. They existed a moment ago, but a prune may have removed files that were not
+/// needed then.
+fn check_present(transport: &Transport, needed: &HashSet<String>) -> Result<(), PublishError> {
     let mut missing: HashSet<&str> = needed.iter().map(String::as_str).collect();
-    // These two are written next.
+    // Commits and placements are written in the next step.
     missing.retain(|path| !path.starts_with("commits/") && !path.starts_with("placements/"));
     for directory in ["deltas", "profiles", "locators", "images", "packs"] {
         if missing.iter().any(|path| path.starts_with(directory)) {
@@ -100,46 +104,46 @@ fn require(transport: &Transport, needed: &HashSet<String>) -> Result<(), Publis
     }
 }
 
-/// What is about to be needed again is not superseded any more.
-fn take_marks_away(transport: &Transport, lease: &Lease<'_>, needed: &HashSet<String>) -> Result<(), PublishError> {
+/// Removes the marks of files that are about to be needed.
+fn remove_marks(transport: &Transport, lease: &Lease<'_>, needed: &HashSet<String>) -> Result<(), PublishError> {
     for mark in transport.list(layout::SUPERSEDED)? {
         let path = mark.path.strip_prefix(layout::SUPERSEDED).and_then(|path| path.strip_prefix('/'));
         if path.is_some_and(|path| needed.contains(path)) {
-            lease.check()?;
+            lease.ensure_held()?;
             transport.delete(&mark.path)?;
         }
     }
     Ok(())
 }
 
-/// Writes a commit with its signatures, keeping those that are there.
-fn put_commit(transport: &Transport, plan: &CommitPlan, signers: &[SecretKey]) -> Result<(), PublishError> {
+/// Writes a commit with its signatures, keeping those that are published.
+fn put_commit(transport: &Transport, plan: &CommitPublishPlan, signers: &[SecretKey]) -> Result<(), PublishError> {
     let path = layout::commit(plan.id);
-    let there = transport.get(&path, ENVELOPE_SIZE_MAX as u64)?;
-    let known = there.as_ref().and_then(|(bytes, _)| Envelope::parse(bytes).ok()).map(|(envelope, _)| envelope);
+    let published = transport.get(&path, ENVELOPE_SIZE_MAX as u64)?;
+    let known = published.as_ref().and_then(|(bytes, _)| Envelope::parse(bytes).ok()).map(|(envelope, _)| envelope);
     let known = known.filter(|envelope| CommitId::of(envelope.payload()) == plan.id);
     let signed_by: Vec<PublicKey> = known.iter().flat_map(Envelope::claimed_signers).collect();
     if known.is_some() && signers.iter().all(|signer| signed_by.contains(&signer.public())) {
         return Ok(());
     }
     let envelope = known.unwrap_or_else(|| Envelope::unsigned(plan.commit.encode()));
-    let envelope = signers.iter().fold(envelope, |envelope, signer| envelope.signed(Purpose::Commit, signer));
-    transport.put(&path, envelope.encode().into(), &Put::Overwrite)?;
+    let envelope = signers.iter().fold(envelope, |envelope, signer| envelope.signed(SignaturePurpose::Commit, signer));
+    transport.put(&path, envelope.encode().into(), &WriteCondition::Overwrite)?;
     Ok(())
 }
 
-/// Announces the keys that were announced, to clients that know only older ones.
+/// Publishes the announcements of keys, for clients that know only older keys.
 fn put_announcements(transport: &Transport, announcements: &[(PublicKey, Vec<u8>)]) -> Result<(), PublishError> {
     for (key, bytes) in announcements {
         let path = layout::key(&key.to_string());
         if transport.length(&path)?.is_none() {
-            transport.put(&path, Bytes::copy_from_slice(bytes), &Put::Overwrite)?;
+            transport.put(&path, Bytes::copy_from_slice(bytes), &WriteCondition::Overwrite)?;
         }
     }
     Ok(())
 }
 
-/// Names a commit, if the ref still is what was seen.
+/// Writes a ref, if it is unchanged since the survey.
 fn put_ref(
     transport: &Transport,
     survey: &Survey,
@@ -148,16 +152,17 @@ fn put_ref(
     signers: &[SecretKey],
     now: i64,
 ) -> Result<(), PublishError> {
-    let there = survey.refs.get(&plan.name);
-    // Published once more by another signer: the signatures that are there still hold.
-    let envelope = match there {
-        Some(there) if there.record.commit == plan.commit => there.envelope.clone(),
+    let published = survey.refs.get(&plan.name);
+    // The same commit is published by another signer: the published signatures are kept.
+    let envelope = match published {
+        Some(published) if published.record.commit == plan.commit => published.envelope.clone(),
         _ => Envelope::unsigned(RefRecord::of(commit, now).encode()),
     };
-    let envelope = signers.iter().fold(envelope, |envelope, signer| envelope.signed(Purpose::Ref, signer));
+    let envelope = signers.iter().fold(envelope, |envelope, signer| envelope.signed(SignaturePurpose::Ref, signer));
     let mut bytes = envelope.encode();
     bytes.extend_from_slice(&placement.render());
-    let mode = there.map_or(Put::IfAbsent, |there| Put::IfVersion(there.version.clone()));
+    let mode =
+        published.map_or(WriteCondition::IfAbsent, |published| WriteCondition::IfVersion(published.version.clone()));
     let path = layout::reference(&plan.name);
     match transport.put(&path, bytes.clone().into(), &mode) {
         Err(TransportError::Exists { .. } | TransportError::Changed { .. }) => {}
@@ -165,13 +170,14 @@ fn put_ref(
     }
     let found = published::read_ref(transport, &plan.name)?;
     let keys: Vec<PublicKey> = signers.iter().map(SecretKey::public).collect();
-    match (there, found) {
-        // Perhaps it was us: an answer that is lost makes a request be sent again. Or somebody with the same in mind.
+    match (published, found) {
+        // This process may have written it (when an answer is lost, the request is sent again), or another one wrote
+        // the same.
         (_, Some(found)) if found.record.commit == plan.commit && found.is_signed_by(&keys) => Ok(()),
-        // A prune only wrote where its commit is now.
+        // A prune changed only the placement of its commit.
         (Some(seen), Some(found)) if found.envelope == seen.envelope => {
-            Ok(transport.put(&path, bytes.into(), &Put::IfVersion(found.version)).map(drop)?)
+            Ok(transport.put(&path, bytes.into(), &WriteCondition::IfVersion(found.version)).map(drop)?)
         }
-        _ => Err(PublishError::Raced { name: plan.name.clone() }),
+        _ => Err(PublishError::RefChanged { name: plan.name.clone() }),
     }
 }

@@ -1,125 +1,121 @@
-//! Which commits go up, which of their objects are not there yet, and which deltas: pure data, printable by `--dry-run`.
+//! Plans a publish: which commits are uploaded, which of their objects are packed, and which deltas are made. The plan
+//! is pure data, which `--dry-run` prints.
+//!
+//! *Not here*: which published contents are packed again (`cost`).
+//!
+//! *Used by* `apply`, `names`, `estimate` and `cli`.
 
 use std::collections::HashSet;
 
+use super::cost::{CommitLayout, REGROUP_FACTOR, RegroupGoals};
 use super::error::PublishError;
-use super::existing::{Survey, objects};
-use super::request::{PublishRequest, history};
-use super::view::{Goals, REGROUPED, View};
+use super::existing::{Survey, list_objects};
+use super::request::{PublishRequest, read_history};
 use crate::model::{Commit, CommitId, ObjectId, RefName};
 use crate::remote::format::{Placement, ProfileText};
 use crate::store::{ReadError, Store};
 
-/// A commit that goes up, or gains something.
+/// A commit that is uploaded, or gains a delta, a profile or a signature.
 #[derive(Debug, Clone)]
-pub struct CommitPlan {
-    /// Which.
-    pub id: CommitId,
-    /// Its record.
-    pub commit: Commit,
-    /// Its objects that are to be packed, in the order in which they are, with their lengths in bytes: those that are in no pack
-    /// yet, and those that are packed again.
-    pub objects: Vec<(ObjectId, u64)>,
-    /// Those that are packed again.
-    pub again: Again,
-    /// How many of them, from the first, the profile names.
-    pub profiled: usize,
+pub(crate) struct CommitPublishPlan {
+    pub(crate) id: CommitId,
+    /// The commit's record.
+    pub(crate) commit: Commit,
+    /// The objects that are to be packed, in packing order, with their lengths in bytes: those that are in no pack yet,
+    /// and those that are packed again.
+    pub(crate) objects: Vec<(ObjectId, u64)>,
+    /// The contents that are packed again.
+    pub(crate) repacked: RepackedContents,
+    /// Number of objects at the start of `objects` that the profile lists.
+    pub(crate) profiled: usize,
     /// Older commits from which a delta is to be made.
-    pub deltas: Vec<CommitId>,
-    /// Where its parts are, if they are there.
-    pub(super) placed: Option<Placement>,
+    pub(crate) deltas: Vec<CommitId>,
+    /// The placement of the commit, if it is published.
+    pub(super) placement: Option<Placement>,
 }
 
-/// Contents that are published, and are packed again beside new ones, so that a fresh client fetches fewer packs, and less that
-/// it does not need.
+/// Published contents that are packed again together with new ones, so that a new client fetches from fewer packs, and
+/// fewer bytes that it does not need.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Again {
-    /// How many objects.
-    pub objects: usize,
+pub(crate) struct RepackedContents {
+    /// Number of objects.
+    pub(crate) objects: usize,
     /// Bytes of content.
-    pub bytes: u64,
-    /// Bytes of content that later publishes may pack again; none when nothing was published of the ref before.
+    pub(crate) bytes: u64,
+    /// Bytes of content that later publishes may pack again; `None` when nothing of the ref was published before.
     #[serde(skip)]
-    pub(super) left: Option<u64>,
+    pub(super) regroup_budget: Option<u64>,
 }
 
-impl CommitPlan {
-    /// Number of objects that are in no pack yet.
-    #[must_use]
-    pub fn new_objects(&self) -> usize {
-        self.objects.len().saturating_sub(self.again.objects)
+impl CommitPublishPlan {
+    /// Returns the number of objects that are in no pack yet.
+    pub(crate) fn new_objects(&self) -> usize {
+        self.objects.len().saturating_sub(self.repacked.objects)
     }
 
-    /// Whether all of it but what it gains is there.
-    #[must_use]
-    pub const fn is_published(&self) -> bool {
-        self.placed.is_some()
+    /// Returns whether the commit is published already and only gains something.
+    pub(crate) const fn is_published(&self) -> bool {
+        self.placement.is_some()
     }
 
-    /// Bytes of content that are to be compressed.
-    #[must_use]
-    pub fn raw_bytes(&self) -> u64 {
+    /// Returns the bytes of content that are to be compressed.
+    pub(crate) fn raw_bytes(&self) -> u64 {
         self.objects.iter().map(|(_, size)| size).sum()
     }
 }
 
 /// A ref that is written.
 #[derive(Debug, Clone)]
-pub struct RefPlan {
-    /// Which.
-    pub name: RefName,
-    /// What it is to name.
-    pub commit: CommitId,
-    /// What it names now.
-    pub replaces: Option<CommitId>,
+pub(crate) struct RefPlan {
+    pub(crate) name: RefName,
+    /// The commit that it will name.
+    pub(crate) commit: CommitId,
+    /// The commit that it names now.
+    pub(crate) replaces: Option<CommitId>,
 }
 
-/// All that is to be done.
+/// The plan of a publish.
 #[derive(Debug, Clone, Default)]
-pub struct PublishPlan {
-    /// Commits, older ones before newer ones.
-    pub commits: Vec<CommitPlan>,
-    /// Refs to be written after them.
-    pub refs: Vec<RefPlan>,
+pub(crate) struct PublishPlan {
+    /// The commits, older ones before newer ones.
+    pub(crate) commits: Vec<CommitPublishPlan>,
+    /// The refs to be written after the commits.
+    pub(crate) refs: Vec<RefPlan>,
 }
 
 impl PublishPlan {
-    /// Bytes of content that are to be compressed.
-    #[must_use]
-    pub fn raw_bytes(&self) -> u64 {
-        self.commits.iter().map(CommitPlan::raw_bytes).sum()
+    /// Returns the bytes of content that are to be compressed.
+    pub(crate) fn raw_bytes(&self) -> u64 {
+        self.commits.iter().map(CommitPublishPlan::raw_bytes).sum()
     }
 
-    /// Number of objects that are in no pack yet.
-    #[must_use]
-    pub fn new_objects(&self) -> usize {
-        self.commits.iter().map(CommitPlan::new_objects).sum()
+    /// Returns the number of objects that are in no pack yet.
+    pub(crate) fn new_objects(&self) -> usize {
+        self.commits.iter().map(CommitPublishPlan::new_objects).sum()
     }
 
-    /// Bytes of content that are packed again.
-    #[must_use]
-    pub fn again_bytes(&self) -> u64 {
-        self.commits.iter().map(|commit| commit.again.bytes).sum()
+    /// Returns the bytes of content that are packed again.
+    pub(crate) fn repacked_bytes(&self) -> u64 {
+        self.commits.iter().map(|commit| commit.repacked.bytes).sum()
     }
 
-    /// Number of deltas that are to be made.
-    #[must_use]
-    pub fn deltas(&self) -> usize {
+    /// Returns the number of deltas that are to be made.
+    pub(crate) fn deltas(&self) -> usize {
         self.commits.iter().map(|commit| commit.deltas.len()).sum()
     }
 
-    /// Whether everything is there already.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
+    /// Returns whether there is nothing to do.
+    pub(crate) const fn is_empty(&self) -> bool {
         self.refs.is_empty() && self.commits.is_empty()
     }
 }
 
-/// Compares what is here with what is there.
+/// Compares the local repository with the published one and plans what to publish.
 ///
 /// # Errors
-/// [`PublishError::Diverged`] when history would be rewritten without being asked for; those of reading the repository.
-pub fn plan(store: &Store, survey: &Survey, request: &PublishRequest) -> Result<PublishPlan, PublishError> {
+/// [`PublishError::Diverged`] when published history would be replaced without `force`; errors of reading the
+/// repository.
+pub(crate) fn plan(store: &Store, survey: &Survey, request: &PublishRequest) -> Result<PublishPlan, PublishError> {
     let mut plan = PublishPlan::default();
     let mut packed = HashSet::new();
     for name in &request.names {
@@ -128,7 +124,7 @@ pub fn plan(store: &Store, survey: &Survey, request: &PublishRequest) -> Result<
     Ok(plan)
 }
 
-/// Adds what one ref needs. `packed` has the objects of the commits planned before.
+/// Adds one ref to the plan. `packed` has the objects of the commits planned before.
 fn plan_ref(
     store: &Store,
     survey: &Survey,
@@ -137,66 +133,69 @@ fn plan_ref(
     packed: &mut HashSet<ObjectId>,
     plan: &mut PublishPlan,
 ) -> Result<(), PublishError> {
-    let history = history(store, name, request.depth)?;
-    let Some(&(tip, _)) = history.first() else { return Ok(()) };
+    let history = read_history(store, name, request.depth)?;
+    let Some(&(head, _)) = history.first() else { return Ok(()) };
     if let Some((id, commit)) = history.iter().find(|(_, commit)| commit.ref_name != *name) {
         let (commit, made_for) = (*id, commit.ref_name.clone());
         return Err(PublishError::OtherRef { commit, name: name.clone(), made_for });
     }
     if !request.force {
-        refuse_divergence(store, name, tip, survey)?;
+        refuse_divergence(store, name, head, survey)?;
     }
     let published = survey.refs.get(name);
-    let is_named = published.is_some_and(|there| there.record.commit == tip && there.is_signed_by(&request.signers));
-    let mut gains = !is_named || request.profile.is_some();
+    let is_named = published.is_some_and(|published_ref| {
+        published_ref.record.commit == head && published_ref.is_signed_by(&request.signers)
+    });
+    let mut has_changes = !is_named || request.profile.is_some();
     for (id, commit) in history.into_iter().rev() {
         if plan.commits.iter().any(|planned| planned.id == id) {
             continue;
         }
-        let placed = survey.placements.get(&id).cloned();
-        let deltas = if id == tip {
-            missing_deltas(store, survey, request.deltas, (&commit, &placed), plan)?
+        let placement = survey.placements.get(&id).cloned();
+        let deltas = if id == head {
+            plan_deltas(store, survey, request.deltas, (&commit, &placement), plan)?
         } else {
             Vec::new()
         };
-        let before =
-            published.filter(|_| id == tip).map(|there| (there.placement.regroup.unwrap_or(0), request.pack_size));
-        let (objects, profiled, again) = match placed {
+        let before = published
+            .filter(|_| id == head)
+            .map(|published_ref| (published_ref.placement.regroup_budget.unwrap_or(0), request.pack_size));
+        let (objects, profiled, again) = match placement {
             Some(_) => Default::default(),
-            None => contents(store, &commit, survey, (request.profile.as_ref(), before), packed)?,
+            None => choose_contents(store, &commit, survey, (request.profile.as_ref(), before), packed)?,
         };
-        if placed.is_none() || !deltas.is_empty() || gains {
-            gains |= id == tip;
-            plan.commits.push(CommitPlan { id, commit, objects, again, profiled, deltas, placed });
+        if placement.is_none() || !deltas.is_empty() || has_changes {
+            has_changes |= id == head;
+            plan.commits.push(CommitPublishPlan { id, commit, objects, repacked: again, profiled, deltas, placement });
         }
     }
-    if gains {
-        let replaces = published.map(|there| there.record.commit);
-        plan.refs.push(RefPlan { name: name.clone(), commit: tip, replaces });
+    if has_changes {
+        let replaces = published.map(|published_ref| published_ref.record.commit);
+        plan.refs.push(RefPlan { name: name.clone(), commit: head, replaces });
     }
     Ok(())
 }
 
-/// Ancestors among which published ones are looked for. A delta over more commits than that would save little, and a history may
-/// have tens of thousands.
-const DELTA_REACH: u32 = 1000;
+/// The most ancestors among which published ones are searched for. A delta over more commits would save little, and a
+/// history may have tens of thousands.
+const DELTA_ANCESTORS_MAX: u32 = 1000;
 
-/// Of the newest `count` ancestors of a commit that are published, or are going to be, those that no delta leads from yet.
-/// An ancestor that is not here is left out: a delta is an offer.
-fn missing_deltas(
+/// Returns those of the newest `count` published (or planned) ancestors of a commit from which there is no delta yet.
+/// An ancestor that is not in the local repository is left out, since a delta is optional.
+fn plan_deltas(
     store: &Store,
     survey: &Survey,
     count: u64,
-    (commit, placed): (&Commit, &Option<Placement>),
+    (commit, placement): (&Commit, &Option<Placement>),
     plan: &PublishPlan,
 ) -> Result<Vec<CommitId>, PublishError> {
-    let has_delta = |from| placed.iter().flat_map(|placed| &placed.deltas).any(|delta| delta.from == from);
+    let has_delta = |from| placement.iter().flat_map(|placement| &placement.deltas).any(|delta| delta.from == from);
     let (mut found, mut missing) = (0, Vec::new());
     if survey.commits.is_empty() && plan.commits.is_empty() {
         return Ok(missing);
     }
     let mut next = commit.parent;
-    for _ in 0..DELTA_REACH {
+    for _ in 0..DELTA_ANCESTORS_MAX {
         let Some(id) = next.filter(|_| found < count) else { break };
         let ancestor = match store.commit(id) {
             Err(ReadError::MissingCommit { .. }) => break,
@@ -204,8 +203,8 @@ fn missing_deltas(
         };
         if survey.commits.contains(&id) || plan.commits.iter().any(|planned| planned.id == id) {
             found += 1;
-            let is_here = !matches!(store.image(ancestor.image), Err(ReadError::MissingImage { .. }));
-            if is_here && !has_delta(id) {
+            let is_stored = !matches!(store.image(ancestor.image), Err(ReadError::MissingImage { .. }));
+            if is_stored && !has_delta(id) {
                 missing.push(id);
             }
         }
@@ -214,12 +213,12 @@ fn missing_deltas(
     Ok(missing)
 }
 
-/// What is published must be the new commit or an ancestor of it.
-fn refuse_divergence(store: &Store, name: &RefName, tip: CommitId, survey: &Survey) -> Result<(), PublishError> {
+/// Checks that the published commit is the new commit or an ancestor of it.
+fn refuse_divergence(store: &Store, name: &RefName, head: CommitId, survey: &Survey) -> Result<(), PublishError> {
     let Some(published) = survey.refs.get(name) else { return Ok(()) };
-    let mut at = tip;
-    while at != published.record.commit {
-        let commit = match store.commit(at) {
+    let mut current = head;
+    while current != published.record.commit {
+        let commit = match store.commit(current) {
             Err(ReadError::MissingCommit { .. }) => None,
             other => Some(other?),
         };
@@ -229,57 +228,59 @@ fn refuse_divergence(store: &Store, name: &RefName, tip: CommitId, survey: &Surv
                 name: name.clone(),
                 theirs: published.record.commit.short(),
                 sequence: published.record.sequence,
-                ours: tip.short(),
+                ours: head.short(),
             });
         };
-        at = parent;
+        current = parent;
     }
     Ok(())
 }
 
-/// The objects of a commit that are to be packed: what the profile names first, then in the order of the image; how many it
-/// names; and which were published before. `packed` has those of the commits planned before. `before` has the bytes that earlier
-/// publishes of the ref left to be packed again, and most bytes of a pack, if the commit is to be its newest.
-fn contents(
+/// Returns the objects of a commit that are to be packed (those of the profile first, then in the order of the image),
+/// how many the profile lists, and which were published before. `packed` has the objects of the commits planned before.
+/// If the commit is to be the newest of its ref, `before` has the bytes that earlier publishes of the ref left to be
+/// packed again, and the most bytes of a pack.
+fn choose_contents(
     store: &Store,
     commit: &Commit,
     survey: &Survey,
     (profile, before): (Option<&ProfileText>, Option<(u64, u64)>),
     packed: &mut HashSet<ObjectId>,
-) -> Result<(Vec<(ObjectId, u64)>, usize, Again), PublishError> {
+) -> Result<(Vec<(ObjectId, u64)>, usize, RepackedContents), PublishError> {
     let image = store.image(commit.image)?;
-    let all: Vec<(ObjectId, u64)> = objects(&image)?.collect();
+    let all: Vec<(ObjectId, u64)> = list_objects(&image)?.collect();
     let damaged = |source| PublishError::Image { id: commit.image, source };
     let first = profile.map(|profile| profile.resolve(&image)).transpose().map_err(damaged)?.unwrap_or_default();
     let first = first.entries.iter().filter_map(|entry| all.get(entry.object as usize)).copied();
-    let (old, again) = match before {
-        Some(before) => packed_again(store, survey, &all, before),
+    let (repacked_ids, repacked) = match before {
+        Some(before) => choose_repacked(store, survey, &all, before),
         None => Default::default(),
     };
-    let mut is_packed = |(id, _): &(ObjectId, u64)| (!survey.has(id) || old.contains(id)) && packed.insert(*id);
+    let mut is_packed =
+        |(id, _): &(ObjectId, u64)| (!survey.has_object(id) || repacked_ids.contains(id)) && packed.insert(*id);
     let mut chosen: Vec<_> = first.filter(&mut is_packed).collect();
     let profiled = chosen.len();
     chosen.extend(all.iter().copied().filter(is_packed));
-    Ok((chosen, profiled, again))
+    Ok((chosen, profiled, repacked))
 }
 
-/// Which objects that were published before are packed again with the new ones of `all`.
-fn packed_again(
+/// Chooses the published ones of `all` objects that are packed again together with the new ones.
+fn choose_repacked(
     store: &Store,
     survey: &Survey,
     all: &[(ObjectId, u64)],
     (before, pack_size): (u64, u64),
-) -> (HashSet<ObjectId>, Again) {
-    let view = View::new(all, &[&survey.there]);
-    let new: u64 = all.iter().filter(|(id, _)| !survey.has(id)).map(|(_, size)| size).sum();
-    let budget = before.saturating_add(new.saturating_mul(REGROUPED));
-    let is_here = |number: u32| all.get(number as usize).is_some_and(|(id, _)| store.has_object(*id));
-    let chosen = view.choose(&Goals::of_publish(budget, pack_size), view.expected(new), &is_here);
+) -> (HashSet<ObjectId>, RepackedContents) {
+    let layout = CommitLayout::new(all, &[&survey.locations]);
+    let new: u64 = all.iter().filter(|(id, _)| !survey.has_object(id)).map(|(_, size)| size).sum();
+    let budget = before.saturating_add(new.saturating_mul(REGROUP_FACTOR));
+    let is_stored = |number: u32| all.get(number as usize).is_some_and(|(id, _)| store.has_object(*id));
+    let chosen = layout.choose(&RegroupGoals::of_publish(budget, pack_size), layout.expected_length(new), &is_stored);
     let chosen: Vec<(ObjectId, u64)> = chosen.iter().filter_map(|number| all.get(*number as usize)).copied().collect();
     let bytes: u64 = chosen.iter().map(|(_, size)| size).sum();
     let total: u64 = all.iter().map(|(_, size)| size).sum();
-    // More than everything is never packed again at once.
-    let left = Some(budget.saturating_sub(bytes).min(total));
+    // No more than everything can be packed again at once.
+    let remaining = Some(budget.saturating_sub(bytes).min(total));
     let objects = chosen.len();
-    (chosen.into_iter().map(|(id, _)| id).collect(), Again { objects, bytes, left })
+    (chosen.into_iter().map(|(id, _)| id).collect(), RepackedContents { objects, bytes, regroup_budget: remaining })
 }

@@ -1,24 +1,26 @@
-//! How far publishing is, for whoever shows it.
+//! The progress of publishing, for display.
+//!
+//! *Used by* `publish` and `cli`.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-/// What is being done.
+/// The current step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Phase {
+pub(crate) enum Phase {
     /// Reading what is published.
-    Looking,
-    /// Contents are compressed and sent.
+    Surveying,
+    /// Compressing and sending contents.
     Packing,
-    /// Changed contents are said in terms of older ones.
+    /// Making deltas of changed contents.
     Deltas,
-    /// Commits and refs are written.
+    /// Writing commits and refs.
     Naming,
 }
 
-/// Counts of one run.
+/// The counters of one run.
 #[derive(Debug, Default)]
-pub struct PublishProgress {
+pub(crate) struct PublishProgress {
     phase: AtomicU8,
     total: AtomicU64,
     done: AtomicU64,
@@ -26,37 +28,35 @@ pub struct PublishProgress {
 }
 
 impl PublishProgress {
-    /// A phase begins, with so many more bytes of content to work on.
+    /// Begins a phase with this many more bytes of content to process.
     pub(super) fn enter(&self, phase: Phase, bytes: u64) {
         self.phase.store(phase as u8, Ordering::Relaxed);
         self.total.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// So many more bytes of content are done.
+    /// Adds processed bytes of content.
     pub(super) fn add(&self, bytes: u64) {
         self.done.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// A file of so many bytes need not be sent.
-    pub(super) fn was_there(&self, bytes: u64) {
+    /// Adds the bytes of a file that need not be sent.
+    pub(super) fn add_already_there(&self, bytes: u64) {
         self.already_there.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Bytes of files that need not be sent.
+    /// Returns the bytes of files that need not be sent.
     pub(super) fn already_there(&self) -> u64 {
         self.already_there.load(Ordering::Relaxed)
     }
 
-    /// What is being done now.
-    #[must_use]
-    pub fn phase(&self) -> Phase {
-        let phases = [Phase::Looking, Phase::Packing, Phase::Deltas, Phase::Naming];
+    /// Returns the current phase.
+    pub(crate) fn phase(&self) -> Phase {
+        let phases = [Phase::Surveying, Phase::Packing, Phase::Deltas, Phase::Naming];
         phases[usize::from(self.phase.load(Ordering::Relaxed)).min(phases.len() - 1)]
     }
 
-    /// Bytes of content that are done, and of how many that are known of so far.
-    #[must_use]
-    pub fn bytes(&self) -> (u64, u64) {
+    /// Returns the processed bytes of content, and the total that is known so far.
+    pub(crate) fn bytes(&self) -> (u64, u64) {
         (self.done.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed))
     }
 }

@@ -1,4 +1,6 @@
-//! What is asked for, and which commits of the repository that means.
+//! The request to publish, and the commits of the repository that it covers.
+//!
+//! *Used by* `publish` and `cli`.
 
 use super::error::PublishError;
 use super::options::PACK_SIZE;
@@ -9,21 +11,21 @@ use crate::trust::PublicKey;
 
 /// What is to be published.
 #[derive(Debug, Clone)]
-pub struct PublishRequest {
+pub(crate) struct PublishRequest {
     /// The refs.
-    pub names: Vec<RefName>,
-    /// How many ancestors of each besides its newest commit, as far as they are here.
-    pub depth: u64,
-    /// From how many published ancestors of each newest commit a delta is to lead to it.
-    pub deltas: u64,
-    /// Whether a published state that is no ancestor is replaced.
-    pub force: bool,
-    /// Who is going to sign.
-    pub signers: Vec<PublicKey>,
-    /// What is read first.
-    pub profile: Option<ProfileText>,
-    /// Most bytes of a pack.
-    pub pack_size: u64,
+    pub(crate) names: Vec<RefName>,
+    /// Number of ancestors of each ref besides its newest commit, as far as the local repository has them.
+    pub(crate) depth: u64,
+    /// Number of published ancestors of each newest commit from which a delta is made.
+    pub(crate) deltas: u64,
+    /// Whether a published commit that is no ancestor is replaced.
+    pub(crate) force: bool,
+    /// The keys that will sign.
+    pub(crate) signers: Vec<PublicKey>,
+    /// The profile of what is read first.
+    pub(crate) profile: Option<ProfileText>,
+    /// The most bytes of a pack.
+    pub(crate) pack_size: u64,
 }
 
 impl Default for PublishRequest {
@@ -40,10 +42,10 @@ impl Default for PublishRequest {
     }
 }
 
-/// The newest commit of a ref and up to `depth` ancestors, as far as they are here, newest first.
-pub(super) fn history(store: &Store, name: &RefName, depth: u64) -> Result<Vec<(CommitId, Commit)>, PublishError> {
-    let tip = store.read_ref(name)?.ok_or_else(|| PublishError::NoSuchRef(name.clone()))?;
-    let mut commits = vec![(tip, store.commit(tip)?)];
+/// Returns the newest commit of a ref and up to `depth` ancestors, as far as the repository has them, newest first.
+pub(super) fn read_history(store: &Store, name: &RefName, depth: u64) -> Result<Vec<(CommitId, Commit)>, PublishError> {
+    let head = store.read_ref(name)?.ok_or_else(|| PublishError::NoSuchRef(name.clone()))?;
+    let mut commits = vec![(head, store.commit(head)?)];
     while (commits.len() as u64) <= depth {
         let Some(parent) = commits.last().and_then(|(_, commit)| commit.parent) else { break };
         match store.commit(parent) {

@@ -1,4 +1,6 @@
-//! Sending files whose names tell their contents: what is there already is not sent again.
+//! Uploads files whose names are digests of their contents, unless they exist at the destination.
+//!
+//! *Used by* `publish`.
 
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
@@ -6,9 +8,9 @@ use std::path::Path;
 
 use super::error::PublishError;
 use super::progress::PublishProgress;
-use crate::remote::transport::{Put, Transport};
+use crate::remote::transport::{Transport, WriteCondition};
 
-/// Sends bytes, unless they are there.
+/// Uploads bytes, unless a file of this name and length exists.
 pub(super) fn put_immutable(
     transport: &Transport,
     path: &str,
@@ -17,14 +19,14 @@ pub(super) fn put_immutable(
 ) -> Result<(), PublishError> {
     let length = bytes.len() as u64;
     if transport.length(path)? == Some(length) {
-        progress.was_there(length);
+        progress.add_already_there(length);
     } else {
-        transport.put(path, bytes.into(), &Put::Overwrite)?;
+        transport.put(path, bytes.into(), &WriteCondition::Overwrite)?;
     }
     Ok(())
 }
 
-/// Sends a file that has no name here, unless it is there.
+/// Uploads an unnamed local file, unless a file of this name and length exists.
 pub(super) fn put_immutable_file(
     transport: &Transport,
     path: &str,
@@ -33,9 +35,9 @@ pub(super) fn put_immutable_file(
     progress: &PublishProgress,
 ) -> Result<(), PublishError> {
     if transport.length(path)? == Some(length) {
-        progress.was_there(length);
+        progress.add_already_there(length);
     } else {
-        // This is its name while it is open.
+        // This path leads to the unnamed file while it is open.
         let name = format!("/proc/self/fd/{}", file.as_raw_fd());
         transport.put_file(path, Path::new(&name), &|_| {})?;
     }

@@ -1,27 +1,27 @@
-//! Why a pull ended.
+//! Errors of a pull.
 
 use crate::model::{CommitId, ImagePath};
 use crate::remote::client::RemoteError;
-use crate::remote::fetch::{FetchError, PlanError};
+use crate::remote::fetch::{FetchPlanError, ObjectFetchError};
 use crate::remote::remotes::RemotesError;
 use crate::remote::transport::TransportError;
 use crate::store::{ReadError, RefError, WriteError};
 
-/// What went wrong. The local ref is then as it was.
+/// The reason why a pull failed. The local ref is unchanged then.
 #[derive(Debug, thiserror::Error)]
 pub enum PullError {
-    /// The remote has no such ref, or is not believed.
+    /// The remote has no such ref, or its answer is not trusted.
     #[error(transparent)]
     Remote(#[from] RemoteError),
-    /// What was seen of the remote could not be remembered.
+    /// What was seen of the remote could not be recorded.
     #[error(transparent)]
     Remotes(#[from] RemotesError),
-    /// No answer, or not what was asked for.
+    /// The remote did not answer, or sent something else.
     #[error("{url}")]
     Transport {
         /// The remote.
         url: Box<str>,
-        /// What went wrong.
+        /// The cause.
         source: TransportError,
     },
     /// The locator does not lead to the objects.
@@ -32,12 +32,12 @@ pub enum PullError {
         /// The commit.
         commit: CommitId,
         /// What is wrong with the locator.
-        source: PlanError,
+        source: FetchPlanError,
     },
     /// Objects could not be fetched.
     #[error(transparent)]
-    Fetch(#[from] FetchError),
-    /// A path was asked for that the commit does not have.
+    Fetch(#[from] ObjectFetchError),
+    /// The commit does not have a requested path.
     #[error("there is no {path} in commit {commit}")]
     NoPath {
         /// The path.
@@ -45,7 +45,7 @@ pub enum PullError {
         /// The commit.
         commit: CommitId,
     },
-    /// The disk is too small.
+    /// There is not enough disk space.
     #[error("{needed} bytes are needed in the repository and {available} are free")]
     Space {
         /// Bytes needed.
@@ -53,8 +53,8 @@ pub enum PullError {
         /// Bytes free for this user.
         available: u64,
     },
-    /// How much room there is could not be found out.
-    #[error("cannot find out how much room the repository has")]
+    /// The free disk space could not be determined.
+    #[error("cannot find out how much disk space the repository has")]
     Statvfs(#[source] std::io::Error),
     /// The local repository could not be read.
     #[error(transparent)]

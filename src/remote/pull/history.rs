@@ -1,43 +1,46 @@
-//! Which commits are wanted: the newest of a ref and some before it.
+//! Selects the commits to pull: the newest of a ref and some of its ancestors.
+//!
+//! *Used by* `pull`.
 
 use bytes::Bytes;
 
 use super::error::PullError;
 use crate::model::{Commit, CommitId, RefName};
-use crate::remote::client::{Remote, RemoteError, Tip};
+use crate::remote::client::{Head, Remote, RemoteError};
 use crate::remote::format::Placement;
 use crate::store::Store;
 use crate::trust::{Envelope, Verified};
 
-/// A commit that is to be here.
-pub(super) struct Target {
-    pub id: CommitId,
-    pub commit: Verified<Commit>,
-    /// The commit as it was published.
-    pub envelope: Bytes,
-    /// Where its parts are, if that is known already.
-    pub placement: Option<Placement>,
+/// A commit that is to be pulled.
+pub(super) struct PullTarget {
+    pub(crate) id: CommitId,
+    pub(crate) commit: Verified<Commit>,
+    /// The commit's file as it was published.
+    pub(crate) envelope: Bytes,
+    /// The placement, if it is known already.
+    pub(crate) placement: Option<Placement>,
 }
 
-/// What `name` names now, and the commits wanted with it, oldest first. History ends where the remote has no more.
-pub(super) fn targets(
+/// Fetches what `name` names now, and selects the commits to pull with it, oldest first. The history ends where the
+/// remote has no more commits.
+pub(super) fn read_targets(
     store: &Store,
     remote: &Remote,
     name: &RefName,
     depth: u64,
-) -> Result<(Tip, Vec<Target>), PullError> {
-    let tip = remote.tip(name)?;
-    let newest = Target {
-        id: tip.record.commit,
-        commit: tip.commit.clone(),
-        envelope: tip.envelope.clone(),
-        placement: Some(tip.placement.clone()),
+) -> Result<(Head, Vec<PullTarget>), PullError> {
+    let head = remote.fetch_head(name)?;
+    let newest = PullTarget {
+        id: head.record.commit,
+        commit: head.commit.clone(),
+        envelope: head.envelope.clone(),
+        placement: Some(head.placement.clone()),
     };
     let mut targets = vec![newest];
     for _ in 0..depth {
         let Some(child) = targets.last() else { break };
         let Some(id) = child.commit.parent else { break };
-        let (commit, envelope) = match parent(store, remote, child, id) {
+        let (commit, envelope) = match read_parent(store, remote, child, id) {
             Err(PullError::Remote(RemoteError::NoSuchCommit { url, id })) => {
                 tracing::warn!("history ends before commit {}: {url} does not have it", id.short());
                 break;
@@ -47,26 +50,26 @@ pub(super) fn targets(
                 None => break,
             },
         };
-        targets.push(Target { id, commit, envelope, placement: None });
+        targets.push(PullTarget { id, commit, envelope, placement: None });
     }
     targets.reverse();
-    Ok((tip, targets))
+    Ok((head, targets))
 }
 
-/// The parent of `child`, from here if it is here.
-fn parent(
+/// Returns the parent of `child`, from the repository if it is there.
+fn read_parent(
     store: &Store,
     remote: &Remote,
-    child: &Target,
+    child: &PullTarget,
     id: CommitId,
 ) -> Result<Option<(Verified<Commit>, Bytes)>, PullError> {
     if let Ok(record) = store.commit(id) {
         let kept = std::fs::read(store.layout().commit_signatures(id));
         let envelope = kept.unwrap_or_else(|_| Envelope::unsigned(record.encode()).encode());
-        // The id is in the child, which was verified: what has it is the parent, wherever it comes from.
+        // The id is in the child, which was verified, so any content with this id is the parent.
         if let Ok(Some(commit)) = child.commit.parent(&envelope) {
             return Ok(Some((commit, envelope.into())));
         }
     }
-    Ok(remote.parent(&child.commit)?)
+    Ok(remote.fetch_parent(&child.commit)?)
 }

@@ -1,43 +1,44 @@
-//! What a pull does, or would do, in numbers.
+//! The report of a pull or of a dry run.
+//!
+//! *Used by* `pull` and `cli`.
 
 use crate::model::{CommitId, RefName};
-use crate::remote::client::{Remote, Tip};
+use crate::remote::client::{Head, Remote};
 
-/// How an image comes here.
+/// How an image was obtained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum ImageSource {
-    /// It is here already.
+pub(crate) enum ImageSource {
+    /// It was in the repository already.
     Here,
-    /// As a whole.
+    /// It was fetched as a whole.
     Whole,
-    /// As the difference from another one.
+    /// It was made from another image by a delta.
     Delta,
 }
 
-/// One commit. In a dry run what would happen, else what did.
+/// The report of one commit: in a dry run what would happen, else what did.
 #[derive(Debug, Clone, serde::Serialize)]
-pub struct CommitReport {
-    /// The commit.
-    pub commit: CommitId,
-    /// How its image comes.
-    pub image: ImageSource,
-    /// Objects of the image that are wanted and were not here.
-    pub objects: u64,
-    /// How many of those come as deltas.
-    pub delta_objects: u64,
-    /// Requests for objects.
-    pub requests: u64,
-    /// Bytes of those.
-    pub download_bytes: u64,
-    /// Bytes that are added to the disk: image and objects, holes not counted.
-    pub disk_bytes: u64,
-    /// Whether parts of the commit stay away.
-    pub lazy: bool,
+pub(crate) struct CommitReport {
+    pub(crate) commit: CommitId,
+    /// How its image was obtained.
+    pub(crate) image: ImageSource,
+    /// Number of wanted objects that were missing.
+    pub(crate) objects: u64,
+    /// Number of those that are made by deltas.
+    pub(crate) delta_objects: u64,
+    /// Number of requests for objects.
+    pub(crate) requests: u64,
+    /// Bytes of those requests.
+    pub(crate) download_bytes: u64,
+    /// Bytes that are added to the disk: image and objects without holes.
+    pub(crate) disk_bytes: u64,
+    /// Whether parts of the commit are not fetched.
+    pub(crate) lazy: bool,
 }
 
 impl CommitReport {
-    fn add(&mut self, later: &Self) {
+    fn add_later(&mut self, later: &Self) {
         self.objects += later.objects;
         self.delta_objects += later.delta_objects;
         self.requests += later.requests;
@@ -47,43 +48,42 @@ impl CommitReport {
     }
 }
 
-/// One ref.
+/// The report of one ref.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct RefReport {
-    /// The ref as the remote calls it.
+    /// The remote's name of the ref.
     #[serde(rename = "ref")]
-    pub name: RefName,
-    /// What it is called here.
-    pub local_ref: RefName,
-    /// Its newest commit.
-    pub commit: CommitId,
-    /// Requests in all.
-    pub requests: u64,
-    /// Bytes that come over the network in all.
-    pub download_bytes: u64,
-    /// Objects that were not here.
-    pub objects: u64,
+    pub(crate) name: RefName,
+    /// The local name of the ref.
+    pub(crate) local_ref: RefName,
+    /// The ref's newest commit.
+    pub(crate) commit: CommitId,
+    /// Total number of requests.
+    pub(crate) requests: u64,
+    /// Total number of received bytes.
+    pub(crate) download_bytes: u64,
+    /// Number of objects that were missing.
+    pub(crate) objects: u64,
     /// Bytes that are added to the disk.
-    pub disk_bytes: u64,
+    pub(crate) disk_bytes: u64,
     /// The commits, oldest first.
-    pub commits: Vec<CommitReport>,
+    pub(crate) commits: Vec<CommitReport>,
 }
 
 impl RefReport {
-    pub(super) fn new(remote: &Remote, tip: &Tip) -> Self {
-        let name = tip.record.name.clone();
+    pub(super) fn new(remote: &Remote, head: &Head) -> Self {
+        let name = head.record.name.clone();
         let local_ref = remote.name().local_ref(&name);
-        let commit = tip.record.commit;
+        let commit = head.record.commit;
         Self { name, local_ref, commit, requests: 0, download_bytes: 0, objects: 0, disk_bytes: 0, commits: Vec::new() }
     }
 
-    /// What this pull and a later one of the same ref did together.
-    #[must_use]
-    pub fn and_then(self, later: Self) -> Self {
+    /// Returns what this pull and a later one of the same ref did together.
+    pub(crate) fn and_then(self, later: Self) -> Self {
         let mut commits = self.commits;
         for commit in later.commits {
             match commits.iter_mut().find(|before| before.commit == commit.commit) {
-                Some(before) => before.add(&commit),
+                Some(before) => before.add_later(&commit),
                 None => commits.push(commit),
             }
         }
@@ -97,7 +97,7 @@ impl RefReport {
         }
     }
 
-    pub(super) fn add(&mut self, commit: CommitReport) {
+    pub(super) fn add_commit(&mut self, commit: CommitReport) {
         self.requests += commit.requests;
         self.download_bytes += commit.download_bytes;
         self.objects += commit.objects;

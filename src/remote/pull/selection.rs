@@ -1,4 +1,6 @@
-//! Which objects of an image are wanted and not here, and how much room they take.
+//! Selects the objects of an image that are wanted and missing, and computes the disk space that they take.
+//!
+//! *Used by* `plan` and `apply`.
 
 use std::collections::HashSet;
 
@@ -9,8 +11,9 @@ use crate::model::{CommitId, FileKind, ImageId, ObjectId};
 use crate::remote::format::Profile;
 use crate::store::{ReadError, Store};
 
-/// The objects to get, in the order of the image: those below the paths and those of the boot profile, if only some are wanted.
-pub(super) fn missing(
+/// Returns the objects to fetch, in the order of the image: all missing ones, or only those below the paths and those
+/// of the boot profile.
+pub(super) fn select_missing(
     store: &Store,
     commit: CommitId,
     image: &Image,
@@ -22,7 +25,7 @@ pub(super) fn missing(
         return Ok(Vec::new());
     }
     let damaged = |source| ReadError::Image { id: image.id(), source };
-    let mut selected = if options.paths.is_empty() { None } else { Some(below(commit, image, options)?) };
+    let mut selected = if options.paths.is_empty() { None } else { Some(select_below(commit, image, options)?) };
     if let Some(selected) = &mut selected {
         selected.extend(profile);
     }
@@ -37,20 +40,21 @@ pub(super) fn missing(
     Ok(missing)
 }
 
-/// The objects that a boot profile lists. What it names and the image does not have is left out: it is a hint.
-pub(super) fn profiled(image: &Image, profile: &Profile) -> HashSet<ObjectId> {
+/// Returns the objects that a boot profile lists. Entries without an object in the image are skipped, since a profile
+/// is only a hint.
+pub(super) fn select_profiled(image: &Image, profile: &Profile) -> HashSet<ObjectId> {
     profile.entries.iter().filter_map(|entry| image.object_by_index(entry.object).ok()).collect()
 }
 
-/// Whether any object of the image is not here.
+/// Returns whether any object of the image is missing in the repository.
 pub(super) fn is_incomplete(store: &Store, image: &Image) -> Result<bool, PullError> {
     let id = image.id();
     let mut objects = image.objects().map_err(|source| ReadError::Image { id, source })?;
     Ok(objects.any(|object| !store.has_object(object)))
 }
 
-/// The objects at and below the wanted paths.
-fn below(commit: CommitId, image: &Image, options: &PullOptions) -> Result<HashSet<ObjectId>, PullError> {
+/// Returns the objects at and below the wanted paths.
+fn select_below(commit: CommitId, image: &Image, options: &PullOptions) -> Result<HashSet<ObjectId>, PullError> {
     let id: ImageId = image.id();
     let damaged = |source: ImageError| ReadError::Image { id, source };
     let mut found = HashSet::new();
@@ -73,7 +77,7 @@ fn below(commit: CommitId, image: &Image, options: &PullOptions) -> Result<HashS
     Ok(found)
 }
 
-/// Bytes that objects take on the disk, as far as the image tells: holes take none.
+/// Returns the bytes that objects take on the disk, as far as the image tells: holes take none.
 pub(super) fn disk_bytes(image: &Image, objects: &[ObjectUse]) -> Result<u64, PullError> {
     let mut sum = 0_u64;
     for object in objects {

@@ -1,8 +1,11 @@
-//! Buckets of clouds: S3, Google Cloud Storage and Azure Blob Storage.
+//! Opens buckets of clouds: S3, Google Cloud Storage and Azure Blob Storage.
 //!
-//! Purpose: making the object store behind an `s3://`, `gs://` or `az://` URL. Not here: what is done with it.
-//! Invariant: nothing but [`enable_buckets`] names the clouds' code, so the linker leaves it out of a program that never
-//! calls that. `sapwood-prepare-root`, which goes into every initramfs, does not. Used by `open`.
+//! *Not here*: requests to them.
+//!
+//! *Invariants*: only [`enable_buckets`] refers to the code for clouds, so the linker leaves it out of a program that
+//! never calls that function. `sapwood-prepare-root`, which is part of every initramfs, does not call it.
+//!
+//! *Used by* `open`.
 
 use std::str::FromStr;
 use std::sync::OnceLock;
@@ -16,26 +19,26 @@ use url::Url;
 use super::http::Connector;
 use super::options::TransportOptions;
 
-/// The object store behind a URL.
-pub(super) type Opened = object_store::Result<Box<dyn ObjectStore>>;
+/// The object store behind a URL, or the error of opening it.
+pub(super) type OpenedStore = object_store::Result<Box<dyn ObjectStore>>;
 
-/// Makes the object store behind a URL.
-pub(super) type Opener = fn(&str, &TransportOptions, Connector, RetryConfig) -> Opened;
+/// A function that opens the object store behind a URL.
+pub(super) type StoreOpener = fn(&str, &TransportOptions, Connector, RetryConfig) -> OpenedStore;
 
-/// The schemes of URLs that lead to buckets.
+/// The schemes of buckets' URLs.
 const SCHEMES: [&str; 6] = ["s3", "s3a", "gs", "az", "abfs", "abfss"];
 
-/// Finds the opener for a scheme, in a program that called [`enable_buckets`].
-static OPENERS: OnceLock<fn(&str) -> Option<Opener>> = OnceLock::new();
+/// The function that finds the opener for a scheme, set by [`enable_buckets`].
+static FIND_OPENER: OnceLock<fn(&str) -> Option<StoreOpener>> = OnceLock::new();
 
-/// Lets every transport of this process reach buckets. A program that does not call this reaches directories and web
-/// servers, and is smaller.
-pub fn enable_buckets() {
+/// Enables buckets for all transports of this process. A program that does not call this can use directories and web
+/// servers only, and is smaller.
+pub(crate) fn enable_buckets() {
     // A second call sets the same value.
-    let _ = OPENERS.set(|scheme| match scheme {
-        "s3" | "s3a" => Some(s3),
-        "gs" => Some(gs),
-        "az" | "abfs" | "abfss" => Some(az),
+    let _ = FIND_OPENER.set(|scheme| match scheme {
+        "s3" | "s3a" => Some(open_s3),
+        "gs" => Some(open_gs),
+        "az" | "abfs" | "abfss" => Some(open_az),
         _ => None,
     });
 }
@@ -46,8 +49,8 @@ pub(super) fn is_scheme(scheme: &str) -> bool {
 }
 
 /// Returns the opener for the scheme of a bucket; `None` when this program reaches no buckets.
-pub(super) fn opener(scheme: &str) -> Option<Opener> {
-    OPENERS.get().and_then(|find| find(scheme))
+pub(super) fn opener(scheme: &str) -> Option<StoreOpener> {
+    FIND_OPENER.get().and_then(|find| find(scheme))
 }
 
 /// Returns whether this program can reach what is at `url`, as far as the scheme tells.
@@ -56,21 +59,21 @@ pub(super) fn is_reachable(url: &str) -> bool {
     !is_scheme(scheme) || opener(scheme).is_some()
 }
 
-fn s3(url: &str, options: &TransportOptions, connector: Connector, retry: RetryConfig) -> Opened {
+fn open_s3(url: &str, options: &TransportOptions, connector: Connector, retry: RetryConfig) -> OpenedStore {
     let builder = AmazonS3Builder::new().with_url(url).with_retry(retry);
-    let builder = configured(builder, options, |builder, key, value| builder.with_config(key, value));
+    let builder = with_settings(builder, options, |builder, key, value| builder.with_config(key, value));
     Ok(Box::new(builder.with_http_connector(connector).build()?))
 }
 
-fn gs(url: &str, options: &TransportOptions, connector: Connector, retry: RetryConfig) -> Opened {
+fn open_gs(url: &str, options: &TransportOptions, connector: Connector, retry: RetryConfig) -> OpenedStore {
     let builder = GoogleCloudStorageBuilder::new().with_url(url).with_retry(retry);
-    let builder = configured(builder, options, |builder, key, value| builder.with_config(key, value));
+    let builder = with_settings(builder, options, |builder, key, value| builder.with_config(key, value));
     Ok(Box::new(builder.with_http_connector(connector).build()?))
 }
 
-fn az(url: &str, options: &TransportOptions, connector: Connector, retry: RetryConfig) -> Opened {
+fn open_az(url: &str, options: &TransportOptions, connector: Connector, retry: RetryConfig) -> OpenedStore {
     let builder = MicrosoftAzureBuilder::new().with_url(url).with_retry(retry);
-    let builder = configured(builder, options, |builder, key, value| builder.with_config(key, value));
+    let builder = with_settings(builder, options, |builder, key, value| builder.with_config(key, value));
     Ok(Box::new(builder.with_http_connector(connector).build()?))
 }
 
@@ -80,8 +83,8 @@ pub(super) fn is_bad_endpoint(name: &str, value: &str) -> bool {
     names_server && !Url::parse(value).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
 }
 
-/// Hands over those settings that a builder knows.
-fn configured<B, K: FromStr>(builder: B, options: &TransportOptions, set: fn(B, K, &str) -> B) -> B {
+/// Applies the settings that a builder knows.
+fn with_settings<B, K: FromStr>(builder: B, options: &TransportOptions, set: fn(B, K, &str) -> B) -> B {
     options.settings.iter().fold(builder, |builder, (name, value)| match name.to_ascii_lowercase().parse() {
         Ok(key) => set(builder, key, value),
         Err(_) => builder,
@@ -95,7 +98,7 @@ mod tests {
 
     // Nothing else in the library's own tests enables buckets, as nothing in `sapwood-prepare-root` does.
     #[test]
-    fn program_without_buckets_refuses_their_urls_and_skips_such_mirrors() {
+    fn program_without_buckets_refuses_urls_and_skips_mirrors() {
         for url in ["s3://bucket/os", "gs://bucket/os", "az://bucket/os"] {
             let refused = Transport::open(url, &TransportOptions::default()).map(drop);
             let Err(TransportError::Url { reason, .. }) = refused else { panic!("{url}: {refused:?}") };

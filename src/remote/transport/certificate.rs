@@ -1,41 +1,44 @@
-//! Why no secure connection came about, in plain words and by what helps.
+//! Classifies failures of TLS and describes them in plain words.
 //!
-//! Purpose: one word for each kind of failure of the TLS library. Not here: which certificates are trusted, see `tls`.
-//! Invariant: a certificate that a wrong clock refuses is told apart from one that is wrong. Used by `reason`.
+//! *Not here*: which certificates are trusted (`tls`).
+//!
+//! *Invariants*: a certificate that is refused because of a wrong clock is distinguished from a wrong certificate.
+//!
+//! *Used by* `reason`.
 
 use rustls::pki_types::{ServerName, UnixTime};
 use rustls::{AlertDescription, CertificateError, InvalidMessage, PeerIncompatible};
 
-/// No clock that is set shows an earlier time: 2026-01-01.
+/// The earliest time that a correctly set clock can show: 2026-01-01.
 const CLOCK_MIN: u64 = 1_767_225_600;
 
 /// What is wrong with a server's certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CertificateFault {
-    /// It is fine, but this machine's clock is not set.
+    /// It is valid, but this machine's clock is not set.
     Clock,
-    /// Its time is over, or has not begun.
+    /// It has expired, or is not valid yet.
     Time,
     /// It is for another server.
     Name,
     /// No trusted authority issued it.
     Issuer,
-    /// Something else.
+    /// Another fault.
     Other,
 }
 
-/// Why there is no secure connection, apart from the certificate.
+/// The reason why there is no secure connection, apart from the certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TlsFault {
-    /// The server wants to know who is asking.
+    /// The server requires a client certificate.
     WantsCertificate,
-    /// What answers does not speak TLS.
+    /// The server does not use TLS.
     NotTls,
-    /// Its version of TLS is too old.
+    /// The server's version of TLS is too old.
     Version,
-    /// It does not serve this name.
+    /// The server does not serve this name.
     Name,
-    /// Something else.
+    /// Another fault.
     Other,
 }
 
@@ -45,16 +48,18 @@ pub(super) fn certificate_fault(why: &CertificateError) -> (CertificateFault, St
         CertificateError::UnknownIssuer => {
             (CertificateFault::Issuer, "it was issued by an authority that is not trusted here".to_owned())
         }
-        CertificateError::ExpiredContext { time, not_after } => {
-            (CertificateFault::Time, format!("it has expired, on {}; {}", day(*not_after), clock(*time)))
-        }
+        CertificateError::ExpiredContext { time, not_after } => (
+            CertificateFault::Time,
+            format!("it has expired, on {}; {}", format_day(*not_after), describe_clock(*time)),
+        ),
         CertificateError::NotValidYetContext { time, not_before } => {
             let fault = if time.as_secs() < CLOCK_MIN { CertificateFault::Clock } else { CertificateFault::Time };
-            (fault, format!("it is valid from {} on, and {}", day(*not_before), clock(*time)))
+            (fault, format!("it is valid from {} on, and {}", format_day(*not_before), describe_clock(*time)))
         }
-        CertificateError::NotValidForNameContext { expected, presented } => {
-            (CertificateFault::Name, format!("it is for {}, not for {}", names(presented), name(expected)))
-        }
+        CertificateError::NotValidForNameContext { expected, presented } => (
+            CertificateFault::Name,
+            format!("it is for {}, not for {}", format_names(presented), format_name(expected)),
+        ),
         // The variants are not exported, only their names.
         other if other.to_string().contains("CaUsedAsEndEntity") => (
             CertificateFault::Issuer,
@@ -91,22 +96,22 @@ pub(super) fn tls_fault(why: &rustls::Error) -> (TlsFault, String) {
     }
 }
 
-fn day(time: UnixTime) -> String {
+fn format_day(time: UnixTime) -> String {
     let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
     let time = jiff::Timestamp::from_second(seconds);
     time.map_or_else(|_| format!("second {seconds}"), |time| time.strftime("%Y-%m-%d").to_string())
 }
 
-fn clock(time: UnixTime) -> String {
-    format!("this machine's clock says {}", day(time))
+fn describe_clock(time: UnixTime) -> String {
+    format!("this machine's clock says {}", format_day(time))
 }
 
-fn name(name: &ServerName<'_>) -> String {
+fn format_name(name: &ServerName<'_>) -> String {
     name.to_str().into_owned()
 }
 
-/// The names that a certificate is for, as the library lists them: `DnsName("a.example")`.
-fn names(presented: &[String]) -> String {
+/// Formats the names of a certificate, which the library lists as `DnsName("a.example")`.
+fn format_names(presented: &[String]) -> String {
     let plain = |text: &String| text.split('"').nth(1).map_or_else(|| text.clone(), str::to_owned);
     if presented.is_empty() {
         "no server".to_owned()
@@ -126,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn each_fault_has_its_kind_and_plain_words() {
+    fn each_fault_has_its_kind_and_description() {
         let expected = ServerName::try_from("a.example").expect("a name");
         let cases = [
             (

@@ -1,15 +1,15 @@
-//! Why bytes did not move.
+//! Errors of the transport.
 
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::appearance::Appearance;
-use super::hope::Hope;
-use super::reason::Reason;
+use super::reason::FailureReason;
+use super::retry_class::RetryClass;
 use crate::disk::LockError;
 
-/// What went wrong with a request, after all attempts.
+/// The reason why a request failed after all attempts.
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
     /// The URL cannot be used.
@@ -17,7 +17,7 @@ pub enum TransportError {
     Url {
         /// The URL.
         url: String,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
     /// The runtime that drives requests did not start.
@@ -29,44 +29,44 @@ pub enum TransportError {
         /// Relative to the URL.
         path: String,
     },
-    /// The directory of a `file://` URL is not there: not mounted, or not made yet.
+    /// The directory of a `file://` URL does not exist: it is not mounted, or not made yet.
     #[error("there is no directory {}", .directory.display())]
     Gone {
         /// The directory.
         directory: PathBuf,
     },
-    /// There is a file where none should be.
+    /// A file exists that should not exist yet.
     #[error("{path} is there already")]
     Exists {
         /// Relative to the URL.
         path: String,
     },
-    /// The file is not the version that was expected.
-    #[error("{path} was changed by somebody else")]
+    /// The file is not the expected version.
+    #[error("{path} was changed by another process")]
     Changed {
         /// Relative to the URL.
         path: String,
     },
-    /// The file has more bytes than can be right.
+    /// The file is larger than any correct one.
     #[error("{path} has more than {limit} bytes")]
     TooLarge {
         /// Relative to the URL.
         path: String,
-        /// Bytes that were allowed.
+        /// The allowed number of bytes.
         limit: u64,
     },
-    /// The file ends before the bytes that were asked for.
+    /// The file ends before the requested bytes.
     #[error("{path} ends too early")]
     Short {
         /// Relative to the URL.
         path: String,
     },
-    /// Certificates, keys or proxies that cannot be used.
+    /// A certificate, a key or the HTTP client cannot be used.
     #[error("cannot use {what}: {reason}")]
     Tls {
-        /// Which.
+        /// What cannot be used.
         what: String,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
     /// A proxy that cannot be used.
@@ -74,84 +74,83 @@ pub enum TransportError {
     Proxy {
         /// Its URL, without its password.
         url: String,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
-    /// What came is not what it should be.
+    /// The received content is wrong.
     #[error("{path} of {url} is not what it should be{appearance}")]
     Wrong {
         /// Relative to the URL.
         path: Box<str>,
-        /// The URL or mirror that it came from.
+        /// The URL or mirror that sent it.
         url: Box<str>,
-        /// What it looks like.
+        /// A description of the answer.
         appearance: Appearance,
-        /// What is wrong with it.
+        /// What is wrong.
         source: Box<dyn std::error::Error + Send + Sync>,
-        /// What waiting may do about it.
-        hope: Hope,
+        /// Whether and how the request is repeated.
+        class: RetryClass,
     },
-    /// The server wants to know who is asking, or does not allow it.
+    /// The server requires authentication, or does not allow the request.
     #[error("not allowed to {action} {path}")]
     Denied {
-        /// What was tried.
+        /// The action that was tried.
         action: &'static str,
         /// Relative to the URL.
         path: String,
-        /// What it said.
-        source: Reason,
+        /// The server's answer.
+        source: FailureReason,
     },
-    /// A plain web server takes no uploads.
+    /// The URL is a plain web server, which takes no uploads.
     #[error("{url} is a web server and takes no uploads: publish to its directory (file://…) or to a bucket (s3://…)")]
     CannotWrite {
         /// The URL.
         url: String,
     },
-    /// A plain web server has no listing.
+    /// The URL is a plain web server, which has no listing.
     #[error("{url} cannot be listed")]
     CannotList {
         /// The URL.
         url: String,
     },
-    /// A local file that was to be sent.
+    /// A local file cannot be read.
     #[error("cannot read {}", .path.display())]
     Local {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// The directory that is written to cannot be locked.
+    /// The destination's directory cannot be locked.
     #[error("cannot lock the directory of {path}")]
     Lock {
         /// Relative to the URL.
         path: String,
-        /// Why not.
+        /// The reason.
         source: LockError,
     },
-    /// The other side, or the way there.
+    /// The server failed, or could not be reached.
     #[error("cannot {action} {path}")]
     Failed {
-        /// What was tried.
+        /// The action that was tried.
         action: &'static str,
         /// Relative to the URL.
         path: String,
-        /// What went wrong.
-        source: Reason,
+        /// The cause.
+        source: FailureReason,
     },
 }
 
 impl TransportError {
-    /// What waiting may do about it.
-    #[must_use]
-    pub fn hope(&self) -> Hope {
+    /// Returns whether and how the request is repeated.
+    pub(crate) fn retry_class(&self) -> RetryClass {
         match self {
-            Self::Failed { source, .. } => source.hope(),
-            Self::Wrong { hope, .. } => *hope,
-            Self::Missing { .. } => Hope::Absent,
-            Self::Short { .. } | Self::TooLarge { .. } => Hope::Again,
-            Self::Denied { source: Reason::NoCredentials, .. } => Hope::None,
-            Self::Denied { .. } | Self::Gone { .. } => Hope::Twice,
+            Self::Failed { source, .. } => source.retry_class(),
+            Self::Wrong { class, .. } => *class,
+            Self::Missing { .. } => RetryClass::Absent,
+            Self::Short { .. } | Self::TooLarge { .. } => RetryClass::Limited,
+            Self::Denied { source: FailureReason::NoCredentials, .. } => RetryClass::Never,
+            Self::Denied { .. } | Self::Gone { .. } => RetryClass::OncePerPlace,
             Self::Url { .. }
             | Self::Runtime(_)
             | Self::Exists { .. }
@@ -161,30 +160,31 @@ impl TransportError {
             | Self::CannotWrite { .. }
             | Self::CannotList { .. }
             | Self::Local { .. }
-            | Self::Lock { .. } => Hope::None,
+            | Self::Lock { .. } => RetryClass::Never,
         }
     }
 
-    /// Whether bytes came that are not what they should be, so that the place that sent them is asked last for a while.
+    /// Returns whether wrong bytes were received. The endpoint that sent them is tried last for a while.
     pub(super) fn is_corruption(&self) -> bool {
         match self {
-            Self::Wrong { hope, .. } => *hope == Hope::Again,
+            Self::Wrong { class, .. } => *class == RetryClass::Limited,
             Self::Short { .. } | Self::TooLarge { .. } => true,
-            Self::Failed { source, .. } => matches!(source, Reason::WrongRange { .. } | Reason::Encoded(_)),
+            Self::Failed { source, .. } => {
+                matches!(source, FailureReason::WrongRange { .. } | FailureReason::Encoded(_))
+            }
             _ => false,
         }
     }
 
-    /// Whether the server says that it is busy.
+    /// Returns whether the server says that it is busy.
     pub(super) fn is_busy(&self) -> bool {
         matches!(self, Self::Failed { source, .. } if source.is_busy())
     }
 
-    /// When the other side wants to be asked again, if it says so.
-    #[must_use]
-    pub const fn retry_after(&self) -> Option<Duration> {
+    /// Returns after which time the server asks for another request, if it says so.
+    pub(crate) const fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Failed { source: Reason::Busy { after, .. }, .. } => Some(*after),
+            Self::Failed { source: FailureReason::Busy { after, .. }, .. } => Some(*after),
             _ => None,
         }
     }

@@ -1,11 +1,13 @@
-//! URLs as they are shown.
+//! Removes secrets from URLs that are shown.
 //!
-//! Purpose: keeping passwords out of what is printed, logged or told. Not here: what a URL means. Invariant: nothing outside of
-//! a request ever holds the secret part of what this returns. Used wherever a URL reaches a person.
+//! *Not here*: what a URL means.
+//!
+//! *Invariants*: no URL is printed, logged or sent to another process with its secret part; only requests contain it.
+//!
+//! *Used by* all code that shows a URL.
 
-/// Returns `url` without the password in it; a text that is no URL is cut in the same way.
-#[must_use]
-pub fn without_secret(url: &str) -> String {
+/// Returns `url` without its password. A text that is no URL is treated in the same way.
+pub(crate) fn without_secret(url: &str) -> String {
     let start = url.find("://").map_or(0, |at| at + 3);
     let (scheme, rest) = url.split_at(start);
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
@@ -13,7 +15,7 @@ pub fn without_secret(url: &str) -> String {
     let Some((user, host)) = authority.rsplit_once('@') else { return url.to_owned() };
     match user.split_once(':') {
         Some((name, _)) => format!("{scheme}{name}:***@{host}{path}"),
-        // It may be a token.
+        // A single word may be a token.
         None => format!("{scheme}***@{host}{path}"),
     }
 }

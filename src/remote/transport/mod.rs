@@ -1,134 +1,138 @@
-//! Bytes to and from a URL.
+//! Moves bytes to and from a URL.
 //!
-//! The only place with async code: a private runtime drives requests, callers block. Knows paths and bytes, nothing of
-//! what they mean. A path is relative to the URL and has no leading slash. All methods may be called from any thread;
-//! whoever wants requests in parallel calls from several.
+//! A private async runtime drives the requests, and callers block. A path is relative to the URL and has no leading
+//! slash. All methods may be called from any thread; parallel requests are made by calls from several threads. Received
+//! bytes are bounded by what was requested. The caller passes a check of the content, and a wrong answer of any kind
+//! (bytes, status, length, range, coding, a page instead of data) is treated alike, by the rule in `retry`. A body that
+//! broke off is continued at the same position.
 //!
-//! What a server sends is bounded by what was asked for. The caller hands over a check of what comes, and a wrong answer of
-//! any kind (bytes, status, length, range, coding, a page instead of data) is treated alike: `turns` has the rule. A body that
-//! broke is gone on with where it did.
+//! *Not here*: formats, and the meaning of paths.
+//!
+//! *Invariants*: async code is in this module only.
+//!
+//! *Used by* `remote`, `cache` and `cli`.
 
 mod appearance;
+mod bandwidth;
 mod bucket;
 mod certificate;
+mod cleanup;
 mod counters;
 mod error;
 mod hide;
-mod hope;
 mod http;
-mod limit;
 mod open;
 mod options;
 mod prepared;
 mod read;
 mod reason;
-mod sweep;
+mod retry;
+mod retry_class;
 mod tls;
-mod turns;
 mod write;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
-pub use appearance::Appearance;
-pub use bucket::enable_buckets;
-pub use certificate::{CertificateFault, TlsFault};
-pub use counters::{Counters, Traffic};
+pub(crate) use bucket::enable_buckets;
+pub(crate) use certificate::{CertificateFault, TlsFault};
+pub(crate) use counters::{Traffic, TrafficCounters};
 pub use error::TransportError;
-pub use hide::without_secret;
-pub use hope::{Flow, Hope, Refusal, TRIES_MAX};
-pub use http::check_proxy;
+pub(crate) use hide::without_secret;
+pub(crate) use http::check_proxy;
 pub use options::TransportOptions;
 pub use prepared::{PreparedAnswer, PreparedAnswers};
-pub use read::Mutability;
-pub use reason::{Reason, Said};
-pub use turns::{jitter, pause_after_wrong};
+pub(crate) use read::Mutability;
+pub(crate) use reason::FailureReason;
+pub(crate) use retry::{jitter_factor, pause_after_wrong};
+pub use retry_class::TRIES_MAX;
+pub(crate) use retry_class::{Rejection, RetryClass, StreamControl};
 
 use crate::disk::Lock;
-use hope::Need;
-use limit::RateLimit;
-use open::{Endpoint, Purpose};
+use bandwidth::BandwidthLimit;
+use open::{Endpoint, EndpointPurpose};
+use retry_class::Need;
 
-/// What an upload may replace.
+/// The condition of a write: what it may replace.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Put {
-    /// Whatever is there.
+pub(crate) enum WriteCondition {
+    /// It replaces any existing file.
     Overwrite,
-    /// Nothing: fails with [`TransportError::Exists`] when there is a file already.
+    /// It replaces nothing: fails with [`TransportError::Exists`] when there is a file already.
     IfAbsent,
-    /// This version only: fails with [`TransportError::Changed`] when there is another.
-    IfVersion(Version),
+    /// It replaces this version only: fails with [`TransportError::Changed`] when there is another.
+    IfVersion(FileVersion),
 }
 
-/// Tells one content of a mutable file from another.
+/// The version of a mutable file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Version {
+pub struct FileVersion {
     e_tag: Option<String>,
     version: Option<String>,
 }
 
-/// A file of a remote, in a listing.
+/// A file in a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
+pub(crate) struct ListedFile {
     /// Relative to the URL.
-    pub path: String,
+    pub(crate) path: String,
     /// In bytes.
-    pub length: u64,
-    /// When it was written, by the clock of the other side.
-    pub modified: SystemTime,
+    pub(crate) length: u64,
+    /// When it was written, by the server's clock.
+    pub(crate) modified: SystemTime,
 }
 
 /// A connection to one URL and its mirrors. Cheap to clone.
 #[derive(Clone)]
 pub struct Transport {
-    inner: Arc<Inner>,
-    /// How long to go on receiving when nothing comes, or nothing right.
+    inner: Arc<TransportInner>,
+    /// How long requests are repeated without progress.
     patience: Duration,
-    /// When asking is to be over in any case.
-    until: Option<Instant>,
+    /// When requests have to be finished in any case.
+    deadline: Option<Instant>,
     need: Need,
-    /// Whether the same was asked a while ago, in vain.
-    was_asked: bool,
+    /// Whether the caller has made the same request before and got a wrong answer.
+    is_repeated: bool,
 }
 
-struct Inner {
+struct TransportInner {
     /// The URL itself, then its mirrors.
     endpoints: Vec<Endpoint>,
-    /// The one that answered last.
+    /// The number of the endpoint that answered last.
     preferred: AtomicUsize,
     runtime: tokio::runtime::Runtime,
-    counters: Arc<Counters>,
-    limit: Option<RateLimit>,
-    /// Whether it was said that nobody answers.
-    said: AtomicBool,
-    /// Whether it was said that a server sends whole files for parts.
-    said_whole: AtomicBool,
-    /// Says to other publishers that we write to a directory.
-    writing: OnceLock<Lock>,
+    counters: Arc<TrafficCounters>,
+    limit: Option<BandwidthLimit>,
+    /// Whether a warning was logged that no endpoint answers.
+    has_warned_waiting: AtomicBool,
+    /// Whether a warning was logged that a server sends whole files instead of parts.
+    has_warned_whole_files: AtomicBool,
+    /// The lock that announces to other publishers that this process writes to a directory.
+    upload_lock: OnceLock<Lock>,
 }
 
 impl Transport {
-    /// Prepares to talk to `url`; sends nothing yet.
+    /// Opens a connection to `url`; sends nothing yet.
     ///
     /// # Errors
     /// [`TransportError`] when the URL or the options cannot be used.
     pub fn open(url: &str, options: &TransportOptions) -> Result<Self, TransportError> {
-        Self::open_for(Purpose::Source, url, options)
+        Self::open_for(EndpointPurpose::Source, url, options)
     }
 
-    /// Like [`Self::open`], for a URL that is published to: a directory is made when something is written.
+    /// Opens a connection to a URL that is published to: a directory is created when something is written.
     ///
     /// # Errors
-    /// As for [`Self::open`], and [`TransportError::CannotWrite`] for a plain web server: better now than after an hour of
-    /// packing.
-    pub fn open_destination(url: &str, options: &TransportOptions) -> Result<Self, TransportError> {
-        let transport = Self::open_for(Purpose::Destination, url, options)?;
+    /// As for [`Self::open`], and [`TransportError::CannotWrite`] for a plain web server, so that it is reported before
+    /// an hour of packing.
+    pub(crate) fn open_destination(url: &str, options: &TransportOptions) -> Result<Self, TransportError> {
+        let transport = Self::open_for(EndpointPurpose::Destination, url, options)?;
         transport.writable()?;
         Ok(transport)
     }
 
-    fn open_for(purpose: Purpose, url: &str, options: &TransportOptions) -> Result<Self, TransportError> {
+    fn open_for(purpose: EndpointPurpose, url: &str, options: &TransportOptions) -> Result<Self, TransportError> {
         let counters = Arc::default();
         let mirrors = options.mirrors.iter().map(String::as_str).filter(|mirror| {
             let is_reachable = bucket::is_reachable(mirror);
@@ -140,12 +144,12 @@ impl Transport {
         let urls = std::iter::once(url).chain(mirrors);
         let open = |place| Endpoint::open(url, place, options, &counters, purpose);
         let endpoints = urls.map(open).collect::<Result<_, _>>()?;
-        Self::to(endpoints, counters, options)
+        Self::with_endpoints(endpoints, counters, options)
     }
 
-    fn to(
+    fn with_endpoints(
         endpoints: Vec<Endpoint>,
-        counters: Arc<Counters>,
+        counters: Arc<TrafficCounters>,
         options: &TransportOptions,
     ) -> Result<Self, TransportError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -154,66 +158,68 @@ impl Transport {
             .enable_all()
             .build()
             .map_err(TransportError::Runtime)?;
-        let limit = options.rate_limit.map(RateLimit::new);
-        let (preferred, said) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let (writing, said_whole) = (OnceLock::new(), AtomicBool::new(false));
-        let inner = Arc::new(Inner { endpoints, preferred, runtime, counters, limit, said, said_whole, writing });
+        let limit = options.rate_limit.map(BandwidthLimit::new);
+        let (preferred, has_warned_waiting) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let (upload_lock, has_warned_whole_files) = (OnceLock::new(), AtomicBool::new(false));
+        let inner = Arc::new(TransportInner {
+            endpoints,
+            preferred,
+            runtime,
+            counters,
+            limit,
+            has_warned_waiting,
+            has_warned_whole_files,
+            upload_lock,
+        });
         let need = inner.endpoints[0].need();
-        Ok(Self { inner, patience: options.retry_limit(), until: None, need, was_asked: false })
+        Ok(Self { inner, patience: options.retry_limit(), deadline: None, need, is_repeated: false })
     }
 
-    /// The same connection for somebody who does not wait longer than `patience` for what does not come.
-    #[must_use]
-    pub fn impatient(&self, patience: Duration) -> Self {
+    /// Returns the connection with a bound on the time for which requests are repeated without progress.
+    pub(crate) fn with_patience(&self, patience: Duration) -> Self {
         Self { patience: self.patience.min(patience), ..self.clone() }
     }
 
-    /// The same connection for somebody who has to have an answer by then, whatever is on its way.
-    #[must_use]
-    pub fn until(&self, end: Instant) -> Self {
-        Self { until: Some(self.until.map_or(end, |until| until.min(end))), ..self.clone() }
+    /// Returns the connection with a deadline for whole requests.
+    pub(crate) fn with_deadline(&self, end: Instant) -> Self {
+        Self { deadline: Some(self.deadline.map_or(end, |deadline| deadline.min(end))), ..self.clone() }
     }
 
-    /// The same connection for what there is a way without: it is given up as soon as each place has answered wrongly twice.
-    #[must_use]
-    pub fn optional(&self) -> Self {
+    /// Returns the connection for content that the caller can do without: a request fails as soon as each endpoint has
+    /// answered wrongly twice.
+    pub(crate) fn optional(&self) -> Self {
         Self { need: Need::Optional, ..self.clone() }
     }
 
-    /// The same connection for a caller that has asked the same before and got something wrong: each place is asked once, past
-    /// caches.
-    #[must_use]
-    pub fn again(&self) -> Self {
-        Self { was_asked: true, ..self.clone() }
+    /// Returns the connection for a caller that has made the same request before and got a wrong answer: each endpoint
+    /// is asked once, bypassing caches.
+    pub(crate) fn after_wrong_answer(&self) -> Self {
+        Self { is_repeated: true, ..self.clone() }
     }
 
-    /// What waiting may do about a failure, for a caller that needs what it asked for.
-    #[must_use]
-    pub fn hope(&self, error: &TransportError) -> Hope {
+    /// Returns how a failed request is repeated, for a caller that needs the content.
+    pub(crate) fn retry_class(&self, error: &TransportError) -> RetryClass {
         let are_directories = self.inner.endpoints.iter().all(Endpoint::is_directory);
-        match error.hope() {
-            // Nothing stands between us and a directory: it will say the same again.
-            Hope::Again | Hope::Absent if are_directories => Hope::Twice,
-            Hope::Absent => Hope::Again,
-            hope => hope,
+        match error.retry_class() {
+            // There is no cache before a directory: it would return the same again.
+            RetryClass::Limited | RetryClass::Absent if are_directories => RetryClass::OncePerPlace,
+            RetryClass::Absent => RetryClass::Limited,
+            class => class,
         }
     }
 
-    /// The same connection for what must be there: that it is missing is an answer like any other wrong one.
-    #[must_use]
-    pub fn required(&self) -> Self {
-        Self { need: Need::Must, ..self.clone() }
+    /// Returns the connection for content that must exist: its absence is a wrong answer like any other.
+    pub(crate) fn required(&self) -> Self {
+        Self { need: Need::Required, ..self.clone() }
     }
 
-    /// The URL this leads to.
-    #[must_use]
-    pub fn url(&self) -> &str {
+    /// Returns the URL.
+    pub(crate) fn url(&self) -> &str {
         &self.first().url
     }
 
-    /// What was moved so far.
-    #[must_use]
-    pub fn counters(&self) -> &Arc<Counters> {
+    /// Returns the counters of requests and bytes.
+    pub(crate) fn counters(&self) -> &Arc<TrafficCounters> {
         &self.inner.counters
     }
 

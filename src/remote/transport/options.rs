@@ -1,40 +1,44 @@
-//! How to talk to a remote.
+//! The options of a connection.
+//!
+//! *Invariants*: the field names are keys of the remote's configuration file.
+//!
+//! *Used by* `transport`, `remotes` and `cli`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Choices for a connection. All have defaults that suit a public web server.
+/// The options of a connection. All have defaults that suit a public web server.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct TransportOptions {
-    /// A file with a token that is sent as `Authorization: Bearer …`, to the server of the URL and no other.
+    /// A file with a token that is sent as `Authorization: Bearer …`, only to the server of the URL.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bearer_file: Option<PathBuf>,
-    /// A PEM file with a certificate and its key, to show who is asking.
+    /// A PEM file with the client's certificate and its key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_certificate: Option<PathBuf>,
-    /// A PEM file with the authorities to believe, instead of the system's.
+    /// A PEM file with the trusted authorities, instead of the system's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
     /// Other URLs with the same content, tried in order when the first fails.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mirrors: Vec<String>,
-    /// Most bytes a second to receive.
+    /// The most bytes to receive per second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<u64>,
-    /// The proxy to use, instead of what the environment says.
+    /// The proxy to use, instead of the one in the environment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy: Option<String>,
-    /// Seconds for a connection to come about.
+    /// The longest time in seconds for establishing a connection.
     pub connect_timeout: u64,
-    /// Seconds without a byte, or with fewer than `min_rate` a second, after which a request is tried again.
+    /// Seconds without a byte, or with fewer than `min_rate` per second, after which a request is repeated.
     pub stall_timeout: u64,
-    /// Bytes a second that a server has to send at least.
+    /// The fewest bytes per second that a server has to send.
     pub min_rate: u64,
-    /// Seconds after which a request that keeps failing, and gets nowhere, is given up.
+    /// Seconds after which a request that keeps failing without progress is given up.
     pub patience: u64,
-    /// Settings by the names that the environment has for them: `AWS_…`, `GOOGLE_…`, `AZURE_…`, `SSL_CERT_FILE`, `https_proxy`.
+    /// Settings by the names of environment variables: `AWS_…`, `GOOGLE_…`, `AZURE_…`, `SSL_CERT_FILE`, `https_proxy`.
     #[serde(skip)]
     pub settings: BTreeMap<String, String>,
 }
@@ -57,11 +61,11 @@ impl Default for TransportOptions {
     }
 }
 
-/// Longest time that is waited for anything, in seconds: some 30 years. Points in time are computed from it.
-const SECONDS_MAX: u64 = 1_000_000_000;
+/// The longest time for any wait, in seconds: some 30 years. It keeps computed points in time in range.
+const WAIT_SECONDS_MAX: u64 = 1_000_000_000;
 
 const fn seconds(number: u64) -> Duration {
-    Duration::from_secs(if number < SECONDS_MAX { number } else { SECONDS_MAX })
+    Duration::from_secs(if number < WAIT_SECONDS_MAX { number } else { WAIT_SECONDS_MAX })
 }
 
 impl TransportOptions {
@@ -77,7 +81,7 @@ impl TransportOptions {
         seconds(self.patience)
     }
 
-    /// The first of these settings that is there and not empty.
+    /// Returns the first of these settings that exists and is not empty.
     pub(super) fn setting(&self, names: &[&str]) -> Option<&str> {
         names.iter().filter_map(|name| self.settings.get(*name)).map(String::as_str).find(|value| !value.is_empty())
     }

@@ -1,7 +1,8 @@
-//! A connection that sends nothing: a prepared answer stands for those of a server.
+//! A connection that sends nothing: prepared answers replace those of a server.
 //!
-//! Not here: what an answer means. It is judged and read by the same code as the answers of servers. Used by tests and by the
-//! fuzzer, which prepare what no server sends on purpose.
+//! *Not here*: the interpretation of answers, which is the same as for servers.
+//!
+//! *Used by* tests and the fuzzer, which prepare answers that servers do not normally send.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -20,22 +21,23 @@ use parking_lot::Mutex;
 use reqwest::StatusCode;
 use reqwest::header::{HeaderName, HeaderValue};
 
-use super::http::{Question, judge};
+use super::http::{RequestInfo, interpret};
 use super::open::Endpoint;
 use super::{Transport, TransportError, TransportOptions};
 
-/// An answer as a server might give it.
+/// An answer as a server might send it.
 #[derive(Debug, Clone, Default)]
 pub struct PreparedAnswer {
     /// The status code.
     pub status: u16,
-    /// Names and values of headers, in order. Those that HTTP does not allow never come from a server and are left out.
+    /// Names and values of headers, in order. Values that HTTP does not allow cannot come from a server and are left
+    /// out.
     pub headers: Vec<(Vec<u8>, Vec<u8>)>,
     /// The pieces in which the body arrives.
     pub body: Vec<Vec<u8>>,
 }
 
-/// What a prepared connection answers at the moment.
+/// The current answer of a prepared connection.
 #[derive(Debug, Clone, Default)]
 pub struct PreparedAnswers(Arc<Mutex<PreparedAnswer>>);
 
@@ -47,14 +49,15 @@ impl PreparedAnswers {
 }
 
 impl Transport {
-    /// Prepares a connection on which every request is answered with what `answers` holds at that moment, and none is sent twice.
+    /// Opens a connection on which every request gets the answer that `answers` holds at that moment, and none is
+    /// repeated.
     ///
     /// # Errors
     /// [`TransportError::Runtime`] when no thread can be started.
     pub fn prepared(answers: &PreparedAnswers) -> Result<Self, TransportError> {
-        let endpoint = Endpoint::answered_by(answers.clone())?;
-        let transport = Self::to(vec![endpoint], Arc::default(), &TransportOptions::default())?;
-        Ok(transport.impatient(Duration::ZERO))
+        let endpoint = Endpoint::with_connector(answers.clone())?;
+        let transport = Self::with_endpoints(vec![endpoint], Arc::default(), &TransportOptions::default())?;
+        Ok(transport.with_patience(Duration::ZERO))
     }
 }
 
@@ -68,15 +71,15 @@ impl PreparedAnswer {
                 response = response.header(name, value);
             }
         }
-        let pieces = Pieces(self.body.iter().cloned().map(Bytes::from).collect());
+        let pieces = PreparedBody(self.body.iter().cloned().map(Bytes::from).collect());
         response.body(HttpResponseBody::new(pieces)).map_err(unusable)
     }
 }
 
-/// A body that arrives in these pieces.
-struct Pieces(VecDeque<Bytes>);
+/// A body that arrives in prepared pieces.
+struct PreparedBody(VecDeque<Bytes>);
 
-impl Body for Pieces {
+impl Body for PreparedBody {
     type Data = Bytes;
     type Error = HttpError;
 
@@ -102,7 +105,7 @@ impl HttpService for PreparedAnswers {
     {
         Box::pin(async move {
             let response = self.0.lock().response()?;
-            judge(&Question::of(&request), response).await
+            interpret(&RequestInfo::of(&request), response).await
         })
     }
 }

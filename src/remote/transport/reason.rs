@@ -1,7 +1,12 @@
-//! Why a request came to nothing, in words that a person understands.
+//! The reasons why requests fail, in words for people.
 //!
-//! What the layers below say is long, repeats itself and names their own insides; here it is brought down to one sentence. What
-//! a server says is cut and cleaned before it is shown, since it may be anything.
+//! The messages of the layers below are long, repetitive and name internals; they are reduced to one sentence here.
+//!
+//! *Not here*: how failed requests are repeated (`retry`).
+//!
+//! *Invariants*: text from a server is shortened and cleaned before it is shown, since it may contain anything.
+//!
+//! *Used by* `transport`.
 
 use std::error::Error;
 use std::fmt;
@@ -12,110 +17,111 @@ use std::time::Duration;
 use reqwest::StatusCode;
 
 use super::certificate::{CertificateFault, TlsFault, certificate_fault, tls_fault};
-use super::hope::Hope;
+use super::retry_class::RetryClass;
 
-/// What the HTTP library says when a proxy wants to know who is asking.
+/// The HTTP library's message when a proxy requires authentication.
 const PROXY_AUTHORIZATION: &str = "proxy authorization required";
 
-/// So many characters of what a server says are shown.
-const SAID_MAX: usize = 200;
+/// The most characters of a server's text that are shown.
+const MESSAGE_MAX: usize = 200;
 
-/// What went wrong on the way to or at the other side.
+/// The reason why a request failed.
 #[derive(Debug, Clone, thiserror::Error)]
-pub enum Reason {
-    /// It refuses, or has trouble of its own.
-    #[error("the server answers {status}{said}")]
+pub enum FailureReason {
+    /// The server answers with an error status.
+    #[error("the server answers {status}{message}")]
     Status {
-        /// By what code.
+        /// The status code.
         status: StatusCode,
-        /// And these words.
-        said: Said,
+        /// The server's text.
+        message: ServerMessage,
     },
-    /// It is busy, and says for how long.
+    /// The server is busy, and says for how long.
     #[error("the server answers {status} and asks to come back in {} s", .after.as_secs())]
     Busy {
-        /// By what code.
+        /// The status code.
         status: StatusCode,
-        /// When to come back.
+        /// The time after which it asks for another request.
         after: Duration,
     },
-    /// Nobody can be reached.
+    /// No connection was established.
     #[error("cannot connect: {0}")]
     Connect(String),
-    /// The server does not prove who it is.
+    /// The server's certificate is not accepted.
     #[error("the server's certificate is refused: {1}")]
     Certificate(CertificateFault, String),
-    /// The server, or we, end the handshake.
+    /// The TLS handshake failed.
     #[error("no secure connection: {1}")]
     Tls(TlsFault, String),
-    /// The proxy does not let us through.
-    #[error("the proxy {0} refuses: it wants to know who is asking (407)")]
+    /// The proxy requires authentication.
+    #[error("the proxy {0} requires a password (407)")]
     Proxy(String),
-    /// There was a limit to the time for asking.
-    #[error("no whole answer came in the time that there was for it")]
+    /// The deadline of the request passed.
+    #[error("no complete answer arrived in time")]
     TooLate,
-    /// Nothing comes.
+    /// No bytes arrive.
     #[error("nothing came for {} s", .0.as_secs())]
-    Silence(Duration),
-    /// Too little comes.
+    Stalled(Duration),
+    /// Too few bytes arrive.
     #[error("fewer than {rate} bytes a second came for {} s", .time.as_secs())]
     Slow {
-        /// The least that is worth waiting for.
+        /// The required bytes per second.
         rate: u64,
-        /// For so long.
+        /// The time over which the rate was measured.
         time: Duration,
     },
-    /// The connection ends before an answer begins, as through a forwarder with nothing behind it.
+    /// The connection ended before an answer began, as happens with a forwarder whose target does not run.
     #[error("the connection broke before an answer came: {0}")]
     Unanswered(String),
-    /// The connection ends in the middle of an answer.
+    /// The connection ended in the middle of an answer.
     #[error("the connection broke: {0}")]
     Broken(String),
-    /// Redirections that lead nowhere.
+    /// The redirections form a loop.
     #[error("the server redirects in a circle")]
     Redirects,
-    /// A large file cannot be had in parts.
+    /// The server does not send parts of files, and the file is too large to read all of it.
     #[error(
         "the server does not support Range requests, and no more than {} MiB are read to get at a part; use one that does \
          (nginx, Apache, caddy, 'sapwood serve')", .limit >> 20
     )]
     NoRanges {
-        /// Bytes that would be read whole.
+        /// The most bytes that are read whole.
         limit: u64,
     },
-    /// Other bytes than those that were asked for.
+    /// The server sent other bytes than the requested ones.
     #[error("the server sent {found} where bytes {first}-{last} were asked for")]
     WrongRange {
-        /// The first byte that was asked for.
+        /// The first requested byte.
         first: u64,
-        /// The last one.
+        /// The last requested byte.
         last: u64,
-        /// What it says it sent.
+        /// What the server says that it sent.
         found: String,
     },
-    /// Compressed on the way.
+    /// The file was compressed in transit.
     #[error("the server sent the file encoded as '{0}', which was not asked for")]
     Encoded(String),
-    /// Who is asking is not known here.
+    /// There are no credentials on this machine.
     #[error(
         "there are no credentials: none in the environment, no profile, and the address where a cloud's machine gets them \
          does not answer"
     )]
     NoCredentials,
-    /// The system refuses.
+    /// A system call failed.
     #[error("{0}")]
     System(Arc<io::Error>),
-    /// Anything else.
+    /// Another failure.
     #[error("{0}")]
     Other(String),
 }
 
-/// What a server said with an error, ready to be shown after the code.
+/// The text that a server sent with an error, ready to be shown after the status.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Said(String);
+pub struct ServerMessage(String);
 
-impl Said {
-    /// The gist of a body: code and message of a bucket's error, the title of a page, or the first line of a plain text.
+impl ServerMessage {
+    /// Extracts the message from a body: code and message of a bucket's error, the title of a page, or the first line
+    /// of a plain text.
     pub(super) fn of(body: &[u8]) -> Self {
         let text = String::from_utf8_lossy(body);
         let words = match (element(&text, "Code"), element(&text, "Message")) {
@@ -127,52 +133,51 @@ impl Said {
         Self(clean(&words))
     }
 
-    /// Whether it wants to know by a certificate who is asking, as nginx says it.
-    #[must_use]
-    pub fn wants_certificate(&self) -> bool {
+    /// Returns whether the server requires a client certificate, as nginx says it.
+    pub(crate) fn wants_certificate(&self) -> bool {
         self.0.contains("SSL certificate")
     }
 
-    /// Whether the body says that there is no such bucket, rather than no such file.
-    pub(super) fn misses_bucket(&self) -> bool {
+    /// Returns whether the message says that there is no such bucket, rather than no such file.
+    pub(super) fn is_missing_bucket(&self) -> bool {
         ["NoSuchBucket", "ContainerNotFound"].iter().any(|code| self.0.starts_with(code))
     }
 }
 
-impl fmt::Display for Said {
+impl fmt::Display for ServerMessage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.is_empty() { Ok(()) } else { write!(f, " ({})", self.0) }
     }
 }
 
-/// The title of a web page, if it has one.
+/// Returns the title of a web page, if it has one.
 pub(super) fn title(page: &str) -> Option<&str> {
     element(page, "title").or_else(|| element(page, "TITLE")).map(str::trim).filter(|title| !title.is_empty())
 }
 
-/// What stands between `<name>` and `</name>` first.
+/// Returns the text between the first `<name>` and `</name>`.
 fn element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let (_, rest) = text.split_once(&format!("<{name}>"))?;
     Some(rest.split_once(&format!("</{name}>"))?.0)
 }
 
-/// Text of a stranger, short and without what a terminal would obey.
+/// Shortens text from a server and removes control characters, which a terminal would interpret.
 pub(super) fn clean(text: &str) -> String {
-    let mut shown: String = text.chars().filter(|c| !c.is_control()).take(SAID_MAX).collect();
-    if text.chars().count() > SAID_MAX {
+    let mut shown: String = text.chars().filter(|c| !c.is_control()).take(MESSAGE_MAX).collect();
+    if text.chars().count() > MESSAGE_MAX {
         shown.push('…');
     }
     shown
 }
 
-impl Reason {
-    /// Why an object store failed.
+impl FailureReason {
+    /// Returns the reason of an object store's error.
     pub(super) fn of_store(error: &object_store::Error) -> Self {
         let causes = causes(error);
         if let Some(reason) = causes.iter().find_map(|cause| cause.downcast_ref::<Self>()) {
             return reason.clone();
         }
-        // The file system's own words, without the crate's before them.
+        // The system's message, without the prefix of the library.
         if let Some(cause) = causes.iter().find_map(|cause| cause.downcast_ref::<io::Error>()) {
             let again = cause
                 .raw_os_error()
@@ -182,7 +187,7 @@ impl Reason {
         Self::Other(clean(&causes.last().map_or_else(|| error.to_string(), ToString::to_string)))
     }
 
-    /// Why a request failed before anything was answered. `proxy` is the one that such requests go through.
+    /// Returns why a request failed before an answer arrived. `proxy` is the proxy for such requests.
     pub(super) fn of_request(error: &reqwest::Error, proxy: Option<&str>) -> Self {
         if let Some(error) = rustls_error(error) {
             return match error {
@@ -202,7 +207,7 @@ impl Reason {
             Some(proxy) if words.contains(PROXY_AUTHORIZATION) => Self::Proxy(proxy.to_owned()),
             Some(proxy) if error.is_connect() => Self::Connect(format!("through the proxy {proxy}: {words}")),
             None if error.is_connect() => Self::Connect(words),
-            // What cannot be understood is an answer of a kind.
+            // Bytes that cannot be parsed are an answer, though a broken one.
             _ if causes(error).iter().any(|cause| cause.downcast_ref().is_some_and(hyper::Error::is_parse)) => {
                 Self::Broken(words)
             }
@@ -210,7 +215,7 @@ impl Reason {
         }
     }
 
-    /// Why an answer that had begun did not come to its end.
+    /// Returns why an answer that had begun did not end properly.
     pub(super) fn of_answer(error: &reqwest::Error) -> Self {
         match Self::of_request(error, None) {
             Self::Unanswered(words) => Self::Broken(words),
@@ -218,41 +223,41 @@ impl Reason {
         }
     }
 
-    /// What waiting may do about it.
-    #[must_use]
-    pub fn hope(&self) -> Hope {
+    /// Returns how the failed request is repeated.
+    pub(crate) fn retry_class(&self) -> RetryClass {
         match self {
-            Self::Connect(_) | Self::Silence(_) | Self::Slow { .. } => Hope::Reach,
-            // A clock that is not set is set soon, where there is a network.
-            Self::Certificate(CertificateFault::Clock, _) => Hope::Reach,
-            Self::Status { .. } | Self::Busy { .. } | Self::Unanswered(_) | Self::Broken(_) => Hope::Again,
-            Self::Redirects | Self::WrongRange { .. } | Self::Encoded(_) => Hope::Again,
-            Self::Tls(TlsFault::NotTls, _) | Self::Other(_) => Hope::Again,
+            Self::Connect(_) | Self::Stalled(_) | Self::Slow { .. } => RetryClass::Unreachable,
+            // A clock that is not set is usually set soon after the network is up.
+            Self::Certificate(CertificateFault::Clock, _) => RetryClass::Unreachable,
+            Self::Status { .. } | Self::Busy { .. } | Self::Unanswered(_) | Self::Broken(_) => RetryClass::Limited,
+            Self::Redirects | Self::WrongRange { .. } | Self::Encoded(_) => RetryClass::Limited,
+            Self::Tls(TlsFault::NotTls, _) | Self::Other(_) => RetryClass::Limited,
             Self::Certificate(..) | Self::Tls(..) | Self::Proxy(_) | Self::NoRanges { .. } | Self::System(_) => {
-                Hope::Twice
+                RetryClass::OncePerPlace
             }
-            Self::NoCredentials | Self::TooLate => Hope::None,
+            Self::NoCredentials | Self::TooLate => RetryClass::Never,
         }
     }
 
-    /// Whether an upload may succeed in a while.
-    #[must_use]
-    pub fn may_pass(&self) -> bool {
-        self.is_busy() || self.hope() == Hope::Reach || matches!(self, Self::Unanswered(_) | Self::Broken(_))
+    /// Returns whether an upload may succeed later.
+    pub(crate) fn is_transient(&self) -> bool {
+        self.is_busy()
+            || self.retry_class() == RetryClass::Unreachable
+            || matches!(self, Self::Unanswered(_) | Self::Broken(_))
     }
 
-    /// Whether the server says that it is busy: then it is not asked again at once.
+    /// Returns whether the server says that it is busy; it is not asked again at once then.
     pub(super) fn is_busy(&self) -> bool {
         match self {
-            Self::Status { status, .. } => is_passing(*status),
+            Self::Status { status, .. } => is_transient_status(*status),
             Self::Busy { .. } => true,
             _ => false,
         }
     }
 }
 
-/// Whether a server that answers so may answer otherwise soon.
-pub(super) fn is_passing(status: StatusCode) -> bool {
+/// Returns whether a server with this answer may answer differently soon.
+pub(super) fn is_transient_status(status: StatusCode) -> bool {
     status.is_server_error() || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
 }
 
@@ -266,7 +271,7 @@ fn causes(error: &dyn Error) -> Vec<&(dyn Error + 'static)> {
     causes
 }
 
-/// The TLS library's error, which hides inside errors of I/O.
+/// Returns the TLS library's error, which is wrapped in I/O errors.
 fn rustls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
     causes(error).into_iter().find_map(|cause| {
         let mut inner = cause.downcast_ref::<io::Error>()?.get_ref()?;
@@ -279,12 +284,12 @@ fn rustls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
     })
 }
 
-/// The causes from the first that says something, as one line.
+/// Joins the causes to one line, beginning with the first that has information.
 fn innermost(error: &reqwest::Error) -> String {
     let mut words: Vec<String> = causes(error).iter().map(ToString::to_string).collect();
     words.retain(|text| !text.starts_with("client error (") && !text.is_empty());
     words.dedup();
-    // A cause that repeats the one below it.
+    // A cause that repeats the one below it is left out.
     let repeats =
         |at: usize, words: &[String]| words.get(at + 1).is_some_and(|next| words[at].ends_with(next.as_str()));
     let kept = (0..words.len()).filter(|at| !repeats(*at, &words)).map(|at| words[at].as_str());

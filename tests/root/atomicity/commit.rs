@@ -1,4 +1,5 @@
-//! Promise 2: whatever happens during a commit, the old refs and a repository that `fsck` calls clean remain.
+//! Commits that are killed, run at the same time, or run out of disk: the old refs and a repository that `fsck` calls clean
+//! remain.
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -15,12 +16,12 @@ use crate::common::trees;
 const KILLS: u32 = 30;
 
 #[test]
-fn killing_a_commit_at_any_moment_leaves_the_old_refs_and_a_clean_repository() {
+fn killed_commit_leaves_the_old_refs_and_a_clean_repository() {
     let sandbox = Sandbox::new("kill");
     let (old, new) = (sandbox.join("old"), sandbox.join("new"));
     trees::medium(&old, 500);
     trees::medium(&new, 3000);
-    // How long a whole commit of the new tree takes here tells where the moments lie.
+    // The duration of an uninterrupted commit of the new tree; the kills are spread over it.
     let begin = Instant::now();
     sandbox.repository("measured").commit("r", &new);
     let mut whole = begin.elapsed();
@@ -36,7 +37,7 @@ fn killing_a_commit_at_any_moment_leaves_the_old_refs_and_a_clean_repository() {
     let mut repository = copy();
     let (mut killed, mut finished) = (0, 0);
     for round in 0..KILLS {
-        // Evenly over the whole and a little after, in mixed order.
+        // Evenly spread over the duration and a little after it, in mixed order.
         let moment = whole.mul_f64(f64::from(round * 7 % KILLS) / f64::from(KILLS) * 1.1);
         let mut command =
             repository.command([OsStr::new("commit"), OsStr::new("--ref"), OsStr::new("r"), new.as_os_str()]);
@@ -51,13 +52,13 @@ fn killing_a_commit_at_any_moment_leaves_the_old_refs_and_a_clean_repository() {
         assert!(log.contains(&first[..8]), "round {round}: the ref lost its history:\n{log}");
         repository.assert_clean();
         if ended {
-            // All is there now, and the next commit would have nothing to do that could be interrupted.
+            // Everything is stored now, and another commit would have nothing to do that could be interrupted.
             finished += 1;
-            // It is quicker now than the first one was.
+            // Later commits are quicker than the first one.
             whole = whole.min(took);
             repository = copy();
         } else {
-            // What was left behind must not stand in the way of what comes next, nor stay for ever.
+            // Leftovers must not hinder the next commit, nor stay for ever.
             killed += 1;
             if killed % 4 == 0 {
                 repository.run(["gc"]).success();
@@ -73,7 +74,7 @@ fn killing_a_commit_at_any_moment_leaves_the_old_refs_and_a_clean_repository() {
 }
 
 #[test]
-fn two_commits_at_once_both_arrive() {
+fn concurrent_commits_to_two_refs_both_succeed() {
     let sandbox = Sandbox::new("two");
     let (one, two) = (sandbox.join("one"), sandbox.join("two"));
     trees::medium(&one, 2000);
@@ -95,7 +96,7 @@ fn two_commits_at_once_both_arrive() {
 }
 
 #[test]
-fn two_commits_to_one_ref_do_not_lose_each_other() {
+fn concurrent_commits_to_one_ref_are_all_in_its_history() {
     let sandbox = Sandbox::new("one-ref");
     let tree = sandbox.join("tree");
     trees::medium(&tree, 300);
@@ -121,11 +122,11 @@ fn two_commits_to_one_ref_do_not_lose_each_other() {
 }
 
 #[test]
-fn a_file_that_changes_while_it_is_read_is_never_committed_torn() {
+fn file_changed_during_a_commit_is_never_stored_torn() {
     let sandbox = Sandbox::new("changing");
     let tree = sandbox.directory("tree");
     let path = tree.join("restless");
-    // The file is always all of one letter; a torn read would be of two.
+    // The file always has one letter only; a torn read would have two.
     let write = |letter: u8| fs::write(&path, vec![letter; 8 << 20]).expect("the sandbox is writable");
     write(b'a');
     let repository = sandbox.repository("repository");
@@ -157,12 +158,12 @@ fn a_file_that_changes_while_it_is_read_is_never_committed_torn() {
         stop.store(true, Ordering::Relaxed);
     });
     repository.assert_clean();
-    // Left in peace it is committed.
+    // Without a writer it is committed.
     repository.commit("r", &tree);
 }
 
 #[test]
-fn a_full_disk_is_a_clear_error_and_loses_nothing() {
+fn full_disk_fails_a_commit_with_a_message_and_no_loss() {
     let sandbox = Sandbox::new("full");
     let (small, large) = (sandbox.join("small"), sandbox.join("large"));
     trees::medium(&small, 200);
@@ -183,7 +184,7 @@ fn a_full_disk_is_a_clear_error_and_loses_nothing() {
     let mounted = repository.mount("r", &sandbox.join("mounted"), &[]);
     assert_same_tree(&small, mounted.path());
     mounted.unmount();
-    // What the failed ones left behind is gone after gc, and there is room for what fits.
+    // After gc nothing of the failed commits is left, and there is room for a small one.
     repository.run(["gc"]).success();
     append(&small.join("more"), b"a little more");
     repository.commit("r", &small);

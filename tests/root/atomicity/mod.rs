@@ -1,4 +1,4 @@
-//! Atomicity: a crash at any system call, a power cut or an error leaves the old state or the new one.
+//! Atomicity: a kill, a power cut or an error leaves the old state or the new one.
 
 mod commit;
 mod durable;

@@ -1,4 +1,5 @@
-//! Debian's minbase: the same for everybody, what dpkg says of it, locks, lists, bills of materials.
+//! Composes of Debian's minbase: reproducibility, what dpkg reports about the result, locks, package lists and bills of
+//! materials.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,7 +12,7 @@ use super::fixture::{Composer, cache, chroot, example, minimal};
 use crate::common::programs;
 use crate::common::sandbox::{Sandbox, finish_within, run};
 
-/// An ordinary user for the sandbox alone, with ids of his own: nothing of it reaches the machine.
+/// Id of an ordinary user with subordinate ids, known in the sandbox only.
 const USER: u32 = 4711;
 
 fn text(path: &Path) -> String {
@@ -36,16 +37,16 @@ fn an_ordinary_user_with_a_lock_makes_the_same_commit() {
         }
         run("mount", [Path::new("--bind"), &own, &real]).success();
     }
-    // Where the user may go: the build's folder need not be open to everybody.
+    // A directory that the user may enter, since the build's folder may be closed to other users.
     let home = sandbox.directory("home");
     run("mount", ["-t", "tmpfs", "-o", "mode=1777,size=3g", "tmpfs", "/srv"]).success();
-    fs::copy(programs::sapwood(), "/srv/sapwood").expect("room");
+    fs::copy(programs::sapwood(), "/srv/sapwood").expect("there is room");
     for file in [example("debian-minimal.yaml"), expected.lock()] {
-        fs::copy(&file, Path::new("/srv").join(file.file_name().expect("a file"))).expect("room");
+        fs::copy(&file, Path::new("/srv").join(file.file_name().expect("a file"))).expect("there is room");
     }
     fs::set_permissions("/srv/lock", fs::Permissions::from_mode(0o644)).expect("own");
     run("cp", ["-r".as_ref(), cache().join("apt/archives").as_os_str(), "/srv/archives".as_ref()]).success();
-    fs::create_dir_all("/srv/cache/apt").expect("room");
+    fs::create_dir_all("/srv/cache/apt").expect("there is room");
     fs::rename("/srv/archives", "/srv/cache/apt/archives").expect("same place");
     run("chown", ["-R", "--", &format!("{USER}:{USER}"), "/srv/cache"]).success();
     drop(home);
@@ -65,16 +66,16 @@ fn an_ordinary_user_with_a_lock_makes_the_same_commit() {
     let arguments = ["compose", "--cachedir", "/srv/cache", "--workdir", "/srv/work", "--lock", "/srv/lock"];
     let printed = as_user(&[&arguments[..], &["/srv/debian-minimal.yaml"]].concat()).success();
     assert_eq!(printed.lines().last(), Some(expected.id.as_str()), "root's and the user's commit differ");
-    assert_eq!(fs::read_dir("/srv/work").expect("there").count(), 0, "the place to work in is empty again");
+    assert_eq!(fs::read_dir("/srv/work").expect("it exists").count(), 0, "the place to work in is empty again");
 }
 
 #[test]
-fn dpkg_finds_nothing_wrong_and_programs_run() {
+fn dpkg_verifies_the_composed_root_and_programs_run() {
     let sandbox = Sandbox::new("compose-verify");
     let mounted = minimal().mount(&sandbox);
     let root = mounted.path().to_string_lossy().into_owned();
     let admin = format!("--admindir={root}/usr/lib/sysimage/dpkg");
-    // What dpkg misses is what was made for one machine only, or belongs to /var: documented in `compose::layout`.
+    // dpkg misses what exists once per machine, or belongs to /var: see `compose::layout`.
     let report = run("dpkg", [&format!("--root={root}"), &admin, "--verify"]).text();
     let unexpected: Vec<&str> = report.lines().filter(|line| !line.contains(" /var/")).collect();
     assert!(unexpected.is_empty(), "dpkg --verify:\n{}", unexpected.join("\n"));
@@ -83,7 +84,7 @@ fn dpkg_finds_nothing_wrong_and_programs_run() {
     let version =
         chroot(mounted.path(), &["/bin/sh", "-c", "dpkg --version && perl -e 'print 6*7' && apt-get --version"]);
     assert!(version.success().contains("42"));
-    // As on a running machine: the link that tmpfiles.d makes.
+    // The link that tmpfiles.d makes on a running machine.
     let list = chroot(
         mounted.path(),
         &["/bin/sh", "-c", "mkdir -p /var/lib && ln -s ../../usr/lib/sysimage/dpkg /var/lib/dpkg && dpkg -l bash"],
@@ -92,7 +93,7 @@ fn dpkg_finds_nothing_wrong_and_programs_run() {
 }
 
 #[test]
-fn lists_owners_and_bills_say_what_dpkg_says() {
+fn package_list_owners_and_sbom_agree_with_dpkg() {
     let shared = minimal();
     let sandbox = Sandbox::new("compose-lists");
     let mounted = shared.mount(&sandbox);
@@ -124,7 +125,8 @@ fn lists_owners_and_bills_say_what_dpkg_says() {
     assert_owners(shared.name, root, &admin);
 }
 
-/// Every file of some packages, and what dpkg says of it. Of a directory `whence` says who has something in it.
+/// Compares `whence` with dpkg for every file of some packages. Of a directory `whence` names the packages that have files in
+/// it.
 fn assert_owners(name: &str, root: &Path, admin: &str) {
     let mut paths = BTreeSet::new();
     for package in ["bash", "libc6", "coreutils", "base-files", "passwd"] {
@@ -152,7 +154,7 @@ fn assert_owners(name: &str, root: &Path, admin: &str) {
 }
 
 #[test]
-fn what_did_not_change_is_not_composed_again() {
+fn unchanged_inputs_are_not_composed_again() {
     let shared = minimal();
     let touched = shared.lock().with_file_name("touched");
     let file = example("debian-minimal.yaml");
@@ -170,7 +172,7 @@ fn what_did_not_change_is_not_composed_again() {
 }
 
 #[test]
-fn a_change_of_the_treefile_is_a_change_of_the_commit() {
+fn settings_of_a_changed_treefile_are_in_the_commit() {
     let shared = minimal();
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("compose-change");
     crate::common::sandbox::remove_tree(&directory);
@@ -194,7 +196,7 @@ fn a_change_of_the_treefile_is_a_change_of_the_commit() {
         package.display()
     );
     fs::write(&treefile, yaml).expect("writable");
-    // On top of the shared commit, in a repository of its own.
+    // On top of the shared commit, in a separate repository.
     run(
         "cp",
         [
@@ -231,7 +233,7 @@ fn a_change_of_the_treefile_is_a_change_of_the_commit() {
 }
 
 #[test]
-fn a_lock_is_kept_or_says_what_it_cannot_have() {
+fn lock_is_obeyed_or_the_missing_package_is_named() {
     let shared = minimal();
     let lock = text(&shared.lock());
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("compose-lock");
@@ -263,17 +265,17 @@ fn a_lock_is_kept_or_says_what_it_cannot_have() {
 }
 
 #[test]
-fn a_root_that_another_tool_made_becomes_a_commit_and_stays_as_it_is() {
+fn root_made_by_another_tool_is_committed_and_not_changed() {
     let shared = minimal();
     let sandbox = Sandbox::new("compose-from-root");
     let root = sandbox.join("given");
-    // What debootstrap and its like leave: /etc and /var where they are, logs, an identity.
+    // A root as debootstrap leaves it: /etc and /var in their places, logs, a host name.
     shared.sapwood(&["export", shared.name, &root.to_string_lossy()]);
     fs::remove_dir(root.join("etc")).expect("empty");
-    fs::rename(root.join("usr/etc"), root.join("etc")).expect("there");
+    fs::rename(root.join("usr/etc"), root.join("etc")).expect("it exists");
     fs::create_dir_all(root.join("var/lib")).expect("writable");
     fs::create_dir_all(root.join("var/log")).expect("writable");
-    fs::rename(root.join("usr/lib/sysimage/dpkg"), root.join("var/lib/dpkg")).expect("there");
+    fs::rename(root.join("usr/lib/sysimage/dpkg"), root.join("var/lib/dpkg")).expect("it exists");
     fs::write(root.join("var/log/dpkg.log"), "x").expect("writable");
     fs::write(root.join("etc/hostname"), "builder\n").expect("writable");
     fs::remove_file(root.join("home")).expect("a link");
@@ -291,7 +293,7 @@ fn a_root_that_another_tool_made_becomes_a_commit_and_stays_as_it_is() {
     assert!(sapwood(&["ls", "given/root:/usr/etc"]).contains("passwd"));
     assert!(!sapwood(&["ls", "given/root:/usr/etc"]).contains("hostname"));
     assert!(sapwood(&["whence", "given/root", "/usr/bin/dash"]).contains("dash 0."));
-    // A treefile may change it on the way: in a copy.
+    // A treefile may change the result, in a copy of the root.
     let treefile = sandbox.join("more.yaml");
     fs::write(
         &treefile,

@@ -1,4 +1,4 @@
-//! What can go wrong: each says what and why, commits nothing, leaves nothing, and the next run works.
+//! Failing composes: each names what failed and why, commits nothing, leaves no files, and the next compose works.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -10,10 +10,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::fixture::{Composer, example};
-use super::rpm::Demo;
+use super::rpm::DemoRepository;
 use crate::common::sandbox::{Sandbox, finish_within, run};
 
-/// Builds a Debian package of nothing but scripts and dependencies.
+/// Builds a Debian package that has only scripts and dependencies.
 pub fn deb(directory: &Path, name: &str, version: &str, fields: &str, scripts: &[(&str, &str)]) -> PathBuf {
     let tree = directory.join(format!("{name}.tree"));
     fs::create_dir_all(tree.join("DEBIAN")).expect("writable");
@@ -34,7 +34,7 @@ pub fn deb(directory: &Path, name: &str, version: &str, fields: &str, scripts: &
 }
 
 #[test]
-fn apt_says_which_packages_and_why_not() {
+fn apt_failures_name_the_packages_and_the_reason() {
     let sandbox = Sandbox::new("compose-apt-failures");
     let composer = Composer::new(&sandbox.join("c"));
     let orphan = deb(sandbox.path(), "demo-orphan", "1.0", "Depends: demo-nowhere (>= 3)\n", &[]);
@@ -62,7 +62,7 @@ fn apt_says_which_packages_and_why_not() {
     assert!(message.contains("there is no such file"), "{message}");
     let message = failing("trusted", "apt-sources: 'deb [trusted=yes] file:///nowhere ./'\n");
     assert!(message.contains("switches off the verification") && message.contains("unsigned-repos"), "{message}");
-    // Nobody listens there.
+    // No server listens there.
     let message = failing("network", "apt-sources: 'deb http://127.0.0.1:1/debian bookworm main'\n");
     assert!(message.contains("cannot use the package sources") && message.contains("127.0.0.1"), "{message}");
     let message = failing("release", "releasever: nosuchsuite\n");
@@ -72,7 +72,7 @@ fn apt_says_which_packages_and_why_not() {
 }
 
 #[test]
-fn an_archive_that_is_not_signed_or_wrongly_signed_is_refused() {
+fn unsigned_or_wrongly_signed_archive_is_refused() {
     let sandbox = Sandbox::new("compose-apt-signatures");
     let composer = Composer { cache: sandbox.join("cache"), ..Composer::new(&sandbox.join("c")) };
     let archive = sandbox.directory("archive");
@@ -82,7 +82,7 @@ fn an_archive_that_is_not_signed_or_wrongly_signed_is_refused() {
     fs::write(archive.join("Packages"), finish_within(index, Duration::from_secs(60)).success() + "\n")
         .expect("writable");
     let sum = run("sha256sum", [archive.join("Packages")]).success();
-    let size = fs::metadata(archive.join("Packages")).expect("there").len();
+    let size = fs::metadata(archive.join("Packages")).expect("it exists").len();
     let release = format!(
         "Suite: demo\nCodename: demo\nDate: Mon, 06 Jan 2025 00:00:00 UTC\nSHA256:\n {} {size} Packages\n",
         &sum[..64]
@@ -121,18 +121,18 @@ fn an_archive_that_is_not_signed_or_wrongly_signed_is_refused() {
     let _other = key("other");
     let message = refused(&good, "signed/other").failure(1);
     assert!(message.contains("cannot use the package sources"), "{message}");
-    fs::remove_file(archive.join("InRelease")).expect("there");
+    fs::remove_file(archive.join("InRelease")).expect("it exists");
     let message = refused(&good, "signed/none").failure(1);
     assert!(message.contains("cannot use the package sources"), "{message}");
 }
 
 #[test]
-fn a_postinst_that_fails_is_shown_and_reaches_no_setting_and_no_secret() {
+fn failing_postinst_is_shown_and_reaches_no_setting_or_secret() {
     let sandbox = Sandbox::new("compose-postinst");
     let composer = Composer::new(&sandbox.join("c"));
     let script = format!(
         "#!/bin/sh\necho demo-bad cannot go on >&2\necho settings=$({PROBE}). token=$CI_TOKEN. >&2\nexit 7\n",
-        PROBE = super::walls::PROBE
+        PROBE = super::isolation::PROBE
     );
     let package = deb(sandbox.path(), "demo-bad", "1.0", "", &[("postinst", &script)]);
     let file = sandbox.join("bad.yaml");
@@ -151,8 +151,8 @@ fn a_postinst_that_fails_is_shown_and_reaches_no_setting_and_no_secret() {
 }
 
 #[test]
-fn a_compose_that_is_killed_leaves_nothing_that_stays() {
-    let demo = Demo::shared();
+fn killed_compose_commits_nothing_and_the_next_one_cleans_up() {
+    let demo = DemoRepository::shared();
     let sandbox = Sandbox::new("compose-killed");
     let composer = Composer { cache: sandbox.join("cache"), ..Composer::new(&sandbox.join("c")) };
     let slow = sandbox.join("slow.yaml");
@@ -178,7 +178,7 @@ fn a_compose_that_is_killed_leaves_nothing_that_stays() {
             Some(0),
             "{signal}: something was committed"
         );
-        // What it started is gone with it.
+        // The processes and mounts of the compose end with it.
         let deadline = std::time::Instant::now() + Duration::from_secs(60);
         while fs::read_to_string("/proc/thread-self/mountinfo")
             .expect("proc")
@@ -196,8 +196,8 @@ fn a_compose_that_is_killed_leaves_nothing_that_stays() {
 }
 
 #[test]
-fn a_script_that_fails_shows_its_words_and_sees_nothing_of_the_host() {
-    let demo = Demo::shared();
+fn failing_script_is_shown_and_sees_nothing_of_the_host() {
+    let demo = DemoRepository::shared();
     let sandbox = Sandbox::new("compose-script");
     let composer = Composer { cache: sandbox.join("cache"), ..Composer::new(&sandbox.join("c")) };
     let file = sandbox.join("script.yaml");
@@ -218,8 +218,8 @@ fn a_script_that_fails_shows_its_words_and_sees_nothing_of_the_host() {
 }
 
 #[test]
-fn a_full_disk_is_named_and_nothing_is_left() {
-    let demo = Demo::shared();
+fn full_disk_fails_a_compose_and_leaves_no_files() {
+    let demo = DemoRepository::shared();
     let sandbox = Sandbox::new("compose-full");
     let composer = Composer {
         cache: sandbox.join("cache"),

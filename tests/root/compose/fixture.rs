@@ -1,4 +1,4 @@
-//! What the tests share: where packages are kept, composing, commits that are looked at by several.
+//! Fixtures of the compose tests: the package cache, a composer, and commits that several tests read.
 
 use std::ffi::OsString;
 use std::fs;
@@ -9,20 +9,20 @@ use std::time::Duration;
 
 use crate::common::sandbox::{Repository, Run, Sandbox, finish_within, remove_tree, run};
 
-/// A compose under load, on a slow network.
-const PATIENCE: Duration = Duration::from_secs(1500);
+/// Longest time of a compose under load and on a slow network.
+const COMPOSE_TIMEOUT: Duration = Duration::from_secs(1500);
 
-/// Package files that were fetched stay here from one run to the next.
+/// Returns the directory in which fetched package files are kept from one run to the next.
 pub fn cache() -> PathBuf {
     std::env::var_os("SAPWOOD_COMPOSE_CACHE").map_or_else(|| "/var/tmp/sapwood-compose-cache".into(), PathBuf::from)
 }
 
-/// A file of `examples/`.
+/// Returns the path of a file of `examples/`.
 pub fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name)
 }
 
-/// Composes in a repository.
+/// A repository and a working directory to compose in.
 pub struct Composer {
     pub repository: Repository,
     pub cache: PathBuf,
@@ -30,14 +30,14 @@ pub struct Composer {
 }
 
 impl Composer {
-    /// A new repository in `directory`, and a directory to work in.
+    /// Makes a repository and a working directory in `directory`.
     pub fn new(directory: &Path) -> Self {
         fs::create_dir_all(directory).expect("writable");
         let repository = Repository::init(directory.join("repo"));
         Self { repository, cache: cache(), work: directory.join("work") }
     }
 
-    /// `sapwood compose` with these arguments, not yet started.
+    /// Returns `sapwood compose` with these arguments, not yet started.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut words: Vec<OsString> = vec!["compose".into(), "--cachedir".into(), self.cache.clone().into()];
         words.extend(["--workdir".into(), self.work.clone().into()]);
@@ -47,12 +47,12 @@ impl Composer {
         command
     }
 
-    /// Runs it to its end.
+    /// Runs `sapwood compose` with these arguments.
     pub fn run(&self, arguments: &[&str]) -> Run {
-        finish_within(self.command(arguments), PATIENCE)
+        finish_within(self.command(arguments), COMPOSE_TIMEOUT)
     }
 
-    /// Runs it and gives the commit's id, the last line.
+    /// Runs it and returns the id of the commit, which is the last line.
     #[track_caller]
     pub fn compose(&self, arguments: &[&str]) -> String {
         let text = self.run(arguments).success();
@@ -69,7 +69,7 @@ impl Composer {
         self.repository.assert_clean();
     }
 
-    /// Fails unless the directory to work in is empty and nothing is mounted below it.
+    /// Fails unless the working directory is empty and nothing is mounted below it.
     #[track_caller]
     pub fn assert_no_leftovers(&self) {
         let left: Vec<_> = fs::read_dir(&self.work)
@@ -82,17 +82,17 @@ impl Composer {
     }
 }
 
-/// A commit that several tests look at.
-pub struct Shared {
+/// A commit that several tests read.
+pub struct SharedCommit {
     pub composer: Composer,
     pub id: String,
     pub name: &'static str,
 }
 
-/// Only one of them is composed at a time: they would only slow each other down.
+/// Held during a compose: two at a time would only slow each other down.
 static ONE: Mutex<()> = Mutex::new(());
 
-fn shared(slot: &'static OnceLock<Shared>, file: &str, name: &'static str) -> &'static Shared {
+fn shared(slot: &'static OnceLock<SharedCommit>, file: &str, name: &'static str) -> &'static SharedCommit {
     slot.get_or_init(|| {
         let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("compose-{}", file.replace('.', "-")));
@@ -101,35 +101,35 @@ fn shared(slot: &'static OnceLock<Shared>, file: &str, name: &'static str) -> &'
         let lock = directory.join("lock");
         let lock = lock.to_string_lossy();
         let id = composer.compose(&["--write-lock", &lock, &example(file).to_string_lossy()]);
-        Shared { composer, id, name }
+        SharedCommit { composer, id, name }
     })
 }
 
-/// `examples/debian-minimal.yaml`, composed by root.
-pub fn minimal() -> &'static Shared {
-    static SLOT: OnceLock<Shared> = OnceLock::new();
+/// Returns `examples/debian-minimal.yaml`, composed by root.
+pub fn minimal() -> &'static SharedCommit {
+    static SLOT: OnceLock<SharedCommit> = OnceLock::new();
     shared(&SLOT, "debian-minimal.yaml", "debian/12/x86_64/minimal")
 }
 
-/// `examples/debian-server.yaml`, composed by root.
-pub fn server() -> &'static Shared {
-    static SLOT: OnceLock<Shared> = OnceLock::new();
+/// Returns `examples/debian-server.yaml`, composed by root.
+pub fn server() -> &'static SharedCommit {
+    static SLOT: OnceLock<SharedCommit> = OnceLock::new();
     shared(&SLOT, "debian-server.yaml", "debian/12/x86_64/server")
 }
 
-impl Shared {
-    /// The exact packages.
+impl SharedCommit {
+    /// Returns the lock file, which names the exact packages.
     pub fn lock(&self) -> PathBuf {
         self.composer.repository.path().parent().expect("it has one").join("lock")
     }
 
-    /// Runs `sapwood` on the repository and gives what it prints.
+    /// Runs `sapwood` on the repository and returns what it prints.
     #[track_caller]
     pub fn sapwood(&self, arguments: &[&str]) -> String {
         self.composer.repository.run(arguments).success()
     }
 
-    /// Mounts the commit in a sandbox, with the defaults of `/etc` in their place.
+    /// Mounts the commit in a sandbox, with the defaults of `/etc` in `/etc`.
     #[track_caller]
     pub fn mount(&self, sandbox: &Sandbox) -> crate::common::sandbox::Mounted {
         mount(&self.composer.repository, self.name, sandbox)

@@ -1,4 +1,4 @@
-//! SELinux labels, as `setfiles` and `matchpathcon` of the distribution give them from the same policy.
+//! SELinux labels of composed files are those that the distribution's `setfiles` and `matchpathcon` give by the same policy.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,15 +13,15 @@ use crate::common::sandbox::{Sandbox, finish_within, run};
 const POLICY: &str = "/etc/selinux/default/contexts/files/file_contexts";
 
 #[test]
-fn every_path_has_the_label_that_matchpathcon_gives_it() {
+fn every_path_has_the_label_that_matchpathcon_gives() {
     assert!(Path::new(POLICY).exists(), "{POLICY} is missing: tests/install installs selinux-policy-default");
     let shared = server();
     let sandbox = Sandbox::new("compose-labels");
     let root = sandbox.join("given");
     shared.sapwood(&["export", shared.name, &root.to_string_lossy()]);
-    // The policy as its package would have it in the root, and one alias of our own.
+    // The policy as its package would install it in the root, and one more alias.
     fs::remove_dir(root.join("etc")).expect("empty");
-    fs::rename(root.join("usr/etc"), root.join("etc")).expect("there");
+    fs::rename(root.join("usr/etc"), root.join("etc")).expect("it exists");
     fs::create_dir_all(root.join("etc/selinux")).expect("writable");
     run(
         "cp",
@@ -83,7 +83,7 @@ fn every_path_has_the_label_that_matchpathcon_gives_it() {
     assert_setfiles_agrees(mounted.path(), &policy);
 }
 
-/// A machine has the defaults of `/etc` in `/etc`.
+/// Returns the path on a machine, where the defaults of `/etc` are in `/etc`.
 fn seen_as(path: &str) -> &str {
     match path.strip_prefix("/usr/etc") {
         Some(rest) if rest.is_empty() || rest.starts_with('/') => &path[4..],
@@ -91,7 +91,7 @@ fn seen_as(path: &str) -> &str {
     }
 }
 
-/// Path to kind and label of everything in a mounted commit.
+/// Returns kind and label of everything in a mounted commit by path.
 fn labels(root: &Path) -> BTreeMap<String, (String, String)> {
     let mut command = Command::new("find");
     command.arg(".").args(["-printf", "%y %P\\n"]).current_dir(root);
@@ -118,14 +118,20 @@ fn labels(root: &Path) -> BTreeMap<String, (String, String)> {
     found
 }
 
-/// A second opinion, by the tool that labels machines: it wants to change nothing but `/usr/etc`, which it does not
-/// know to be `/etc`.
+/// Checks the labels by `setfiles`, which labels machines: it must want to change only `/usr/etc`, which it does not know to be
+/// `/etc`.
 fn assert_setfiles_agrees(root: &Path, policy: &Path) {
     let mut command = Command::new("setfiles");
     command.args(["-n", "-v", "-F", "-r"]).arg(root).arg(policy).arg(root);
     let report = finish_within(command, Duration::from_secs(300));
     let text = format!("{}\n{}", report.text(), report.stderr);
     let inside = format!("{}/usr/etc", root.display());
-    let wishes: Vec<&str> = text.lines().filter(|line| line.contains("relabel") && !line.contains(&inside)).collect();
-    assert!(wishes.is_empty(), "{} wishes of setfiles:\n{}", wishes.len(), wishes[..wishes.len().min(20)].join("\n"));
+    let relabelled: Vec<&str> =
+        text.lines().filter(|line| line.contains("relabel") && !line.contains(&inside)).collect();
+    assert!(
+        relabelled.is_empty(),
+        "setfiles would change {} labels:\n{}",
+        relabelled.len(),
+        relabelled[..relabelled.len().min(20)].join("\n")
+    );
 }

@@ -1,4 +1,4 @@
-//! rpm packages built here: scripts, capabilities, configuration, users, versions, conflicts, signatures.
+//! Composes of rpm packages that are built here: scripts, capabilities, configuration, users, versions, conflicts, signatures.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,20 +10,20 @@ use super::fixture::{Composer, chroot, example, mount};
 use crate::common::sandbox::{Sandbox, finish_within, remove_tree, run};
 use crate::common::web::Web;
 
-/// The repository of `examples/rpm-demo`, built and signed once, served on loopback.
-pub struct Demo {
+/// The rpm repository of `examples/rpm-demo`, built and signed, and served on loopback.
+pub struct DemoRepository {
     directory: PathBuf,
     web: Web,
 }
 
-impl Demo {
-    /// With demo-app 1.0 only.
+impl DemoRepository {
+    /// Returns a repository with demo-app 1.0 only, which all tests share.
     pub fn shared() -> &'static Self {
-        static SLOT: OnceLock<Demo> = OnceLock::new();
+        static SLOT: OnceLock<DemoRepository> = OnceLock::new();
         SLOT.get_or_init(|| Self::build("compose-demo", &["1.0"]))
     }
 
-    /// With these versions of demo-app, in a directory of its own.
+    /// Builds a repository with these versions of demo-app in a directory of its own.
     pub fn build(name: &str, versions: &[&str]) -> Self {
         let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         remove_tree(&directory);
@@ -32,14 +32,14 @@ impl Demo {
         demo
     }
 
-    /// Builds again, with other versions.
+    /// Builds the repository again with other versions.
     pub fn rebuild(&self, versions: &[&str]) {
         let mut command = Command::new(example("rpm-demo/build"));
         command.arg(&self.directory).args(versions).env("DEMO_URL", format!("{}/repo", self.web.url()));
         finish_within(command, Duration::from_secs(300)).success();
     }
 
-    /// Writes a treefile beside the `.repo` file's copy: what `demo.yaml` says, and these lines.
+    /// Writes a treefile with the lines of `demo.yaml` and these, beside a copy of the `.repo` file.
     pub fn treefile(&self, file: &Path, lines: &str) {
         let directory = file.parent().expect("it has one");
         fs::copy(self.directory.join("demo.repo"), directory.join("demo.repo")).expect("writable");
@@ -53,8 +53,8 @@ fn composer(sandbox: &Sandbox) -> Composer {
 }
 
 #[test]
-fn rpm_finds_nothing_wrong_with_what_was_composed() {
-    let demo = Demo::shared();
+fn rpm_verifies_the_composed_root() {
+    let demo = DemoRepository::shared();
     let sandbox = Sandbox::new("compose-rpm");
     let composer = composer(&sandbox);
     let file = sandbox.join("demo-main.yaml");
@@ -66,7 +66,7 @@ fn rpm_finds_nothing_wrong_with_what_was_composed() {
     let rpm = |arguments: &[&str]| run("rpm", [&["--dbpath", database.as_str()][..], arguments].concat());
     let names = rpm(&["-qa", "--qf", "%{NAME} %{VERSION}\n"]).success();
     assert!(names.contains("demo-app 1.0") && names.contains("demo-lib 2.3") && !names.contains("demo-doc"), "{names}");
-    // rpm itself, in the root, with its database where the configuration of this machine does not look.
+    // rpm itself, run in the root, with its database where this machine's configuration does not look.
     fs::create_dir_all(root.join("tmp/rpm")).expect("a tmpfs");
     let verify =
         run("rpm", ["--root".as_ref(), root.as_os_str(), "--dbpath=/usr/lib/sysimage/rpm".as_ref(), "-Va".as_ref()]);
@@ -94,13 +94,13 @@ fn rpm_finds_nothing_wrong_with_what_was_composed() {
     }
     assert!(sapwood(&["whence", "demo/main", "/opt/demo/vendor"]).contains("demo-app 1:1.0-1"));
     assert!(sapwood(&["whence", "demo/main", "/etc/demo/generated"]).contains("demo-app"), "a ghost");
-    // Again, elsewhere, from nothing: the same commit.
+    // A compose elsewhere with an empty cache gives the same commit.
     let other = Composer { cache: sandbox.join("cache2"), ..Composer::new(&sandbox.join("other")) };
     assert_eq!(other.compose(&[&file.to_string_lossy()]), id);
 }
 
-/// What `rpm -Va` reports by design: /var is the machine's, /opt and /usr/local lead there, device directories are mounted
-/// over, and numbers of users and shadow's day are as `compose::layout` says.
+/// Returns whether `rpm -Va` reports the line by design: /var belongs to the machine, /opt and /usr/local lead there, device
+/// directories are mounted over, and user ids and the day in shadow are as `compose::layout` says.
 fn is_documented(line: &str) -> bool {
     let path = line.split_whitespace().last().unwrap_or_default();
     let places = [
@@ -128,8 +128,8 @@ fn is_documented(line: &str) -> bool {
 }
 
 #[test]
-fn versions_go_up_and_down_and_numbers_of_users_stay() {
-    let demo = Demo::build("compose-demo-versions", &["1.0"]);
+fn package_versions_change_and_user_ids_stay() {
+    let demo = DemoRepository::build("compose-demo-versions", &["1.0"]);
     let sandbox = Sandbox::new("compose-rpm-versions");
     let composer = composer(&sandbox);
     let file = sandbox.join("demo-main.yaml");
@@ -146,25 +146,25 @@ fn versions_go_up_and_down_and_numbers_of_users_stay() {
     assert!(changes.contains("+ demo-guest 2.3-1 (noarch)"), "{changes}");
     let back = sapwood(&["db", "diff", "--json", &second, &first]);
     assert!(back.contains("\"downgraded\"") && back.contains("\"removed\""), "{back}");
-    // demo-guest takes the number that demo had, before demo-app comes: demo has it all the same.
+    // demo-guest is installed before demo-app and would take the id that demo had: demo keeps it.
     let passwd = |id: &str| sapwood(&["cat", &format!("{id}:/usr/etc/passwd")]);
     assert!(passwd(&first).contains("demo:x:999:999:") && passwd(&second).contains("demo:x:999:999:"));
     assert!(passwd(&second).contains("guest:x:") && !passwd(&second).contains("guest:x:999"));
     let guest = sapwood(&["show", "--json", &format!("{second}:/usr/share/demo/guest")]);
     assert!(!guest.contains("\"uid\": 999"), "{guest}");
-    // The lock still gives the first, although something newer is there.
+    // The lock still gives the first version, although a newer one is in the repository.
     let again = Composer { cache: sandbox.join("cache"), ..Composer::new(&sandbox.join("again")) };
     assert_eq!(again.run(&["--lock", &lock, &file.to_string_lossy()]).success().lines().last().map(str::len), Some(64));
     assert!(again.repository.run(["db", "list", name]).success().contains("1:1.0-1"));
-    fs::remove_file(demo.directory.join("repo/demo-app-1.0-1.x86_64.rpm")).expect("there");
+    fs::remove_file(demo.directory.join("repo/demo-app-1.0-1.x86_64.rpm")).expect("it exists");
     demo.rebuild(&["1.1"]);
     let message = again.run(&["--force", "--lock", &lock, &file.to_string_lossy()]).failure(1);
     assert!(message.contains("the lock cannot be kept") && message.contains("demo-app-1:1.0-1"), "{message}");
 }
 
 #[test]
-fn dnf_says_which_packages_and_why_not() {
-    let demo = Demo::build("compose-demo-failures", &["1.0"]);
+fn dnf_failures_name_the_packages_and_the_reason() {
+    let demo = DemoRepository::build("compose-demo-failures", &["1.0"]);
     let sandbox = Sandbox::new("compose-rpm-failures");
     let composer = composer(&sandbox);
     let failing = |name: &str, lines: &str| {
@@ -190,7 +190,7 @@ fn dnf_says_which_packages_and_why_not() {
 
 #[test]
 fn a_package_with_a_broken_signature_is_refused() {
-    let demo = Demo::build("compose-demo-signatures", &["1.0"]);
+    let demo = DemoRepository::build("compose-demo-signatures", &["1.0"]);
     let sandbox = Sandbox::new("compose-rpm-signatures");
     let composer = composer(&sandbox);
     let file = sandbox.join("demo-main.yaml");
@@ -201,21 +201,21 @@ fn a_package_with_a_broken_signature_is_refused() {
         command.arg("--quiet").arg(demo.directory.join("repo"));
         finish_within(command, Duration::from_secs(60));
     };
-    // Signed by nobody.
+    // Not signed.
     let package = demo.directory.join("repo/demo-lib-2.3-1.noarch.rpm");
     run("rpmsign", ["--delsign".as_ref(), package.as_os_str()]).success();
     index();
     let message = compose().failure(1);
     assert!(message.contains("not signed") || message.contains("signature"), "{message}");
     composer.assert_nothing_left("demo/signed");
-    // Unless that is said.
-    let text = fs::read_to_string(sandbox.join("demo.repo")).expect("there");
+    // An unsigned package is accepted only if both the repository file and the treefile allow it.
+    let text = fs::read_to_string(sandbox.join("demo.repo")).expect("it exists");
     fs::write(sandbox.join("demo.repo"), text.replace("gpgcheck=1", "gpgcheck=0")).expect("writable");
     let message = compose().failure(1);
     assert!(message.contains("demo switches off the verification of signatures (gpgcheck=0)"), "{message}");
-    fs::write(&file, fs::read_to_string(&file).expect("there") + "unsigned-repos: [demo]\n").expect("writable");
+    fs::write(&file, fs::read_to_string(&file).expect("it exists") + "unsigned-repos: [demo]\n").expect("writable");
     compose().success();
-    // Nobody answers any more.
+    // The server is gone.
     let mut demo = demo;
     demo.web.stop();
     let message = composer.run(&["--force", &file.to_string_lossy()]).failure(1);
@@ -223,8 +223,8 @@ fn a_package_with_a_broken_signature_is_refused() {
 }
 
 #[test]
-fn rpm_files_and_recommended_packages_come_along() {
-    let demo = Demo::shared();
+fn rpm_files_and_recommended_packages_are_installed() {
+    let demo = DemoRepository::shared();
     let sandbox = Sandbox::new("compose-rpm-local");
     let composer = composer(&sandbox);
     let package = demo.directory.join("repo/demo-guest-2.3-1.noarch.rpm");

@@ -1,4 +1,4 @@
-//! The bootable server: kernel and initramfs in their places, units, and a `/var` that systemd can make.
+//! The composed bootable server: kernel and initramfs in their places, units, and a `/var` that systemd can make.
 
 use std::fs;
 
@@ -31,7 +31,7 @@ fn kernel_and_initramfs_are_where_a_deployment_looks_for_them() {
 fn systemd_finds_its_units_users_and_var() {
     let shared = server();
     let sandbox = Sandbox::new("compose-units");
-    // A copy on disk, with /etc as a deployment would have it.
+    // A copy on disk, with /etc as in a deployment.
     let root = sandbox.join("copy");
     shared.sapwood(&["export", shared.name, &root.to_string_lossy()]);
     run("cp", ["-a".as_ref(), root.join("usr/etc/.").as_os_str(), root.join("etc").as_os_str()]).success();
@@ -43,12 +43,12 @@ fn systemd_finds_its_units_users_and_var() {
     run("systemd-tmpfiles", [inside.as_str(), "--create", "--exclude-prefix=/dev", "--exclude-prefix=/run"]).success();
     assert!(chroot(&root, &["dpkg", "-l", "openssh-server"]).success().contains("ii  openssh-server"));
     assert!(root.join("var/roothome/.bashrc").is_file() && root.join("root/.bashrc").is_file());
-    let before = fs::read_to_string(root.join("etc/passwd")).expect("there");
+    let before = fs::read_to_string(root.join("etc/passwd")).expect("it exists");
     run("systemd-sysusers", [inside.as_str()]).success();
-    assert_eq!(fs::read_to_string(root.join("etc/passwd")).expect("there"), before, "every user is there already");
-    // Without /etc/passwd, sysusers.d makes the same users with the same numbers.
+    assert_eq!(fs::read_to_string(root.join("etc/passwd")).expect("it exists"), before, "every user is there already");
+    // Without /etc/passwd, sysusers.d makes the same users with the same ids.
     for file in ["passwd", "group", "shadow", "gshadow"] {
-        fs::remove_file(root.join("etc").join(file)).expect("there");
+        fs::remove_file(root.join("etc").join(file)).expect("it exists");
     }
     run("systemd-sysusers", [inside.as_str()]).success();
     let ids = |text: &str| {
@@ -64,7 +64,7 @@ fn systemd_finds_its_units_users_and_var() {
 }
 
 #[test]
-fn languages_and_documentation_are_left_out_as_asked() {
+fn excluded_languages_and_documentation_are_left_out() {
     let shared = server();
     let paths = shared.sapwood(&["ls", &format!("{}:/usr/share/man", shared.name)]);
     assert_eq!(paths, "");

@@ -1,9 +1,9 @@
-//! The order of versions, as dpkg and rpm themselves have it.
+//! The order of versions is that of dpkg and of rpm.
 
 use std::cmp::Ordering;
 use std::process::Command;
 
-use sapwood::compose::packages::{Format, compare};
+use sapwood::compose::packages::{PackageFormat, compare_versions};
 
 use crate::common::sandbox::{finish, run};
 
@@ -50,7 +50,7 @@ fn versions_are_ordered_as_dpkg_orders_them() {
             } else {
                 Ordering::Equal
             };
-            assert_eq!(compare(Format::Deb, a, b), expected, "{a} {b}");
+            assert_eq!(compare_versions(PackageFormat::Deb, a, b), expected, "{a} {b}");
         }
     }
 }
@@ -61,7 +61,7 @@ fn starts_with_digit(text: &str) -> bool {
 
 #[test]
 fn versions_are_ordered_as_rpm_orders_them() {
-    // All at once: each start of rpm takes a while. Only versions, since the macro does not know releases.
+    // In one call, since each start of rpm takes a while. Only versions, since the macro does not know releases.
     let plain: Vec<&str> = VERSIONS.into_iter().filter(|version| !version.contains(['-', ':'])).collect();
     let pairs: Vec<(&str, &str)> = plain.iter().flat_map(|a| plain.iter().map(|b| (*a, *b))).collect();
     let script: String = pairs.iter().map(|(a, b)| format!("io.write(rpm.vercmp('{a}', '{b}'), ' ')\n")).collect();
@@ -71,6 +71,6 @@ fn versions_are_ordered_as_rpm_orders_them() {
     let answers: Vec<i32> = answers.split_whitespace().map(|word| word.parse().expect("a number")).collect();
     assert_eq!(answers.len(), pairs.len());
     for ((a, b), answer) in pairs.iter().zip(answers) {
-        assert_eq!(compare(Format::Rpm, a, b), answer.cmp(&0), "{a} {b}");
+        assert_eq!(compare_versions(PackageFormat::Rpm, a, b), answer.cmp(&0), "{a} {b}");
     }
 }

@@ -1,4 +1,5 @@
-//! `/etc` on a real filesystem: everything a tree can hold is kept, and OSTree agrees where it is sane.
+//! The merge of `/etc` on a real file system: every kind of file is kept, and OSTree agrees in the cases where it does what
+//! people expect.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -9,7 +10,7 @@ use crate::common::facts::assert_same_tree;
 use crate::common::machine::{Machine, Os};
 use crate::common::sandbox::{Sandbox, run};
 
-/// One of everything, made by the distribution's tools.
+/// Makes a file of every kind, by the distribution's tools.
 fn nasty(root: &Path) {
     fs::create_dir_all(root).expect("writable");
     let script = "\
@@ -34,7 +35,7 @@ python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"socket\")'
 }
 
 #[test]
-fn everything_that_is_only_here_survives_an_upgrade_unchanged() {
+fn local_etc_files_survive_an_upgrade_unchanged() {
     let sandbox = Sandbox::new("etc-nasty");
     let machine = Machine::new(&sandbox, "none");
     let one = machine.publish(&Os::new("1"));
@@ -43,7 +44,7 @@ fn everything_that_is_only_here_survives_an_upgrade_unchanged() {
     nasty(&etc.join("nasty"));
     run("setfattr", ["-n".as_ref(), "user.mark".as_ref(), "-v".as_ref(), "1".as_ref(), etc.join("hosts").as_os_str()])
         .success();
-    // The same defaults, and another kernel: /etc must not change in anything.
+    // The same defaults and another kernel: nothing in /etc may change.
     let mut os = Os::new("1").kernel("2");
     os.version = "2".to_owned();
     let two = machine.publish(&os);
@@ -51,7 +52,7 @@ fn everything_that_is_only_here_survives_an_upgrade_unchanged() {
     let old = machine.deployment(&format!("main/{}.0", &one[..12])).join("etc");
     let new = machine.deployment(&format!("main/{}.0", &two[..12])).join("etc");
     assert_same_tree(&old, &new);
-    let links = |path: &str| fs::metadata(new.join("nasty").join(path)).expect("there");
+    let links = |path: &str| fs::metadata(new.join("nasty").join(path)).expect("it exists");
     assert_eq!(links("linked").ino(), links("d/linked-again").ino(), "hard links are kept");
     assert_eq!(links("linked").nlink(), 3);
     machine.run(&["etc", "status"]).success();
@@ -59,7 +60,7 @@ fn everything_that_is_only_here_survives_an_upgrade_unchanged() {
 }
 
 #[test]
-fn defaults_of_every_kind_arrive_as_they_are_in_the_commit() {
+fn etc_defaults_of_every_kind_are_deployed_unchanged() {
     let sandbox = Sandbox::new("etc-defaults");
     let machine = Machine::new(&sandbox, "none");
     let tree = machine.directory.join("os");
@@ -70,12 +71,12 @@ fn defaults_of_every_kind_arrive_as_they_are_in_the_commit() {
         let id = machine.repository().commit("nasty", &tree);
         machine.run(&["deploy", &id, "--unsigned"]).success();
         assert_same_tree(&tree.join("usr/etc"), &machine.etc(""));
-        fs::remove_file(tree.join("usr/etc/nasty/pipe")).expect("there");
+        fs::remove_file(tree.join("usr/etc/nasty/pipe")).expect("it exists");
     }
 }
 
 #[test]
-fn operations_on_paths_can_be_taken_back() {
+fn etc_reset_and_upgrade_merge_can_be_undone() {
     let sandbox = Sandbox::new("etc-undo");
     let machine = Machine::new(&sandbox, "none");
     machine.publish(&Os::new("1").with("usr/etc/dir/one", "1\n").with("usr/etc/dir/two", "2\n"));
@@ -87,8 +88,8 @@ fn operations_on_paths_can_be_taken_back() {
         run("cp", ["-a".as_ref(), etc.as_os_str(), keep.as_os_str()]).success();
     };
     fs::write(etc.join("dir/one"), "mine\n").expect("writable");
-    fs::set_permissions(etc.join("dir/one"), fs::Permissions::from_mode(0o640)).expect("ours");
-    fs::remove_file(etc.join("dir/two")).expect("there");
+    fs::set_permissions(etc.join("dir/one"), fs::Permissions::from_mode(0o640)).expect("owned by the test");
+    fs::remove_file(etc.join("dir/two")).expect("it exists");
     fs::write(etc.join("dir/three"), "3\n").expect("writable");
     nasty(&etc.join("dir/nasty"));
     snapshot();
@@ -96,31 +97,31 @@ fn operations_on_paths_can_be_taken_back() {
     assert!(planned.contains("would change /etc/dir/one"), "{planned}");
     assert_same_tree(&keep, &etc);
     machine.run(&["etc", "reset", "/etc/dir"]).success();
-    assert_eq!(fs::read_to_string(etc.join("dir/one")).expect("there"), "1\n");
+    assert_eq!(fs::read_to_string(etc.join("dir/one")).expect("it exists"), "1\n");
     assert!(etc.join("dir/two").exists() && !etc.join("dir/three").exists() && !etc.join("dir/nasty").exists());
     machine.run(&["etc", "undo"]).success();
-    // The time of a directory is that of the last change in it.
+    // The mtime of a directory is that of its last change.
     for path in ["", "dir"] {
         run("touch", ["-r".as_ref(), keep.join(path).as_os_str(), etc.join(path).as_os_str()]).success();
     }
     assert_same_tree(&keep, &etc);
     machine.run(&["etc", "undo"]).failure(1);
     machine.run(&["etc", "reset", "nowhere"]).failure(1);
-    // The merge of an upgrade can be taken back too, path by path.
+    // The merge of an upgrade can be undone, too, path by path.
     machine.publish(&Os::new("2").with("usr/etc/dir/one", "1\n").with("usr/etc/new", "new\n"));
     machine.run(&["upgrade"]).success();
     let etc = machine.etc("");
-    assert_eq!(fs::read_to_string(etc.join("issue")).expect("there"), "Test OS 2\n");
+    assert_eq!(fs::read_to_string(etc.join("issue")).expect("it exists"), "Test OS 2\n");
     machine.run(&["etc", "undo", "issue"]).success();
-    assert_eq!(fs::read_to_string(etc.join("issue")).expect("there"), "Test OS 1\n");
+    assert_eq!(fs::read_to_string(etc.join("issue")).expect("it exists"), "Test OS 1\n");
     assert!(etc.join("new").exists());
     machine.run(&["etc", "undo"]).success();
     assert!(!etc.join("new").exists());
-    assert_eq!(fs::read_to_string(etc.join("dir/one")).expect("there"), "mine\n");
+    assert_eq!(fs::read_to_string(etc.join("dir/one")).expect("it exists"), "mine\n");
 }
 
 #[test]
-fn rules_pin_paths_and_merge_lines() {
+fn merge_rules_pin_paths_and_merge_lines() {
     let sandbox = Sandbox::new("etc-rules");
     let machine = Machine::new(&sandbox, "none");
     let os = |version: &str, last: &str| {
@@ -138,7 +139,7 @@ fn rules_pin_paths_and_merge_lines() {
     fs::write(etc.join("prog/prog.conf"), "a = one\nb = 2\nc = 3\nd = 4\n").expect("writable");
     machine.publish(&os("2", "four"));
     machine.run(&["upgrade"]).success();
-    let read = |path: &str| fs::read_to_string(machine.etc(path)).expect("there");
+    let read = |path: &str| fs::read_to_string(machine.etc(path)).expect("it exists");
     assert_eq!(read("motd"), "1", "pinned to what was here");
     assert_eq!(read("issue"), "Test OS 2\n", "pinned to the default");
     assert_eq!(read("prog/prog.conf"), "a = one\nb = 2\nc = 3\nd = four\n");
@@ -148,8 +149,8 @@ fn rules_pin_paths_and_merge_lines() {
     assert!(said.contains("merge.toml"), "{said}");
 }
 
-/// Rows of the merge matrix where OSTree does what people expect: old default, local, new default.
-const SANE: &[(&str, &str, &str)] = &[
+/// Rows of the merge matrix in which OSTree does what people expect: old default, local, new default.
+const OSTREE_CASES: &[(&str, &str, &str)] = &[
     ("A", "A", "A"),
     ("A", "A", "B"),
     ("A", "A", "-"),
@@ -188,10 +189,10 @@ const SANE: &[(&str, &str, &str)] = &[
 fn make(path: &Path, state: &str) {
     let file = |path: &Path, text: &str, mode: u32| {
         fs::write(path, text).expect("writable");
-        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("ours");
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("owned by the test");
     };
     if let Ok(metadata) = fs::symlink_metadata(path) {
-        if metadata.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.expect("ours");
+        if metadata.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.expect("owned by the test");
     }
     match state {
         "-" => {}
@@ -210,7 +211,8 @@ fn make(path: &Path, state: &str) {
     }
 }
 
-/// Kind, mode, and content or target of everything in a tree. OSTree lays nothing aside.
+/// Returns kind, mode, and content or target of everything in a tree. `.sapwood-new` copies are removed, since OSTree makes
+/// none.
 fn facts(root: &Path) -> String {
     let script = "cd \"$0\" && rm -rf ./*.sapwood-new && find row-* -printf '%p %y %m %l\\n' | sort \
         && find row-* -type f -print0 | sort -z | xargs -0 -r sha256sum";
@@ -218,9 +220,9 @@ fn facts(root: &Path) -> String {
 }
 
 #[test]
-fn ostree_agrees_where_it_is_sane() {
+fn etc_merge_agrees_with_ostree_in_the_listed_cases() {
     let sandbox = Sandbox::new("ostree");
-    // In memory: OSTree makes deployments immutable, which goes with the mount.
+    // In memory, since OSTree makes deployments immutable, which ends with the mount.
     let place = sandbox.tmpfs("memory", 256 << 20);
     let machine = Machine::at(place.join("machine"), "none");
     let ostree_root = place.join("ostree-root");
@@ -234,9 +236,9 @@ fn ostree_agrees_where_it_is_sane() {
     let tree = place.join("tree");
     let deployed = |side: usize| -> (PathBuf, PathBuf) {
         Os::new(&side.to_string()).write(&tree);
-        // What OSTree wants to see in a tree.
+        // Directories that OSTree requires in a tree.
         fs::create_dir_all(tree.join("sysroot")).expect("writable");
-        for (number, row) in SANE.iter().enumerate() {
+        for (number, row) in OSTREE_CASES.iter().enumerate() {
             make(&tree.join(format!("usr/etc/row-{number:02}")), if side == 0 { row.0 } else { row.2 });
         }
         ostree(&[
@@ -256,11 +258,11 @@ fn ostree_agrees_where_it_is_sane() {
         (ostree_root.join("ostree/deploy/main/deploy").join(name).join("etc"), machine.etc(""))
     };
     let (theirs, ours) = deployed(0);
-    for (number, (_, local, _)) in SANE.iter().enumerate() {
+    for (number, (_, local, _)) in OSTREE_CASES.iter().enumerate() {
         for etc in [&theirs, &ours] {
             let path = etc.join(format!("row-{number:02}"));
-            let (old, _, _) = SANE[number];
-            // An edit in place where that is what an editor does: the mode of a file is kept.
+            let (old, _, _) = OSTREE_CASES[number];
+            // An edit in place, as an editor does it: the mode of the file is kept.
             if *local != old {
                 make(&path, local);
             }
@@ -268,5 +270,5 @@ fn ostree_agrees_where_it_is_sane() {
     }
     let (theirs, ours) = deployed(1);
     assert_eq!(facts(&ours), facts(&theirs), "left: sapwood, right: ostree");
-    println!("{} rows, the same outcome", SANE.len());
+    println!("{} rows, the same outcome", OSTREE_CASES.len());
 }

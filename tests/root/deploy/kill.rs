@@ -1,9 +1,9 @@
-//! Killing at every system call that changes a filesystem.
+//! Kills at every system call that changes a file system, for each operation on a machine.
 //!
-//! strace kills the program as it enters the call; so each step leaves what all calls before it did. Then the boot menu is
-//! read as its loader reads it: the old default or the new one must be at its top, and whole. What the program was to do is
-//! started again, and must succeed. The calls themselves are read too: what a power cut may take is what was not synced, so
-//! nothing may be removed, and no entry named, before all it relies on was.
+//! strace kills the program as it enters the call, so each step leaves what all earlier calls did. Then the boot menu is read
+//! as its loader reads it: the old default or the new one must be at its top, and complete. The operation is started again, and
+//! must succeed. The calls themselves are checked too: a power cut may lose what was not synced, so nothing may be removed, and
+//! no entry named, before everything it relies on was synced.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,41 +15,41 @@ use crate::common::machine::{Machine, Os};
 use crate::common::menu::{self, Entry};
 use crate::common::sandbox::{Repository, Run, Sandbox, finish, remove_tree, run};
 
-/// Everything that changes what is on a disk.
-const CHANGING: &str = "open,openat,openat2,creat,write,pwrite64,writev,pwritev,ftruncate,truncate,fallocate,copy_file_range,sendfile,\
+/// System calls that change what is on a disk.
+const MODIFYING_CALLS: &str = "open,openat,openat2,creat,write,pwrite64,writev,pwritev,ftruncate,truncate,fallocate,copy_file_range,sendfile,\
 rename,renameat,renameat2,link,linkat,symlink,symlinkat,mknod,mknodat,mkdir,mkdirat,unlink,unlinkat,rmdir,chmod,fchmod,\
 fchmodat,chown,fchown,lchown,fchownat,setxattr,lsetxattr,fsetxattr,removexattr,lremovexattr,fremovexattr,utimensat";
 
-/// What makes changes durable, to be looked at too.
-const SYNCING: &str = "fsync,fdatasync,syncfs";
+/// System calls that make changes durable.
+const SYNC_CALLS: &str = "fsync,fdatasync,syncfs";
 
-/// One operation, on a machine prepared for it.
+/// One operation on a machine that is prepared for it.
 struct Case {
     loader: &'static str,
     name: &'static str,
-    /// The machine before.
+    /// Directory of the machine before the operation.
     base: PathBuf,
     arguments: Vec<String>,
-    /// Which deployments may be at the top of the menu after the kill: the old ones and the new one.
+    /// Deployments that may be at the top of the menu after a kill: the old ones and the new one.
     tops: BTreeSet<String>,
-    /// Which one is at the end.
+    /// Deployment at the top at the end.
     end: String,
 }
 
-/// A call to kill at: its name, and how many of that name the thread made before, plus one.
+/// A call at which the program is killed: its name, and how many calls of that name the thread has then made.
 type Step = (String, usize);
 
 fn strace(machine: &Machine, arguments: &[String], options: &[String], log: &Path) -> Run {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let inner = machine.command(&words);
     let mut command = std::process::Command::new("strace");
-    // Not with --seccomp-bpf: signals are not injected where it stops.
+    // Not with --seccomp-bpf, since strace injects no signals where that stops.
     command.args(["-f", "-q", "-y", "-o"]).arg(log).args(options).arg("--").arg(inner.get_program());
     command.args(inner.get_args());
     finish(command)
 }
 
-/// The calls that change a disk, from the log of a whole run.
+/// Returns the calls that change a disk, from the log of a complete run.
 fn steps(log: &str) -> Vec<Step> {
     let mut counts: BTreeMap<(String, String), usize> = BTreeMap::new();
     let mut found = BTreeSet::new();
@@ -64,7 +64,7 @@ fn steps(log: &str) -> Vec<Step> {
         let only_reads = name.starts_with("open") && !rest.contains("O_CREAT") && !rest.contains("O_TRUNC");
         let to_terminal = name.contains("write") && (rest.starts_with("1<") || rest.starts_with("2<"));
         let is_lock = rest.contains(".lock") || rest.contains("sapwood/lock");
-        if !only_reads && !to_terminal && !is_lock && !SYNCING.contains(name) {
+        if !only_reads && !to_terminal && !is_lock && !SYNC_CALLS.contains(name) {
             found.insert((name.to_owned(), *count));
         }
     }
@@ -76,7 +76,7 @@ fn copy(from: &Path, to: &Path) {
     run("cp", ["-a".as_ref(), from.as_os_str(), to.as_os_str()]).success();
 }
 
-/// What a run of all steps came to.
+/// Counts of a run of all steps.
 #[derive(Debug, Default)]
 struct Figures {
     steps: usize,
@@ -91,7 +91,7 @@ fn run_case(case: &Case, place: &Path, publisher: &Repository) -> Figures {
     let machine = Machine::copied(work.clone(), publisher);
     let log = work.join("log");
     copy(&case.base, &machine.sysroot);
-    let whole = strace(&machine, &case.arguments, &[format!("--trace={CHANGING},{SYNCING}")], &log);
+    let whole = strace(&machine, &case.arguments, &[format!("--trace={MODIFYING_CALLS},{SYNC_CALLS}")], &log);
     whole.success();
     let text = fs::read_to_string(&log).expect("strace wrote it");
     assert_order(&text, case);
@@ -115,7 +115,7 @@ fn run_case(case: &Case, place: &Path, publisher: &Repository) -> Figures {
         }
         machine.run(&["status"]).success();
         let again = machine.run(&arguments);
-        // Killed after all of it was done, a removal finds nothing to remove.
+        // If the kill came after the removal, the next one finds nothing to remove.
         let was_done = case.name == "undeploy" && again.stderr.contains("there is no deployment");
         assert!(again.status.success() || was_done, "{context}, then: {}", again.stderr);
         if was_done {
@@ -135,7 +135,7 @@ fn run_case(case: &Case, place: &Path, publisher: &Repository) -> Figures {
     figures
 }
 
-/// After a run that ended well nothing is left of the one that was killed.
+/// Checks that a successful run left nothing of the killed one.
 fn assert_no_leftovers(machine: &Machine, context: &str) {
     let stateroot = machine.sysroot.join("sapwood/deploy/main");
     let names: Vec<String> = fs::read_dir(&stateroot)
@@ -148,7 +148,8 @@ fn assert_no_leftovers(machine: &Machine, context: &str) {
     assert_eq!(names.len(), known.len(), "{context}: {names:?} {known:?}");
 }
 
-/// What is removed from the boot partition, and what names an entry there, comes after everything before was synced.
+/// Checks that removals from the boot partition, and calls that name an entry there, come after everything before them was
+/// synced.
 fn assert_order(log: &str, case: &Case) {
     let boot = "/sysroot/boot/";
     let mut unsynced: BTreeSet<String> = BTreeSet::new();
@@ -191,19 +192,19 @@ fn assert_order(log: &str, case: &Case) {
     }
 }
 
-/// Machines at the moments before each operation.
-struct Stage {
+/// Makes the cases: copies a machine before each operation of its life.
+struct CaseBuilder {
     machine: Machine,
     loader: &'static str,
     place: PathBuf,
     cases: Vec<Case>,
 }
 
-impl Stage {
+impl CaseBuilder {
     fn case(&mut self, name: &'static str, arguments: &[&str], end: &str) {
         let base = self.place.join(format!("base-{}-{name}", self.loader));
         copy(&self.machine.sysroot, &base);
-        // Its remote as it is now: it goes on in later cases.
+        // The remote as it is now, since later cases change it.
         let published = self.place.join(format!("published-{}-{name}", self.loader));
         copy(&self.machine.published(), &published);
         let remote = base.join("sapwood/repo/remotes/os.toml");
@@ -224,63 +225,63 @@ impl Stage {
     }
 }
 
-/// The life of a machine, cut into operations.
-fn stage(place: &Path, loader: &'static str) -> Stage {
+/// Makes one case for each operation in the life of a machine.
+fn build_cases(place: &Path, loader: &'static str) -> CaseBuilder {
     let machine = Machine::at(place.join(format!("machine-{loader}")), loader);
-    let mut stage = Stage { machine, loader, place: place.to_owned(), cases: Vec::new() };
+    let mut builder = CaseBuilder { machine, loader, place: place.to_owned(), cases: Vec::new() };
     let name = |commit: &str| format!("main/{}.0", &commit[..12]);
-    let one = stage.machine.publish(&Os::new("1"));
-    stage.case("deploy", &["deploy", "os:test"], &name(&one));
-    stage.edit("prog/prog.conf", "a = one\n");
-    stage.edit("mine", "new here\n");
-    let two = stage.machine.publish(&Os::new("2").with("usr/etc/prog/prog.conf", "b = two\n"));
-    stage.machine.run(&["upgrade"]).success();
-    let three = stage
+    let one = builder.machine.publish(&Os::new("1"));
+    builder.case("deploy", &["deploy", "os:test"], &name(&one));
+    builder.edit("prog/prog.conf", "a = one\n");
+    builder.edit("mine", "new here\n");
+    let two = builder.machine.publish(&Os::new("2").with("usr/etc/prog/prog.conf", "b = two\n"));
+    builder.machine.run(&["upgrade"]).success();
+    let three = builder
         .machine
         .publish(&Os::new("3").with("usr/etc/prog/prog.conf", "c = three\n").with("usr/etc/new/file", "x\n"));
-    stage.case("upgrade", &["upgrade"], &name(&three));
-    stage.case("rollback", &["rollback", "--to", &name(&two)], &name(&two));
-    stage.machine.publish(&Os::new("4"));
+    builder.case("upgrade", &["upgrade"], &name(&three));
+    builder.case("rollback", &["rollback", "--to", &name(&two)], &name(&two));
+    builder.machine.publish(&Os::new("4"));
     let running = format!("sapwood={}", name(&two));
     // The running system stages an update; its /etc changes; it shuts down.
-    let four = stage.machine.publish(&Os::new("5"));
-    stage.case("stage", &["upgrade", "--running", &running], &name(&two));
-    stage.machine.run(&["upgrade", "--running", &running]).success();
-    let etc = stage.machine.deployment(&name(&two)).join("etc");
+    let four = builder.machine.publish(&Os::new("5"));
+    builder.case("stage", &["upgrade", "--running", &running], &name(&two));
+    builder.machine.run(&["upgrade", "--running", &running]).success();
+    let etc = builder.machine.deployment(&name(&two)).join("etc");
     fs::write(etc.join("hosts"), "changed late\n").expect("writable");
-    fs::remove_file(etc.join("mine")).expect("there");
-    stage.case("finalise", &["boot", "finalise", "--running", &running], &name(&four));
-    stage.machine.run(&["boot", "finalise", "--running", &running]).success();
+    fs::remove_file(etc.join("mine")).expect("it exists");
+    builder.case("finalise", &["boot", "finalise", "--running", &running], &name(&four));
+    builder.machine.run(&["boot", "finalise", "--running", &running]).success();
     let trial = format!("sapwood={}", name(&four));
-    stage.case("bless", &["boot", "bless", "--running", &trial], &name(&four));
-    stage.case("undeploy", &["undeploy", &name(&two)], &name(&four));
-    // One that was pinned until now, and what only it needs.
+    builder.case("bless", &["boot", "bless", "--running", &trial], &name(&four));
+    builder.case("undeploy", &["undeploy", &name(&two)], &name(&four));
+    // A deployment that was pinned until now, and the files that only it needs.
     let running = format!("sapwood={}", name(&four));
     for version in ["6", "7"] {
-        stage.machine.publish(&Os::new(version));
-        stage.machine.run(&["upgrade", "--finalise-now", "--running", &running]).success();
-        stage.machine.run(&["pin", "0"]).success();
+        builder.machine.publish(&Os::new(version));
+        builder.machine.run(&["upgrade", "--finalise-now", "--running", &running]).success();
+        builder.machine.run(&["pin", "0"]).success();
     }
-    stage.machine.run(&["pin", "--unpin", "0"]).success();
-    stage.machine.run(&["pin", "--unpin", "1"]).success();
-    stage.machine.run(&["rollback", "--running", &running]).success();
-    stage.case("cleanup", &["cleanup", "--running", &running], &name(&four));
+    builder.machine.run(&["pin", "--unpin", "0"]).success();
+    builder.machine.run(&["pin", "--unpin", "1"]).success();
+    builder.machine.run(&["rollback", "--running", &running]).success();
+    builder.case("cleanup", &["cleanup", "--running", &running], &name(&four));
     let again = format!("main/{}.1", &four[..12]);
-    stage.case("kargs", &["kargs", "--append-if-missing", "debug", "--finalise-now", "--running", &running], &again);
-    stage
+    builder.case("kargs", &["kargs", "--append-if-missing", "debug", "--finalise-now", "--running", &running], &again);
+    builder
 }
 
 fn kill_everywhere(loader: &'static str) {
     let sandbox = Sandbox::new(&format!("kill-{loader}"));
-    // In memory: what is tested is the order of calls, not the speed of a disk.
+    // In memory, since the order of calls is tested and not the speed of a disk.
     let place = sandbox.tmpfs("memory", 1 << 30);
-    let stage = stage(&place, loader);
+    let builder = build_cases(&place, loader);
     let (next, all) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
-                while let Some(case) = stage.cases.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let figures = run_case(case, &place, &stage.machine.publisher);
+                while let Some(case) = builder.cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let figures = run_case(case, &place, &builder.machine.publisher);
                     all.lock().expect("no thread failed").push((case.name, figures));
                 }
             });
@@ -302,16 +303,16 @@ fn kill_everywhere(loader: &'static str) {
 }
 
 #[test]
-fn killed_at_every_step_systemd_boot() {
+fn menu_boots_after_a_kill_at_every_step_systemd_boot() {
     kill_everywhere("systemd-boot");
 }
 
 #[test]
-fn killed_at_every_step_grub() {
+fn menu_boots_after_a_kill_at_every_step_grub() {
     kill_everywhere("grub");
 }
 
 #[test]
-fn killed_at_every_step_extlinux() {
+fn menu_boots_after_a_kill_at_every_step_extlinux() {
     kill_everywhere("extlinux");
 }

@@ -1,4 +1,4 @@
-//! Deployments that are fetched as they are read.
+//! Lazy deployments, whose contents are fetched as they are read.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -23,7 +23,7 @@ fn os(version: &str) -> Os {
 }
 
 #[test]
-fn a_lazy_update_boots_with_little_and_the_whole_one_before_stays() {
+fn lazy_upgrade_fetches_little_and_keeps_a_complete_deployment() {
     let sandbox = Sandbox::new("lazy-deploy");
     let machine = Machine::new(&sandbox, "systemd-boot");
     machine.publish(&os("1"));
@@ -43,10 +43,10 @@ fn a_lazy_update_boots_with_little_and_the_whole_one_before_stays() {
         assert!(incomplete["objects_here"].as_u64() < incomplete["objects"].as_u64(), "{found}");
         let top = &menu::read(&machine.sysroot, "systemd-boot")[0];
         menu::assert_bootable(&machine.sysroot, top, "lazy");
-        assert_eq!(fs::read_to_string(machine.etc("issue")).expect("there"), format!("Test OS {version}\n"));
+        assert_eq!(fs::read_to_string(machine.etc("issue")).expect("it exists"), format!("Test OS {version}\n"));
         machine.run_booted(&top.deployment, &["boot", "bless"]).success();
     }
-    // Version 1 is the only one that boots without a network.
+    // Version 1 is the only deployment that boots without a network.
     assert_eq!(machine.versions(), ["3", "2", "1"]);
     machine.run(&["cleanup"]).success();
     assert_eq!(machine.versions(), ["3", "2", "1"]);
@@ -54,7 +54,7 @@ fn a_lazy_update_boots_with_little_and_the_whole_one_before_stays() {
     assert!(said.contains("of which everything is here"), "{said}");
     let text = machine.run(&["status"]).success();
     assert!(text.contains("it needs a network"), "{text}");
-    // Fetched as a whole, it may go.
+    // Once the newest commit is complete, version 1 may be removed.
     machine.repository().run(["pull", "os:test"]).success();
     assert_eq!(machine.status()["deployments"][0]["incomplete"], Value::Null);
     machine.run(&["cleanup"]).success();
@@ -62,15 +62,15 @@ fn a_lazy_update_boots_with_little_and_the_whole_one_before_stays() {
     machine.repository().assert_clean();
 }
 
-/// Puts a program of this machine into the system, and what it loads, as `ldd` says it. Gives their paths.
+/// Adds a program of this machine to the system, with the libraries that `ldd` lists. Returns their paths.
 fn install(os: &mut Os, program: &str) -> Vec<String> {
     let libraries = run("ldd", [program]).success();
     let paths = libraries.split_whitespace().filter(|word| word.starts_with('/')).chain([program]);
     let mut installed = Vec::new();
     for path in paths {
-        let real = fs::canonicalize(path).expect("there");
+        let real = fs::canonicalize(path).expect("it exists");
         let place = real.to_str().expect("ASCII").trim_start_matches('/').to_owned();
-        // `/lib/…` where that is a link to `/usr/lib`.
+        // `/lib/…` is a link to `/usr/lib`.
         let path = path.trim_start_matches('/');
         let path = if path.starts_with("usr/") { path.to_owned() } else { format!("usr/{path}") };
         if path != place && !path.starts_with("usr/lib64") {
@@ -88,7 +88,7 @@ fn install(os: &mut Os, program: &str) -> Vec<String> {
 }
 
 #[test]
-fn what_a_machine_shuts_down_with_is_here_before_its_network_goes() {
+fn lazy_deploy_fetches_the_programs_needed_for_shutdown() {
     let sandbox = Sandbox::new("lazy-programs");
     let machine = Machine::new(&sandbox, "systemd-boot");
     let mut os = os("1");
@@ -100,7 +100,7 @@ fn what_a_machine_shuts_down_with_is_here_before_its_network_goes() {
     os.copies.insert(other.to_owned(), PathBuf::from(env!("CARGO_BIN_EXE_mount-sapwood")));
     machine.publish(&os);
     machine.run(&["deploy", "--lazy", "os:test"]).success();
-    fs::remove_dir_all(machine.published()).expect("there");
+    fs::remove_dir_all(machine.published()).expect("it exists");
     let read = |path: &str| {
         let copy = File::create(sandbox.join("copy")).expect("writable");
         let mut command = machine.repository().command(["cat", &format!("remotes/os/test:/{path}")]);
@@ -113,7 +113,7 @@ fn what_a_machine_shuts_down_with_is_here_before_its_network_goes() {
     assert!(!read(other), "it was fetched as a whole");
 }
 
-/// A root in which nothing but `/usr` is missing: with the program, outside of it, and with what an initramfs brings along.
+/// Makes a root that lacks only `/usr`: with the program outside of it, and with what an initramfs has.
 fn root_without_usr(root: &Path, repository: &Path) {
     for name in ["usr", "dev", "proc", "run", "etc/ssl", "repository"] {
         fs::create_dir_all(root.join(name)).expect("writable");
@@ -127,7 +127,7 @@ fn root_without_usr(root: &Path, repository: &Path) {
     mount(Some("run"), &root.join("run"), Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("mounts");
     let program = programs::sapwood();
     let program = program.to_str().expect("UTF-8");
-    // It has none where it is linked statically, which ldd calls a failure.
+    // A statically linked program has none, which ldd reports as a failure.
     let libraries = run("ldd", [program]).text();
     for file in libraries.split_whitespace().filter(|word| word.starts_with('/')).chain([program]) {
         let to = if file == program { root.join("sapwood") } else { root.join(&file[1..]) };
@@ -137,7 +137,7 @@ fn root_without_usr(root: &Path, repository: &Path) {
 }
 
 #[test]
-fn a_lazy_deployment_is_served_on_the_usr_of_those_who_serve_it() {
+fn lazy_usr_is_mounted_by_a_daemon_without_a_usr_of_its_own() {
     let sandbox = Sandbox::new("lazy-usr");
     let machine = Machine::new(&sandbox, "systemd-boot");
     machine.publish(&os("1"));
@@ -149,10 +149,11 @@ fn a_lazy_deployment_is_served_on_the_usr_of_those_who_serve_it() {
     let (_, commit) = name.trim_end_matches(".0").split_once('/').expect("a stateroot and a commit");
     let root = sandbox.directory("root");
     root_without_usr(&root, machine.repository().path());
-    // Whoever fetches needs certificates and name services, which are below /usr. To look for them there would be to ask itself.
+    // The daemon needs certificates and name services to fetch, which are below /usr. Reading them there would be a request to
+    // itself.
     let in_root = |words: &[&str]| {
         let mut command = Command::new("chroot");
-        // What an initramfs has of variables.
+        // The environment in an initramfs.
         command
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")

@@ -1,5 +1,5 @@
-//! Boot menus in the hands of the loaders themselves: `bootctl`, GRUB running in a process, a real FAT filesystem, and a
-//! disk as GRUB sees it, without replaying the journal.
+//! Boot menus read by the loaders themselves: `bootctl`, GRUB running in a process, a real FAT file system, and a disk as GRUB
+//! sees it, without replaying the journal.
 
 use std::fs;
 use std::io::Read;
@@ -35,7 +35,7 @@ fn bootctl_reads_the_entries_and_takes_the_same_default() {
     let boot = sandbox.directory("machine/sysroot/boot");
     mount(Some("tmpfs"), &boot, Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("tmpfs mounts");
     let machine = Machine::at(directory, "systemd-boot");
-    // A system beside it, of those that do not sort their entries.
+    // Another system, whose entries have no sort key.
     fs::create_dir_all(boot.join("loader/entries")).expect("writable");
     fs::write(boot.join("loader/entries/other.conf"), "title Other\nlinux /other/vmlinuz\n").expect("writable");
     fs::create_dir_all(boot.join("other")).expect("writable");
@@ -68,9 +68,9 @@ fn bootctl_reads_the_entries_and_takes_the_same_default() {
     }
 }
 
-/// Runs a command on a terminal, wide enough for long lines, and gives all that it wrote until it closed the terminal.
+/// Runs a command on a terminal that is wide enough for long lines, and returns all that it wrote until it closed the terminal.
 ///
-/// Not through `script`: on a busy machine that stops 10 ms after its child, with what the child wrote still on its way.
+/// Not through `script`, which on a busy machine stops 10 ms after its child and loses output that is still on its way.
 fn on_terminal(mut command: Command) -> String {
     let size = Winsize { ws_row: 50, ws_col: 1000, ws_xpixel: 0, ws_ypixel: 0 };
     let terminal = openpty(Some(&size), None).expect("a terminal");
@@ -79,13 +79,13 @@ fn on_terminal(mut command: Command) -> String {
         command.stdin(end()).stdout(end()).stderr(end()).spawn().expect("starts (tests/install installs it)");
     drop((command, terminal.slave));
     let mut text = Vec::new();
-    // Ends with EIO when nobody has the other end any more.
+    // Ends with EIO when the other end is closed.
     let _ = fs::File::from(terminal.master).read_to_end(&mut text);
     child.wait().expect("a child");
     String::from_utf8_lossy(&text).replace('\r', "\n")
 }
 
-/// GRUB in a process, started from an ext2 disk: what it takes for the default, and what it starts.
+/// Runs GRUB in a process from an ext2 disk. Returns its default entry and the kernel command line that it would start.
 fn grub(disk: &Path) -> (String, String) {
     let map = disk.with_extension("map");
     fs::write(&map, format!("(hd0) {}\n", disk.display())).expect("writable");
@@ -100,7 +100,7 @@ fn grub(disk: &Path) -> (String, String) {
 }
 
 fn grub_disk(sandbox: &Sandbox, machine: &Machine) -> std::path::PathBuf {
-    // There is no `linux` command in a GRUB that runs in a process; ours tells what it was to start.
+    // A GRUB that runs in a process has no `linux` command; this one prints what it was to start.
     let custom = "function linux { echo \"LINUX=$*\"; exit; }\necho \"DEFAULT=$default\"\nset timeout=0\n";
     fs::write(machine.sysroot.join("boot/grub/custom.cfg"), custom).expect("writable");
     let tree = sandbox.join("disk-tree");
@@ -115,7 +115,7 @@ fn grub_disk(sandbox: &Sandbox, machine: &Machine) -> std::path::PathBuf {
 }
 
 #[test]
-fn grub_counts_down_and_falls_back_by_itself() {
+fn grub_counts_tries_and_falls_back() {
     let sandbox = Sandbox::new("grub");
     let machine = Machine::new(&sandbox, "grub");
     let one = machine.publish(&Os::new("1"));
@@ -136,13 +136,13 @@ fn grub_counts_down_and_falls_back_by_itself() {
         tried.push(default.trim_start_matches("sapwood-0123abcd-").to_owned());
     }
     assert_eq!(tried, ["00002", "00002", "00002", "00001", "00001"]);
-    // What GRUB wrote is what we read: the second deployment used up its tries.
+    // The program reads what GRUB wrote: the second deployment has no tries left.
     let block = run("debugfs", ["-R", "cat /boot/grub/sapwood/grubenv", disk.to_str().expect("UTF-8")]).stdout;
     fs::write(machine.sysroot.join("boot/grub/sapwood/grubenv"), block).expect("writable");
     let status = machine.status();
     assert_eq!(status["deployments"][0]["version"], "1", "{status}");
     assert_eq!(status["deployments"][1]["tries"], serde_json::json!({ "left": 0, "done": 3 }));
-    // Trusted again, it is tried without counting.
+    // Once it is blessed, its boots are not counted.
     machine.run(&["rollback", "--to", "1"]).success();
     let two = machine.deployments()[0].clone();
     machine.run_booted(&two, &["boot", "bless"]).success();
@@ -153,7 +153,7 @@ fn grub_counts_down_and_falls_back_by_itself() {
 }
 
 #[test]
-fn a_menu_from_before_is_kept_and_still_offered() {
+fn earlier_grub_configuration_is_kept_and_offered() {
     let sandbox = Sandbox::new("grub-before");
     let machine = Machine::new(&sandbox, "grub");
     let config = machine.sysroot.join("boot/grub/grub.cfg");
@@ -164,26 +164,26 @@ fn a_menu_from_before_is_kept_and_still_offered() {
     assert_eq!(menu::read(&machine.sysroot, "grub").len(), 1);
     let kept = fs::read_to_string(config.with_file_name("grub.cfg.before-sapwood")).expect("kept");
     assert!(kept.contains("menuentry 'Debian'"));
-    assert!(fs::read_to_string(&config).expect("there").contains("grub.cfg.before-sapwood"));
-    let before = fs::read(&config).expect("there");
+    assert!(fs::read_to_string(&config).expect("it exists").contains("grub.cfg.before-sapwood"));
+    let before = fs::read(&config).expect("it exists");
     machine.publish(&Os::new("2"));
     machine.run(&["upgrade"]).success();
-    assert_eq!(fs::read(&config).expect("there"), before, "the configuration is static");
+    assert_eq!(fs::read(&config).expect("it exists"), before, "the configuration is static");
 }
 
 #[test]
-fn on_a_real_fat_filesystem() {
+fn deploy_and_rollback_work_on_a_fat_boot_partition() {
     let sandbox = Sandbox::new("fat");
     let directory = sandbox.directory("machine");
     let boot = sandbox.directory("machine/sysroot/boot");
     let image = sandbox.join("esp.image");
     fs::File::create(&image).and_then(|file| file.set_len(64 << 20)).expect("writable");
     run("mkfs.vfat", ["-F32".as_ref(), image.as_os_str()]).success();
-    // In the foreground, so that its end is seen: only then all is in the image.
+    // In the foreground, so that its end can be awaited: only then everything is in the image.
     let fusefat = Command::new("fusefat").args(["-f", "-s", "-o", "rw+"]).arg(&image).arg(&boot).spawn();
     let mut fusefat = fusefat.expect("tests/install installs it");
     while !is_mounted(&boot) {
-        assert!(fusefat.try_wait().expect("our child").is_none(), "fusefat ended early");
+        assert!(fusefat.try_wait().expect("a child").is_none(), "fusefat ended early");
         std::thread::sleep(Duration::from_millis(20));
     }
     let machine = Machine::at(directory, "systemd-boot");
@@ -199,8 +199,8 @@ fn on_a_real_fat_filesystem() {
     let entries = menu::read(&machine.sysroot, "systemd-boot");
     entries.iter().for_each(|entry| menu::assert_bootable(&machine.sysroot, entry, "on FAT"));
     run("umount", [&boot]).success();
-    fusefat.wait().expect("our child");
-    // What a firmware sees.
+    fusefat.wait().expect("a child");
+    // The partition as a firmware reads it.
     let image = image.to_str().expect("UTF-8");
     run("fsck.vfat", ["-n", image]).success();
     let listed = run("mdir", ["-b", "-i", image, "::/loader/entries"]).success();
@@ -227,13 +227,13 @@ fn grub_finds_everything_without_replaying_the_journal() {
         machine.publish(&Os::new(version));
         machine.run(&["deploy", "os:test"]).success();
     }
-    // The power goes: the disk is as it is, with a journal that nobody replays.
+    // A power cut: the disk is read as it is, without replaying its journal.
     let disk = sandbox.join("boot.image");
     let disk = disk.to_str().expect("UTF-8");
     let features = run("dumpe2fs", ["-h", disk]).success();
     assert!(features.contains("needs_recovery"), "the filesystem is in use:\n{features}");
     let cat = |path: &str| run("debugfs", ["-R", &format!("cat {path}"), disk]).success();
-    let entries = fs::read_to_string(boot.join("grub/sapwood/entries.cfg")).expect("there");
+    let entries = fs::read_to_string(boot.join("grub/sapwood/entries.cfg")).expect("it exists");
     assert_eq!(cat("/grub/sapwood/entries.cfg"), entries.trim_end_matches('\n'));
     for entry in menu::read(&machine.sysroot, "grub") {
         let path = format!("/{}", entry.linux.strip_prefix(&boot).expect("inside").display());

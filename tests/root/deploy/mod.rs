@@ -1,8 +1,8 @@
-//! Deploying to a directory: what a machine goes through in its life, and what it survives.
+//! Deployments in a directory: the operations in the life of a machine, and failures that it must survive.
 mod etc;
 mod kill;
 mod lazy;
-mod life;
+mod lifecycle;
 mod loaders;
 mod package;
 mod running;

@@ -1,4 +1,4 @@
-//! Building what is shipped: when the compiler is asked and when not.
+//! `mount-helpers/build-static` runs the compiler only when an input changed.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -7,7 +7,7 @@ use std::process::Command;
 
 use crate::common::sandbox::{Sandbox, finish};
 
-/// Stand-ins for the compilers. Cargo's writes down that it was asked, and makes programs.
+/// Replacements for the compilers. That for Cargo records its calls, and makes programs.
 const TOOLS: [(&str, &str); 4] = [
     ("rustc", "echo 'host: here'"),
     ("cc", "echo 12"),
@@ -28,13 +28,13 @@ impl Tree {
         let tree = Self(sandbox.directory("tree"));
         for (name, text) in TOOLS {
             let path = tree.write(&format!("tools/{name}"), &format!("#!/bin/bash\n{text}\n"));
-            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("ours");
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("owned by the test");
         }
         for name in ["Cargo.toml", "Cargo.lock", "src/main.rs", "src/a/b.rs", "mount-helpers/mount.rs", "README.md"] {
             tree.write(name, "");
         }
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("mount-helpers/build-static");
-        fs::copy(script, tree.0.join("mount-helpers/build-static")).expect("there");
+        fs::copy(script, tree.0.join("mount-helpers/build-static")).expect("it exists");
         tree
     }
 
@@ -45,7 +45,7 @@ impl Tree {
         path
     }
 
-    /// Runs the script; returns the directory that it names and how often it asked Cargo so far.
+    /// Runs the script. Returns the directory that it prints and how often it has called Cargo so far.
     fn build(&self, arguments: &[&str]) -> (String, usize) {
         let (log, tools) = (self.0.join("log"), self.0.join("tools"));
         let path = format!("{}:/usr/bin:/bin", tools.display());

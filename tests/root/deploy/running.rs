@@ -1,5 +1,5 @@
-//! A machine that runs one of its deployments: staging, finalising, counting, health. The running kernel's command line is
-//! given; everything else is as on a machine.
+//! A machine that runs one of its deployments: staging, finalisation, counting of tries, health checks. The running kernel's
+//! command line is given; everything else is as on a machine.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -14,7 +14,7 @@ fn name(commit: &str, serial: u32) -> String {
     format!("main/{}.{serial}", &commit[..12])
 }
 
-/// A machine that runs version 1, with version 2 published.
+/// Makes a machine that runs version 1, with version 2 published.
 fn running(sandbox: &Sandbox, loader: &str) -> (Machine, String, String) {
     let machine = Machine::new(sandbox, loader);
     let one = machine.publish(&Os::new("1"));
@@ -41,7 +41,7 @@ fn events(machine: &Machine) -> Vec<String> {
 }
 
 #[test]
-fn an_update_is_staged_and_finished_at_shutdown_with_the_etc_of_then() {
+fn staged_update_is_finalised_with_the_etc_at_shutdown() {
     let sandbox = Sandbox::new("staged");
     let (machine, one, two) = running(&sandbox, "systemd-boot");
     let etc = machine.deployment(&one).join("etc");
@@ -53,22 +53,22 @@ fn an_update_is_staged_and_finished_at_shutdown_with_the_etc_of_then() {
     assert_eq!(menu::read(&machine.sysroot, "systemd-boot")[0].deployment, one, "nothing in the menu before shutdown");
     let staged = machine.deployment(&two).join("etc");
     assert!(staged.join("early").exists(), "merged when it was staged, so that conflicts show early");
-    // Staging it again changes nothing.
+    // Staging the same commit again changes nothing.
     assert_eq!(machine.run_booted(&one, &["upgrade", "--unchanged-exit-77"]).status.code(), Some(77));
-    // The machine goes on living.
+    // /etc changes after staging.
     fs::write(etc.join("late"), "2\n").expect("writable");
     fs::write(etc.join("prog/prog.conf"), "a = 1\nb = 2\nc = 3\nd = mine\n").expect("writable");
-    fs::remove_file(etc.join("gone")).expect("there");
+    fs::remove_file(etc.join("gone")).expect("it exists");
     machine.run_booted(&one, &["boot", "finalise"]).success();
     assert!(staged.join("late").exists() && !staged.join("gone").exists());
-    let text = fs::read_to_string(staged.join("prog/prog.conf")).expect("there");
+    let text = fs::read_to_string(staged.join("prog/prog.conf")).expect("it exists");
     assert_eq!(text, "a = 1\nb = 2\nc = 3\nd = mine\n");
     let entries = menu::read(&machine.sysroot, "systemd-boot");
     assert_eq!((entries[0].deployment.as_str(), entries[0].left), (two.as_str(), Some(3)));
     assert_eq!(entries[1].deployment, one);
     assert_eq!(machine.status()["deployments"][0]["etc_conflicts"][0]["path"], "prog/prog.conf");
     machine.run_booted(&one, &["boot", "finalise"]).success();
-    // It comes up, is recorded once a boot, and trusted once it is well.
+    // It boots, is recorded once per boot, and blessed once the health checks pass.
     machine.run_booted(&two, &["boot", "record"]).success();
     machine.run_booted(&two, &["boot", "record"]).success();
     machine.run_booted(&two, &["boot", "health"]).success();
@@ -77,12 +77,12 @@ fn an_update_is_staged_and_finished_at_shutdown_with_the_etc_of_then() {
     assert_eq!(roles(&machine, &two, &two), ["booted", "default"]);
     assert_eq!(roles(&machine, &two, &one), ["rollback"]);
     let events = events(&machine);
-    // One boot id in this test: the second deployment's boot is the same boot to the log.
+    // The kernel's boot id is the same all the time here: to the history, the second deployment's boot is the same boot.
     assert_eq!(events, ["deployed", "booted", "staged", "deployed", "blessed"]);
 }
 
 #[test]
-fn what_is_decided_on_a_staged_update_stays_when_it_is_finished() {
+fn etc_decisions_on_a_staged_update_survive_finalisation() {
     let sandbox = Sandbox::new("decided");
     let (machine, one, two) = running(&sandbox, "systemd-boot");
     let etc = machine.deployment(&one).join("etc");
@@ -95,7 +95,7 @@ fn what_is_decided_on_a_staged_update_stays_when_it_is_finished() {
     let staged = machine.deployment(&two).join("etc");
     for _ in 0..2 {
         machine.run_booted(&one, &["boot", "finalise"]).success();
-        let text = fs::read_to_string(staged.join("prog/prog.conf")).expect("there");
+        let text = fs::read_to_string(staged.join("prog/prog.conf")).expect("it exists");
         assert_eq!(text, "a = 1\nb = two\nc = 3\nd = mine\n");
         assert!(staged.join("late").exists() && !staged.join("unwanted").exists());
     }
@@ -103,15 +103,15 @@ fn what_is_decided_on_a_staged_update_stays_when_it_is_finished() {
 }
 
 #[test]
-fn a_staged_update_survives_a_power_cut_and_is_dropped_by_a_rollback() {
+fn staged_update_survives_a_power_cut_and_can_be_dropped() {
     let sandbox = Sandbox::new("cut");
     let (machine, one, two) = running(&sandbox, "grub");
     machine.run_booted(&one, &["upgrade"]).success();
-    // The power goes: nothing was finalised. The old one boots, and the update still waits.
+    // After a power cut nothing was finalised: the old deployment boots, and the update is still staged.
     assert_eq!(roles(&machine, &one, &two), ["staged"]);
     machine.run_booted(&one, &["upgrade", "--finalise-now"]).success();
     assert_eq!(menu::read(&machine.sysroot, "grub")[0].deployment, two);
-    // Back to the one that runs.
+    // A rollback to the running deployment.
     assert_eq!(machine.run_booted(&one, &["rollback"]).success(), one);
     let three = name(&machine.publish(&Os::new("3")), 0);
     machine.run_booted(&one, &["upgrade"]).success();
@@ -124,12 +124,12 @@ fn a_staged_update_survives_a_power_cut_and_is_dropped_by_a_rollback() {
 }
 
 #[test]
-fn a_failure_at_shutdown_is_told_at_the_next_boot() {
+fn failed_finalisation_is_reported_at_the_next_boot() {
     let sandbox = Sandbox::new("failure");
     let (machine, one, two) = running(&sandbox, "systemd-boot");
     machine.run_booted(&one, &["upgrade"]).success();
-    // The boot partition is full by the time of the shutdown: a directory is in the way of the kernel.
-    let staged = fs::read_to_string(machine.deployment(&two).join("origin.toml")).expect("there");
+    // The boot partition fails at shutdown: a directory is in the place of the kernel.
+    let staged = fs::read_to_string(machine.deployment(&two).join("origin.toml")).expect("it exists");
     let digest =
         staged.lines().find_map(|line| line.strip_prefix("digest = ")).expect("a digest").trim_matches('"').to_owned();
     let kernel = machine.sysroot.join("boot/sapwood/0123abcd").join(digest);
@@ -141,32 +141,33 @@ fn a_failure_at_shutdown_is_told_at_the_next_boot() {
     assert!(said.stderr.contains("could not be finished") && said.stderr.contains("vmlinuz"), "{}", said.stderr);
     let status = machine.run(&["status"]).success();
     assert!(status.starts_with(&format!("the update to {two} could not be finished")), "{status}");
-    fs::remove_dir(kernel.join("vmlinuz")).expect("there");
+    fs::remove_dir(kernel.join("vmlinuz")).expect("it exists");
     machine.run_booted(&one, &["boot", "finalise"]).success();
     assert_eq!(menu::read(&machine.sysroot, "systemd-boot")[0].deployment, two);
     assert_eq!(machine.status()["finalise_failure"], Value::Null);
 }
 
 #[test]
-fn what_does_not_come_up_is_given_up_and_not_deployed_again_by_itself() {
+fn failed_deployment_is_given_up_and_not_deployed_again() {
     let sandbox = Sandbox::new("hang");
     let (machine, one, two) = running(&sandbox, "systemd-boot");
     machine.run_booted(&one, &["upgrade", "--finalise-now"]).success();
-    // The loader tries it three times, as systemd-boot does, and then takes the one before.
+    // The loader tries it three times, as systemd-boot does, and then takes the previous one.
     let entries = machine.sysroot.join("boot/loader/entries");
     for (from, to) in [("+3", "+2-1"), ("+2-1", "+1-2"), ("+1-2", "+0-3")] {
         let path = |tries: &str| entries.join(format!("sapwood-0123abcd-00002{tries}.conf"));
-        fs::rename(path(from), path(to)).expect("there");
+        fs::rename(path(from), path(to)).expect("it exists");
     }
     assert_eq!(menu::read(&machine.sysroot, "systemd-boot")[0].deployment, one);
-    // The log knows this boot already; a new one has a new id.
+    // The history has this boot id already; a real boot has a new one.
     let log = machine.sysroot.join("sapwood/history.jsonl");
-    fs::write(&log, fs::read_to_string(&log).expect("there").replace("\"booted\"", "\"blessed\"")).expect("writable");
+    fs::write(&log, fs::read_to_string(&log).expect("it exists").replace("\"booted\"", "\"blessed\""))
+        .expect("writable");
     machine.run_booted(&one, &["boot", "record"]).success();
     assert_eq!(roles(&machine, &one, &two), ["failed"]);
     let status = machine.run_booted(&one, &["status"]).success();
     assert!(status.contains("failed    it did not come up in 3 tries"), "{status}");
-    // No loop: neither the timer nor a person by mistake deploys it again.
+    // It is deployed again neither by the timer nor by a plain upgrade.
     assert_eq!(machine.run_booted(&one, &["upgrade", "--unchanged-exit-77"]).status.code(), Some(77));
     machine.run_booted(&one, &["cleanup", "--deployments-only"]).success();
     assert_eq!(machine.deployments(), [one.as_str()]);
@@ -180,7 +181,7 @@ fn what_does_not_come_up_is_given_up_and_not_deployed_again_by_itself() {
 }
 
 #[test]
-fn a_required_check_that_fails_on_trial_goes_back_at_once_and_only_then() {
+fn failed_required_check_rolls_back_only_during_the_trial() {
     let sandbox = Sandbox::new("health");
     for loader in ["systemd-boot", "grub"] {
         let (machine, one, two) = running(&sandbox, loader);
@@ -188,13 +189,13 @@ fn a_required_check_that_fails_on_trial_goes_back_at_once_and_only_then() {
             let path = machine.deployment(deployment).join("etc/sapwood/health.d").join(kind);
             fs::create_dir_all(path.parent().expect("inside")).expect("writable");
             fs::write(&path, script).expect("writable");
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("ours");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("owned by the test");
         };
         check(&one, "required.d/10-ok", "#!/bin/sh\nexit 0\n");
         check(&one, "wanted.d/10-bad", "#!/bin/sh\nexit 1\n");
         machine.run_booted(&one, &["upgrade", "--finalise-now"]).success();
         assert!(machine.deployment(&two).join("etc/sapwood/health.d/required.d/10-ok").exists(), "{loader}");
-        // Wanted checks only tell.
+        // A failed wanted check is only reported.
         let said = machine.run_booted(&two, &["boot", "health", "--no-reboot"]);
         assert!(said.status.success() && said.stderr.contains("wanted check '10-bad' failed"), "{}", said.stderr);
         check(&two, "required.d/20-net", "#!/bin/sh\necho no route >&2\nexit 1\n");
@@ -204,7 +205,7 @@ fn a_required_check_that_fails_on_trial_goes_back_at_once_and_only_then() {
         let status = machine.run_booted(&one, &["status"]).success();
         assert!(status.contains("required check '20-net' failed (exit status: 1: no route)"), "{status}");
         assert!(events(&machine).ends_with(&["unhealthy".into(), "given-up".into(), "rolled-back".into()]));
-        // The old one is not on trial: a check that fails there is told, and nothing else happens.
+        // The old deployment has no trial: a failed check is reported there, and nothing else happens.
         check(&one, "required.d/20-net", "#!/bin/sh\nexit 1\n");
         let said = machine.run_booted(&one, &["boot", "health", "--no-reboot"]).failure(1);
         assert!(said.contains("not going back: it came up well before"), "{said}");

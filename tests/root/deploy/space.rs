@@ -8,7 +8,7 @@ use crate::common::machine::{Machine, Os};
 use crate::common::menu;
 use crate::common::sandbox::Sandbox;
 
-/// Bytes of a kernel of these tests.
+/// Bytes of a kernel in these tests.
 const KERNEL: usize = 400 << 10;
 
 fn os(version: &str) -> Os {
@@ -24,7 +24,7 @@ fn small(path: &std::path::Path, bytes: usize) {
 }
 
 #[test]
-fn a_boot_partition_for_two_kernels_is_enough_for_any_number_of_upgrades() {
+fn boot_partition_for_two_kernels_suffices_for_all_upgrades() {
     for loader in ["systemd-boot", "grub", "extlinux"] {
         let sandbox = Sandbox::new(&format!("boot-{loader}"));
         let directory = sandbox.directory("machine");
@@ -35,7 +35,7 @@ fn a_boot_partition_for_two_kernels_is_enough_for_any_number_of_upgrades() {
         machine.run(&["deploy", "os:test"]).success();
         for version in ["2", "3", "4"] {
             machine.publish(&os(version));
-            // Whatever is in the menu came up: so that the one before the last may go.
+            // Bless every deployment in the menu, so that the oldest one may leave it.
             for entry in menu::read(&machine.sysroot, loader) {
                 machine.run_booted(&entry.deployment, &["boot", "bless"]).success();
             }
@@ -45,13 +45,13 @@ fn a_boot_partition_for_two_kernels_is_enough_for_any_number_of_upgrades() {
             machine.run(&["upgrade"]).success();
             assert_eq!(machine.versions().len(), 2, "{loader} {version}");
         }
-        // A third kernel that has to stay does not fit: nothing is written, and what would help is said.
+        // A third kernel that has to stay does not fit: nothing is written, and the message suggests what to undeploy.
         machine.run(&["pin", "1"]).success();
         machine.publish(&os("5"));
         let said = machine.run(&["upgrade"]).failure(1);
         assert!(said.contains("has no room for the new kernel") && said.contains("sapwood undeploy main/"), "{said}");
         assert_eq!(machine.versions(), ["4", "3"], "{loader}");
-        // The same kernel again takes no room.
+        // A kernel that is already there takes no further room.
         machine.publish(
             &os("6")
                 .kernel("4")
@@ -59,12 +59,12 @@ fn a_boot_partition_for_two_kernels_is_enough_for_any_number_of_upgrades() {
         );
         machine.run(&["upgrade"]).success();
         assert_eq!(machine.versions()[0], "6");
-        assert_eq!(fs::read_dir(boot.join("sapwood/0123abcd")).expect("there").count(), 2, "{loader}");
+        assert_eq!(fs::read_dir(boot.join("sapwood/0123abcd")).expect("it exists").count(), 2, "{loader}");
     }
 }
 
 #[test]
-fn a_disk_that_is_too_small_is_noticed_before_anything_is_staged() {
+fn too_small_disk_is_noticed_before_anything_is_staged() {
     let sandbox = Sandbox::new("disk");
     let directory = sandbox.directory("machine");
     small(&sandbox.directory("machine/sysroot"), 3 << 20);
@@ -82,7 +82,7 @@ fn a_disk_that_is_too_small_is_noticed_before_anything_is_staged() {
 }
 
 #[test]
-fn a_boot_partition_that_is_not_mounted_is_noticed_and_a_new_one_is_filled() {
+fn unmounted_boot_partition_is_refused_and_a_new_one_filled() {
     let sandbox = Sandbox::new("unmounted");
     let machine = Machine::new(&sandbox, "systemd-boot");
     machine.publish(&Os::new("1"));
@@ -95,8 +95,8 @@ fn a_boot_partition_that_is_not_mounted_is_noticed_and_a_new_one_is_filled() {
         let said = machine.run(arguments).failure(1);
         assert!(said.contains("is the boot partition mounted?"), "{said}");
     }
-    assert_eq!(fs::read_dir(&boot).expect("there").count(), 0, "nothing was written beside it");
-    // It is a new one: the menu is made from the deployments.
+    assert_eq!(fs::read_dir(&boot).expect("it exists").count(), 0, "nothing was written beside it");
+    // On a new boot partition the menu is made from the deployments.
     machine.run(&["sysroot", "write-menu"]).success();
     let entries = menu::read(&machine.sysroot, "systemd-boot");
     assert_eq!(entries.len(), 2);

@@ -1,4 +1,4 @@
-//! Whose commits are deployed: signed ones, and others only if somebody said so.
+//! Which commits are deployed: signed ones, and others only where a person expressly allows it.
 
 use std::fs;
 
@@ -8,33 +8,33 @@ use crate::common::machine::{Machine, Os};
 use crate::common::sandbox::Sandbox;
 
 #[test]
-fn only_vouched_for_commits_are_deployed() {
+fn only_signed_or_expressly_allowed_commits_are_deployed() {
     let sandbox = Sandbox::new("trust");
     let machine = Machine::new(&sandbox, "none");
     let one = machine.publish(&Os::new("1"));
     machine.run(&["deploy", "os:test"]).success();
-    assert!(machine.status()["deployments"][0]["voucher"]["signed"].is_string());
-    // A commit of this machine that nobody signed.
+    assert!(machine.status()["deployments"][0]["signed_by"]["signed"].is_string());
+    // A local commit without a signature.
     let tree = machine.directory.join("tree");
     Os::new("mine").write(&tree);
     let id = machine.repository().commit("mine", &tree);
     let said = machine.run(&["deploy", "mine"]).failure(1);
-    assert!(said.contains("nobody whom this machine trusts") && said.contains("--unsigned"), "{said}");
+    assert!(said.contains("no key that this machine trusts") && said.contains("--unsigned"), "{said}");
     machine.run(&["deploy", "mine", "--unsigned"]).success();
-    assert_eq!(machine.status()["deployments"][0]["voucher"], "local");
+    assert_eq!(machine.status()["deployments"][0]["signed_by"], "local");
     assert_eq!(machine.status()["deployments"][0]["commit"], Value::from(id));
-    // Its arguments may be changed without saying so again; it follows no remote.
+    // Its kernel arguments may be changed without the option; it follows no remote.
     machine.run(&["kargs", "--append", "debug"]).success();
     let said = machine.run(&["upgrade"]).failure(1);
     assert!(said.contains("follows no remote"), "{said}");
-    // A commit that was pulled is known by its signature when it is named by its id.
+    // The signature of a pulled commit counts also when the commit is named by its id.
     machine.run(&["deploy", &one[..12]]).success();
-    assert!(machine.status()["deployments"][0]["voucher"]["signed"].is_string());
+    assert!(machine.status()["deployments"][0]["signed_by"]["signed"].is_string());
     machine.run(&["deploy", "https://host/repo#test"]).failure(1);
 }
 
 #[test]
-fn a_key_that_is_not_trusted_any_more_is_told_and_deploys_nothing() {
+fn distrusted_key_is_reported_and_its_commits_not_deployed() {
     let sandbox = Sandbox::new("distrust");
     let machine = Machine::new(&sandbox, "none");
     machine.publish(&Os::new("1"));
@@ -48,10 +48,10 @@ fn a_key_that_is_not_trusted_any_more_is_told_and_deploys_nothing() {
     machine.publish(&Os::new("2"));
     machine.run(&["upgrade"]).failure(1);
     assert_eq!(machine.versions(), ["1"]);
-    // An insecure remote is one of which that was said.
+    // From a remote that was added with --insecure-unsigned, unsigned commits are deployed.
     machine.repository().run(["remote", "add", "--replace", "os", &url, "--insecure-unsigned"]).success();
     machine.run(&["upgrade"]).success();
-    assert_eq!(machine.status()["deployments"][0]["voucher"], "insecure-remote");
+    assert_eq!(machine.status()["deployments"][0]["signed_by"], "insecure-remote");
 }
 
 #[test]
@@ -64,13 +64,13 @@ fn a_damaged_kernel_never_reaches_the_boot_partition() {
     machine.run(&["upgrade", "--download-only"]).success();
     // Every pack gets one wrong byte in the middle of the new kernel.
     let packs = machine.repository().path().join("packs");
-    for pack in fs::read_dir(packs).expect("there") {
+    for pack in fs::read_dir(packs).expect("it exists") {
         let path = pack.expect("listed").path();
         let mut bytes = fs::read(&path).expect("readable");
         let needle = b"initramfs 2 ";
         if let Some(place) = bytes.windows(needle.len()).position(|window| window == needle) {
             bytes[place] ^= 1;
-            fs::remove_file(&path).expect("ours");
+            fs::remove_file(&path).expect("owned by the test");
             fs::write(&path, bytes).expect("writable");
         }
     }
@@ -82,7 +82,7 @@ fn a_damaged_kernel_never_reaches_the_boot_partition() {
 }
 
 #[test]
-fn a_commit_that_cannot_boot_is_refused_before_anything_is_written() {
+fn unbootable_commit_is_refused_before_anything_is_written() {
     let sandbox = Sandbox::new("unbootable");
     let machine = Machine::new(&sandbox, "none");
     let mut os = Os::new("1");
@@ -90,7 +90,7 @@ fn a_commit_that_cannot_boot_is_refused_before_anything_is_written() {
     machine.publish(&os);
     let said = machine.run(&["deploy", "os:test"]).failure(1);
     assert!(said.contains("no initramfs"), "{said}");
-    assert_eq!(fs::read_dir(machine.sysroot.join("sapwood/deploy")).expect("there").count(), 0);
+    assert_eq!(fs::read_dir(machine.sysroot.join("sapwood/deploy")).expect("it exists").count(), 0);
     os.remove("usr/lib/modules/6.1.0-1/vmlinuz");
     machine.publish(&os);
     assert!(machine.run(&["deploy", "os:test"]).failure(1).contains("no kernel"));

@@ -1,8 +1,9 @@
-//! Fidelity: what is seen through a mount, an export or a listing is what was committed.
+//! Fidelity: a mount, an export and a listing show exactly what was committed.
 
-mod fixtures;
 mod mount_cli;
 mod mount_kernel;
+mod oracles;
 mod store;
 mod trees;
 mod unchanged;
+mod verbs;

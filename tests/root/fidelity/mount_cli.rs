@@ -1,4 +1,4 @@
-//! The verbs `mount`, `umount`, `mounts` and the helper of mount(8), run as a user runs them.
+//! The commands `mount`, `umount` and `mounts`, and the helper of mount(8), run as a user runs them.
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -14,17 +14,17 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::Pid;
 
-/// Any user but root.
-const NOBODY: u32 = 65_534;
+/// Id of an unprivileged user.
+const NOBODY_UID: u32 = 65_534;
 
-/// A tree with a program, a setuid file and a link to a directory.
+/// Makes a tree with a program, a setuid file and a link to a directory.
 fn tree(sandbox: &Sandbox) -> PathBuf {
     let root = sandbox.directory("tree");
     fs::create_dir_all(root.join("usr/bin")).expect("writable");
     fs::write(root.join("hello"), "hello world\n").expect("writable");
     fs::copy("/bin/sleep", root.join("usr/bin/sleep")).expect("is there");
     fs::copy("/usr/bin/id", root.join("usr/bin/setuid-id")).expect("is there");
-    fs::set_permissions(root.join("usr/bin/setuid-id"), fs::Permissions::from_mode(0o4755)).expect("ours");
+    fs::set_permissions(root.join("usr/bin/setuid-id"), fs::Permissions::from_mode(0o4755)).expect("owned by the test");
     std::os::unix::fs::symlink("usr/bin", root.join("bin")).expect("writable");
     root
 }
@@ -35,7 +35,7 @@ fn committed(sandbox: &Sandbox) -> Repository {
     repository
 }
 
-/// What `sapwood mounts --json` says about one mount.
+/// Returns what `sapwood mounts --json` prints about one mount.
 fn listed(repository: &Repository, at: &Path) -> Option<serde_json::Value> {
     let text = repository.run(["mounts", "--json"]).success();
     let mounts: Vec<serde_json::Value> = serde_json::from_str(&text).expect("JSON");
@@ -64,7 +64,7 @@ fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 fn runs(pid: u32) -> bool {
-    // A zombie whose parent is elsewhere still has a directory, but no program.
+    // A zombie whose parent is another process still has a directory in /proc, but no program.
     fs::read_link(format!("/proc/{pid}/exe")).is_ok()
 }
 
@@ -111,7 +111,7 @@ fn a_directory_of_the_commit_can_be_the_root() {
 }
 
 #[test]
-fn what_cannot_be_mounted_is_said() {
+fn failed_mounts_name_the_reason() {
     let sandbox = Sandbox::new("cli-refused");
     let repository = committed(&sandbox);
     let at = sandbox.directory("m");
@@ -145,7 +145,7 @@ fn sleeper_in(directory: &Path) -> Child {
 }
 
 #[test]
-fn who_uses_a_mount_is_named_and_lazy_takes_it_away() {
+fn umount_names_users_of_a_busy_mount_and_lazy_detaches_it() {
     let sandbox = Sandbox::new("cli-busy");
     let repository = committed(&sandbox);
     let mounted = repository.mount("main", &sandbox.join("m"), &[]);
@@ -160,7 +160,7 @@ fn who_uses_a_mount_is_named_and_lazy_takes_it_away() {
     umount(&["--lazy".as_ref()]).success();
     assert!(!is_mounted(&at));
     assert!(runs(pid) && listed(&repository, &at).is_some(), "it ends when its last user does");
-    sleeper.kill().and_then(|()| sleeper.wait()).expect("ours");
+    sleeper.kill().and_then(|()| sleeper.wait()).expect("it runs");
     eventually("the end of the daemon", || !runs(pid));
     assert_eq!(listed(&repository, &at), None);
     assert!(umount(&[]).failure(1).contains("is not mounted"));
@@ -168,7 +168,19 @@ fn who_uses_a_mount_is_named_and_lazy_takes_it_away() {
 }
 
 #[test]
-fn whoever_unmounts_the_daemon_ends() {
+fn umount_does_not_name_itself() {
+    let sandbox = Sandbox::new("umount-self");
+    let repository = committed(&sandbox);
+    let mounted = repository.mount("main", &sandbox.join("mounted"), &[]);
+    let mut command = repository.command([OsStr::new("umount"), mounted.path().as_os_str()]);
+    command.current_dir(mounted.path());
+    let said = finish(command).any_failure();
+    assert!(said.contains("is in use") && !said.contains("(sapwood)"), "{said}");
+    mounted.unmount();
+}
+
+#[test]
+fn daemon_ends_however_its_mount_is_unmounted() {
     let sandbox = Sandbox::new("cli-ends");
     let repository = committed(&sandbox);
     let at = sandbox.join("m");
@@ -180,22 +192,22 @@ fn whoever_unmounts_the_daemon_ends() {
 
     let mounted = repository.mount("main", &at, &[]);
     let pid = pid_of(&repository, &at);
-    kill(Pid::from_raw(pid.cast_signed()), Signal::SIGTERM).expect("ours");
+    kill(Pid::from_raw(pid.cast_signed()), Signal::SIGTERM).expect("it runs");
     eventually("the end after SIGTERM", || !runs(pid));
     assert!(!is_mounted(&at));
     assert_eq!(listed(&repository, &at), None);
     drop(mounted);
 
-    // Without its supervisor a worker goes on, and nobody replaces it.
+    // Without its supervisor a worker continues, and is not replaced when it ends.
     let mounted = repository.mount("main", &at, &[]);
     let (pid, worker) = (pid_of(&repository, &at), worker_of(&repository, &at));
-    kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).expect("ours");
+    kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).expect("it runs");
     eventually("the end after SIGKILL", || !runs(pid));
     assert_eq!(fs::read_to_string(at.join("hello")).expect("reads"), "hello world\n");
     assert_eq!(listed(&repository, &at).expect("lives")["health"]["is_supervised"], false);
-    kill(Pid::from_raw(worker.cast_signed()), Signal::SIGKILL).expect("ours");
+    kill(Pid::from_raw(worker.cast_signed()), Signal::SIGKILL).expect("it runs");
     eventually("the end after SIGKILL", || !runs(worker));
-    // The lock goes a moment after the program.
+    // The lock is released a moment after the process ends.
     eventually("the end of the entry of a dead daemon", || listed(&repository, &at).is_none());
     let again = repository.run([OsStr::new("mount"), OsStr::new("main"), at.as_os_str()]).failure(1);
     assert!(again.contains("umount"), "{again}");
@@ -204,7 +216,7 @@ fn whoever_unmounts_the_daemon_ends() {
 }
 
 #[test]
-fn in_the_foreground_it_ends_with_the_mount() {
+fn foreground_mount_is_unmounted_by_sigint() {
     let sandbox = Sandbox::new("cli-foreground");
     let repository = committed(&sandbox);
     let at = sandbox.directory("m");
@@ -214,12 +226,12 @@ fn in_the_foreground_it_ends_with_the_mount() {
         .expect("starts");
     eventually("the mount", || is_mounted(&at));
     assert_eq!(fs::read_to_string(at.join("hello")).expect("reads"), "hello world\n");
-    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).expect("ours");
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).expect("it runs");
     assert!(child.wait().expect("ends").success());
     assert!(!is_mounted(&at));
 }
 
-/// Makes the helper known to mount(8) as `mount.sapwood`, in this namespace only.
+/// Installs the helper as `mount.sapwood` for mount(8), in this namespace only.
 fn install_helper(sandbox: &Sandbox) {
     let directory = sandbox.directory("sbin");
     let helper = env!("CARGO_BIN_EXE_mount-sapwood");
@@ -276,16 +288,16 @@ fn mount_8_and_fstab_know_the_type() {
 fn suid_works_only_when_asked_for() {
     let sandbox = Sandbox::new("cli-suid");
     let repository = committed(&sandbox);
-    fs::set_permissions(sandbox.path(), fs::Permissions::from_mode(0o755)).expect("ours");
+    fs::set_permissions(sandbox.path(), fs::Permissions::from_mode(0o755)).expect("owned by the test");
     for (options, expected) in [(&["allow_other"][..], "65534"), (&["allow_other", "suid"][..], "0")] {
         let mounted = repository.mount("main", &sandbox.join("m"), options);
         let id = mounted.path().join("bin/setuid-id").display().to_string();
-        let user = format!("--reuid={NOBODY}");
+        let user = format!("--reuid={NOBODY_UID}");
         assert_eq!(run("setpriv", [user.as_str(), "--clear-groups", &id, "-u"]).success(), expected);
         mounted.unmount();
     }
     let mounted = repository.mount("main", &sandbox.join("m"), &[]);
-    let refused = run("setpriv", [&format!("--reuid={NOBODY}"), "ls", &mounted.path().display().to_string()]);
+    let refused = run("setpriv", [&format!("--reuid={NOBODY_UID}"), "ls", &mounted.path().display().to_string()]);
     assert!(refused.any_failure().contains("Permission denied"), "allow_other was not given");
     mounted.unmount();
 }
@@ -295,16 +307,16 @@ fn an_ordinary_user_mounts_through_fusermount3() {
     let sandbox = Sandbox::new("cli-user");
     sandbox.open_fuse_to_everybody();
     let home = sandbox.directory("home");
-    chown(&home, Some(NOBODY), Some(NOBODY)).expect("root may");
+    chown(&home, Some(NOBODY_UID), Some(NOBODY_UID)).expect("root may");
     let source = tree(&sandbox);
-    let repository = Repository::init_as(home.join("repo"), NOBODY);
+    let repository = Repository::init_as(home.join("repo"), NOBODY_UID);
     repository.commit("main", &source);
     let mounted = repository.mount("main", &home.join("m"), &[]);
     let at = mounted.path().to_owned();
     let hello = at.join("hello").display().to_string();
     let user = [
-        format!("--reuid={NOBODY}"),
-        format!("--regid={NOBODY}"),
+        format!("--reuid={NOBODY_UID}"),
+        format!("--regid={NOBODY_UID}"),
         "--clear-groups".into(),
         "cat".into(),
         hello.clone(),
@@ -331,11 +343,11 @@ fn an_ordinary_user_mounts_through_fusermount3() {
     absolute.args(arguments).env("PATH", "/nonexistent").env("HOME", "/nonexistent").env_remove("XDG_RUNTIME_DIR");
     let message = finish(absolute).failure(1);
     assert!(message.contains("apt install fuse3"), "{message}");
-    umount2("/etc/fuse.conf", nix::mount::MntFlags::empty()).expect("ours");
+    umount2("/etc/fuse.conf", nix::mount::MntFlags::empty()).expect("owned by the test");
 }
 
 #[test]
-fn passthrough_is_a_mode_of_the_mount() {
+fn passthrough_is_shown_as_the_mode_of_a_mount() {
     let sandbox = Sandbox::new("cli-passthrough");
     let repository = sandbox.repository("repo");
     let source = tree(&sandbox);
@@ -352,7 +364,7 @@ fn passthrough_is_a_mode_of_the_mount() {
 }
 
 #[test]
-fn a_mount_answers_soon_and_stays_small() {
+fn mount_processes_use_little_memory_after_a_full_walk() {
     let sandbox = Sandbox::new("cli-size");
     let repository = sandbox.repository("repo");
     repository.commit("main", Path::new("/usr/share"));
@@ -367,8 +379,8 @@ fn a_mount_answers_soon_and_stays_small() {
     mounted.unmount();
 }
 
-/// KiB of memory in use, the program and its libraries left out: those of an unoptimised build are twice as large as what
-/// people run, and the benches tell the sum for that.
+/// Returns the KiB of memory in use without the program and its libraries: those of an unoptimised build are twice as large as
+/// in a release, and the benches measure the sum for that.
 fn resident_besides_programs(maps: &str) -> u64 {
     let (mut sum, mut is_program) = (0, false);
     for line in maps.lines() {
@@ -385,7 +397,7 @@ fn resident_besides_programs(maps: &str) -> u64 {
 }
 
 #[test]
-fn a_ref_is_refused_before_its_tree_is_read_if_a_directory_could_not_hold_it() {
+fn too_long_ref_is_refused_before_its_tree_is_read() {
     let sandbox = Sandbox::new("mount-cli-ref");
     let repository = sandbox.repository("repository");
     let tree = sandbox.directory("tree");

@@ -1,6 +1,6 @@
-//! The kernel on one side, a filesystem over memory on the other: what applications see, and what it costs in messages.
+//! The FUSE session between the kernel and a filesystem over memory: what applications see, and how many messages that takes.
 //!
-//! No repository and no process of its own is involved; `tests/mount_cli.rs` has those.
+//! *Not here*: repositories and processes of mounts, which are in `mount_cli`.
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -15,7 +15,7 @@ use crate::common::sandbox::{Sandbox, run};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use sapwood::fuse::{
-    Counters, Figures, MountError, MountOptions, MountRequest, Session, Unmount, UnmountError, Unmounter,
+    MountError, MountOptions, MountRequest, RequestCounters, RequestFigures, Session, Unmount, UnmountError, Unmounter,
 };
 use sapwood::image::{Image, NodeId, Tree, encode};
 use sapwood::model::{
@@ -26,7 +26,7 @@ use sapwood::store::{MemoryObjects, ObjectSource, ReadError};
 use sapwood::sys::Mapping;
 use sapwood::vfs::{Vfs, Volume};
 
-/// Contents in memory, some of them also as plain files that the kernel may read itself.
+/// Object contents in memory, some of them also in plain files that the kernel may read itself.
 #[derive(Default)]
 struct Objects {
     memory: MemoryObjects,
@@ -43,7 +43,7 @@ impl ObjectSource for Objects {
     }
 }
 
-/// A tree in the making, with its contents.
+/// A tree that is being built, with its contents.
 struct Builder {
     tree: Tree,
     objects: Objects,
@@ -92,7 +92,7 @@ impl Builder {
         self.add(parent, entry, 0o755, NodeKind::Regular(content))
     }
 
-    /// A file that is an object file in `store` too.
+    /// Adds a file whose content is also a file in `store`.
     fn backed_file(&mut self, store: &Path, parent: NodeId, entry: &str, bytes: Vec<u8>) -> NodeId {
         let path = store.join(entry);
         fs::write(&path, &bytes).expect("the sandbox is writable");
@@ -101,7 +101,7 @@ impl Builder {
         self.file(parent, entry, bytes)
     }
 
-    /// Everything below a directory of this machine, without owners and times: for weight, not for fidelity.
+    /// Adds everything below a directory of this machine, without owners and times: it serves for size, not for fidelity.
     fn copy(&mut self, parent: NodeId, from: &Path) {
         for entry in fs::read_dir(from).expect("readable") {
             let entry = entry.expect("readable");
@@ -141,7 +141,7 @@ impl Builder {
 struct Mount {
     at: PathBuf,
     unmounter: Unmounter,
-    counters: Arc<Counters>,
+    counters: Arc<RequestCounters>,
     server: Option<JoinHandle<()>>,
 }
 
@@ -150,7 +150,7 @@ impl Mount {
         self.at.join(path)
     }
 
-    fn figures(&self) -> Figures {
+    fn figures(&self) -> RequestFigures {
         self.counters.figures()
     }
 
@@ -158,14 +158,14 @@ impl Mount {
         self.figures().by_opcode.get(opcode).copied().unwrap_or(0)
     }
 
-    /// All counts but that of statfs: programs that walk trees ask once a run how full the filesystem is, and the kernel
-    /// never remembers the answer.
+    /// Returns all counts but that of statfs: programs that walk trees call it once a run, and the kernel never caches the
+    /// answer.
     fn cacheable(&self) -> Vec<(String, u64)> {
         self.figures().by_opcode.into_iter().filter(|(opcode, _)| opcode != "statfs").collect()
     }
 
     fn end(mut self) {
-        // Another test of this program may be starting a process, which holds our files until its exec.
+        // Another test of this program may be starting a process, which holds this test's files until its exec.
         let give_up = Instant::now() + Duration::from_secs(60);
         while let Err(error) = self.unmounter.unmount(Unmount::Now) {
             assert!(Instant::now() < give_up, "not in use: {error}");
@@ -199,7 +199,7 @@ fn small() -> Builder {
 }
 
 #[test]
-fn a_tree_is_what_it_was() {
+fn mounted_tree_equals_the_built_tree() {
     let sandbox = Sandbox::new("kernel-tree");
     let mut builder = small();
     let root = builder.root();
@@ -227,7 +227,7 @@ fn a_tree_is_what_it_was() {
     mount.end();
 }
 
-/// The kernel forgets what it knows of a tree when other programs need the memory: this runs when none does.
+/// The kernel drops its caches of a tree when other programs need the memory: this test runs when no other does.
 mod alone {
     use super::*;
 
@@ -258,8 +258,8 @@ mod alone {
     }
 }
 
-/// One directory has more entries than fit into a message: after the first message, the kernel may ask for names only, and
-/// look up each entry.
+/// One directory has more entries than fit into a message: after the first message, the kernel may ask for names only, and look
+/// up each entry.
 #[test]
 fn a_cold_walk_with_attributes_costs_two_messages_a_directory() {
     for options in ["", "passthrough"] {
@@ -293,7 +293,7 @@ fn a_cold_walk_with_attributes_costs_two_messages_a_directory() {
         let lines = shell(&format!("find {} -printf '%y %s %m %T@\\n' | wc -l", with_attributes.at.display()));
         assert_eq!(lines.trim(), "2612");
         check(with_attributes);
-        // Where only names are read, none is missing, and no more messages are sent.
+        // A walk that reads only names finds all of them, and sends no more messages.
         let names = mount("names");
         let lines = shell(&format!("cd {} && ls -fR | grep -c -- -", names.at.display()));
         assert_eq!(lines.trim(), "2822", "2,611 names, and 211 headings that have one");
@@ -332,7 +332,7 @@ fn an_image_with_capabilities_costs_one_message_an_exec() {
 }
 
 #[test]
-fn without_attributes_the_kernel_asks_once() {
+fn xattr_calls_reach_a_mount_without_xattrs_only_once() {
     let sandbox = Sandbox::new("kernel-xattr");
     let mount = small().mount(&sandbox.join("m"), "");
     for _ in 0..5 {
@@ -449,7 +449,7 @@ fn holes_are_found() {
 }
 
 #[test]
-fn df_is_sane() {
+fn statfs_reports_plausible_figures() {
     let sandbox = Sandbox::new("kernel-df");
     let mount = small().mount(&sandbox.join("m"), "");
     let figures = nix::sys::statvfs::statvfs(&mount.at).expect("answers");
@@ -465,7 +465,7 @@ fn df_is_sane() {
 }
 
 #[test]
-fn a_directory_of_many_is_listed_whole() {
+fn large_directory_is_listed_completely() {
     let sandbox = Sandbox::new("kernel-many");
     let mut builder = Builder::new();
     let root = builder.root();
@@ -483,7 +483,7 @@ fn a_directory_of_many_is_listed_whole() {
 }
 
 #[test]
-fn damage_is_an_error_and_nothing_more() {
+fn missing_object_fails_only_the_read_of_its_file() {
     let sandbox = Sandbox::new("kernel-damage");
     let mut builder = small();
     let root = builder.root();
@@ -506,7 +506,7 @@ fn overlay(sandbox: &Sandbox, lower: &Path, number: u32) -> nix::Result<PathBuf>
 }
 
 #[test]
-fn overlays_stack_on_it() {
+fn overlays_stack_on_the_mount() {
     for options in ["", "passthrough"] {
         let sandbox = Sandbox::new("kernel-overlay");
         let store = sandbox.directory("store");
@@ -551,13 +551,13 @@ fn a_bind_mount_outlives_the_first_mount() {
 }
 
 #[test]
-fn what_is_in_use_stays_unless_lazy() {
+fn busy_mount_stays_unless_unmounted_lazily() {
     let sandbox = Sandbox::new("kernel-busy");
     let mut mount = small().mount(&sandbox.join("m"), "");
     let file = File::open(mount.join("hello")).expect("opens");
     assert!(matches!(mount.unmounter.unmount(Unmount::Now), Err(UnmountError::Busy { .. })));
-    mount.unmounter.unmount(Unmount::Lazy).expect("out of sight");
-    mount.unmounter.unmount(Unmount::Now).expect("again is nothing");
+    mount.unmounter.unmount(Unmount::Lazy).expect("detached");
+    mount.unmounter.unmount(Unmount::Now).expect("a second unmount does nothing");
     let mut text = String::new();
     (&file).read_to_string(&mut text).expect("still reads");
     assert_eq!(text, "hello world\n");
@@ -576,7 +576,7 @@ fn a_second_mount_on_the_same_point_is_refused() {
 }
 
 #[test]
-fn mountpoints_that_cannot_be_are_named() {
+fn unusable_mountpoints_are_refused() {
     let sandbox = Sandbox::new("kernel-points");
     fs::write(sandbox.join("file"), "").expect("writable");
     let vfs = || {
@@ -595,7 +595,7 @@ fn mountpoints_that_cannot_be_are_named() {
 }
 
 #[test]
-fn passthrough_reads_reach_only_the_objects() {
+fn passthrough_reads_send_no_read_messages() {
     let sandbox = Sandbox::new("kernel-passthrough");
     let store = sandbox.directory("store");
     let mut builder = small();
@@ -614,9 +614,10 @@ fn passthrough_reads_reach_only_the_objects() {
     mount.end();
 }
 
-/// Eight readers open, map, read and close five inodes of both kinds at once. One I/O mode too many and an open fails.
+/// Eight readers open, read and close five inodes of both kinds at once. If one I/O mode is mixed with the other, an open
+/// fails.
 #[test]
-fn passthrough_modes_never_mix() {
+fn concurrent_opens_never_mix_io_modes() {
     let sandbox = Sandbox::new("kernel-mixed");
     let store = sandbox.directory("store");
     let mut builder = Builder::new();
@@ -663,7 +664,7 @@ fn passthrough_modes_never_mix() {
 }
 
 #[test]
-fn the_mode_of_an_inode_lasts_until_its_last_release() {
+fn io_mode_of_an_inode_lasts_until_its_last_release() {
     let sandbox = Sandbox::new("kernel-lasts");
     let store = sandbox.directory("store");
     let mut builder = Builder::new();
@@ -710,7 +711,7 @@ fn access_control_lists_are_obeyed() {
 }
 
 #[test]
-fn large_files_are_read_in_large_pieces() {
+fn large_files_are_read_in_large_requests() {
     let sandbox = Sandbox::new("kernel-large");
     let mut builder = Builder::new();
     let root = builder.root();
@@ -722,9 +723,9 @@ fn large_files_are_read_in_large_pieces() {
     mount.end();
 }
 
-/// What an NFS server does: it keeps handles while the filesystem is mounted anew.
+/// As an NFS server does: it keeps file handles while the filesystem is mounted again.
 #[test]
-fn handles_outlive_the_mount() {
+fn file_handles_outlive_the_mount() {
     let sandbox = Sandbox::new("kernel-handles");
     let script = "
 import ctypes,os,sys

@@ -1,5 +1,5 @@
-//! What a repository promises over its life: damage is found and healed, gc takes only what nobody needs, and it works
-//! without root and on whatever file system it lies.
+//! Repositories: damage is found and repaired, gc removes only what is not needed, and they work without root and on every file
+//! system.
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
@@ -12,7 +12,7 @@ use crate::common::sandbox::{Repository, Sandbox, finish, run};
 use crate::common::trees;
 
 #[test]
-fn fsck_finds_a_flipped_byte_names_its_path_and_commit_and_repair_with_a_commit_heals_it() {
+fn fsck_names_damaged_paths_and_the_next_commit_repairs_them() {
     for (name, size) in [("large", 5 << 20), ("small", 3000)] {
         let sandbox = Sandbox::new(&format!("flip-{name}"));
         let tree = sandbox.directory("tree");
@@ -44,7 +44,7 @@ fn fsck_finds_a_flipped_byte_names_its_path_and_commit_and_repair_with_a_commit_
     }
 }
 
-/// Finds the file that holds the content, wherever the repository keeps it, and flips one bit of it there.
+/// Flips one bit of the content in the file of the repository that holds it.
 fn flip_a_byte_of(content: &[u8], repository: &Path) {
     let needle = &content[1000..1040];
     for path in files_below(repository) {
@@ -64,7 +64,7 @@ fn files_below(directory: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_damaged_image_or_commit_is_found_and_never_a_panic() {
+fn damaged_image_or_commit_is_reported_without_a_panic() {
     let sandbox = Sandbox::new("flip-image");
     let tree = sandbox.join("tree");
     trees::medium(&tree, 300);
@@ -88,7 +88,7 @@ fn a_damaged_image_or_commit_is_found_and_never_a_panic() {
 }
 
 #[test]
-fn gc_keeps_what_a_running_mount_needs_and_takes_it_afterwards() {
+fn gc_keeps_objects_of_a_mounted_commit_until_unmounted() {
     let sandbox = Sandbox::new("gc");
     let (kept, dropped) = (sandbox.join("kept"), sandbox.join("dropped"));
     trees::nasty(&kept);
@@ -99,7 +99,7 @@ fn gc_keeps_what_a_running_mount_needs_and_takes_it_afterwards() {
     let mounted = repository.mount("dropped", &sandbox.join("mounted"), &[]);
     repository.run(["refs", "--delete", "dropped"]).success();
     repository.run(["gc"]).success();
-    // Not yet read through the mount, so only the repository can answer.
+    // The mount has not read it yet, so only the repository has it.
     assert_same_tree(&dropped, mounted.path());
     mounted.unmount();
 
@@ -120,11 +120,11 @@ fn disk_use(path: &Path) -> u64 {
     said.split_whitespace().next().and_then(|number| number.parse().ok()).expect("du says a number")
 }
 
-/// File systems a repository must work on. `reflink` and friends differ, attributes differ, block sizes differ.
+/// File systems on which a repository must work. They differ in reflinks, attributes and block sizes.
 const FILE_SYSTEMS: &[&str] = &["ext4", "xfs", "btrfs"];
 
 #[test]
-fn repositories_work_on_every_file_system_that_this_kernel_mounts() {
+fn repositories_work_on_every_file_system_of_this_kernel() {
     let sandbox = Sandbox::new("filesystems");
     let tree = sandbox.join("tree");
     trees::nasty(&tree);
@@ -132,7 +132,7 @@ fn repositories_work_on_every_file_system_that_this_kernel_mounts() {
     let known = fs::read_to_string("/proc/filesystems").expect("proc is mounted");
     let mut places = vec![("tmpfs", sandbox.tmpfs("tmpfs", 1 << 30)), ("overlay", overlay(&sandbox))];
     for kind in FILE_SYSTEMS {
-        // A module that is not loaded yet shows only afterwards; where modprobe cannot help, the kernel has none.
+        // An unloaded module is listed only after it is loaded; if modprobe fails, the kernel has none.
         let _ = Command::new("modprobe").arg("-q").arg(kind).status();
         if known
             .lines()
@@ -141,7 +141,7 @@ fn repositories_work_on_every_file_system_that_this_kernel_mounts() {
         {
             places.push((kind, sandbox.loop_mount(kind, kind, 1 << 30)));
         } else {
-            // The one thing that depends on the machine's kernel and not on what can be installed.
+            // The only part of the tests that depends on the machine's kernel and not on packages.
             println!("NOT TESTED: this kernel has no {kind}");
         }
     }
@@ -158,9 +158,9 @@ fn repositories_work_on_every_file_system_that_this_kernel_mounts() {
     }
 }
 
-/// A gigabyte of room, a file of 600 MB: the commit fits only if it takes no room for the content of its own.
+/// On a disk of a gigabyte with a file of 600 MB, the commit fits only if the content of the object takes no room of its own.
 #[test]
-fn large_contents_share_their_extents_where_the_file_system_can() {
+fn large_contents_share_extents_where_supported() {
     let known = fs::read_to_string("/proc/filesystems").expect("proc is mounted");
     for kind in ["btrfs", "xfs"] {
         if !known.lines().any(|line| line.trim() == kind) {
@@ -182,7 +182,7 @@ fn large_contents_share_their_extents_where_the_file_system_can() {
 }
 
 fn overlay(sandbox: &Sandbox) -> PathBuf {
-    // The upper directory of an overlay cannot lie on an overlay, which the sandbox itself may be on.
+    // The upper directory of an overlay cannot be on an overlay, on which the sandbox itself may be.
     let disk = sandbox.tmpfs("overlay-disk", 1 << 30);
     for name in ["lower", "upper", "work"] {
         fs::create_dir(disk.join(name)).expect("a new tmpfs is empty");
@@ -195,7 +195,7 @@ fn overlay(sandbox: &Sandbox) -> PathBuf {
     merged
 }
 
-const NOBODY: u32 = 65_534;
+const NOBODY_UID: u32 = 65_534;
 
 #[test]
 fn everything_works_without_root() {
@@ -203,15 +203,15 @@ fn everything_works_without_root() {
     sandbox.open_fuse_to_everybody();
     let home = sandbox.tmpfs("home", 1 << 30);
     fs::set_permissions(&home, fs::Permissions::from_mode(0o755)).expect("root may change modes");
-    std::os::unix::fs::chown(&home, Some(NOBODY), Some(NOBODY)).expect("root may give away");
+    std::os::unix::fs::chown(&home, Some(NOBODY_UID), Some(NOBODY_UID)).expect("root may give away");
     let tree = home.join("tree");
     trees::medium(&tree, 500);
     run("chown", ["-R", "65534:65534"].map(OsStr::new).into_iter().chain([tree.as_os_str()])).success();
 
-    let repository = Repository::init_as(home.join("repository"), NOBODY);
+    let repository = Repository::init_as(home.join("repository"), NOBODY_UID);
     repository.commit("mine", &tree);
     let mounted = repository.mount("mine", &home.join("mounted"), &[]);
-    // Without `allow_other` not even root sees inside: the comparison runs as the user.
+    // Without `allow_other` not even root sees the mount: the comparison runs as the user.
     let mut command = Command::new("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "diff", "-r"]).arg(&tree).arg(mounted.path());
     assert_eq!(finish(command).success(), "");
@@ -219,7 +219,7 @@ fn everything_works_without_root() {
     repository.run(["gc"]).success();
     repository.assert_clean();
 
-    // A tree of root's, given as tar: owners are in the image, so a user can commit and look, if not own.
+    // A tree with root's files, as a tar file: owners are in the image, so a user can commit and list it without owning files.
     let foreign = sandbox.join("foreign");
     trees::nasty(&foreign);
     let tar = home.join("foreign.tar");
@@ -250,7 +250,7 @@ fn everything_works_without_root() {
 }
 
 #[test]
-fn a_user_cannot_mount_what_is_not_there_and_is_told_so() {
+fn errors_name_the_missing_ref_path_or_repository() {
     let sandbox = Sandbox::new("errors");
     let repository = sandbox.repository("repository");
     let (tree, at) = (sandbox.join("tree"), sandbox.directory("at"));

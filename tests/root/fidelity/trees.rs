@@ -1,5 +1,5 @@
-//! Promise 1: no tool of the distribution sees a difference between a tree and its mount, its export as a directory,
-//! its export as a tar file, and what comes back from committing that tar file.
+//! No tool of the distribution finds a difference between a tree and its mount, its export as a directory, its export as a tar
+//! file, and what is committed again from that tar file.
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
@@ -35,7 +35,7 @@ fn assert_comes_back_as_files(sandbox: &Sandbox, tree: &Path) -> Repository {
     repository
 }
 
-/// Out as a tar file; unpacked by GNU tar, and committed again without unpacking.
+/// Exports a tar file, unpacks it by GNU tar, and commits it again without unpacking.
 fn assert_comes_back_as_tar(sandbox: &Sandbox, repository: &Repository, tree: &Path) {
     let tar = sandbox.join("exported.tar");
     let mut export = repository.command(["export", "tree", "--tar", "-"]);
@@ -65,7 +65,7 @@ fn unpack(tar: &Path, into: &Path) {
 }
 
 #[test]
-fn a_tree_of_nasty_cases_comes_back_every_way() {
+fn tree_of_edge_cases_round_trips_as_files_and_tar() {
     let sandbox = Sandbox::new("nasty");
     let tree = sandbox.join("tree");
     trees::nasty(&tree);
@@ -74,14 +74,14 @@ fn a_tree_of_nasty_cases_comes_back_every_way() {
 }
 
 #[test]
-fn a_debian_root_comes_back_as_files() {
+fn debian_root_round_trips_as_files() {
     let sandbox = Sandbox::new("debian");
     assert_comes_back_as_files(&sandbox, &trees::debian_root());
 }
 
-/// Apart from the other, beside which it runs: each takes minutes.
+/// A separate test, so that it runs beside the other one: each takes minutes.
 #[test]
-fn a_debian_root_comes_back_as_tar() {
+fn debian_root_round_trips_as_tar() {
     let sandbox = Sandbox::new("debian-tar");
     let tree = trees::debian_root();
     let repository = sandbox.repository("repository");
@@ -90,7 +90,7 @@ fn a_debian_root_comes_back_as_tar() {
 }
 
 #[test]
-fn a_hundred_thousand_entries_in_one_directory_come_back() {
+fn directory_of_100_000_entries_round_trips() {
     let sandbox = Sandbox::new("wide");
     let tree = sandbox.join("tree");
     trees::wide(&tree, 100_000);
@@ -103,13 +103,13 @@ fn a_hundred_thousand_entries_in_one_directory_come_back() {
 }
 
 #[test]
-fn a_file_over_4_gib_comes_back_with_its_holes() {
+fn sparse_file_over_4_gib_round_trips() {
     let sandbox = Sandbox::new("huge");
     let tree = sandbox.join("tree");
     trees::huge(&tree);
     let repository = sandbox.repository("repository");
     repository.commit("huge", &tree);
-    // Each tool reads 4 GiB, so that each tree is looked at once.
+    // Each tool reads 4 GiB, so each tree is read only once.
     let expected = Facts::of(&tree, Scope::All);
     let mounted = repository.mount("huge", &sandbox.join("mounted"), &[]);
     expected.assert_same(&Facts::of(mounted.path(), Scope::All), "the mount differs");
@@ -117,7 +117,7 @@ fn a_file_over_4_gib_comes_back_with_its_holes() {
     let exported = sandbox.join("exported");
     repository.run([OsStr::new("export"), OsStr::new("huge"), exported.as_os_str()]).success();
     expected.assert_same(&Facts::of(&exported, Scope::All), "the export differs");
-    // 24 KiB of data: neither repository nor export may have written the 4 GiB between.
+    // 24 KiB of data: neither repository nor export may have written the 4 GiB of holes.
     for place in [repository.path(), &exported] {
         let used = run("du", [OsStr::new("-sk"), place.as_os_str()]).success();
         let kib: u64 = used.split_whitespace().next().and_then(|n| n.parse().ok()).expect("du says a number");
@@ -126,7 +126,7 @@ fn a_file_over_4_gib_comes_back_with_its_holes() {
 }
 
 #[test]
-fn the_same_tree_is_the_same_commit_wherever_it_lies() {
+fn commit_id_does_not_depend_on_the_path_of_the_tree() {
     let sandbox = Sandbox::new("reproducible");
     let tree = sandbox.join("tree");
     trees::nasty(&tree);
@@ -165,7 +165,7 @@ fn programs_run_in_a_root_whose_usr_is_the_mount() {
     }
 }
 
-/// Programs that load, link, execute, map and look up in as many ways as a system does.
+/// Programs that load, link, execute, map and look up files in as many ways as a system does.
 const PROGRAMS: &[(&str, &str)] = &[
     (
         "python3 -c 'import json, ssl, sqlite3, asyncio, http.client; print(json.dumps([ssl.OPENSSL_VERSION]))'",
@@ -193,7 +193,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("gdb --version | head -1; sudo -V | head -1", "GNU gdb"),
 ];
 
-/// The Debian root without its `/usr`: what is small is copied, so that the shared root stays as it is.
+/// Makes a copy of the Debian root without its `/usr`, which leaves the shared root unchanged.
 fn chroot_around(sandbox: &Sandbox, debian: &Path, name: &str) -> std::path::PathBuf {
     let root = sandbox.directory(&format!("root-{name}"));
     for part in ["bin", "sbin", "lib", "lib64", "etc", "var/lib/dpkg/status"] {
@@ -212,7 +212,7 @@ fn chroot_around(sandbox: &Sandbox, debian: &Path, name: &str) -> std::path::Pat
 }
 
 #[test]
-fn the_mount_is_a_good_citizen() {
+fn mount_supports_df_direct_io_mmap_overlays_and_busy_umount() {
     let sandbox = Sandbox::new("citizen");
     let tree = sandbox.join("tree");
     trees::nasty(&tree);
@@ -227,7 +227,7 @@ fn the_mount_is_a_good_citizen() {
     let size: u64 = last.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or(0);
     assert!(size > 0 && !last.trim_end().ends_with(" -"), "df says {df}");
 
-    // Every way to write says "Read-only file system".
+    // Every way to write fails with "Read-only file system".
     for line in [
         "touch new",
         "mkdir new",
@@ -250,7 +250,7 @@ fn the_mount_is_a_good_citizen() {
         assert!(!said.status.success() && said.stderr.contains("Read-only file system"), "{line}: {}", said.stderr);
     }
 
-    // The same number for the same path, also after another mount of the same commit.
+    // A path has the same inode number after another mount of the same commit.
     let number = |root: &Path| fs::metadata(root.join("sizes/noise-65536")).expect("it is there").ino();
     let second = repository.mount("tree", &sandbox.join("second"), &[]);
     assert_eq!(number(mounted.path()), number(second.path()));
@@ -295,7 +295,7 @@ fn the_mount_is_a_good_citizen() {
     );
     run("umount", [&merged]).success();
 
-    // In use it does not go away by itself, and afterwards it does.
+    // A busy mount cannot be unmounted; afterwards it can.
     let open = File::open(at("sizes/noise-1048577")).expect("it is there");
     let busy = repository.run([OsStr::new("umount"), mounted.path().as_os_str()]);
     assert!(!busy.status.success(), "unmounting under an open file succeeded");
@@ -304,14 +304,14 @@ fn the_mount_is_a_good_citizen() {
 }
 
 #[test]
-fn mount_lets_go_of_the_callers_pipes() {
+fn daemon_closes_the_pipes_of_its_caller() {
     let sandbox = Sandbox::new("pipes");
     let tree = sandbox.directory("tree");
     fs::write(tree.join("file"), "x").expect("the sandbox is writable");
     let repository = sandbox.repository("repository");
     repository.commit("tree", &tree);
     let at = sandbox.directory("mounted");
-    // `cat` ends only when nobody holds the pipe any more.
+    // `cat` ends only when no process holds the pipe any more.
     let script = r#"timeout 20 sh -c '"$0" --repo "$1" mount tree "$2" 2>&1 | cat' "$0" "$1" "$2""#;
     let program = programs::sapwood();
     let words =

@@ -1,10 +1,10 @@
-//! Promise 1, committed again: what a directory holds now is what is stored, also where its files look unchanged.
+//! A directory that is committed again is stored with its present contents, also where its files look unchanged.
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::common::sandbox::{Repository, Sandbox, run};
 
-/// Two directories whose only file has the same name, length and times and another content.
+/// Makes two directories whose only file has the same name, length and times, and different contents.
 fn twins(sandbox: &Sandbox) -> [PathBuf; 2] {
     ["12.1\n", "12.2\n"].map(|content| {
         let tree = sandbox.directory(&format!("tree-{}", content.trim()));
@@ -24,7 +24,7 @@ fn committed(repository: &Repository, directory: &Path, options: &[&str]) -> (St
     (repository.run(["cat", "os:/f"]).success(), told["bytes_read"].as_u64().expect("a number"))
 }
 
-/// Makes an image as builders of images do: the same identifier and the same times for each version.
+/// Makes a disk image as image builders do: with the same identifier and the same times for each version.
 fn ext4(tree: &Path, image: &Path) {
     let script = format!(
         "truncate -s 4M {image} && E2FSPROGS_FAKE_TIME=1000000000 mke2fs -q -t ext4 -O ^has_journal \
@@ -38,7 +38,7 @@ fn ext4(tree: &Path, image: &Path) {
 }
 
 #[test]
-fn an_image_that_took_the_place_of_another_is_read() {
+fn replaced_loop_image_is_read_again() {
     let sandbox = Sandbox::new("unchanged-images");
     let trees = twins(&sandbox);
     let images = [("read-only", "loop,ro"), ("writable", "loop")];
@@ -58,7 +58,7 @@ fn an_image_that_took_the_place_of_another_is_read() {
 }
 
 #[test]
-fn a_mount_of_another_commit_on_the_same_place_is_read() {
+fn another_commit_mounted_at_the_same_path_is_read_again() {
     let sandbox = Sandbox::new("unchanged-mounts");
     let (source, repository) = (sandbox.repository("source"), sandbox.repository("repository"));
     let at = sandbox.directory("at");
@@ -71,7 +71,7 @@ fn a_mount_of_another_commit_on_the_same_place_is_read() {
 }
 
 #[test]
-fn an_overlay_is_as_trustworthy_as_its_layers() {
+fn overlay_is_read_again_when_its_layers_may_have_changed() {
     let sandbox = Sandbox::new("unchanged-overlay");
     let trees = twins(&sandbox);
     let (lower, at, disk) = (sandbox.directory("lower"), sandbox.directory("at"), sandbox.tmpfs("disk", 16 << 20));
@@ -94,12 +94,12 @@ fn an_overlay_is_as_trustworthy_as_its_layers() {
         run("umount", [&at]).success();
         run("umount", [&lower]).success();
     }
-    settle();
+    wait_for_stable_ctime();
     overlay(&trees[1]);
     assert_eq!(committed(&repository, &at, &[]), ("12.2".to_owned(), 5));
     let again = committed(&repository, &at, &[]).1;
     run("umount", [&at]).success();
-    // Kernels before 6.8 do not tell one mount from the next.
+    // Kernels before 6.8 have no unique mount ids.
     assert_eq!(again, if has_unique_mount_ids() { 0 } else { 5 }, "above a disk, again");
 }
 
@@ -107,7 +107,7 @@ fn an_overlay_is_as_trustworthy_as_its_layers() {
 fn an_unchanged_file_on_the_disk_of_the_repository_is_read_once() {
     let sandbox = Sandbox::new("unchanged-disk");
     let (repository, tree) = (sandbox.repository("repository"), &twins(&sandbox)[0]);
-    settle();
+    wait_for_stable_ctime();
     assert_eq!(committed(&repository, tree, &[]), ("12.1".to_owned(), 5));
     assert_eq!(committed(&repository, tree, &[]), ("12.1".to_owned(), 0));
     assert_eq!(committed(&repository, tree, &["--no-cache"]), ("12.1".to_owned(), 5));
@@ -116,8 +116,8 @@ fn an_unchanged_file_on_the_disk_of_the_repository_is_read_once() {
     assert_eq!(committed(&repository, tree, &[]), ("12.3".to_owned(), 5));
 }
 
-/// A file whose ctime is younger than two seconds is read again: it may have changed within a tick of the clock.
-fn settle() {
+/// Waits two seconds: a file with a younger ctime is read again, since it may have changed within a tick of the clock.
+fn wait_for_stable_ctime() {
     std::thread::sleep(std::time::Duration::from_secs(4));
 }
 
@@ -128,7 +128,7 @@ fn has_unique_mount_ids() -> bool {
 }
 
 #[test]
-fn a_mount_of_ours_is_committed_without_reading_and_what_lies_over_it_is_read() {
+fn own_mount_is_committed_unread_except_for_mounts_over_it() {
     let sandbox = Sandbox::new("unchanged-own");
     let (repository, tree, at) = (sandbox.repository("repository"), sandbox.join("tree"), sandbox.join("at"));
     crate::common::trees::nasty(&tree);

@@ -1,4 +1,4 @@
-//! Integrity: nothing enters a repository or reaches a reader unverified, whatever a server sends and whoever signs.
+//! Integrity: nothing unverified enters a repository or reaches a reader, whatever a server sends and whichever key signed it.
 
 mod hostile;
 mod trust;

@@ -1,7 +1,6 @@
-//! Who is believed: keys, remotes, signatures, rotation, and each refusal with its own word.
+//! Keys, remotes, signatures and key rotation, and the message of each refusal.
 //!
-//! The publisher is the program itself; the hostile server is this test, which moves and changes files of the published
-//! repository as whoever runs the server could.
+//! The publisher is the program; the test acts as the hostile server, which moves and changes published files.
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -10,13 +9,13 @@ use std::path::PathBuf;
 use crate::common::sandbox::{Repository, Run, Sandbox, finish};
 
 /// A publisher's repository, its keys, the published directory, and a client.
-struct Scene {
+struct Fixture {
     sandbox: Sandbox,
     publisher: Repository,
     client: Repository,
 }
 
-impl Scene {
+impl Fixture {
     fn new(name: &str) -> Self {
         let sandbox = Sandbox::new(name);
         let (publisher, client) = (sandbox.repository("publisher"), sandbox.repository("client"));
@@ -66,122 +65,122 @@ impl Scene {
 }
 
 #[test]
-fn keys_are_made_listed_and_exported_and_a_secret_is_never_overwritten() {
-    let scene = Scene::new("trust-keys");
-    let key = scene.generate("release");
+fn keys_are_managed_and_a_secret_is_never_overwritten() {
+    let fixture = Fixture::new("trust-keys");
+    let key = fixture.generate("release");
     assert_eq!(key.len(), 64, "{key}");
-    let secret = scene.sandbox.join("keys/release.key");
+    let secret = fixture.sandbox.join("keys/release.key");
     assert_eq!(fs::metadata(&secret).expect("made").permissions().mode() & 0o777, 0o600);
-    let listed = scene.as_user(&scene.publisher, ["key", "list"]).success();
+    let listed = fixture.as_user(&fixture.publisher, ["key", "list"]).success();
     assert!(listed.lines().any(|line| line.starts_with("release") && line.contains(&key)), "{listed}");
-    let exported = scene.as_user(&scene.publisher, ["key", "export", "release"]).success();
+    let exported = fixture.as_user(&fixture.publisher, ["key", "export", "release"]).success();
     assert_eq!(exported, format!("sapwood-public-key {key} release"));
     let before = fs::read(&secret).expect("readable");
-    let refusal = scene.as_user(&scene.publisher, ["key", "generate", "release"]).failure(1);
+    let refusal = fixture.as_user(&fixture.publisher, ["key", "generate", "release"]).failure(1);
     assert!(refusal.contains("already"), "{refusal}");
     assert_eq!(fs::read(&secret).expect("readable"), before);
-    fs::set_permissions(&secret, fs::Permissions::from_mode(0o644)).expect("ours");
-    scene.commit("main", "one");
-    let refusal = scene.publish(&["--sign", "release"]).failure(1);
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o644)).expect("owned by the test");
+    fixture.commit("main", "one");
+    let refusal = fixture.publish(&["--sign", "release"]).failure(1);
     assert!(refusal.contains("chmod 600"), "{refusal}");
 }
 
 #[test]
-fn a_remote_needs_keys_or_a_word_that_none_are_wanted() {
-    let scene = Scene::new("trust-remotes");
-    let key = scene.generate("release");
-    let refusal = scene.as_user(&scene.client, ["remote", "add", "os", "https://localhost/os"]).failure(1);
+fn remote_add_requires_keys_or_insecure_unsigned() {
+    let fixture = Fixture::new("trust-remotes");
+    let key = fixture.generate("release");
+    let refusal = fixture.as_user(&fixture.client, ["remote", "add", "os", "https://localhost/os"]).failure(1);
     assert!(refusal.contains("--key FILE") && refusal.contains("--insecure-unsigned"), "{refusal}");
-    let file = scene.sandbox.join("keys/release.pub");
+    let file = fixture.sandbox.join("keys/release.pub");
     let file = file.to_str().expect("UTF-8");
-    scene.as_user(&scene.client, ["remote", "add", "os", "https://localhost/os", "--key", file]).success();
-    let refusal = scene.as_user(&scene.client, ["remote", "add", "os", "https://x/", "--key", file]).failure(1);
+    fixture.as_user(&fixture.client, ["remote", "add", "os", "https://localhost/os", "--key", file]).success();
+    let refusal = fixture.as_user(&fixture.client, ["remote", "add", "os", "https://x/", "--key", file]).failure(1);
     assert!(refusal.contains("already"), "{refusal}");
-    let shown = scene.as_user(&scene.client, ["remote", "show", "os"]).success();
+    let shown = fixture.as_user(&fixture.client, ["remote", "show", "os"]).success();
     assert!(shown.contains(&key) && shown.contains("https://localhost/os"), "{shown}");
-    let listed = scene.as_user(&scene.client, ["remote", "list", "--json"]).success();
+    let listed = fixture.as_user(&fixture.client, ["remote", "list", "--json"]).success();
     let listed: serde_json::Value = serde_json::from_str(&listed).expect("JSON");
     assert_eq!(listed[0]["config"]["keys"][0], key.as_str());
-    let secret = scene.sandbox.join("keys/release.key");
-    let refusal = scene
-        .as_user(&scene.client, ["remote", "add", "b", "https://x/", "--key", secret.to_str().expect("UTF-8")])
+    let secret = fixture.sandbox.join("keys/release.key");
+    let refusal = fixture
+        .as_user(&fixture.client, ["remote", "add", "b", "https://x/", "--key", secret.to_str().expect("UTF-8")])
         .failure(1);
     assert!(refusal.contains("secret"), "{refusal}");
-    scene.as_user(&scene.client, ["remote", "remove", "os"]).success();
-    scene.as_user(&scene.client, ["remote", "show", "os"]).failure(1);
+    fixture.as_user(&fixture.client, ["remote", "remove", "os"]).success();
+    fixture.as_user(&fixture.client, ["remote", "show", "os"]).failure(1);
 }
 
 #[test]
-fn what_a_trusted_key_signed_is_pulled_and_anything_else_refused_with_its_own_word() {
-    let scene = Scene::new("trust-refusals");
-    scene.generate("release");
-    scene.generate("stranger");
-    scene.commit("main", "one");
-    scene.add_remote(&["release"]);
+fn only_commits_signed_by_a_trusted_key_are_pulled() {
+    let fixture = Fixture::new("trust-refusals");
+    fixture.generate("release");
+    fixture.generate("stranger");
+    fixture.commit("main", "one");
+    fixture.add_remote(&["release"]);
 
-    scene.publish(&[]).success();
-    let refusal = scene.pull().failure(1);
+    fixture.publish(&[]).success();
+    let refusal = fixture.pull().failure(1);
     assert!(refusal.contains("not signed"), "{refusal}");
 
-    scene.publish(&["--sign", "stranger"]).success();
-    let refusal = scene.pull().failure(1);
+    fixture.publish(&["--sign", "stranger"]).success();
+    let refusal = fixture.pull().failure(1);
     assert!(refusal.contains("not trusted"), "{refusal}");
-    assert!(scene.client.run(["refs"]).success().is_empty(), "nothing was named");
+    assert!(fixture.client.run(["refs"]).success().is_empty(), "nothing was named");
 
-    scene.publish(&["--sign", "stranger", "--sign", "release"]).success();
-    scene.pull().success();
+    fixture.publish(&["--sign", "stranger", "--sign", "release"]).success();
+    fixture.pull().success();
 
-    // A ref record of another ref in its place.
-    let main = scene.published("refs/main");
+    // The record of another ref in its place.
+    let main = fixture.published("refs/main");
     let good = fs::read(&main).expect("published");
-    fs::write(scene.published("refs/other"), &good).expect("ours");
-    let refusal = scene.as_user(&scene.client, ["pull", "os:other"]).failure(1);
+    fs::write(fixture.published("refs/other"), &good).expect("owned by the test");
+    let refusal = fixture.as_user(&fixture.client, ["pull", "os:other"]).failure(1);
     assert!(refusal.contains("for ref main, not for other"), "{refusal}");
 
     // A changed byte.
     let mut forged = good.clone();
     forged[80] ^= 1;
-    fs::write(&main, &forged).expect("ours");
-    scene.pull().any_failure();
-    fs::write(&main, &good).expect("ours");
+    fs::write(&main, &forged).expect("owned by the test");
+    fixture.pull().any_failure();
+    fs::write(&main, &good).expect("owned by the test");
 
     // A newer state, then the old one again.
-    scene.commit("main", "two");
-    scene.publish(&["--sign", "release"]).success();
-    scene.pull().success();
-    fs::write(&main, &good).expect("ours");
-    let refusal = scene.pull().failure(1);
+    fixture.commit("main", "two");
+    fixture.publish(&["--sign", "release"]).success();
+    fixture.pull().success();
+    fs::write(&main, &good).expect("owned by the test");
+    let refusal = fixture.pull().failure(1);
     assert!(refusal.contains("older") && refusal.contains("--allow-older"), "{refusal}");
-    scene.as_user(&scene.client, ["pull", "--allow-older", "os:main"]).success();
-    scene.client.assert_clean();
+    fixture.as_user(&fixture.client, ["pull", "--allow-older", "os:main"]).success();
+    fixture.client.assert_clean();
 }
 
 #[test]
-fn a_new_key_announced_by_the_old_one_is_followed_and_remembered() {
-    let scene = Scene::new("trust-rotation");
-    scene.generate("first");
-    scene.commit("main", "one");
-    scene.publish(&["--sign", "first"]).success();
-    scene.add_remote(&["first"]);
-    scene.pull().success();
+fn key_announced_by_a_trusted_key_is_followed_and_remembered() {
+    let fixture = Fixture::new("trust-rotation");
+    fixture.generate("first");
+    fixture.commit("main", "one");
+    fixture.publish(&["--sign", "first"]).success();
+    fixture.add_remote(&["first"]);
+    fixture.pull().success();
 
     // Two changes of keys while the client was away.
-    scene.as_user(&scene.publisher, ["key", "generate", "second", "--announced-by", "first"]).success();
-    scene.commit("main", "two");
-    scene.publish(&["--sign", "second"]).success();
-    let third = scene.as_user(&scene.publisher, ["key", "generate", "third", "--announced-by", "second"]).success();
-    scene.commit("main", "three");
-    scene.publish(&["--sign", "third"]).success();
-    scene.pull().success();
-    let shown = scene.as_user(&scene.client, ["remote", "show", "os"]).success();
+    fixture.as_user(&fixture.publisher, ["key", "generate", "second", "--announced-by", "first"]).success();
+    fixture.commit("main", "two");
+    fixture.publish(&["--sign", "second"]).success();
+    let third = fixture.as_user(&fixture.publisher, ["key", "generate", "third", "--announced-by", "second"]).success();
+    fixture.commit("main", "three");
+    fixture.publish(&["--sign", "third"]).success();
+    fixture.pull().success();
+    let shown = fixture.as_user(&fixture.client, ["remote", "show", "os"]).success();
     assert!(shown.contains(&third), "the new key is trusted from now on:\n{shown}");
 
-    // One that announces itself is nobody.
-    scene.generate("intruder");
-    let intruder = scene.sandbox.join("keys/intruder.announcement");
-    fs::copy(scene.sandbox.join("keys/third.announcement"), intruder).expect("ours");
-    scene.commit("main", "four");
-    scene.publish(&["--sign", "intruder"]);
-    let refusal = scene.pull().failure(1);
+    // A key that announces itself is not trusted.
+    fixture.generate("intruder");
+    let intruder = fixture.sandbox.join("keys/intruder.announcement");
+    fs::copy(fixture.sandbox.join("keys/third.announcement"), intruder).expect("owned by the test");
+    fixture.commit("main", "four");
+    fixture.publish(&["--sign", "intruder"]);
+    let refusal = fixture.pull().failure(1);
     assert!(refusal.contains("not trusted"), "{refusal}");
 }

@@ -1,23 +1,23 @@
-//! What is here is mounted whatever the remote answers, with a note.
+//! A mount shows the last known commit whatever the remote answers, and prints a note.
 
 use std::process::Command;
 use std::sync::Arc;
 
 use crate::common::facts::assert_same_tree;
-use crate::common::odd::{Answer, Odd, PAGE, response};
 use crate::common::sandbox::{Repository, Sandbox, finish};
+use crate::common::scripted_server::{Answer, PAGE, ScriptedServer, response};
 use crate::common::trees;
 
-/// A client that has pulled the newest of two states, both of which are published.
-struct Scene {
+/// A client that has pulled the newer of two published states.
+struct Fixture {
     sandbox: Sandbox,
     client: Repository,
-    server: Odd,
-    /// The directories of the state before and after.
+    server: ScriptedServer,
+    /// Directory of the older state.
     before: std::path::PathBuf,
 }
 
-impl Scene {
+impl Fixture {
     fn new(name: &str) -> Self {
         let sandbox = Sandbox::new(name);
         let (publisher, client) = (sandbox.repository("publisher"), sandbox.repository("client"));
@@ -33,21 +33,21 @@ impl Scene {
         assert!(Command::new("cp").arg("-a").args([&after, &before]).status().expect("cp runs").success());
         std::fs::write(tree.join("another"), "another").expect("writable");
         publish();
-        let server = Odd::serve(&after);
-        let scene = Self { sandbox, client, server, before };
-        scene.point_to(&scene.server.url());
-        scene.client.run(["pull", "os:main"]).success();
-        scene
+        let server = ScriptedServer::serve(&after);
+        let fixture = Self { sandbox, client, server, before };
+        fixture.point_to(&fixture.server.url());
+        fixture.client.run(["pull", "os:main"]).success();
+        fixture
     }
 
     fn point_to(&self, url: &str) {
-        // It would be patient for so long.
+        // Long timeouts, which a mount of local contents must not wait for.
         let patience = ["--patience", "3000", "--stall-timeout", "3000", "--connect-timeout", "3000"];
         let fixed = ["remote", "add", "--replace", "os", url, "--insecure-unsigned"];
         self.client.run(fixed.iter().chain(&patience)).success();
     }
 
-    /// Mounts `os:main` by the program and by the helper of mount(8); both must show the newest state, with this note.
+    /// Mounts `os:main` by the program and by the helper of mount(8); both must show the newest state, and print this note.
     #[track_caller]
     fn assert_mounts(&self, note: &str) {
         let at = self.sandbox.directory("mounted");
@@ -71,8 +71,8 @@ fn always(status: &'static str, body: &'static [u8]) -> Answer {
 }
 
 #[test]
-fn what_was_seen_last_is_mounted_whatever_the_remote_answers() {
-    let scene = Scene::new("answers-here");
+fn last_known_commit_is_mounted_whatever_the_remote_answers() {
+    let fixture = Fixture::new("answers-here");
     for (answer, note) in [
         (always("200 OK", PAGE), "a web page, 'Log in'"),
         (always("404 Not Found", b""), "has no ref 'main'"),
@@ -80,40 +80,40 @@ fn what_was_seen_last_is_mounted_whatever_the_remote_answers() {
         (always("503 Service Unavailable", b""), "503 Service Unavailable"),
         (always("200 OK", b"garbage"), "not a signed record"),
     ] {
-        scene.server.mend();
-        scene.server.set("refs/", &answer, u32::MAX);
-        scene.assert_mounts(note);
+        fixture.server.restore();
+        fixture.server.set("refs/", &answer, u32::MAX);
+        fixture.assert_mounts(note);
     }
-    // An edge that is behind.
-    let edge = Odd::serve(&scene.before);
-    scene.point_to(&edge.url());
-    scene.assert_mounts("older than");
-    // Nobody says anything: a listener that never accepts.
+    // A stale cache.
+    let edge = ScriptedServer::serve(&fixture.before);
+    fixture.point_to(&edge.url());
+    fixture.assert_mounts("older than");
+    // A server that never answers: a listener that never accepts.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
-    scene.point_to(&format!("http://{}", silent.local_addr().expect("bound")));
-    scene.assert_mounts("no whole answer came in the time that there was for it");
+    fixture.point_to(&format!("http://{}", silent.local_addr().expect("bound")));
+    fixture.assert_mounts("no complete answer arrived in time");
 }
 
 #[test]
-fn a_new_state_that_cannot_be_opened_does_not_take_the_place_of_the_last_one() {
-    let scene = Scene::new("answers-new");
-    let published = scene.sandbox.directory("next-published");
-    // The publisher's next state, of which the image has not reached this server yet.
-    let publisher = Command::new("cp").arg("-a").arg(scene.sandbox.join("after/.")).arg(&published).status();
+fn unopenable_new_commit_does_not_replace_the_last_known() {
+    let fixture = Fixture::new("answers-new");
+    let published = fixture.sandbox.directory("next-published");
+    // The publisher's next state, whose image has not reached this server yet.
+    let publisher = Command::new("cp").arg("-a").arg(fixture.sandbox.join("after/.")).arg(&published).status();
     assert!(publisher.expect("cp runs").success());
-    let grown = scene.sandbox.join("grown");
+    let grown = fixture.sandbox.join("grown");
     assert!(
-        Command::new("cp").arg("-a").args([&scene.sandbox.join("tree"), &grown]).status().expect("cp runs").success()
+        Command::new("cp").arg("-a").args([&fixture.sandbox.join("tree"), &grown]).status().expect("cp runs").success()
     );
     std::fs::write(grown.join("more"), "more").expect("writable");
-    let publisher = Repository::at(scene.sandbox.join("publisher"));
+    let publisher = Repository::at(fixture.sandbox.join("publisher"));
     publisher.commit("main", &grown);
     publisher.run(["publish", &format!("file://{}", published.display()), "main"]).success();
-    let server = Odd::serve(&published);
+    let server = ScriptedServer::serve(&published);
     server.set("images/", &always("404 Not Found", b""), u32::MAX);
-    scene.point_to(&server.url());
-    scene.assert_mounts("is not there");
-    // Nothing was remembered that cannot be mounted without a network.
+    fixture.point_to(&server.url());
+    fixture.assert_mounts("is not there");
+    // A commit that cannot be mounted offline was not remembered.
     drop(server);
-    scene.assert_mounts("cannot connect");
+    fixture.assert_mounts("cannot connect");
 }

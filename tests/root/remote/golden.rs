@@ -1,20 +1,25 @@
-//! What earlier versions wrote is read for ever: publications and repositories of theirs, made by `tests/golden/make`, are pulled,
-//! mounted lazily and mounted, and compared with what is written down here.
+//! Files of earlier versions stay readable: their publications and repositories, made by `tests/golden/make`, are pulled,
+//! mounted lazily and mounted, and compared with the listings in this file.
 //!
-//! To add what this version writes: `tests/golden/make target/release/sapwood tests/golden/NAME`, and NAME below.
+//! To add the files of this version, run `tests/golden/make target/release/sapwood tests/golden/NAME` and add NAME below.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use crate::common::sandbox::{Repository, Sandbox, run};
+use crate::common::machine::{Machine, Os};
+use crate::common::sandbox::{Repository, Sandbox, finish, remove_tree, run, run_by};
 use crate::common::web::Web;
 use sapwood::model::ObjectId;
 
-/// Which versions wrote what is in `tests/golden`.
-const VERSIONS: [&str; 2] = ["7118906", "2026-12"];
+/// The versions that wrote the files in `tests/golden`.
+const VERSIONS: [&str; 3] = ["7118906", "2026-12", "2026-12-objects"];
 
-/// The tree behind the ref `small`: mode, owner, links, time of the last change, and contents or target.
+/// Those of them whose repositories have packs of the former form, as `store/former_packs.rs` describes it.
+const FORMER_VERSIONS: [&str; 2] = ["7118906", "2026-12"];
+
+/// The tree of the ref `small`: mode, owner, links, mtime, and contents or target.
 const SMALL: &str = "\
 / 40755 0:0 1 1600000000.000000000 directory
 /bin 40755 0:0 1 1600000000.000000000 directory
@@ -72,7 +77,7 @@ const SMALL: &str = "\
 /large 100644 0:0 1 1600000000.000000000 1280000 24db4c2436239e05
 ";
 
-/// The tree behind the ref `wide`, which has a head frame that its version wrote wrongly.
+/// The tree of the ref `wide`, which has a head frame that its version wrote wrongly.
 const WIDE: &str = "2501 entries, 33ce10906bfd9dbc8571d9455c8daf5502f3eb1e9db18d3573342fe2b3816e44";
 
 /// The tree of the repository.
@@ -88,11 +93,11 @@ fn golden(version: &str, name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(version).join(name)
 }
 
-/// One line for each entry below a directory, by name.
+/// Returns one line for each entry below a directory, sorted by name.
 fn listing(top: &Path) -> String {
     let (mut pending, mut lines) = (vec![top.to_owned()], Vec::new());
     while let Some(path) = pending.pop() {
-        let facts = fs::symlink_metadata(&path).expect("there");
+        let facts = fs::symlink_metadata(&path).expect("it exists");
         let kind = facts.file_type();
         let what = if kind.is_dir() {
             pending.extend(fs::read_dir(&path).expect("listable").map(|entry| entry.expect("listed").path()));
@@ -114,7 +119,7 @@ fn listing(top: &Path) -> String {
     lines.concat()
 }
 
-/// The same, too long to be written down.
+/// Returns the number of entries and the digest of a listing that is too long for this file.
 fn digest(top: &Path) -> String {
     let listing = listing(top);
     format!("{} entries, {}", listing.lines().count(), ObjectId::of(listing.as_bytes()))
@@ -148,7 +153,7 @@ fn publications_of_all_versions_are_pulled_and_mounted() {
             }
             client.assert_clean();
         }
-        // An update over the delta that is published.
+        // An update by the published delta.
         let updated = client("updated");
         updated.run(["pull", "--depth", "1", "os:small"]).success();
     }
@@ -166,4 +171,166 @@ fn repositories_of_all_versions_are_read_and_written() {
         mounted.unmount();
         repository.assert_clean();
     }
+}
+
+/// Returns the packs of a repository by name, with their bytes.
+fn packs(repository: &Repository) -> BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(repository.path().join("packs")).expect("it exists").map(|entry| entry.expect("listed"));
+    let packs = entries
+        .map(|entry| (entry.file_name().into_string().expect("ASCII"), fs::read(entry.path()).expect("root may")));
+    packs.collect()
+}
+
+/// Returns the names of the packs of the former form and of the current one. The bytes of each agree with its name.
+fn forms(repository: &Repository) -> [Vec<String>; 2] {
+    [(".pack", b"SAPWPCK\0"), (".objects", b"SAPWOBJ\0")].map(|(suffix, magic)| {
+        let packs = packs(repository).into_iter().filter(|(name, _)| name.ends_with(suffix));
+        packs.inspect(|(name, bytes)| assert!(bytes.starts_with(magic), "{name}")).map(|(name, _)| name).collect()
+    })
+}
+
+#[test]
+fn former_packs_are_rewritten_by_the_next_commit_or_gc() {
+    for (version, verb) in FORMER_VERSIONS.into_iter().flat_map(|version| [(version, "commit"), (version, "gc")]) {
+        let sandbox = Sandbox::new("golden-former");
+        let repository = Repository::at(unpack(&sandbox, version, "repository"));
+        assert!(!forms(&repository)[0].is_empty() && forms(&repository)[1].is_empty(), "{version}");
+        if verb == "gc" {
+            let plan = repository.run(["gc", "--dry-run", "--json"]).success();
+            assert!(forms(&repository)[0].iter().all(|name| plan.contains(name)), "{plan}");
+            repository.run(["gc"]).success();
+        } else {
+            let tree = sandbox.directory("tree");
+            fs::write(tree.join("new"), "new").expect("the sandbox is writable");
+            repository.commit("another", &tree);
+        }
+        let [former, current] = forms(&repository);
+        assert!(former.is_empty() && !current.is_empty(), "{version}, {verb}: {former:?}");
+        repository.run(["fsck", "--all"]).success();
+        let mounted = repository.mount("local", &sandbox.join("mounted"), &["suid", "dev"]);
+        assert_eq!(listing(mounted.path()), LOCAL, "{version}, {verb}");
+    }
+}
+
+#[test]
+fn former_packs_stay_while_a_deployment_or_a_mount_needs_them() {
+    for version in FORMER_VERSIONS {
+        let sandbox = Sandbox::new("golden-kept");
+        let repository = Repository::at(unpack(&sandbox, version, "repository"));
+        let before = packs(&repository);
+        let stay = |what: &str| {
+            let now = packs(&repository);
+            assert!(before.iter().all(|(name, bytes)| now.get(name) == Some(bytes)), "{version}: {what}");
+        };
+        let web = Web::serve(&unpack(&sandbox, version, "publication"));
+        let key = golden(version, "golden.pub");
+        repository.run(["remote", "add", "os", &web.url(), "--key", key.to_str().expect("UTF-8")]).success();
+        let tree = sandbox.directory("tree");
+        let mounted = repository.mount("local", &sandbox.join("mounted"), &[]);
+        fs::write(tree.join("new"), "one").expect("the sandbox is writable");
+        repository.commit("another", &tree);
+        repository.run(["gc", "--all"]).success();
+        stay("while it is mounted");
+        mounted.unmount();
+
+        // As a deployment has it.
+        let (refs, reference) = (repository.path().join("refs"), "deployments/main/0123456789ab.0");
+        fs::create_dir_all(refs.join("deployments/main")).expect("root may");
+        fs::copy(refs.join("local"), refs.join(reference)).expect("root may");
+        repository.run(["pull", "os:small", "os:wide"]).success();
+        stay("pull");
+        fs::write(tree.join("new"), "two").expect("the sandbox is writable");
+        repository.commit("another", &tree);
+        stay("commit");
+        repository.run(["gc"]).success();
+        repository.run(["gc", "--all", "--depth", "0"]).success();
+        stay("gc");
+        let now = forms(&repository);
+        assert!(now[0].iter().eq(before.keys()) && !now[1].is_empty(), "{now:?}");
+        repository.assert_clean();
+
+        repository.run(["refs", "--delete", reference]).success();
+        repository.run(["gc"]).success();
+        assert!(forms(&repository)[0].is_empty(), "{version}: no deployment needs them");
+        repository.assert_clean();
+        let mounted = repository.mount("local", &sandbox.join("mounted"), &["suid", "dev"]);
+        assert_eq!(listing(mounted.path()), LOCAL, "{version}");
+    }
+}
+
+#[test]
+fn former_packs_of_a_machine_stay_through_upgrades() {
+    let sandbox = Sandbox::new("golden-machine");
+    let machine = Machine::new(&sandbox, "none");
+    machine.publish(&Os::new("1"));
+    machine.run(&["deploy", "os:test"]).success();
+    // As if an earlier version had deployed it.
+    let repository = machine.repository();
+    for (name, mut bytes) in packs(&repository) {
+        bytes[..8].copy_from_slice(b"SAPWPCK\0");
+        let path = repository.path().join("packs").join(&name);
+        fs::write(path.with_extension("pack"), bytes).expect("root may");
+        fs::remove_file(path).expect("root may");
+    }
+    let before = packs(&repository);
+    for version in ["2", "3"] {
+        machine.publish(&Os::new(version).with("usr/share/new", version));
+        machine.run(&["upgrade"]).success();
+        repository.run(["gc"]).success();
+        let tree = sandbox.directory("tree");
+        fs::write(tree.join("own"), version).expect("the sandbox is writable");
+        repository.commit("own", &tree);
+        let now = packs(&repository);
+        assert!(before.iter().all(|(name, bytes)| now.get(name) == Some(bytes)), "after the upgrade to {version}");
+        assert!(!forms(&repository)[1].is_empty());
+        repository.assert_clean();
+    }
+    // A clean-up removes the first deployment, and others still share its contents.
+    machine.run(&["cleanup"]).success();
+    assert!(forms(&repository)[0].iter().eq(before.keys()));
+    repository.assert_clean();
+}
+
+/// Calls that change a repository. A kill at one comes before it is done.
+const CHANGING_CALLS: [&str; 9] =
+    ["write", "rename", "renameat", "renameat2", "unlink", "unlinkat", "fsync", "fdatasync", "syncfs"];
+
+#[test]
+fn rewriting_of_former_packs_killed_at_each_step_loses_nothing() {
+    let sandbox = Sandbox::new("golden-kill");
+    let base = unpack(&sandbox, "7118906", "repository");
+    let tree = sandbox.directory("tree");
+    fs::write(tree.join("new"), "new").expect("the sandbox is writable");
+    let repository = Repository::at(sandbox.join("copy"));
+    let mut killed = 0;
+    for (verb, call) in [&["gc"][..], &["commit", "--ref", "another", tree.to_str().expect("UTF-8")]]
+        .into_iter()
+        .flat_map(|verb| CHANGING_CALLS.map(|call| (verb, call)))
+    {
+        for nth in 1.. {
+            remove_tree(repository.path());
+            run("cp", ["-a".as_ref(), base.as_os_str(), repository.path().as_os_str()]).success();
+            let mut strace = std::process::Command::new("strace");
+            strace.args(["-f", "-q", "-o", "/dev/null"]);
+            strace.args([
+                format!("--trace={call}"),
+                format!("--inject={call}:signal=KILL:when={nth}"),
+                "--".to_owned(),
+            ]);
+            let ended = finish(run_by(strace, &repository.command(verb))).status.success();
+            let context = format!("{} killed at {call} number {nth}", verb[0]);
+            assert_eq!(repository.run(["cat", "local:/a"]).success(), "a", "{context}");
+            assert_eq!(repository.run(["cat", "local:/b/c"]).success(), "c".repeat(5000), "{context}");
+            repository.run(["fsck", "--all"]).success();
+            repository.run(verb).success();
+            assert!(forms(&repository)[0].is_empty(), "{context}, then again");
+            repository.run(["fsck", "--all"]).success();
+            if ended {
+                break;
+            }
+            killed += 1;
+        }
+    }
+    println!("{killed} killed");
+    assert!(killed > 20, "only {killed} were killed");
 }

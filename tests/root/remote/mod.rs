@@ -1,4 +1,4 @@
-//! Remotes: what is published is pulled, mounted lazily and pruned, over every transport.
+//! Remotes: publications are pulled, mounted lazily and pruned, over every transport.
 
 mod answers;
 mod golden;

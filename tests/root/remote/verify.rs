@@ -1,4 +1,4 @@
-//! `publish --verify`: what is published is read through the address that machines use, and whatever is wrong there is found.
+//! `publish --verify` reads the publication by the URL that clients use, and reports every fault.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -10,7 +10,7 @@ use crate::common::web::Web;
 use serde_json::Value;
 
 #[test]
-fn what_is_published_is_read_through_its_address_and_what_is_wrong_there_is_said() {
+fn publish_verify_reads_by_url_and_reports_faults() {
     let sandbox = Sandbox::new("verify");
     let (publisher, tree, published) =
         (sandbox.repository("publisher"), sandbox.join("tree"), sandbox.join("published"));
@@ -25,17 +25,17 @@ fn what_is_published_is_read_through_its_address_and_what_is_wrong_there_is_said
     let size: u64 = told["publish"]["pack_bytes"].as_u64().expect("a number");
     assert!(verified["bytes"].as_u64().expect("a number") > size, "all of it was read: {told}");
 
-    // A byte changes on the way.
+    // A byte is changed between publisher and client.
     let damaged = sandbox.join("damaged");
     run("cp", [OsStr::new("-a"), published.as_os_str(), damaged.as_os_str()]).success();
     let pack =
         fs::read_dir(damaged.join("packs")).expect("published").next().expect("a pack").expect("listable").path();
-    let file = fs::File::options().read(true).write(true).open(&pack).expect("ours");
+    let file = fs::File::options().read(true).write(true).open(&pack).expect("owned by the test");
     let mut byte = [0];
     file.read_exact_at(&mut byte, size / 2).expect("it is longer");
     file.write_all_at(&[byte[0] ^ 1], size / 2).expect("writable");
     let said = publish(&Web::serve(&damaged).url()).failure(1);
-    assert!(said.contains("'main' cannot be had from") && said.contains("packs/"), "{said}");
+    assert!(said.contains("cannot read 'main' from") && said.contains("packs/"), "{said}");
 
     // A cache shows an older ref.
     let stale = sandbox.directory("stale");
@@ -48,6 +48,6 @@ fn what_is_published_is_read_through_its_address_and_what_is_wrong_there_is_said
     let said = publish(&Web::serve(&stale).url()).failure(1);
     assert!(said.contains(&commit) && said.contains("keeps older refs"), "{said}");
     publish(&web.url()).success();
-    let left = fs::read_dir(publisher.path().join("tmp")).expect("there").count();
+    let left = fs::read_dir(publisher.path().join("tmp")).expect("it exists").count();
     assert_eq!(left, 0, "the repository that was read into is gone");
 }

@@ -1,4 +1,4 @@
-//! A repository of a thousand commits costs what one of ten does, also where no more than 256 files may be open.
+//! Costs of repositories with many commits: a thousand cost what ten do, also where no more than 256 files may be open.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,25 +7,25 @@ use std::time::Duration;
 use sapwood::model::CommitId;
 use sapwood::store::Store;
 
-use super::counted::{Cost, cost_of, cost_of_mount};
+use super::cost::{Cost, cost_of, cost_of_mount};
 use super::history::{CONSTANT_FILES, REF, changing, constant, extend, make};
 use crate::common::sandbox::{Repository, Sandbox};
 
-/// The hard limit of open files under which all commands run.
-const DESCRIPTORS: u64 = 256;
+/// The hard limit of open files for all commands.
+const OPEN_FILES_MAX: u64 = 256;
 
-/// Commits made one after the other, of which the usual one counts: a merge now and then costs more, and what all of them cost
-/// together is counted by the bytes that were merged.
+/// Number of commits of which the median cost is taken: an occasional merge costs more, and the total of merges is bounded by
+/// the merged bytes.
 const COMMITS: usize = 9;
 
-/// Packs that ten thousand commits leave at most: as many as the number has binary digits.
-const MOST_PACKS: usize = 14;
+/// Most packs after ten thousand commits: the number of binary digits of that number.
+const PACKS_MAX: usize = 14;
 
-/// A file that has not changed for so long is taken as unchanged.
-const SETTLED: Duration = Duration::from_secs(4);
+/// Age at which an unchanged file is no longer read again.
+const UNCHANGED_AGE: Duration = Duration::from_secs(4);
 
-/// A repository whose history is made, with what the test needs beside it.
-struct Scene {
+/// A repository with a history, and what the test needs beside it.
+struct Fixture {
     repository: Repository,
     first: CommitId,
     count: usize,
@@ -34,8 +34,9 @@ struct Scene {
     beside: PathBuf,
 }
 
-impl Scene {
-    /// In memory: what is counted is the same on every filesystem, and making many commits durable takes minutes on a disk.
+impl Fixture {
+    /// Makes a repository in memory: the counts are the same on every file system, and making many commits durable takes
+    /// minutes on a disk.
     fn new(sandbox: &Sandbox, count: usize) -> Self {
         let beside = sandbox.tmpfs(&format!("with-{count}"), 4 << 30);
         let tree = beside.join("tree");
@@ -46,22 +47,22 @@ impl Scene {
         fs::write(tree.join("f"), changing(count - 1)).expect("the sandbox is writable");
         let path = beside.join("repository");
         let (first, merged) = make(&path, count);
-        // Each commit brings some 100 bytes, index and all. On average each is copied no oftener than a logarithm allows.
+        // Each commit adds some 100 bytes, with its index. On average each byte is merged at most a logarithm of times.
         let most = 150 * count as u64 * 15;
         assert!(merged < most, "{merged} bytes were merged while {count} commits were made");
         Self { repository: Repository::at(path), first, count, tree, beside }
     }
 
     fn cost(&self, arguments: &[&str]) -> Cost {
-        cost_of(&self.repository.command(arguments), DESCRIPTORS, &self.beside.join("record"))
+        cost_of(&self.repository.command(arguments), OPEN_FILES_MAX, &self.beside.join("record"))
     }
 
-    /// What the usual commit costs, and each of `others` after it, by the median of each number.
+    /// Returns the median cost of a commit, and of each of `others` after it.
     fn cost_of_commits(&self, others: &[&str]) -> Vec<Cost> {
         let tree = self.tree.to_str().expect("UTF-8");
-        // The first ones read everything; the others know what has not changed, if that was some seconds before.
-        let written = fs::metadata(self.tree.join("c0")).and_then(|file| file.modified()).expect("there");
-        std::thread::sleep(SETTLED.saturating_sub(written.elapsed().unwrap_or_default()));
+        // The first commits read everything; later ones skip files that were unchanged for some seconds.
+        let written = fs::metadata(self.tree.join("c0")).and_then(|file| file.modified()).expect("it exists");
+        std::thread::sleep(UNCHANGED_AGE.saturating_sub(written.elapsed().unwrap_or_default()));
         self.cost(&["commit", "--ref", REF, tree]);
         others.iter().for_each(|other| _ = self.cost(&[other]));
         let rounds: Vec<Vec<Cost>> = (0..COMMITS)
@@ -84,11 +85,11 @@ impl Scene {
             assert_eq!(fs::read(at.join("c3")).expect("mounted"), constant(3));
         };
         let record = self.beside.join("record");
-        cost_of_mount(&command, DESCRIPTORS, &record, &at, read, || self.repository.umount(&at))
+        cost_of_mount(&command, OPEN_FILES_MAX, &record, &at, read, || self.repository.umount(&at))
     }
 
     fn packs(&self) -> usize {
-        fs::read_dir(self.repository.path().join("packs")).expect("there").count()
+        fs::read_dir(self.repository.path().join("packs")).expect("it exists").count()
     }
 }
 
@@ -107,8 +108,8 @@ fn median(costs: Vec<Cost>) -> Cost {
 
 fn compare(many: usize) {
     let sandbox = Sandbox::new("many-commits");
-    let (few, many) = (Scene::new(&sandbox, 10), Scene::new(&sandbox, many));
-    assert!(many.packs() <= MOST_PACKS, "{} packs after {} commits", many.packs(), many.count);
+    let (few, many) = (Fixture::new(&sandbox, 10), Fixture::new(&sandbox, many));
+    assert!(many.packs() <= PACKS_MAX, "{} packs after {} commits", many.packs(), many.count);
     many.cost_of_mount().assert_is_like(few.cost_of_mount(), "mount");
     let newest = format!("{REF}:/f");
     let verbs: [&[&str]; 6] =
@@ -116,11 +117,11 @@ fn compare(many: usize) {
     for verb in verbs {
         many.cost(verb).assert_is_like(few.cost(verb), verb[0]);
     }
-    let oldest = |scene: &Scene| scene.cost(&["cat", &format!("{}:/f", scene.first)]);
+    let oldest = |fixture: &Fixture| fixture.cost(&["cat", &format!("{}:/f", fixture.first)]);
     oldest(&many).assert_is_like(oldest(&few), "cat of the oldest");
-    let publish = |scene: &Scene| {
-        let published = format!("file://{}", scene.beside.join("published").display());
-        scene.cost(&["publish", &published, REF])
+    let publish = |fixture: &Fixture| {
+        let published = format!("file://{}", fixture.beside.join("published").display());
+        fixture.cost(&["publish", &published, REF])
     };
     publish(&many).assert_is_like(publish(&few), "publish");
     let others = ["fsck", "gc", "size"];
@@ -128,23 +129,23 @@ fn compare(many: usize) {
     for (what, (many, few)) in ["commit", "fsck", "gc", "size"].into_iter().zip(costs) {
         many.assert_is_like(few, what);
     }
-    assert!(many.packs() <= MOST_PACKS, "{} packs", many.packs());
+    assert!(many.packs() <= PACKS_MAX, "{} packs", many.packs());
     assert_everything_works_with_few_descriptors(&many);
 }
 
-/// Every verb that reads a repository, below the hard limit.
-fn assert_everything_works_with_few_descriptors(scene: &Scene) {
-    let exported = scene.beside.join("exported");
+/// Runs every command that reads a repository below the hard limit.
+fn assert_everything_works_with_few_descriptors(fixture: &Fixture) {
+    let exported = fixture.beside.join("exported");
     let exported = exported.to_str().expect("UTF-8");
     let verbs: [&[&str]; 5] =
         [&["size"], &["log", REF], &["export", REF, exported], &["fsck", "--all"], &["gc", "--all"]];
     for verb in verbs {
-        let cost = scene.cost(verb);
-        println!("{}: {cost:?} with {} commits", verb.join(" "), scene.count);
+        let cost = fixture.cost(verb);
+        println!("{}: {cost:?} with {} commits", verb.join(" "), fixture.count);
     }
-    let newest = scene.repository.run(["cat", &format!("{REF}:/f")]).success();
-    assert_eq!(newest.as_bytes(), changing(scene.count + COMMITS - 1).trim_ascii_end());
-    let oldest = scene.repository.run(["cat", &format!("{}:/f", scene.first)]).success();
+    let newest = fixture.repository.run(["cat", &format!("{REF}:/f")]).success();
+    assert_eq!(newest.as_bytes(), changing(fixture.count + COMMITS - 1).trim_ascii_end());
+    let oldest = fixture.repository.run(["cat", &format!("{}:/f", fixture.first)]).success();
     assert_eq!(oldest.as_bytes(), changing(0).trim_ascii_end());
 }
 
@@ -159,43 +160,44 @@ fn ten_thousand_commits_cost_what_ten_do() {
     compare(10_000);
 }
 
-/// Not a test: `benches/many-commits` has its repositories made by this.
+/// Not a test: `benches/many-commits` makes its repositories by this.
 #[test]
 #[ignore = "makes a repository for benches/many-commits"]
-fn a_history_for_a_benchmark() {
+fn make_a_history_for_a_benchmark() {
     let variable = |name| std::env::var(name).unwrap_or_else(|_| panic!("{name} says what to make"));
     let count = variable("SAPWOOD_HISTORY_COUNT").parse().expect("a number");
     make(Path::new(&variable("SAPWOOD_HISTORY_AT")), count);
 }
 
-/// A repository with a pack for each commit, as earlier versions made them, answers below the limit; the next commit merges them.
+/// Repositories of earlier versions have a pack for each commit. They can be read below the limit, and the next commit merges
+/// the packs.
 #[test]
-fn a_pack_for_each_commit_is_read_and_merged_by_the_next_commit() {
+fn one_pack_per_commit_is_read_and_merged_by_the_next_commit() {
     let sandbox = Sandbox::new("pack-each");
     let beside = sandbox.tmpfs("memory", 1 << 30);
     let repository = Repository::at(beside.join("repository"));
     let store = scattered(&beside, repository.path(), 300);
-    let packs = || fs::read_dir(repository.path().join("packs")).expect("there").count();
+    let packs = || fs::read_dir(repository.path().join("packs")).expect("it exists").count();
     assert_eq!(packs(), 300);
     let record = beside.join("record");
     let oldest = format!("{}:/f", store.1);
     for verb in [&["cat", "m:/f"][..], &["cat", &oldest], &["ls", REF], &["size"], &["fsck"], &["gc", "--dry-run"]] {
-        let cost = cost_of(&repository.command(verb), DESCRIPTORS, &record);
+        let cost = cost_of(&repository.command(verb), OPEN_FILES_MAX, &record);
         assert!(cost.descriptors < 100, "{}: {cost:?}", verb.join(" "));
     }
     extend(&store.0, 300..301);
-    assert!(packs() <= MOST_PACKS, "{} packs", packs());
+    assert!(packs() <= PACKS_MAX, "{} packs", packs());
     repository.assert_clean();
     assert_eq!(repository.run(["cat", &oldest]).success().as_bytes(), changing(0).trim_ascii_end());
 }
 
-/// Makes a repository that has a pack for each commit: each is made in one of its own.
+/// Makes a repository with a pack for each commit, by making each commit in a repository of its own.
 fn scattered(beside: &Path, path: &Path, count: usize) -> (Store, CommitId) {
     let (first, _) = make(path, 1);
     let set_aside = beside.join("packs");
     fs::create_dir(&set_aside).expect("the sandbox is writable");
     let move_all = |from: &Path, to: &Path| {
-        for entry in fs::read_dir(from).expect("there") {
+        for entry in fs::read_dir(from).expect("it exists") {
             let entry = entry.expect("listed");
             fs::rename(entry.path(), to.join(entry.file_name())).expect("one filesystem");
         }
@@ -209,7 +211,7 @@ fn scattered(beside: &Path, path: &Path, count: usize) -> (Store, CommitId) {
     (store, first)
 }
 
-/// However few files may be open, a commit fails or works, and stores no object again that is here.
+/// Below any limit of open files, a commit fails or succeeds, and stores no known object again.
 #[test]
 fn a_commit_with_few_descriptors_stores_no_known_object_again() {
     let sandbox = Sandbox::new("few-descriptors");
@@ -233,7 +235,7 @@ fn a_commit_with_few_descriptors_stores_no_known_object_again() {
         } else {
             failed += 1;
         }
-        // What was read is to be read again by the next.
+        // Makes the next commit read all files again.
         let _ = fs::remove_dir_all(repository.path().join("state/stat-cache"));
     }
     assert!(done > 3 && failed > 0, "{done} commits were made and {failed} failed");

@@ -1,32 +1,31 @@
-//! Makes repositories with a long history, by the library and through its one writer: a program for each commit would take
-//! minutes.
+//! Makes repositories with a long history by the library and one writer, since a process for each commit would take minutes.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use sapwood::compose::{CommitRequest, Parent, commit_tree};
+use sapwood::compose::{CommitRequest, ParentChoice, commit_tree};
 use sapwood::disk::Wait;
 use sapwood::image::Tree;
 use sapwood::model::{CommitId, EntryName, Metadata, Node, NodeKind};
 use sapwood::store::{Config, Store};
 
-/// The ref that the history is of.
+/// The ref of the history.
 pub const REF: &str = "m";
 
-/// Files of each commit that never change.
+/// Number of files in each commit that never change.
 pub const CONSTANT_FILES: usize = 20;
 
-/// The content of a file that never changes.
+/// Returns the content of a file that never changes.
 pub fn constant(number: usize) -> Vec<u8> {
     format!("constant {number}\n").repeat(40).into_bytes()
 }
 
-/// The content of `/f` in commit number `number`.
+/// Returns the content of `/f` in commit number `number`.
 pub fn changing(number: usize) -> Vec<u8> {
     format!("version {number}\n").into_bytes()
 }
 
-/// Makes a repository with `count` commits, each with one new object. Returns the first commit and how many bytes were merged.
+/// Makes a repository with `count` commits, each with one new object. Returns the first commit and the bytes that were merged.
 pub fn make(repository: &Path, count: usize) -> (CommitId, u64) {
     let store = Store::init(repository, &Config::default()).expect("an empty place");
     extend(&store, 0..count)
@@ -34,13 +33,13 @@ pub fn make(repository: &Path, count: usize) -> (CommitId, u64) {
 
 /// Adds commits to a repository.
 pub fn extend(store: &Store, numbers: std::ops::Range<usize>) -> (CommitId, u64) {
-    // The lock may be held for a moment by a process that another test starts.
-    let writer = store.writer(Wait::Announced(&|_| {})).expect("nobody else");
+    // A process that another test starts may hold the lock for a moment.
+    let writer = store.writer(Wait::Announced(&|_| {})).expect("no other writer");
     let mut first = None;
     for number in numbers {
         let mut tree = Tree::new(Metadata::default());
         let mut add = |name: &str, content: &[u8]| {
-            let content = writer.put(content.len() as u64, &mut &*content).expect("room");
+            let content = writer.put(content.len() as u64, &mut &*content).expect("there is room");
             let node = Node { metadata: Metadata::default(), kind: NodeKind::Regular(content) };
             tree.insert(tree.root(), EntryName::new(name.as_bytes()).expect("legal"), node).expect("free");
         };
@@ -51,11 +50,11 @@ pub fn extend(store: &Store, numbers: std::ops::Range<usize>) -> (CommitId, u64)
             subject: String::new(),
             version: None,
             timestamp: 1_700_000_000 + i64::try_from(number).expect("small"),
-            parent: Parent::Auto,
+            parent: ParentChoice::Auto,
             skip_if_unchanged: false,
             extra: BTreeMap::new(),
         };
-        let committed = commit_tree(&writer, &tree, &request).expect("room");
+        let committed = commit_tree(&writer, &tree, &request).expect("there is room");
         first.get_or_insert(committed.id);
     }
     (first.expect("at least one"), writer.merged_bytes())

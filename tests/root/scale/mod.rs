@@ -1,6 +1,6 @@
-//! A repository of many commits answers like one of few: system calls, bytes read and descriptors are counted.
+//! Scale: system calls, bytes read and descriptors do not grow with the number of commits.
 
 mod commits;
-mod counted;
+mod cost;
 mod history;
-mod remembered;
+mod incremental;

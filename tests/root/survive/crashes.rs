@@ -1,4 +1,4 @@
-//! Workers that end by themselves, or answer nothing any more.
+//! Workers that crash, or that stop answering.
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;
@@ -12,7 +12,7 @@ use crate::common::published::Published;
 use crate::common::sandbox::Sandbox;
 use crate::common::trees;
 
-/// A commit of which nothing was fetched yet, and its tree.
+/// Makes a client of a commit of which nothing was fetched yet. Returns its repository and the tree.
 fn remote(sandbox: &Sandbox) -> (crate::common::sandbox::Repository, PathBuf) {
     let tree = sandbox.join("tree");
     trees::medium(&tree, 300);
@@ -27,30 +27,30 @@ fn remote(sandbox: &Sandbox) -> (crate::common::sandbox::Repository, PathBuf) {
 }
 
 #[test]
-fn after_repeated_crashes_only_what_is_here_is_served() {
+fn only_local_objects_are_served_after_repeated_crashes() {
     let sandbox = Sandbox::new("crash-cached");
     let (client, tree) = remote(&sandbox);
     let subject = Subject::new(&client, "os:main", &sandbox.join("m"), &[]);
     let large = |number: u32| format!("{:02}/file-{number}", number % 40);
     let original = fs::read(tree.join(large(100))).expect("readable");
     assert_eq!(fs::read(subject.join(&large(100))).expect("fetched"), original);
-    // Let it come to rest in the repository: what a worker has in memory alone dies with it.
+    // Wait until the object is in the repository: what a worker has only in memory is lost with it.
     eventually("the object in the repository", || subject.status()["lazy"]["objects_local"].as_u64() > Some(0));
     std::thread::sleep(Duration::from_secs(3));
     for crash in 1..=5_u64 {
         let health = subject.status()["health"].clone();
         assert_eq!((&health["service"], &health["crashes"]), (&"full".into(), &(crash - 1).into()), "{health}");
-        subject.hit(Signal::SIGILL);
+        subject.signal_workers(Signal::SIGILL);
         eventually("the next worker", || subject.status()["health"]["crashes"] == crash);
     }
     let status = subject.status();
     assert_eq!(status["health"]["service"], "cached-only", "{status}");
     assert_eq!(status["health"]["last_death"]["killed"], Signal::SIGILL as i32);
-    assert_eq!(fs::read(subject.join(&large(100))).expect("is here"), original);
+    assert_eq!(fs::read(subject.join(&large(100))).expect("it is local"), original);
     let begin = Instant::now();
     let error = fs::read(subject.join(&large(200))).expect_err("is not here");
     assert_eq!(error.raw_os_error(), Some(libc::EIO));
-    assert!(begin.elapsed() < Duration::from_secs(10), "nobody waits for what nobody fetches");
+    assert!(begin.elapsed() < Duration::from_secs(10), "reads wait though nothing is fetched");
     let log = subject.log(subject.number("worker_pid"));
     assert!(log.contains("crash again and again") && log.contains("SIGILL"), "{log}");
     let table = client.run(["mounts"]).success();
@@ -59,7 +59,7 @@ fn after_repeated_crashes_only_what_is_here_is_served() {
 }
 
 #[test]
-fn a_worker_that_stands_still_is_replaced() {
+fn hanging_worker_is_replaced_once_a_request_waits() {
     let sandbox = Sandbox::new("crash-stopped");
     let repository = sandbox.repository("repo");
     let tree = sandbox.join("tree");
@@ -68,7 +68,7 @@ fn a_worker_that_stands_still_is_replaced() {
     let subject = Subject::new(&repository, "main", &sandbox.join("m"), &["watchdog=2"]);
     for name in ["00/file-0", "01/file-1"] {
         let before = subject.deaths();
-        subject.hit(Signal::SIGSTOP);
+        subject.signal_workers(Signal::SIGSTOP);
         assert_eq!(
             fs::read(subject.join(name)).expect("answered by another"),
             fs::read(tree.join(name)).expect("readable")
@@ -76,18 +76,18 @@ fn a_worker_that_stands_still_is_replaced() {
         assert_eq!(subject.deaths(), before + 1);
         assert_eq!(subject.health("last_death"), "hung");
     }
-    // Without anybody who waits there is no reason to disturb it.
+    // While no request waits, a stopped worker is not replaced.
     let (deaths, worker) = (subject.deaths(), subject.number("worker_pid"));
-    subject.hit(Signal::SIGSTOP);
+    subject.signal_workers(Signal::SIGSTOP);
     std::thread::sleep(Duration::from_secs(5));
-    subject.hit(Signal::SIGCONT);
+    subject.signal_workers(Signal::SIGCONT);
     assert_eq!((subject.deaths(), subject.number("worker_pid")), (deaths, worker));
     subject.mounted.unmount();
 }
 
-/// A request that hangs whoever carries it out: the file of its object is a pipe without a writer.
+/// A request that hangs the worker that carries it out: the file of its object is a pipe without a writer.
 #[test]
-fn a_request_that_ends_three_workers_is_refused_and_others_are_answered() {
+fn request_that_ends_three_workers_is_refused() {
     let sandbox = Sandbox::new("crash-poison");
     let repository = sandbox.repository("repo");
     let tree = sandbox.directory("tree");
@@ -98,7 +98,7 @@ fn a_request_that_ends_three_workers_is_refused_and_others_are_answered() {
     let sum = crate::common::sandbox::run("sha256sum", [tree.join("poison")]).success();
     let object = repository.path().join("objects").join(&sum[..2]).join(&sum[2..64]);
     fs::remove_file(&object).expect("an object of this size has its own file");
-    nix::unistd::mkfifo(&object, nix::sys::stat::Mode::S_IRUSR).expect("ours");
+    nix::unistd::mkfifo(&object, nix::sys::stat::Mode::S_IRUSR).expect("owned by the test");
     let poison = std::thread::spawn({
         let path = subject.join("poison");
         move || fs::File::open(path).and_then(|file| file.read_at(&mut [0; 100], 0))
@@ -123,7 +123,7 @@ fn a_request_that_ends_three_workers_is_refused_and_others_are_answered() {
 }
 
 #[test]
-fn what_is_being_recorded_goes_on_with_the_next_worker() {
+fn recording_continues_with_the_next_worker() {
     let sandbox = Sandbox::new("crash-record");
     let repository = sandbox.repository("repo");
     let tree = sandbox.join("tree");
@@ -143,7 +143,7 @@ fn what_is_being_recorded_goes_on_with_the_next_worker() {
     read("00/file-0");
     eventually("a line about what was read", || lists("00/file-0"));
     let deaths = subject.deaths();
-    subject.hit(Signal::SIGKILL);
+    subject.signal_workers(Signal::SIGKILL);
     eventually("the next worker", || subject.deaths() > deaths);
     read("01/file-1");
     eventually("a line of the second worker", || lists("01/file-1"));

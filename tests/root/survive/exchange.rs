@@ -1,22 +1,21 @@
-//! The program is exchanged below running mounts.
+//! The program is exchanged under running mounts.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use sapwood::fuse::{OrderError, exchange_program};
+use sapwood::mount::{ExchangeError, exchange_program};
 
 use super::load::{Load, holder, md5sums};
 use super::mount::Subject;
-use crate::common::programs;
 use crate::common::sandbox::{Sandbox, finish};
-use crate::common::trees;
+use crate::common::{programs, trees};
 
 fn program_of(pid: i32) -> PathBuf {
     fs::read_link(format!("/proc/{pid}/exe")).expect("runs")
 }
 
-/// Another version as far as anybody can tell: the same program in another place.
+/// Makes a copy of the program, which counts as another version because of its path.
 fn other_program(sandbox: &Sandbox, name: &str) -> PathBuf {
     let program = sandbox.directory(name).join("sapwood");
     fs::copy(programs::sapwood(), &program).expect("was built");
@@ -64,9 +63,10 @@ fn exchanged_back_and_forth(name: &str, options: &[&str]) {
         (&3.into(), &0.into(), &true.into())
     );
     assert_eq!(status["figures"]["errors"], 0);
-    // It is as good a supervisor as the first. (On an old kernel the next read may be lost with the dying worker.)
+    // The new supervisor replaces workers as the first one did. (On an old kernel the next read may be lost with the dying
+    // worker.)
     if !options.contains(&"noresend") {
-        subject.hit(nix::sys::signal::Signal::SIGKILL);
+        subject.signal_workers(nix::sys::signal::Signal::SIGKILL);
         let original = fs::read(tree.join("00/file-0")).expect("readable");
         assert_eq!(fs::read(mounted.join("00/file-0")).expect("reads"), original);
     }
@@ -75,23 +75,23 @@ fn exchanged_back_and_forth(name: &str, options: &[&str]) {
 }
 
 #[test]
-fn the_program_is_exchanged_under_load() {
+fn program_is_exchanged_under_load() {
     exchanged_back_and_forth("exchange-cached", &[]);
 }
 
 #[test]
-fn and_in_passthrough_mode() {
+fn program_is_exchanged_in_passthrough_mode() {
     exchanged_back_and_forth("exchange-passthrough", &["passthrough"]);
 }
 
-/// Requests that cannot be sent again must not be lost either.
+/// Without resending, requests must not be lost either.
 #[test]
-fn and_on_an_old_kernel() {
+fn program_is_exchanged_on_an_old_kernel() {
     exchanged_back_and_forth("exchange-old", &["noresend"]);
 }
 
 #[test]
-fn a_program_that_does_not_come_to_serve_changes_nothing() {
+fn exchange_with_a_program_that_fails_changes_nothing() {
     let sandbox = Sandbox::new("exchange-broken");
     let repository = sandbox.repository("repo");
     let tree = sandbox.join("tree");
@@ -103,14 +103,14 @@ fn a_program_that_does_not_come_to_serve_changes_nothing() {
     let socket = Path::new("/run/sapwood/running").join(format!("{name}.ctl"));
     for broken in ["/bin/false", "/etc/passwd"] {
         let ordered = exchange_program(&socket, File::open(broken).expect("is there"));
-        assert!(matches!(ordered, Err(OrderError::Failed)), "{broken}: {ordered:?}");
+        assert!(matches!(ordered, Err(ExchangeError::Failed)), "{broken}: {ordered:?}");
         assert_eq!((subject.number("worker_pid"), subject.number("pid")), (worker, subject.supervisor));
         assert_eq!(
             fs::read(subject.join("00/file-0")).expect("reads"),
             fs::read(tree.join("00/file-0")).expect("reads")
         );
     }
-    // Whoever connects and says nothing, or something else, keeps nobody else out.
+    // A connection that sends nothing, or something else, does not block others.
     let silent = std::os::unix::net::UnixStream::connect(&socket);
     assert!(silent.is_err(), "it takes messages, not streams");
     reexec(&programs::sapwood(), subject.mounted.path());

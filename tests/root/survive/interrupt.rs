@@ -1,8 +1,8 @@
-//! Whoever waits for what does not come can be stopped, or at least does not wait for ever.
+//! Waits for contents that do not come: a signal or the mount's fetch timeout ends them.
 //!
-//! A page that is being filled is waited for in a way that signals end, so Ctrl-C on a reader takes effect at once. An answer
-//! of another kind (a name, a direct read) is waited for without looking at signals once a worker has taken the question: `fuser`
-//! tells the kernel that it knows no interruption. Those waits end with the mount's patience.
+//! The kernel waits for a page in a way that signals interrupt, so Ctrl-C on a reader takes effect at once. It waits for other
+//! answers (names, direct reads) without regard to signals once a worker has taken the request, because `fuser` tells the
+//! kernel that it does not support interrupts. Those waits end with the mount's fetch timeout.
 
 use std::fs;
 use std::path::Path;
@@ -16,9 +16,10 @@ use super::mount::{Subject, eventually};
 use super::remote::Remote;
 use crate::common::link::Shape;
 
-const MAPPED: &str = "import mmap,sys\nf=open(sys.argv[1],'rb')\nm=mmap.mmap(f.fileno(),0,prot=mmap.PROT_READ)\nm[0]\n";
+const MMAP_READ_SCRIPT: &str =
+    "import mmap,sys\nf=open(sys.argv[1],'rb')\nm=mmap.mmap(f.fileno(),0,prot=mmap.PROT_READ)\nm[0]\n";
 
-/// A program that SIGINT ends, also where tests run in the background of a shell, which has it ignored.
+/// Returns a program that SIGINT ends, also where tests run in the background of a shell that ignores it.
 fn interruptible(program: &str) -> Command {
     let mut command = Command::new("env");
     command.args(["--default-signal=INT", program]);
@@ -34,7 +35,7 @@ fn reader(how: &str, path: &Path) -> Child {
         }
         "mmap" => {
             let mut command = interruptible("python3");
-            command.args(["-c", MAPPED]).arg(path);
+            command.args(["-c", MMAP_READ_SCRIPT]).arg(path);
             command
         }
         _ => {
@@ -46,7 +47,7 @@ fn reader(how: &str, path: &Path) -> Child {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts")
 }
 
-/// Waits until a process waits for the mount, in whatever way.
+/// Waits until a process is blocked on the mount.
 fn wait_until_it_waits(child: &Child) {
     eventually("a reader that waits", || {
         let stack = fs::read_to_string(format!("/proc/{}/stack", child.id())).unwrap_or_default();
@@ -55,7 +56,7 @@ fn wait_until_it_waits(child: &Child) {
     std::thread::sleep(Duration::from_millis(200));
 }
 
-/// A mount that knows all names, and nobody answers it any more.
+/// Makes a mount that knows all names, and cuts it off from its server.
 fn cut_off(name: &str, patience: &str) -> (Remote, Subject) {
     let remote = Remote::new(name, 600, Shape::HOME);
     let subject = remote.mount(&[patience]);
@@ -65,9 +66,9 @@ fn cut_off(name: &str, patience: &str) -> (Remote, Subject) {
 }
 
 #[test]
-fn a_reader_of_what_does_not_come_is_stopped_by_ctrl_c() {
+fn reader_of_unreachable_contents_is_stopped_by_ctrl_c() {
     let (remote, subject) = cut_off("interrupt", "fetch-timeout=3600");
-    // Python has plans of its own for SIGINT, and a signal that does not end a process does not end its wait.
+    // Python handles SIGINT, and a signal that does not end a process does not end its wait.
     for (how, file, signal) in [("read", "00/file-200", Signal::SIGINT), ("mmap", "20/file-300", Signal::SIGTERM)] {
         let path = subject.join(file);
         let mut child = reader(how, &path);
@@ -76,32 +77,33 @@ fn a_reader_of_what_does_not_come_is_stopped_by_ctrl_c() {
         kill(Pid::from_raw(child.id().cast_signed()), signal).expect("runs");
         let mut status = None;
         eventually("the end of an interrupted reader", || {
-            status = child.try_wait().expect("ours");
+            status = child.try_wait().expect("a child");
             status.is_some()
         });
         println!("{how}: ended {} ms after {signal}: {}", begin.elapsed().as_millis(), status.expect("has ended"));
     }
-    remote.link.mend();
+    remote.link.restore();
     subject.mounted.unmount();
 }
 
 #[test]
-fn and_nobody_waits_longer_than_the_patience_of_the_mount() {
+fn read_of_unreachable_contents_ends_at_the_fetch_timeout() {
     let (remote, subject) = cut_off("patience", "fetch-timeout=5");
     let begin = Instant::now();
     let mut child = reader("direct", &subject.join("00/file-200"));
     wait_until_it_waits(&child);
     kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).expect("runs");
-    let status = child.wait().expect("ours");
+    let status = child.wait().expect("a child");
     println!(
         "direct: SIGINT took effect when the patience of 5 s was over: after {} ms, {status}",
         begin.elapsed().as_millis()
     );
     assert!(begin.elapsed() < Duration::from_secs(60));
-    // A connection that is taken and closed is no answer either: the mount knows that it is cut off, and when no more.
+    // A connection that is accepted and closed is no answer: the mount reports that it is offline, and later that it is online
+    // again.
     let lazy = subject.status()["lazy"].clone();
     assert!(lazy["online"] == false && lazy["offline_seconds"].as_u64() >= Some(4), "{lazy}");
-    remote.link.mend();
+    remote.link.restore();
     eventually("content", || fs::read(subject.join("00/file-200")).is_ok());
     let lazy = subject.status()["lazy"].clone();
     assert!(lazy["online"] == true && lazy["offline_seconds"].is_null(), "{lazy}");

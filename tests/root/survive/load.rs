@@ -1,5 +1,5 @@
-//! What uses a mount while its workers die. Each user goes on until told to stop and notes everything that was not as it
-//! should be; none is gentle to the kernel's caches, or no message would ever reach a worker.
+//! Programs that use a mount while its workers are killed. Each user repeats until told to stop and records everything that is
+//! wrong. They drop the kernel's caches, or no message would reach a worker.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -12,22 +12,22 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Advice, fadvise};
 
-use super::mount::Dice;
+use super::mount::Random;
 use crate::common::sandbox::{finish, run};
 
-/// What users of a mount have come to.
+/// The result of the users of a mount.
 #[derive(Debug, Default)]
-pub struct Came {
-    /// Passes over everything that a user looks at.
+pub struct LoadResult {
+    /// Number of completed passes.
     pub passes: u64,
-    /// Whatever was not as it should be.
+    /// Everything that was wrong.
     pub wrong: Vec<String>,
 }
 
-/// Programs that use a mount.
+/// Users of a mount, each in a thread.
 pub struct Load {
     stop: Arc<AtomicBool>,
-    users: Vec<(&'static str, JoinHandle<Came>)>,
+    users: Vec<(&'static str, JoinHandle<LoadResult>)>,
     longest: Arc<AtomicU64>,
 }
 
@@ -36,7 +36,7 @@ impl Load {
         Self { stop: Arc::default(), users: Vec::new(), longest: Arc::default() }
     }
 
-    /// Has `pass` done again and again.
+    /// Adds a user that repeats `pass`.
     pub fn user(
         mut self,
         name: &'static str,
@@ -44,7 +44,7 @@ impl Load {
     ) -> Self {
         let stop = Arc::clone(&self.stop);
         let thread = std::thread::spawn(move || {
-            let mut came = Came::default();
+            let mut came = LoadResult::default();
             while !stop.load(Ordering::Relaxed) {
                 match pass(&stop) {
                     Ok(()) => came.passes += 1,
@@ -57,7 +57,7 @@ impl Load {
         self
     }
 
-    /// Asks for what no cache has, and notes how long the longest answer took.
+    /// Adds a user that sends requests that no cache answers, and measures the longest answer time.
     pub fn prober(self, mounted: &Path) -> Self {
         let (mounted, longest) = (mounted.to_owned(), Arc::clone(&self.longest));
         self.user("statfs", move |_| {
@@ -69,7 +69,7 @@ impl Load {
         })
     }
 
-    /// Ends all users; fails the test if anything was wrong. Returns how long the longest probe took, and a line about all.
+    /// Ends all users; fails the test if anything was wrong. Returns the longest answer time, and a line of figures.
     #[track_caller]
     pub fn end(self) -> (Duration, String) {
         self.stop.store(true, Ordering::Relaxed);
@@ -85,13 +85,13 @@ impl Load {
     }
 }
 
-/// The regular files below a directory, relative to it.
+/// Returns the regular files below a directory, relative to it.
 pub fn files(tree: &Path) -> Vec<PathBuf> {
     let text = run("find", [tree.as_os_str(), "-type".as_ref(), "f".as_ref(), "-printf".as_ref(), "%P\\0".as_ref()]);
     text.success().split('\0').filter(|path| !path.is_empty()).map(PathBuf::from).collect()
 }
 
-/// `md5sum` over everything, against what it says of the original. What is read leaves the cache again.
+/// Compares `md5sum` of everything with that of the original. Files that were read are dropped from the cache.
 pub fn md5sums(tree: &Path, mounted: &Path, scratch: &Path) -> impl FnMut(&AtomicBool) -> Result<(), String> + use<> {
     let sums = scratch.join("md5sums");
     let script =
@@ -143,7 +143,8 @@ pub fn compile(mounted: &Path, scratch: &Path) -> impl FnMut(&AtomicBool) -> Res
     }
 }
 
-/// Random pages of a mapped file against those of the original, by Python; its pages leave the cache after each pass.
+/// Compares random pages of a mapped file with those of the original, by Python; the pages are dropped from the cache after
+/// each pass.
 pub fn mmap_reader(original: &Path, mounted: &Path) -> impl FnMut(&AtomicBool) -> Result<(), String> + use<> {
     const SCRIPT: &str = "import mmap,os,random,sys\n\
         files=[open(p,'rb') for p in sys.argv[1:3]]\n\
@@ -161,7 +162,7 @@ pub fn mmap_reader(original: &Path, mounted: &Path) -> impl FnMut(&AtomicBool) -
     }
 }
 
-/// Random direct reads by fio.
+/// Reads at random by direct I/O, by fio.
 pub fn fio(mounted: &Path) -> impl FnMut(&AtomicBool) -> Result<(), String> + use<> {
     let filename = format!("--filename={}", mounted.display());
     move |_| {
@@ -172,8 +173,8 @@ pub fn fio(mounted: &Path) -> impl FnMut(&AtomicBool) -> Result<(), String> + us
     }
 }
 
-/// Files that are held open and mapped all the time, read again and again, and opened a second time beside it: in
-/// passthrough mode the kernel refuses that if the answer is another than the first time.
+/// Holds files open and mapped, reads them again and again, and opens them a second time: in passthrough mode the kernel
+/// refuses that if the answer differs from the first one.
 pub fn holder(original: &Path, mounted: &Path, most: usize) -> impl FnMut(&AtomicBool) -> Result<(), String> + use<> {
     let held: Vec<(PathBuf, File, Vec<u8>)> = files(original)
         .into_iter()
@@ -184,11 +185,11 @@ pub fn holder(original: &Path, mounted: &Path, most: usize) -> impl FnMut(&Atomi
         })
         .collect();
     assert!(held.len() > most / 2, "only {} files to hold open", held.len());
-    let mut dice = Dice::new(7);
+    let mut random = Random::new(7);
     move |stop| {
         for (path, file, bytes) in held.iter().take_while(|_| !stop.load(Ordering::Relaxed)) {
             let again = File::open(path).map_err(|error| format!("open {} again: {error}", path.display()))?;
-            let at = dice.below(bytes.len().max(1) as u64);
+            let at = random.below(bytes.len().max(1) as u64);
             for file in [file, &again] {
                 let mut buffer = [0; 4096];
                 let read = file.read_at(&mut buffer, at).map_err(|error| format!("{}: {error}", path.display()))?;

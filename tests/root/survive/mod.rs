@@ -1,7 +1,7 @@
 //! Mounts whose workers are killed, stopped, starved and exchanged while programs use them.
 //!
-//! What a user of the mount sees is compared with the tree that was committed, by programs that nobody here wrote: md5sum,
-//! g++, fio, Python's mmap. The long forms, which the project's figures come from, are ignored unless asked for:
+//! Programs of other projects (md5sum, g++, fio, Python's mmap) compare what a user of the mount sees with the committed tree.
+//! The long forms, which give the project's figures, are ignored in ordinary runs:
 //!
 //! ```text
 //! tests/run --long soak publisher kills
@@ -9,12 +9,12 @@
 mod alone;
 mod crashes;
 mod exchange;
+mod failed_start;
 mod interrupt;
 mod load;
 mod mount;
 mod old_kernel;
 mod publisher;
-mod refused;
 mod remote;
 mod soak;
 mod starved;

@@ -1,4 +1,4 @@
-//! A mount and its processes.
+//! A mount under test and its processes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ impl Subject {
         self.mounted.path().join(path)
     }
 
-    /// What `sapwood mounts --json` says, when there is a worker that answers.
+    /// Returns what `sapwood mounts --json` prints, once a worker answers.
     pub fn status(&self) -> serde_json::Value {
         let mut status = serde_json::Value::Null;
         eventually("an answer to 'sapwood mounts'", || {
@@ -52,20 +52,20 @@ impl Subject {
         self.status()[field].as_i64().expect("a number") as i32
     }
 
-    /// The processes that the supervisor has, of which one serves.
+    /// Returns the child processes of the supervisor, one of which serves.
     pub fn workers(&self) -> Vec<i32> {
         let pid = self.supervisor;
         let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("the supervisor lives");
         text.split_whitespace().map(|pid| pid.parse().expect("a number")).collect()
     }
 
-    /// Sends a signal to whoever serves, or is about to; returns whether there was somebody.
-    pub fn hit(&self, signal: Signal) -> bool {
-        // Whoever is gone meanwhile cannot be hit, and its number is not another's yet: the supervisor has just seen it.
+    /// Sends a signal to the workers, also to one that is starting. Returns whether there was one.
+    pub fn signal_workers(&self, signal: Signal) -> bool {
+        // A worker that has ended meanwhile gets no signal, and its number is not reused yet.
         self.workers().into_iter().filter(|pid| kill(Pid::from_raw(*pid), signal).is_ok()).count() > 0
     }
 
-    /// The log of all mounts of this machine, as far as it is about this one.
+    /// Returns the lines about a process in the log of all mounts of this machine.
     pub fn log(&self, pid: i32) -> String {
         let text = fs::read_to_string("/run/sapwood/mount.log").expect("there is no journal here");
         text.lines().filter(|line| line.contains(&format!("[{pid}]"))).collect::<Vec<_>>().join("\n")
@@ -81,10 +81,10 @@ pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// The same numbers at each run, and as good as any.
-pub struct Dice(u64);
+/// A random number generator with the same numbers at each run.
+pub struct Random(u64);
 
-impl Dice {
+impl Random {
     pub const fn new(seed: u64) -> Self {
         Self(seed)
     }

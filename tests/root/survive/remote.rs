@@ -1,4 +1,4 @@
-//! A client of a web server that has a tree nobody has read yet, at the other end of a link.
+//! A client of a web server with a tree that was not read yet, at the other end of a link.
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -12,7 +12,7 @@ use crate::common::sandbox::{Repository, Sandbox};
 use crate::common::trees;
 use crate::common::web::Web;
 
-/// A server in the next room.
+/// A link to a server in the same network.
 pub const NEAR: Shape = Shape { round_trip: Duration::from_millis(1), bits_per_second: 1_000_000_000 };
 
 pub struct Remote {
@@ -24,12 +24,12 @@ pub struct Remote {
 }
 
 impl Remote {
-    /// With a tree of so many files.
+    /// Publishes a tree with this number of files.
     pub fn new(name: &str, files: usize, shape: Shape) -> Self {
         Self::on(name, files, shape, |sandbox| sandbox.path().to_owned())
     }
 
-    /// With the client's repository on a disk that `make` makes.
+    /// Publishes a tree; the client's repository is on a disk that `make` makes.
     pub fn on(name: &str, files: usize, shape: Shape, make: impl FnOnce(&Sandbox) -> PathBuf) -> Self {
         let sandbox = Sandbox::new(name);
         let disk = make(&sandbox);
@@ -47,7 +47,7 @@ impl Remote {
         remote
     }
 
-    /// Tells the client of it, with these options.
+    /// Adds the remote to the client, with these options.
     pub fn add(&self, options: &[&str]) {
         let url = format!("http://{}", self.link.address());
         let words = ["remote", "add", "--replace", "os", &url, "--insecure-unsigned"];

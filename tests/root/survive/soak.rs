@@ -1,6 +1,6 @@
-//! Everything at once, at random: readers that compare each answer with a copy of the tree, and faults of every kind meanwhile.
+//! Soak tests: readers compare each answer with a copy of the tree while faults of every kind are made at random.
 //!
-//! The short form takes some seconds. The long one, which the figures in SECURITY.md come from:
+//! The short form takes some seconds. The figures in SECURITY.md come from the long one:
 //!
 //! ```text
 //! SAPWOOD_SOAK=600 cargo test --release --test root survive::soak -- --ignored --nocapture
@@ -18,15 +18,15 @@ use nix::sys::signal::Signal;
 use rustix::fs::{Advice, fadvise};
 
 use super::load::{Load, files};
-use super::mount::{Dice, Subject, eventually};
+use super::mount::{Random, Subject, eventually};
 use super::remote::Remote;
 use crate::common::link::{Link, Shape};
 use crate::common::sandbox::{finish, run};
 
-/// How long the link may be cut: less than readers wait, so that no error is allowed at any time.
-const CUT: u64 = 3000;
+/// Longest cut of the link in milliseconds: less than readers wait, so that no error is allowed at any time.
+const CUT_MS: u64 = 3000;
 
-/// A reader that does something at random, and knows what the answer must be.
+/// Adds a user that does a random operation and compares its result with the tree.
 pub fn reader(
     seed: u64,
     tree: &Path,
@@ -34,13 +34,13 @@ pub fn reader(
     done: &Arc<AtomicU64>,
 ) -> impl FnMut(&AtomicBool) -> Result<(), String> + use<> {
     let (tree, mounted, done, files) = (tree.to_owned(), mounted.to_owned(), Arc::clone(done), files(tree));
-    let mut dice = Dice::new(seed);
+    let mut random = Random::new(seed);
     move |_| {
-        let path = &files[dice.below(files.len() as u64) as usize];
+        let path = &files[random.below(files.len() as u64) as usize];
         let (own, ours) = (mounted.join(path), tree.join(path));
         let failed = |error: std::io::Error| format!("{}: {error}", path.display());
         done.fetch_add(1, Ordering::Relaxed);
-        match dice.below(8) {
+        match random.below(8) {
             0 => same(
                 &names(own.parent().expect("a file")).map_err(failed)?,
                 &names(ours.parent().expect("a file")).map_err(failed)?,
@@ -55,12 +55,12 @@ pub fn reader(
             _ => {
                 let (file, reference) = (File::open(&own).map_err(failed)?, File::open(&ours).map_err(failed)?);
                 let length = reference.metadata().map_err(failed)?.len();
-                let offset = dice.below(length + 1);
-                let mut bytes = vec![0; dice.below(200_000) as usize];
+                let offset = random.below(length + 1);
+                let mut bytes = vec![0; random.below(200_000) as usize];
                 let mut expected = bytes.clone();
                 let (read, wanted) = (read_at(&file, &mut bytes, offset), read_at(&reference, &mut expected, offset));
                 let (read, wanted) = (read.map_err(failed)?, wanted.map_err(failed)?);
-                // Or the next reader would be answered by the kernel alone.
+                // Otherwise the kernel's cache would answer the next reader.
                 fadvise(&file, 0, None, Advice::DontNeed).map_err(|errno| errno.to_string())?;
                 same(&bytes[..read], &expected[..wanted], path)
             }
@@ -95,17 +95,18 @@ fn same<T: PartialEq + ?Sized>(found: &T, expected: &T, path: &Path) -> Result<(
     if found == expected { Ok(()) } else { Err(format!("{}: A WRONG ANSWER", path.display())) }
 }
 
-/// Workers that hang count as crashes, and five of those within a minute make a mount fetch nothing more: that has tests of its own.
-const STOPS_APART: Duration = Duration::from_secs(16);
+/// Least time between two stopped workers: a hanging worker counts as a crash, and after five crashes within a minute a mount
+/// fetches nothing more, which other tests check.
+const STOP_INTERVAL_MIN: Duration = Duration::from_secs(16);
 
-/// One number of each kind of fault.
-const EACH: [u64; 8] = [18, 0, 6, 7, 10, 13, 15, 17];
+/// A random number for each kind of fault.
+const FAULT_SAMPLES: [u64; 8] = [18, 0, 6, 7, 10, 13, 15, 17];
 
-/// What can go wrong, and how often each of it did.
+/// Makes faults, and counts them by kind.
 struct Faults<'a> {
     subject: &'a Subject,
     link: &'a Link,
-    dice: Dice,
+    random: Random,
     stopped: Option<Instant>,
     counts: BTreeMap<&'static str, u64>,
 }
@@ -114,27 +115,27 @@ impl Faults<'_> {
     fn one(&mut self) {
         // Each kind once, then at random.
         let made: u64 = self.counts.values().sum();
-        let number = EACH.get(made as usize).copied().unwrap_or_else(|| self.dice.below(20));
+        let number = FAULT_SAMPLES.get(made as usize).copied().unwrap_or_else(|| self.random.below(20));
         let kind = match number {
             0..=5 => {
-                self.subject.hit(Signal::SIGKILL);
+                self.subject.signal_workers(Signal::SIGKILL);
                 "kill -9"
             }
-            6 if self.stopped.is_none_or(|last| last.elapsed() > STOPS_APART) => {
+            6 if self.stopped.is_none_or(|last| last.elapsed() > STOP_INTERVAL_MIN) => {
                 self.stopped = Some(Instant::now());
-                self.subject.hit(Signal::SIGSTOP);
+                self.subject.signal_workers(Signal::SIGSTOP);
                 "SIGSTOP"
             }
             7..=9 => {
                 self.link.cut();
-                std::thread::sleep(Duration::from_millis(self.dice.below(CUT)));
-                self.link.mend();
+                std::thread::sleep(Duration::from_millis(self.random.below(CUT_MS)));
+                self.link.restore();
                 "link cut"
             }
             10..=12 => {
-                self.link.cut_after(self.dice.below(300_000));
-                std::thread::sleep(Duration::from_millis(self.dice.below(CUT)));
-                self.link.mend();
+                self.link.cut_after(self.random.below(300_000));
+                std::thread::sleep(Duration::from_millis(self.random.below(CUT_MS)));
+                self.link.restore();
                 "cut within an answer"
             }
             13 | 14 => {
@@ -148,7 +149,7 @@ impl Faults<'_> {
                     self.subject.mounted.path().as_os_str(),
                 ]);
                 command.env("SAPWOOD_LOG", "error");
-                // Whoever is stopped or killed at the same time may be in its way; then it says so.
+                // It fails with a message if the worker is stopped or killed at the same time.
                 finish(command);
                 "program exchanged"
             }
@@ -164,7 +165,7 @@ impl Faults<'_> {
         *self.counts.entry(kind).or_default() += 1;
     }
 
-    /// One byte of one file of the repository that holds contents.
+    /// Flips a byte of a file of the repository that holds contents.
     fn flip(&mut self) {
         let root = self.subject.repository.path();
         let find = |name: &str| run("find", [root.join(name).as_os_str(), "-type".as_ref(), "f".as_ref()]).text();
@@ -173,12 +174,12 @@ impl Faults<'_> {
         if paths.is_empty() {
             return;
         }
-        let path = &paths[self.dice.below(paths.len() as u64) as usize];
+        let path = &paths[self.random.below(paths.len() as u64) as usize];
         let Ok(data) = fs::metadata(path) else { return };
-        // The index of a pack, at its end, is mapped; what that is worth is another test's business.
+        // The index at the end of a pack is mapped; damage to it is not tested here.
         let end = if path.starts_with(root.join("packs")) { data.len() / 2 } else { data.len() };
-        let at = 16 + self.dice.below(end.max(17) - 16);
-        // It may be gone meanwhile.
+        let at = 16 + self.random.below(end.max(17) - 16);
+        // It may have been removed meanwhile.
         let Ok(()) = fs::set_permissions(path, fs::Permissions::from_mode(0o644)) else { return };
         if let Ok(file) = OpenOptions::new().read(true).write(true).open(path) {
             let mut byte = [0];
@@ -193,16 +194,16 @@ fn descriptors(pid: i32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
-/// KiB of memory of its own: pages of the program and of shared memory come and go with what the system has room for.
+/// Returns the KiB of private memory: pages of the program and shared pages depend on the free memory of the system.
 fn memory(pid: i32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap_or("0 kB");
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-/// Returns a line of figures.
+/// Runs readers under faults for a time. Returns a line of figures.
 #[track_caller]
-fn soaks(name: &str, time: Duration, number: usize) -> String {
+fn soak(name: &str, time: Duration, number: usize) -> String {
     let remote = Remote::new(name, number, Shape::HOME);
     remote.add(&["--stall-timeout", "2"]);
     let options = ["verify=full", "watchdog=2", "cache-size=8M", "fetch-timeout=60"];
@@ -217,17 +218,17 @@ fn soaks(name: &str, time: Duration, number: usize) -> String {
     let mut faults = Faults {
         subject: &subject,
         link: &remote.link,
-        dice: Dice::new(0x5eed),
+        random: Random::new(0x5eed),
         stopped: None,
         counts: BTreeMap::new(),
     };
     let end = Instant::now() + time;
     while Instant::now() < end {
         faults.one();
-        std::thread::sleep(Duration::from_millis(500 + faults.dice.below(1500)));
+        std::thread::sleep(Duration::from_millis(500 + faults.random.below(1500)));
     }
     let counts = faults.counts;
-    remote.link.mend();
+    remote.link.restore();
     let (longest, _) = load.end();
     let status = subject.status();
     assert_eq!(status["figures"]["errors"], 0, "{status}");
@@ -237,12 +238,12 @@ fn soaks(name: &str, time: Duration, number: usize) -> String {
     let worker = subject.number("worker_pid");
     eventually("few descriptors of the worker", || descriptors(worker) < 600);
     let figures = format!(
-        "{} s: {} answers compared, 0 wrong, 0 errors; faults: {counts:?}; {} workers, {} bytes damaged and mended by the last; \
+        "{} s: {} answers compared, 0 wrong, 0 errors; faults: {counts:?}; {} workers, {} bytes damaged and repaired by the last; \
          longest wait {} ms; supervisor {} descriptors and {} KiB before, {} and {} after; worker {} KiB",
         time.as_secs(),
         done.load(Ordering::Relaxed),
         status["health"]["starts"],
-        status["lazy"]["mended"],
+        status["lazy"]["repaired"],
         longest.as_millis(),
         before.0,
         before.1,
@@ -255,13 +256,13 @@ fn soaks(name: &str, time: Duration, number: usize) -> String {
 }
 
 #[test]
-fn a_short_soak() {
-    println!("{}", soaks("soak-short", Duration::from_secs(20), 300));
+fn mount_survives_a_short_soak() {
+    println!("{}", soak("soak-short", Duration::from_secs(20), 300));
 }
 
 #[test]
 #[ignore = "takes ten minutes, or as many seconds as SAPWOOD_SOAK says"]
-fn a_long_soak() {
+fn mount_survives_a_long_soak() {
     let seconds = std::env::var("SAPWOOD_SOAK").ok().and_then(|text| text.parse().ok()).unwrap_or(600);
-    println!("{}", soaks("soak-long", Duration::from_secs(seconds), 3000));
+    println!("{}", soak("soak-long", Duration::from_secs(seconds), 3000));
 }

@@ -1,5 +1,5 @@
-//! A worker that gets no time, no memory, no room, no descriptors; a clock that jumps; a repository that becomes read-only; many
-//! mounts at once.
+//! Missing resources: a worker without CPU time, memory, disk space or descriptors; a clock that jumps; a repository that
+//! becomes read-only; many mounts at once.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -16,21 +16,21 @@ use crate::common::sandbox::{Mounted, Sandbox, finish, run};
 use crate::common::trees;
 
 #[test]
-fn a_worker_that_is_stopped_is_replaced() {
+fn stopped_worker_is_replaced() {
     let remote = Remote::new("starved-stop", 100, NEAR);
     let subject = remote.mount(&["watchdog=1"]);
     let mut pass = md5sums(&remote.tree, subject.mounted.path(), &remote.sandbox.directory("scratch"));
     assert_eq!(pass(&AtomicBool::new(false)), Ok(()));
     let worker = subject.number("worker_pid");
-    assert!(subject.hit(Signal::SIGSTOP));
-    // Whoever asks now waits for the next worker.
+    assert!(subject.signal_workers(Signal::SIGSTOP));
+    // Readers wait for the next worker.
     assert_eq!(pass(&AtomicBool::new(false)), Ok(()));
     assert_ne!(subject.number("worker_pid"), worker);
     assert_eq!(subject.health("last_death"), "hung");
     remote.assert_all_right(&subject);
 }
 
-/// A memory cgroup, of version 1 or 2, that is removed at the end.
+/// A memory cgroup, of version 1 or 2, removed when dropped.
 struct Cgroup(PathBuf);
 
 impl Cgroup {
@@ -54,7 +54,7 @@ impl Cgroup {
 
     fn limit(&self, bytes: u64) {
         let name = if self.0.join("memory.max").exists() { "memory.max" } else { "memory.limit_in_bytes" };
-        // Refused while more is in use that cannot go; the next allocation meets the killer all the same.
+        // The kernel refuses a limit below the memory in use; the next allocation invokes the OOM killer all the same.
         let _ = fs::write(self.0.join(name), bytes.to_string());
     }
 }
@@ -71,7 +71,7 @@ impl Drop for Cgroup {
 }
 
 #[test]
-fn a_worker_that_is_killed_for_want_of_memory_is_replaced() {
+fn worker_killed_for_lack_of_memory_is_replaced() {
     let remote = Remote::new("starved-memory", 400, NEAR);
     let subject = remote.mount(&[]);
     let group = Cgroup::new("oom", 1 << 30);
@@ -81,7 +81,7 @@ fn a_worker_that_is_killed_for_want_of_memory_is_replaced() {
         Load::new().user("md5sum", md5sums(&remote.tree, subject.mounted.path(), &remote.sandbox.directory("scratch")));
     group.limit(1 << 20);
     eventually("the end of a worker without memory", || {
-        // It is last on the list of whoever kills, but alone in its group.
+        // The OOM killer prefers other processes, but it is alone in its group.
         subject.number("worker_pid") != worker
     });
     load.end();
@@ -90,7 +90,7 @@ fn a_worker_that_is_killed_for_want_of_memory_is_replaced() {
     subject.mounted.unmount();
 }
 
-/// A small or a changeable disk.
+/// Mounts a tmpfs with these options.
 fn disk(sandbox: &Sandbox, options: &str) -> PathBuf {
     let disk = sandbox.directory("disk");
     let flags = nix::mount::MsFlags::empty();
@@ -99,18 +99,18 @@ fn disk(sandbox: &Sandbox, options: &str) -> PathBuf {
 }
 
 #[test]
-fn a_repository_without_room_is_streamed_past() {
+fn full_repository_disk_does_not_stop_reads() {
     let remote = Remote::on("starved-room", 600, NEAR, |sandbox| disk(sandbox, "size=16m"));
     let subject = remote.mount(&[]);
     remote.assert_all_right(&subject);
-    subject.hit(Signal::SIGKILL);
+    subject.signal_workers(Signal::SIGKILL);
     remote.assert_all_right(&subject);
     subject.mounted.unmount();
     remote.client.assert_clean();
 }
 
 #[test]
-fn a_repository_that_becomes_read_only_is_read_on() {
+fn repository_that_becomes_read_only_stays_readable() {
     let remote = Remote::on("starved-read-only", 200, NEAR, |sandbox| disk(sandbox, "size=1g"));
     let disk = remote.sandbox.join("disk");
     let subject = remote.mount(&[]);
@@ -118,27 +118,30 @@ fn a_repository_that_becomes_read_only_is_read_on() {
     for path in some.iter().take(some.len() / 2) {
         fs::read(subject.join(path.to_str().expect("UTF-8"))).expect("reads");
     }
-    // As ext4 does after an error. What is open for writing is in the way of mount(8) here, and goes with its worker.
+    // As ext4 does after an error. Files that are open for writing prevent mount(8) from doing it here; they are closed when
+    // their worker ends.
     let remount = |how: &str| run("mount", ["-o".as_ref(), how.as_ref(), disk.as_os_str()]);
-    eventually("a read-only disk", || remount("remount,ro").status.success() || !subject.hit(Signal::SIGKILL));
+    eventually("a read-only disk", || {
+        remount("remount,ro").status.success() || !subject.signal_workers(Signal::SIGKILL)
+    });
     remote.assert_all_right(&subject);
-    // Also for a worker that has never seen it otherwise.
-    subject.hit(Signal::SIGKILL);
+    // It works also for a worker that started afterwards.
+    subject.signal_workers(Signal::SIGKILL);
     remote.assert_all_right(&subject);
     remount("remount,rw").success();
     subject.mounted.unmount();
     remote.client.assert_clean();
 }
 
-/// The wall clock of a worker is wrong by years, either way: it decides nothing.
+/// The wall clock of a worker is wrong by years in both directions: nothing depends on it.
 #[test]
-fn clocks_may_jump() {
+fn jumps_of_the_clock_do_not_affect_reads() {
     let remote = Remote::new("starved-clock", 100, NEAR);
     let clock = remote.sandbox.join("clock");
     let at = remote.sandbox.directory("m");
     fs::write(&clock, "+20y").expect("writable");
     let mut command = remote.client.command(["mount".as_ref(), "os:main".as_ref(), at.as_os_str()]);
-    // Only the wall clock, which is what jumps; read again and again from a file.
+    // Only the wall clock is changed; faketime reads it from a file at each call.
     command.env("LD_PRELOAD", faketime()).env("FAKETIME_TIMESTAMP_FILE", &clock).env("FAKETIME_NO_CACHE", "1");
     command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
     finish(command).success();
@@ -158,13 +161,13 @@ fn faketime() -> PathBuf {
 }
 
 #[test]
-fn ten_thousand_files_can_be_open_and_few_descriptors_are_enough() {
+fn ten_thousand_open_files_need_few_descriptors() {
     let sandbox = Sandbox::new("starved-files");
     let tree = sandbox.directory("tree");
     for directory in 0..100 {
         fs::create_dir(tree.join(format!("{directory}"))).expect("writable");
         for file in 0..100 {
-            // Every tenth has a file of its own in the repository.
+            // Every tenth file has its own file in the repository.
             let length = if file % 10 == 0 { 70_000 } else { 100 };
             fs::write(tree.join(format!("{directory}/{file}")), trees::noise(directory * 100 + file, length))
                 .expect("writable");
@@ -176,7 +179,7 @@ fn ten_thousand_files_can_be_open_and_few_descriptors_are_enough() {
     for options in [&[][..], &["passthrough"]] {
         let subject = Subject::new(&repository, "main", &sandbox.join("m"), options);
         let worker = subject.number("worker_pid");
-        // Less than what it may keep open for the next reader.
+        // Fewer descriptors than the worker would keep open for later readers.
         let limit = format!("--nofile={0}:{0}", if options.is_empty() { 80 } else { 400 });
         run("prlimit", ["--pid", &worker.to_string(), &limit]).success();
         let open = |path: String| (File::open(subject.join(&path)).expect("opens"), path);
@@ -188,7 +191,7 @@ fn ten_thousand_files_can_be_open_and_few_descriptors_are_enough() {
             let mut bytes = vec![0; 100];
             std::os::unix::fs::FileExt::read_exact_at(file, &mut bytes, 0)
                 .unwrap_or_else(|error| panic!("{path}: {error}"));
-            assert_eq!(bytes, fs::read(tree.join(path)).expect("ours")[..100], "{options:?} {path}");
+            assert_eq!(bytes, fs::read(tree.join(path)).expect("owned by the test")[..100], "{options:?} {path}");
         }
         assert_eq!(subject.number("worker_pid"), worker, "it was not replaced");
         assert_eq!(subject.status()["figures"]["errors"], 0);
@@ -198,7 +201,7 @@ fn ten_thousand_files_can_be_open_and_few_descriptors_are_enough() {
 }
 
 #[test]
-fn sixty_four_mounts_at_once() {
+fn sixty_four_mounts_work_at_once() {
     let sandbox = Sandbox::new("starved-many");
     let tree = sandbox.join("tree");
     trees::medium(&tree, 40);

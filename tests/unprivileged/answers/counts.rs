@@ -1,12 +1,12 @@
-//! How often whom is asked: counts of requests.
+//! Counts of the requests to each server.
 
 use std::thread;
 use std::time::Duration;
 
 use sapwood::image::ObjectRef;
 
-use super::scene::{Scene, read_object, with_blocks};
-use crate::common::odd::{Answer, Odd, wrong};
+use super::fixture::{Fixture, read_object, with_blocks};
+use crate::common::scripted_server::{Answer, ScriptedServer, wrong};
 
 fn answer(name: &str) -> Answer {
     let found = wrong().into_iter().find(|(other, _)| *other == name);
@@ -14,84 +14,88 @@ fn answer(name: &str) -> Answer {
 }
 
 #[test]
-fn only_refs_are_asked_for_past_caches_first_and_everything_is_the_second_time() {
-    let scene = Scene::new();
-    let server = Odd::serve(&scene.before());
-    scene.client("first").pull(&[server.url()], 20).expect("a good server");
+fn only_refs_bypass_caches_until_an_answer_was_wrong() {
+    let fixture = Fixture::new();
+    let server = ScriptedServer::serve(&fixture.before());
+    fixture.client("first").pull(&[server.url()], 20).expect("a good server");
     for kind in ["commits/", "images/", "locators/", "packs/"] {
-        assert!(!server.asked(kind).is_empty() && server.asked(kind).iter().all(|asked| !asked.is_fresh), "{kind}");
+        assert!(
+            !server.requests(kind).is_empty() && server.requests(kind).iter().all(|asked| !asked.is_fresh),
+            "{kind}"
+        );
     }
-    assert!(server.asked("refs/").iter().all(|asked| asked.is_fresh));
+    assert!(server.requests("refs/").iter().all(|asked| asked.is_fresh));
     server.forget();
     for kind in ["commits/", "images/", "locators/", "packs/"] {
         server.set(kind, &answer("one byte is another"), 1);
     }
-    scene.client("second").pull(&[server.url()], 20).expect("it passes");
+    fixture.client("second").pull(&[server.url()], 20).expect("it passes");
     for kind in ["commits/", "images/", "locators/"] {
-        let fresh: Vec<bool> = server.asked(kind).iter().map(|asked| asked.is_fresh).collect();
+        let fresh: Vec<bool> = server.requests(kind).iter().map(|asked| asked.is_fresh).collect();
         assert_eq!(fresh, [false, true], "{kind}");
     }
-    // Of a pack only the frame that came wrong comes again.
-    let packs = server.asked("packs/");
+    // Of a pack only the wrong frame is fetched again.
+    let packs = server.requests("packs/");
     assert_eq!(packs.iter().map(|asked| asked.is_fresh).collect::<Vec<_>>(), [false, true], "{packs:?}");
     let length = |number: usize| packs[number].range.map_or(usize::MAX, |(first, last)| last - first);
     assert!(length(1) < length(0) / 2, "{packs:?}");
 }
 
 #[test]
-fn who_may_not_or_is_behind_is_asked_twice() {
-    let scene = Scene::new();
-    let server = Odd::serve(&scene.after());
-    let client = scene.client("behind");
+fn denying_or_stale_server_is_asked_twice() {
+    let fixture = Fixture::new();
+    let server = ScriptedServer::serve(&fixture.after());
+    let client = fixture.client("behind");
     client.pull(&[server.url()], 20).expect("a good server");
-    let behind = Odd::serve(&scene.before());
+    let behind = ScriptedServer::serve(&fixture.before());
     let said = client.pull(&[behind.url()], 20).expect_err("an older sequence");
     assert!(said.contains("older than"), "{said}");
-    let fresh: Vec<bool> = behind.asked("refs/").iter().map(|asked| asked.is_fresh).collect();
+    let fresh: Vec<bool> = behind.requests("refs/").iter().map(|asked| asked.is_fresh).collect();
     assert_eq!(fresh, [true, true]);
-    // A mirror that is not behind makes up for it.
+    // A mirror that is up to date makes up for it.
     client.pull(&[behind.url(), server.url()], 20).expect("the mirror is right");
 
     for status in ["401 Unauthorized", "403 Forbidden"] {
-        let denied: Answer = std::sync::Arc::new(move |_, _| crate::common::odd::response(status, "", b""));
+        let denied: Answer = std::sync::Arc::new(move |_, _| crate::common::scripted_server::response(status, "", b""));
         for kind in ["refs/", "packs/"] {
-            let server = Odd::serve(&scene.before());
+            let server = ScriptedServer::serve(&fixture.before());
             server.set(kind, &denied, u32::MAX);
-            let client = scene.client(&format!("{}-{}", &status[..3], &kind[..4]));
+            let client = fixture.client(&format!("{}-{}", &status[..3], &kind[..4]));
             let said = client.pull(&[server.url()], 20).expect_err("it is denied");
             assert!(said.contains("not allowed to read"), "{said}");
-            assert_eq!(server.asked(kind).len(), 2, "{:?}", server.asked(kind));
-            assert!(server.asked(kind)[1].is_fresh);
+            assert_eq!(server.requests(kind).len(), 2, "{:?}", server.requests(kind));
+            assert!(server.requests(kind)[1].is_fresh);
         }
     }
 }
 
 #[test]
-fn a_place_that_sent_wrong_bytes_is_asked_last_for_a_while() {
-    let scene = Scene::new();
-    let (bad, good) = (Odd::serve(&scene.before()), Odd::serve(&scene.before()));
+fn server_that_sent_wrong_bytes_is_asked_last_for_a_while() {
+    let fixture = Fixture::new();
+    let (bad, good) = (ScriptedServer::serve(&fixture.before()), ScriptedServer::serve(&fixture.before()));
     bad.set("images/", &answer("one byte is another"), u32::MAX);
     bad.set("packs/", &answer("one byte is another"), u32::MAX);
-    let client = scene.client("distrust");
+    let client = fixture.client("distrust");
     client.pull(&[bad.url(), good.url()], 20).expect("the mirror is right");
-    assert_eq!(bad.asked("images/").len(), 2);
-    // The URL itself is asked for the ref in any case; what is named by its content comes from the mirror from then on.
-    assert_eq!((bad.asked("refs/").len(), bad.asked("locators/").len(), bad.asked("packs/").len()), (1, 0, 0));
-    assert!(!good.asked("packs/").is_empty());
+    assert_eq!(bad.requests("images/").len(), 2);
+    // The ref is requested from the remote's URL in any case; files that are named by their content come from the mirror from
+    // then on.
+    assert_eq!((bad.requests("refs/").len(), bad.requests("locators/").len(), bad.requests("packs/").len()), (1, 0, 0));
+    assert!(!good.requests("packs/").is_empty());
 }
 
 #[test]
-fn many_readers_of_a_part_that_comes_wrong_ask_no_more_than_one() {
-    let scene = Scene::new();
-    let server = Odd::serve(&scene.before());
-    let client = scene.client("readers");
+fn many_readers_of_a_wrong_part_send_no_more_requests_than_one() {
+    let fixture = Fixture::new();
+    let server = ScriptedServer::serve(&fixture.before());
+    let client = fixture.client("readers");
     let patience = Duration::from_secs(2);
-    let tree = client.visit(&[server.url()], 2).expect("a good server");
+    let tree = client.open_lazily(&[server.url()], 2).expect("a good server");
     let objects = with_blocks(&tree, patience, |image| image.object_uses().collect::<Result<Vec<_>, _>>());
     let large = objects.expect("the names are there").into_iter().max_by_key(|object| object.size).expect("some");
     let object = ObjectRef { id: large.id, index: large.index, size: large.size };
     server.set("packs/", &answer("a login page"), u32::MAX);
-    let publisher = scene.publisher();
+    let publisher = fixture.publisher();
     thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
@@ -100,9 +104,9 @@ fn many_readers_of_a_part_that_comes_wrong_ask_no_more_than_one() {
             });
         }
     });
-    let asked = server.asked("packs/").len();
-    assert!((3..=8).contains(&asked), "{asked} requests: {:?}", server.asked("packs/"));
-    // What passes is read by the next reader.
-    server.mend();
+    let asked = server.requests("packs/").len();
+    assert!((3..=8).contains(&asked), "{asked} requests: {:?}", server.requests("packs/"));
+    // After a temporary fault the next reader succeeds.
+    server.restore();
     read_object(&tree, &object, &publisher, Duration::from_secs(20)).expect("it has passed");
 }

@@ -1,5 +1,5 @@
-//! Every form that RFC 9110 allows for the answer to a GET, and some that it does not: read where the bytes can be known, and
-//! otherwise refused in words.
+//! Every form that RFC 9110 allows for the answer to a GET, and some that it does not: read where the bytes are determined, and
+//! otherwise refused with a message.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -8,35 +8,37 @@ use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
 use sapwood::remote::transport::{Transport, TransportOptions};
 
-use super::scene::chain;
-use crate::common::odd::{Answer, Asked, Odd, PAGE, chunked, content_range, part, proper, response, with};
+use super::fixture::chain;
+use crate::common::scripted_server::{
+    Answer, HttpRequest, PAGE, ScriptedServer, chunked, content_range, part, proper, response, with,
+};
 
-/// The file that is asked for, of which the range is a part.
+/// Returns the requested file, of which the range is a part.
 fn content() -> Vec<u8> {
     (0..40_000_u32).flat_map(|number| number.to_le_bytes()).collect()
 }
 
-const FIRST: usize = 1000;
-const LAST: usize = 150_000;
+const RANGE_FIRST: usize = 1000;
+const RANGE_LAST: usize = 150_000;
 
-/// A name, the answer, and the words of the refusal of the whole and of the part; none where it is read.
+/// A name, the answer, and the messages with which the file and the range are refused; none where it is read.
 type Form = (&'static str, Answer, Option<&'static str>, Option<&'static str>);
 
 fn form(
     name: &'static str,
-    answer: impl Fn(&Asked, &[u8]) -> Vec<u8> + Send + Sync + 'static,
+    answer: impl Fn(&HttpRequest, &[u8]) -> Vec<u8> + Send + Sync + 'static,
     whole: Option<&'static str>,
     of_part: Option<&'static str>,
 ) -> Form {
     (name, Arc::new(answer), whole, of_part)
 }
 
-/// The right answer with other headers.
+/// The correct answer with other headers.
 fn headers(name: &'static str, lines: &'static str) -> Form {
     form(name, move |asked, file| with(asked, file, lines, part(asked, file)), None, None)
 }
 
-/// All of the file, whatever was asked for, in this form.
+/// The whole file, whatever was requested, in this encoding.
 fn encoded(name: &'static str, coding: &'static str, encode: fn(&[u8]) -> Vec<u8>) -> Form {
     let line = format!("Content-Encoding: {coding}\r\n");
     form(name, move |_, file| response("200 OK", &line, &encode(file)), None, None)
@@ -68,9 +70,9 @@ fn twice(bytes: &[u8]) -> Vec<u8> {
     gzip(&zlib(bytes))
 }
 
-/// A range of the answer, said in this way.
+/// The requested range with this Content-Range.
 fn range(name: &'static str, say: impl Fn(usize, usize, usize) -> String + Send + Sync + 'static) -> Form {
-    let answer = move |asked: &Asked, file: &[u8]| {
+    let answer = move |asked: &HttpRequest, file: &[u8]| {
         let Some((first, last)) = asked.range else { return proper(asked, file) };
         let line = format!("Content-Range: {}\r\n", say(first, last, file.len()));
         response("206 Partial Content", &line, part(asked, file))
@@ -78,7 +80,7 @@ fn range(name: &'static str, say: impl Fn(usize, usize, usize) -> String + Send 
     form(name, answer, None, None)
 }
 
-/// Forms in which the bytes can be known.
+/// Returns the forms that determine the bytes.
 fn read() -> Vec<Form> {
     vec![
         form("as it should be", proper, None, None),
@@ -186,7 +188,7 @@ fn read() -> Vec<Form> {
     ]
 }
 
-/// Forms that tell nothing of the bytes: the words of the refusal of the whole, and of the part.
+/// Returns the forms that do not determine the bytes, with the messages for the file and the range.
 fn refused() -> Vec<Form> {
     let status = |line: &'static str, words: &'static str| {
         form(line, move |_, _| response(line, "", b""), Some(words), Some(words))
@@ -266,15 +268,15 @@ fn refused() -> Vec<Form> {
     ]
 }
 
-fn check(server: &Odd, form: &Form) {
+fn check(server: &ScriptedServer, form: &Form) {
     let (name, answer, of_whole, of_part) = form;
-    server.mend();
+    server.restore();
     server.set("file", answer, u32::MAX);
     let options = TransportOptions { patience: 0, connect_timeout: 5, stall_timeout: 5, ..TransportOptions::default() };
     let transport = Transport::open(&server.url(), &options).expect("a URL");
     let content = content();
     let whole = transport.get("file", 1 << 20).map(|found| found.map(|(bytes, _)| bytes));
-    let found_part = transport.get_range("file", FIRST as u64..LAST as u64 + 1);
+    let found_part = transport.get_range("file", RANGE_FIRST as u64..RANGE_LAST as u64 + 1);
     match (whole, of_whole) {
         (Ok(Some(bytes)), None) if name.starts_with("a page") => assert!(bytes.starts_with(PAGE), "{name}"),
         (Ok(Some(bytes)), None) => assert!(bytes == content, "{name}: other bytes"),
@@ -284,7 +286,7 @@ fn check(server: &Odd, form: &Form) {
         (other, _) => panic!("{name}: the whole: {:?}", other.map(|found| found.map(|bytes| bytes.len()))),
     }
     match (found_part, of_part) {
-        (Ok(bytes), None) => assert!(bytes == content[FIRST..=LAST], "{name}: other bytes of a part"),
+        (Ok(bytes), None) => assert!(bytes == content[RANGE_FIRST..=RANGE_LAST], "{name}: other bytes of a part"),
         (Err(error), Some(word)) => {
             assert!(chain(&error).contains(word), "{name}: '{word}' not in '{}'", chain(&error))
         }
@@ -293,17 +295,17 @@ fn check(server: &Odd, form: &Form) {
 }
 
 #[test]
-fn answers_are_read_in_every_form_in_which_their_bytes_can_be_known() {
+fn answers_are_read_in_every_form_that_determines_the_bytes() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     std::fs::write(directory.path().join("file"), content()).expect("writable");
-    let server = Odd::serve(directory.path());
+    let server = ScriptedServer::serve(directory.path());
     read().iter().for_each(|form| check(&server, form));
 }
 
 #[test]
-fn answers_that_tell_nothing_of_the_bytes_are_refused_in_words() {
+fn answers_that_do_not_determine_the_bytes_are_refused() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     std::fs::write(directory.path().join("file"), content()).expect("writable");
-    let server = Odd::serve(directory.path());
+    let server = ScriptedServer::serve(directory.path());
     refused().iter().for_each(|form| check(&server, form));
 }

@@ -1,5 +1,5 @@
-//! Each wrong answer for each kind of file, pulled and read lazily: with a good mirror it does no harm, alone it is waited for
-//! while it may pass, and if it lasts the error says what was answered.
+//! Each wrong answer for each kind of file, pulled and read lazily. With a correct mirror it does no harm; alone it is retried
+//! while it may be temporary, and if it lasts the error says what was answered.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -7,10 +7,10 @@ use std::thread;
 
 use sapwood::remote::transport::TRIES_MAX;
 
-use super::scene::{Client, Scene};
-use crate::common::odd::{Answer, Odd, wrong};
+use super::fixture::{Client, Fixture};
+use crate::common::scripted_server::{Answer, ScriptedServer, wrong};
 
-/// What a pull or a lazy mount needs, by the beginning of its path.
+/// The files that a pull or a lazy mount needs, by the prefix of their path.
 const KINDS: [&str; 5] = ["refs/", "commits/", "images/", "locators/", "packs/"];
 
 /// How a commit is used.
@@ -21,15 +21,15 @@ enum Use {
 }
 
 impl Use {
-    fn of(self, client: &Client, scene: &Scene, urls: &[String], patience: u64) -> Result<(), String> {
+    fn of(self, client: &Client, fixture: &Fixture, urls: &[String], patience: u64) -> Result<(), String> {
         match self {
             Self::Pulled => client.pull(urls, patience).map(drop),
-            Self::Read => client.read(scene, urls, patience),
+            Self::Read => client.read(fixture, urls, patience),
         }
     }
 }
 
-/// Tries `work` with each item, many at once: mostly something is waited for.
+/// Calls `work` with each item, many at once, since it mostly waits.
 pub fn at_once<T: Send>(items: Vec<T>, work: impl Fn(usize, T) + Sync) {
     let items = Mutex::new(items.into_iter().enumerate());
     thread::scope(|scope| {
@@ -54,42 +54,42 @@ fn cases(kinds: &[&'static str]) -> Vec<Case> {
 
 #[test]
 fn a_good_mirror_makes_up_for_every_wrong_answer() {
-    let scene = Scene::new();
-    let good = Odd::serve(&scene.before());
+    let fixture = Fixture::new();
+    let good = ScriptedServer::serve(&fixture.before());
     at_once(cases(&KINDS), |number, (how, kind, name, odd)| {
-        let bad = Odd::serve(&scene.before());
+        let bad = ScriptedServer::serve(&fixture.before());
         bad.set(kind, &odd, u32::MAX);
-        let client = scene.client(&number.to_string());
-        how.of(&client, &scene, &[bad.url(), good.url()], 20)
+        let client = fixture.client(&number.to_string());
+        how.of(&client, &fixture, &[bad.url(), good.url()], 20)
             .unwrap_or_else(|error| panic!("{how:?}, {name} for {kind}: {error}"));
         client.again();
     });
 }
 
 #[test]
-fn every_wrong_answer_may_pass() {
-    let scene = Scene::new();
+fn temporary_wrong_answers_are_retried() {
+    let fixture = Fixture::new();
     at_once(cases(&KINDS), |number, (how, kind, name, odd)| {
-        let server = Odd::serve(&scene.before());
+        let server = ScriptedServer::serve(&fixture.before());
         server.set(kind, &odd, 3);
-        let client = scene.client(&number.to_string());
-        how.of(&client, &scene, &[server.url()], 20)
+        let client = fixture.client(&number.to_string());
+        how.of(&client, &fixture, &[server.url()], 20)
             .unwrap_or_else(|error| panic!("{how:?}, {name} for {kind}: {error}"));
         client.again();
     });
 }
 
 #[test]
-fn a_wrong_answer_that_lasts_is_an_error_in_words_and_asked_for_no_more_than_eight_times() {
-    let scene = Scene::new();
+fn lasting_wrong_answer_is_reported_after_at_most_eight_tries() {
+    let fixture = Fixture::new();
     at_once(cases(&KINDS), |number, (how, kind, name, odd)| {
-        let server = Odd::serve(&scene.before());
+        let server = ScriptedServer::serve(&fixture.before());
         server.set(kind, &odd, u32::MAX);
-        let client = scene.client(&number.to_string());
-        let Err(said) = how.of(&client, &scene, &[server.url()], 1) else {
+        let client = fixture.client(&number.to_string());
+        let Err(said) = how.of(&client, &fixture, &[server.url()], 1) else {
             panic!("{how:?}, {name} for {kind}: nothing was said")
         };
-        // A machine that is busy may not have had its first answer within a second.
+        // On a busy machine the first answer may take more than a second.
         let is_named = said.contains(&server.url())
             || how == Use::Read && (said.contains(kind) || said.contains("no answer within the time"));
         assert!(is_named, "{how:?}, {name} for {kind}: {said}");
@@ -97,12 +97,12 @@ fn a_wrong_answer_that_lasts_is_an_error_in_words_and_asked_for_no_more_than_eig
             assert!(said.contains("a web page, 'Log in'") || said.contains("where bytes"), "{kind}: {said}");
         }
         let mut tries = HashMap::new();
-        server.asked(kind).into_iter().for_each(|asked| *tries.entry((asked.path, asked.range)).or_insert(0) += 1);
+        server.requests(kind).into_iter().for_each(|asked| *tries.entry((asked.path, asked.range)).or_insert(0) += 1);
         let most = tries.values().max().copied().unwrap_or(0);
         let least = match name {
             // The client follows ten of them each time.
             "a redirect in a circle" => return,
-            // It is gone on with where it ended.
+            // The next request continues where this answer ended.
             "half of it and the end" => 1,
             _ => 2,
         };
@@ -112,25 +112,25 @@ fn a_wrong_answer_that_lasts_is_an_error_in_words_and_asked_for_no_more_than_eig
 }
 
 #[test]
-fn an_update_does_without_a_delta_that_comes_wrong() {
-    let scene = Scene::new();
-    assert!(scene.after().join("deltas").is_dir(), "there is a delta");
-    let old = scene.client("old");
-    let before = Odd::serve(&scene.before());
+fn update_succeeds_without_a_wrong_delta() {
+    let fixture = Fixture::new();
+    assert!(fixture.after().join("deltas").is_dir(), "there is a delta");
+    let old = fixture.client("old");
+    let before = ScriptedServer::serve(&fixture.before());
     old.pull(&[before.url()], 20).expect("a good server");
     at_once(wrong(), |number, (name, odd)| {
-        let server = Odd::serve(&scene.after());
+        let server = ScriptedServer::serve(&fixture.after());
         server.set("deltas/", &odd, u32::MAX);
-        let client = Client::of(&scene, &number.to_string(), old.path());
+        let client = Client::of(&fixture, &number.to_string(), old.path());
         client.pull(&[server.url()], 20).unwrap_or_else(|error| panic!("{name}: {error}"));
-        // The head is asked for twice, and what is behind it as often.
-        let tries = server.asked("deltas/").len();
+        // The head is requested twice, and so are the patches.
+        let tries = server.requests("deltas/").len();
         assert!((1..=4).contains(&tries) || name == "a redirect in a circle", "{name}: {tries} requests");
         client.again();
-        // One that passes does no harm.
-        server.mend();
+        // A temporary one does no harm.
+        server.restore();
         server.set("deltas/", &odd, 1);
-        let client = Client::of(&scene, &format!("{number}-passing"), old.path());
+        let client = Client::of(&fixture, &format!("{number}-passing"), old.path());
         client.pull(&[server.url()], 20).unwrap_or_else(|error| panic!("{name}, passing: {error}"));
         client.again();
     });

@@ -1,9 +1,9 @@
-//! What a remote may answer, and what becomes of it: the one rule for refs, commits, images, locators, packs and deltas, by
-//! pull and by lazy reads.
+//! Answers of remotes, and what becomes of them: one rule for refs, commits, images, locators, packs and deltas, for pulls and
+//! lazy reads.
 
 mod counts;
+mod fixture;
 mod forms;
 mod matrix;
-mod scene;
+mod messages;
 mod sizes;
-mod words;

@@ -1,5 +1,5 @@
-//! Commits of every size with columns at random, published and opened lazily, with each frame of the image missing, damaged or
-//! late in turn: what is read is what was published.
+//! Commits of every size with random columns, published and opened lazily, while each frame of the image in turn is missing,
+//! damaged or late: what is read is what was published.
 
 use std::fs;
 use std::path::Path;
@@ -8,30 +8,32 @@ use std::time::Duration;
 
 use sapwood::image::{EncodedImage, Image, ObjectRef, Tree, encode};
 use sapwood::model::{Commit, Content, DeviceNumber, EntryName, Metadata, Node, NodeKind, ObjectId, Timestamp, Xattrs};
-use sapwood::remote::format::wire::{FrameKind, Prelude, WireFrame};
+use sapwood::remote::format::wire::{FrameIndex, FrameKind, WireFrame};
 use sapwood::store::{ObjectSource as _, ReadError};
 
+use super::fixture::{self, Client, fetch, with_blocks};
 use super::matrix::at_once;
-use super::scene::{self, Client, fetch, with_blocks};
-use crate::common::odd::{Answer, Asked, Odd, content_range, part, proper, response, with};
 use crate::common::published::Published;
+use crate::common::scripted_server::{
+    Answer, HttpRequest, ScriptedServer, content_range, part, proper, response, with,
+};
 
-/// How long readers wait.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest time that a reader waits.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How late an answer is.
-const LATE: Duration = Duration::from_millis(300);
+/// Delay of a late answer.
+const ANSWER_DELAY: Duration = Duration::from_millis(300);
 
-/// Where a head comes before the rest, and where columns begin and end within the first block.
-const EDGES: [u32; 9] = [2_500, 4_500, 5_000, 6_500, 8_189, 8_190, 8_191, 8_192, 8_193];
+/// Sizes at which a head frame is written, and at which columns begin or end within the first block.
+const BOUNDARY_SIZES: [u32; 9] = [2_500, 4_500, 5_000, 6_500, 8_189, 8_190, 8_191, 8_192, 8_193];
 
-/// Numbers as if drawn, the same for the same questions.
+/// Returns a random number that depends only on the arguments.
 fn draw(seed: u32, salt: u32, below: u32) -> u32 {
     let id = ObjectId::of(&[seed.to_le_bytes(), salt.to_le_bytes()].concat());
     u32::from_le_bytes(id.as_bytes()[..4].try_into().expect("four bytes")) % below
 }
 
-/// The contents that are named by a number.
+/// Returns the content with a number.
 fn content(number: u32) -> Vec<u8> {
     number.to_le_bytes().repeat(1 + number as usize % 5)
 }
@@ -72,7 +74,7 @@ fn kind(seed: u32, entries: u32) -> NodeKind {
     }
 }
 
-/// A tree of so many entries, most of them in few directories.
+/// Makes a tree with this number of entries, most of them in few directories.
 fn random_tree(entries: u32) -> Tree {
     let seed = |number: u32| entries.wrapping_mul(40_503).wrapping_add(number);
     let mut tree = Tree::new(metadata(seed(0)));
@@ -95,7 +97,7 @@ fn random_tree(entries: u32) -> Tree {
     tree
 }
 
-/// A published commit, and what its image was.
+/// A published commit, and its image.
 struct Case {
     directory: tempfile::TempDir,
     encoded: EncodedImage,
@@ -109,7 +111,7 @@ impl Case {
         let commit = Commit {
             image: encoded.id,
             parent: None,
-            ref_name: scene::name(),
+            ref_name: fixture::name(),
             sequence: 1,
             timestamp: 1,
             subject: String::new(),
@@ -124,33 +126,33 @@ impl Case {
         let published = directory.path().join("published");
         Published::default().add_commit(&commit.ref_name, &commit, &encoded.bytes, &contents, &published);
         let wire = fs::read(published.join(Self::path(&encoded))).expect("published");
-        let frames = Prelude::parse(&wire, encoded.id).expect("own").frames().to_vec();
+        let frames = FrameIndex::parse(&wire, encoded.id).expect("own").frames().to_vec();
         Self { directory, encoded, frames }
     }
 
-    /// Where its image is published.
+    /// Returns the path of its published image.
     fn path(encoded: &EncodedImage) -> String {
         sapwood::remote::layout::image(encoded.id)
     }
 
-    fn serve(&self) -> Odd {
-        Odd::serve(&self.directory.path().join("published"))
+    fn serve(&self) -> ScriptedServer {
+        ScriptedServer::serve(&self.directory.path().join("published"))
     }
 
-    /// A new client opens the commit and reads all of it: names, attributes and contents.
-    fn read(&self, client: &Client, server: &Odd) -> Result<(), String> {
-        let tree = client.visit(&[server.url()], PATIENCE.as_secs())?;
-        with_blocks(&tree, PATIENCE, |image| image.lookup(image.root(), b"nothing"))?;
-        let again = with_blocks(&tree, PATIENCE, Image::tree)?;
+    /// Opens the commit by a new client and reads all of it: names, attributes and contents.
+    fn read(&self, client: &Client, server: &ScriptedServer) -> Result<(), String> {
+        let tree = client.open_lazily(&[server.url()], READ_TIMEOUT.as_secs())?;
+        with_blocks(&tree, READ_TIMEOUT, |image| image.lookup(image.root(), b"nothing"))?;
+        let again = with_blocks(&tree, READ_TIMEOUT, Image::tree)?;
         let again = encode(&again).map_err(|error| error.to_string())?;
         assert!(again.bytes == self.encoded.bytes, "another image");
-        let objects = with_blocks(&tree, PATIENCE, |image| image.object_uses().collect::<Result<Vec<_>, _>>())?;
+        let objects = with_blocks(&tree, READ_TIMEOUT, |image| image.object_uses().collect::<Result<Vec<_>, _>>())?;
         for found in objects {
             let object = ObjectRef { id: found.id, index: found.index, size: found.size };
             let mut buffer = [0; 64];
             let length = loop {
                 match tree.read_object(&object, 0, &mut buffer) {
-                    Err(ReadError::Absent(absent)) => fetch(&tree, &absent, PATIENCE)?,
+                    Err(ReadError::Absent(absent)) => fetch(&tree, &absent, READ_TIMEOUT)?,
                     other => break other.map_err(|error| error.to_string())?,
                 }
             };
@@ -160,7 +162,7 @@ impl Case {
     }
 }
 
-/// What becomes of the bytes of a frame.
+/// A fault in the bytes of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     Absent,
@@ -168,17 +170,17 @@ enum Fault {
     Late,
 }
 
-/// Answers that touch the frame are as the fault says, all others are proper.
+/// Returns answers with the fault if they have bytes of the frame, and correct ones otherwise.
 fn answer(frame: &WireFrame, fault: Fault) -> Answer {
     let place = frame.range.start as usize..frame.range.end as usize;
-    std::sync::Arc::new(move |asked: &Asked, file: &[u8]| {
+    std::sync::Arc::new(move |asked: &HttpRequest, file: &[u8]| {
         let (first, last) = asked.range.unwrap_or((0, file.len().saturating_sub(1)));
         if first >= place.end || last < place.start || file.len() < place.end {
             return proper(asked, file);
         }
         match fault {
             Fault::Absent if first >= place.start => response("416 Range Not Satisfiable", "", b""),
-            // As a copy that is not whole yet.
+            // As a mirror that is not complete yet.
             Fault::Absent => {
                 let file = &file[..place.start];
                 response("206 Partial Content", &content_range(asked, file), part(asked, file))
@@ -190,24 +192,24 @@ fn answer(frame: &WireFrame, fault: Fault) -> Answer {
                 with(asked, file, "", &body)
             }
             Fault::Late => {
-                thread::sleep(LATE);
+                thread::sleep(ANSWER_DELAY);
                 proper(asked, file)
             }
         }
     })
 }
 
-/// Every fault of every frame of a commit of so many entries; returns how many heads there were.
-fn check(entries: u32, scene: &Path) -> usize {
+/// Tries every fault of every frame of a commit with this number of entries. Returns the number of head frames.
+fn check(entries: u32, fixture: &Path) -> usize {
     let case = Case::of(entries);
     let path = Case::path(&case.encoded);
     for (number, frame) in case.frames.iter().enumerate() {
         for fault in [Fault::Absent, Fault::Damaged, Fault::Late] {
             let server = case.serve();
-            // A head is not needed by those that can do without it.
+            // A head frame is optional for a client.
             let times = if frame.kind == FrameKind::Head && fault == Fault::Damaged { u32::MAX } else { 2 };
             server.set(&path, &answer(frame, fault), times);
-            let client = Client::new(&scene.join(format!("client-{entries}-{number}-{fault:?}")));
+            let client = Client::new(&fixture.join(format!("client-{entries}-{number}-{fault:?}")));
             let read = case.read(&client, &server);
             read.unwrap_or_else(|error| panic!("{entries} entries, {frame:?} {fault:?}: {error}"));
             client.remove();
@@ -217,10 +219,10 @@ fn check(entries: u32, scene: &Path) -> usize {
 }
 
 fn check_all(sizes: impl Iterator<Item = u32>) {
-    let scene = tempfile::tempdir().expect("a temporary directory");
+    let fixture = tempfile::tempdir().expect("a temporary directory");
     let heads = std::sync::atomic::AtomicUsize::new(0);
     at_once(sizes.collect(), |_, entries| {
-        heads.fetch_add(check(entries, scene.path()), std::sync::atomic::Ordering::Relaxed);
+        heads.fetch_add(check(entries, fixture.path()), std::sync::atomic::Ordering::Relaxed);
     });
     assert!(heads.into_inner() >= 3, "too few images have a head");
 }
@@ -233,5 +235,5 @@ fn lazy_trees_are_right_for_some_sizes_with_bad_frames() {
 #[test]
 #[ignore = "takes minutes: tests/run --long lazy-sizes"]
 fn lazy_trees_are_right_for_sixty_sizes_with_bad_frames() {
-    check_all((1..=20_000).step_by(401).chain(EDGES));
+    check_all((1..=20_000).step_by(401).chain(BOUNDARY_SIZES));
 }

@@ -1,4 +1,4 @@
-//! Random trees: a list of steps that builds one, small enough in names that steps often meet.
+//! Random trees: a list of steps that builds one, with so few names that steps often meet.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -8,7 +8,7 @@ use sapwood::model::{
     Timestamp, Xattrs,
 };
 
-/// One step of building a tree. Numbers choose among what is there, modulo its count.
+/// A step that builds a tree. Numbers choose among what exists, modulo its count.
 #[derive(Debug, Clone)]
 pub enum Step {
     Insert { directory: usize, name: EntryName, node: Node },
@@ -34,7 +34,7 @@ pub fn build(root: &Metadata, steps: &[Step]) -> Tree {
             }
             Step::Link { .. } => {}
             Step::Remove { directory, name } => {
-                // What was below stays in the lists: building on in a removed directory must do no harm.
+                // Nodes below it stay in the lists: adding to a removed directory must do no harm.
                 tree.remove(directories[directory % directories.len()], name);
             }
         }
@@ -105,7 +105,8 @@ fn node() -> impl Strategy<Value = Node> {
     (metadata(), kind).prop_map(|(metadata, kind)| Node { metadata, kind })
 }
 
-/// A content without bytes: digests are of its number, so that equal numbers agree in everything an object implies.
+/// Returns a content without bytes: its digests depend on the number only, so that equal numbers agree in everything that an
+/// object implies.
 pub fn numbered_content(number: u8) -> Content {
     const SIZES: [u64; 8] = [0, 1, 5, 4096, LARGE_OBJECT, LARGE_OBJECT + 1, 3 * BLOCK_SIZE + LARGE_OBJECT, 5 << 20];
     let size = SIZES[usize::from(number) % SIZES.len()];
@@ -128,7 +129,7 @@ fn content() -> impl Strategy<Value = Content> {
     )
 }
 
-/// Extents between cuts, every second piece being data; `None` when that leaves no hole.
+/// Returns the extents between cuts, every second piece being data; `None` if there is no hole.
 fn extents(size: u64, mut cuts: Vec<u64>) -> Option<Vec<Extent>> {
     if size == 0 {
         return None;

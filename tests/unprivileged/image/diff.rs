@@ -1,4 +1,4 @@
-//! The list that `diff` gives is complete and minimal.
+//! The list of `diff` is complete and minimal.
 
 use proptest::prelude::*;
 use sapwood::image::{Aspect, Aspects, Change, ChangeKind, Image, diff};
@@ -14,7 +14,7 @@ fn changes(old: &Image, new: &Image) -> Vec<Change> {
     changes
 }
 
-/// Copies only what the change says, so that an aspect it forgets is missed.
+/// Copies only the changed aspects, so that a forgotten one is noticed.
 fn modify(item: &mut Item, new: &Item, aspects: Aspects) {
     if aspects.contains(Aspect::Type) {
         *item = new.clone();
@@ -64,13 +64,13 @@ fn apply(old: &Listing, new: &Listing, changes: &[Change]) -> Listing {
     listing
 }
 
-/// What `diff` compares of links: how many there are, and the first in the order of an image.
+/// Returns what `diff` compares of links: their number, and the first one in the order of an image.
 fn link_identity(item: &Item) -> (usize, Option<ImagePath>) {
     let paths = item.links.iter().map(|path| ImagePath::parse(path).expect("legal"));
     (item.links.len(), paths.min_by_key(|path| (path.components().len(), path.clone())))
 }
 
-/// The paths of both whose links differ though their types do not.
+/// Returns the paths in both whose links differ though their types do not.
 fn relinked(old: &Listing, new: &Listing) -> Vec<Vec<u8>> {
     let both = old.iter().filter_map(|(path, item)| Some((path, item, new.get(path)?)));
     both.filter(|(_, old, new)| old.node.kind.file_kind() == new.node.kind.file_kind())
@@ -86,7 +86,7 @@ fn without_links(mut listing: Listing) -> Listing {
 
 proptest! {
     #[test]
-    fn applying_the_list_to_the_old_tree_gives_the_new_one(
+    fn applying_the_diff_to_the_old_tree_gives_the_new_one(
         root in metadata(),
         base in steps(50),
         new_root in prop_oneof![3 => Just(None).boxed(), 1 => metadata().prop_map(Some).boxed()],
@@ -134,7 +134,7 @@ fn node(kind: NodeKind) -> Node {
     Node { metadata: Metadata::default(), kind }
 }
 
-/// Two directories of two files each, which are linked across in one way or the other. Nothing else differs.
+/// Makes two directories of two files each, which are linked in one way or the other. Nothing else differs.
 fn crossed(pairs: [(&str, &str); 2]) -> Image {
     let mut tree = sapwood::image::Tree::new(Metadata::default());
     let left = tree.insert(tree.root(), name("left"), node(NodeKind::Directory)).expect("free");
@@ -147,7 +147,7 @@ fn crossed(pairs: [(&str, &str); 2]) -> Image {
 }
 
 #[test]
-fn links_that_change_partners_are_seen_though_every_file_looks_the_same() {
+fn diff_finds_hard_links_that_change_partners() {
     let straight = crossed([("a", "a"), ("b", "b")]);
     let across = crossed([("a", "b"), ("b", "a")]);
     let list = changes(&straight, &across);
@@ -157,7 +157,7 @@ fn links_that_change_partners_are_seen_though_every_file_looks_the_same() {
 }
 
 #[test]
-fn a_file_that_became_a_directory_is_modified_and_its_contents_added() {
+fn file_that_became_a_directory_is_a_modification() {
     let mut tree = sapwood::image::Tree::new(Metadata::default());
     let x = tree.insert(tree.root(), name("x"), node(NodeKind::Fifo)).expect("free");
     let old = open(&tree);
@@ -169,7 +169,7 @@ fn a_file_that_became_a_directory_is_modified_and_its_contents_added() {
     assert_eq!(seen(&old, &new), ["M /x", "A /x/y"]);
     assert_eq!(seen(&new, &old), ["M /x", "D /x/y"]);
     assert_eq!(
-        new.kind(new.resolve(&ImagePath::parse(b"x").expect("legal")).expect("good").expect("there")),
+        new.kind(new.resolve(&ImagePath::parse(b"x").expect("legal")).expect("good").expect("it exists")),
         Ok(FileKind::Directory)
     );
 }

@@ -1,4 +1,4 @@
-//! One lie at a time: what `verify` says about it, and that readers stay calm.
+//! One wrong value at a time in a valid image: what `verify` reports, and that readers do not panic.
 
 use sapwood::image::{EncodeError, EntryFault, Image, ImageError, Ino, Section, SectionFault, Tree, encode};
 use sapwood::model::{Content, EntryName, Extent, Metadata, Node, NodeKind, ObjectId};
@@ -8,7 +8,7 @@ use super::arbitrary::numbered_content;
 use super::golden;
 use crate::fuzzed::image::exercise::{exercise, reseal};
 
-/// Where a section of the golden image begins.
+/// Returns where a section of the golden image begins.
 fn start(bytes: &[u8], section: Section) -> usize {
     let sections = u32::from_le_bytes(bytes[68..72].try_into().expect("four bytes")) as usize;
     let row =
@@ -17,7 +17,7 @@ fn start(bytes: &[u8], section: Section) -> usize {
     u64::from_le_bytes(offset) as usize
 }
 
-/// Writes a value over an element of the golden image, gives it fitting block digests, and opens it.
+/// Overwrites an element of the golden image, corrects its block digests, and opens it.
 fn with(section: Section, index: usize, value: &[u8]) -> Image {
     let mut bytes = encode(&golden::tree()).expect("legal").bytes;
     let at = start(&bytes, section) + index * section.element_size() as usize;
@@ -26,15 +26,15 @@ fn with(section: Section, index: usize, value: &[u8]) -> Image {
     Image::open(Mapping::of_bytes(bytes)).expect("the header is as it was")
 }
 
-/// Where to write what, and what is then wrong where.
-type Lie<'a> = (Section, usize, &'a [u8], Section, u32, EntryFault);
+/// The element to overwrite, its new value, and the section, the entry and the fault that are reported.
+type Corruption<'a> = (Section, usize, &'a [u8], Section, u32, EntryFault);
 
 #[test]
 fn every_rule_of_entries_is_checked() {
     use EntryFault as Fault;
     // Entries: 0 / 1 bin 2 disk 3 null 4 pipe 5 socket 6 usr 7 usr/bin 8 usr/empty 9 usr/linked, then the files in usr/bin:
     // 10 large 11 nothing 12 small 13 sparse 14 twin.
-    let cases: &[Lie<'_>] = &[
+    let cases: &[Corruption<'_>] = &[
         (Section::Mode, 4, &[0, 0], Section::Mode, 4, Fault::Kind),
         (Section::Mode, 0, &[0xed, 0x81], Section::Mode, 0, Fault::Kind),
         (Section::MtimeNanoseconds, 4, &1_000_000_000_u32.to_le_bytes(), Section::MtimeNanoseconds, 4, Fault::Time),
@@ -69,7 +69,7 @@ fn every_rule_of_entries_is_checked() {
     for (section, index, value, said, entry, fault) in cases {
         let image = with(*section, *index, value);
         let expected = ImageError::Entry { section: *said, entry: *entry, fault: *fault };
-        let found = image.verify().expect_err("the image lies");
+        let found = image.verify().expect_err("the image is wrong");
         assert!(
             found == expected || matches!(found, ImageError::OutOfRange { .. }),
             "{section} {index}: {found} instead of {expected}"
@@ -79,7 +79,7 @@ fn every_rule_of_entries_is_checked() {
 }
 
 #[test]
-fn tables_have_no_rows_that_nobody_uses() {
+fn tables_with_unused_rows_are_refused() {
     let cases = [
         (Section::HardLinks, 0, &[12_u8, 0, 0, 0, 9][..]),
         (Section::Sparse, 0, &[4]),
@@ -93,7 +93,7 @@ fn tables_have_no_rows_that_nobody_uses() {
 }
 
 #[test]
-fn the_header_is_believed_in_nothing() {
+fn every_field_of_the_header_is_checked() {
     let good = encode(&golden::tree()).expect("legal").bytes;
     let open = |at: usize, value: &[u8]| {
         let mut bytes = good.clone();
@@ -121,7 +121,7 @@ fn the_header_is_believed_in_nothing() {
 }
 
 #[test]
-fn bytes_between_sections_are_part_of_the_image() {
+fn padding_between_sections_must_be_zero() {
     let mut bytes = encode(&golden::tree()).expect("legal").bytes;
     bytes[4095] = 1; // before the body: covered by no block
     let image = Image::open(Mapping::of_bytes(bytes)).expect("the header is as it was");
@@ -129,16 +129,16 @@ fn bytes_between_sections_are_part_of_the_image() {
 }
 
 #[test]
-fn a_missing_section_is_missed() {
+fn missing_section_is_refused() {
     let mut bytes = encode(&golden::tree()).expect("legal").bytes;
-    bytes[72..76].copy_from_slice(&[0; 4]); // `mode` becomes a kind that nobody knows
+    bytes[72..76].copy_from_slice(&[0; 4]); // `mode` becomes an unknown kind
     let missing = ImageError::Section { section: Section::Mode, fault: SectionFault::Presence };
     let opened = Image::open(Mapping::of_bytes(bytes)).map(|image| image.entries());
     assert!(opened == Err(missing) || opened == Err(ImageError::UnknownSection { number: 0 }));
 }
 
 #[test]
-fn a_further_link_answers_as_its_primary() {
+fn further_link_has_the_attributes_of_its_primary() {
     let image = Image::open(Mapping::of_bytes(encode(&golden::tree()).expect("legal").bytes)).expect("good");
     let (link, primary) = (Ino::from_raw(13).expect("legal"), Ino::from_raw(10).expect("legal"));
     assert_eq!(image.attributes(link), image.attributes(primary));
@@ -147,7 +147,7 @@ fn a_further_link_answers_as_its_primary() {
 }
 
 #[test]
-fn sparse_files_take_less_room_than_they_are_long() {
+fn sparse_file_reports_fewer_blocks_than_its_length() {
     let image = Image::open(Mapping::of_bytes(encode(&golden::tree()).expect("legal").bytes)).expect("good");
     let blocks = |number| image.attributes(Ino::from_raw(number).expect("legal")).expect("good").blocks;
     assert_eq!(blocks(14), 8, "both extents are in one unit");
@@ -156,7 +156,7 @@ fn sparse_files_take_less_room_than_they_are_long() {
 }
 
 #[test]
-fn trees_that_no_linux_has_are_refused() {
+fn impossible_trees_are_refused() {
     let file = |content: Content| NodeKind::Regular(content);
     let small = || numbered_content(2);
     let extent = |offset, length| Extent { offset, length };
@@ -200,7 +200,7 @@ fn one_object_cannot_have_two_sizes() {
 }
 
 #[test]
-fn a_directory_that_was_made_of_a_linked_file_is_refused() {
+fn directory_made_from_a_linked_file_is_refused() {
     let mut tree = Tree::new(Metadata::default());
     let name = |text: &str| EntryName::new(text.as_bytes()).expect("legal");
     let pipe = Node { metadata: Metadata::default(), kind: NodeKind::Fifo };

@@ -1,7 +1,7 @@
-//! Pins the format: a change of these bytes makes every existing image another one.
+//! Pins the image format: a change of these bytes changes the id of every existing image.
 //!
-//! `tests/golden/small.image` has one of everything. Set `SAPWOOD_GOLDEN=write` to write it and the fuzzer's seeds anew
-//! after a deliberate change of the format, which needs a new version or a feature bit.
+//! `tests/golden/small.image` has one of everything. Set `SAPWOOD_GOLDEN=write` to write it and the fuzzer's seeds again after
+//! a deliberate change of the format, which needs a new version or a feature bit.
 
 use std::path::Path;
 
@@ -30,7 +30,7 @@ fn node(number: u32, kind: NodeKind) -> Node {
     Node { metadata: Metadata { permissions: 0o4755, uid: number * 100_000, gid: number, mtime, xattrs }, kind }
 }
 
-/// One of everything.
+/// Returns a tree with one of everything.
 pub fn tree() -> Tree {
     let mut tree = Tree::new(node(0, NodeKind::Directory).metadata);
     let root = tree.root();
@@ -71,7 +71,7 @@ fn the_bytes_of_the_small_image_never_change() {
     assert_eq!(listing::of_image(&image), listing::of_tree(&tree()));
 }
 
-/// The fuzzer's seeds: a byte that says how to use the rest, see `fuzz/fuzz_targets/image.rs`, and the rest.
+/// Writes the fuzzer's seeds: a byte that says how to use the rest, see `fuzz/fuzz_targets/image.rs`, and the rest.
 #[expect(clippy::disallowed_methods, reason = "files of the sources need not survive a power cut")]
 fn write_seeds(everything: &[u8]) {
     let empty = encode(&Tree::new(Metadata::default())).expect("legal").bytes;

@@ -1,4 +1,4 @@
-//! A tree as a flat list of paths: the independent opinion that images are compared with.
+//! A tree as a flat list of paths, made by independent code, with which images are compared.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use sapwood::image::{Image, ImageError, Tree};
 use sapwood::model::{EntryName, FileKind, ImagePath, Node};
 
-/// What is at one path.
+/// The node at one path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
     pub node: Node,
-    /// All paths of its inode, for what is no directory.
+    /// All paths of its inode; none for a directory.
     pub links: Vec<Vec<u8>>,
 }
 
@@ -48,13 +48,13 @@ pub fn of_image(image: &Image) -> Listing {
     let listing = group(found);
     check_walk(image, &listing);
     for (path, item) in &listing {
-        let ino = image.resolve(&ImagePath::parse(path).expect("legal")).expect("good").expect("there");
+        let ino = image.resolve(&ImagePath::parse(path).expect("legal")).expect("good").expect("it exists");
         check_attributes(image, ino, item, &listing, path);
     }
     listing
 }
 
-/// `walk` meets the same paths, each after its parent.
+/// Checks that `walk` finds the same paths, each after its parent.
 fn check_walk(image: &Image, listing: &Listing) {
     let mut met = BTreeSet::from([b"/".to_vec()]);
     let walked = image.walk::<ImageError>(image.root(), &mut |path, ino, kind| {
@@ -69,7 +69,7 @@ fn check_walk(image: &Image, listing: &Listing) {
     assert!(met.iter().eq(listing.keys()));
 }
 
-/// What `stat` says follows from the listing.
+/// Checks that the attributes follow from the listing.
 fn check_attributes(image: &Image, ino: sapwood::image::Ino, item: &Item, listing: &Listing, path: &[u8]) {
     let attributes = image.attributes(ino).expect("good");
     let metadata = &item.node.metadata;

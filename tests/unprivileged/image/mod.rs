@@ -1,4 +1,4 @@
-//! The image format from outside: random trees, damaged bytes, the golden file, sizes nobody has at home.
+//! The image format, by its public interface: random trees, damaged bytes, the golden file, extreme sizes.
 
 mod arbitrary;
 mod diff;

@@ -1,4 +1,5 @@
-//! Damaged and hostile bytes: no panic, no endless loop, and `verify` notices. What the fuzzer does, on stable.
+//! Damaged and hostile bytes cause no panic and no endless loop, and `verify` notices them. It does what the fuzzer does, on a
+//! stable compiler.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -8,18 +9,18 @@ use sapwood::sys::Mapping;
 use super::arbitrary::{build, metadata, steps};
 use crate::fuzzed::image::exercise::{exercise, exercise_bytes, reseal};
 
-/// Where to write what: positions are modulo the length, a quarter of them in the header.
+/// Positions and bytes to write: positions are modulo the length, a quarter of them in the header.
 fn writes() -> impl Strategy<Value = Vec<(usize, u8)>> {
     vec((any::<usize>(), prop_oneof![any::<u8>(), Just(0), Just(1), Just(255)]), 1..6)
 }
 
 fn position(at: usize, length: usize, sections: &[(usize, usize)]) -> usize {
-    // Most bytes of a small image are padding: aim at the header and the sections, each as likely as the other.
+    // Most bytes of a small image are padding: choose the header and the sections, each equally often.
     let (start, size) = sections[at % sections.len()];
     (start + (at / 64) % size).min(length - 1)
 }
 
-/// The header and the sections of an image: start and length.
+/// Returns start and length of the header and the sections of an image.
 pub fn regions(bytes: &[u8]) -> Vec<(usize, usize)> {
     let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes")) as usize;
     let sections = u32::from_le_bytes(bytes[68..72].try_into().expect("four bytes")) as usize;
@@ -29,7 +30,7 @@ pub fn regions(bytes: &[u8]) -> Vec<(usize, usize)> {
 
 proptest! {
     #[test]
-    fn damage_is_noticed((root, steps) in (metadata(), steps(30)), writes in writes()) {
+    fn verify_notices_damage((root, steps) in (metadata(), steps(30)), writes in writes()) {
         let encoded = encode(&build(&root, &steps)).expect("legal");
         let mut bytes = encoded.bytes.clone();
         let regions = regions(&bytes);
@@ -45,7 +46,7 @@ proptest! {
     }
 
     #[test]
-    fn what_passes_verify_is_what_encode_writes((root, steps) in (metadata(), steps(30)), writes in writes()) {
+    fn images_that_pass_verify_are_canonical((root, steps) in (metadata(), steps(30)), writes in writes()) {
         let mut bytes = encode(&build(&root, &steps)).expect("legal").bytes;
         let regions = regions(&bytes);
         writes.iter().for_each(|(at, value)| {
@@ -66,7 +67,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_survived(bytes in vec(any::<u8>(), 0..6000)) {
+    fn arbitrary_bytes_cause_no_panic(bytes in vec(any::<u8>(), 0..6000)) {
         exercise_bytes(bytes);
     }
 }

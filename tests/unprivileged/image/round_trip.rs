@@ -1,4 +1,4 @@
-//! Trees in, the same trees out.
+//! Trees that are encoded are read back unchanged.
 
 use proptest::prelude::*;
 use sapwood::image::{Image, Tree, encode};
@@ -45,7 +45,7 @@ fn rebuild(listing: &Listing) -> Tree {
 
 proptest! {
     #[test]
-    fn a_tree_is_read_back_as_it_was((root, steps) in (metadata(), steps(60))) {
+    fn tree_is_read_back_unchanged((root, steps) in (metadata(), steps(60))) {
         let tree = build(&root, &steps);
         let image = open(&tree);
         prop_assert_eq!(image.verify(), Ok(()));
@@ -58,7 +58,7 @@ proptest! {
     }
 
     #[test]
-    fn the_order_of_insertion_leaves_no_trace((root, steps) in (metadata(), steps(60))) {
+    fn insertion_order_does_not_change_the_image((root, steps) in (metadata(), steps(60))) {
         let tree = build(&root, &steps);
         let other = rebuild(&listing::of_tree(&tree));
         prop_assert!(encode(&tree).expect("legal") == encode(&other).expect("legal"));

@@ -1,4 +1,4 @@
-//! Sizes that break recursion, quadratic loops and narrow integers.
+//! Sizes that would break recursion, quadratic loops and narrow integers.
 
 use sapwood::image::{Image, Ino, NodeId, Tree, diff};
 use sapwood::model::{EntryName, ImagePath, Metadata, Node, NodeKind};
@@ -42,10 +42,10 @@ fn ten_thousand_levels_cost_no_stack() {
     assert_eq!(after.verify(), Ok(()));
     assert_eq!(after.resolve(&path).expect("good").map(Ino::get), Some(10_002));
     let read = after.tree().expect("good");
-    assert_eq!(read.children(read.resolve(&path).expect("there")).len(), 2);
+    assert_eq!(read.children(read.resolve(&path).expect("it exists")).len(), 2);
     assert_eq!(count_changes(&before, &after), 3);
     path.push(name("beside"));
-    let link = after.resolve(&path).expect("good").expect("there");
+    let link = after.resolve(&path).expect("good").expect("it exists");
     assert_eq!((link, after.attributes(link).expect("good").nlink), (Ino::from_raw(3).expect("legal"), 3));
 }
 
@@ -58,7 +58,7 @@ fn a_directory_may_have_a_hundred_thousand_entries() {
         pipe(&mut tree, many, &format!("{number:06}"));
     }
     let image = open(&tree);
-    let many = image.lookup(Ino::ROOT, b"many").expect("good").expect("there");
+    let many = image.lookup(Ino::ROOT, b"many").expect("good").expect("it exists");
     let names = image.children(many, 0).expect("directory").map(|child| child.expect("good").index);
     assert!(names.eq(0..100_000));
     for number in [0, 1, 49_999, 99_999] {
@@ -79,7 +79,7 @@ fn a_file_of_a_terabyte_has_all_its_blocks() {
     let node = Node { metadata: Metadata::default(), kind: NodeKind::Regular(content.clone()) };
     tree.insert(tree.root(), name("huge"), node).expect("free");
     let image = open(&tree);
-    let huge = image.lookup(Ino::ROOT, b"huge").expect("good").expect("there");
+    let huge = image.lookup(Ino::ROOT, b"huge").expect("good").expect("it exists");
     assert_eq!(image.attributes(huge).expect("good").blocks, (1 << 40) / 512);
     assert_eq!(image.blocks(huge).expect("file").len(), content.blocks.len());
     assert_eq!(image.verify(), Ok(()));

@@ -1,11 +1,11 @@
 //! Checks licences, banned crates and sources of all dependencies by the tables of `deny.toml`.
 //!
-//! The keys mean here what they mean to `cargo deny check licenses bans sources`, so that either can be used. This
-//! check needs neither an installation nor a network: cargo lists the packages that it has already fetched. It is stricter
-//! in three points. Every level has to be set, a package without a licence expression is an error (cargo-deny would read
-//! the licence's text), and so is everything in `deny.toml` that is not implemented here.
+//! The keys have the same meaning as in `cargo deny check licenses bans sources`, so that either can be used. This check needs
+//! neither an installation nor a network: cargo lists the packages that it has already fetched. It is stricter in three points.
+//! Every level has to be set, a package without a licence expression is an error (cargo-deny would read the licence's text),
+//! and so is every key in `deny.toml` that is not implemented here.
 //!
-//! Not here: advisories and yanked versions, which only a network can tell (`SECURITY.md`).
+//! *Not here*: advisories and yanked versions, which need a network (`SECURITY.md`).
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -61,7 +61,7 @@ struct LicenceRules {
     /// Whether packages that only tests need are checked.
     include_dev: bool,
     unused_allowed_license: Level,
-    /// The certainty that cargo-deny needs to recognise a licence by its text; texts are not read here.
+    /// The certainty that cargo-deny needs to recognise a licence by its text; this check does not read texts.
     #[serde(rename = "confidence-threshold")]
     _confidence_threshold: Option<IgnoredAny>,
 }
@@ -389,7 +389,7 @@ fn allowed_dependencies_have_no_findings() {
 }
 
 #[test]
-fn each_rule_of_deny_toml_finds_what_it_is_for() {
+fn each_rule_of_deny_toml_reports_a_violation() {
     let with_licence = |name: &str, licence| package(name, "1.0.0", licence, Some(REGISTRY));
     let from = |source| package("bad", "1.0.0", Some("MIT"), Some(source));
     let mut wildcard = with_licence("bad", Some("MIT"));
@@ -442,7 +442,7 @@ fn levels_decide_what_is_an_error() {
 }
 
 #[test]
-fn what_deny_toml_says_and_is_not_implemented_is_an_error() {
+fn unsupported_keys_in_deny_toml_are_errors() {
     let metadata = metadata(&[], &[]);
     assert_eq!(errors(RULES, &metadata), Vec::<String>::new());
     let cases = [

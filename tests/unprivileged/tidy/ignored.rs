@@ -1,13 +1,13 @@
-//! Checks that a test which no ordinary run has is run by some command: a long test that nothing runs proves nothing.
+//! Checks that every ignored test is run by some command: a long test that nothing runs proves nothing.
 //!
-//! Not here: whether that command is called, see `target/long.tsv`. Invariant: the boots are run with `--include-ignored` by
-//! `tests/run`, and those of `tests/boot/long.rs` by the part `boots` of `tests/long`; every other ignored test is called by its
-//! name. Used by `tidy`.
+//! *Not here*: whether that command was run, see `target/long.tsv`. *Invariants*: `tests/run` runs the boots with
+//! `--include-ignored`, and the part `boots` of `tests/long` runs those of `tests/boot/long.rs`; every other ignored test is
+//! called by its name. *Used by* `tidy`.
 
 use std::fs;
 use std::path::Path;
 
-/// Where ignored tests are called.
+/// Files that call ignored tests.
 const CALLERS: [&str; 2] = ["tests/long", "benches/many-commits"];
 
 #[test]
@@ -23,8 +23,8 @@ fn every_ignored_test_is_called_by_a_command() {
     let elsewhere = files.iter().filter(|(path, _)| !path.starts_with("tests/boot/"));
     let names: Vec<&str> = elsewhere.flat_map(|(_, text)| ignored(text)).collect();
     assert!(names.len() > 5, "found only {names:?}: is the test looking in the right place?");
-    let forgotten = forgotten(&names, &callers);
-    assert!(forgotten.is_empty(), "neither of {CALLERS:?} calls {forgotten:?}");
+    let uncalled = uncalled(&names, &callers);
+    assert!(uncalled.is_empty(), "neither of {CALLERS:?} calls {uncalled:?}");
 }
 
 /// Returns the names of the ignored tests of a file.
@@ -34,8 +34,8 @@ fn ignored(text: &str) -> Vec<&str> {
     after.filter_map(|rest| rest.split_once("\nfn ")?.1.split('(').next()).collect()
 }
 
-/// Returns those that no caller names as the last part of a path.
-fn forgotten<'a>(names: &[&'a str], callers: &str) -> Vec<&'a str> {
+/// Returns the names that no caller has as the last part of a path.
+fn uncalled<'a>(names: &[&'a str], callers: &str) -> Vec<&'a str> {
     let is_called = |name: &str| {
         callers
             .split(|letter: char| letter.is_whitespace() || letter == ';')
@@ -45,7 +45,7 @@ fn forgotten<'a>(names: &[&'a str], callers: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn a_test_that_no_command_names_is_found() {
+fn ignored_test_without_a_command_is_reported() {
     let text = concat!(
         "#[test]\n#[",
         "ignore = \"long\"]\nfn forgotten_one() {}\n#[test]\n#[",
@@ -53,7 +53,7 @@ fn a_test_that_no_command_names_is_found() {
     );
     assert_eq!(ignored(text), ["forgotten_one", "called"]);
     assert_eq!(
-        forgotten(&ignored(text), "long() { ignored root a::b::called; }\nignored root a::forgotten_one_more\n"),
+        uncalled(&ignored(text), "long() { ignored root a::b::called; }\nignored root a::forgotten_one_more\n"),
         ["forgotten_one"]
     );
 }

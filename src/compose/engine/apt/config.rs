@@ -1,8 +1,11 @@
-//! The configuration of apt for one treefile: directories of its own, nothing of this machine's but keys and proxies.
+//! Writes the configuration of apt for one treefile. It has directories of its own; of this machine's configuration only the
+//! keys and the proxies are used.
 //!
-//! Package lists and package files are kept in the cache, which several composes may use at once; each locks what it
-//! writes there. What a compose resolves and installs from is a copy of the lists in its own directory: another that
-//! refreshes them meanwhile does not take them away.
+//! Package lists and package files are kept in the cache, which several composes may use at the same time; each locks what it
+//! writes there. A compose resolves and installs from a copy of the lists in its own directory, so that another compose that
+//! refreshes the lists meanwhile does not disturb it.
+//!
+//! *Used by* the other files of this folder.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,98 +13,103 @@ use std::process::Command;
 use sha2::{Digest as _, Sha256};
 
 use super::super::super::process::clean_environment;
-use super::super::tool::{find, make_directory, write};
-use super::super::{EngineError, Surroundings};
+use super::super::tool::{find_program, make_directory, write_file};
+use super::super::{EngineContext, EngineError};
 use super::{debian_arch, local, sources};
 use crate::compose::packages::Package;
 use crate::compose::treefile::Treefile;
 
-/// A configuration that was written.
-pub struct Config {
-    /// The lists of these sources that are kept for the next compose.
-    kept: PathBuf,
-    /// This compose's own directory.
-    parts: PathBuf,
+/// The configuration files of one compose.
+pub(crate) struct AptConfig {
+    /// The directory in the cache for the lists of these sources, kept for later composes.
+    cache_directory: PathBuf,
+    /// The directory of this compose.
+    directory: PathBuf,
     path: PathBuf,
     sources: Vec<PathBuf>,
     local: Option<PathBuf>,
 }
 
-impl Config {
-    /// Writes the configuration for a treefile. `preferences` say which packages may be chosen.
+impl AptConfig {
+    /// Writes the configuration for a treefile. `preferences` is the text of apt's preferences: it limits the packages that
+    /// apt may choose.
     ///
     /// # Errors
     /// [`EngineError`] for sources that cannot be used.
-    pub fn write(surroundings: Surroundings<'_>, treefile: &Treefile, preferences: &str) -> Result<Self, EngineError> {
-        let texts = sources::texts(treefile, surroundings.runner)?;
+    pub(crate) fn write(
+        context: EngineContext<'_>,
+        treefile: &Treefile,
+        preferences: &str,
+    ) -> Result<Self, EngineError> {
+        let texts = sources::source_texts(treefile, context.runner)?;
         let arch = debian_arch(&treefile.arch);
         let key = Sha256::digest(format!("{arch} {texts:?}").as_bytes());
         let key: String = key[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-        let parts = surroundings.work.join("apt");
+        let directory = context.work.join("apt");
         let config = Self {
-            kept: surroundings.cache.join("apt").join(key),
-            path: parts.join("apt.conf"),
-            sources: (0..texts.len()).map(|index| parts.join(source_name(index, texts[index].1))).collect(),
-            local: local::repository(&treefile.local_packages, surroundings)?,
-            parts,
+            cache_directory: context.cache.join("apt").join(key),
+            path: directory.join("apt.conf"),
+            sources: (0..texts.len()).map(|index| directory.join(source_file_name(index, texts[index].1))).collect(),
+            local: local::create_repository(&treefile.local_packages, context)?,
+            directory,
         };
-        for directory in [config.kept.join("lists/partial"), surroundings.cache.join("apt/archives/partial")] {
+        for directory in [config.cache_directory.join("lists/partial"), context.cache.join("apt/archives/partial")] {
             make_directory(&directory)?;
         }
         for name in ["lists/partial", "log", "cache", "etc/trusted.gpg.d"] {
-            make_directory(&config.parts.join(name))?;
+            make_directory(&config.directory.join(name))?;
         }
         for (file, (text, _)) in config.sources.iter().zip(&texts) {
-            write(file, text)?;
+            write_file(file, text)?;
         }
-        write(&config.local_list(), config.local.as_deref().map_or_else(String::new, local::line))?;
-        write(&config.parts.join("preferences"), preferences)?;
-        write(&config.parts.join("status"), "")?;
-        write(&config.path, config.text(surroundings.cache, treefile))?;
+        write_file(&config.local_list(), config.local.as_deref().map_or_else(String::new, local::source_line))?;
+        write_file(&config.directory.join("preferences"), preferences)?;
+        write_file(&config.directory.join("status"), "")?;
+        write_file(&config.path, config.render(context.cache, treefile))?;
         Ok(config)
     }
 
-    /// The file for `APT_CONFIG`.
-    pub fn path(&self) -> &Path {
+    /// Returns the file for `APT_CONFIG`.
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The files with the treefile's sources.
-    pub fn sources(&self) -> &[PathBuf] {
+    /// Returns the files with the treefile's sources.
+    pub(crate) fn sources(&self) -> &[PathBuf] {
         &self.sources
     }
 
-    /// The repository of local packages, if there are any.
-    pub fn local(&self) -> Option<&Path> {
+    /// Returns the directory of the repository of local packages, if there are any.
+    pub(crate) fn local(&self) -> Option<&Path> {
         self.local.as_deref()
     }
 
-    /// The file that names that repository to apt; empty if there is none.
-    pub fn local_list(&self) -> PathBuf {
-        self.parts.join("local.list")
+    /// Returns the sources file that names the repository of local packages; it is empty if there is none.
+    pub(crate) fn local_list(&self) -> PathBuf {
+        self.directory.join("local.list")
     }
 
-    /// Where the verified lists of this compose are.
-    pub fn lists(&self) -> PathBuf {
-        self.parts.join("lists")
+    /// Returns the directory of this compose's verified lists.
+    pub(crate) fn lists(&self) -> PathBuf {
+        self.directory.join("lists")
     }
 
-    /// Where those are that the next compose finds again.
-    pub fn kept_lists(&self) -> PathBuf {
-        self.kept.join("lists")
+    /// Returns the directory of the lists that are kept for later composes.
+    pub(crate) fn kept_lists(&self) -> PathBuf {
+        self.cache_directory.join("lists")
     }
 
-    /// What is locked by whoever refreshes them.
-    pub fn lock(&self) -> PathBuf {
-        self.kept.join("lock")
+    /// Returns the lock file that is held while the kept lists are refreshed.
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.cache_directory.join("lock")
     }
 
-    fn text(&self, cache: &Path, treefile: &Treefile) -> String {
-        let (own, arch) = (self.parts.display(), debian_arch(&treefile.arch));
+    fn render(&self, cache: &Path, treefile: &Treefile) -> String {
+        let (own, arch) = (self.directory.display(), debian_arch(&treefile.arch));
         let (archives, local) = (cache.join("apt/archives").display().to_string(), self.local_list());
         let local = local.display();
         let recommends = treefile.recommends;
-        let proxies = proxies();
+        let proxies = machine_proxies();
         format!(
             r#"APT::Architecture "{arch}";
 APT::Architectures {{ "{arch}"; }};
@@ -139,14 +147,15 @@ quiet::NoProgress "true";
     }
 }
 
-/// Where the source with this number is, below this compose's own directory.
-fn source_name(index: usize, suffix: &str) -> String {
+/// Returns the name of the file for the source with this number, relative to this compose's directory.
+fn source_file_name(index: usize, suffix: &str) -> String {
     format!("sources.list.d/{index:02}-compose.{suffix}")
 }
 
-/// How this machine reaches the network is this machine's business.
-fn proxies() -> String {
-    let Ok(program) = find("apt-config", "apt", "") else { return String::new() };
+/// Returns the proxy settings of this machine's apt, as lines of configuration: how the network is reached depends on the
+/// machine.
+fn machine_proxies() -> String {
+    let Ok(program) = find_program("apt-config", "apt", "") else { return String::new() };
     let mut command = Command::new(program);
     command.arg("dump");
     clean_environment(&mut command);
@@ -156,8 +165,8 @@ fn proxies() -> String {
     text.lines().filter(is_proxy).flat_map(|line| [line, "\n"]).collect()
 }
 
-/// Preferences under which apt may choose these packages and no others.
-pub fn exactly(packages: &[Package]) -> String {
+/// Returns preferences under which apt may choose exactly these packages.
+pub(crate) fn preferences_allowing_only(packages: &[Package]) -> String {
     let mut text = String::from("Package: *\nPin: release *\nPin-Priority: -1\n");
     for package in packages {
         text.push_str(&format!("\nPackage: {}\nPin: version {}\nPin-Priority: 1001\n", package.name, package.version));
@@ -165,7 +174,7 @@ pub fn exactly(packages: &[Package]) -> String {
     text
 }
 
-/// Preferences under which apt does not choose these packages.
-pub fn without<'a>(packages: impl Iterator<Item = &'a str>) -> String {
+/// Returns preferences under which apt does not choose these packages.
+pub(crate) fn preferences_excluding<'a>(packages: impl Iterator<Item = &'a str>) -> String {
     packages.map(|name| format!("Package: {name}\nPin: release *\nPin-Priority: -1\n\n")).collect()
 }

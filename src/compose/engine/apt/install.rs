@@ -1,20 +1,22 @@
-//! Installing with mmdebstrap, from the cache, without a network.
+//! Installs packages with mmdebstrap, from the cache and without a network.
+//!
+//! *Used by* `Apt`, which resolved and fetched the packages before.
 
 use std::path::Path;
 use std::time::Duration;
 
-use super::super::tool::write;
+use super::super::tool::write_file;
 use super::super::{EngineError, Resolution};
-use super::config::{self, Config};
-use super::{Apt, debian_arch, exact};
-use crate::compose::sandbox::{Network, Sandbox};
+use super::config::{self, AptConfig};
+use super::{Apt, debian_arch, exact_spec};
+use crate::compose::sandbox::{SandboxNetwork, SandboxedCommand};
 use crate::compose::treefile::Treefile;
 
-/// How long installing may take.
-const LIMIT: Duration = Duration::from_secs(4 * 3600);
+/// The longest time that installing may take.
+const INSTALL_TIMEOUT: Duration = Duration::from_secs(4 * 3600);
 
-/// What `documentation: false` leaves out; copyright files stay, as licences ask for.
-const DOCUMENTATION: [&str; 8] = [
+/// The dpkg filters for `documentation: false`; copyright files stay, as licences require.
+const DOCUMENTATION_FILTERS: [&str; 8] = [
     "path-exclude=/usr/share/man/*",
     "path-exclude=/usr/share/info/*",
     "path-exclude=/usr/share/doc/*",
@@ -25,23 +27,19 @@ const DOCUMENTATION: [&str; 8] = [
     "path-exclude=/usr/share/help/*",
 ];
 
-/// Installs.
-///
-/// # Errors
-/// [`EngineError`].
-pub fn install(
+pub(crate) fn install(
     apt: &Apt<'_>,
     treefile: &Treefile,
     resolution: &Resolution,
     root: &Path,
     time: i64,
 ) -> Result<(), EngineError> {
-    let surroundings = apt.surroundings;
+    let context = apt.context;
     let packages = resolution.list();
-    surroundings.runner.stage(&format!("installing {} packages", packages.len()));
-    let config = Config::write(surroundings, treefile, &config::exactly(&packages))?;
-    let hook = surroundings.work.join("apt/setup");
-    write(&hook, setup(apt, &config, resolution, treefile))?;
+    context.runner.stage(&format!("installing {} packages", packages.len()));
+    let config = AptConfig::write(context, treefile, &config::preferences_allowing_only(&packages))?;
+    let hook = context.work.join("apt/setup");
+    write_file(&hook, setup_script(apt, &config, resolution, treefile))?;
     let mut arguments: Vec<String> = [
         apt.mmdebstrap.to_string_lossy().as_ref(),
         "--mode=root",
@@ -55,30 +53,30 @@ pub fn install(
     .into();
     arguments.push(format!("--architectures={}", debian_arch(&treefile.arch)));
     arguments.push(format!("--setup-hook=sh {} \"$1\"", hook.display()));
-    // Preferences and our sources are this compose's, not the system's.
+    // The preferences and the source of local packages belong to this compose, not to the new system.
     arguments.push("--customize-hook=rm -f \"$1/etc/apt/preferences.d/sapwood-compose\" \"$1/etc/apt/sources.list.d/sapwood-local.list\" \"$1/etc/apt/apt.conf.d/99mmdebstrap\"".to_owned());
-    arguments.extend(exclusions(treefile).into_iter().map(|line| format!("--dpkgopt={line}")));
-    arguments.extend(packages.iter().map(|package| format!("--include={}", exact(package))));
+    arguments.extend(path_filters(treefile).into_iter().map(|line| format!("--dpkgopt={line}")));
+    arguments.extend(packages.iter().map(|package| format!("--include={}", exact_spec(package))));
     arguments.extend([String::new(), root.to_string_lossy().into_owned()]);
     arguments.extend(config.sources().iter().map(|file| file.to_string_lossy().into_owned()));
-    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let sandbox = Sandbox::on_host(&words, Network::None)
-        .variable("SOURCE_DATE_EPOCH", &time.to_string())
-        // Kernels are not to make an initramfs yet: that comes when everything is there.
-        .variable("INITRD", "No")
-        .variable("PYTHONHASHSEED", "0")
-        .variable("TZ", "UTC")
-        .variable("HOME", "/root");
+    let command_line: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let sandbox = SandboxedCommand::on_host(&command_line, SandboxNetwork::None)
+        .with_variable("SOURCE_DATE_EPOCH", &time.to_string())
+        // Kernel packages must not make an initramfs yet: the compose makes it when the root is complete.
+        .with_variable("INITRD", "No")
+        .with_variable("PYTHONHASHSEED", "0")
+        .with_variable("TZ", "UTC")
+        .with_variable("HOME", "/root");
     let mut command = sandbox.command();
-    command.current_dir(surroundings.work);
-    Ok(surroundings.runner.run("installing packages", &mut command, LIMIT)?)
+    command.current_dir(context.work);
+    Ok(context.runner.run("installing packages", &mut command, INSTALL_TIMEOUT)?)
 }
 
-/// What dpkg is to leave out.
-fn exclusions(treefile: &Treefile) -> Vec<String> {
+/// Returns the path filters for dpkg: files that are not installed.
+fn path_filters(treefile: &Treefile) -> Vec<String> {
     let mut lines = Vec::new();
     if !treefile.documentation {
-        lines.extend(DOCUMENTATION.map(str::to_owned));
+        lines.extend(DOCUMENTATION_FILTERS.map(str::to_owned));
     }
     if !treefile.install_langs.is_empty() {
         lines.push("path-exclude=/usr/share/locale/*".to_owned());
@@ -94,23 +92,26 @@ fn exclusions(treefile: &Treefile) -> Vec<String> {
     lines
 }
 
-/// A script that lays into the new root what apt needs: the indices it verified, the packages, what it may choose; and
-/// the links of a merged `/usr`, before anything is unpacked.
-fn setup(apt: &Apt<'_>, config: &Config, resolution: &Resolution, treefile: &Treefile) -> String {
+/// Returns a script that prepares the new root before anything is unpacked: it copies the indices that apt verified, the
+/// package files and the preferences, and makes the links of a merged `/usr`.
+fn setup_script(apt: &Apt<'_>, config: &AptConfig, resolution: &Resolution, treefile: &Treefile) -> String {
     let quote = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', "'\\''"));
-    let parts = apt.surroundings.work.join("apt");
+    let directory = apt.context.work.join("apt");
     let mut script = format!(
         "set -e\nroot=$1\nmkdir -p \"$root/etc/apt/preferences.d\" \"$root/etc/apt/sources.list.d\" \"$root/var/lib/apt/lists\" \"$root/var/cache/apt/archives\"\n\
          cp -a {}/. \"$root/var/lib/apt/lists/\"\ncp {} \"$root/etc/apt/preferences.d/sapwood-compose\"\n",
         quote(&config.lists()),
-        quote(&parts.join("preferences")),
+        quote(&directory.join("preferences")),
     );
     if config.local().is_some() {
         let list = quote(&config.local_list());
         script.push_str(&format!("cp {list} \"$root/etc/apt/sources.list.d/sapwood-local.list\"\n"));
     }
     script.push_str("cp");
-    resolution.packages.iter().for_each(|resolved| script.push_str(&format!(" {}", quote(&apt.file(resolved)))));
+    resolution
+        .packages
+        .iter()
+        .for_each(|resolved| script.push_str(&format!(" {}", quote(&apt.package_file(resolved)))));
     script.push_str(" \"$root/var/cache/apt/archives/\"\n");
     let libraries = match debian_arch(&treefile.arch) {
         "amd64" => "lib32 lib64 libx32",

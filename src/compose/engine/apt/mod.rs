@@ -1,8 +1,8 @@
-//! apt: Debian and its relatives.
+//! The engine for apt: Debian and its relatives.
 //!
 //! apt itself resolves and fetches, with directories of its own in the cache and the keys of this machine; mmdebstrap
-//! installs. What mmdebstrap is given are the very packages that were resolved, an apt that may choose no others, and no
-//! network. So what is committed is what the resolution said, and scripts of packages fetch nothing.
+//! installs. mmdebstrap gets exactly the packages that were resolved, an apt that may choose no others, and no network. So
+//! the commit contains what the resolution said, and scripts of packages fetch nothing.
 
 mod config;
 mod install;
@@ -18,57 +18,59 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use self::config::Config;
-use super::tool::{find, io_error, sha256};
-use super::{Bound, Engine, EngineError, Ownership, Resolution, Resolved, Surroundings, difference};
+use self::config::AptConfig;
+use super::tool::{file_sha256, find_program, io_error};
+use super::{
+    Engine, EngineContext, EngineError, FileOwners, LockedPackages, Resolution, ResolvedPackage, describe_difference,
+};
 use crate::compose::packages::Package;
 use crate::compose::treefile::Treefile;
 use crate::disk::{Lock, Wait};
 
-/// How long fetching may take.
-const FETCH_LIMIT: Duration = Duration::from_secs(4 * 3600);
+/// The longest time that fetching may take.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(4 * 3600);
 
 /// apt with mmdebstrap.
-pub struct Apt<'a> {
-    surroundings: Surroundings<'a>,
+pub(crate) struct Apt<'a> {
+    context: EngineContext<'a>,
     apt_get: PathBuf,
     mmdebstrap: PathBuf,
 }
 
 impl<'a> Apt<'a> {
-    /// The engine.
+    /// Finds the programs of the engine.
     ///
     /// # Errors
-    /// [`EngineError::Missing`] when a program is not there.
-    pub fn new(surroundings: Surroundings<'a>) -> Result<Self, EngineError> {
-        find("dpkg-deb", "dpkg", "it reads packages")?;
+    /// [`EngineError::Missing`] if a program is not installed.
+    pub(crate) fn new(context: EngineContext<'a>) -> Result<Self, EngineError> {
+        find_program("dpkg-deb", "dpkg", "it reads packages")?;
         Ok(Self {
-            surroundings,
-            apt_get: find("apt-get", "apt", "it resolves and fetches packages")?,
-            mmdebstrap: find("mmdebstrap", "mmdebstrap", "it installs packages into a root")?,
+            context,
+            apt_get: find_program("apt-get", "apt", "it resolves and fetches packages")?,
+            mmdebstrap: find_program("mmdebstrap", "mmdebstrap", "it installs packages into a root")?,
         })
     }
 
-    /// Where package files are kept.
-    fn archives(&self) -> PathBuf {
-        self.surroundings.cache.join("apt/archives")
+    /// Returns the directory in the cache for package files.
+    fn archives_directory(&self) -> PathBuf {
+        self.context.cache.join("apt/archives")
     }
 
-    /// The file of a package: one that the treefile names is this compose's own, the others are in the cache.
-    fn file(&self, resolved: &Resolved) -> PathBuf {
-        let local = self.surroundings.work.join("apt/local").join(&resolved.file);
-        if local.is_file() { local } else { self.archives().join(&resolved.file) }
+    /// Returns the file of a package: this compose's own copy of one that the treefile names, or the one in the cache.
+    fn package_file(&self, resolved: &ResolvedPackage) -> PathBuf {
+        let local = self.context.work.join("apt/local").join(&resolved.file);
+        if local.is_file() { local } else { self.archives_directory().join(&resolved.file) }
     }
 
-    /// Waits until no other compose writes to `path`'s surroundings, and keeps others from it.
-    fn lock(&self, path: &Path, what: &str) -> Result<Lock, EngineError> {
-        let runner = self.surroundings.runner;
-        // Its number would be that of another pid namespace.
+    /// Locks `path` against other composes, waiting until it is free. `what` says for the notice what the other compose does.
+    fn wait_for_lock(&self, path: &Path, what: &str) -> Result<Lock, EngineError> {
+        let runner = self.context.runner;
+        // The process id of the holder would be one of another pid namespace, so it is not shown.
         let announce = |_: &str| runner.note(&format!("waiting for another compose, which {what}"));
         Ok(Lock::exclusive(path, Wait::Announced(&announce))?)
     }
 
-    fn apt_get(&self, config: &Config) -> Command {
+    fn apt_get(&self, config: &AptConfig) -> Command {
         let mut command = Command::new(&self.apt_get);
         command.env("APT_CONFIG", config.path()).env("LC_ALL", "C.UTF-8").env("LANGUAGE", "C").arg("-y");
         command
@@ -76,45 +78,45 @@ impl<'a> Apt<'a> {
 }
 
 impl Engine for Apt<'_> {
-    fn resolve(&self, treefile: &Treefile, bound: Option<&Bound>) -> Result<Resolution, EngineError> {
-        resolve::resolve(self, treefile, bound)
+    fn resolve(&self, treefile: &Treefile, locked: Option<&LockedPackages>) -> Result<Resolution, EngineError> {
+        resolve::resolve(self, treefile, locked)
     }
 
     fn fetch(&self, treefile: &Treefile, resolution: &Resolution) -> Result<i64, EngineError> {
-        let runner = self.surroundings.runner;
-        let config = Config::write(self.surroundings, treefile, &config::exactly(&resolution.list()))?;
-        let lock = self.surroundings.cache.join("apt/archives.lock");
-        let _lock = self.lock(&lock, "is fetching packages")?;
-        let damaged = |resolved: &&Resolved| !matches!(self.check(resolved), Ok(()));
-        let missing: Vec<&Resolved> = resolution.packages.iter().filter(damaged).collect();
+        let runner = self.context.runner;
+        let config = AptConfig::write(self.context, treefile, &config::preferences_allowing_only(&resolution.list()))?;
+        let lock = self.context.cache.join("apt/archives.lock");
+        let _lock = self.wait_for_lock(&lock, "is fetching packages")?;
+        let damaged = |resolved: &&ResolvedPackage| !matches!(self.check_package_file(resolved), Ok(()));
+        let missing: Vec<&ResolvedPackage> = resolution.packages.iter().filter(damaged).collect();
         if !missing.is_empty() {
             let bytes: u64 = missing.iter().map(|resolved| resolved.size).sum();
             runner.stage(&format!("fetching {} packages ({} kB)", missing.len(), bytes / 1000));
             for resolved in &missing {
-                // apt takes what is there by its size.
-                let _ = fs::remove_file(self.archives().join(&resolved.file));
+                // apt would accept a damaged file that has the right size.
+                let _ = fs::remove_file(self.archives_directory().join(&resolved.file));
             }
             let mut command = self.apt_get(&config);
             command.args(["--download-only", "--allow-downgrades", "install"]);
-            command.args(missing.iter().map(|resolved| exact(&resolved.package)));
-            match runner.run("fetching packages", &mut command, FETCH_LIMIT) {
-                Err(super::ProcessError::Failed { tail, .. }) => return Err(EngineError::Sources(complaints(&tail))),
+            command.args(missing.iter().map(|resolved| exact_spec(&resolved.package)));
+            match runner.run("fetching packages", &mut command, FETCH_TIMEOUT) {
+                Err(super::ProcessError::Failed { tail, .. }) => return Err(EngineError::Sources(error_lines(&tail))),
                 other => other?,
             }
         }
         let mut newest = 0;
         for resolved in &resolution.packages {
-            self.check(resolved)?;
-            newest = newest.max(build_time(&self.file(resolved)));
+            self.check_package_file(resolved)?;
+            newest = newest.max(build_time(&self.package_file(resolved)));
         }
         Ok(newest)
     }
 
     fn install(&self, treefile: &Treefile, resolution: &Resolution, root: &Path, time: i64) -> Result<(), EngineError> {
         install::install(self, treefile, resolution, root, time)?;
-        match difference(resolution, &self.installed(root)?) {
+        match describe_difference(resolution, &self.installed(root)?) {
             None => Ok(()),
-            Some(words) => Err(EngineError::Mismatch(words)),
+            Some(text) => Err(EngineError::Mismatch(text)),
         }
     }
 
@@ -122,15 +124,15 @@ impl Engine for Apt<'_> {
         query::installed(root)
     }
 
-    fn ownership(&self, root: &Path) -> Result<Ownership, EngineError> {
-        query::ownership(root)
+    fn file_owners(&self, root: &Path) -> Result<FileOwners, EngineError> {
+        query::file_owners(root)
     }
 }
 
 impl Apt<'_> {
-    /// Whether the file of a package is there with the announced content.
-    fn check(&self, resolved: &Resolved) -> Result<(), EngineError> {
-        let found = sha256(&self.file(resolved))?;
+    /// Checks that the file of a package is there and has the announced content.
+    fn check_package_file(&self, resolved: &ResolvedPackage) -> Result<(), EngineError> {
+        let found = file_sha256(&self.package_file(resolved))?;
         match &resolved.package.sha256 {
             Some(expected) if *expected != found => {
                 Err(EngineError::Checksum { file: resolved.file.clone(), expected: expected.clone(), found })
@@ -140,15 +142,16 @@ impl Apt<'_> {
     }
 }
 
-/// A package as apt is asked for exactly it.
-fn exact(package: &Package) -> String {
+/// Returns a package as an argument for apt that matches only it.
+fn exact_spec(package: &Package) -> String {
     match package.arch.as_str() {
         "all" => format!("{}={}", package.name, package.version),
         arch => format!("{}:{arch}={}", package.name, package.version),
     }
 }
 
-/// When a package was built: the time of the first member of its archive, which dpkg-deb takes from the changelog.
+/// Returns the time at which a package was built: that of the first member of its archive, which dpkg-deb takes from the
+/// changelog. It is 0 if it cannot be read.
 fn build_time(file: &Path) -> i64 {
     let mut header = [0; 40];
     let read = fs::File::open(file).and_then(|file| file.read_exact_at(&mut header, 0));
@@ -157,14 +160,14 @@ fn build_time(file: &Path) -> i64 {
     text.and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
-/// The lines of apt that say what is wrong.
-fn complaints(lines: &[String]) -> String {
-    let is_telling = |line: &&String| ["E:", "W:", "Err:", " "].iter().any(|start| line.starts_with(start));
-    let telling: Vec<&str> = lines.iter().filter(is_telling).map(|line| line.trim_end()).collect();
-    if telling.is_empty() { lines.join("\n") } else { telling.join("\n") }
+/// Returns the lines of apt's output that describe errors, or all lines if none does.
+fn error_lines(lines: &[String]) -> String {
+    let is_error = |line: &&String| ["E:", "W:", "Err:", " "].iter().any(|start| line.starts_with(start));
+    let errors: Vec<&str> = lines.iter().filter(is_error).map(|line| line.trim_end()).collect();
+    if errors.is_empty() { lines.join("\n") } else { errors.join("\n") }
 }
 
-/// The architecture as Debian calls it.
+/// Returns the architecture under Debian's name.
 fn debian_arch(arch: &str) -> &str {
     match arch {
         "x86_64" => "amd64",

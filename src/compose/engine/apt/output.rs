@@ -1,26 +1,32 @@
-//! What apt's programs print, as values. Pure.
+//! Parses what apt's programs print. Pure.
 //!
-//! Not here: which program is asked what. Invariant: a package that is returned has fields that are words, a name that no program
-//! takes for an option, and a file name that leads into no other directory. Used by `resolve` and `sources`.
+//! *Not here*: running the programs.
+//!
+//! *Invariants*: each field of a returned package is one word, the name starts with no hyphen (no program takes it for an
+//! option), and the file name leads into no other directory.
+//!
+//! *Used by* `resolve` and `sources`.
 
 use std::collections::BTreeSet;
 
-use super::super::{EngineError, Resolved};
+use super::super::{EngineError, ResolvedPackage};
 use crate::compose::packages::Package;
 
-/// Reads what `apt-get --print-uris install` prints. Lines that name no file are left out.
+/// Parses the output of `apt-get --print-uris install`. Lines that name no file are skipped.
 ///
 /// # Errors
 /// [`EngineError::Output`] with the first line that is not understood.
-pub fn resolved(text: &str) -> Result<Vec<Resolved>, EngineError> {
+pub fn parse_print_uris(text: &str) -> Result<Vec<ResolvedPackage>, EngineError> {
     let lines = text.lines().filter(|line| line.starts_with('\''));
     lines
-        .map(|line| one(line).ok_or_else(|| EngineError::Output { program: "apt-get", line: line.to_owned() }))
+        .map(|line| {
+            parse_print_uri(line).ok_or_else(|| EngineError::Output { program: "apt-get", line: line.to_owned() })
+        })
         .collect()
 }
 
-/// Reads a line: `'URI' NAME_VERSION_ARCH.deb SIZE SHA256:…`.
-fn one(line: &str) -> Option<Resolved> {
+/// Parses one line: `'URI' NAME_VERSION_ARCH.deb SIZE SHA256:…`.
+fn parse_print_uri(line: &str) -> Option<ResolvedPackage> {
     let rest = line.strip_prefix('\'')?.split_once("' ")?.1;
     let mut fields = rest.split_whitespace();
     let (file, size, digest) = (fields.next()?, fields.next()?.parse().ok()?, fields.next()?);
@@ -34,12 +40,12 @@ fn one(line: &str) -> Option<Resolved> {
         arch: arch.to_owned(),
         sha256: Some(digest.strip_prefix("SHA256:")?.to_owned()),
     };
-    (package.is_plain() && !file.contains('/')).then(|| Resolved { package, file: file.to_owned(), size })
+    (package.is_plain() && !file.contains('/')).then(|| ResolvedPackage { package, file: file.to_owned(), size })
 }
 
 /// Returns the names and versions that `apt-cache madison` prints.
 #[must_use]
-pub fn available(text: &str) -> BTreeSet<(String, String)> {
+pub fn parse_madison(text: &str) -> BTreeSet<(String, String)> {
     let fields = |line: &str| {
         let mut fields = line.split('|').map(str::trim);
         Some((fields.next()?.to_owned(), fields.next()?.to_owned()))
@@ -47,10 +53,10 @@ pub fn available(text: &str) -> BTreeSet<(String, String)> {
     text.lines().filter_map(fields).collect()
 }
 
-/// Returns the stanzas of sources for what `apt-get indextargets` prints, a line of tab-separated fields each: those of
-/// `distribution`, and of `release` if one is given.
+/// Returns source stanzas from the output of `apt-get indextargets`, which has one line of tab-separated fields per index:
+/// those of `distribution`, and of `release` if one is given.
 #[must_use]
-pub fn stanzas(text: &str, distribution: &str, release: Option<&str>) -> BTreeSet<String> {
+pub fn source_stanzas(text: &str, distribution: &str, release: Option<&str>) -> BTreeSet<String> {
     let mut stanzas = BTreeSet::new();
     for line in text.lines() {
         let fields: Vec<&str> = line.split('\t').collect();
@@ -71,9 +77,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_of_apt_become_packages() {
+    fn print_uris_lines_become_packages() {
         let line = "'http://host/pool/main/s/shadow/passwd_4.13%2bdfsg1-1_amd64.deb' passwd_1%3a4.13+dfsg1-1_amd64.deb 972 SHA256:ab";
-        let all = resolved(&format!("Reading package lists...\n{line}\n")).expect("legal");
+        let all = parse_print_uris(&format!("Reading package lists...\n{line}\n")).expect("legal");
         let [found] = &all[..] else { panic!("one package: {all:?}") };
         let package = &found.package;
         assert_eq!(
@@ -82,7 +88,7 @@ mod tests {
         );
         assert_eq!((found.size, package.sha256.as_deref()), (972, Some("ab")));
         for wrong in ["'http://x' y", "'x' ../a_1_all.deb 1 SHA256:ab", "'x' -o_1_all.deb 1 SHA256:ab"] {
-            assert!(resolved(wrong).is_err(), "{wrong}");
+            assert!(parse_print_uris(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -1,29 +1,30 @@
-//! What dpkg's database says: which packages there are and which files are theirs. Read as files, so that no dpkg is
-//! needed, neither in the root nor here.
+//! Reads dpkg's database in a root: the installed packages and their files. The files are read directly, so that dpkg is
+//! needed neither in the root nor on this machine.
+//!
+//! *Used by* `Apt`.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::super::tool::{io_error, read_lossy};
-use super::super::{EngineError, Ownership};
+use super::super::{EngineError, FileOwners};
 use crate::compose::packages::Package;
 
-/// One paragraph of a control file: fields by name, continued lines joined.
+/// One paragraph of a control file: fields by name, continuation lines joined.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Paragraph(BTreeMap<String, String>);
 
 impl Paragraph {
-    /// The value of a field.
-    #[must_use]
-    pub fn get(&self, field: &str) -> Option<&str> {
+    /// Returns the value of a field.
+    pub(crate) fn get(&self, field: &str) -> Option<&str> {
         self.0.get(field).map(String::as_str)
     }
 }
 
-/// The paragraphs of a control file.
+/// Splits a control file into paragraphs.
 #[must_use]
-pub fn paragraphs(text: &str) -> Vec<Paragraph> {
+pub fn parse_paragraphs(text: &str) -> Vec<Paragraph> {
     let mut found = Vec::new();
     let mut current = Paragraph::default();
     let mut last = String::new();
@@ -45,24 +46,21 @@ pub fn paragraphs(text: &str) -> Vec<Paragraph> {
     found
 }
 
-/// The database of a root, at its old or its new place.
-fn database(root: &Path) -> PathBuf {
+/// Returns the directory of the database, at its new or its old place.
+fn database_directory(root: &Path) -> PathBuf {
     let new = root.join("usr/lib/sysimage/dpkg");
     if new.join("status").is_file() { new } else { root.join("var/lib/dpkg") }
 }
 
-/// The packages that are installed. One that is half installed is an error of the engine, seen elsewhere.
-///
-/// # Errors
-/// [`EngineError::Io`].
-pub fn installed(root: &Path) -> Result<Vec<Package>, EngineError> {
-    let text = read_lossy(&database(root).join("status"))?;
-    Ok(packages(&text))
+/// Returns the packages that are installed. A package that is half installed is left out; installing then fails elsewhere.
+pub(crate) fn installed(root: &Path) -> Result<Vec<Package>, EngineError> {
+    let text = read_lossy(&database_directory(root).join("status"))?;
+    Ok(parse_status(&text))
 }
 
-/// The installed packages that the text of a status file lists.
+/// Returns the installed packages that the text of a status file lists.
 #[must_use]
-pub fn packages(status: &str) -> Vec<Package> {
+pub fn parse_status(status: &str) -> Vec<Package> {
     let package = |paragraph: &Paragraph| {
         let status = paragraph.get("Status")?;
         let (name, version) = (paragraph.get("Package")?, paragraph.get("Version")?);
@@ -76,16 +74,13 @@ pub fn packages(status: &str) -> Vec<Package> {
             sha256: None,
         })
     };
-    paragraphs(status).iter().filter_map(package).collect()
+    parse_paragraphs(status).iter().filter_map(package).collect()
 }
 
-/// Which package owns which path.
-///
-/// # Errors
-/// [`EngineError::Io`].
-pub fn ownership(root: &Path) -> Result<Ownership, EngineError> {
-    let directory = database(root).join("info");
-    let mut ownership = Ownership::default();
+/// Returns which package owns which path.
+pub(crate) fn file_owners(root: &Path) -> Result<FileOwners, EngineError> {
+    let directory = database_directory(root).join("info");
+    let mut file_owners = FileOwners::default();
     let entries = fs::read_dir(&directory).map_err(io_error("list", &directory))?;
     for entry in entries {
         let path = entry.map_err(io_error("list", &directory))?.path();
@@ -95,12 +90,12 @@ pub fn ownership(root: &Path) -> Result<Ownership, EngineError> {
         let name = name.split(':').next().unwrap_or(name).to_owned();
         let bytes = fs::read(&path).map_err(io_error("read", &path))?;
         for line in bytes.split(|byte| *byte == b'\n').filter(|line| line.len() > 1 && *line != b"/.") {
-            let owners = ownership.owners.entry(line.to_vec()).or_default();
+            let owners = file_owners.owners.entry(line.to_vec()).or_default();
             owners.push(name.clone());
         }
     }
-    ownership.owners.values_mut().for_each(|owners| owners.sort());
-    Ok(ownership)
+    file_owners.owners.values_mut().for_each(|owners| owners.sort());
+    Ok(file_owners)
 }
 
 #[cfg(test)]
@@ -108,13 +103,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_status_lists_what_is_installed() {
+    fn parse_status_returns_only_installed_packages() {
         let text = "Package: a\nStatus: install ok installed\nVersion: 1\nArchitecture: all\nSource: src (2)\n\
             Description: x\n more: text\n\nPackage: b\nStatus: deinstall ok config-files\nVersion: 1\n\n\
             Package: c\nStatus: install ok installed\nVersion: 1:2-3\nArchitecture: amd64\n";
-        let found = packages(text);
+        let found = parse_status(text);
         assert_eq!(found.len(), 2);
         assert_eq!((found[0].source.as_str(), found[1].source.as_str()), ("src", "c"));
-        assert_eq!(paragraphs(text)[0].get("Description"), Some("x\n more: text"));
+        assert_eq!(parse_paragraphs(text)[0].get("Description"), Some("x\n more: text"));
     }
 }

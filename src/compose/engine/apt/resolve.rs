@@ -1,4 +1,6 @@
-//! From names to exact packages: apt's own solver, on an empty system.
+//! Resolves package names to exact packages, with apt's own solver on an empty system.
+//!
+//! *Used by* `Apt`.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -7,65 +9,66 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use super::super::{Bound, EngineError, Resolution};
-use super::config::{self, Config};
-use super::{Apt, complaints, io_error, local, output};
-use crate::compose::packages::Format;
+use super::super::{EngineError, LockedPackages, Resolution};
+use super::config::{self, AptConfig};
+use super::{Apt, error_lines, io_error, local, output};
+use crate::compose::packages::PackageFormat;
 use crate::compose::process::ProcessError;
 use crate::compose::treefile::{Treefile, Variant};
 
-/// How long refreshing the metadata may take.
-const UPDATE_LIMIT: Duration = Duration::from_secs(1800);
+/// The longest time that refreshing the package lists may take.
+const UPDATE_TIMEOUT: Duration = Duration::from_secs(1800);
 
-/// What makes `/bin` a link in a new system, instead of converting an old one.
-const MERGED: &str = "usr-is-merged";
+/// The package that makes `/bin` a link in a new system.
+const USR_MERGED_PACKAGE: &str = "usr-is-merged";
 
-/// What converts, and is not needed then.
-const CONVERTER: &str = "usrmerge";
+/// The package that converts an old system; not needed with [`USR_MERGED_PACKAGE`].
+const USR_MERGE_CONVERTER: &str = "usrmerge";
 
-/// Refreshes the metadata and resolves.
-///
-/// # Errors
-/// [`EngineError`].
-pub fn resolve(apt: &Apt<'_>, treefile: &Treefile, bound: Option<&Bound>) -> Result<Resolution, EngineError> {
-    let surroundings = apt.surroundings;
-    surroundings.runner.stage("refreshing the package lists");
-    let config = Config::write(surroundings, treefile, "")?;
-    update(apt, &config)?;
-    let is_merged = is_known(apt, &config, MERGED);
-    surroundings.runner.stage("resolving packages");
-    let mut wanted = vec![pattern(treefile)];
-    wanted.extend(treefile.packages.iter().map(|package| query(package)));
-    wanted.extend(local::names(&treefile.local_packages, surroundings)?);
-    let preferences = match bound {
-        Some(bound) => {
-            check_available(apt, &config, bound)?;
-            config::exactly(&bound.values().cloned().collect::<Vec<_>>())
+/// Refreshes the package lists and resolves. With `locked`, only these exact packages may be chosen.
+pub(crate) fn resolve(
+    apt: &Apt<'_>,
+    treefile: &Treefile,
+    locked: Option<&LockedPackages>,
+) -> Result<Resolution, EngineError> {
+    let context = apt.context;
+    context.runner.stage("refreshing the package lists");
+    let config = AptConfig::write(context, treefile, "")?;
+    update_lists(apt, &config)?;
+    let is_merged = is_known(apt, &config, USR_MERGED_PACKAGE);
+    context.runner.stage("resolving packages");
+    let mut wanted = vec![base_set_pattern(treefile)];
+    wanted.extend(treefile.packages.iter().map(|package| to_spec(package)));
+    wanted.extend(local::package_specs(&treefile.local_packages, context)?);
+    let preferences = match locked {
+        Some(locked) => {
+            check_available(apt, &config, locked)?;
+            config::preferences_allowing_only(&locked.values().cloned().collect::<Vec<_>>())
         }
         None => {
-            let wants_converter = treefile.packages.iter().any(|package| package == CONVERTER);
-            let converter = (is_merged && !wants_converter).then_some(CONVERTER);
-            config::without(treefile.exclude_packages.iter().map(String::as_str).chain(converter))
+            let wants_converter = treefile.packages.iter().any(|package| package == USR_MERGE_CONVERTER);
+            let converter = (is_merged && !wants_converter).then_some(USR_MERGE_CONVERTER);
+            config::preferences_excluding(treefile.exclude_packages.iter().map(String::as_str).chain(converter))
         }
     };
     if is_merged {
-        wanted.push(MERGED.to_owned());
+        wanted.push(USR_MERGED_PACKAGE.to_owned());
     }
     let excluded: Vec<&String> =
         treefile.exclude_packages.iter().filter(|package| treefile.packages.contains(package)).collect();
     if let Some(package) = excluded.first() {
         return Err(EngineError::Unresolvable(format!("{package} is both in 'packages' and in 'exclude-packages'")));
     }
-    let config = Config::write(surroundings, treefile, &preferences)?;
+    let config = AptConfig::write(context, treefile, &preferences)?;
     let mut command = apt.apt_get(&config);
-    // What is in the cache already would not be printed.
-    let nowhere = surroundings.work.join("apt/nowhere");
-    fs::create_dir_all(nowhere.join("partial")).map_err(io_error("make", &nowhere))?;
-    command.arg("-q").arg(format!("-oDir::Cache::archives={}", nowhere.display()));
+    // apt prints no URI for a package file that is in its cache already, so it gets an empty one.
+    let empty_cache = context.work.join("apt/nowhere");
+    fs::create_dir_all(empty_cache.join("partial")).map_err(io_error("make", &empty_cache))?;
+    command.arg("-q").arg(format!("-oDir::Cache::archives={}", empty_cache.display()));
     command.args(["--print-uris", "install"]).args(&wanted);
     let text =
-        surroundings.runner.capture("resolving packages", &mut command).map_err(|error| explain(error, bound))?;
-    let mut packages = output::resolved(&text)?;
+        context.runner.capture("resolving packages", &mut command).map_err(|error| interpret_failure(error, locked))?;
+    let mut packages = output::parse_print_uris(&text)?;
     packages.sort_by(|a, b| a.package.cmp(&b.package));
     if packages.is_empty() {
         return Err(EngineError::Output {
@@ -73,34 +76,34 @@ pub fn resolve(apt: &Apt<'_>, treefile: &Treefile, bound: Option<&Bound>) -> Res
             line: text.lines().next().unwrap_or_default().to_owned(),
         });
     }
-    Ok(Resolution { format: Format::Deb, packages })
+    Ok(Resolution { format: PackageFormat::Deb, packages })
 }
 
-/// Refreshes the lists in the cache, and copies them to where this compose works.
-fn update(apt: &Apt<'_>, config: &Config) -> Result<(), EngineError> {
+/// Refreshes the lists in the cache, and copies them to this compose's directory.
+fn update_lists(apt: &Apt<'_>, config: &AptConfig) -> Result<(), EngineError> {
     {
-        let _lock = apt.lock(&config.lock(), "is refreshing the same package lists")?;
+        let _lock = apt.wait_for_lock(&config.lock(), "is refreshing the same package lists")?;
         let lists = format!("-oDir::State::lists={}", config.kept_lists().display());
-        refresh(apt, config, &[&lists, "-oDir::Etc::sourcelist=/dev/null"])?;
+        run_update(apt, config, &[&lists, "-oDir::Etc::sourcelist=/dev/null"])?;
         copy_files(&config.kept_lists(), &config.lists())?;
     }
     match config.local() {
-        Some(_) => refresh(apt, config, &["-oDir::Etc::sourceparts=/dev/null", "-oAPT::Get::List-Cleanup=false"]),
+        Some(_) => run_update(apt, config, &["-oDir::Etc::sourceparts=/dev/null", "-oAPT::Get::List-Cleanup=false"]),
         None => Ok(()),
     }
 }
 
-fn refresh(apt: &Apt<'_>, config: &Config, options: &[&str]) -> Result<(), EngineError> {
+fn run_update(apt: &Apt<'_>, config: &AptConfig, options: &[&str]) -> Result<(), EngineError> {
     let mut command = apt.apt_get(config);
-    // The tables for searching are made when something is searched, from all lists together.
+    // apt makes its tables later, when it first searches, from all lists together.
     command.args(["--error-on=any", "-opkgCacheFile::Generate=false"]).args(options).arg("update");
-    match apt.surroundings.runner.run("refreshing the package lists", &mut command, UPDATE_LIMIT) {
-        Err(ProcessError::Failed { tail, .. }) => Err(EngineError::Sources(complaints(&tail))),
+    match apt.context.runner.run("refreshing the package lists", &mut command, UPDATE_TIMEOUT) {
+        Err(ProcessError::Failed { tail, .. }) => Err(EngineError::Sources(error_lines(&tail))),
         other => Ok(other?),
     }
 }
 
-/// Copies the files of one directory into another, not what is in directories below it.
+/// Copies the files of one directory into another, without subdirectories.
 fn copy_files(from: &Path, to: &Path) -> Result<(), EngineError> {
     for entry in fs::read_dir(from).map_err(io_error("list", from))? {
         let entry = entry.map_err(io_error("list", from))?;
@@ -114,46 +117,49 @@ fn copy_files(from: &Path, to: &Path) -> Result<(), EngineError> {
     Ok(())
 }
 
-/// Which packages are there without being named, as an expression of apt.
-fn pattern(treefile: &Treefile) -> String {
+/// Returns the pattern for the packages that are installed without being named, as an expression of apt.
+fn base_set_pattern(treefile: &Treefile) -> String {
     let set = match treefile.variant {
         Variant::Essential => "?essential",
         Variant::Required => "?or(?essential,?priority(required))",
         Variant::Important => "?or(?essential,?priority(required),?priority(important))",
         Variant::Standard => "?or(?essential,?priority(required),?priority(important),?priority(standard))",
     };
-    // Names have dots and pluses in them, and no other characters with a meaning.
+    // Of the characters with a meaning in expressions, names contain only dots and pluses.
     let quote = |name: &String| name.replace('.', "[.]").replace('+', "[+]");
     let without: String =
         treefile.exclude_packages.iter().map(|name| format!(",?not(?name(^{}$))", quote(name))).collect();
     if without.is_empty() { set.to_owned() } else { format!("?and({set}{without})") }
 }
 
-/// `name = version` and `name=version` are the same to us.
-fn query(package: &str) -> String {
+/// Returns an entry of `packages` as an argument for apt: `name = version` becomes `name=version`.
+fn to_spec(package: &str) -> String {
     package.split_whitespace().filter(|word| *word != "==").collect::<Vec<_>>().join("").replace(">=", "")
 }
 
-fn is_known(apt: &Apt<'_>, config: &Config, name: &str) -> bool {
+fn is_known(apt: &Apt<'_>, config: &AptConfig, name: &str) -> bool {
     let mut command = apt_cache(config);
     command.args(["show", "--no-all-versions", name]);
-    apt.surroundings.runner.capture("asking for a package", &mut command).is_ok_and(|text| !text.is_empty())
+    apt.context.runner.capture("asking for a package", &mut command).is_ok_and(|text| !text.is_empty())
 }
 
-fn apt_cache(config: &Config) -> Command {
+fn apt_cache(config: &AptConfig) -> Command {
     let mut command = Command::new("apt-cache");
     command.env("APT_CONFIG", config.path()).env("LC_ALL", "C.UTF-8");
     command
 }
 
-/// Says which packages of a lock no source has any more.
-fn check_available(apt: &Apt<'_>, config: &Config, bound: &Bound) -> Result<(), EngineError> {
-    let names: BTreeSet<&str> = bound.keys().map(|(name, _)| name.as_str()).collect();
+/// Checks that the sources still have all packages of a lock.
+///
+/// # Errors
+/// [`EngineError::Lock`] names the packages that are gone.
+fn check_available(apt: &Apt<'_>, config: &AptConfig, locked: &LockedPackages) -> Result<(), EngineError> {
+    let names: BTreeSet<&str> = locked.keys().map(|(name, _)| name.as_str()).collect();
     let mut command = apt_cache(config);
     command.arg("madison").args(&names);
-    let text = apt.surroundings.runner.capture("asking for versions", &mut command)?;
-    let available = output::available(&text);
-    let gone: Vec<String> = bound
+    let text = apt.context.runner.capture("asking for versions", &mut command)?;
+    let available = output::parse_madison(&text);
+    let gone: Vec<String> = locked
         .values()
         .filter(|package| !available.contains(&(package.name.clone(), package.version.clone())))
         .map(|package| format!("{} {}", package.name, package.version))
@@ -161,8 +167,8 @@ fn check_available(apt: &Apt<'_>, config: &Config, bound: &Bound) -> Result<(), 
     if gone.is_empty() { Ok(()) } else { Err(EngineError::Lock(format!("no source has {}", gone.join(", ")))) }
 }
 
-/// What apt says, as an error with a meaning.
-fn explain(error: ProcessError, bound: Option<&Bound>) -> EngineError {
+/// Turns a failure of apt into an error with a meaning, by the lines it printed.
+fn interpret_failure(error: ProcessError, locked: Option<&LockedPackages>) -> EngineError {
     let ProcessError::Failed { tail, .. } = &error else { return error.into() };
     let between = |line: &str, start: &str| Some(line.strip_prefix(start)?.trim_matches('\'').to_owned());
     let unknown: Vec<String> = tail
@@ -177,8 +183,8 @@ fn explain(error: ProcessError, bound: Option<&Bound>) -> EngineError {
                 })
         })
         .collect();
-    let text = || complaints(tail);
-    match (unknown.is_empty(), bound) {
+    let text = || error_lines(tail);
+    match (unknown.is_empty(), locked) {
         (false, None) => EngineError::UnknownPackages(unknown),
         (false, Some(_)) => EngineError::Lock(format!("it does not contain {}", unknown.join(", "))),
         (true, Some(_)) => EngineError::Lock(format!("its packages are not enough:\n{}", text())),
@@ -191,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_apt_says_becomes_what_it_means() {
+    fn failure_is_interpreted_by_apts_messages() {
         let failed = |lines: &[&str]| ProcessError::Failed {
             what: "x".into(),
             status: std::process::ExitStatus::default(),
@@ -199,10 +205,12 @@ mod tests {
             log: "/log".into(),
         };
         let lines = ["E: Unable to locate package nope", "E: Version '9' for 'dash' was not found"];
-        let EngineError::UnknownPackages(names) = explain(failed(&lines), None) else { panic!("unknown packages") };
+        let EngineError::UnknownPackages(names) = interpret_failure(failed(&lines), None) else {
+            panic!("unknown packages")
+        };
         assert_eq!(names, ["nope", "9 for dash"]);
         let lines = ["Reading…", " a : Depends: b but it is not installable", "E: Unable to correct problems"];
-        let message = explain(failed(&lines), None).to_string();
+        let message = interpret_failure(failed(&lines), None).to_string();
         assert!(message.contains("a : Depends: b") && !message.contains("Reading"), "{message}");
     }
 }

@@ -1,23 +1,25 @@
-//! Where apt gets packages from: what the treefile says, or what this machine's own apt is configured with.
+//! Returns the package sources for apt: those in the treefile, or those of this machine's own apt.
+//!
+//! *Used by* `config`.
 
 use std::process::Command;
 
 use super::super::EngineError;
-use super::super::tool::find;
+use super::super::tool::find_program;
 use super::output;
 use crate::compose::process::Runner;
 use crate::compose::treefile::{AptSource, Treefile};
 
-/// What `apt-get indextargets` is asked to print.
-const FORMAT: &str = "$(SITE)\t$(RELEASE)\t$(COMPONENT)\t$(ORIGIN)\t$(CODENAME)\t$(SIGNED_BY)";
+/// The format of the lines that `apt-get indextargets` has to print.
+const INDEX_TARGETS_FORMAT: &str = "$(SITE)\t$(RELEASE)\t$(COMPONENT)\t$(ORIGIN)\t$(CODENAME)\t$(SIGNED_BY)";
 
-/// The texts of the sources, each with the suffix that tells apt how to read it.
-///
-/// # Errors
-/// [`EngineError::Unsigned`] and [`EngineError::NoSources`].
-pub fn texts(treefile: &Treefile, runner: Runner<'_>) -> Result<Vec<(String, &'static str)>, EngineError> {
+/// Returns the texts of the sources, each with the file suffix by which apt knows their syntax.
+pub(crate) fn source_texts(
+    treefile: &Treefile,
+    runner: Runner<'_>,
+) -> Result<Vec<(String, &'static str)>, EngineError> {
     if treefile.apt_sources.is_empty() {
-        return Ok(vec![(of_this_machine(treefile, runner)?, "sources")]);
+        return Ok(vec![(machine_sources(treefile, runner)?, "sources")]);
     }
     let mut texts = Vec::new();
     for source in &treefile.apt_sources {
@@ -31,14 +33,15 @@ pub fn texts(treefile: &Treefile, runner: Runner<'_>) -> Result<Vec<(String, &'s
     Ok(texts)
 }
 
-/// The distribution's own sources as this machine has them: a machine's extra ones would make two composes differ.
-fn of_this_machine(treefile: &Treefile, runner: Runner<'_>) -> Result<String, EngineError> {
-    let program = find("apt-get", "apt", "it knows this machine's package sources")?;
+/// Returns the distribution's sources as this machine has them. The machine's other sources are left out: they would make
+/// composes on different machines differ.
+fn machine_sources(treefile: &Treefile, runner: Runner<'_>) -> Result<String, EngineError> {
+    let program = find_program("apt-get", "apt", "it knows this machine's package sources")?;
     let mut command = Command::new(program);
-    command.args(["indextargets", "--format", FORMAT, "Created-By: Packages"]);
+    command.args(["indextargets", "--format", INDEX_TARGETS_FORMAT, "Created-By: Packages"]);
     let text = runner.capture("asking apt for this machine's sources", &mut command)?;
-    let release = treefile.releasever.clone().or_else(codename);
-    let stanzas = output::stanzas(&text, &treefile.distribution, release.as_deref());
+    let release = treefile.releasever.clone().or_else(machine_codename);
+    let stanzas = output::source_stanzas(&text, &treefile.distribution, release.as_deref());
     if stanzas.is_empty() {
         return Err(EngineError::NoSources(format!(
             "this machine's apt knows no source of {} {}: run 'apt-get update', or write 'apt-sources' into the treefile",
@@ -49,14 +52,14 @@ fn of_this_machine(treefile: &Treefile, runner: Runner<'_>) -> Result<String, En
     Ok(stanzas.into_iter().collect::<Vec<_>>().join("\n"))
 }
 
-/// The name of the release that this machine runs.
-fn codename() -> Option<String> {
+/// Returns the code name of the release that this machine runs.
+fn machine_codename() -> Option<String> {
     let text = std::fs::read_to_string("/etc/os-release").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="))?;
     Some(line.trim_matches('"').to_owned())
 }
 
-/// Refuses options that make apt believe anything, unless the treefile says that it is meant.
+/// Refuses options that switch verification off, unless the treefile names the source in `unsigned-repos`.
 fn refuse_unsigned(text: &str, treefile: &Treefile) -> Result<(), EngineError> {
     const OPTIONS: [&str; 4] = ["trusted", "allow-insecure", "allow-weak", "allow-downgrade-to-insecure"];
     let stanzas: Vec<&str> = if text.lines().any(|line| line.to_lowercase().starts_with("types:")) {

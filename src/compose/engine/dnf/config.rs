@@ -1,33 +1,33 @@
-//! The configuration of dnf and rpm for one treefile: the `.repo` files beside it, a cache, nothing of this machine's.
+//! Writes the configuration of dnf and rpm for one treefile: the `.repo` files beside it and a cache. Nothing of this
+//! machine's configuration is used.
+//!
+//! *Used by* `Dnf`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::super::tool::{io_error, make_directory, read_lossy, write};
-use super::super::{EngineError, Surroundings};
+use super::super::tool::{io_error, make_directory, read_lossy, write_file};
+use super::super::{EngineContext, EngineError};
 use crate::compose::treefile::Treefile;
 
-/// Devices that scripts of packages may expect.
+/// The devices that scripts of packages may expect.
 const DEVICES: &str = "null zero full random urandom tty";
 
-/// More directories than any root lies below.
-const UP: usize = 20;
+/// The number of `../` that leads from any root to `/`; more than a root is deep.
+const PARENT_STEPS: usize = 20;
 
-/// A configuration that was written.
-pub struct Config {
+/// The configuration files of one compose.
+pub(crate) struct DnfConfig {
     directory: PathBuf,
 }
 
-impl Config {
+impl DnfConfig {
     /// Writes the configuration for a treefile.
-    ///
-    /// # Errors
-    /// [`EngineError::NoSources`] and [`EngineError::Unsigned`].
-    pub fn write(surroundings: Surroundings<'_>, treefile: &Treefile) -> Result<Self, EngineError> {
-        let directory = surroundings.work.join("dnf");
-        let cache = surroundings.cache.join("dnf");
+    pub(crate) fn write(context: EngineContext<'_>, treefile: &Treefile) -> Result<Self, EngineError> {
+        let directory = context.work.join("dnf");
+        let cache = context.cache.join("dnf");
         for name in ["repos.d", "empty", "home", "log", "state", "vars"] {
             make_directory(&directory.join(name))?;
         }
@@ -39,7 +39,7 @@ impl Config {
         for file in files.iter().filter(|file| file.extension().is_some_and(|extension| extension == "repo")) {
             let text = read_lossy(file)?;
             refuse_unsigned(&text, treefile)?;
-            write(&directory.join("repos.d").join(file.file_name().unwrap_or_default()), text)?;
+            write_file(&directory.join("repos.d").join(file.file_name().unwrap_or_default()), text)?;
             has_repos = true;
         }
         if !has_repos && treefile.packages.len() + treefile.repos.len() > 0 {
@@ -49,33 +49,33 @@ impl Config {
             )));
         }
         let config = Self { directory };
-        write(&config.path(), config.text(&cache, treefile))?;
-        write(&config.directory.join("home/.rpmmacros"), macros(treefile))?;
+        write_file(&config.path(), config.render(&cache, treefile))?;
+        write_file(&config.directory.join("home/.rpmmacros"), rpm_macros(treefile))?;
         Ok(config)
     }
 
-    /// The same, with the keys that were fetched instead of where they were fetched from.
+    /// Writes the configuration with the saved keys instead of the URLs they were fetched from.
     ///
     /// # Errors
     /// As for [`Self::write`].
-    pub fn with_kept_keys(surroundings: Surroundings<'_>, treefile: &Treefile) -> Result<Self, EngineError> {
-        let config = Self::write(surroundings, treefile)?;
+    pub(crate) fn write_with_saved_keys(context: EngineContext<'_>, treefile: &Treefile) -> Result<Self, EngineError> {
+        let config = Self::write(context, treefile)?;
         let keys = config.directory.join("keys");
         let repos = config.directory.join("repos.d");
         for file in fs::read_dir(&repos).map_err(io_error("list", &repos))?.flatten() {
             let text = read_lossy(&file.path())?;
-            write(&file.path(), with_keys(&text, &keys))?;
+            write_file(&file.path(), use_saved_keys(&text, &keys))?;
         }
         Ok(config)
     }
 
-    /// The file for `--config`.
-    pub fn path(&self) -> PathBuf {
+    /// Returns the file for `--config`.
+    pub(crate) fn path(&self) -> PathBuf {
         self.directory.join("dnf.conf")
     }
 
-    /// What stands for `$releasever` and the like.
-    pub fn substitutions(&self, treefile: &Treefile) -> Value {
+    /// Returns the values of `$releasever` and the like.
+    pub(crate) fn substitutions(&self, treefile: &Treefile) -> Value {
         let mut values = json!({ "basearch": treefile.arch, "arch": treefile.arch });
         if let Some(release) = &treefile.releasever {
             values["releasever"] = json!(release);
@@ -83,30 +83,24 @@ impl Config {
         values
     }
 
-    /// Keeps keys, each in a file named after its repository.
-    ///
-    /// # Errors
-    /// [`EngineError::Io`].
-    pub fn keep_keys(&self, keys: &Value) -> Result<(), EngineError> {
+    /// Saves keys, each in a file named after its repository.
+    pub(crate) fn save_keys(&self, keys: &Value) -> Result<(), EngineError> {
         for (repo, texts) in keys.as_object().into_iter().flatten() {
             for (index, text) in texts.as_array().into_iter().flatten().filter_map(Value::as_str).enumerate() {
-                // The driver hands bytes on as characters of the same number.
+                // The driver encodes each byte as the character with the same number (Latin-1).
                 let bytes: Vec<u8> = text.chars().map(|c| u8::try_from(u32::from(c)).unwrap_or(b'?')).collect();
-                write(&self.directory.join("keys").join(format!("{repo}.{index}")), bytes)?;
+                write_file(&self.directory.join("keys").join(format!("{repo}.{index}")), bytes)?;
             }
         }
         Ok(())
     }
 
-    /// A script that gives a root `/proc` and devices and then runs the rest of its command line. The mounts are those of
-    /// the sandbox it runs in.
-    ///
-    /// # Errors
-    /// [`EngineError::Io`].
-    pub fn with_mounts(&self, root: &Path) -> Result<String, EngineError> {
+    /// Writes a script that mounts `/proc` and devices in a root and then runs the rest of its command line. The mounts exist
+    /// only in the mount namespace in which the script runs.
+    pub(crate) fn write_mount_script(&self, root: &Path) -> Result<String, EngineError> {
         let script = self.directory.join("install");
         let root = format!("'{}'", root.display().to_string().replace('\'', "'\\''"));
-        write(
+        write_file(
             &script,
             format!(
                 "set -e\numask 022\nmkdir -p {root}/proc {root}/dev\nmount -t proc proc {root}/proc\nmount -t tmpfs -o mode=755 tmpfs {root}/dev\n\
@@ -116,10 +110,11 @@ impl Config {
         Ok(script.to_string_lossy().into_owned())
     }
 
-    fn text(&self, cache: &Path, treefile: &Treefile) -> String {
-        // dnf takes these for paths in the root it installs into. A path above `/` is `/`.
-        let outside =
-            |path: &Path| format!("/{}{}", "../".repeat(UP), path.display().to_string().trim_start_matches('/'));
+    fn render(&self, cache: &Path, treefile: &Treefile) -> String {
+        // dnf takes these paths as relative to the root it installs into. `..` above `/` is `/`.
+        let outside = |path: &Path| {
+            format!("/{}{}", "../".repeat(PARENT_STEPS), path.display().to_string().trim_start_matches('/'))
+        };
         let (own, repos) = (outside(&self.directory), self.directory.display());
         let cache = outside(cache);
         let flags = if treefile.documentation { "" } else { "tsflags=nodocs\n" };
@@ -132,8 +127,8 @@ impl Config {
     }
 }
 
-/// Configuration of rpm: where its database is in the root, and what it checks.
-fn macros(treefile: &Treefile) -> String {
+/// Returns rpm's configuration: the place of its database in the root, and the languages.
+fn rpm_macros(treefile: &Treefile) -> String {
     let mut text = String::from("%_dbpath /usr/lib/sysimage/rpm\n%_db_backend sqlite\n");
     if !treefile.install_langs.is_empty() {
         text.push_str(&format!("%_install_langs {}\n", treefile.install_langs.join(":")));
@@ -141,7 +136,7 @@ fn macros(treefile: &Treefile) -> String {
     text
 }
 
-/// Refuses repositories that switch signatures off, unless the treefile says that it is meant.
+/// Refuses repositories that switch the verification of signatures off, unless the treefile names them in `unsigned-repos`.
 fn refuse_unsigned(text: &str, treefile: &Treefile) -> Result<(), EngineError> {
     let mut repo = String::new();
     for line in text.lines().map(str::trim) {
@@ -159,12 +154,12 @@ fn refuse_unsigned(text: &str, treefile: &Treefile) -> Result<(), EngineError> {
     Ok(())
 }
 
-/// A `.repo` file whose keys are those that were kept.
-fn with_keys(text: &str, keys: &Path) -> String {
+/// Returns a `.repo` file with the saved keys instead of its own key URLs.
+fn use_saved_keys(text: &str, keys: &Path) -> String {
     let mut new = String::new();
     let mut is_key = false;
     for line in text.lines() {
-        // A value goes on in lines that are indented.
+        // Indented lines continue the value.
         is_key =
             line.trim_start().starts_with("gpgkey") && line.contains('=') || (is_key && line.starts_with([' ', '\t']));
         if !is_key {
@@ -187,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn signatures_are_not_switched_off_silently() {
+    fn gpgcheck_off_needs_unsigned_repos() {
         let mut treefile = Treefile::bare("x".parse().expect("legal"), "x86_64");
         let text = "[good]\ngpgcheck=1\n[bad]\nname=x\ngpgcheck = 0\n";
         let message = refuse_unsigned(text, &treefile).expect_err("off").to_string();
@@ -200,10 +195,11 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_replaced_by_those_that_were_kept() {
+    fn key_urls_are_replaced_by_saved_keys() {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        write(&directory.path().join("a.0"), "key").expect("writable");
-        let text = with_keys("[a]\nname=A\ngpgkey=https://host/1\n  https://host/2\nenabled=1\n", directory.path());
+        write_file(&directory.path().join("a.0"), "key").expect("writable");
+        let text =
+            use_saved_keys("[a]\nname=A\ngpgkey=https://host/1\n  https://host/2\nenabled=1\n", directory.path());
         assert_eq!(text, format!("[a]\ngpgkey=file://{}/a.0\nname=A\nenabled=1\n", directory.path().display()));
     }
 }

@@ -1,5 +1,5 @@
-"""What only dnf's own library can tell: which packages it would install, and its keys; and one value for what differs
-between two runs in rpm's database. Called by sapwood with COMMAND and JSON; answers in JSON on standard output."""
+"""Calls dnf's library: resolves packages, fetches the keys of repositories, and normalises rpm's database, so that two
+equal installs give equal bytes. Sapwood calls it with COMMAND and JSON; it answers in JSON on standard output."""
 
 import json
 import os
@@ -15,7 +15,7 @@ def base(options):
     base.conf.read(options["conf"])
     base.conf.installroot = options["root"]
     base.conf.persistdir = options["state"]
-    # The library wants a release even where no repository asks for one.
+    # The library needs a value even if no repository uses $releasever.
     base.conf.substitutions["releasever"] = ""
     base.conf.substitutions.update(options["substitutions"])
     base.read_all_repos()
@@ -35,7 +35,7 @@ def resolve(options):
 
     solver = base(options)
     solver.fill_sack(load_system_repo=False)
-    # Files first: nothing can be added to a transaction that has begun.
+    # Local files come first: the library adds none once packages are chosen.
     local = solver.add_remote_rpms(options["local"])
     if options["bound"] is not None:
         wanted = solver.sack.query().filterm(empty=True)
@@ -78,7 +78,7 @@ def resolve(options):
 
 
 def keys(options):
-    """Brings the keys of each repository here, since nothing can be fetched while packages are installed."""
+    """Returns the keys of each repository: there is no network while packages are installed."""
     lines = {}
     solver = base(options)
     for repo in solver.repos.iter_enabled():
@@ -98,7 +98,7 @@ INSTALLTIME, INSTALLTID, INT32 = 1008, 1128, 4
 
 
 def patched(blob, time):
-    """A header whose install time and transaction are `time`: both are outside of what is signed."""
+    """Returns a header whose install time and transaction id are `time`; the signature covers neither."""
     blob = bytearray(blob)
     count, = struct.unpack_from(">I", blob, 0)
     data = 8 + 16 * count
@@ -110,7 +110,7 @@ def patched(blob, time):
 
 
 def normalise(options):
-    """Writes the database anew: install times replaced, packages numbered in the order of their names."""
+    """Rewrites the database: install times are replaced, packages are numbered in the order of their names."""
     old = options["database"]
     new = old + ".new"
     source, target = sqlite3.connect(old), sqlite3.connect(new)
@@ -137,7 +137,7 @@ def normalise(options):
 
 
 def index(source, target, table, numbers, time):
-    """Copies an index, its rows pointing to the new numbers, in one order."""
+    """Copies an index table: rows refer to the new numbers and are sorted."""
     columns = [row[1] for row in source.execute('PRAGMA table_info("%s")' % table)]
     moved = []
     for row in source.execute('SELECT * FROM "%s"' % table):
@@ -157,7 +157,7 @@ def main():
     command, options = sys.argv[1], json.loads(sys.argv[2])
     try:
         answer = {"resolve": resolve, "keys": keys, "normalise": normalise}[command](options)
-    except Exception as error:  # Told to whoever composes, by sapwood.
+    except Exception as error:  # Sapwood reports it to the user.
         answer = {"error": "sources", "text": str(error)}
     json.dump(answer, sys.stdout)
 

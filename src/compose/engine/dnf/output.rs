@@ -1,37 +1,41 @@
-//! What dnf's library and rpm print, as values. Pure.
+//! Parses what the driver and rpm print. Pure.
 //!
-//! Not here: how they are asked. Invariant: a package that is returned has fields that are words, and a name that no program takes
-//! for an option. Used by the engine and by `query`.
+//! *Not here*: running the programs.
+//!
+//! *Invariants*: each field of a package of the driver is one word, and its name starts with no hyphen: no program takes it
+//! for an option.
+//!
+//! *Used by* `Dnf` and `query`.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::super::{EngineError, Ownership};
+use super::super::{EngineError, FileOwners};
 use crate::compose::packages::Package;
 
-/// Changelog entries that are kept of each package.
-const ENTRIES_MAX: usize = 20;
+/// The number of changelog entries that are kept of each package.
+const CHANGELOG_ENTRIES_MAX: usize = 20;
 
-/// Ends a package in answers about changelogs; no changelog has it.
-pub const END: char = '\u{1}';
+/// Ends the changelog of one package in rpm's output; no changelog contains it.
+pub(crate) const CHANGELOG_END: char = '\u{1}';
 
-/// A package as the driver tells of it.
+/// A package in the driver's answer.
 #[derive(Debug, Deserialize)]
-pub struct Told {
+pub struct DriverPackage {
     name: String,
     version: String,
     arch: String,
     source: String,
     sha256: Option<String>,
-    /// Bytes of its file.
-    pub size: u64,
+    /// The size of its file in bytes.
+    pub(crate) size: u64,
     /// The path of its file.
-    pub file: String,
+    pub(crate) file: String,
 }
 
-impl Told {
+impl DriverPackage {
     /// Returns the package.
     #[must_use]
     pub fn package(&self) -> Package {
@@ -41,11 +45,11 @@ impl Told {
     }
 }
 
-/// Reads what the driver prints: one JSON value.
+/// Parses the output of the driver, which is one JSON value.
 ///
 /// # Errors
-/// The one that the driver tells of, or [`EngineError::Output`].
-pub fn answer(text: &str) -> Result<Value, EngineError> {
+/// The error that the driver reports, or [`EngineError::Output`].
+pub fn parse_answer(text: &str) -> Result<Value, EngineError> {
     let answer: Value = serde_json::from_str(text).map_err(|_| EngineError::Output {
         program: "dnf",
         line: text.lines().next().unwrap_or_default().to_owned(),
@@ -63,25 +67,27 @@ pub fn answer(text: &str) -> Result<Value, EngineError> {
     }
 }
 
-/// Returns the packages of an answer.
+/// Returns the packages of an answer to `resolve`.
 ///
 /// # Errors
 /// [`EngineError::Output`].
-pub fn told(answer: &Value) -> Result<Vec<Told>, EngineError> {
+pub fn parse_packages(answer: &Value) -> Result<Vec<DriverPackage>, EngineError> {
     let bad = |line: String| EngineError::Output { program: "dnf", line };
-    let told: Vec<Told> = serde_json::from_value(answer["packages"].clone()).map_err(|error| bad(error.to_string()))?;
-    match told.iter().map(Told::package).find(|package| !package.is_plain()) {
+    let packages: Vec<DriverPackage> =
+        serde_json::from_value(answer["packages"].clone()).map_err(|error| bad(error.to_string()))?;
+    match packages.iter().map(DriverPackage::package).find(|package| !package.is_plain()) {
         Some(package) => Err(bad(format!("{package:?}"))),
-        None => Ok(told),
+        None => Ok(packages),
     }
 }
 
-/// What rpm is asked for each installed package.
-pub const INSTALLED: &str = "%{NAME}\\t%|EPOCH?{%{EPOCH}:}|%{VERSION}-%{RELEASE}\\t%{ARCH}\\t%{SOURCERPM}\\n";
+/// The query format for the installed packages.
+pub(crate) const INSTALLED_FORMAT: &str =
+    "%{NAME}\\t%|EPOCH?{%{EPOCH}:}|%{VERSION}-%{RELEASE}\\t%{ARCH}\\t%{SOURCERPM}\\n";
 
-/// Returns the packages that rpm lists as [`INSTALLED`] asks, keys left out.
+/// Returns the packages that rpm lists in `INSTALLED_FORMAT`, without the public keys among them.
 #[must_use]
-pub fn installed(text: &str) -> Vec<Package> {
+pub fn parse_installed(text: &str) -> Vec<Package> {
     let package = |line: &str| {
         let mut fields = line.split('\t');
         let (name, version, arch, source) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
@@ -99,18 +105,17 @@ pub fn installed(text: &str) -> Vec<Package> {
     text.lines().filter_map(package).collect()
 }
 
-/// What rpm is asked for each file of each package.
-pub const OWNERS: &str = "[%{FILENAMES}\\t%{=NAME}\\n]";
+/// The query format for the files of each package.
+pub(crate) const OWNERS_FORMAT: &str = "[%{FILENAMES}\\t%{=NAME}\\n]";
 
-/// Returns what each package asks rpm for to tell its latest changes: [`END`] ends each.
-#[must_use]
-pub fn changelog_format() -> String {
-    format!("%{{NAME}}\\t[* %{{CHANGELOGTIME:day}} %{{CHANGELOGNAME}}\\n%{{CHANGELOGTEXT}}\\n\\n]{END}")
+/// Returns the query format for the latest changes of each package; [`CHANGELOG_END`] ends each.
+pub(crate) fn changelog_format() -> String {
+    format!("%{{NAME}}\\t[* %{{CHANGELOGTIME:day}} %{{CHANGELOGNAME}}\\n%{{CHANGELOGTEXT}}\\n\\n]{CHANGELOG_END}")
 }
 
-/// Returns who owns what, of rpm's answers to [`OWNERS`] and [`changelog_format`].
+/// Returns the owners of paths, and changelogs, from rpm's output in `OWNERS_FORMAT` and `changelog_format`.
 #[must_use]
-pub fn ownership(files: &str, changelogs: &str) -> Ownership {
+pub fn parse_file_owners(files: &str, changelogs: &str) -> FileOwners {
     let mut owners: BTreeMap<Vec<u8>, Vec<String>> = BTreeMap::new();
     for line in files.lines() {
         if let Some((path, name)) = line.rsplit_once('\t') {
@@ -121,16 +126,16 @@ pub fn ownership(files: &str, changelogs: &str) -> Ownership {
         names.sort();
         names.dedup();
     });
-    let changelogs = changelogs.split(END).filter_map(|package| {
+    let changelogs = changelogs.split(CHANGELOG_END).filter_map(|package| {
         let (name, text) = package.trim_start().split_once('\t')?;
-        let entries: String = text.split_inclusive("\n\n").take(ENTRIES_MAX).collect();
+        let entries: String = text.split_inclusive("\n\n").take(CHANGELOG_ENTRIES_MAX).collect();
         (!entries.trim().is_empty()).then(|| (name.to_owned(), format!("{}\n", entries.trim_end())))
     });
-    Ownership { owners, changelogs: changelogs.collect() }
+    FileOwners { owners, changelogs: changelogs.collect() }
 }
 
-/// Returns the youngest of the times that rpm lists, in seconds since 1970.
+/// Returns the latest of the times that rpm lists, in seconds since 1970.
 #[must_use]
-pub fn newest(text: &str) -> i64 {
+pub fn parse_newest_time(text: &str) -> i64 {
     text.lines().filter_map(|line| line.trim().parse().ok()).max().unwrap_or(0)
 }

@@ -1,66 +1,70 @@
-//! An archive as a stream of members: each entry with all that headers before it say about it, then its data.
+//! Reads an archive as a stream of members: each entry with everything that the headers before it state, then its data.
 //!
-//! Knows the formats V7, ustar, GNU and PAX with global headers; knows nothing of trees. Only moves forward, so it
-//! reads pipes. Invariant: memory is bounded by what one member may say about itself, whatever lengths the archive
-//! claims, and an archive that ends before its end mark is an error wherever it ends.
+//! It supports the formats V7, ustar, GNU and PAX with global headers, and only moves forward, so it can read pipes.
+//! The `tar` crate is not used because it splits records at newlines, which attributes contain, holds extended headers
+//! of any length in memory and accepts a truncated archive as complete.
 //!
-//! Written by hand since the `tar` crate splits records at newlines, which attributes contain, holds extended headers of
-//! any length and takes a cut archive for a whole one.
+//! *Not here*: trees (`tree_builder`), and the layout of the header block (`header`).
+//!
+//! *Invariants*: memory is bounded by the limits for one member, whatever lengths the archive claims. An archive that
+//! ends before its end mark is an error wherever it ends.
+//!
+//! *Used by* `read_tar`.
 
 use std::io::{self, BufRead, Read};
 
-use super::header::{BLOCK, Header, HeaderError, gnu_more_runs};
-use super::pax::{PaxError, Records, TEXT_MAX};
-use super::sparse::{Map, MapReadError, SparseError, push_run};
+use super::header::{BLOCK, HeaderBlock, HeaderError, gnu_more_runs};
+use super::pax::{PaxError, PaxRecords, TEXT_MAX};
+use super::sparse::{MapReadError, SparseError, SparseMap, push_run};
 use crate::model::{DeviceNumber, Extent, Timestamp};
 
-/// Largest file that is accepted: twice what ext4 can hold.
+/// Largest file in bytes that is accepted: twice what ext4 can hold.
 const FILE_SIZE_MAX: u64 = 1 << 45;
 
-/// Largest file with holes that is accepted. A few bytes of an archive can claim any size, and its zeros have to be
-/// hashed: 1 TiB takes ten minutes and 128 MiB for the ids of its blocks.
+/// Largest sparse file in bytes that is accepted. A few bytes of an archive can claim any size, and the zeros have to be
+/// hashed: 1 TiB takes ten minutes and 128 MiB of memory for the ids of its blocks.
 const SPARSE_SIZE_MAX: u64 = 1 << 40;
 
 /// Why an archive cannot be read further.
 #[derive(Debug, thiserror::Error)]
 pub enum FormatError {
-    /// The system, or the decompression, gives an error.
+    /// Reading or decompressing failed.
     #[error(transparent)]
     Read(#[from] io::Error),
-    /// It ends before its end mark.
+    /// The archive ends before its end mark.
     #[error("the archive ends early; it was cut short")]
     Truncated,
-    /// A block that should be a header is none.
+    /// A block is not a valid header.
     #[error(transparent)]
     Header(#[from] HeaderError),
-    /// An extended header is bad.
+    /// An extended header is invalid.
     #[error(transparent)]
     Pax(#[from] PaxError),
-    /// The map of a sparse file is bad.
+    /// The map of a sparse file is invalid.
     #[error(transparent)]
     Sparse(#[from] SparseError),
-    /// The archive ends between an extended header and its entry.
+    /// The end mark follows an extended header, where its entry should be.
     #[error("an extended header is followed by no entry")]
     Dangling,
     /// A GNU long name is longer than any path.
     #[error("a name has over 1 MiB")]
     LongName,
-    /// A size that only a damaged or hostile archive has.
+    /// A size is larger than any file can be.
     #[error("the size of {0} bytes is too large")]
     Size(u64),
-    /// An entry of a type that has no meaning here, such as a part of a multi-volume archive.
+    /// An entry has an unsupported type, such as a part of a multi-volume archive.
     #[error("the entry type '{}' is not known", .0.escape_ascii())]
     UnknownType(u8),
 }
 
-/// What a member is.
+/// The type of a member.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum MemberKind {
     Directory,
-    /// With its size, or its map when it is sparse.
+    /// A regular file with its size, or with its map when it is sparse.
     Regular(FileShape),
     Symlink(Vec<u8>),
-    /// Another name for the member of this path.
+    /// Another name for the member with this path.
     HardLink(Vec<u8>),
     CharDevice(DeviceNumber),
     BlockDevice(DeviceNumber),
@@ -68,7 +72,7 @@ pub(super) enum MemberKind {
 }
 
 impl MemberKind {
-    /// The bytes of content, holes counted.
+    /// Returns the size of the content in bytes, with holes.
     pub(super) const fn size(&self) -> u64 {
         match self {
             Self::Regular(FileShape::Dense { size }) => *size,
@@ -78,81 +82,81 @@ impl MemberKind {
     }
 }
 
-/// How the data of a regular file fill it.
+/// The size of a regular file, and where its data belong.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum FileShape {
     Dense { size: u64 },
-    Sparse(Map),
+    Sparse(SparseMap),
 }
 
-/// One entry, without its data.
+/// An entry without its data.
 #[derive(Debug)]
 pub(super) struct Member {
-    pub path: Vec<u8>,
-    pub kind: MemberKind,
-    pub permissions: u16,
-    pub uid: u32,
-    pub gid: u32,
-    pub user: Vec<u8>,
-    pub group: Vec<u8>,
-    pub mtime: Timestamp,
-    pub records: Records,
+    pub(crate) path: Vec<u8>,
+    pub(crate) kind: MemberKind,
+    pub(crate) permissions: u16,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) user: Vec<u8>,
+    pub(crate) group: Vec<u8>,
+    pub(crate) mtime: Timestamp,
+    pub(crate) records: PaxRecords,
 }
 
 /// Reads an archive from front to back.
 pub(super) struct Archive<R> {
     reader: R,
     position: u64,
-    /// Bytes of data of the current member that were not read yet, and the padding behind them.
+    /// Unread data of the current member in bytes; `padding` is what follows it up to the next block.
     data_left: u64,
     padding: u64,
-    globals: Records,
-    /// Path of the member that is being read, as far as it is known: for messages.
+    globals: PaxRecords,
+    /// Path of the current member for messages, if it is known already.
     current: Option<Vec<u8>>,
 }
 
-/// What headers of their own said about the next member.
+/// What separate headers before a member state about it.
 #[derive(Default)]
-struct Announced {
-    records: Option<Records>,
+struct HeaderOverrides {
+    records: Option<PaxRecords>,
     path: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
 }
 
 impl<R: BufRead> Archive<R> {
     pub(super) fn new(reader: R) -> Self {
-        Self { reader, position: 0, data_left: 0, padding: 0, globals: Records::default(), current: None }
+        Self { reader, position: 0, data_left: 0, padding: 0, globals: PaxRecords::default(), current: None }
     }
 
-    /// Bytes read so far.
+    /// Returns the number of bytes read so far.
     pub(super) const fn position(&self) -> u64 {
         self.position
     }
 
-    /// The path of the member that was being read when something failed.
+    /// Returns the path of the current member, for messages.
     pub(super) fn current(&self) -> Option<&[u8]> {
         self.current.as_deref()
     }
 
-    /// The next member, whose data [`Self::read`] then gives; `None` at the end mark.
+    /// Returns the next member, whose data [`Self::read`] then returns, or `None` at the end mark.
     pub(super) fn next(&mut self) -> Result<Option<Member>, FormatError> {
-        let mut announced = Announced::default();
+        let mut overrides = HeaderOverrides::default();
         loop {
             self.skip_data()?;
             self.current = None;
             let mut block = [0; BLOCK];
-            self.fill(&mut block)?;
+            self.read_block(&mut block)?;
             if block.iter().all(|byte| *byte == 0) {
-                let dangling = announced.records.is_some() || announced.path.is_some() || announced.link.is_some();
+                let dangling = overrides.records.is_some() || overrides.path.is_some() || overrides.link.is_some();
                 return if dangling { Err(FormatError::Dangling) } else { Ok(None) };
             }
-            let header = Header::check(&block)?;
+            let header = HeaderBlock::check(&block)?;
             match header.type_flag() {
                 b'x' | b'X' => {
                     self.begin_data(header.size()?)?;
                     let mut records = self.globals.clone();
                     records.read(&mut *self)?;
-                    announced.records = Some(records);
+                    overrides.records = Some(records);
                 }
                 b'g' => {
                     self.begin_data(header.size()?)?;
@@ -160,41 +164,41 @@ impl<R: BufRead> Archive<R> {
                     globals.read(&mut *self)?;
                     self.globals = globals;
                 }
-                b'L' => announced.path = Some(self.long_name(&header)?),
-                b'K' => announced.link = Some(self.long_name(&header)?),
-                // A volume label and the ACLs of old Solaris: nothing a tree has.
+                b'L' => overrides.path = Some(self.read_long_name(&header)?),
+                b'K' => overrides.link = Some(self.read_long_name(&header)?),
+                // A volume label or the ACLs of old Solaris, which a tree cannot hold.
                 b'V' | b'A' => self.begin_data(header.size()?)?,
-                _ => return self.member(&header, announced).map(Some),
+                _ => return self.read_member(&header, overrides).map(Some),
             }
         }
     }
 
-    /// Reads what follows the end mark, so that the checksum at the end of a compressed archive is checked and the
-    /// writer of a pipe is not killed.
+    /// Reads to the end of the stream and returns its length, so that the checksum at the end of a compressed archive is
+    /// verified and the writer of a pipe gets no SIGPIPE.
     pub(super) fn finish(mut self) -> io::Result<u64> {
         self.position += io::copy(&mut self.reader, &mut io::sink())?;
         Ok(self.position)
     }
 
-    fn member(&mut self, header: &Header<'_>, announced: Announced) -> Result<Member, FormatError> {
-        let records = announced.records.unwrap_or_else(|| self.globals.clone());
-        let path = records.sparse.name.clone().or_else(|| records.path.clone()).or(announced.path);
+    fn read_member(&mut self, header: &HeaderBlock<'_>, overrides: HeaderOverrides) -> Result<Member, FormatError> {
+        let records = overrides.records.unwrap_or_else(|| self.globals.clone());
+        let path = records.sparse.name.clone().or_else(|| records.path.clone()).or(overrides.path);
         let path = path.unwrap_or_else(|| header.path());
         self.current = Some(path.clone());
-        let link = || records.link.clone().or(announced.link).unwrap_or_else(|| header.link().to_vec());
+        let link = || records.link.clone().or(overrides.link).unwrap_or_else(|| header.link().to_vec());
         let kind = match header.type_flag() {
             b'1' => MemberKind::HardLink(link()),
             b'2' => MemberKind::Symlink(link()),
-            b'3' => MemberKind::CharDevice(device(header, &records)?),
-            b'4' => MemberKind::BlockDevice(device(header, &records)?),
+            b'3' => MemberKind::CharDevice(device_number(header, &records)?),
+            b'4' => MemberKind::BlockDevice(device_number(header, &records)?),
             b'5' => MemberKind::Directory,
             b'6' => MemberKind::Fifo,
-            // A GNU incremental dump lists a directory's names as its data.
+            // A GNU incremental dump has a directory's names as its data.
             b'D' => {
                 self.begin_member_data(header, &records)?;
                 MemberKind::Directory
             }
-            // V7 had no type for directories but wrote a slash.
+            // V7 has no type for directories; their names end in a slash.
             b'0' | b'\0' | b'7' if path.ends_with(b"/") => {
                 self.begin_member_data(header, &records)?;
                 MemberKind::Directory
@@ -215,32 +219,32 @@ impl<R: BufRead> Archive<R> {
         })
     }
 
-    fn file_shape(&mut self, header: &Header<'_>, records: &Records) -> Result<FileShape, FormatError> {
+    fn file_shape(&mut self, header: &HeaderBlock<'_>, records: &PaxRecords) -> Result<FileShape, FormatError> {
         if header.type_flag() == b'S' {
-            let map = self.old_gnu_map(header)?;
+            let map = self.read_old_gnu_map(header)?;
             self.begin_member_data(header, records)?;
-            return self.sparse(map);
+            return self.check_sparse(map);
         }
         let stored = self.begin_member_data(header, records)?;
         let sparse = &records.sparse;
         match (sparse.major, sparse.minor) {
-            (None, None) => match Map::of_records(sparse) {
-                Some(map) => self.sparse(map?),
+            (None, None) => match SparseMap::from_records(sparse) {
+                Some(map) => self.check_sparse(map?),
                 None => Ok(FileShape::Dense { size: stored }),
             },
             (Some(1), Some(0)) => {
                 let size = sparse.real_size.ok_or(SparseError::Malformed)?;
-                let map = Map::read(size, &mut *self).map_err(|error| match error {
+                let map = SparseMap::read(size, &mut *self).map_err(|error| match error {
                     MapReadError::Read(error) => FormatError::Read(error),
                     MapReadError::Map(error) => FormatError::Sparse(error),
                 })?;
-                self.sparse(map)
+                self.check_sparse(map)
             }
             (major, minor) => Err(SparseError::Version(major.unwrap_or(0), minor.unwrap_or(0)).into()),
         }
     }
 
-    fn sparse(&self, map: Map) -> Result<FileShape, FormatError> {
+    fn check_sparse(&self, map: SparseMap) -> Result<FileShape, FormatError> {
         if map.size > SPARSE_SIZE_MAX {
             return Err(FormatError::Size(map.size));
         }
@@ -250,22 +254,22 @@ impl<R: BufRead> Archive<R> {
         Ok(FileShape::Sparse(map))
     }
 
-    /// The map of an old GNU sparse file: in the header, then in blocks before the data.
-    fn old_gnu_map(&mut self, header: &Header<'_>) -> Result<Map, FormatError> {
+    /// Returns the map of an old GNU sparse file, which is in the header and in blocks before the data.
+    fn read_old_gnu_map(&mut self, header: &HeaderBlock<'_>) -> Result<SparseMap, FormatError> {
         let (mut runs, mut more) = header.gnu_runs()?;
         while more {
             let mut block = [0; BLOCK];
-            self.fill(&mut block)?;
-            let (further, again): (Vec<Extent>, _) = gnu_more_runs(&block)?;
+            self.read_block(&mut block)?;
+            let (further, has_more): (Vec<Extent>, _) = gnu_more_runs(&block)?;
             for run in further {
                 push_run(&mut runs, run)?;
             }
-            more = again;
+            more = has_more;
         }
-        Ok(Map::new(header.gnu_real_size()?, runs)?)
+        Ok(SparseMap::new(header.gnu_real_size()?, runs)?)
     }
 
-    fn long_name(&mut self, header: &Header<'_>) -> Result<Vec<u8>, FormatError> {
+    fn read_long_name(&mut self, header: &HeaderBlock<'_>) -> Result<Vec<u8>, FormatError> {
         let size = header.size()?;
         if size > TEXT_MAX as u64 {
             return Err(FormatError::LongName);
@@ -277,7 +281,7 @@ impl<R: BufRead> Archive<R> {
         Ok(name)
     }
 
-    fn begin_member_data(&mut self, header: &Header<'_>, records: &Records) -> Result<u64, FormatError> {
+    fn begin_member_data(&mut self, header: &HeaderBlock<'_>, records: &PaxRecords) -> Result<u64, FormatError> {
         let size = records.size.map_or_else(|| header.size(), Ok)?;
         self.begin_data(size)?;
         Ok(size)
@@ -298,7 +302,7 @@ impl<R: BufRead> Archive<R> {
         if skipped == unread { Ok(()) } else { Err(FormatError::Truncated) }
     }
 
-    fn fill(&mut self, block: &mut [u8; BLOCK]) -> Result<(), FormatError> {
+    fn read_block(&mut self, block: &mut [u8; BLOCK]) -> Result<(), FormatError> {
         self.reader.read_exact(block).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => FormatError::Truncated,
             _ => FormatError::Read(error),
@@ -308,7 +312,7 @@ impl<R: BufRead> Archive<R> {
     }
 }
 
-/// The data of the current member; ending before they do is an error, not an end.
+/// Reads the data of the current member. An archive that ends before them is an error.
 impl<R: BufRead> Read for Archive<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let room = usize::try_from(self.data_left).map_or(buffer.len(), |left| left.min(buffer.len()));
@@ -329,7 +333,7 @@ const fn check_size(size: u64) -> Result<(), FormatError> {
     if size > FILE_SIZE_MAX { Err(FormatError::Size(size)) } else { Ok(()) }
 }
 
-fn device(header: &Header<'_>, records: &Records) -> Result<DeviceNumber, HeaderError> {
+fn device_number(header: &HeaderBlock<'_>, records: &PaxRecords) -> Result<DeviceNumber, HeaderError> {
     Ok(DeviceNumber {
         major: records.major.map_or_else(|| header.major(), Ok)?,
         minor: records.minor.map_or_else(|| header.minor(), Ok)?,

@@ -1,26 +1,28 @@
-//! Recognises a compressed archive by its first bytes and decompresses it on the way in.
+//! Recognises a compressed archive by its first bytes and decompresses it while it is read.
+//!
+//! *Used by* `read_tar`.
 
 use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
 
-/// Bytes asked of the archive at once.
+/// Size of the read buffers in bytes.
 const READ_SIZE: usize = 256 << 10;
 
-/// Most memory an xz stream may ask for, in KiB. `xz -9` makes do with 65 MiB.
+/// Most memory for decompressing an xz stream, in KiB. Archives of `xz -9` need 65 MiB.
 const XZ_MEMORY: u32 = 256 << 10;
 
-/// Longest of the magic numbers below.
+/// Length in bytes of the longest magic number.
 const MAGIC_MAX: usize = 6;
 
-/// An archive in a compression that is not built in.
+/// The archive has a compression that is not supported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the archive is compressed with {0}, which is not supported; pipe it through `{0} -dc`")]
-pub struct UnknownCompression(&'static str);
+pub(crate) struct UnknownCompression(&'static str);
 
-/// The plain bytes of an archive that may be compressed with zstd, gzip or xz, each in one or several frames.
+/// Returns the uncompressed bytes of an archive that may be compressed with zstd, gzip or xz, in one or several frames.
 ///
 /// # Errors
-/// [`io::Error`], in its inside an [`UnknownCompression`] where that is the cause.
-pub(super) fn plain<'a>(mut archive: impl Read + 'a) -> io::Result<Box<dyn BufRead + 'a>> {
+/// [`io::Error`], which contains an [`UnknownCompression`] where that is the cause.
+pub(super) fn open<'a>(mut archive: impl Read + 'a) -> io::Result<Box<dyn BufRead + 'a>> {
     let mut magic = Vec::with_capacity(MAGIC_MAX);
     archive.by_ref().take(MAGIC_MAX as u64).read_to_end(&mut magic)?;
     let compression = Compression::of(&magic);
@@ -28,7 +30,7 @@ pub(super) fn plain<'a>(mut archive: impl Read + 'a) -> io::Result<Box<dyn BufRe
     let whole = BufReader::with_capacity(READ_SIZE, whole);
     Ok(match compression {
         Compression::None => Box::new(whole),
-        // The window stays limited to 128 MiB, the most that `zstd` without `--long` uses.
+        // The default limit of the window stays: 128 MiB, the most that `zstd` without `--long` uses.
         Compression::Zstd => buffered(zstd::Decoder::with_buffer(whole)?),
         Compression::Gzip => buffered(flate2::bufread::MultiGzDecoder::new(whole)),
         Compression::Xz => buffered(lzma_rust2::XzReader::new_mem_limit(whole, true, XZ_MEMORY)),
@@ -51,7 +53,7 @@ enum Compression {
 impl Compression {
     const fn of(magic: &[u8]) -> Self {
         match magic {
-            // A frame, or a skippable one as `pzstd` and seekable writers put first.
+            // A frame, or a skippable frame, with which `pzstd` and seekable writers begin.
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
             [0x1f, 0x8b, ..] => Self::Gzip,
             [0xfd, b'7', b'z', b'X', b'Z', 0] => Self::Xz,
@@ -77,32 +79,35 @@ mod tests {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("{program} is needed: {error}"));
-        child.stdin.take().expect("piped").write_all(bytes).expect("the program reads");
+        child.stdin.take().expect("stdin is a pipe").write_all(bytes).expect("the program reads");
         child.wait_with_output().expect("the program ends").stdout
     }
 
     #[test]
-    fn every_compression_is_recognised() {
+    fn each_supported_compression_is_recognised() {
         let bytes: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
         for program in ["cat", "zstd", "gzip", "xz"] {
             let packed = if program == "cat" { bytes.clone() } else { piped(program, &bytes) };
             for repeat in [1, 2] {
                 let mut unpacked = Vec::new();
                 let packed = packed.repeat(repeat);
-                plain(&packed[..]).expect("recognised").read_to_end(&mut unpacked).expect("whole");
+                open(&packed[..])
+                    .expect("the compression is supported")
+                    .read_to_end(&mut unpacked)
+                    .expect("the archive is complete");
                 assert!(unpacked == bytes.repeat(repeat), "{program} {repeat}");
             }
             if program != "cat" {
-                let mut cut = plain(&packed[..packed.len() - 9]).expect("recognised");
+                let mut cut = open(&packed[..packed.len() - 9]).expect("the compression is supported");
                 assert!(io::copy(&mut cut, &mut io::sink()).is_err(), "{program}");
             }
         }
     }
 
     #[test]
-    fn other_compressions_are_named() {
-        let error = plain(&b"BZh91AY&SY"[..]).err().expect("not supported");
+    fn unsupported_compression_is_named_in_the_error() {
+        let error = open(&b"BZh91AY&SY"[..]).err().expect("not supported");
         assert!(error.to_string().contains("bzip2 -dc"), "{error}");
-        assert!(plain(&b""[..]).is_ok());
+        assert!(open(&b""[..]).is_ok());
     }
 }

@@ -1,12 +1,14 @@
-//! How archives write the names and values of extended attributes in text.
+//! Decodes the names and values of extended attributes in archives: percent escapes and base64.
+//!
+//! *Used by* `pax`.
 
-/// Undoes what GNU tar does to the names behind `SCHILY.xattr.`: `=` would end the key, so it is written `%3D`, and
+/// Undoes GNU tar's escaping of the names after `SCHILY.xattr.`: `=` would end the key, so it is written `%3D`, and
 /// `%` itself `%25`. Nothing else is escaped.
 pub(super) fn unescape_schily(name: &[u8]) -> Vec<u8> {
     unescape(name, |byte| matches!(byte, b'=' | b'%'))
 }
 
-/// Undoes URL encoding, which libarchive applies to the names behind `LIBARCHIVE.xattr.`.
+/// Undoes URL encoding, which libarchive applies to the names after `LIBARCHIVE.xattr.`.
 pub(super) fn unescape_url(name: &[u8]) -> Vec<u8> {
     unescape(name, |_| true)
 }
@@ -39,7 +41,7 @@ const fn hex(digit: u8) -> Option<u8> {
     }
 }
 
-/// Decodes base64 with or without padding; `None` for any other letter or an impossible length.
+/// Decodes base64 with or without padding. Returns `None` for any other character or an impossible length.
 pub(super) fn from_base64(text: &[u8]) -> Option<Vec<u8>> {
     let digits = text.trim_ascii();
     let digits = digits.strip_suffix(b"==").or_else(|| digits.strip_suffix(b"=")).unwrap_or(digits);
@@ -79,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn base64_comes_with_and_without_padding() {
+    fn base64_is_decoded_with_and_without_padding() {
         for (text, bytes) in [
             (&b""[..], Some(&b""[..])),
             (b"AA", Some(b"\0")),

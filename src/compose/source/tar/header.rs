@@ -1,14 +1,17 @@
-//! One 512-byte header block of an archive as typed fields.
+//! Parses one 512-byte header block of an archive into typed fields.
 //!
-//! Knows the three layouts that occur (V7, POSIX ustar and old GNU) and both ways to write a number, octal digits and
-//! GNU's base-256. Source: POSIX.1-2017 `pax` (ustar Interchange Format) and the GNU tar manual, "Basic Tar Format".
-//! What follows the block is the business of `archive`.
+//! It supports the three layouts that occur (V7, POSIX ustar and old GNU) and both encodings of numbers, octal digits
+//! and GNU's base-256. Source: POSIX.1-2017 `pax` (ustar Interchange Format) and the GNU tar manual, "Basic Tar Format".
+//!
+//! *Not here*: the data after the block (`archive`), and writing archives (`export::tar`).
+//!
+//! *Used by* `archive`.
 
 use std::ops::Range;
 
 use crate::model::{Extent, Timestamp};
 
-/// The unit an archive is made of.
+/// Size in bytes of the blocks that make up an archive.
 pub(super) const BLOCK: usize = 512;
 
 const NAME: Range<usize> = 0..100;
@@ -26,14 +29,15 @@ const GROUP: Range<usize> = 297..329;
 const MAJOR: Range<usize> = 329..337;
 const MINOR: Range<usize> = 337..345;
 const PREFIX: Range<usize> = 345..500;
-/// star keeps times behind a prefix that is 24 bytes shorter and says so here.
+/// Where star marks its layout, in which the prefix is 24 bytes shorter and followed by times.
 const STAR_MAGIC: Range<usize> = 508..512;
 const STAR_PREFIX: Range<usize> = 345..476;
-/// Old GNU: four runs of a sparse file, a flag that more follow in blocks of their own, and the size with the holes.
+/// In the old GNU layout: four runs of a sparse file, a flag that more runs follow in further blocks, and the size with
+/// the holes.
 const GNU_RUNS: Range<usize> = 386..482;
 const GNU_EXTENDED: usize = 482;
 const GNU_REAL_SIZE: Range<usize> = 483..495;
-/// A block of further runs: 21 of them and again the flag.
+/// In a block of further runs: 21 runs and the flag.
 const GNU_MORE_RUNS: Range<usize> = 0..504;
 const GNU_MORE_EXTENDED: usize = 504;
 const GNU_RUN: usize = 24;
@@ -49,21 +53,21 @@ pub enum HeaderError {
     Number(&'static str),
 }
 
-/// A header block whose checksum was right.
-pub(super) struct Header<'a>(&'a [u8; BLOCK]);
+/// A header block with a correct checksum.
+pub(super) struct HeaderBlock<'a>(&'a [u8; BLOCK]);
 
 #[derive(PartialEq, Eq)]
-enum Layout {
+enum HeaderLayout {
     V7,
     Ustar,
     Gnu,
 }
 
-impl<'a> Header<'a> {
-    /// Checks the checksum: the sum of all bytes with the field itself taken as spaces. Some old programs summed
-    /// signed bytes, which every reader accepts.
+impl<'a> HeaderBlock<'a> {
+    /// Verifies the checksum, which is the sum of all bytes with the field itself taken as spaces. Some old programs
+    /// summed signed bytes, which every reader accepts.
     pub(super) fn check(block: &'a [u8; BLOCK]) -> Result<Self, HeaderError> {
-        let stated = number(&block[CHECKSUM]).ok_or(HeaderError::Checksum)?;
+        let stated = parse_number(&block[CHECKSUM]).ok_or(HeaderError::Checksum)?;
         let others = || block[..CHECKSUM.start].iter().chain(&block[CHECKSUM.end..]);
         let spaces = 8 * i64::from(b' ');
         let unsigned = others().map(|byte| i64::from(*byte)).sum::<i64>() + spaces;
@@ -75,102 +79,102 @@ impl<'a> Header<'a> {
         }
     }
 
-    fn layout(&self) -> Layout {
+    fn layout(&self) -> HeaderLayout {
         match &self.0[MAGIC] {
-            b"ustar\0" => Layout::Ustar,
-            b"ustar " => Layout::Gnu,
-            _ => Layout::V7,
+            b"ustar\0" => HeaderLayout::Ustar,
+            b"ustar " => HeaderLayout::Gnu,
+            _ => HeaderLayout::V7,
         }
     }
 
-    /// The letter that says what the entry is.
+    /// Returns the letter for the type of the entry.
     pub(super) const fn type_flag(&self) -> u8 {
         self.0[TYPE]
     }
 
-    /// The name, with the prefix where the layout has one.
+    /// Returns the name, with the prefix where the layout has one.
     pub(super) fn path(&self) -> Vec<u8> {
-        let name = text(&self.0[NAME]);
+        let name = until_nul(&self.0[NAME]);
         let prefix = match self.layout() {
-            Layout::Ustar if &self.0[STAR_MAGIC] == b"tar\0" => text(&self.0[STAR_PREFIX]),
-            Layout::Ustar => text(&self.0[PREFIX]),
-            Layout::V7 | Layout::Gnu => b"",
+            HeaderLayout::Ustar if &self.0[STAR_MAGIC] == b"tar\0" => until_nul(&self.0[STAR_PREFIX]),
+            HeaderLayout::Ustar => until_nul(&self.0[PREFIX]),
+            HeaderLayout::V7 | HeaderLayout::Gnu => b"",
         };
         if prefix.is_empty() { name.to_vec() } else { [prefix, b"/", name].concat() }
     }
 
-    /// The target of a link.
+    /// Returns the target of a link.
     pub(super) fn link(&self) -> &'a [u8] {
-        text(&self.0[LINK])
+        until_nul(&self.0[LINK])
     }
 
-    /// The lower 12 bits of the mode.
+    /// Returns the lower 12 bits of the mode.
     pub(super) fn permissions(&self) -> Result<u16, HeaderError> {
-        let mode = number(&self.0[MODE]).ok_or(HeaderError::Number("mode"))?;
+        let mode = parse_number(&self.0[MODE]).ok_or(HeaderError::Number("mode"))?;
         u16::try_from(mode & 0o7777).map_err(|_| HeaderError::Number("mode"))
     }
 
     pub(super) fn uid(&self) -> Result<u32, HeaderError> {
-        self.fit(UID, "owner")
+        self.number_field(UID, "owner")
     }
 
     pub(super) fn gid(&self) -> Result<u32, HeaderError> {
-        self.fit(GID, "group")
+        self.number_field(GID, "group")
     }
 
     pub(super) fn size(&self) -> Result<u64, HeaderError> {
-        self.fit(SIZE, "size")
+        self.number_field(SIZE, "size")
     }
 
     pub(super) fn mtime(&self) -> Result<Timestamp, HeaderError> {
-        Ok(Timestamp { seconds: self.fit(MTIME, "mtime")?, nanoseconds: 0 })
+        Ok(Timestamp { seconds: self.number_field(MTIME, "mtime")?, nanoseconds: 0 })
     }
 
-    /// The name of the owner; empty in V7 archives and those made with `--numeric-owner`.
+    /// Returns the name of the owner, which is empty in V7 archives and those made with `--numeric-owner`.
     pub(super) fn user(&self) -> &'a [u8] {
-        if self.layout() == Layout::V7 { b"" } else { text(&self.0[USER]) }
+        if self.layout() == HeaderLayout::V7 { b"" } else { until_nul(&self.0[USER]) }
     }
 
-    /// The name of the group; empty like that of the owner.
+    /// Returns the name of the group, which is empty in the same archives.
     pub(super) fn group(&self) -> &'a [u8] {
-        if self.layout() == Layout::V7 { b"" } else { text(&self.0[GROUP]) }
+        if self.layout() == HeaderLayout::V7 { b"" } else { until_nul(&self.0[GROUP]) }
     }
 
     pub(super) fn major(&self) -> Result<u32, HeaderError> {
-        self.fit(MAJOR, "major device number")
+        self.number_field(MAJOR, "major device number")
     }
 
     pub(super) fn minor(&self) -> Result<u32, HeaderError> {
-        self.fit(MINOR, "minor device number")
+        self.number_field(MINOR, "minor device number")
     }
 
-    /// The size of an old GNU sparse file with its holes.
+    /// Returns the size of an old GNU sparse file with its holes.
     pub(super) fn gnu_real_size(&self) -> Result<u64, HeaderError> {
-        self.fit(GNU_REAL_SIZE, "size of the sparse file")
+        self.number_field(GNU_REAL_SIZE, "size of the sparse file")
     }
 
-    /// The first runs of an old GNU sparse file, and whether more follow.
+    /// Returns the first runs of an old GNU sparse file, and whether more follow.
     pub(super) fn gnu_runs(&self) -> Result<(Vec<Extent>, bool), HeaderError> {
-        Ok((runs(&self.0[GNU_RUNS])?, self.0[GNU_EXTENDED] != 0))
+        Ok((parse_runs(&self.0[GNU_RUNS])?, self.0[GNU_EXTENDED] != 0))
     }
 
-    fn fit<T: TryFrom<i128>>(&self, field: Range<usize>, name: &'static str) -> Result<T, HeaderError> {
-        number(&self.0[field]).and_then(|value| T::try_from(value).ok()).ok_or(HeaderError::Number(name))
+    fn number_field<T: TryFrom<i128>>(&self, field: Range<usize>, name: &'static str) -> Result<T, HeaderError> {
+        parse_number(&self.0[field]).and_then(|value| T::try_from(value).ok()).ok_or(HeaderError::Number(name))
     }
 }
 
-/// The runs of a block that continues an old GNU sparse file, and whether more follow.
+/// Returns the runs of a block that continues the map of an old GNU sparse file, and whether more follow.
 pub(super) fn gnu_more_runs(block: &[u8; BLOCK]) -> Result<(Vec<Extent>, bool), HeaderError> {
-    Ok((runs(&block[GNU_MORE_RUNS])?, block[GNU_MORE_EXTENDED] != 0))
+    Ok((parse_runs(&block[GNU_MORE_RUNS])?, block[GNU_MORE_EXTENDED] != 0))
 }
 
-fn runs(bytes: &[u8]) -> Result<Vec<Extent>, HeaderError> {
-    let unsigned = |field: &[u8]| number(field).and_then(|value| u64::try_from(value).ok());
+fn parse_runs(bytes: &[u8]) -> Result<Vec<Extent>, HeaderError> {
+    let unsigned = |field: &[u8]| parse_number(field).and_then(|value| u64::try_from(value).ok());
     let run = |bytes: &[u8]| {
         let (offset, length) = bytes.split_at(GNU_RUN / 2);
         Some(Extent { offset: unsigned(offset)?, length: unsigned(length)? })
     };
-    // An unused slot is all zeros, and nothing is used after it.
+    // An unused slot begins with a zero, and all slots after it are unused too.
     bytes
         .chunks_exact(GNU_RUN)
         .take_while(|bytes| bytes[0] != 0)
@@ -178,22 +182,22 @@ fn runs(bytes: &[u8]) -> Result<Vec<Extent>, HeaderError> {
         .collect()
 }
 
-/// The bytes before the first NUL.
-fn text(field: &[u8]) -> &[u8] {
+/// Returns the bytes before the first NUL.
+fn until_nul(field: &[u8]) -> &[u8] {
     field.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
-/// A numeric field. Empty is 0, as old archives leave fields they do not use.
-fn number(field: &[u8]) -> Option<i128> {
+/// Parses a numeric field. An empty one is 0, since old archives leave unused fields empty.
+fn parse_number(field: &[u8]) -> Option<i128> {
     match field.first()? {
-        // Base-256, big-endian: the top bit is the mark, the next one the sign.
+        // Base-256, big-endian: the top bit marks the encoding, the next one is the sign.
         first @ 0x80.. => {
             let negative = first & 0x40 != 0;
             let top = if negative { i128::from(first | 0x80) - 0x100 } else { i128::from(first & 0x3f) };
             Some(field[1..].iter().fold(top, |value, byte| value << 8 | i128::from(*byte)))
         }
         _ => {
-            let digits = text(field).trim_ascii();
+            let digits = until_nul(field).trim_ascii();
             if digits.is_empty() {
                 return Some(0);
             }
@@ -220,20 +224,20 @@ mod tests {
             (b"0000648\0", None),
             (b"-1\0", None),
         ] {
-            assert_eq!(number(field), expected, "{}", field.escape_ascii());
+            assert_eq!(parse_number(field), expected, "{}", field.escape_ascii());
         }
     }
 
     #[test]
-    fn a_changed_byte_is_noticed_and_signed_sums_are_accepted() {
+    fn checksum_detects_changes_and_may_be_signed() {
         let mut block = [0; BLOCK];
         block[..5].copy_from_slice(b"n\xe4me\0");
         let unsigned: u32 = block.iter().map(|byte| u32::from(*byte)).sum::<u32>() + 8 * 32;
         for sum in [unsigned, unsigned - 256] {
             block[CHECKSUM].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-            assert_eq!(Header::check(&block).map(|header| header.path()), Ok(b"n\xe4me".to_vec()));
+            assert_eq!(HeaderBlock::check(&block).map(|header| header.path()), Ok(b"n\xe4me".to_vec()));
         }
         block[0] ^= 1;
-        assert!(Header::check(&block).is_err());
+        assert!(HeaderBlock::check(&block).is_err());
     }
 }

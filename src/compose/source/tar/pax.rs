@@ -1,8 +1,12 @@
-//! The records of a PAX extended header: what an archive says about an entry beyond its 512-byte block.
+//! Parses the records of a PAX extended header, which state what does not fit an entry's 512-byte block.
 //!
-//! A record is `"LENGTH KEY=VALUE\n"` and is read by its length, since values, those of extended attributes above all,
-//! may hold any byte. Records are read one at a time from the archive, so that an entry costs no more memory than
-//! what is kept of it: [`TEXT_MAX`] for all but attributes, [`XATTRS_MAX`] for those. Unknown keys are skipped.
+//! A record is `"LENGTH KEY=VALUE\n"` and is read by its length, because values, above all those of extended attributes,
+//! may contain any byte. Unknown keys are skipped.
+//!
+//! *Invariants*: records are read one at a time, so an entry uses no more memory than is kept of it: [`TEXT_MAX`] for
+//! all but attributes, [`XATTRS_MAX`] for those.
+//!
+//! *Used by* `archive`, and `tree_builder` for attributes and ACLs.
 //!
 //! Keys: POSIX.1-2017 `pax`; `GNU.sparse.*` from the GNU tar manual, "Storing Sparse Files"; `SCHILY.*` from star;
 //! `LIBARCHIVE.xattr.*` from libarchive; `RHT.security.selinux` from GNU tar's `--selinux`.
@@ -27,7 +31,7 @@ const KEY_MAX: usize = 1024;
 /// Digits of the longest possible record length.
 const LENGTH_DIGITS_MAX: usize = 20;
 
-/// Why the records cannot be read.
+/// Why the records of an extended header cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum PaxError {
     /// The archive ends inside the header, or cannot be read.
@@ -36,7 +40,7 @@ pub enum PaxError {
     /// A record has no length, no `=` or no newline where its length says.
     #[error("an extended header is malformed")]
     Record,
-    /// A value is not what its key wants.
+    /// A value is not valid for its key.
     #[error("extended header '{key}' has the illegal value '{}'", .value.escape_ascii())]
     Value {
         /// The key.
@@ -44,62 +48,62 @@ pub enum PaxError {
         /// The beginning of the value.
         value: Vec<u8>,
     },
-    /// More than any real archive holds.
+    /// The header exceeds a limit.
     #[error("the extended header is too large: {0}")]
     TooLarge(&'static str),
 }
 
-/// Everything that records can say and that an import needs. `None` and empty: not said.
+/// The values of all records that an import needs. `None` and empty mean that there was no record.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Records {
-    pub path: Option<Vec<u8>>,
-    pub link: Option<Vec<u8>>,
-    pub size: Option<u64>,
-    pub uid: Option<u32>,
-    pub gid: Option<u32>,
-    pub user: Option<Vec<u8>>,
-    pub group: Option<Vec<u8>>,
-    pub mtime: Option<Timestamp>,
-    pub major: Option<u32>,
-    pub minor: Option<u32>,
-    pub acl_access: Option<Vec<u8>>,
-    pub acl_default: Option<Vec<u8>>,
-    pub selinux: Option<Vec<u8>>,
-    pub xattrs: Attributes,
-    /// The same attributes as `xattrs` in libarchive's writing; used where `xattrs` has none of the name.
-    pub libarchive_xattrs: Attributes,
-    pub sparse: SparseRecords,
+pub(super) struct PaxRecords {
+    pub(crate) path: Option<Vec<u8>>,
+    pub(crate) link: Option<Vec<u8>>,
+    pub(crate) size: Option<u64>,
+    pub(crate) uid: Option<u32>,
+    pub(crate) gid: Option<u32>,
+    pub(crate) user: Option<Vec<u8>>,
+    pub(crate) group: Option<Vec<u8>>,
+    pub(crate) mtime: Option<Timestamp>,
+    pub(crate) major: Option<u32>,
+    pub(crate) minor: Option<u32>,
+    pub(crate) acl_access: Option<Vec<u8>>,
+    pub(crate) acl_default: Option<Vec<u8>>,
+    pub(crate) selinux: Option<Vec<u8>>,
+    pub(crate) xattrs: RawXattrs,
+    /// The attributes in libarchive's encoding, used where `xattrs` has none of the same name.
+    pub(crate) libarchive_xattrs: RawXattrs,
+    pub(crate) sparse: SparseRecords,
 }
 
-/// Names and values not yet checked.
-pub(super) type Attributes = BTreeMap<Vec<u8>, Vec<u8>>;
+/// Names and values of attributes, not yet validated.
+pub(super) type RawXattrs = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// The records of a sparse file, in any of the three PAX formats.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct SparseRecords {
-    pub major: Option<u64>,
-    pub minor: Option<u64>,
-    pub name: Option<Vec<u8>>,
+    pub(crate) major: Option<u64>,
+    pub(crate) minor: Option<u64>,
+    pub(crate) name: Option<Vec<u8>>,
     /// `GNU.sparse.size` in 0.0 and 0.1, `GNU.sparse.realsize` in 1.0.
-    pub real_size: Option<u64>,
-    /// The number of runs that 0.0 and 0.1 announce.
-    pub runs: Option<u64>,
-    /// Offsets and lengths in turn: the map of 0.1, or the repeated records of 0.0.
-    pub map: Vec<u64>,
+    pub(crate) real_size: Option<u64>,
+    /// The number of runs that 0.0 and 0.1 state.
+    pub(crate) runs: Option<u64>,
+    /// Alternating offsets and lengths, from the map of 0.1 or the repeated records of 0.0.
+    pub(crate) map: Vec<u64>,
 }
 
-impl Records {
-    /// Reads all records of one header, those that are there already being defaults.
+impl PaxRecords {
+    /// Reads all records of one header, which override the values that are set already.
     pub(super) fn read(&mut self, header: impl Read) -> Result<(), PaxError> {
-        let mut header = Counted { inner: header, count: 0 };
+        let mut header = CountingReader { inner: header, count: 0 };
         let (mut text, mut attributes) = (0, 0);
         while let Some(length) = read_length(&mut header)? {
             let start = header.count;
             let key = read_key(&mut header, length)?;
             let value_length = length.checked_sub(header.count - start + 1).ok_or(PaxError::Record)?;
-            match Kind::of(&key) {
-                Kind::Unknown => skip(&mut header, value_length)?,
-                Kind::Text => {
+            match KeyKind::of(&key) {
+                KeyKind::Unknown => skip_value(&mut header, value_length)?,
+                KeyKind::Text => {
                     text += key.len().saturating_add(usize::try_from(value_length).unwrap_or(usize::MAX));
                     if text > TEXT_MAX {
                         return Err(PaxError::TooLarge("over 1 MiB of text"));
@@ -107,8 +111,8 @@ impl Records {
                     let value = read_value(&mut header, value_length)?;
                     self.set(&key, value)?;
                 }
-                Kind::Attribute => {
-                    // libarchive writes values in base64, a third longer.
+                KeyKind::Attribute => {
+                    // libarchive writes values in base64, which is a third longer.
                     let longest = XATTR_VALUE_MAX as u64 / 3 * 4 + 4;
                     attributes += key.len().saturating_add(usize::try_from(value_length).unwrap_or(usize::MAX));
                     if value_length > longest || attributes > XATTRS_MAX {
@@ -126,31 +130,31 @@ impl Records {
     }
 
     fn set(&mut self, key: &[u8], value: Vec<u8>) -> Result<(), PaxError> {
-        // An empty value takes back what a global header said.
+        // An empty value unsets the value of a global header.
         let text = |value: Vec<u8>| (!value.is_empty()).then_some(value);
         match key {
             b"path" => self.path = text(value),
             b"linkpath" => self.link = text(value),
-            b"size" => self.size = number("size", &value)?,
-            b"uid" => self.uid = number("uid", &value)?,
-            b"gid" => self.gid = number("gid", &value)?,
+            b"size" => self.size = parse_number("size", &value)?,
+            b"uid" => self.uid = parse_number("uid", &value)?,
+            b"gid" => self.gid = parse_number("gid", &value)?,
             b"uname" => self.user = text(value),
             b"gname" => self.group = text(value),
-            b"mtime" => self.mtime = time("mtime", &value)?,
-            b"SCHILY.devmajor" => self.major = number("SCHILY.devmajor", &value)?,
-            b"SCHILY.devminor" => self.minor = number("SCHILY.devminor", &value)?,
+            b"mtime" => self.mtime = parse_time("mtime", &value)?,
+            b"SCHILY.devmajor" => self.major = parse_number("SCHILY.devmajor", &value)?,
+            b"SCHILY.devminor" => self.minor = parse_number("SCHILY.devminor", &value)?,
             b"SCHILY.acl.access" => self.acl_access = text(value),
             b"SCHILY.acl.default" => self.acl_default = text(value),
             b"RHT.security.selinux" => self.selinux = text(value),
-            b"GNU.sparse.major" => self.sparse.major = number("GNU.sparse.major", &value)?,
-            b"GNU.sparse.minor" => self.sparse.minor = number("GNU.sparse.minor", &value)?,
+            b"GNU.sparse.major" => self.sparse.major = parse_number("GNU.sparse.major", &value)?,
+            b"GNU.sparse.minor" => self.sparse.minor = parse_number("GNU.sparse.minor", &value)?,
             b"GNU.sparse.name" => self.sparse.name = text(value),
-            b"GNU.sparse.size" => self.sparse.real_size = number("GNU.sparse.size", &value)?,
-            b"GNU.sparse.realsize" => self.sparse.real_size = number("GNU.sparse.realsize", &value)?,
-            b"GNU.sparse.numblocks" => self.sparse.runs = number("GNU.sparse.numblocks", &value)?,
-            b"GNU.sparse.offset" => self.sparse.map.extend(number::<u64>("GNU.sparse.offset", &value)?),
-            b"GNU.sparse.numbytes" => self.sparse.map.extend(number::<u64>("GNU.sparse.numbytes", &value)?),
-            b"GNU.sparse.map" => self.sparse.map = sparse_map(&value)?,
+            b"GNU.sparse.size" => self.sparse.real_size = parse_number("GNU.sparse.size", &value)?,
+            b"GNU.sparse.realsize" => self.sparse.real_size = parse_number("GNU.sparse.realsize", &value)?,
+            b"GNU.sparse.numblocks" => self.sparse.runs = parse_number("GNU.sparse.numblocks", &value)?,
+            b"GNU.sparse.offset" => self.sparse.map.extend(parse_number::<u64>("GNU.sparse.offset", &value)?),
+            b"GNU.sparse.numbytes" => self.sparse.map.extend(parse_number::<u64>("GNU.sparse.numbytes", &value)?),
+            b"GNU.sparse.map" => self.sparse.map = parse_sparse_map(&value)?,
             _ => {}
         }
         Ok(())
@@ -161,7 +165,7 @@ impl Records {
             self.xattrs.insert(encoding::unescape_schily(name), value);
         } else if let Some(name) = key.strip_prefix(LIBARCHIVE_XATTR) {
             let decoded = encoding::from_base64(&value)
-                .ok_or_else(|| PaxError::Value { key: "LIBARCHIVE.xattr", value: beginning(&value) })?;
+                .ok_or_else(|| PaxError::Value { key: "LIBARCHIVE.xattr", value: excerpt(&value) })?;
             self.libarchive_xattrs.insert(encoding::unescape_url(name), decoded);
         }
         Ok(())
@@ -171,14 +175,14 @@ impl Records {
 const SCHILY_XATTR: &[u8] = b"SCHILY.xattr.";
 const LIBARCHIVE_XATTR: &[u8] = b"LIBARCHIVE.xattr.";
 
-/// What a key asks of its value.
-enum Kind {
+/// The kinds of keys, which differ in how the value is limited.
+enum KeyKind {
     Unknown,
     Text,
     Attribute,
 }
 
-impl Kind {
+impl KeyKind {
     fn of(key: &[u8]) -> Self {
         if key.starts_with(SCHILY_XATTR) || key.starts_with(LIBARCHIVE_XATTR) {
             return Self::Attribute;
@@ -193,13 +197,13 @@ impl Kind {
     }
 }
 
-/// A header that knows how many bytes were read from it.
-struct Counted<R> {
+/// A reader that counts the bytes read from a header.
+struct CountingReader<R> {
     inner: R,
     count: u64,
 }
 
-impl<R: Read> Read for Counted<R> {
+impl<R: Read> Read for CountingReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = self.inner.read(buffer)?;
         self.count += length as u64;
@@ -216,7 +220,7 @@ fn read_byte(header: &mut impl Read) -> io::Result<Option<u8>> {
     }
 }
 
-/// The bytes of the record behind its length and the space; `None` at the end of the header.
+/// Returns the number of bytes of the record after its length and the space, or `None` at the end of the header.
 fn read_length(header: &mut impl Read) -> Result<Option<u64>, PaxError> {
     let mut length = 0_u64;
     for digits in 0..=LENGTH_DIGITS_MAX as u64 {
@@ -226,7 +230,7 @@ fn read_length(header: &mut impl Read) -> Result<Option<u64>, PaxError> {
                 length = next.ok_or(PaxError::Record)?;
             }
             Some(b' ') => return Ok(Some(length.checked_sub(digits + 1).ok_or(PaxError::Record)?)),
-            // GNU tar and others fill the header up with zeros when they had announced it too long.
+            // GNU tar and others pad the header with zeros when they stated too large a size for it.
             None | Some(0) if digits == 0 => return Ok(None),
             _ => break,
         }
@@ -234,7 +238,7 @@ fn read_length(header: &mut impl Read) -> Result<Option<u64>, PaxError> {
     Err(PaxError::Record)
 }
 
-/// The key, with its `=` taken off the header. One that is longer than any known key comes back cut short.
+/// Reads the key and its `=`. A key that is longer than any known one is returned truncated.
 fn read_key(header: &mut impl Read, length: u64) -> Result<Vec<u8>, PaxError> {
     let mut key = Vec::new();
     for _ in 0..length {
@@ -255,32 +259,32 @@ fn read_value(header: &mut impl Read, length: u64) -> Result<Vec<u8>, PaxError> 
     Ok(value)
 }
 
-fn skip(header: &mut impl Read, length: u64) -> Result<(), PaxError> {
+fn skip_value(header: &mut impl Read, length: u64) -> Result<(), PaxError> {
     if io::copy(&mut header.take(length), &mut io::sink())? != length {
         return Err(PaxError::Record);
     }
     Ok(())
 }
 
-fn beginning(value: &[u8]) -> Vec<u8> {
+fn excerpt(value: &[u8]) -> Vec<u8> {
     value.iter().copied().take(40).collect()
 }
 
-fn number<T: std::str::FromStr>(key: &'static str, value: &[u8]) -> Result<Option<T>, PaxError> {
+fn parse_number<T: std::str::FromStr>(key: &'static str, value: &[u8]) -> Result<Option<T>, PaxError> {
     if value.is_empty() {
         return Ok(None);
     }
     let parsed = std::str::from_utf8(value).ok().and_then(|text| text.trim().parse().ok());
-    parsed.map(Some).ok_or_else(|| PaxError::Value { key, value: beginning(value) })
+    parsed.map(Some).ok_or_else(|| PaxError::Value { key, value: excerpt(value) })
 }
 
-/// Decimal seconds, negative before 1970, with any number of decimal places; what is finer than a nanosecond is cut
-/// off towards the past, as GNU tar does.
-fn time(key: &'static str, value: &[u8]) -> Result<Option<Timestamp>, PaxError> {
+/// Parses decimal seconds, negative before 1970, with any number of decimal places. Fractions of a nanosecond are
+/// rounded towards the past, as in GNU tar.
+fn parse_time(key: &'static str, value: &[u8]) -> Result<Option<Timestamp>, PaxError> {
     if value.is_empty() {
         return Ok(None);
     }
-    let bad = || PaxError::Value { key, value: beginning(value) };
+    let bad = || PaxError::Value { key, value: excerpt(value) };
     let text = std::str::from_utf8(value).map_err(|_| bad())?;
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     if !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -301,8 +305,8 @@ fn time(key: &'static str, value: &[u8]) -> Result<Option<Timestamp>, PaxError> 
     Ok(Some(Timestamp { seconds: seconds.ok_or_else(bad)?, nanoseconds }))
 }
 
-fn sparse_map(value: &[u8]) -> Result<Vec<u64>, PaxError> {
-    let bad = || PaxError::Value { key: "GNU.sparse.map", value: beginning(value) };
+fn parse_sparse_map(value: &[u8]) -> Result<Vec<u64>, PaxError> {
+    let bad = || PaxError::Value { key: "GNU.sparse.map", value: excerpt(value) };
     let text = std::str::from_utf8(value).map_err(|_| bad())?;
     text.split(',').filter(|part| !part.is_empty()).map(|part| part.parse().map_err(|_| bad())).collect()
 }
@@ -311,15 +315,15 @@ fn sparse_map(value: &[u8]) -> Result<Vec<u64>, PaxError> {
 mod tests {
     use super::*;
 
-    fn records(bytes: &[u8]) -> Result<Records, PaxError> {
-        let mut records = Records::default();
+    fn records(bytes: &[u8]) -> Result<PaxRecords, PaxError> {
+        let mut records = PaxRecords::default();
         records.read(bytes).map(|()| records)
     }
 
     fn record(key: &str, value: &[u8]) -> Vec<u8> {
         let rest = key.len() + value.len() + 3;
         let length = (1..).map(|digits| rest + digits).find(|length| length.to_string().len() + rest == *length);
-        let mut bytes = format!("{} {key}=", length.expect("some length fits")).into_bytes();
+        let mut bytes = format!("{} {key}=", length.expect("a length that counts itself exists")).into_bytes();
         bytes.extend_from_slice(value);
         bytes.push(b'\n');
         bytes
@@ -335,7 +339,7 @@ mod tests {
             record("uid", b"4294967294"),
         ]
         .concat();
-        let records = records(&bytes).expect("legal");
+        let records = records(&bytes).expect("valid");
         assert_eq!(records.path.as_deref(), Some(&b"a\nb"[..]));
         assert_eq!(records.xattrs.get(&b"user.a=b"[..]).map(Vec::as_slice), Some(&b"\n\0=\n"[..]));
         assert_eq!(records.libarchive_xattrs.get("user.€".as_bytes()).map(Vec::as_slice), Some(&b"\0\x0a\xff"[..]));
@@ -343,9 +347,9 @@ mod tests {
     }
 
     #[test]
-    fn later_records_win_and_empty_ones_take_back() {
+    fn later_records_win_and_empty_ones_cancel() {
         let bytes = [record("path", b"a"), record("path", b"b"), record("linkpath", b"x"), record("linkpath", b"")];
-        let records = records(&bytes.concat()).expect("legal");
+        let records = records(&bytes.concat()).expect("valid");
         assert_eq!((records.path.as_deref(), records.link), (Some(&b"b"[..]), None));
     }
 
@@ -362,10 +366,10 @@ mod tests {
             (".25", 0, 250_000_000),
         ] {
             let expected = Timestamp { seconds, nanoseconds };
-            assert_eq!(time("mtime", text.as_bytes()).expect("legal"), Some(expected), "{text}");
+            assert_eq!(parse_time("mtime", text.as_bytes()).expect("valid"), Some(expected), "{text}");
         }
         for bad in ["x", "1.x", "--1", "1e3", "99999999999999999999", "-9223372036854775808.5"] {
-            assert!(time("mtime", bad.as_bytes()).is_err(), "{bad}");
+            assert!(parse_time("mtime", bad.as_bytes()).is_err(), "{bad}");
         }
     }
 

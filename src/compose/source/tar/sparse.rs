@@ -1,8 +1,12 @@
-//! Files with holes, in the four ways archives describe them.
+//! Sparse files in the four formats of archives: their maps, and reading them with their holes.
 //!
-//! Source: GNU tar manual, "Storing Sparse Files". Old GNU and PAX 0.0, 0.1 put the map into headers, PAX 1.0 puts it
-//! before the data as decimal lines padded to a block. In all of them the data are the runs of the map one after the
-//! other. Invariant of [`Map`]: runs ascend, do not overlap and end inside the file.
+//! Old GNU and PAX 0.0 and 0.1 have the map in headers; PAX 1.0 has it before the data as decimal lines padded to a
+//! block. In all of them the data are the runs of the map one after another. Source: GNU tar manual, "Storing Sparse
+//! Files".
+//!
+//! *Invariants*: the runs of a [`SparseMap`] ascend, do not overlap and end inside the file.
+//!
+//! *Used by* `archive` and `read_tar`.
 
 use std::io::{self, Read};
 
@@ -10,45 +14,45 @@ use super::header::BLOCK;
 use super::pax::SparseRecords;
 use crate::model::Extent;
 
-/// Most runs of one file: with 4 KiB blocks every second of which is a hole, a file of 32 GiB.
+/// Most runs of one file. A file of 32 GiB in which every second 4 KiB block is a hole has this many.
 const RUNS_MAX: usize = 4 << 20;
 
-/// Digits of the largest number in a map, and its newline.
-const LINE_MAX: usize = 21;
+/// Length of the longest line in a map, newline included.
+const NUMBER_LINE_MAX: usize = 21;
 
 /// Why a map of a sparse file is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SparseError {
-    /// The map is not a list of numbers in the form it claims, or is cut short.
+    /// The map is not a list of numbers in the stated format, or is truncated.
     #[error("the map of the sparse file is malformed")]
     Malformed,
-    /// Runs overlap or come out of order.
+    /// Runs overlap or are out of order.
     #[error("the runs of the sparse file overlap or are out of order")]
     Order,
-    /// A run ends behind the end of the file.
+    /// A run ends after the end of the file.
     #[error("a run of the sparse file lies beyond its size")]
     BeyondSize,
     /// The archive has more or less data than the map describes.
     #[error("the data of the sparse file are not as long as its map says")]
     DataLength,
-    /// More runs than any file has in practice.
+    /// The map has too many runs.
     #[error("the sparse file has more than {RUNS_MAX} runs")]
     TooMany,
-    /// A sparse format newer than 1.0.
+    /// The sparse format is newer than 1.0.
     #[error("the sparse format {0}.{1} is not supported")]
     Version(u64, u64),
 }
 
 /// Where the data of a sparse file belong.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Map {
+pub(super) struct SparseMap {
     /// The size with the holes.
     pub(super) size: u64,
     runs: Vec<Extent>,
 }
 
-impl Map {
-    /// Checks a list of runs; empty ones, with which GNU tar marks a hole at the end, are dropped.
+impl SparseMap {
+    /// Validates a list of runs. Empty runs, with which GNU tar marks a hole at the end, are dropped.
     pub(super) fn new(size: u64, runs: impl IntoIterator<Item = Extent>) -> Result<Self, SparseError> {
         let mut checked = Vec::new();
         let mut position = 0;
@@ -65,8 +69,8 @@ impl Map {
         Ok(Self { size, runs: checked })
     }
 
-    /// The map of the PAX formats 0.0 and 0.1, which is in the records; `None` when there is none.
-    pub(super) fn of_records(records: &SparseRecords) -> Option<Result<Self, SparseError>> {
+    /// Returns the map of the PAX formats 0.0 and 0.1, which is in the records, or `None` when there is none.
+    pub(super) fn from_records(records: &SparseRecords) -> Option<Result<Self, SparseError>> {
         let size = records.real_size?;
         let count = records.runs?;
         let (pairs, rest) = records.map.as_chunks::<2>();
@@ -76,9 +80,9 @@ impl Map {
         Some(Self::new(size, pairs.iter().map(|[offset, length]| Extent { offset: *offset, length: *length })))
     }
 
-    /// Reads the map of PAX 1.0 from the front of the data.
+    /// Reads the map of PAX 1.0 from the beginning of the data.
     pub(super) fn read(size: u64, data: &mut impl Read) -> Result<Self, MapReadError> {
-        let mut lines = Lines { data, block: [0; BLOCK], at: BLOCK };
+        let mut lines = MapLines { data, block: [0; BLOCK], at: BLOCK };
         let count = lines.number()?;
         if count > RUNS_MAX as u64 {
             return Err(SparseError::TooMany.into());
@@ -90,12 +94,12 @@ impl Map {
         Ok(Self::new(size, runs)?)
     }
 
-    /// How many bytes of data the archive has for this file.
+    /// Returns the number of data bytes that the archive has for this file.
     pub(super) fn data_length(&self) -> u64 {
         self.runs.iter().map(|run| run.length).sum()
     }
 
-    /// The map as the image keeps it: `None` when there are no holes.
+    /// Returns the map in the form of the image: adjacent runs joined, `None` when there are no holes.
     pub(super) fn extents(&self) -> Option<Vec<Extent>> {
         let mut extents: Vec<Extent> = Vec::with_capacity(self.runs.len());
         for run in &self.runs {
@@ -113,7 +117,7 @@ impl Map {
     }
 }
 
-/// Adds a run of a map that is still being read, within the limit.
+/// Appends a run to a map that is being read, up to the limit.
 pub(super) fn push_run(runs: &mut Vec<Extent>, run: Extent) -> Result<(), SparseError> {
     if runs.len() >= RUNS_MAX {
         return Err(SparseError::TooMany);
@@ -131,17 +135,17 @@ pub(super) enum MapReadError {
     Map(#[from] SparseError),
 }
 
-/// Decimal numbers, a line each, taken from whole blocks.
-struct Lines<'a, R> {
+/// A reader of decimal numbers, one a line, that consumes whole blocks.
+struct MapLines<'a, R> {
     data: &'a mut R,
     block: [u8; BLOCK],
     at: usize,
 }
 
-impl<R: Read> Lines<'_, R> {
+impl<R: Read> MapLines<'_, R> {
     fn number(&mut self) -> Result<u64, MapReadError> {
         let mut number = 0_u64;
-        for position in 0..LINE_MAX {
+        for position in 0..NUMBER_LINE_MAX {
             match self.byte()? {
                 digit @ b'0'..=b'9' => {
                     let next = number.checked_mul(10).and_then(|number| number.checked_add(u64::from(digit - b'0')));
@@ -156,7 +160,7 @@ impl<R: Read> Lines<'_, R> {
 
     fn byte(&mut self) -> Result<u8, MapReadError> {
         if self.at == BLOCK {
-            // The data end before the map does: the entry is too short, whatever the archive is.
+            // The entry's data end before the map does, so the map is invalid even if the archive goes on.
             self.data.read_exact(&mut self.block).map_err(|error| match error.kind() {
                 io::ErrorKind::UnexpectedEof => SparseError::Malformed.into(),
                 _ => MapReadError::Read(error),
@@ -168,17 +172,17 @@ impl<R: Read> Lines<'_, R> {
     }
 }
 
-/// Reads a sparse file as a program would: the data where the map has them, zeros elsewhere.
+/// A reader of the whole content of a sparse file: data where the map has them, zeros elsewhere.
 pub(super) struct SparseReader<'a, R> {
-    map: &'a Map,
+    map: &'a SparseMap,
     data: R,
-    /// The run at or behind `position`.
+    /// Index of the run at or after `position`.
     next: usize,
     position: u64,
 }
 
 impl<'a, R: Read> SparseReader<'a, R> {
-    pub(super) const fn new(map: &'a Map, data: R) -> Self {
+    pub(super) const fn new(map: &'a SparseMap, data: R) -> Self {
         Self { map, data, next: 0, position: 0 }
     }
 }
@@ -215,8 +219,8 @@ mod tests {
     }
 
     #[test]
-    fn data_land_where_the_map_says() {
-        let map = Map::new(10, [run(2, 3), run(5, 1), run(8, 1), run(10, 0)]).expect("legal");
+    fn sparse_reader_puts_data_where_the_map_says() {
+        let map = SparseMap::new(10, [run(2, 3), run(5, 1), run(8, 1), run(10, 0)]).expect("valid");
         assert_eq!(map.data_length(), 5);
         assert_eq!(map.extents(), Some(vec![run(2, 4), run(8, 1)]));
         let mut bytes = Vec::new();
@@ -225,35 +229,35 @@ mod tests {
     }
 
     #[test]
-    fn a_map_without_holes_is_no_map() {
-        assert_eq!(Map::new(4, [run(0, 2), run(2, 2), run(4, 0)]).expect("legal").extents(), None);
-        assert_eq!(Map::new(0, []).expect("legal").extents(), None);
-        assert_eq!(Map::new(4, []).expect("legal").extents(), Some(vec![]));
+    fn map_without_holes_has_no_extents() {
+        assert_eq!(SparseMap::new(4, [run(0, 2), run(2, 2), run(4, 0)]).expect("valid").extents(), None);
+        assert_eq!(SparseMap::new(0, []).expect("valid").extents(), None);
+        assert_eq!(SparseMap::new(4, []).expect("valid").extents(), Some(vec![]));
     }
 
     #[test]
-    fn bad_maps_are_refused() {
-        assert_eq!(Map::new(4, [run(2, 3)]), Err(SparseError::BeyondSize));
-        assert_eq!(Map::new(4, [run(u64::MAX, 3)]), Err(SparseError::BeyondSize));
-        assert_eq!(Map::new(4, [run(2, 1), run(1, 1)]), Err(SparseError::Order));
-        assert_eq!(Map::new(4, [run(0, 2), run(1, 1)]), Err(SparseError::Order));
+    fn malformed_maps_are_refused() {
+        assert_eq!(SparseMap::new(4, [run(2, 3)]), Err(SparseError::BeyondSize));
+        assert_eq!(SparseMap::new(4, [run(u64::MAX, 3)]), Err(SparseError::BeyondSize));
+        assert_eq!(SparseMap::new(4, [run(2, 1), run(1, 1)]), Err(SparseError::Order));
+        assert_eq!(SparseMap::new(4, [run(0, 2), run(1, 1)]), Err(SparseError::Order));
         for bad in ["", "x\n", "1\n", "\n", "4294967296\n", "99999999999999999999999\n", "1\n0\n-1\n"] {
             let mut block = [0; BLOCK];
             block[..bad.len()].copy_from_slice(bad.as_bytes());
-            assert!(Map::read(4, &mut &block[..]).is_err(), "{bad}");
+            assert!(SparseMap::read(4, &mut &block[..]).is_err(), "{bad}");
         }
-        assert!(Map::read(4, &mut &b"1\n0\n4\n"[..]).is_err());
+        assert!(SparseMap::read(4, &mut &b"1\n0\n4\n"[..]).is_err());
     }
 
     #[test]
-    fn maps_before_the_data_may_span_blocks() {
+    fn map_before_the_data_may_span_blocks() {
         let count = 200_u64;
         let mut text = format!("{count}\n");
         (0..count).for_each(|index| text.push_str(&format!("{}\n1\n", index * 4096)));
         let mut bytes = text.into_bytes();
         bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
         let mut data = &bytes[..];
-        let map = Map::read(4096 * count, &mut data).expect("legal");
+        let map = SparseMap::read(4096 * count, &mut data).expect("valid");
         assert_eq!((map.data_length(), data), (count, &b""[..]));
     }
 }

@@ -1,31 +1,36 @@
-//! Writing a published image.
+//! Writes a published image.
+//!
+//! *Used by* `publish`.
 
-use super::prelude::FrameKind;
-use super::{HEADER_SIZE, IMAGE_SIZE_MAX, MAGIC, ROW_SIZE, VERSION, WireError, filter, head_blocks, hot_blocks, index};
+use super::frame_index::FrameKind;
+use super::{
+    HEADER_SIZE, IMAGE_SIZE_MAX, MAGIC, ROW_SIZE, VERSION, WireError, filter, head_blocks, metadata_blocks, to_index,
+};
 use crate::image::Outline;
 
-/// Hot frames of up to this many bytes need no head before them: on a link of 1 Mbit/s they take half a second.
-const SMALL_HOT: usize = 64 << 10;
+/// A metadata frame of up to this many bytes needs no head frame before it: on a link of 1 Mbit/s it takes half a
+/// second.
+const SMALL_METADATA: usize = 64 << 10;
 
 /// A published image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WireImage {
     /// The whole file.
     pub bytes: Vec<u8>,
-    /// Bytes at its start that suffice to open it and to list the top directories.
-    pub prefix: u64,
-    /// Bytes at its start that hold all names and attributes.
-    pub hot: u64,
+    /// Bytes at the start of the file that suffice to open the image and to list the top directories.
+    pub(crate) prefix: u64,
+    /// Bytes at the start of the file that hold all names and attributes.
+    pub(crate) metadata_length: u64,
 }
 
-struct Packed {
+struct PackedFrame {
     kind: FrameKind,
     first: u32,
     blocks: u32,
     bytes: Vec<u8>,
 }
 
-/// Packs a whole image at a level of zstd.
+/// Encodes a whole image at a zstd level.
 ///
 /// # Errors
 /// [`WireError`] when the bytes are no image or the compressor has no memory.
@@ -34,39 +39,39 @@ pub fn encode_image(image: &[u8], level: i32) -> Result<WireImage, WireError> {
     if outline.file_length() != image.len() as u64 || outline.file_length() > IMAGE_SIZE_MAX {
         return Err(WireError::Length);
     }
-    let hot = hot_blocks(&outline);
-    let end = outline.block(hot).start;
+    let metadata = metadata_blocks(&outline);
+    let end = outline.block(metadata).start;
     let mut frames = Vec::new();
-    let packed = zstd::bulk::compress(&filter::apply(&outline, image, outline.body(), end), level)?;
-    if packed.len() > SMALL_HOT {
-        frames.push(head(&outline, image, level)?);
+    let compressed = zstd::bulk::compress(&filter::apply(&outline, image, outline.body(), end), level)?;
+    if compressed.len() > SMALL_METADATA {
+        frames.push(pack_head(&outline, image, level)?);
     }
-    if hot > 0 {
-        frames.push(Packed { kind: FrameKind::Hot, first: 0, blocks: hot, bytes: packed });
+    if metadata > 0 {
+        frames.push(PackedFrame { kind: FrameKind::Metadata, first: 0, blocks: metadata, bytes: compressed });
     }
-    // What comes with the first request.
+    // The prefix, which a client requests first, ends after the first frame.
     let in_prefix = frames.first().map_or(0, |frame| frame.bytes.len() as u64);
-    let until_hot: u64 = frames.iter().map(|frame| frame.bytes.len() as u64).sum();
-    for block in hot..outline.blocks() {
+    let until_metadata: u64 = frames.iter().map(|frame| frame.bytes.len() as u64).sum();
+    for block in metadata..outline.blocks() {
         let range = outline.block(block);
-        let bytes = zstd::bulk::compress(&image[index(range.start)..index(range.end)], level.min(3))?;
-        frames.push(Packed { kind: FrameKind::Digest, first: block, blocks: 1, bytes });
+        let bytes = zstd::bulk::compress(&image[to_index(range.start)..to_index(range.end)], level.min(3))?;
+        frames.push(PackedFrame { kind: FrameKind::Digest, first: block, blocks: 1, bytes });
     }
-    let header = &image[..index(outline.header_length())];
-    let prelude = (HEADER_SIZE + header.len() + ROW_SIZE * frames.len()) as u64;
+    let header = &image[..to_index(outline.header_length())];
+    let index_length = (HEADER_SIZE + header.len() + ROW_SIZE * frames.len()) as u64;
     let bytes = assemble(header, &frames)?;
-    Ok(WireImage { bytes, prefix: prelude + in_prefix, hot: prelude + until_hot })
+    Ok(WireImage { bytes, prefix: index_length + in_prefix, metadata_length: index_length + until_metadata })
 }
 
-fn head(outline: &Outline, image: &[u8], level: i32) -> Result<Packed, WireError> {
+fn pack_head(outline: &Outline, image: &[u8], level: i32) -> Result<PackedFrame, WireError> {
     let blocks = head_blocks(outline);
     let ranges = blocks.iter().map(|block| outline.block(*block));
     let raw: Vec<u8> = ranges.flat_map(|range| filter::apply(outline, image, range.start, range.end)).collect();
     let count = u32::try_from(blocks.len()).map_err(|_| WireError::Length)?;
-    Ok(Packed { kind: FrameKind::Head, first: 0, blocks: count, bytes: zstd::bulk::compress(&raw, level)? })
+    Ok(PackedFrame { kind: FrameKind::Head, first: 0, blocks: count, bytes: zstd::bulk::compress(&raw, level)? })
 }
 
-fn assemble(header: &[u8], frames: &[Packed]) -> Result<Vec<u8>, WireError> {
+fn assemble(header: &[u8], frames: &[PackedFrame]) -> Result<Vec<u8>, WireError> {
     let narrow = |length: usize| u32::try_from(length).map_err(|_| WireError::Length);
     let mut bytes = MAGIC.to_vec();
     for value in [VERSION, narrow(header.len())?, narrow(frames.len())?] {

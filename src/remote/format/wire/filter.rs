@@ -1,40 +1,47 @@
-//! Columns made small: a reversible rearrangement before compression, which keeps the length.
+//! A reversible rearrangement of an image's columns before compression; it keeps the length.
 //!
-//! A column of numbers is split into planes, all lowest bytes first, so that bytes which are always zero stand together. Before
-//! that, columns that ascend are turned into differences, and `data` into differences to what follows from the entries
-//! before it: the children of a directory begin where those of the directory before end, a file has the next object, a
-//! target follows the last. What follows from a rule becomes zeros.
+//! A column of numbers is split into planes, all lowest bytes first, so that bytes which are always zero stand
+//! together. Before that, ascending columns become differences, and `data` becomes differences to a prediction from the
+//! entries before it: the children of a directory begin where those of the previous directory end, a file has the next
+//! object, a link target follows the last. What the prediction gets right becomes zeros.
 //!
-//! All arithmetic wraps: any bytes can be filtered and come back exactly, also those of an image that breaks its rules.
+//! *Invariants*: all arithmetic wraps: any bytes can be filtered and come back exactly, also those of an image that
+//! breaks the rules of its format.
+//!
+//! *Used by* `encode`, `delta` and the reader of frames.
 
 use std::ops::Range;
 
-use super::{LAST_HOT, index};
+use super::{LAST_METADATA, to_index};
 use crate::image::{Outline, Section};
 
-/// How a piece of the image is rearranged.
+/// How a range of the image is rearranged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Filter {
-    /// Not at all.
+enum ColumnFilter {
+    /// Not rearranged.
     Raw,
-    /// Elements of so many bytes, in planes.
+    /// Elements of this many bytes, in planes.
     Planes(usize),
-    /// Elements made of `lanes` numbers of `width` bytes: differences in each lane, then planes.
-    Differences { width: usize, lanes: usize },
+    /// Elements of `fields` numbers with `width` bytes each: differences of each field, then planes.
+    Differences { width: usize, fields: usize },
     /// The `data` column.
     Data,
 }
 
-const fn filter_of(section: Section) -> Filter {
+const fn filter_of(section: Section) -> ColumnFilter {
     match section {
-        Section::Uid | Section::Gid | Section::Links | Section::Xattrs => Filter::Planes(4),
-        Section::Size => Filter::Planes(8),
-        Section::Parent | Section::NameOffsets | Section::Directories => Filter::Differences { width: 4, lanes: 1 },
-        Section::XattrOffsets => Filter::Differences { width: 8, lanes: 1 },
-        Section::HardLinks | Section::Sparse | Section::LargeObjects => Filter::Differences { width: 4, lanes: 2 },
-        Section::Extents => Filter::Differences { width: 8, lanes: 2 },
-        Section::Data => Filter::Data,
-        // Modes and times repeat as wholes: planes make them a tenth to a half larger.
+        Section::Uid | Section::Gid | Section::Links | Section::Xattrs => ColumnFilter::Planes(4),
+        Section::Size => ColumnFilter::Planes(8),
+        Section::Parent | Section::NameOffsets | Section::Directories => {
+            ColumnFilter::Differences { width: 4, fields: 1 }
+        }
+        Section::XattrOffsets => ColumnFilter::Differences { width: 8, fields: 1 },
+        Section::HardLinks | Section::Sparse | Section::LargeObjects => {
+            ColumnFilter::Differences { width: 4, fields: 2 }
+        }
+        Section::Extents => ColumnFilter::Differences { width: 8, fields: 2 },
+        Section::Data => ColumnFilter::Data,
+        // Modes and times repeat as whole values: planes make them a tenth to a half larger.
         Section::Mode
         | Section::Mtime
         | Section::MtimeNanoseconds
@@ -43,13 +50,13 @@ const fn filter_of(section: Section) -> Filter {
         | Section::Targets
         | Section::Objects
         | Section::Blocks
-        | Section::Subtrees => Filter::Raw,
+        | Section::Subtrees => ColumnFilter::Raw,
     }
 }
 
-/// The pieces of the image between `from` and `to`, without gap, in order. Sections begin at multiples of 64 bytes and so do
-/// blocks, so that no element is cut.
-fn pieces(outline: &Outline, from: u64, to: u64) -> Vec<(Range<usize>, Filter)> {
+/// Returns the ranges of the image between `from` and `to`, without gaps, in order. Sections and blocks begin at
+/// multiples of 64 bytes, so no element is split.
+fn pieces(outline: &Outline, from: u64, to: u64) -> Vec<(Range<usize>, ColumnFilter)> {
     let mut pieces = Vec::new();
     let is_inside = |wanted| {
         let mut places = outline.sections().iter().filter(|place| place.section == Some(wanted));
@@ -60,56 +67,56 @@ fn pieces(outline: &Outline, from: u64, to: u64) -> Vec<(Range<usize>, Filter)> 
     for place in outline.sections() {
         let (start, end) = (place.range.start.clamp(at, to), place.range.end.clamp(at, to));
         if start > at {
-            pieces.push((index(at)..index(start), Filter::Raw));
+            pieces.push((to_index(at)..to_index(start), ColumnFilter::Raw));
         }
         let filter = match place.section {
-            // It is predicted from modes and sizes: a reader of this piece alone has no others.
-            Some(Section::Data) if !has_all_of_data => Filter::Differences { width: 4, lanes: 2 },
-            Some(section) if section <= LAST_HOT => filter_of(section),
-            _ => Filter::Raw,
+            // The prediction needs modes and sizes, which a reader of this range alone does not have.
+            Some(Section::Data) if !has_all_of_data => ColumnFilter::Differences { width: 4, fields: 2 },
+            Some(section) if section <= LAST_METADATA => filter_of(section),
+            _ => ColumnFilter::Raw,
         };
-        let length = index(end - start);
+        let length = to_index(end - start);
         let fits = match filter {
-            Filter::Raw => true,
-            Filter::Planes(size) => length.is_multiple_of(size),
-            Filter::Differences { width, lanes } => length.is_multiple_of(width * lanes),
-            Filter::Data => length.is_multiple_of(8),
+            ColumnFilter::Raw => true,
+            ColumnFilter::Planes(size) => length.is_multiple_of(size),
+            ColumnFilter::Differences { width, fields: lanes } => length.is_multiple_of(width * lanes),
+            ColumnFilter::Data => length.is_multiple_of(8),
         };
-        pieces.push((index(start)..index(end), if fits { filter } else { Filter::Raw }));
+        pieces.push((to_index(start)..to_index(end), if fits { filter } else { ColumnFilter::Raw }));
         at = end;
     }
-    pieces.push((index(at)..index(to), Filter::Raw));
+    pieces.push((to_index(at)..to_index(to), ColumnFilter::Raw));
     pieces.retain(|(range, _)| !range.is_empty());
     pieces
 }
 
 /// Rearranges the bytes `from..to` of an image.
 pub(super) fn apply(outline: &Outline, image: &[u8], from: u64, to: u64) -> Vec<u8> {
-    let mut filtered = Vec::with_capacity(index(to - from));
+    let mut filtered = Vec::with_capacity(to_index(to - from));
     for (range, filter) in pieces(outline, from, to) {
         let bytes = &image[range];
         match filter {
-            Filter::Raw => filtered.extend_from_slice(bytes),
-            Filter::Planes(size) => to_planes(bytes, size, &mut filtered),
-            Filter::Differences { width, lanes } => {
+            ColumnFilter::Raw => filtered.extend_from_slice(bytes),
+            ColumnFilter::Planes(size) => to_planes(bytes, size, &mut filtered),
+            ColumnFilter::Differences { width, fields: lanes } => {
                 to_planes(&differences(bytes, width, lanes), width * lanes, &mut filtered);
             }
-            Filter::Data => to_planes(&data_differences(outline, image, bytes), 8, &mut filtered),
+            ColumnFilter::Data => to_planes(&data_differences(outline, image, bytes), 8, &mut filtered),
         }
     }
     filtered
 }
 
-/// The inverse of [`apply`]: fills the bytes `from..to` of `image` from as many `filtered` ones.
+/// Reverses [`apply`]: fills the bytes `from..to` of `image` from as many `filtered` ones.
 pub(super) fn undo(outline: &Outline, filtered: &[u8], image: &mut [u8], from: u64, to: u64) {
     for (range, filter) in pieces(outline, from, to) {
-        let piece = &filtered[range.start - index(from)..range.end - index(from)];
+        let piece = &filtered[range.start - to_index(from)..range.end - to_index(from)];
         let bytes = match filter {
-            Filter::Raw => piece.to_vec(),
-            Filter::Planes(size) => from_planes(piece, size),
-            Filter::Differences { width, lanes } => sums(from_planes(piece, width * lanes), width, lanes),
-            // `mode` and `size` stand before `data` in an image, so they are filled in by now.
-            Filter::Data => data_sums(outline, image, &from_planes(piece, 8)),
+            ColumnFilter::Raw => piece.to_vec(),
+            ColumnFilter::Planes(size) => from_planes(piece, size),
+            ColumnFilter::Differences { width, fields: lanes } => sums(from_planes(piece, width * lanes), width, lanes),
+            // `mode` and `size` come before `data` in an image, so they are filled in already.
+            ColumnFilter::Data => data_sums(outline, image, &from_planes(piece, 8)),
         };
         image[range].copy_from_slice(&bytes);
     }
@@ -156,8 +163,8 @@ fn sums(mut bytes: Vec<u8>, width: usize, lanes: usize) -> Vec<u8> {
     bytes
 }
 
-/// What the next `data` of each kind is expected to be.
-struct Expected<'a> {
+/// A predictor of the next `data` of each kind of entry.
+struct DataPredictor<'a> {
     modes: &'a [u8],
     sizes: &'a [u8],
     children: u64,
@@ -165,17 +172,17 @@ struct Expected<'a> {
     target: u64,
 }
 
-impl<'a> Expected<'a> {
+impl<'a> DataPredictor<'a> {
     fn new(outline: &Outline, image: &'a [u8]) -> Self {
         let section = |wanted| {
             let place = outline.sections().iter().find(|place| place.section == Some(wanted));
-            place.map_or(&[][..], |place| &image[index(place.range.start)..index(place.range.end)])
+            place.map_or(&[][..], |place| &image[to_index(place.range.start)..to_index(place.range.end)])
         };
         Self { modes: section(Section::Mode), sizes: section(Section::Size), children: 1, object: 0, target: 0 }
     }
 
-    /// The value that is subtracted from `data` of `entry`.
-    fn prediction(&self, entry: usize) -> u64 {
+    /// Returns the value that is subtracted from `data` of `entry`.
+    fn predict(&self, entry: usize) -> u64 {
         match self.kind(entry) {
             libc::S_IFDIR => self.children & 0xffff_ffff,
             libc::S_IFREG => self.object,
@@ -184,11 +191,11 @@ impl<'a> Expected<'a> {
         }
     }
 
-    /// Takes notice of the `data` of `entry`.
-    fn learn(&mut self, entry: usize, data: u64) {
+    /// Updates the prediction with the `data` of `entry`.
+    fn observe(&mut self, entry: usize, data: u64) {
         match self.kind(entry) {
             libc::S_IFDIR => self.children = (data & 0xffff_ffff).wrapping_add(data >> 32),
-            // Repeated contents lead back; the next new one is one more than the most so far.
+            // Repeated contents have lower numbers; the next new one is one more than the highest so far.
             libc::S_IFREG if data != u64::MAX => self.object = self.object.max(data.wrapping_add(1)),
             libc::S_IFLNK => self.target = data.wrapping_add(self.size(entry)),
             _ => {}
@@ -206,23 +213,23 @@ impl<'a> Expected<'a> {
 }
 
 fn data_differences(outline: &Outline, image: &[u8], data: &[u8]) -> Vec<u8> {
-    let mut expected = Expected::new(outline, image);
+    let mut expected = DataPredictor::new(outline, image);
     let mut result = Vec::with_capacity(data.len());
     for entry in 0..data.len() / 8 {
         let value = number(data, entry * 8, 8);
-        result.extend_from_slice(&value.wrapping_sub(expected.prediction(entry)).to_le_bytes());
-        expected.learn(entry, value);
+        result.extend_from_slice(&value.wrapping_sub(expected.predict(entry)).to_le_bytes());
+        expected.observe(entry, value);
     }
     result
 }
 
 fn data_sums(outline: &Outline, image: &[u8], differences: &[u8]) -> Vec<u8> {
-    let mut expected = Expected::new(outline, image);
+    let mut expected = DataPredictor::new(outline, image);
     let mut result = Vec::with_capacity(differences.len());
     for entry in 0..differences.len() / 8 {
-        let value = number(differences, entry * 8, 8).wrapping_add(expected.prediction(entry));
+        let value = number(differences, entry * 8, 8).wrapping_add(expected.predict(entry));
         result.extend_from_slice(&value.to_le_bytes());
-        expected.learn(entry, value);
+        expected.observe(entry, value);
     }
     result
 }

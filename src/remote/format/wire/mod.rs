@@ -1,8 +1,9 @@
-//! The published image: an image in frames, so that a listing needs its start and any block can be had alone.
+//! The published form of an image: frames, so that a listing needs only the start of the file and any block can be
+//! fetched alone.
 //!
 //! ```text
 //! ┌─────────────────────────────────────────────┬──────┬─────────────────┬────────┬────────┬───
-//! │ prelude                                     │ head │ hot             │ digest │ digest │ …
+//! │ index                                       │ head │ metadata        │ digest │ digest │ …
 //! └─────────────────────────────────────────────┴──────┴─────────────────┴────────┴────────┴───
 //!  offset size                                        └ prefix ends here
 //!       0    8  magic "SAPWWIM\0"
@@ -13,24 +14,29 @@
 //!    20+H 16 F  frames: u32 kind · u32 first block · u32 blocks · u32 length in bytes
 //! ```
 //!
-//! Frames follow one after the other. Each is one zstd frame and unpacks to blocks of the image (64 KiB, see
-//! [`crate::image::layout`]), which are then checked against the header, so nothing here need be believed.
+//! Frames follow one after the other. Each is one zstd frame and decompresses to blocks of the image (64 KiB, see
+//! [`crate::image::layout`]). The blocks are then checked against the header, so frames need not be trusted.
 //!
-//! - **head** (kind 1): the first block of every hot section, in ascending order. With it the top directories can be listed.
-//! - **hot** (kind 2): the blocks from the first to the end of section 19, filtered (see `filter`): names and all that
-//!   `stat` tells. Frames of kind 2 stand together, so that one request brings them.
-//! - **digest** (kind 3): one block of sections 20 to 23 each: what nothing compresses and only readers of content need.
+//! - **head** (kind 1): the first block of every metadata section, in ascending order. With it the top directories can
+//!   be listed.
+//! - **metadata** (kind 2): the blocks from the first to the end of section 19, filtered (see `filter`): names and all
+//!   that `stat` returns. Frames of kind 2 stand together, so that one request fetches them.
+//! - **digest** (kind 3): one block of sections 20 to 23 each: incompressible digests, which only readers of content
+//!   need.
 //!
-//! When everything hot is small, there is no head and the prefix ends after the hot frame.
+//! When the metadata frame is small, there is no head and the prefix ends after the metadata frame.
+//!
+//! *Used by* `publish`, `pull` and the cache of lazy mounts.
 
 mod delta;
 mod encode;
 mod filter;
-mod prelude;
+mod frame_index;
 
 pub use delta::{apply_image_delta, image_delta};
-pub use encode::{WireImage, encode_image};
-pub use prelude::{FrameKind, Prelude, WireFrame, decode_image};
+pub(crate) use encode::WireImage;
+pub use encode::encode_image;
+pub use frame_index::{FrameIndex, FrameKind, WireFrame, decode_image};
 
 use crate::image::{ImageError, Outline, Section};
 
@@ -39,16 +45,16 @@ const VERSION: u32 = 1;
 const HEADER_SIZE: usize = 20;
 const ROW_SIZE: usize = 16;
 
-/// Largest image that is published or fetched, in bytes: some 15 million entries.
-pub const IMAGE_SIZE_MAX: u64 = 1 << 30;
+/// The largest image that is published or fetched, in bytes: some 15 million entries.
+pub(crate) const IMAGE_SIZE_MAX: u64 = 1 << 30;
 
-/// The decoder's window in bits: no frame needs a larger one to unpack [`IMAGE_SIZE_MAX`] bytes.
+/// The largest window of the decoder in bits: no frame needs a larger one to decompress to [`IMAGE_SIZE_MAX`] bytes.
 const WINDOW_LOG_MAX: u32 = 27;
 
 /// The last section that listings need.
-const LAST_HOT: Section = Section::Extents;
+const LAST_METADATA: Section = Section::Extents;
 
-/// Why a published image, or a delta of one, cannot be used.
+/// The reason why a published image, or a delta of one, cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum WireError {
     /// The bytes do not start like a published image.
@@ -57,10 +63,10 @@ pub enum WireError {
     /// Written by a newer Sapwood.
     #[error("published image version {0} is newer than this program; upgrade sapwood")]
     TooNew(u32),
-    /// Lengths that cannot be, or fewer bytes than they need.
+    /// A length is impossible, or there are fewer bytes than the lengths require.
     #[error("the published image has a bad length")]
     Length,
-    /// It is another image.
+    /// The file is of another image.
     #[error("it is image {found}, not {expected}")]
     OtherImage {
         /// The image asked for.
@@ -68,30 +74,32 @@ pub enum WireError {
         /// The image found.
         found: crate::model::ImageId,
     },
-    /// Not what the compressor made.
+    /// A compressed part is damaged.
     #[error("the published image cannot be unpacked")]
     Compression(#[from] std::io::Error),
-    /// What came out is no image, or not this one.
+    /// The result is no image, or not this one.
     #[error(transparent)]
     Image(#[from] ImageError),
 }
 
-/// The end of what listings need: whole blocks, at the end of the last hot section.
-fn hot_blocks(outline: &Outline) -> u32 {
-    let hot = outline.sections().iter().filter(|place| place.section.is_some_and(|section| section <= LAST_HOT));
-    let end = hot.map(|place| place.range.end).max().unwrap_or(outline.body());
+/// Returns the number of blocks that listings need: whole blocks, up to the end of the last metadata section.
+fn metadata_blocks(outline: &Outline) -> u32 {
+    let sections =
+        outline.sections().iter().filter(|place| place.section.is_some_and(|section| section <= LAST_METADATA));
+    let end = sections.map(|place| place.range.end).max().unwrap_or(outline.body());
     if end == outline.body() { 0 } else { outline.block_at(end - 1) + 1 }
 }
 
-/// The first block of every hot section.
+/// Returns the first block of every metadata section.
 fn head_blocks(outline: &Outline) -> Vec<u32> {
-    let hot = outline.sections().iter().filter(|place| place.section.is_some_and(|section| section <= LAST_HOT));
-    let mut blocks: Vec<u32> = hot.map(|place| outline.block_at(place.range.start)).collect();
+    let sections =
+        outline.sections().iter().filter(|place| place.section.is_some_and(|section| section <= LAST_METADATA));
+    let mut blocks: Vec<u32> = sections.map(|place| outline.block_at(place.range.start)).collect();
     blocks.dedup();
     blocks
 }
 
-/// Unpacks at most `limit` bytes; memory grows with what comes out, not with what is announced.
+/// Decompresses at most `limit` bytes. Memory grows with the bytes that are decompressed, not with an announced length.
 fn unpack(packed: &[u8], limit: u64) -> Result<Vec<u8>, WireError> {
     use std::io::Read as _;
     let mut decoder = zstd::stream::read::Decoder::with_buffer(packed)?;
@@ -101,8 +109,8 @@ fn unpack(packed: &[u8], limit: u64) -> Result<Vec<u8>, WireError> {
     if raw.len() as u64 > limit { Err(WireError::Length) } else { Ok(raw) }
 }
 
-/// A position in a slice; beyond the address space it saturates, so that the slice says no.
-fn index(position: u64) -> usize {
+/// Converts a position to an index of a slice. Beyond the address space it saturates, so that the access fails.
+fn to_index(position: u64) -> usize {
     usize::try_from(position).unwrap_or(usize::MAX)
 }
 
@@ -122,7 +130,7 @@ mod tests {
         }
     }
 
-    /// A tree of directories of 50 files, links among them; `skip` leaves one file out.
+    /// Makes a tree of directories of 50 files, symbolic links among them; `skip` leaves one file out.
     fn image(directories: u32, skip: Option<u32>) -> Vec<u8> {
         let name = |text: String| EntryName::new(text.into_bytes()).expect("legal");
         let mut tree = Tree::new(metadata(0));
@@ -144,29 +152,30 @@ mod tests {
     }
 
     #[test]
-    fn images_come_back_whole_and_in_parts() {
+    fn images_round_trip_whole_and_in_parts() {
         let golden = include_bytes!("../../../../tests/golden/small.image").to_vec();
         for (image, has_head) in [(golden, false), (image(3, None), false), (image(1600, None), true)] {
             let id = Outline::parse(&image).expect("own").id();
             let wire = encode_image(&image, 3).expect("encodes");
             assert!(decode_image(&wire.bytes, id).expect("own") == image);
-            let prelude = Prelude::parse(&wire.bytes[..index(wire.prefix)], id).expect("the prefix holds it");
-            assert_eq!(prelude.frames()[0].kind == FrameKind::Head, has_head);
-            let first = &prelude.frames()[0];
+            let index = FrameIndex::parse(&wire.bytes[..to_index(wire.prefix)], id).expect("the prefix holds it");
+            assert_eq!(index.frames()[0].kind == FrameKind::Head, has_head);
+            let first = &index.frames()[0];
             assert_eq!(first.range.end, wire.prefix);
-            let hot = prelude.frames().iter().rfind(|frame| frame.kind != FrameKind::Digest).expect("some entry");
-            assert_eq!(hot.range.end, wire.hot);
-            for frame in prelude.frames() {
-                let packed = &wire.bytes[index(frame.range.start)..index(frame.range.end)];
-                for (block, bytes) in prelude.decode(frame, packed).expect("own frame") {
-                    let range = prelude.outline().block(block);
-                    assert_eq!(bytes, &image[index(range.start)..index(range.end)]);
+            let metadata = index.frames().iter().rfind(|frame| frame.kind != FrameKind::Digest).expect("some entry");
+            assert_eq!(metadata.range.end, wire.metadata_length);
+            for frame in index.frames() {
+                let packed = &wire.bytes[to_index(frame.range.start)..to_index(frame.range.end)];
+                for (block, bytes) in index.decode(frame, packed).expect("own frame") {
+                    let range = index.outline().block(block);
+                    assert_eq!(bytes, &image[to_index(range.start)..to_index(range.end)]);
                 }
             }
         }
     }
 
-    /// A tree of one directory whose entries compress badly, so that a head frame precedes the rest from some 2,000 on.
+    /// Makes a tree of one directory whose entries compress badly, so that there is a head frame from some 2,000
+    /// entries on.
     fn random_image(entries: u32) -> Vec<u8> {
         let random = |number: u32, salt: u32| {
             let id = ObjectId::of(&[number.to_le_bytes(), salt.to_le_bytes()].concat());
@@ -194,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn each_frame_is_read_alone_whatever_the_size() {
+    fn each_frame_is_read_alone_in_images_of_any_size() {
         let mut heads = 0;
         for entries in
             (1..=20_000).step_by(1_613).chain([2_500, 4_500, 5_000, 6_500, 8_189, 8_190, 8_191, 8_192, 8_193])
@@ -202,14 +211,14 @@ mod tests {
             let image = random_image(entries);
             let id = Outline::parse(&image).expect("own").id();
             let wire = encode_image(&image, 1).expect("encodes");
-            let prelude = Prelude::parse(&wire.bytes, id).expect("own");
-            for frame in prelude.frames() {
+            let index = FrameIndex::parse(&wire.bytes, id).expect("own");
+            for frame in index.frames() {
                 heads += u32::from(frame.kind == FrameKind::Head);
-                let packed = &wire.bytes[index(frame.range.start)..index(frame.range.end)];
-                let blocks = prelude.decode(frame, packed);
+                let packed = &wire.bytes[to_index(frame.range.start)..to_index(frame.range.end)];
+                let blocks = index.decode(frame, packed);
                 for (block, bytes) in blocks.unwrap_or_else(|error| panic!("{entries} entries, {frame:?}: {error}")) {
-                    let range = prelude.outline().block(block);
-                    assert_eq!(bytes, &image[index(range.start)..index(range.end)]);
+                    let range = index.outline().block(block);
+                    assert_eq!(bytes, &image[to_index(range.start)..to_index(range.end)]);
                 }
             }
         }
@@ -217,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn ruins_are_errors_or_the_image() {
+    fn damaged_images_are_refused_or_unchanged() {
         let image = image(3, None);
         let id = Outline::parse(&image).expect("own").id();
         let wire = encode_image(&image, 3).expect("encodes");
@@ -235,12 +244,12 @@ mod tests {
     }
 
     #[test]
-    fn a_delta_leads_from_one_image_to_the_next_and_is_small() {
+    fn delta_makes_the_next_image_and_is_small() {
         let (old, new) = (image(400, None), image(400, Some(777)));
         let id = Outline::parse(&new).expect("own").id();
         let delta = image_delta(&old, &new, 19).expect("encodes");
         assert!(apply_image_delta(&old, &delta, id).expect("own") == new);
-        let header = index(Outline::parse(&new).expect("own").header_length());
+        let header = to_index(Outline::parse(&new).expect("own").header_length());
         assert!(delta.len() < header + 1000, "{} bytes, {header} of header", delta.len());
         for length in (0..delta.len()).step_by(3) {
             assert!(apply_image_delta(&old, &delta[..length], id).is_err(), "{length} bytes");

@@ -1,7 +1,10 @@
-//! A body that was compressed on the way, made plain again as it arrives.
+//! Decompresses a body that a server or an intermediary compressed without being asked to.
 //!
-//! Purpose: reading whole files through servers and networks that compress unasked. Not here: parts of a
-//! compressed file, which are of no use. Invariant: memory stays bounded whatever is sent. Used by `answer`.
+//! *Not here*: parts of a compressed file, which are unusable.
+//!
+//! *Invariants*: memory is bounded whatever is sent.
+//!
+//! *Used by* `response`.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -13,24 +16,24 @@ use flate2::write::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use http_body::{Body, Frame};
 use object_store::client::{HttpError, HttpErrorKind, HttpResponseBody};
 
-use super::super::reason::Reason;
+use super::super::reason::FailureReason;
 
-/// So many bytes are unpacked at a time: by any of the forms they become at most 8 MiB.
-const STEP: usize = 256;
+/// Bytes that are decompressed at a time: with any of the codings they become at most 8 MiB.
+const STEP_SIZE: usize = 256;
 
-/// Bytes that one step may make.
-const MADE_MAX: usize = 16 << 20;
+/// The most bytes that one step may produce.
+const STEP_OUTPUT_MAX: usize = 16 << 20;
 
-/// Codings that are undone, one in the other.
+/// The most nested codings that are decoded.
 const CODINGS_MAX: usize = 2;
 
-/// What unpacking has made and no reader has taken yet.
+/// Decoded bytes that have not been read yet.
 #[derive(Debug, Default)]
-struct Made(Vec<u8>);
+struct DecodedBytes(Vec<u8>);
 
-impl Write for Made {
+impl Write for DecodedBytes {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0.len() + bytes.len() > MADE_MAX {
+        if self.0.len() + bytes.len() > STEP_OUTPUT_MAX {
             return Err(io::Error::other("it unpacks to too much"));
         }
         self.0.extend_from_slice(bytes);
@@ -42,25 +45,25 @@ impl Write for Made {
     }
 }
 
-/// One way to unpack.
-enum Decoder {
-    Gzip(MultiGzDecoder<Made>),
-    /// With the header that RFC 9110 asks for, or without, as some servers send it; told apart by the first byte.
-    Deflate(Option<ZlibDecoder<Made>>, Option<DeflateDecoder<Made>>),
-    Zstd(zstd::stream::write::Decoder<'static, Made>),
+/// A decoder of one coding.
+enum BodyDecoder {
+    Gzip(MultiGzDecoder<DecodedBytes>),
+    /// With the header that RFC 9110 requires, or without, as some servers send it; the first byte tells them apart.
+    Deflate(Option<ZlibDecoder<DecodedBytes>>, Option<DeflateDecoder<DecodedBytes>>),
+    Zstd(zstd::stream::write::Decoder<'static, DecodedBytes>),
 }
 
-impl Decoder {
+impl BodyDecoder {
     fn of(coding: &str) -> Option<Self> {
         match coding.to_ascii_lowercase().as_str() {
-            "gzip" | "x-gzip" => Some(Self::Gzip(MultiGzDecoder::new(Made::default()))),
+            "gzip" | "x-gzip" => Some(Self::Gzip(MultiGzDecoder::new(DecodedBytes::default()))),
             "deflate" => Some(Self::Deflate(None, None)),
-            "zstd" => zstd::stream::write::Decoder::new(Made::default()).ok().map(Self::Zstd),
+            "zstd" => zstd::stream::write::Decoder::new(DecodedBytes::default()).ok().map(Self::Zstd),
             _ => None,
         }
     }
 
-    /// Unpacks some bytes and returns what they made.
+    /// Decodes some bytes and returns the result.
     fn step(&mut self, bytes: &[u8]) -> io::Result<Vec<u8>> {
         match self {
             Self::Gzip(decoder) => {
@@ -86,9 +89,9 @@ impl Decoder {
             Self::Deflate(with_header, plain) => {
                 let Some(first) = bytes.first() else { return Ok(Vec::new()) };
                 if first & 0x0f == 8 {
-                    *with_header = Some(ZlibDecoder::new(Made::default()));
+                    *with_header = Some(ZlibDecoder::new(DecodedBytes::default()));
                 } else {
-                    *plain = Some(DeflateDecoder::new(Made::default()));
+                    *plain = Some(DeflateDecoder::new(DecodedBytes::default()));
                 }
                 self.step(bytes)
             }
@@ -96,34 +99,34 @@ impl Decoder {
     }
 }
 
-/// A body whose codings are undone.
-pub(super) struct Decoded {
+/// A body whose codings are decoded.
+pub(super) struct DecodedBody {
     body: HttpResponseBody,
-    /// The last coding that was applied comes first.
-    decoders: Vec<Decoder>,
-    /// What arrived and is not unpacked yet.
-    packed: Bytes,
+    /// The decoders, with the last applied coding first.
+    decoders: Vec<BodyDecoder>,
+    /// Received bytes that are not decoded yet.
+    encoded: Bytes,
     ready: VecDeque<Bytes>,
 }
 
-impl Decoded {
-    /// Undoes the codings that `header` lists; `None` when one of them is not known.
-    pub fn new(body: HttpResponseBody, header: &str) -> Option<Self> {
+impl DecodedBody {
+    /// Returns the body without the codings that `header` lists; `None` when one of them is not supported.
+    pub(crate) fn new(body: HttpResponseBody, header: &str) -> Option<Self> {
         let codings: Vec<&str> = codings(header).collect();
         if codings.len() > CODINGS_MAX {
             return None;
         }
-        let decoders = codings.into_iter().rev().map(Decoder::of).collect::<Option<Vec<_>>>()?;
-        Some(Self { body, decoders, packed: Bytes::new(), ready: VecDeque::new() })
+        let decoders = codings.into_iter().rev().map(BodyDecoder::of).collect::<Option<Vec<_>>>()?;
+        Some(Self { body, decoders, encoded: Bytes::new(), ready: VecDeque::new() })
     }
 
     fn step(&mut self) -> io::Result<()> {
-        let mut pieces = vec![self.packed.split_to(self.packed.len().min(STEP)).to_vec()];
+        let mut pieces = vec![self.encoded.split_to(self.encoded.len().min(STEP_SIZE)).to_vec()];
         for decoder in &mut self.decoders {
             let mut made = Vec::new();
-            for piece in pieces.iter().flat_map(|piece| piece.chunks(STEP)) {
+            for piece in pieces.iter().flat_map(|piece| piece.chunks(STEP_SIZE)) {
                 made.extend(decoder.step(piece)?);
-                if made.len() > MADE_MAX {
+                if made.len() > STEP_OUTPUT_MAX {
                     return Err(io::Error::other("it unpacks to too much"));
                 }
             }
@@ -134,13 +137,14 @@ impl Decoded {
     }
 }
 
-/// The codings of a header that change anything. `aws-chunked` is how a file was uploaded; some buckets keep telling.
+/// Returns the codings of a header that change the content. `aws-chunked` describes how a file was uploaded; some
+/// buckets keep sending it.
 pub(super) fn codings(header: &str) -> impl Iterator<Item = &str> {
     let changes = |word: &&str| !["", "identity", "aws-chunked"].iter().any(|none| word.eq_ignore_ascii_case(none));
     header.split(',').map(str::trim).filter(changes)
 }
 
-impl Body for Decoded {
+impl Body for DecodedBody {
     type Data = Bytes;
     type Error = HttpError;
 
@@ -152,15 +156,15 @@ impl Body for Decoded {
             if let Some(piece) = self.ready.pop_front() {
                 return Poll::Ready(Some(Ok(Frame::data(piece))));
             }
-            if !self.packed.is_empty() {
+            if !self.encoded.is_empty() {
                 if let Err(error) = self.step() {
-                    let reason = Reason::Encoded(format!("a form that cannot be unpacked: {error}"));
+                    let reason = FailureReason::Encoded(format!("a form that cannot be unpacked: {error}"));
                     return Poll::Ready(Some(Err(HttpError::new(HttpErrorKind::Decode, reason))));
                 }
                 continue;
             }
             match Pin::new(&mut self.body).poll_frame(context) {
-                Poll::Ready(Some(Ok(frame))) => self.packed = frame.into_data().unwrap_or_default(),
+                Poll::Ready(Some(Ok(frame))) => self.encoded = frame.into_data().unwrap_or_default(),
                 other => return other,
             }
         }

@@ -1,11 +1,15 @@
 //! The HTTP client below the object stores: one connection pool, every attempt counted, answers bounded.
 //!
-//! Retries with backoff are the object stores'. Here is what they leave open: how slow is too slow, which answers are none
-//! and why, and that a secret goes to the server it is for and to no other.
+//! It adds what the object stores lack: stall detection, errors with reasons, and the rule that a secret is sent only
+//! to the server that it is for.
+//!
+//! *Not here*: retries of reads (`retry`) and of other requests (the object stores).
+//!
+//! *Used by* `open`.
 
-mod answer;
 mod decoded;
-mod pace;
+mod response;
+mod stall;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -21,124 +25,126 @@ use object_store::client::{
 use reqwest::header::{AUTHORIZATION, CACHE_CONTROL, HeaderMap, HeaderValue};
 use reqwest::{Client, ClientBuilder, Proxy};
 
-use super::counters::Counters;
+use super::counters::TrafficCounters;
 use super::error::TransportError;
 use super::hide::without_secret;
-use super::hope::Caches;
 use super::options::TransportOptions;
-use super::reason::Reason;
+use super::reason::FailureReason;
+use super::retry_class::Caches;
 use super::tls;
-use answer::AnsweredBy;
-pub(super) use answer::{Question, judge};
-use pace::{Pace, Watched};
+use response::AnsweringHost;
+pub(super) use response::{RequestInfo, interpret};
+use stall::{StallLimit, WatchedBody};
 
-/// Where the machines of clouds get credentials. Never asked through a proxy, whose own they would be.
+/// The addresses at which the machines of clouds get credentials. They are never reached through a proxy, which would
+/// return its own machine's credentials.
 const METADATA_HOSTS: [&str; 3] = ["169.254.169.254", "169.254.170.2", "metadata.google.internal"];
 
-/// Such an address answers at once or is not there at all.
-const METADATA_PATIENCE: Duration = Duration::from_secs(2);
+/// The timeout for these addresses: one that exists answers at once.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A server that asks for more than this before it answers again is not waited for.
-const WAIT_MAX: Duration = Duration::from_secs(60);
+/// The longest `Retry-After` for which an upload waits.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 
-/// Who may see the secret that says who we are.
+/// Whether the bearer token is sent to a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Bearer {
-    /// This server.
+pub(super) enum BearerPolicy {
+    /// It is sent.
     Sent,
-    /// Not this one: a mirror on another host, or a bucket, which has its own way.
+    /// It is not sent: the server is a mirror on another host, or a bucket, which has its own authentication.
     Withheld,
 }
 
-/// Gives object stores our client.
+/// The connector that gives object stores this HTTP client.
 #[derive(Debug, Clone)]
 pub(super) struct Connector {
     client: Client,
-    /// For where machines get credentials.
-    metadata: Option<Client>,
-    counters: Arc<Counters>,
-    connecting: Duration,
-    pace: Pace,
-    persistence: Option<Persistence>,
+    /// The client for [`METADATA_HOSTS`].
+    metadata_client: Option<Client>,
+    counters: Arc<TrafficCounters>,
+    connect_timeout: Duration,
+    stall_limit: StallLimit,
+    store_retries: Option<StoreRetries>,
     caches: Caches,
-    proxies: Vec<ProxyChoice>,
+    proxies: Vec<ProxyRule>,
 }
 
-/// A proxy, and the requests that go through it.
+/// A proxy, and the requests for which it is used.
 #[derive(Debug, Clone)]
-struct ProxyChoice {
-    /// The scheme of their URLs; any if there is none.
+struct ProxyRule {
+    /// The scheme of their URLs; `None` for any.
     scheme: Option<&'static str>,
     url: String,
-    /// The hosts that are excepted, as the environment lists them.
+    /// The hosts that are excepted, in the form of the environment variable.
     except: Option<String>,
 }
 
-/// Of a client below a store that sends requests again by itself.
+/// The state of a client below an object store that retries requests itself.
 #[derive(Debug, Clone)]
-struct Persistence {
-    /// How long it does so.
+struct StoreRetries {
+    /// How long the store retries.
     patience: Duration,
-    /// Whether it was said that nobody answers.
-    said: Arc<AtomicBool>,
+    /// Whether a warning was logged that the server is not reached.
+    has_warned: Arc<AtomicBool>,
 }
 
 impl Connector {
-    /// For a web server.
+    /// Returns the connector for a web server.
     pub(super) fn web(
         options: &TransportOptions,
-        bearer: Bearer,
-        counters: &Arc<Counters>,
+        bearer: BearerPolicy,
+        counters: &Arc<TrafficCounters>,
     ) -> Result<Self, TransportError> {
         Self::new(options, bearer, None, counters)
     }
 
-    /// For a bucket, to which credentials belong.
-    pub(super) fn bucket(options: &TransportOptions, counters: &Arc<Counters>) -> Result<Self, TransportError> {
-        let metadata = builder(tls::client_config(options)?, options).connect_timeout(METADATA_PATIENCE);
-        Self::new(options, Bearer::Withheld, Some(built(metadata)?), counters)
+    /// Returns the connector for a bucket, which may need credentials.
+    pub(super) fn bucket(options: &TransportOptions, counters: &Arc<TrafficCounters>) -> Result<Self, TransportError> {
+        let metadata = client_builder(tls::client_config(options)?, options).connect_timeout(METADATA_TIMEOUT);
+        Self::new(options, BearerPolicy::Withheld, Some(build_client(metadata)?), counters)
     }
 
     fn new(
         options: &TransportOptions,
-        bearer: Bearer,
+        bearer: BearerPolicy,
         metadata: Option<Client>,
-        counters: &Arc<Counters>,
+        counters: &Arc<TrafficCounters>,
     ) -> Result<Self, TransportError> {
-        let mut builder = builder(tls::client_config(options)?, options).connect_timeout(options.connect_limit());
+        let mut builder =
+            client_builder(tls::client_config(options)?, options).connect_timeout(options.connect_limit());
         let proxies = proxies(options);
         for proxy in &proxies {
             builder = builder.proxy(proxy.to_proxy()?);
         }
-        if let Some(path) = options.bearer_file.as_ref().filter(|_| bearer == Bearer::Sent) {
+        if let Some(path) = options.bearer_file.as_ref().filter(|_| bearer == BearerPolicy::Sent) {
             builder = builder.default_headers(bearer_header(path)?);
         }
         Ok(Self {
-            client: built(builder)?,
-            metadata,
+            client: build_client(builder)?,
+            metadata_client: metadata,
             counters: Arc::clone(counters),
-            connecting: options.connect_limit(),
-            pace: Pace { rate: options.min_rate, window: options.stall_limit() },
-            persistence: None,
+            connect_timeout: options.connect_limit(),
+            stall_limit: StallLimit { min_rate: options.min_rate, window: options.stall_limit() },
+            store_retries: None,
             caches: Caches::Allowed,
             proxies,
         })
     }
 
-    /// The same past caches: they are told to ask whether what they have is still right.
-    pub(super) fn past_caches(&self) -> Self {
+    /// Returns the connector with a header that makes caches revalidate what they have.
+    pub(super) fn bypassing_caches(&self) -> Self {
         Self { caches: Caches::Bypassed, ..self.clone() }
     }
 
-    /// The same for a store that sends requests again by itself for so long: waits as long as a busy server asks for, and says
-    /// once for what.
-    pub(super) fn persistent(&self, patience: Duration) -> Self {
-        Self { persistence: Some(Persistence { patience, said: Arc::default() }), ..self.clone() }
+    /// Returns the connector for a store that retries requests itself for this time. It waits as long as a busy server
+    /// asks for, and logs one warning.
+    pub(super) fn with_store_retries(&self, patience: Duration) -> Self {
+        Self { store_retries: Some(StoreRetries { patience, has_warned: Arc::default() }), ..self.clone() }
     }
 
-    async fn ask(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        self.counters.requested();
-        let question = Question::of(&request);
+    async fn send_request(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        self.counters.count_request();
+        let info = RequestInfo::of(&request);
         let (parts, body) = request.into_parts();
         let broken_url = |error: url::ParseError| HttpError::new(HttpErrorKind::Unknown, error);
         let mut request = reqwest::Request::new(parts.method, parts.uri.to_string().parse().map_err(broken_url)?);
@@ -146,34 +152,35 @@ impl Connector {
         if self.caches == Caches::Bypassed {
             request.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         }
-        if let Some(metadata) = &self.metadata
+        if let Some(metadata) = &self.metadata_client
             && request.url().host_str().is_some_and(|host| METADATA_HOSTS.contains(&host))
         {
-            return ask_for_credentials(metadata, request, body).await;
+            return request_credentials(metadata, request, body).await;
         }
         let proxy = self.proxy_of(request.url());
-        let answer = pace::execute(&self.client, request, body, self.connecting, self.pace, proxy.as_deref()).await;
-        let result = match (answer, proxy) {
-            (Ok(answer), Some(proxy)) if answer.status() == reqwest::StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
-                Err(HttpError::new(HttpErrorKind::Unknown, Reason::Proxy(proxy)))
+        let response =
+            stall::execute(&self.client, request, body, self.connect_timeout, self.stall_limit, proxy.as_deref()).await;
+        let result = match (response, proxy) {
+            (Ok(response), Some(proxy)) if response.status() == reqwest::StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+                Err(HttpError::new(HttpErrorKind::Unknown, FailureReason::Proxy(proxy)))
             }
-            (Ok(answer), _) => judge(&question, watched(answer, self.pace)).await,
+            (Ok(response), _) => interpret(&info, watch_response(response, self.stall_limit)).await,
             (Err(error), _) => Err(error),
         };
-        match &self.persistence {
-            Some(persistence) => persistence.hold(result).await,
+        match &self.store_retries {
+            Some(store_retries) => store_retries.before_retry(result).await,
             None => result,
         }
     }
 }
 
 impl Connector {
-    /// The proxy that a request to `url` goes through, without its password.
+    /// Returns the proxy for a request to `url`, without its password.
     fn proxy_of(&self, url: &reqwest::Url) -> Option<String> {
         let host = url.host_str()?;
-        let is_for = |proxy: &&ProxyChoice| proxy.scheme.is_none_or(|scheme| scheme == url.scheme());
+        let is_for = |proxy: &&ProxyRule| proxy.scheme.is_none_or(|scheme| scheme == url.scheme());
         let proxy = self.proxies.iter().find(is_for)?;
-        // Only for words: the library decides by addresses and networks, too.
+        // This is for messages only: the library also compares addresses and networks.
         let excepted =
             proxy.except.iter().flat_map(|list| list.split(',')).map(|name| name.trim().trim_start_matches('.'));
         let is_excepted = excepted.filter(|name| !name.is_empty()).any(|name| name == "*" || host.ends_with(name));
@@ -181,7 +188,7 @@ impl Connector {
     }
 }
 
-impl ProxyChoice {
+impl ProxyRule {
     fn to_proxy(&self) -> Result<Proxy, TransportError> {
         check_proxy(&self.url)?;
         let exceptions = self.except.as_deref().and_then(reqwest::NoProxy::from_string);
@@ -194,13 +201,10 @@ impl ProxyChoice {
     }
 }
 
-/// Refuses the URL of a proxy that nothing can go through, and would only show when something does.
-///
-/// # Errors
-/// [`TransportError::Proxy`].
-pub fn check_proxy(url: &str) -> Result<(), TransportError> {
+/// Checks the URL of a proxy that otherwise would fail only when it is used.
+pub(crate) fn check_proxy(url: &str) -> Result<(), TransportError> {
     let refused = |reason: &str| TransportError::Proxy { url: without_secret(url), reason: reason.to_owned() };
-    // Without a scheme it is http, as everywhere.
+    // Without a scheme it is http, as is usual.
     let scheme = url.split_once("://").map_or("http", |(scheme, _)| scheme);
     match scheme.to_ascii_lowercase().as_str() {
         "http" | "https" => {
@@ -212,63 +216,63 @@ pub fn check_proxy(url: &str) -> Result<(), TransportError> {
     }
 }
 
-async fn ask_for_credentials(
+async fn request_credentials(
     client: &Client,
     request: reqwest::Request,
     body: HttpRequestBody,
 ) -> Result<HttpResponse, HttpError> {
-    let pace = Pace { rate: 1, window: METADATA_PATIENCE };
-    match pace::execute(client, request, body, Duration::ZERO, pace, None).await {
-        Ok(answer) if answer.status().is_success() => Ok(watched(answer, pace)),
-        // Nobody is there, or has nothing for us, or is somebody else.
-        _ => Err(HttpError::new(HttpErrorKind::Unknown, Reason::NoCredentials)),
+    let limit = StallLimit { min_rate: 1, window: METADATA_TIMEOUT };
+    match stall::execute(client, request, body, Duration::ZERO, limit, None).await {
+        Ok(answer) if answer.status().is_success() => Ok(watch_response(answer, limit)),
+        // There is no such server, it has no credentials, or it is a different server.
+        _ => Err(HttpError::new(HttpErrorKind::Unknown, FailureReason::NoCredentials)),
     }
 }
 
-impl Persistence {
-    /// Before a failure is passed on, and the request sent again.
-    async fn hold(&self, result: Result<HttpResponse, HttpError>) -> Result<HttpResponse, HttpError> {
+impl StoreRetries {
+    /// Waits or warns before a failure is returned to the store, which then repeats the request.
+    async fn before_retry(&self, result: Result<HttpResponse, HttpError>) -> Result<HttpResponse, HttpError> {
         let Err(error) = result else {
-            self.said.store(false, Ordering::Relaxed);
+            self.has_warned.store(false, Ordering::Relaxed);
             return result;
         };
-        let reason = std::error::Error::source(&error).and_then(|reason| reason.downcast_ref::<Reason>());
-        let Some(reason) = reason.filter(|reason| reason.may_pass()).cloned() else { return Err(error) };
-        if let Reason::Busy { after, .. } = reason {
-            if after > self.patience.min(WAIT_MAX) {
+        let reason = std::error::Error::source(&error).and_then(|reason| reason.downcast_ref::<FailureReason>());
+        let Some(reason) = reason.filter(|reason| reason.is_transient()).cloned() else { return Err(error) };
+        if let FailureReason::Busy { after, .. } = reason {
+            if after > self.patience.min(RETRY_AFTER_MAX) {
                 return Err(HttpError::new(HttpErrorKind::Unknown, reason));
             }
             tokio::time::sleep(after).await;
-        } else if !self.patience.is_zero() && !self.said.swap(true, Ordering::Relaxed) {
+        } else if !self.patience.is_zero() && !self.has_warned.swap(true, Ordering::Relaxed) {
             tracing::warn!("{reason}; trying again for up to {} s", self.patience.as_secs());
         }
         Err(error)
     }
 }
 
-fn watched(answer: reqwest::Response, pace: Pace) -> HttpResponse {
+fn watch_response(answer: reqwest::Response, limit: StallLimit) -> HttpResponse {
     let host = answer.url().host_str().map(str::to_owned);
     let (mut parts, body) = http::Response::<reqwest::Body>::from(answer).into_parts();
-    parts.extensions.insert(AnsweredBy(host));
-    HttpResponse::from_parts(parts, HttpResponseBody::new(Watched::new(body, pace)))
+    parts.extensions.insert(AnsweringHost(host));
+    HttpResponse::from_parts(parts, HttpResponseBody::new(WatchedBody::new(body, limit)))
 }
 
 fn unusable(what: &str, error: &reqwest::Error) -> TransportError {
     TransportError::Tls { what: what.to_owned(), reason: error.to_string() }
 }
 
-fn built(builder: ClientBuilder) -> Result<Client, TransportError> {
+fn build_client(builder: ClientBuilder) -> Result<Client, TransportError> {
     builder.build().map_err(|error| unusable("the HTTP client", &error))
 }
 
-/// What all our clients have in common. No proxy but those that are added.
-fn builder(tls: rustls::ClientConfig, options: &TransportOptions) -> ClientBuilder {
+/// Returns a client builder with the common settings. Only proxies that are added explicitly are used.
+fn client_builder(tls: rustls::ClientConfig, options: &TransportOptions) -> ClientBuilder {
     Client::builder()
         .tls_backend_preconfigured(tls)
         .user_agent(concat!("sapwood/", env!("CARGO_PKG_VERSION")))
         .http2_adaptive_window(true)
-        // A connection that died without a word (a machine that slept, a router that forgot) is shared by all requests
-        // and would be used again and again.
+        // A connection that broke silently (the machine was suspended, a router dropped its state) is shared by all
+        // requests and would be used again and again.
         .http2_keep_alive_interval(options.stall_limit())
         .http2_keep_alive_timeout(options.stall_limit())
         .tcp_user_timeout(options.stall_limit() * 2)
@@ -277,19 +281,19 @@ fn builder(tls: rustls::ClientConfig, options: &TransportOptions) -> ClientBuild
         .no_proxy()
 }
 
-fn proxies(options: &TransportOptions) -> Vec<ProxyChoice> {
+fn proxies(options: &TransportOptions) -> Vec<ProxyRule> {
     if let Some(proxy) = &options.proxy {
-        return vec![ProxyChoice { scheme: None, url: proxy.clone(), except: None }];
+        return vec![ProxyRule { scheme: None, url: proxy.clone(), except: None }];
     }
     let except = options.setting(&["no_proxy", "NO_PROXY"]).map(str::to_owned);
-    // A CGI program's HTTP_PROXY may come from a header of its client, so only the small letters count.
+    // The HTTP_PROXY of a CGI program may come from a header of its client, so only the lower-case name counts.
     let names: [(&'static str, &[&str]); 2] = [
         ("http", &["http_proxy", "all_proxy", "ALL_PROXY"]),
         ("https", &["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]),
     ];
     let choice = |(scheme, names): (&'static str, &[&str])| {
         let url = options.setting(names)?.to_owned();
-        Some(ProxyChoice { scheme: Some(scheme), url, except: except.clone() })
+        Some(ProxyRule { scheme: Some(scheme), url, except: except.clone() })
     };
     names.into_iter().filter_map(choice).collect()
 }
@@ -318,6 +322,6 @@ impl HttpService for Connector {
         'life0: 'async_trait,
         Self: 'async_trait,
     {
-        Box::pin(self.ask(request))
+        Box::pin(self.send_request(request))
     }
 }

@@ -1,12 +1,12 @@
-//! A full disk and a broken one: one system call after the other fails, and nothing else does.
+//! Errors of full and broken disks: one system call after the other fails during an operation.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::work::{ALL, COMMIT, GC, Scene, Work};
+use super::operations::{ALL, COMMIT, Fixture, GC, Operation};
 use crate::common::sandbox::{Run, Sandbox, finish, run, run_by};
 
-/// Calls by which something comes to a disk, and how each of them may fail.
+/// System calls that write to a disk, each with the errors that it may return.
 const CALLS: &[(&str, &[&str])] = &[
     ("write", &["ENOSPC", "EIO"]),
     ("pwrite64", &["ENOSPC", "EIO"]),
@@ -30,41 +30,41 @@ const CALLS: &[(&str, &[&str])] = &[
     ("flock", &["EIO"]),
 ];
 
-/// How many seconds a change may take; each takes less than one.
-const PATIENCE: &str = "30";
+/// Longest time of a change in seconds; each takes less than one.
+const CHANGE_TIMEOUT_SECONDS: &str = "30";
 
-/// The same command below strace, which has the `number`th such call fail. Its record goes to `record`.
+/// Returns the command below strace, which makes the `number`th such call fail. strace writes to `record`.
 fn failing(command: &Command, call: &str, error: &str, number: usize, record: &Path) -> Command {
     let mut strace = Command::new("strace");
     strace.args(["-f", "--seccomp-bpf", "-qq", "-y", "-o"]).arg(record);
     strace.arg(format!("--inject={call}:error={error}:when={number}"));
-    strace.arg(format!("--trace={call}")).args(["--", "timeout", "--signal=KILL", PATIENCE]);
+    strace.arg(format!("--trace={call}")).args(["--", "timeout", "--signal=KILL", CHANGE_TIMEOUT_SECONDS]);
     run_by(strace, command)
 }
 
-/// A scene that is prepared once, and put back as it was before each change.
+/// A fixture that is prepared once, and restored before each change.
 struct Prepared {
-    scene: Scene,
+    fixture: Fixture,
     sandbox: Sandbox,
 }
 
 impl Prepared {
-    fn new(work: &Work) -> Self {
-        let sandbox = Sandbox::new(&format!("errors-{}", work.name));
-        let scene = Scene::new(&sandbox, &sandbox.directory("disk"));
-        (work.prepare)(&scene);
-        for directory in [&scene.outside, &scene.disk] {
+    fn new(operation: &Operation) -> Self {
+        let sandbox = Sandbox::new(&format!("errors-{}", operation.name));
+        let fixture = Fixture::new(&sandbox, &sandbox.directory("disk"));
+        (operation.prepare)(&fixture);
+        for directory in [&fixture.outside, &fixture.disk] {
             copy(directory, &saved(directory));
         }
-        Self { scene, sandbox }
+        Self { fixture, sandbox }
     }
 
-    fn again(&self) -> &Scene {
-        for directory in [&self.scene.outside, &self.scene.disk] {
+    fn assert_change_succeeds(&self) -> &Fixture {
+        for directory in [&self.fixture.outside, &self.fixture.disk] {
             crate::common::sandbox::remove_tree(directory);
             copy(&saved(directory), directory);
         }
-        &self.scene
+        &self.fixture
     }
 }
 
@@ -76,65 +76,65 @@ fn copy(from: &Path, to: &Path) {
     run("cp", ["-a".as_ref(), from.as_os_str(), to.as_os_str()]).success();
 }
 
-/// What became of a change of which one call failed.
+/// Counts of the changes of which one call failed.
 #[derive(Default)]
 struct Outcome {
     failed: usize,
     done_all_the_same: usize,
-    /// Calls that were not to a disk.
-    of_no_disk: usize,
+    /// Calls that do not go to a disk.
+    not_of_a_disk: usize,
 }
 
-/// Has each call fail in turn, or every `step`th of them.
+/// Makes each call fail in turn, or every `step`th of them.
 #[track_caller]
-fn survives(work: &Work, step: usize) -> String {
+fn survives_errors(operation: &Operation, step: usize) -> String {
     let mut outcome = Outcome::default();
-    let prepared = Prepared::new(work);
+    let prepared = Prepared::new(operation);
     for (call, errors) in CALLS {
         for error in *errors {
             let mut number = 1;
-            while fails_well(work, &prepared, (call, error, number), &mut outcome) {
+            while survives_error(operation, &prepared, (call, error, number), &mut outcome) {
                 number += step;
             }
         }
     }
-    assert!(outcome.failed > 2, "{}: only {} errors took effect", work.name, outcome.failed);
+    assert!(outcome.failed > 2, "{}: only {} errors took effect", operation.name, outcome.failed);
     format!(
         "{}: {} calls failed; {} changes refused, {} done all the same; 0 lost ({} not to a disk left out)",
-        work.name,
+        operation.name,
         outcome.failed + outcome.done_all_the_same,
         outcome.failed,
         outcome.done_all_the_same,
-        outcome.of_no_disk
+        outcome.not_of_a_disk
     )
 }
 
-/// Whether the call that failed was one that no disk can fail, such as waking up another thread: libraries rightly take that
-/// for impossible. strace shows what a descriptor is in angle brackets: a path, or a kind.
-fn is_of_no_disk(call: &str) -> bool {
+/// Returns whether the failed call was one that no disk can make fail, such as waking up another thread: libraries rightly
+/// treat that as impossible. strace shows in angle brackets what a descriptor is: a path, or a kind.
+fn is_not_a_disk_call(call: &str) -> bool {
     ["<anon_inode:", "<pipe:", "<socket:", "<UNIX", "<TCP", "</dev/null"].iter().any(|kind| call.contains(kind))
 }
 
-/// Returns whether there was a call of that number.
+/// Makes one call fail and checks the result. Returns whether there was a call of that number.
 #[track_caller]
-fn fails_well(
-    work: &Work,
+fn survives_error(
+    operation: &Operation,
     prepared: &Prepared,
     (call, error, number): (&str, &str, usize),
     outcome: &mut Outcome,
 ) -> bool {
-    let scene = prepared.again();
+    let fixture = prepared.assert_change_succeeds();
     let record = prepared.sandbox.join("strace");
-    let run = finish(failing(&(work.change)(scene), call, error, number, &record));
+    let run = finish(failing(&(operation.change)(fixture), call, error, number, &record));
     let record = std::fs::read_to_string(record).expect("strace writes it");
     let Some(injected) = record.lines().find(|line| line.contains("(INJECTED)")) else { return false };
-    if is_of_no_disk(injected) {
-        outcome.of_no_disk += 1;
+    if is_not_a_disk_call(injected) {
+        outcome.not_of_a_disk += 1;
         return true;
     }
-    let what = format!("{}, {call} number {number}: {error}", work.name);
+    let what = format!("{}, {call} number {number}: {error}", operation.name);
     assert!(!run.stderr.contains("panicked"), "{what}: {}", run.stderr);
-    // What `timeout` says of a command that it killed.
+    // The exit status of `timeout` for a command that it killed.
     assert_ne!(run.status.code(), Some(137), "{what}: it hangs: {}", run.stderr);
     if run.status.success() {
         outcome.done_all_the_same += 1;
@@ -142,31 +142,31 @@ fn fails_well(
         outcome.failed += 1;
         assert!(!run.stderr.trim().is_empty(), "{what}: failed without a word");
     }
-    let is_new = (work.look)(scene);
+    let is_new = (operation.check)(fixture);
     assert!(is_new || !run.status.success(), "{what}: it said that it was done, and it is not: {}", run.stderr);
-    again(work, scene, &what);
+    assert_change_succeeds(operation, fixture, &what);
     true
 }
 
-/// With a sound disk the change is made, whatever was left behind.
+/// Checks that the change succeeds on a sound disk, whatever the failed one left behind.
 #[track_caller]
-fn again(work: &Work, scene: &Scene, what: &str) {
-    let run: Run = finish((work.change)(scene));
+fn assert_change_succeeds(operation: &Operation, fixture: &Fixture, what: &str) {
+    let run: Run = finish((operation.change)(fixture));
     assert!(run.status.success(), "{what}, and then: {}", run.stderr);
-    assert!((work.look)(scene), "{what}, and then it was done and is not there");
+    assert!((operation.check)(fixture), "{what}, and then it was done and is not there");
 }
 
 #[test]
-fn an_error_of_the_disk_loses_nothing_that_is_named() {
-    for work in &[COMMIT, GC] {
-        println!("{}", survives(work, 6));
+fn disk_errors_at_sampled_calls_lose_nothing_that_a_ref_names() {
+    for operation in &[COMMIT, GC] {
+        println!("{}", survives_errors(operation, 6));
     }
 }
 
 #[test]
 #[ignore = "takes many minutes"]
-fn an_error_at_every_single_call() {
-    for work in &ALL {
-        println!("{}", survives(work, 1));
+fn disk_errors_at_every_call_lose_nothing_that_a_ref_names() {
+    for operation in &ALL {
+        println!("{}", survives_errors(operation, 1));
     }
 }

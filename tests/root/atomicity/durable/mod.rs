@@ -1,11 +1,11 @@
-//! What is on the disk after the machine stops at any moment, and what a full or a broken disk leaves behind.
+//! Durability: what is on the disk after a power cut at any moment, and what a full or broken disk leaves behind.
 //!
-//! Nothing of the program is replaced for this. A file system nobody here wrote (ext4, XFS, Btrfs) stands on a disk that
-//! notes every write and every flush; any part of that record that a disk may have kept makes another disk, on which the
-//! file system recovers as it does after a power cut, and the program finds what it finds. Errors come from strace, which
-//! has one system call after the other fail.
+//! The program runs unchanged. A file system of the kernel (ext4, XFS, Btrfs) is on a disk that records every write and every
+//! flush. From any part of that record that a disk may have kept, another disk is made; the file system recovers on it as after
+//! a power cut, and the program is run on the result. Errors come from strace, which makes one system call after the other
+//! fail.
 //!
-//! The long forms are ignored unless asked for:
+//! The long forms are ignored in ordinary runs:
 //!
 //! ```text
 //! tests/run --long calls power-cuts every-cut
@@ -14,5 +14,5 @@
 mod crash;
 mod deploy;
 mod errors;
+mod operations;
 mod recorder;
-mod work;

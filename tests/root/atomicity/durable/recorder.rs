@@ -1,4 +1,4 @@
-//! A disk that notes what is written to it: one file on a FUSE file system of the test's own, below a loop device.
+//! A disk that records what is written to it: one file on a FUSE file system of the test, below a loop device.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -15,19 +15,19 @@ use fuser::{
 
 use crate::common::sandbox::{Sandbox, run};
 
-/// Bytes that a disk writes or does not, but never half: what disks of these years have below their 512. ext4 relies on it: a
-/// superblock of two sectors of which one is new has a wrong checksum, and is not mounted.
+/// Bytes that a disk writes completely or not at all, as disks do with their sectors of 512 bytes or more. ext4 relies on it: a
+/// superblock of two sectors of which only one is new has a wrong checksum, and is not mounted.
 pub const SECTOR: usize = 4096;
 
 /// What happened to the disk.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// Bytes were written, and may have stayed in the disk's memory.
+    /// Bytes were written, and may still be in the disk's cache.
     Write { offset: u64, bytes: Vec<u8> },
     /// Everything written before is on the disk.
     Flush,
-    /// The program said that it was done.
-    Said,
+    /// The program reported success.
+    Done,
 }
 
 #[derive(Default)]
@@ -40,7 +40,7 @@ struct State {
 struct Disk(Arc<Mutex<State>>);
 
 const FILE: INodeNo = INodeNo(2);
-const FOREVER: Duration = Duration::from_secs(3600);
+const ATTRIBUTE_TTL: Duration = Duration::from_secs(3600);
 
 impl Disk {
     fn attributes(&self, node: INodeNo) -> FileAttr {
@@ -77,14 +77,14 @@ impl Disk {
 impl Filesystem for Disk {
     fn lookup(&self, _: &Request, _: INodeNo, name: &OsStr, reply: ReplyEntry) {
         if name == "disk" {
-            reply.entry(&FOREVER, &self.attributes(FILE), Generation(0))
+            reply.entry(&ATTRIBUTE_TTL, &self.attributes(FILE), Generation(0))
         } else {
             reply.error(Errno::ENOENT)
         }
     }
 
     fn getattr(&self, _: &Request, node: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        reply.attr(&FOREVER, &self.attributes(node));
+        reply.attr(&ATTRIBUTE_TTL, &self.attributes(node));
     }
 
     fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
@@ -135,7 +135,7 @@ impl Filesystem for Disk {
     }
 }
 
-/// A file system that is mounted from a disk which notes what is written.
+/// A file system mounted from a recording disk.
 pub struct Recorder {
     state: Disk,
     device: String,
@@ -144,7 +144,7 @@ pub struct Recorder {
     kind: &'static FileSystem,
 }
 
-/// Which file system, and how it is made and mounted.
+/// How a file system is made and mounted.
 #[derive(Debug)]
 pub struct FileSystem {
     pub name: &'static str,
@@ -154,11 +154,11 @@ pub struct FileSystem {
     pub size: usize,
 }
 
-/// ext4 as it is mounted everywhere.
+/// ext4 with its default options.
 pub const EXT4: FileSystem =
     FileSystem { name: "ext4", make: &["mkfs.ext4", "-q", "-F"], kind: "ext4", options: "defaults", size: 48 << 20 };
 
-/// ext4 without what it does to help programs that forget to sync: new names may come to the disk before the bytes.
+/// ext4 without its protection of programs that do not sync: new names may reach the disk before their bytes.
 pub const EXT4_STRICT: FileSystem = FileSystem {
     name: "ext4, data=writeback, noauto_da_alloc",
     make: &["mkfs.ext4", "-q", "-F"],
@@ -194,12 +194,12 @@ impl Recorder {
         Self { state, device, at, session: Some(session), kind }
     }
 
-    /// Where the file system is mounted.
+    /// Returns the mount point.
     pub fn path(&self) -> &Path {
         &self.at
     }
 
-    /// Brings all to the disk and notes what comes from now on; returns what the disk holds.
+    /// Syncs the disk and starts the recording. Returns what the disk holds.
     pub fn begin(&self) -> Vec<u8> {
         run("sync", ["-f".as_ref(), self.at.as_os_str()]).success();
         let mut state = self.state.0.lock().expect("no panic");
@@ -207,12 +207,12 @@ impl Recorder {
         state.content.clone()
     }
 
-    /// Notes that the program has said that it was done.
-    pub fn said(&self) {
-        self.state.note(Event::Said);
+    /// Records that the program has reported success.
+    pub fn note_done(&self) {
+        self.state.note(Event::Done);
     }
 
-    /// What happened since the beginning.
+    /// Returns the events since the start of the recording.
     pub fn end(&self) -> Vec<Event> {
         self.state.0.lock().expect("no panic").events.take().expect("has begun")
     }
@@ -227,7 +227,7 @@ impl Drop for Recorder {
         run("umount", [self.at.as_os_str()]);
         run("losetup", ["-d", &self.device]);
         if let Some(session) = self.session.take() {
-            // The loop device lets go a moment later.
+            // The loop device is released a moment later.
             for _ in 0..50 {
                 if run("losetup", ["--list", &self.device]).stdout.is_empty() {
                     break;
@@ -254,7 +254,7 @@ pub struct AfterCrash {
 }
 
 impl AfterCrash {
-    /// The file system recovers as it does.
+    /// Mounts the content of a disk; the file system recovers as it does after a power cut.
     pub fn mount(sandbox: &Sandbox, kind: &FileSystem, content: &[u8]) -> Self {
         let (at, image) = (sandbox.directory("after"), sandbox.join("after.image"));
         let file = File::create(&image).expect("writable");

@@ -1,12 +1,12 @@
-//! Answers that break the protocol, or the promise of it: one line of a table each.
+//! Answers that violate HTTP or its expectations: one line of a table each.
 
 use std::sync::Mutex;
 use std::thread;
 
-use super::scene::Scene;
+use super::fixture::Fixture;
 use super::server::{Fault, Server};
 
-/// Where, what, and what the user reads.
+/// The path, the fault, and the message for the user.
 type Case = (&'static str, Fault, &'static str);
 
 fn cases() -> Vec<Case> {
@@ -36,7 +36,7 @@ fn cases() -> Vec<Case> {
         ("refs/", Fault::EndlessBody("Content-Length: 1099511627776\r\n"), "has more than"),
         ("refs/", Fault::EndlessBody("Transfer-Encoding: chunked\r\n"), "refs/main has more than"),
         ("refs/", Fault::EndlessBody(""), "refs/main has more than"),
-        // Which is noticed first depends on which of the threads is faster.
+        // Which check fails first depends on the speed of threads.
         ("packs/", Fault::EndlessBody("Transfer-Encoding: chunked\r\n"), "is damaged at byte"),
         ("images/", Fault::EndlessBody(""), "not a published image"),
         ("refs/", Fault::ShortBody, "the connection broke"),
@@ -58,42 +58,42 @@ fn cases() -> Vec<Case> {
 }
 
 #[test]
-fn each_wrong_answer_has_its_word_and_leaves_nothing_behind() {
-    let scene = Scene::new("hostile-answers");
-    let before = scene.outside();
+fn each_wrong_answer_has_its_message_and_stores_nothing() {
+    let fixture = Fixture::new("hostile-answers");
+    let before = fixture.outside();
     let work = Mutex::new(cases().into_iter().enumerate());
-    // Most of the time is spent waiting for what does not come.
+    // All at once, since most of the time is spent waiting.
     thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
                 while let Some((number, case)) = { work.lock().expect("no holder panics").next() } {
-                    try_case(&scene, number, &case);
+                    try_case(&fixture, number, &case);
                 }
             });
         }
     });
-    assert_eq!(scene.outside(), before, "something was written outside of the clients' repositories");
+    assert_eq!(fixture.outside(), before, "something was written outside of the clients' repositories");
 }
 
-fn try_case(scene: &Scene, number: usize, (path, fault, word): &Case) {
-    let server = Server::of(&scene.published);
-    let client = scene.client(&number.to_string(), &server);
+fn try_case(fixture: &Fixture, number: usize, (path, fault, word): &Case) {
+    let server = Server::of(&fixture.published);
+    let client = fixture.client(&number.to_string(), &server);
     server.set(path, fault.clone());
     let said = client.pull_in_vain();
-    let asked = server.asked().len();
+    let asked = server.requests().len();
     assert!(asked < 100, "{fault:?} at {path}: {asked} requests");
     assert!(word.split('|').any(|word| said.contains(word)), "{fault:?} at {path}: '{word}' is not in '{said}'");
     assert!(said.contains(&server.url()), "{fault:?} at {path} names no server: {said}");
     assert!(said.lines().all(|line| line.len() < 500), "a long story: {said}");
-    server.mend();
+    server.restore();
     client.pull().success();
     client.repository.assert_clean();
 }
 
-/// What passes by itself, and what is only unusual, is no error.
+/// Temporary faults, and answers that are only unusual, are no errors.
 #[test]
-fn a_server_that_recovers_or_does_too_much_is_pulled_from() {
-    let scene = Scene::new("hostile-passing");
+fn pull_succeeds_if_the_server_recovers_or_sends_too_much() {
+    let fixture = Fixture::new("hostile-passing");
     let busy = |after| Fault::Status(429, after, "busy".to_owned());
     let cases: Vec<(&str, Fault, u32)> = vec![
         ("refs/", Fault::Status(500, "", String::new()), 2),
@@ -112,10 +112,10 @@ fn a_server_that_recovers_or_does_too_much_is_pulled_from() {
     ];
     thread::scope(|scope| {
         for (number, (path, fault, times)) in cases.into_iter().enumerate() {
-            let scene = &scene;
+            let fixture = &fixture;
             scope.spawn(move || {
-                let server = Server::of(&scene.published);
-                let client = scene.client(&number.to_string(), &server);
+                let server = Server::of(&fixture.published);
+                let client = fixture.client(&number.to_string(), &server);
                 let patient = client.repository.path().join("remotes/os.toml");
                 let text = std::fs::read_to_string(&patient).expect("just written");
                 std::fs::write(&patient, text.replace("patience = 1\n", "patience = 60\n")).expect("writable");

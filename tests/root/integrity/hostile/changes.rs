@@ -1,13 +1,13 @@
-//! Every system call that changes something, on a mount: nothing changes, and the caller hears that the filesystem is read-only.
+//! Every modifying system call on a mount changes nothing and fails with an error that says that the filesystem is read-only.
 //!
-//! In both modes; and once more after root has told the kernel that the filesystem may be written to, so that the kernel does
-//! not refuse in our place.
+//! This holds in both modes, and also after root has told the kernel that the filesystem may be written to, so that the kernel
+//! does not refuse by itself.
 
 use crate::common::sandbox::{Sandbox, run};
 
-/// Calls by path must fail with EROFS. Calls on a descriptor that is open for reading may fail with what says so (`EBADF`,
-/// `EINVAL`, `EACCES`), before the filesystem is asked. `ENOSYS` is a kernel that does not have the call. When the kernel does not
-/// refuse in our place, a file may be opened, and nothing be written to it; unnamed files are not offered at all.
+/// Calls by path must fail with EROFS. Calls on a descriptor that is open for reading may fail with the errors for that
+/// (`EBADF`, `EINVAL`, `EACCES`), before the filesystem is asked. `ENOSYS` is a kernel without the call. When the kernel does
+/// not refuse by itself, a file may be opened, and nothing be written to it; unnamed files are not offered at all.
 const SCRIPT: &str = r#"
 import ctypes, errno, os, socket, struct, sys
 at, is_asked = sys.argv[1].encode(), sys.argv[2] == 'asked'
@@ -77,15 +77,15 @@ if wrong: sys.exit('\n'.join(wrong))
 print(done)
 "#;
 
-/// As `mount -o remount,rw` does; returns whether the kernel went along.
-const MAY_WRITE: &str = r#"
+/// Remounts as `mount -o remount,rw` does; prints whether the kernel accepted it.
+const REMOUNT_SCRIPT: &str = r#"
 import ctypes, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
 sys.exit(libc.mount(None, sys.argv[1].encode(), None, ctypes.c_ulong(32), None) and os.strerror(ctypes.get_errno()))
 "#;
 
 #[test]
-fn every_call_that_changes_something_is_refused() {
+fn every_modifying_system_call_is_refused() {
     let sandbox = Sandbox::new("changes");
     let tree = sandbox.directory("tree");
     let script = format!(
@@ -100,7 +100,7 @@ fn every_call_that_changes_something_is_refused() {
         let at = mounted.path().to_str().expect("UTF-8").to_owned();
         let tried = run("python3", ["-c", SCRIPT, &at, "by the kernel"]).success();
         assert!(tried.parse::<usize>().expect("a number") > 60, "only {tried} calls were tried");
-        run("python3", ["-c", MAY_WRITE, &at]).success();
+        run("python3", ["-c", REMOUNT_SCRIPT, &at]).success();
         let table = std::fs::read_to_string("/proc/thread-self/mountinfo").expect("proc is mounted");
         let line = table.lines().find(|line| line.split(' ').nth(4) == Some(&at)).expect("mounted");
         println!("{options:?}: {tried} calls; then as {line}");

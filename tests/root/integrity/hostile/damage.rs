@@ -1,4 +1,5 @@
-//! Disks that forget: what is read through a mount that checks is right, or an error, and comes again where it can be had.
+//! Damaged disks: a mount that verifies returns the right bytes or an error, and damaged contents are fetched again where a
+//! remote has them.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
@@ -9,7 +10,8 @@ use crate::common::sandbox::{Mounted, Repository, Sandbox};
 use crate::common::trees::noise;
 use crate::common::web::Web;
 
-/// One of each kind of place: in a pack, in a file, in a file with blocks, of which two are damaged.
+/// A content of each kind of place: in a pack, in a file, and in a file with blocks, two of which are damaged. Each with name,
+/// seed, length and damaged positions.
 const FILES: [(&str, u64, usize, &[usize]); 3] =
     [("packed", 1, 20_000, &[10_000]), ("plain", 2, 300_000, &[7]), ("large", 3, 1_700_000, &[300_000, 1_699_999])];
 
@@ -39,12 +41,12 @@ fn damage(repository: &Repository, seed: u64, length: usize, positions: &[usize]
     for path in directories.into_iter().flatten() {
         let bytes = fs::read(&path).expect("readable");
         let Some(start) = bytes.windows(64).position(|window| window == &wanted[..64]) else { continue };
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("ours");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("owned by the test");
         let file = OpenOptions::new().write(true).open(&path).expect("writable");
         for position in positions {
             file.write_all_at(&[!wanted[*position]], (start + position) as u64).expect("writable");
         }
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).expect("ours");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).expect("owned by the test");
         found += 1;
     }
     assert_eq!(found, 1, "the content of {length} bytes is somewhere else than thought");
@@ -54,7 +56,7 @@ fn damage_all(repository: &Repository) {
     FILES.iter().for_each(|(_, seed, length, positions)| damage(repository, *seed, *length, positions));
 }
 
-/// Makes the kernel forget a file, so that the next reader asks us.
+/// Drops a file from the kernel's cache, so that the next read reaches the mount.
 fn forget(path: &Path) {
     let file = fs::File::open(path).expect("it is there");
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("advice is taken");
@@ -74,7 +76,7 @@ fn figures(client: &Repository, mounted: &Mounted) -> serde_json::Value {
 }
 
 #[test]
-fn what_is_damaged_here_is_an_error_where_it_is_checked() {
+fn damaged_local_contents_fail_to_read_where_verified() {
     let sandbox = Sandbox::new("damage-local");
     let repository = sandbox.repository("repo");
     repository.commit("main", &tree(&sandbox));
@@ -83,7 +85,7 @@ fn what_is_damaged_here_is_an_error_where_it_is_checked() {
     let is_wrong = |(name, seed, length, _): &(&str, u64, usize, _)| {
         fs::read(unchecked.path().join(name)).is_ok_and(|read| read != content(*seed, *length))
     };
-    assert!(FILES.iter().all(is_wrong), "the damage is none");
+    assert!(FILES.iter().all(is_wrong), "nothing was damaged");
     for options in
         [&["verify=open"][..], &["verify=full"], &["verify=open", "passthrough"], &["verify=full", "passthrough"]]
     {
@@ -93,7 +95,7 @@ fn what_is_damaged_here_is_an_error_where_it_is_checked() {
             assert_eq!(error.raw_os_error(), Some(libc::EIO), "{options:?} {name}");
         }
         assert_eq!(fs::read(mounted.path().join("sound")).expect("sound"), content(9, 50_000));
-        // Of a large file the sound blocks can be read.
+        // The sound blocks of a large file can be read.
         let large = fs::File::open(mounted.path().join("large")).expect("opens");
         let mut block = vec![0; 4096];
         large.read_exact_at(&mut block, 1 << 20).expect("sound");
@@ -104,7 +106,7 @@ fn what_is_damaged_here_is_an_error_where_it_is_checked() {
 }
 
 #[test]
-fn what_is_damaged_while_it_is_mounted_is_noticed_at_each_reading() {
+fn damage_under_a_mount_is_noticed_at_each_read() {
     let sandbox = Sandbox::new("damage-later");
     let repository = sandbox.repository("repo");
     repository.commit("main", &tree(&sandbox));
@@ -119,7 +121,7 @@ fn what_is_damaged_while_it_is_mounted_is_noticed_at_each_reading() {
 }
 
 #[test]
-fn what_is_damaged_comes_again_from_the_remote() {
+fn damaged_contents_are_fetched_again_from_the_remote() {
     let sandbox = Sandbox::new("damage-remote");
     let publisher = sandbox.repository("publisher");
     publisher.commit("main", &tree(&sandbox));
@@ -131,14 +133,14 @@ fn what_is_damaged_comes_again_from_the_remote() {
         client.run(["remote", "add", "os", &web.url(), "--insecure-unsigned"]).success();
         client.run(["pull", "os:main"]).success();
         damage_all(&client);
-        assert!(!client.run(["fsck"]).status.success(), "the damage is none");
+        assert!(!client.run(["fsck"]).status.success(), "nothing was damaged");
         let mounted = client.mount("remotes/os/main", &sandbox.join("m"), options);
         assert_all_right(&mounted, "first");
         let status = figures(&client, &mounted);
-        assert_eq!(status["lazy"]["mended"], 4, "{status}");
+        assert_eq!(status["lazy"]["repaired"], 4, "{status}");
         assert_eq!(status["figures"]["errors"], 0, "{status}");
         mounted.unmount();
-        // What came again is where the damaged bytes were: everything is sound, and nobody has to be asked.
+        // The contents fetched again have replaced the damaged ones: everything is sound, and no server is needed.
         client.assert_clean();
         web.stop();
         let again = client.mount("remotes/os/main", &sandbox.join("m"), options);
@@ -148,7 +150,7 @@ fn what_is_damaged_comes_again_from_the_remote() {
 }
 
 #[test]
-fn a_repository_that_wants_fs_verity_works_where_there_is_none() {
+fn repository_with_fs_verity_works_where_unsupported() {
     let sandbox = Sandbox::new("damage-verity");
     let repository = sandbox.repository("repo");
     repository.run(["config", "fs-verity", "on"]).success();
@@ -156,9 +158,9 @@ fn a_repository_that_wants_fs_verity_works_where_there_is_none() {
     repository.commit("main", &tree(&sandbox));
     repository.assert_clean();
     let packs = files_below(&repository.path().join("packs"));
-    let file = fs::File::open(&packs[0]).expect("there");
+    let file = fs::File::open(&packs[0]).expect("it exists");
     match sapwood::sys::has_verity(&file) {
-        // The kernel itself answers for the file then.
+        // The kernel itself protects the file then.
         true => assert!(OpenOptions::new().write(true).open(&packs[0]).is_err(), "a file with verity can be written"),
         false => println!("!!! THE FILESYSTEM OF THIS TEST HAS NO FS-VERITY: only going on without it is tested"),
     }

@@ -1,4 +1,4 @@
-//! Files that lie about lengths, unpack to a gigabyte, or lead elsewhere.
+//! Malformed published files: wrong lengths, contents that decompress to a gigabyte, references to wrong places.
 
 use std::fs;
 use std::path::Path;
@@ -6,15 +6,15 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use sapwood::model::PackId;
-use sapwood::remote::format::{Frame, LocatorBuilder, Spot};
+use sapwood::remote::format::{LocatorBuilder, ObjectPosition, PackFrame};
 use sapwood::remote::layout;
 use sapwood::store::Store;
 
+use super::fixture::{Fixture, MEMORY_MAX};
 use super::forge::{Forge, bomb, get, put};
-use super::scene::{MEMORY, Scene};
 use super::server::{Fault, Server};
 
-/// What is served instead, and what the user reads.
+/// A malformed file, and the message for the user.
 struct Case {
     name: &'static str,
     files: Vec<(String, Vec<u8>)>,
@@ -49,36 +49,36 @@ fn placements(forge: &Forge<'_>) -> Vec<Case> {
     ]
 }
 
-/// One frame of a locator.
-fn locator(scene: &Scene, change: impl Fn(&mut Frame, &mut Spot)) -> Vec<u8> {
-    let store = Store::open(scene.publisher.path()).expect("a repository");
+/// Returns a locator whose frame and first position are changed.
+fn locator(fixture: &Fixture, change: impl Fn(&mut PackFrame, &mut ObjectPosition)) -> Vec<u8> {
+    let store = Store::open(fixture.publisher.path()).expect("a repository");
     let id = store.resolve("main").expect("a commit");
-    let image = store.image(store.commit(id).expect("here").image).expect("here");
-    let pack = fs::read_dir(scene.published.join("packs")).expect("published").next().expect("one").expect("listed");
+    let image = store.image(store.commit(id).expect("it is local").image).expect("it is local");
+    let pack = fs::read_dir(fixture.published.join("packs")).expect("published").next().expect("one").expect("listed");
     let id: PackId = pack.path().file_stem().and_then(|name| name.to_str()?.parse().ok()).expect("an id");
-    let length = pack.metadata().expect("there").len();
+    let length = pack.metadata().expect("it exists").len();
     let mut builder = LocatorBuilder::new();
-    let pack = builder.pack(id, length);
+    let pack = builder.add_pack(id, length);
     for size in image.object_sizes().expect("sound") {
-        // Every object in a frame of its own at the beginning of the pack, or what somebody makes of that.
+        // Every object has a frame of its own at the beginning of the pack, or whatever `change` makes of that.
         let blocks = size.div_ceil(256 << 10).max(1);
-        let mut spot = Spot { frame: 0, offset: 0 };
+        let mut spot = ObjectPosition { frame: 0, offset: 0 };
         for block in 0..blocks {
             let raw = (size - block * (256 << 10)).min(if size > 1 << 20 { 256 << 10 } else { size });
             let raw_length = u32::try_from(raw).expect("at most 1 MiB");
-            let mut frame = Frame { pack, offset: 16, length: 1000, raw_length };
+            let mut frame = PackFrame { pack, offset: 16, length: 1000, raw_length };
             change(&mut frame, &mut spot);
-            let number = builder.frame(frame);
+            let number = builder.add_frame(frame);
             if block == 0 {
                 spot.frame = number;
             }
         }
-        builder.object(spot);
+        builder.add_object(spot);
     }
     builder.finish().expect("memory")
 }
 
-fn locators(scene: &Scene, forge: &Forge<'_>) -> Vec<Case> {
+fn locators(fixture: &Fixture, forge: &Forge<'_>) -> Vec<Case> {
     let sound = forge.locator();
     let header = |change: fn(&mut Vec<u8>)| {
         let mut bytes = sound.clone();
@@ -92,11 +92,15 @@ fn locators(scene: &Scene, forge: &Forge<'_>) -> Vec<Case> {
         case("a locator of many packs", header(|it| put(it, 12, 1 << 20)), "frames in 1048576 packs"),
         case("of another image", header(|it| put(it, 20, 7)), "the locator is for 7 objects"),
         case("no locator", b"SAPWLOC\0".to_vec(), "not a locator"),
-        case("beyond the pack", locator(scene, |it, _| it.offset = 1 << 30), "frame 0 of the locator is out of bounds"),
-        case("out of proportion", locator(scene, |it, _| it.length = 4 << 20), "frame 0 of the locator is out of"),
-        case("a large frame", locator(scene, |it, _| it.raw_length = 1 << 30), "frame 0 of the locator is out of"),
-        case("beyond the frame", locator(scene, |_, it| it.offset = 1 << 20), "object 0 of the locator is out of"),
-        case("one place for all", locator(scene, |_, _| {}), "the locator has no place for object"),
+        case(
+            "beyond the pack",
+            locator(fixture, |it, _| it.offset = 1 << 30),
+            "frame 0 of the locator is out of bounds",
+        ),
+        case("out of proportion", locator(fixture, |it, _| it.length = 4 << 20), "frame 0 of the locator is out of"),
+        case("a large frame", locator(fixture, |it, _| it.raw_length = 1 << 30), "frame 0 of the locator is out of"),
+        case("beyond the frame", locator(fixture, |_, it| it.offset = 1 << 20), "object 0 of the locator is out of"),
+        case("one place for all", locator(fixture, |_, _| {}), "the locator has no position for object"),
     ]
 }
 
@@ -133,9 +137,9 @@ fn images(forge: &Forge<'_>, path: &str) -> Vec<Case> {
     ]
 }
 
-fn others(forge: &Forge<'_>, scene: &Scene) -> Vec<Case> {
+fn others(forge: &Forge<'_>, fixture: &Fixture) -> Vec<Case> {
     let published = |directory: &str| {
-        let mut found = fs::read_dir(scene.published.join(directory)).expect("published");
+        let mut found = fs::read_dir(fixture.published.join(directory)).expect("published");
         format!("{directory}/{}", found.next().expect("one").expect("listed").file_name().to_string_lossy())
     };
     let (pack, commit) = (published("packs"), published("commits"));
@@ -150,27 +154,27 @@ fn others(forge: &Forge<'_>, scene: &Scene) -> Vec<Case> {
 }
 
 #[test]
-fn a_file_that_lies_is_refused_before_it_costs_anything() {
-    let scene = Scene::new("hostile-files");
-    let forge = Forge::of(&scene);
-    let store = Store::open(scene.publisher.path()).expect("a repository");
-    let image = layout::image(store.commit(store.resolve("main").expect("a commit")).expect("here").image);
+fn malformed_published_files_are_refused_within_bounds() {
+    let fixture = Fixture::new("hostile-files");
+    let forge = Forge::of(&fixture);
+    let store = Store::open(fixture.publisher.path()).expect("a repository");
+    let image = layout::image(store.commit(store.resolve("main").expect("a commit")).expect("it is local").image);
     let mut cases = placements(&forge);
-    cases.extend(locators(&scene, &forge));
+    cases.extend(locators(&fixture, &forge));
     cases.extend(images(&forge, &image));
-    cases.extend(others(&forge, &scene));
-    let before = scene.outside();
+    cases.extend(others(&forge, &fixture));
+    let before = fixture.outside();
     let work = Mutex::new(cases.into_iter().enumerate());
     thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
                 while let Some((number, case)) = { work.lock().expect("no holder panics").next() } {
-                    try_case(&scene, number, case);
+                    try_case(&fixture, number, case);
                 }
             });
         }
     });
-    assert_eq!(scene.outside(), before, "something was written outside of the clients' repositories");
+    assert_eq!(fixture.outside(), before, "something was written outside of the clients' repositories");
 }
 
 fn serve(server: &Server, files: Vec<(String, Vec<u8>)>) {
@@ -179,26 +183,26 @@ fn serve(server: &Server, files: Vec<(String, Vec<u8>)>) {
     }
 }
 
-fn try_case(scene: &Scene, number: usize, case: Case) {
-    let server = Server::of(&scene.published);
-    let client = scene.client(&number.to_string(), &server);
+fn try_case(fixture: &Fixture, number: usize, case: Case) {
+    let server = Server::of(&fixture.published);
+    let client = fixture.client(&number.to_string(), &server);
     serve(&server, case.files);
     let said = client.pull_in_vain();
     assert!(said.contains(case.word), "{}: '{}' is not in '{said}'", case.name, case.word);
-    server.mend();
+    server.restore();
     client.pull().success();
     client.repository.assert_clean();
 }
 
-/// A delta is an offer: one that lies costs a warning, and contents come in another way.
+/// A delta is optional: a malformed one costs a warning, and contents are fetched in another way.
 #[test]
-fn a_delta_that_lies_costs_a_warning() {
-    let scene = Scene::new("hostile-deltas");
-    let server = Server::of(&scene.published);
-    let old = scene.client("old", &server);
+fn malformed_delta_costs_only_a_warning() {
+    let fixture = Fixture::new("hostile-deltas");
+    let server = Server::of(&fixture.published);
+    let old = fixture.client("old", &server);
     old.pull().success();
-    scene.update();
-    let forge = Forge::of(&scene);
+    fixture.update();
+    let forge = Forge::of(&fixture);
     let delta = &forge.placement.deltas[0];
     let sound = forge.read(&layout::delta(delta.id));
     let head = usize::try_from(delta.head).expect("small");
@@ -206,7 +210,7 @@ fn a_delta_that_lies_costs_a_warning() {
     let bomb = bomb();
     let length = u32::try_from(bomb.len()).expect("small");
     let at_image = 24 + image as usize;
-    // The image's delta has its own header before what is compressed.
+    // The image's delta has a header of its own before its compressed part.
     let image_header = 24 + get(&sound, 24 + 12) as usize;
     let mut cases: Vec<(&str, Vec<(String, Vec<u8>)>)> = Vec::new();
     let mut with = |name, mut bytes: Vec<u8>, numbers: &[(usize, u32)], head: usize| {
@@ -229,17 +233,17 @@ fn a_delta_that_lies_costs_a_warning() {
     cases.push(("a long head", refs(forge.reference(|it| it.deltas[0].head = u64::MAX))));
     cases.push(("a head beyond the file", refs(forge.reference(|it| it.deltas[0].head = 1 << 20))));
     for (number, (name, files)) in cases.into_iter().enumerate() {
-        let client = scene.client(&number.to_string(), &server);
+        let client = fixture.client(&number.to_string(), &server);
         copy(old.repository.path(), client.repository.path());
-        client.point_to(&scene, &server);
+        client.point_to(&fixture, &server);
         serve(&server, files);
         let run = client.pull();
-        assert!(run.memory < MEMORY, "{name}: {} bytes", run.memory);
+        assert!(run.memory < MEMORY_MAX, "{name}: {} bytes", run.memory);
         let said = run.stderr.clone();
-        assert!(said.contains("doing without") || said.contains("whole contents instead"), "{name}: {said}");
+        assert!(said.contains("whole contents instead"), "{name}: {said}");
         run.success();
         client.repository.assert_clean();
-        server.mend();
+        server.restore();
     }
     let sound = old.pull();
     assert!(!sound.stderr.contains("instead") && !sound.stderr.contains("without"), "{}", sound.stderr);

@@ -1,4 +1,5 @@
-//! Files as somebody makes them who runs the server, knows the formats, and has every key but the publisher's.
+//! Makes malformed published files, as an attacker could who runs the server, knows the formats, and has every key but the
+//! publisher's.
 
 use std::fs;
 use std::path::Path;
@@ -8,46 +9,46 @@ use sapwood::remote::format::Placement;
 use sapwood::remote::layout;
 use sapwood::trust::{Envelope, SecretKey};
 
-use super::scene::Scene;
+use super::fixture::Fixture;
 
-/// Bytes that a bomb unpacks to: far more than anybody may hold.
+/// Decompressed length of a bomb: far more than any process may hold.
 const BOMB: usize = 1 << 30;
 
-/// What is published, taken apart.
+/// The records of a publication, parsed.
 pub struct Forge<'a> {
-    scene: &'a Scene,
+    fixture: &'a Fixture,
     envelope: Envelope,
     pub placement: Placement,
 }
 
 impl<'a> Forge<'a> {
-    pub fn of(scene: &'a Scene) -> Self {
-        let published = fs::read(scene.published.join("refs/main")).expect("published");
+    pub fn of(fixture: &'a Fixture) -> Self {
+        let published = fs::read(fixture.published.join("refs/main")).expect("published");
         let (envelope, placement) = Envelope::parse(&published).expect("a ref");
-        Self { scene, envelope, placement: Placement::parse(placement).expect("a placement") }
+        Self { fixture, envelope, placement: Placement::parse(placement).expect("a placement") }
     }
 
     pub fn read(&self, path: &str) -> Vec<u8> {
-        fs::read(self.scene.published.join(path)).expect("published")
+        fs::read(self.fixture.published.join(path)).expect("published")
     }
 
     pub fn locator(&self) -> Vec<u8> {
         self.read(&layout::locator(self.placement.locator.id))
     }
 
-    /// The ref with whatever behind its signed part.
+    /// Returns the ref with `rest` after its signed part.
     pub fn reference_with(&self, rest: &[u8]) -> Vec<u8> {
         [&self.envelope.encode(), rest].concat()
     }
 
-    /// The ref with another placement, which nobody signs.
+    /// Returns the ref with another placement, which is not signed.
     pub fn reference(&self, change: impl FnOnce(&mut Placement)) -> Vec<u8> {
         let mut placement = self.placement.clone();
         change(&mut placement);
         self.reference_with(&placement.render())
     }
 
-    /// The ref that leads to another locator, and that.
+    /// Returns the ref with a placement of this locator, and the locator.
     pub fn with_locator(&self, bytes: Vec<u8>) -> Vec<(String, Vec<u8>)> {
         let id = LocatorId::of(&bytes);
         let reference = self.reference(|placement| {
@@ -57,7 +58,8 @@ impl<'a> Forge<'a> {
         vec![("refs/main".to_owned(), reference), (layout::locator(id), bytes)]
     }
 
-    /// The ref that leads to another delta from the same commit, and that; `head` are its bytes before the patches.
+    /// Returns the ref with a placement of this delta from the same commit, and the delta; `head` is the length of its bytes
+    /// before the patches.
     pub fn with_delta(&self, bytes: Vec<u8>, head: u64) -> Vec<(String, Vec<u8>)> {
         let id = DeltaId::of(&bytes);
         let reference = self.reference(|placement| {
@@ -68,9 +70,9 @@ impl<'a> Forge<'a> {
         vec![("refs/main".to_owned(), reference), (layout::delta(id), bytes)]
     }
 
-    /// The secret key with this name.
+    /// Returns the secret key with this name.
     pub fn key(&self, name: &str) -> SecretKey {
-        key(&self.scene.sandbox.join("keys").join(format!("{name}.key")))
+        key(&self.fixture.sandbox.join("keys").join(format!("{name}.key")))
     }
 }
 
@@ -78,7 +80,7 @@ pub fn key(path: &Path) -> SecretKey {
     fs::read_to_string(path).expect("made").parse().expect("a secret key")
 }
 
-/// A zstd frame of some KiB that unpacks to a gigabyte.
+/// Returns a zstd frame of some KiB that decompresses to a gigabyte.
 pub fn bomb() -> Vec<u8> {
     zstd::stream::encode_all(std::io::Read::take(std::io::repeat(0), BOMB as u64), 1).expect("memory")
 }
@@ -88,7 +90,7 @@ pub fn put(bytes: &mut [u8], at: usize, value: u32) {
     bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
 }
 
-/// The number there.
+/// Reads a little-endian number.
 pub fn get(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
 }

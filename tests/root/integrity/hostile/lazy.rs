@@ -1,4 +1,4 @@
-//! The same servers under a lazy mount: a reader gets the right bytes or an error, and all is well when the server is.
+//! Hostile servers under a lazy mount: a reader gets the right bytes or an error, and the mount recovers when the server does.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,16 +10,16 @@ use sapwood::model::ImageId;
 use sapwood::remote::layout;
 use sapwood::store::Store;
 
+use super::fixture::{Client, Fixture};
 use super::forge::{Forge, bomb};
-use super::scene::{Client, Scene};
 use super::server::{Fault, Server};
 use crate::common::sandbox::peak_memory;
 use crate::common::trees;
 
-/// What the daemon may hold at most, whatever it is sent.
-const MEMORY: u64 = 128 << 20;
+/// Most memory that the daemon may use, whatever it is sent.
+const MEMORY_MAX: u64 = 128 << 20;
 
-/// A mount with little patience, and the process behind it.
+/// A mount with a short patience, and its daemon.
 struct Mount<'a> {
     tree: &'a Path,
     at: PathBuf,
@@ -28,9 +28,9 @@ struct Mount<'a> {
 }
 
 impl<'a> Mount<'a> {
-    fn new(scene: &'a Scene, name: &str, server: &Server) -> Self {
-        let client = scene.client(name, server);
-        let at = scene.sandbox.directory(&format!("client-mounted-{name}"));
+    fn new(fixture: &'a Fixture, name: &str, server: &Server) -> Self {
+        let client = fixture.client(name, server);
+        let at = fixture.sandbox.directory(&format!("client-mounted-{name}"));
         let arguments = ["mount", "-o", "suid,dev,fetch-timeout=1", "os:main", at.to_str().expect("UTF-8")];
         client.repository.run(arguments).success();
         let listed = client.repository.run(["mounts", "--json"]).success();
@@ -38,10 +38,10 @@ impl<'a> Mount<'a> {
         let mut mounts = listed.as_array().expect("a list").iter();
         let own = mounts.rfind(|mount| mount["mountpoint"] == *at.to_str().expect("UTF-8")).expect("listed");
         let pid = own["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a process");
-        Self { tree: &scene.tree, at, client, pid }
+        Self { tree: &fixture.tree, at, client, pid }
     }
 
-    /// Reads the files of some directories; each is right or refused. How many were refused.
+    /// Reads the files of some directories; each read must be right or fail. Returns how many failed.
     #[track_caller]
     fn read(&self, directories: impl IntoIterator<Item = usize>) -> usize {
         let mut refused = 0;
@@ -64,12 +64,12 @@ impl<'a> Mount<'a> {
     }
 
     #[track_caller]
-    fn assert_is_well(&self) {
+    fn assert_process_is_sound(&self) {
         let memory = peak_memory(self.pid).expect("the daemon lives");
-        assert!(memory < MEMORY, "the daemon held {memory} bytes");
+        assert!(memory < MEMORY_MAX, "the daemon held {memory} bytes");
     }
 
-    /// With a server that is well, all becomes right without another mount.
+    /// Checks that all files can be read from a correct server without another mount.
     #[track_caller]
     fn assert_recovers(&self) {
         let begin = Instant::now();
@@ -81,13 +81,13 @@ impl<'a> Mount<'a> {
 
     #[track_caller]
     fn end(self) {
-        self.assert_is_well();
+        self.assert_process_is_sound();
         self.client.repository.umount(&self.at);
         self.client.repository.assert_clean();
     }
 }
 
-/// Faults that no reader can get the right bytes through.
+/// Returns faults that prevent every read.
 fn faults() -> Vec<Fault> {
     vec![
         Fault::Status(404, "", String::new()),
@@ -113,94 +113,94 @@ fn faults() -> Vec<Fault> {
 }
 
 #[test]
-fn readers_get_right_bytes_or_an_error_and_all_recovers() {
-    let scene = Scene::with("hostile-lazy", |tree| {
+fn lazy_readers_get_right_bytes_or_an_error_and_recover() {
+    let fixture = Fixture::with("hostile-lazy", |tree| {
         trees::medium(tree, 60);
-        // So many that most digests do not come with the names.
+        // Enough files that most digests are not fetched with the names.
         let small = tree.join("00-small");
         fs::create_dir(&small).expect("writable");
         (0..2500).for_each(|number| fs::write(small.join(number.to_string()), number.to_string()).expect("writable"));
     });
-    let before = scene.outside();
+    let before = fixture.outside();
     thread::scope(|scope| {
         for (number, fault) in faults().into_iter().enumerate() {
-            // Contents, where they are, and what they are checked by.
+            // Contents, their positions, and the digests to verify them by.
             let places: &[&str] = if number % 3 == 0 { &["packs/", "locators/", "images/"] } else { &["packs/"] };
             for place in places {
-                let (scene, fault) = (&scene, fault.clone());
+                let (fixture, fault) = (&fixture, fault.clone());
                 scope.spawn(move || {
-                    let server = Server::of(&scene.published);
-                    // The beginning of the image is needed to mount at all.
+                    let server = Server::of(&fixture.published);
+                    // The head of the image is needed to mount at all.
                     server.set_after(place, fault.clone(), u32::from(*place == "images/"));
-                    let mount = Mount::new(scene, &format!("{number}-{}", &place[..2]), &server);
+                    let mount = Mount::new(fixture, &format!("{number}-{}", &place[..2]), &server);
                     assert!(mount.read([number + 1]) > 0, "{fault:?} at {place} did nothing");
                     mount.read(0..40);
-                    mount.assert_is_well();
+                    mount.assert_process_is_sound();
                     assert_eq!(fs::read_dir(&mount.at).expect("listable").count(), 41, "names are here");
-                    server.mend();
+                    server.restore();
                     mount.assert_recovers();
                     mount.end();
                 });
             }
         }
     });
-    assert_eq!(scene.outside(), before, "something was written outside of the clients' repositories");
+    assert_eq!(fixture.outside(), before, "something was written outside of the clients' repositories");
 }
 
 #[test]
-fn a_damaged_frame_is_refused_alone_and_a_server_without_ranges_is_read_from() {
-    let scene = Scene::new("hostile-flipped");
-    let server = Server::of(&scene.published);
-    let mount = Mount::new(&scene, "flipped", &server);
+fn lazy_reads_survive_damaged_frames_and_missing_ranges() {
+    let fixture = Fixture::new("hostile-flipped");
+    let server = Server::of(&fixture.published);
+    let mount = Mount::new(&fixture, "flipped", &server);
     server.set_times("packs/", Fault::Flipped, 3);
     mount.read(0..40);
     mount.assert_recovers();
     mount.end();
-    server.mend();
+    server.restore();
     server.set("", Fault::Whole);
-    let mount = Mount::new(&scene, "whole", &server);
+    let mount = Mount::new(&fixture, "whole", &server);
     assert_eq!(mount.read(0..40), 0);
     mount.end();
 }
 
 #[test]
-fn what_says_where_things_are_may_lie_within_bounds() {
-    let scene = Scene::new("hostile-lies");
-    let forge = Forge::of(&scene);
+fn malformed_locators_and_placements_are_refused_within_bounds() {
+    let fixture = Fixture::new("hostile-lies");
+    let forge = Forge::of(&fixture);
     let sound = forge.locator();
     let locator = |bytes: Vec<u8>| forge.with_locator(bytes);
     let mut greedy = sound.clone();
     greedy[16..20].fill(0xff);
-    // Mounted all the same, since names do not need it; every read is refused, but where only the ref says something wrong: the
-    // commit's own placement is asked for then.
+    // They are mounted all the same, since names do not need the locator. Every read fails, unless only the ref is wrong: then
+    // the commit's own placement is fetched.
     let lies = [
         ("bomb", locator([&sound[..24], &bomb()].concat()), 60),
         ("greedy", locator(greedy), 60),
         ("long", vec![("refs/main".to_owned(), forge.reference(|it| it.locator.length = u64::MAX))], 0),
     ];
     for (name, files, refused) in lies {
-        let server = Server::of(&scene.published);
+        let server = Server::of(&fixture.published);
         for (path, bytes) in files {
             server.set(&path, Fault::Content(Arc::new(bytes)));
         }
-        let mount = Mount::new(&scene, name, &server);
+        let mount = Mount::new(&fixture, name, &server);
         assert_eq!(mount.read(0..40), refused, "{name}");
         mount.end();
     }
 
-    // What is needed to mount.
-    let image = layout::image(image_of(&scene));
-    let server = Server::of(&scene.published);
-    let client = scene.client("prefix", &server);
-    let at = scene.sandbox.directory("client-mounted-prefix");
+    // Records without which a mount fails.
+    let image = layout::image(image_of(&fixture));
+    let server = Server::of(&fixture.published);
+    let client = fixture.client("prefix", &server);
+    let at = fixture.sandbox.directory("client-mounted-prefix");
     let try_to_mount = |path: &str, fault: Fault, word: &str| {
         server.set(path, fault);
         let run = client.repository.run(["mount", "os:main", at.to_str().expect("UTF-8")]);
-        assert!(run.memory < MEMORY, "{} bytes", run.memory);
+        assert!(run.memory < MEMORY_MAX, "{} bytes", run.memory);
         assert!(!run.status.success(), "mounted instead of '{word}'");
         let said = run.any_failure();
         assert!(said.contains(word), "'{word}' is not in '{said}'");
-        server.mend();
+        server.restore();
     };
     try_to_mount("commits/", Fault::Content(Arc::new(vec![0; 100])), "not a signed record");
     let reference = forge.reference(|it| it.image.prefix = u64::MAX);
@@ -213,7 +213,7 @@ fn what_says_where_things_are_may_lie_within_bounds() {
     client.repository.run(["mount", "os:main", at.to_str().expect("UTF-8")]).success();
 }
 
-fn image_of(scene: &Scene) -> ImageId {
-    let store = Store::open(scene.publisher.path()).expect("a repository");
-    store.commit(store.resolve("main").expect("a commit")).expect("here").image
+fn image_of(fixture: &Fixture) -> ImageId {
+    let store = Store::open(fixture.publisher.path()).expect("a repository");
+    store.commit(store.resolve("main").expect("a commit")).expect("it is local").image
 }

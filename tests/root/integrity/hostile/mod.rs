@@ -1,9 +1,9 @@
-//! Servers that are broken, and servers that mean harm: what the user reads, and that nothing wrong enters.
+//! Broken and malicious servers: the messages for the user, and that nothing wrong is stored.
 //!
-//! A hostile server can deny service and do nothing else: no wrong byte gets through, memory, disk and time are bounded, and
-//! nothing is written outside the repository.
+//! *Invariants*: a hostile server can deny service and do nothing else: no wrong byte gets through, memory, disk and time are
+//! bounded, and nothing is written outside the repository.
+mod fixture;
 mod forge;
-mod scene;
 mod server;
 
 mod answers;

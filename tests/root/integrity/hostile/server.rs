@@ -1,5 +1,5 @@
-//! A web server that does what it is told to do wrong, by the beginning of a path; everything else it serves properly, with
-//! ranges. What it does wrong may last as long as the client stays, unlike what `odd` sends.
+//! A web server that misbehaves for paths with a given prefix and otherwise answers correctly, with ranges. A fault may last as
+//! long as the connection, unlike those of `scripted_server`.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -10,40 +10,40 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use crate::common::listener::{Asked, Listener};
+use crate::common::listener::{HttpRequest, Listener};
 
-/// What to do wrong.
+/// A way to misbehave.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// An error, with more headers (each with its line's end) and a text.
+    /// An error status, with more headers (each with its line's end) and a body.
     Status(u16, &'static str, String),
-    /// These bytes instead of an answer, and the connection is closed.
+    /// These bytes instead of an answer; then the connection is closed.
     Raw(Vec<u8>),
-    /// Nothing at all.
+    /// No answer.
     Never,
-    /// The right answer, four bytes a second.
+    /// The right answer at four bytes a second.
     Drip,
     /// A head that never ends.
     EndlessHead,
-    /// A body that never ends, of this announced length.
+    /// A body that never ends, with this header for its length.
     EndlessBody(&'static str),
-    /// Half of what was announced, and the connection is closed.
+    /// Half of the announced body; then the connection is closed.
     ShortBody,
-    /// More than was asked for, which is also announced.
+    /// A longer range than requested, as it also announces.
     LongBody,
-    /// More than was announced.
+    /// A longer body than announced.
     Trailing,
-    /// This is said of the range, whatever was asked for.
+    /// This Content-Range, whatever was requested.
     Range(&'static str),
-    /// All of the file though a range was asked for.
+    /// The whole file although a range was requested.
     Whole,
     /// The right bytes with another header.
     Header(&'static str),
     /// Other bytes as the content of the file.
     Content(Arc<Vec<u8>>),
-    /// Every five hundredth byte is another one.
+    /// The right file with every five hundredth byte changed.
     Flipped,
-    /// Somewhere else.
+    /// A redirect to this URL.
     Redirect(String),
 }
 
@@ -54,18 +54,18 @@ pub struct Server {
 
 struct State {
     root: PathBuf,
-    faults: Mutex<Vec<Order>>,
+    faults: Mutex<Vec<FaultRule>>,
     asked: Mutex<Vec<String>>,
 }
 
-/// What to do, and when.
-struct Order {
-    /// For paths that begin so.
+/// A fault, and the requests that it applies to.
+struct FaultRule {
+    /// Prefix of the paths.
     path: String,
     fault: Fault,
-    /// So many requests are served properly before.
+    /// Number of requests that are still answered correctly.
     after: u32,
-    /// And so many are not.
+    /// Number of requests after these that are answered wrongly.
     times: u32,
 }
 
@@ -87,52 +87,52 @@ impl Server {
         self.listener.url()
     }
 
-    /// Does this wrong from now on.
+    /// Answers with this fault from now on.
     pub fn set(&self, path: &str, fault: Fault) {
-        self.order(path, fault, 0, u32::MAX);
+        self.add_rule(path, fault, 0, u32::MAX);
     }
 
-    /// Does this wrong so often.
+    /// Answers the next `times` requests with this fault.
     pub fn set_times(&self, path: &str, fault: Fault, times: u32) {
-        self.order(path, fault, 0, times);
+        self.add_rule(path, fault, 0, times);
     }
 
-    /// Does this wrong after so many times right.
+    /// Answers with this fault after `after` correct answers.
     pub fn set_after(&self, path: &str, fault: Fault, after: u32) {
-        self.order(path, fault, after, u32::MAX);
+        self.add_rule(path, fault, after, u32::MAX);
     }
 
-    fn order(&self, path: &str, fault: Fault, after: u32, times: u32) {
-        let order = Order { path: path.to_owned(), fault, after, times };
-        self.state.faults.lock().expect("no holder panics").push(order);
+    fn add_rule(&self, path: &str, fault: Fault, after: u32, times: u32) {
+        let add_rule = FaultRule { path: path.to_owned(), fault, after, times };
+        self.state.faults.lock().expect("no holder panics").push(add_rule);
     }
 
-    /// Does everything right from now on.
-    pub fn mend(&self) {
+    /// Answers everything correctly from now on.
+    pub fn restore(&self) {
         self.state.faults.lock().expect("no holder panics").clear();
     }
 
-    /// The paths that were asked for.
-    pub fn asked(&self) -> Vec<String> {
+    /// Returns the requested paths.
+    pub fn requests(&self) -> Vec<String> {
         self.state.asked.lock().expect("no holder panics").clone()
     }
 }
 
 impl State {
     fn fault(&self, path: &str) -> Option<Fault> {
-        let mut orders = self.faults.lock().expect("no holder panics");
-        let order = orders.iter_mut().find(|order| path.starts_with(&order.path) && order.times > 0)?;
-        if order.after > 0 {
-            order.after -= 1;
+        let mut rules = self.faults.lock().expect("no holder panics");
+        let add_rule = rules.iter_mut().find(|add_rule| path.starts_with(&add_rule.path) && add_rule.times > 0)?;
+        if add_rule.after > 0 {
+            add_rule.after -= 1;
             return None;
         }
-        order.times -= u32::from(order.times != u32::MAX);
-        Some(order.fault.clone())
+        add_rule.times -= u32::from(add_rule.times != u32::MAX);
+        Some(add_rule.fault.clone())
     }
 }
 
-/// The file as it is, or the part of it that was asked for: status line with its headers, and body.
-fn right_answer(state: &State, asked: &Asked, content: Option<&[u8]>) -> (String, Vec<u8>) {
+/// Returns the file or the requested part of it: the status line with its headers, and the body.
+fn right_answer(state: &State, asked: &HttpRequest, content: Option<&[u8]>) -> (String, Vec<u8>) {
     let file = content.map(<[u8]>::to_vec).or_else(|| fs::read(state.root.join(&asked.path)).ok());
     let Some(file) = file else { return ("404 Not Found\r\n".to_owned(), Vec::new()) };
     match asked.range {
@@ -151,17 +151,17 @@ fn right_answer(state: &State, asked: &Asked, content: Option<&[u8]>) -> (String
     }
 }
 
-fn answer(mut client: &TcpStream, state: &State, asked: &Asked, header: &str) -> io::Result<()> {
+fn answer(mut client: &TcpStream, state: &State, asked: &HttpRequest, header: &str) -> io::Result<()> {
     let (head, body) = right_answer(state, asked, None);
     write!(client, "HTTP/1.1 {head}{header}Content-Length: {}\r\n\r\n", body.len())?;
     client.write_all(&body)
 }
 
-/// Does one thing wrong; whether the connection can be used again.
+/// Answers with a fault. Returns whether the connection can be used again.
 fn misbehave(
     mut client: &TcpStream,
     state: &State,
-    asked: &Asked,
+    asked: &HttpRequest,
     fault: Fault,
     stopped: &AtomicBool,
 ) -> io::Result<bool> {
@@ -219,7 +219,7 @@ fn misbehave(
             client.write_all(&body)?;
         }
         Fault::Whole => {
-            let whole = Asked { range: None, ..asked.clone() };
+            let whole = HttpRequest { range: None, ..asked.clone() };
             answer(client, state, &whole, "")?;
         }
         Fault::Header(header) => answer(client, state, asked, header)?,
@@ -243,7 +243,7 @@ fn misbehave(
     Ok(false)
 }
 
-/// Says nothing until the client leaves.
+/// Waits until the client closes the connection.
 fn wait(client: &TcpStream, stopped: &AtomicBool) {
     let _ = client.set_read_timeout(Some(Duration::from_millis(100)));
     let mut byte = [0];

@@ -1,4 +1,4 @@
-//! Refs and commits that nobody trusted has signed, or that were signed for something else.
+//! Refs and commits without a signature of a trusted key, or with one for another purpose.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,36 +7,36 @@ use std::sync::Arc;
 use sapwood::model::{Commit, ImageId};
 use sapwood::remote::layout;
 use sapwood::store::Store;
-use sapwood::trust::{Announcement, Envelope, Purpose, RefRecord, SecretKey};
+use sapwood::trust::{Announcement, Envelope, RefRecord, SecretKey, SignaturePurpose};
 
+use super::fixture::Fixture;
 use super::forge::{Forge, key, put};
-use super::scene::Scene;
 use super::server::{Fault, Server};
 
 fn seeded(number: u8) -> SecretKey {
     SecretKey::from_seed(&[number; 32])
 }
 
-/// The commit that is published.
-fn commit(scene: &Scene, name: &str) -> Commit {
-    let store = Store::open(scene.publisher.path()).expect("a repository");
-    store.commit(store.resolve(name).expect("a commit")).expect("here")
+/// Returns the published commit.
+fn commit(fixture: &Fixture, name: &str) -> Commit {
+    let store = Store::open(fixture.publisher.path()).expect("a repository");
+    store.commit(store.resolve(name).expect("a commit")).expect("it is local")
 }
 
 #[test]
-fn what_is_not_signed_for_this_by_somebody_trusted_is_refused() {
-    let scene = Scene::new("hostile-signatures");
-    scene.publisher.commit("other", &scene.tree);
-    let url = format!("file://{}", scene.published.display());
-    scene.as_publisher(["publish", "--sign", "release", &url, "other"]).success();
-    let forge = Forge::of(&scene);
+fn record_without_a_trusted_signature_for_it_is_refused() {
+    let fixture = Fixture::new("hostile-signatures");
+    fixture.publisher.commit("other", &fixture.tree);
+    let url = format!("file://{}", fixture.published.display());
+    fixture.as_publisher(["publish", "--sign", "release", &url, "other"]).success();
+    let forge = Forge::of(&fixture);
     let (release, stranger) = (forge.key("release"), seeded(9));
-    let (main, other) = (commit(&scene, "main"), commit(&scene, "other"));
+    let (main, other) = (commit(&fixture, "main"), commit(&fixture, "other"));
     let record = RefRecord::of(&main, 5);
     let placement = forge.placement.render();
     let reference = |envelope: Envelope| [envelope.encode(), placement.clone()].concat();
     let payload = |record: &RefRecord| Envelope::unsigned(record.encode());
-    let sound = payload(&record).signed(Purpose::Ref, &release).encode();
+    let sound = payload(&record).signed(SignaturePurpose::Ref, &release).encode();
     let at_count = 16 + record.encode().len();
     let changed = |change: &dyn Fn(&mut Vec<u8>)| {
         let mut bytes = sound.clone();
@@ -45,16 +45,16 @@ fn what_is_not_signed_for_this_by_somebody_trusted_is_refused() {
     };
     let misled = RefRecord { commit: other.id(), ..record.clone() };
     let misnumbered = RefRecord { sequence: record.sequence + 1, ..record.clone() };
-    let signed = |record: &RefRecord| reference(payload(record).signed(Purpose::Ref, &release));
+    let signed = |record: &RefRecord| reference(payload(record).signed(SignaturePurpose::Ref, &release));
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
         ("unsigned", reference(payload(&record)), "it is not signed"),
-        ("a stranger's", reference(payload(&record).signed(Purpose::Ref, &stranger)), "which is not trusted"),
+        ("a stranger's", reference(payload(&record).signed(SignaturePurpose::Ref, &stranger)), "which is not trusted"),
         ("forged", changed(&|it| *it.last_mut().expect("long") ^= 1), "changed on the way or forged"),
         ("changed", changed(&|it| it[at_count - 1] ^= 1), "changed on the way or forged"),
-        ("for a commit", reference(payload(&record).signed(Purpose::Commit, &release)), "or forged"),
+        ("for a commit", reference(payload(&record).signed(SignaturePurpose::Commit, &release)), "or forged"),
         (
             "another ref's",
-            fs::read(scene.published.join("refs/other")).expect("published"),
+            fs::read(fixture.published.join("refs/other")).expect("published"),
             "for ref other, not for main",
         ),
         ("another commit", signed(&misled), "for ref other, not for main"),
@@ -66,115 +66,117 @@ fn what_is_not_signed_for_this_by_somebody_trusted_is_refused() {
         ("long", changed(&|it| put(it, 12, u32::MAX)), "has a bad length"),
         ("many", changed(&|it| it[at_count..at_count + 2].fill(0xff)), "has a bad length"),
         ("of later", changed(&|it| put(it, 8, 2)), "newer than this program"),
-        ("no record", reference(Envelope::unsigned(b"no".to_vec()).signed(Purpose::Ref, &release)), "refused"),
+        ("no record", reference(Envelope::unsigned(b"no".to_vec()).signed(SignaturePurpose::Ref, &release)), "refused"),
     ];
-    let server = Server::of(&scene.published);
-    let client = scene.client("refs", &server);
+    let server = Server::of(&fixture.published);
+    let client = fixture.client("refs", &server);
     for (name, bytes, word) in cases {
         server.set("refs/main", Fault::Content(Arc::new(bytes)));
         let said = client.pull_in_vain();
         assert!(said.contains(word), "{name}: '{word}' is not in '{said}'");
-        server.mend();
+        server.restore();
     }
 
-    // The commit behind a good ref.
+    // The commit of a good ref.
     let envelope = || Envelope::unsigned(main.encode());
     let cases: Vec<(&str, Envelope, &str)> = vec![
         ("unsigned", envelope(), "it is not signed"),
-        ("a stranger's", envelope().signed(Purpose::Commit, &stranger), "which is not trusted"),
-        ("for a ref", envelope().signed(Purpose::Ref, &release), "or forged"),
-        ("another", Envelope::unsigned(other.encode()).signed(Purpose::Commit, &release), "refused"),
+        ("a stranger's", envelope().signed(SignaturePurpose::Commit, &stranger), "which is not trusted"),
+        ("for a ref", envelope().signed(SignaturePurpose::Ref, &release), "or forged"),
+        ("another", Envelope::unsigned(other.encode()).signed(SignaturePurpose::Commit, &release), "refused"),
     ];
     for (name, envelope, word) in cases {
         server.set("commits/", Fault::Content(Arc::new(envelope.encode())));
         let said = client.pull_in_vain();
         assert!(said.contains("commit ") && said.contains(word), "{name}: '{word}' is not in '{said}'");
-        server.mend();
+        server.restore();
     }
     client.pull().success();
 }
 
 #[test]
-fn the_sequence_decides_what_is_newer_and_no_clock() {
-    let scene = Scene::new("hostile-sequence");
-    let forge = Forge::of(&scene);
+fn sequence_and_not_the_clock_decides_what_is_newer() {
+    let fixture = Fixture::new("hostile-sequence");
+    let forge = Forge::of(&fixture);
     let release = forge.key("release");
-    let server = Server::of(&scene.published);
-    let client = scene.client("sequence", &server);
-    // As a publisher whose clock is a lifetime ahead has it.
-    let far = RefRecord::of(&commit(&scene, "main"), i64::MAX);
-    let first = Envelope::unsigned(far.encode()).signed(Purpose::Ref, &release).encode();
+    let server = Server::of(&fixture.published);
+    let client = fixture.client("sequence", &server);
+    // A record by a publisher whose clock is a lifetime ahead.
+    let far = RefRecord::of(&commit(&fixture, "main"), i64::MAX);
+    let first = Envelope::unsigned(far.encode()).signed(SignaturePurpose::Ref, &release).encode();
     let first = [first, forge.placement.render()].concat();
     server.set("refs/main", Fault::Content(Arc::new(first.clone())));
     client.pull().success();
-    server.mend();
+    server.restore();
 
-    // And then one whose clock has stopped in 1970, or before.
-    scene.update();
-    let forge = Forge::of(&scene);
-    let newer = commit(&scene, "main");
+    // Then one by a publisher whose clock is at 1970, or before.
+    fixture.update();
+    let forge = Forge::of(&fixture);
+    let newer = commit(&fixture, "main");
     for time in [0, i64::MIN] {
         let record = RefRecord::of(&newer, time);
-        let bytes = Envelope::unsigned(record.encode()).signed(Purpose::Ref, &release).encode();
+        let bytes = Envelope::unsigned(record.encode()).signed(SignaturePurpose::Ref, &release).encode();
         server.set("refs/main", Fault::Content(Arc::new([bytes, forge.placement.render()].concat())));
         client.pull().success();
-        server.mend();
+        server.restore();
     }
 
-    // The state before, by whoever serves it again; and another history at the same place.
+    // A server that sends the earlier state again; and another history with the same sequence.
     server.set("refs/main", Fault::Content(Arc::new(first)));
     let said = client.pull().failure(1);
     assert!(said.contains("is older than") && said.contains("--allow-older"), "{said}");
-    server.mend();
+    server.restore();
     let twin = Commit { subject: "a twin".to_owned(), image: ImageId::of(b"another"), ..newer };
-    let record = Envelope::unsigned(RefRecord::of(&twin, 5).encode()).signed(Purpose::Ref, &release).encode();
+    let record = Envelope::unsigned(RefRecord::of(&twin, 5).encode()).signed(SignaturePurpose::Ref, &release).encode();
     server.set("refs/main", Fault::Content(Arc::new([record, forge.placement.render()].concat())));
     let said = client.pull().failure(1);
     assert!(said.contains("history was rewritten"), "{said}");
-    server.mend();
+    server.restore();
     client.pull().success();
     client.repository.assert_clean();
 }
 
-/// Strangers who vouch for strangers: looked at for a while, believed never.
+/// Unknown keys that announce each other: the client follows some of them, and never trusts one.
 #[test]
-fn announcements_that_lead_nowhere_cost_few_requests() {
-    let scene = Scene::new("hostile-announcements");
-    let forge = Forge::of(&scene);
-    let server = Server::of(&scene.published);
-    let record = RefRecord::of(&commit(&scene, "main"), 5).encode();
+fn untrusted_key_announcements_cost_few_requests() {
+    let fixture = Fixture::new("hostile-announcements");
+    let forge = Forge::of(&fixture);
+    let server = Server::of(&fixture.published);
+    let record = RefRecord::of(&commit(&fixture, "main"), 5).encode();
     let announced = |number: u8, by: u8| {
         let announcement = Announcement { key: seeded(number).public(), timestamp: 0 };
         (layout::key(&seeded(number).public().to_string()), announcement.sign(&seeded(by)))
     };
-    // Each of the strangers is announced by the next, and the last by the first.
+    // Each unknown key is announced by the next, and the last by the first.
     let files: BTreeMap<String, Vec<u8>> =
         (10..60).map(|number| announced(number, number + 1)).chain([announced(60, 10)]).collect();
     for (path, bytes) in files {
         server.set(&path, Fault::Content(Arc::new(bytes)));
     }
-    let envelope = (10..60).fold(Envelope::unsigned(record), |it, number| it.signed(Purpose::Ref, &seeded(number)));
+    let envelope =
+        (10..60).fold(Envelope::unsigned(record), |it, number| it.signed(SignaturePurpose::Ref, &seeded(number)));
     let reference = [envelope.encode(), forge.placement.render()].concat();
     server.set("refs/main", Fault::Content(Arc::new(reference)));
-    let client = scene.client("announcements", &server);
+    let client = fixture.client("announcements", &server);
     let said = client.pull_in_vain();
     assert!(said.contains("which is not trusted"), "{said}");
-    assert!(server.asked().len() < 50, "{} requests", server.asked().len());
-    // One that the publisher's own key announces is another matter, and is remembered.
-    server.mend();
+    assert!(server.requests().len() < 50, "{} requests", server.requests().len());
+    // A key that the publisher's key announces is trusted and remembered.
+    server.restore();
     let (path, bytes) = {
         let announcement = Announcement { key: seeded(10).public(), timestamp: 0 };
         (
             layout::key(&seeded(10).public().to_string()),
-            announcement.sign(&key(&scene.sandbox.join("keys/release.key"))),
+            announcement.sign(&key(&fixture.sandbox.join("keys/release.key"))),
         )
     };
     server.set(&path, Fault::Content(Arc::new(bytes)));
-    let main = commit(&scene, "main");
+    let main = commit(&fixture, "main");
     let signed = |payload: Vec<u8>, purpose| Envelope::unsigned(payload).signed(purpose, &seeded(10)).encode();
-    let reference = [signed(RefRecord::of(&main, 5).encode(), Purpose::Ref), forge.placement.render()].concat();
+    let reference =
+        [signed(RefRecord::of(&main, 5).encode(), SignaturePurpose::Ref), forge.placement.render()].concat();
     server.set("refs/main", Fault::Content(Arc::new(reference)));
-    server.set("commits/", Fault::Content(Arc::new(signed(main.encode(), Purpose::Commit))));
+    server.set("commits/", Fault::Content(Arc::new(signed(main.encode(), SignaturePurpose::Commit))));
     client.pull().success();
     let shown = client.repository.run(["remote", "show", "os"]).success();
     assert!(shown.contains(&seeded(10).public().to_string()), "{shown}");

@@ -1,6 +1,6 @@
-//! A mounted commit whose contents the publisher puts elsewhere meanwhile, and removes from where they were.
+//! Lazy mounts whose contents the publisher moves to other packs and removes from the old ones.
 //!
-//! The publisher keeps the commit, so whatever it does to packs and locators, the mount reads on.
+//! The publisher keeps the commit, so the mount must read on whatever happens to packs and locators.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -12,33 +12,33 @@ use crate::common::sandbox::{Mounted, Repository, Sandbox, run};
 use crate::common::trees;
 use crate::common::web::Web;
 
-/// Files in each of the two directories.
+/// Number of files in each of the two directories.
 const FILES: u64 = 300;
 
-struct Scene {
+struct Fixture {
     sandbox: Sandbox,
     publisher: Repository,
     client: Repository,
     web: Web,
-    /// The second state.
+    /// The commit of the second state.
     commit: String,
 }
 
-impl Scene {
-    /// Publishes a tree, then another with other contents in `b` and half of `a`, so that packs of the first are mostly dead.
+impl Fixture {
+    /// Publishes a tree, then another with other contents in `b` and half of `a`, so that most of the first packs is unused.
     fn new(name: &str) -> Self {
         let sandbox = Sandbox::new(name);
         let (publisher, client) = (sandbox.repository("publisher"), sandbox.repository("client"));
         let web = Web::serve(&sandbox.directory("published"));
         client.run(["remote", "add", "os", &web.url(), "--insecure-unsigned"]).success();
-        let mut scene = Self { sandbox, publisher, client, web, commit: String::new() };
-        ["a", "b"].iter().for_each(|directory| scene.fill(directory, 0..FILES, 0));
-        scene.publish();
-        scene.fill("b", 0..FILES, 1);
-        let first = (0..FILES / 2).map(|number| scene.tree().join(format!("a/{number:03}")));
+        let mut fixture = Self { sandbox, publisher, client, web, commit: String::new() };
+        ["a", "b"].iter().for_each(|directory| fixture.fill(directory, 0..FILES, 0));
+        fixture.publish();
+        fixture.fill("b", 0..FILES, 1);
+        let first = (0..FILES / 2).map(|number| fixture.tree().join(format!("a/{number:03}")));
         first.for_each(|file| fs::remove_file(file).expect("it was made"));
-        scene.commit = scene.publish();
-        scene
+        fixture.commit = fixture.publish();
+        fixture
     }
 
     fn tree(&self) -> PathBuf {
@@ -65,8 +65,8 @@ impl Scene {
         commit
     }
 
-    /// Each but the last leaves a small pack, and the last none of the contents before: then all packs of older commits are put
-    /// together.
+    /// Publishes a state for each seed. Each but the last leaves a small pack, and the last shares no contents with those
+    /// before: then all packs of older commits are merged.
     fn publish_until_all_is_old(&self, seeds: std::ops::Range<u64>) {
         let last = seeds.end;
         for seed in seeds {
@@ -77,7 +77,7 @@ impl Scene {
         self.publish();
     }
 
-    /// The larger a full pack is, the more packs count as small, and are put together.
+    /// Prunes with a large pack size, so that more packs count as small, and are merged.
     fn prune(&self, keep: &str) {
         let words = ["publish", "--prune", "--keep-last", keep, "--grace", "0", "--pack-size", "8000000", &self.url()];
         self.publisher.run(words).success();
@@ -89,13 +89,13 @@ impl Scene {
         placement["locator"]["id"].as_str().expect("text").to_owned()
     }
 
-    /// Prunes until what led to the contents of a commit is gone.
+    /// Prunes until the old positions of a commit's contents are removed.
     fn prune_until_moved(&self, commit: &str, keep: &str) {
         let before = self.locator(commit);
         self.prune(keep);
         self.prune(keep);
         let is_there = self.sandbox.join("published/locators").join(&before).exists();
-        assert!(!is_there && self.locator(commit) != before, "nothing was put elsewhere");
+        assert!(!is_there && self.locator(commit) != before, "nothing was moved");
     }
 
     fn copy_of_tree(&self, name: &str) -> PathBuf {
@@ -121,47 +121,47 @@ fn text(path: &Path) -> &str {
 }
 
 #[test]
-fn a_mount_reads_on_when_its_contents_were_moved_and_pruned_again_and_again() {
-    let scene = Scene::new("moved-mount");
-    let old = scene.copy_of_tree("old");
-    let mounted = scene.mount(&["fetch-timeout=5"]);
-    fs::read(mounted.path().join("b/017")).expect("it comes");
-    scene.prune_until_moved(&scene.commit, "1");
-    fs::read(mounted.path().join("a/170")).expect("it comes from elsewhere");
-    // Once more, with the commit not being the newest any longer.
-    scene.publish_until_all_is_old(2..12);
-    scene.prune_until_moved(&scene.commit, "20");
+fn lazy_mount_reads_on_after_its_contents_were_moved() {
+    let fixture = Fixture::new("moved-mount");
+    let old = fixture.copy_of_tree("old");
+    let mounted = fixture.mount(&["fetch-timeout=5"]);
+    fs::read(mounted.path().join("b/017")).expect("it is fetched");
+    fixture.prune_until_moved(&fixture.commit, "1");
+    fs::read(mounted.path().join("a/170")).expect("it is fetched from its new pack");
+    // The contents move again, while the commit is no longer the newest.
+    fixture.publish_until_all_is_old(2..12);
+    fixture.prune_until_moved(&fixture.commit, "20");
     assert_same_tree(&old, mounted.path());
     mounted.unmount();
-    scene.client.assert_clean();
+    fixture.client.assert_clean();
 }
 
 #[test]
-fn prefetching_and_filling_find_what_was_moved() {
-    let scene = Scene::new("moved-fill");
-    let mounted = scene.mount(&[]);
-    fs::read(mounted.path().join("b/017")).expect("it comes, and what leads there");
-    scene.prune_until_moved(&scene.commit, "1");
+fn prefetch_and_background_fill_find_moved_contents() {
+    let fixture = Fixture::new("moved-fill");
+    let mounted = fixture.mount(&[]);
+    fs::read(mounted.path().join("b/017")).expect("it is fetched, with its locator");
+    fixture.prune_until_moved(&fixture.commit, "1");
     let words = ["prefetch", "--json", "--path", "/a", text(mounted.path())];
-    scene.client.run(words).success();
+    fixture.client.run(words).success();
     mounted.unmount();
 
-    let mut scene = scene;
-    scene.client = scene.sandbox.repository("other");
-    scene.client.run(["remote", "add", "os", &scene.web.url(), "--insecure-unsigned"]).success();
-    let mounted = scene.mount(&[]);
-    fs::read(mounted.path().join("b/017")).expect("it comes, and what leads there");
+    let mut fixture = fixture;
+    fixture.client = fixture.sandbox.repository("other");
+    fixture.client.run(["remote", "add", "os", &fixture.web.url(), "--insecure-unsigned"]).success();
+    let mounted = fixture.mount(&[]);
+    fs::read(mounted.path().join("b/017")).expect("it is fetched, with its locator");
     mounted.unmount();
-    // Without anybody there, it is mounted with the places that were seen last.
-    let old = scene.copy_of_tree("old");
-    scene.publish_until_all_is_old(2..12);
-    scene.prune_until_moved(&scene.commit, "20");
-    scene.web.stop();
-    let mounted = scene.mount(&["background-fill"]);
-    scene.web.start();
-    eventually("all of it is here", || scene.status()["lazy"]["offline_safe"] == true);
-    scene.web.stop();
+    // Without the network it is mounted with the last known positions.
+    let old = fixture.copy_of_tree("old");
+    fixture.publish_until_all_is_old(2..12);
+    fixture.prune_until_moved(&fixture.commit, "20");
+    fixture.web.stop();
+    let mounted = fixture.mount(&["background-fill"]);
+    fixture.web.start();
+    eventually("all of it is here", || fixture.status()["lazy"]["offline_safe"] == true);
+    fixture.web.stop();
     assert_same_tree(&old, mounted.path());
     mounted.unmount();
-    scene.client.assert_clean();
+    fixture.client.assert_clean();
 }

@@ -1,5 +1,5 @@
-//! An S3 server in this process: `s3s-fs`, which keeps a bucket as a directory. In front of it a gate that says what S3 says
-//! and `s3s-fs` does not, and that can hold one request back.
+//! An S3 server in this process: `s3s-fs`, which keeps a bucket as a directory, behind a gate that gives the answers of S3 that
+//! `s3s-fs` lacks, and that can hold one request back.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
@@ -21,7 +21,7 @@ use tokio::runtime::Runtime;
 pub const KEY: &str = "AKIATEST";
 pub const SECRET: &str = "test-secret";
 
-/// A server with one bucket, `systems`; it stops when this is dropped.
+/// A server with one bucket, `systems`; it stops when dropped.
 pub struct Bucket {
     address: SocketAddr,
     gate: Arc<Gate>,
@@ -30,7 +30,7 @@ pub struct Bucket {
 
 struct Gate {
     root: PathBuf,
-    state: Mutex<Held>,
+    state: Mutex<HeldRequest>,
     changed: Condvar,
     released: tokio::sync::Notify,
     conditions: Conditions,
@@ -40,15 +40,15 @@ struct Gate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Conditions {
     Honoured,
-    /// It writes all the same, as some of S3's likes do.
+    /// It writes all the same, as some S3-compatible servers do.
     Ignored,
-    /// It honours that there is no such object, and nothing else.
+    /// It honours only the condition that the object does not exist.
     OnlyAbsence,
 }
 
 /// The request that is held back.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Held {
+enum HeldRequest {
     Nothing,
     /// The next one with this method and end of its path.
     Next(&'static str, &'static str),
@@ -70,7 +70,7 @@ impl Bucket {
         let service = HandleError::new(builder.build(), |error: s3s::HttpError| async move {
             (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:?}"))
         });
-        let (state, changed) = (Mutex::new(Held::Nothing), Condvar::new());
+        let (state, changed) = (Mutex::new(HeldRequest::Nothing), Condvar::new());
         let gate =
             Arc::new(Gate { root: root.to_owned(), state, changed, released: tokio::sync::Notify::new(), conditions });
         let router = Router::new().fallback_service(service);
@@ -88,41 +88,41 @@ impl Bucket {
         self.address
     }
 
-    /// What the environment says to whoever may write, by way of `address`.
+    /// Returns environment variables for a client that may write, by way of `address`.
     pub fn variables(address: SocketAddr) -> Vec<(&'static str, String)> {
         vec![
             ("AWS_ACCESS_KEY_ID", KEY.to_owned()),
             ("AWS_SECRET_ACCESS_KEY", SECRET.to_owned()),
             ("AWS_REGION", "eu-central-1".to_owned()),
             ("AWS_ENDPOINT_URL", format!("http://{address}")),
-            // No file of whoever runs the tests.
+            // No configuration of the user who runs the tests.
             ("HOME", "/nonexistent".to_owned()),
         ]
     }
 
-    /// The next request with this method whose path ends so is held back.
+    /// Holds back the next request with this method whose path ends so.
     pub fn hold(&self, method: &'static str, end: &'static str) {
-        *self.gate.state.lock().expect("no holder panics") = Held::Next(method, end);
+        *self.gate.state.lock().expect("no holder panics") = HeldRequest::Next(method, end);
     }
 
-    /// Waits until the request is there.
+    /// Waits until the request has arrived.
     pub fn wait_until_held(&self) {
         let state = self.gate.state.lock().expect("no holder panics");
         let patience = Duration::from_secs(60);
         let (state, _) = self
             .gate
             .changed
-            .wait_timeout_while(state, patience, |state| *state != Held::Arrived)
+            .wait_timeout_while(state, patience, |state| *state != HeldRequest::Arrived)
             .expect("no holder panics");
-        assert_eq!(*state, Held::Arrived, "the request did not come");
+        assert_eq!(*state, HeldRequest::Arrived, "the request did not come");
     }
 
-    /// Lets it pass.
+    /// Lets the request pass.
     pub fn release(&self) {
         self.gate.released.notify_one();
     }
 
-    /// The objects of the bucket, by key.
+    /// Returns the keys of the bucket's objects.
     pub fn keys(&self) -> Vec<String> {
         let top = self.gate.root.join("systems");
         let (mut pending, mut keys) = (vec![top.clone()], Vec::new());
@@ -143,15 +143,15 @@ async fn pass(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Re
     let path = request.uri().path().to_owned();
     let bucket = path.trim_start_matches('/').split('/').next().unwrap_or_default();
     if !gate.root.join(bucket).is_dir() {
-        // `s3s-fs` says NoSuchKey.
+        // `s3s-fs` answers NoSuchKey.
         let text = "<Error><Code>NoSuchBucket</Code><Message>The specified bucket does not exist</Message></Error>";
         return (StatusCode::NOT_FOUND, text).into_response();
     }
     let is_held = {
         let mut state = gate.state.lock().expect("no holder panics");
         match *state {
-            Held::Next(method, end) if *request.method() == *method && path.ends_with(end) => {
-                *state = Held::Arrived;
+            HeldRequest::Next(method, end) if *request.method() == *method && path.ends_with(end) => {
+                *state = HeldRequest::Arrived;
                 gate.changed.notify_all();
                 true
             }
@@ -170,7 +170,7 @@ async fn pass(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Re
         return next.run(request).await;
     }
     let (head, body) = request.into_parts();
-    let body = axum::body::to_bytes(body, usize::MAX).await.expect("it comes");
+    let body = axum::body::to_bytes(body, usize::MAX).await.expect("it is fetched");
     let answer = next.run(Request::from_parts(head, body.clone().into())).await;
     if answer.status() != StatusCode::PRECONDITION_FAILED {
         return answer;

@@ -1,4 +1,4 @@
-//! A certificate authority of our own and what it issues, as PEM files.
+//! A certificate authority for tests and the certificates that it issues, as PEM files.
 
 use std::path::{Path, PathBuf};
 
@@ -7,11 +7,11 @@ use rcgen::{
     date_time_ymd,
 };
 
-use super::scene::write;
+use super::fixture::write;
 
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
-    /// Its certificate.
+    /// File of the authority's certificate.
     pub file: PathBuf,
     directory: PathBuf,
 }
@@ -20,7 +20,7 @@ pub struct Authority {
 pub struct Issued {
     pub certificate: PathBuf,
     pub key: PathBuf,
-    /// Both in one file.
+    /// File with both.
     pub both: PathBuf,
 }
 
@@ -37,12 +37,12 @@ impl Authority {
         Self { issuer, file, directory }
     }
 
-    /// For a server with these names, valid now.
+    /// Issues a certificate for a server with these names, valid now.
     pub fn server(&self, file: &str, names: &[&str]) -> Issued {
         self.issue(file, names, |_| {})
     }
 
-    /// One that was valid long ago.
+    /// Issues a certificate that has expired.
     pub fn expired(&self, file: &str, names: &[&str]) -> Issued {
         self.issue(file, names, |params| {
             params.not_before = date_time_ymd(2010, 1, 1);
@@ -50,7 +50,7 @@ impl Authority {
         })
     }
 
-    /// For somebody who asks.
+    /// Issues a certificate for a client.
     pub fn client(&self, file: &str) -> Issued {
         self.issue(file, &[file], |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth])
     }

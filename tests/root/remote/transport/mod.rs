@@ -1,10 +1,9 @@
-//! Bytes to and from servers that nobody here wrote: nginx, python's http.server, an S3 server; over TLS, through
-//! proxies, from mirrors.
+//! Transports to servers of other projects: nginx, Python's http.server, an S3 server; over TLS, through proxies, from mirrors.
 mod bucket;
 mod certificates;
+mod fixture;
 mod nginx;
 mod proxy;
-mod scene;
 
 mod buckets;
 mod mirrors;

@@ -1,4 +1,4 @@
-//! Debian's nginx with a configuration and a prefix of its own, on loopback, ended when dropped.
+//! Debian's nginx with its own configuration and prefix, on loopback, ended when dropped.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -15,7 +15,7 @@ pub struct Nginx {
     log: PathBuf,
 }
 
-/// What every instance has. It stays in the foreground and keeps what it writes below its prefix.
+/// Configuration of every instance. It stays in the foreground and writes only below its prefix.
 const HEAD: &str = "
 daemon off;
 user root;
@@ -37,10 +37,10 @@ http {
 ";
 
 impl Nginx {
-    /// Starts it with as many ports as `servers` wants, which gets them and gives the server blocks.
+    /// Starts nginx on `count` free ports; `servers` returns the server blocks for them.
     pub fn start(prefix: &Path, count: usize, servers: impl Fn(&[u16]) -> String) -> Self {
         fs::create_dir_all(prefix).expect("writable");
-        // Somebody may take a port between our look and nginx's.
+        // Another process may take a port before nginx does.
         for _ in 0..5 {
             let ports = free_ports(count);
             let configuration = format!("{HEAD}{}}}\n", servers(&ports));
@@ -59,7 +59,7 @@ impl Nginx {
         panic!("nginx does not start:\n{errors}");
     }
 
-    /// One server of `root`.
+    /// Starts nginx with one server of `root`.
     pub fn serve(prefix: &Path, root: &Path) -> Self {
         Self::start(prefix, 1, |ports| format!("server {{ listen 127.0.0.1:{}; root {}; }}", ports[0], root.display()))
     }
@@ -72,12 +72,12 @@ impl Nginx {
         format!("http://127.0.0.1:{}", self.ports[0])
     }
 
-    /// The lines of what one of the servers was asked, at least `count` of them: nginx writes a line after it has answered.
-    pub fn asked_of(&self, server: usize, count: usize) -> Vec<String> {
+    /// Returns the log lines of one server, at least `count` of them: nginx writes a line after it has answered.
+    pub fn requests_of(&self, server: usize, count: usize) -> Vec<String> {
         let port = format!("{} ", self.port(server));
         let begin = Instant::now();
         loop {
-            let lines: Vec<_> = self.asked().into_iter().filter(|line| line.starts_with(&port)).collect();
+            let lines: Vec<_> = self.requests().into_iter().filter(|line| line.starts_with(&port)).collect();
             if lines.len() >= count || begin.elapsed() > Duration::from_secs(60) {
                 return lines;
             }
@@ -85,8 +85,8 @@ impl Nginx {
         }
     }
 
-    /// What was asked so far, a line each.
-    pub fn asked(&self) -> Vec<String> {
+    /// Returns the log lines of all requests so far.
+    pub fn requests(&self) -> Vec<String> {
         fs::read_to_string(&self.log).unwrap_or_default().lines().map(str::to_owned).collect()
     }
 
@@ -108,7 +108,7 @@ impl Nginx {
 impl Drop for Nginx {
     fn drop(&mut self) {
         let pid = Pid::from_raw(self.child.id().cast_signed());
-        // The master takes its workers with it.
+        // The master process ends its workers.
         let _ = kill(pid, Signal::SIGTERM);
         let _ = self.child.wait();
     }

@@ -1,7 +1,7 @@
-//! `gs://` and `az://`: that requests go where they should, signed, and that what comes back is understood.
+//! `gs://` and `az://`: requests are signed and go to the right addresses, and the answers are understood.
 //!
-//! The other side is a stand-in that serves a published directory, since neither service can be had on a test machine: this
-//! proves our side of the conversation, not theirs.
+//! *Not here*: the services themselves, which no test machine has. A stand-in serves a published directory, so that only this
+//! side of the protocol is tested.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -15,24 +15,24 @@ use axum::response::{IntoResponse as _, Response};
 use tokio::runtime::Runtime;
 use tower_http::services::ServeDir;
 
-use super::scene::{Scene, run_with};
+use super::fixture::{Fixture, run_with};
 
-type Asked = Arc<Mutex<Vec<String>>>;
+type RequestLog = Arc<Mutex<Vec<String>>>;
 
-/// Serves files as either service would, and takes anything that is written.
+/// A server that answers as either service would, and accepts every write.
 struct StandIn {
     url: String,
-    asked: Asked,
+    asked: RequestLog,
     _runtime: Runtime,
 }
 
 impl StandIn {
-    /// `bucket` is what stands before the files in a URL.
+    /// Serves `files`; `bucket` is the prefix of their URLs.
     fn serve(files: &Path, bucket: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
         let url = format!("http://{}", listener.local_addr().expect("bound"));
         listener.set_nonblocking(true).expect("a socket");
-        let asked = Asked::default();
+        let asked = RequestLog::default();
         let files = Router::new().nest_service(bucket, ServeDir::new(files));
         let router = files.layer(from_fn_with_state(Arc::clone(&asked), answer));
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
@@ -45,12 +45,12 @@ impl StandIn {
     }
 }
 
-async fn answer(State(asked): State<Asked>, request: Request, next: Next) -> Response {
+async fn answer(State(asked): State<RequestLog>, request: Request, next: Next) -> Response {
     let line = line_of(&request);
     let is_write = request.method() == "PUT";
     asked.lock().expect("no holder panics").push(line);
     let mut response = if is_write { ().into_response() } else { next.run(request).await };
-    // Both services give every object a tag, and one of them numbers its versions.
+    // Both services give every object an ETag, and one of them numbers its versions.
     response.headers_mut().insert("etag", HeaderValue::from_static("\"tag\""));
     response.headers_mut().insert("x-goog-generation", HeaderValue::from_static("1"));
     response
@@ -63,13 +63,13 @@ fn line_of(request: &Request) -> String {
 }
 
 #[test]
-fn what_is_in_other_buckets_is_pulled_and_mounted() {
-    let scene = Scene::new("transport-clouds");
-    let published = scene.published();
+fn gs_and_az_buckets_are_pulled_and_mounted() {
+    let fixture = Fixture::new("transport-clouds");
+    let published = fixture.published();
     let top = published.parent().expect("it has one");
     let google = StandIn::serve(top, "/systems");
     let azure = StandIn::serve(top, "/account/systems");
-    // A key of 64 bytes; nobody checks what is signed with it here.
+    // A key of 64 bytes; the stand-in checks no signature.
     let key = format!("{}==", "A".repeat(86));
     let cases = [
         (
@@ -91,25 +91,25 @@ fn what_is_in_other_buckets_is_pulled_and_mounted() {
     ];
     for (url, variables, server, word) in cases {
         let name = url.split(':').next().expect("a scheme");
-        let client = scene.sandbox.repository(name);
+        let client = fixture.sandbox.repository(name);
         client.run(["remote", "add", "os", url, "--insecure-unsigned"]).success();
         run_with(&client, &variables, &["pull", "os:main"]).success();
         client.assert_clean();
         let asked = server.asked.lock().expect("no holder panics").clone();
         assert!(asked.iter().any(|line| line.starts_with(word)), "{word}: {asked:#?}");
-        // The daemon of a mount asks in the same way.
-        let lazy = scene.sandbox.repository(&format!("{name}-lazy"));
+        // The daemon of a mount sends the same requests.
+        let lazy = fixture.sandbox.repository(&format!("{name}-lazy"));
         lazy.run(["remote", "add", "os", url, "--insecure-unsigned"]).success();
-        let at = scene.sandbox.directory(&format!("{name}-mounted"));
+        let at = fixture.sandbox.directory(&format!("{name}-mounted"));
         run_with(&lazy, &variables, &["mount", "-o", "suid,dev", "os:main", at.to_str().expect("UTF-8")]).success();
-        crate::common::facts::assert_same_tree(&scene.tree, &at);
+        crate::common::facts::assert_same_tree(&fixture.tree, &at);
     }
-    // Without anything to say who is asking, that is said at once.
+    // Without credentials the error comes at once.
     for url in ["gs://systems/published#main", "az://systems/published#main"] {
         let variables = [("HOME", "/nonexistent".to_owned()), ("AZURE_STORAGE_ACCOUNT_NAME", "account".to_owned())];
-        let said = run_with(&scene.client, &variables, &["pull", "--insecure-unsigned", url]).failure(1);
+        let said = run_with(&fixture.client, &variables, &["pull", "--insecure-unsigned", url]).failure(1);
         assert!(said.contains("there are no credentials"), "{url}: {said}");
     }
-    let said = scene.client.run(["pull", "--insecure-unsigned", "ftp://host/x#main"]).failure(1);
+    let said = fixture.client.run(["pull", "--insecure-unsigned", "ftp://host/x#main"]).failure(1);
     assert!(said.contains("none of file, http, https, s3, gs, az"), "{said}");
 }

@@ -1,21 +1,21 @@
-//! The way through a proxy, and what a token is told to whom.
+//! Requests through proxies, and which servers get a token.
 
 use std::collections::BTreeMap;
 
 use sapwood::remote::transport::TransportOptions;
 
 use super::certificates::Authority;
+use super::fixture::{Fixture, fetch, impatient, run_with, write};
 use super::nginx::Nginx;
 use super::proxy::ForwardProxy;
-use super::scene::{Scene, fetch, impatient, run_with, write};
 
 #[test]
-fn requests_go_through_the_proxy_that_is_named_and_past_it_where_that_is_said() {
-    let scene = Scene::new("transport-proxy");
-    let published = scene.published();
-    let authority = Authority::new(&scene.sandbox.directory("certificates"), "authority");
+fn requests_use_the_proxy_except_for_excluded_hosts() {
+    let fixture = Fixture::new("transport-proxy");
+    let published = fixture.published();
+    let authority = Authority::new(&fixture.sandbox.directory("certificates"), "authority");
     let server = authority.server("server", &["127.0.0.1"]);
-    let nginx = Nginx::start(&scene.sandbox.join("nginx"), 2, |ports| {
+    let nginx = Nginx::start(&fixture.sandbox.join("nginx"), 2, |ports| {
         let root = format!("root {};", published.display());
         let keys =
             format!("ssl_certificate {}; ssl_certificate_key {};", server.certificate.display(), server.key.display());
@@ -44,44 +44,44 @@ fn requests_go_through_the_proxy_that_is_named_and_past_it_where_that_is_said() 
         (&plain, by_variable("https_proxy", &[]), 0, ""),
         (&plain, by_variable("http_proxy", &[("no_proxy", "127.0.0.1")]), 0, ""),
         (&secure, by_variable("all_proxy", &[("no_proxy", "127.0.0.0/8")]), 0, ""),
-        // A CGI program's may come from a header of its client.
+        // In a CGI program this variable may come from a header of its client.
         (&plain, by_variable("HTTP_PROXY", &[]), 0, ""),
     ];
     for (number, (url, options, requests, begin)) in cases.into_iter().enumerate() {
-        let before = proxy.asked().len();
+        let before = proxy.requests().len();
         let got = fetch(url, &options, "refs/main").unwrap_or_else(|error| panic!("case {number}: {error}"));
         assert!(got.starts_with("SAPWSGN"), "case {number}");
-        let asked = proxy.asked().split_off(before);
+        let asked = proxy.requests().split_off(before);
         assert_eq!(asked.len(), requests, "case {number}: {asked:#?}");
         assert!(asked.iter().all(|head| head.starts_with(begin)), "case {number}: {asked:#?}");
     }
-    let nobody = TransportOptions { proxy: Some("http://127.0.0.1:1".to_owned()), ..base };
-    let said = fetch(&plain, &nobody, "refs/main").expect_err("there is no proxy");
+    let closed_proxy = TransportOptions { proxy: Some("http://127.0.0.1:1".to_owned()), ..base };
+    let said = fetch(&plain, &closed_proxy, "refs/main").expect_err("there is no proxy");
     assert!(said.contains("cannot connect"), "{said}");
 
-    // As a user has it.
-    let before = proxy.asked().len();
-    scene.add_remote(&plain, &["--proxy", &proxy.url()]);
-    scene.assert_client_pulls();
-    let asked = proxy.asked().split_off(before);
+    // The same by the commands of a user.
+    let before = proxy.requests().len();
+    fixture.add_remote(&plain, &["--proxy", &proxy.url()]);
+    fixture.assert_client_pulls();
+    let asked = proxy.requests().split_off(before);
     let fresh = |head: &String| head.to_ascii_lowercase().contains("cache-control: no-cache");
     assert!(asked.len() > 3);
-    // What may change is asked for past caches, what is named by its content may come from one.
+    // Refs are requested past caches; files that are named by their content may come from one.
     assert!(asked.iter().filter(|head| head.contains("/refs/main ")).all(fresh), "{asked:#?}");
     assert!(!asked.iter().filter(|head| head.contains("/packs/")).any(fresh), "{asked:#?}");
-    let before = proxy.asked().len();
+    let before = proxy.requests().len();
     let url = format!("{plain}#main");
-    run_with(&scene.client, &[("http_proxy", proxy.url())], &["pull", "--insecure-unsigned", &url]).success();
-    assert!(proxy.asked().len() > before);
+    run_with(&fixture.client, &[("http_proxy", proxy.url())], &["pull", "--insecure-unsigned", &url]).success();
+    assert!(proxy.requests().len() > before);
 }
 
 #[test]
-fn a_token_goes_to_its_server_and_to_nobody_else() {
-    let scene = Scene::new("transport-bearer");
-    let published = scene.published();
-    let nginx = Nginx::start(&scene.sandbox.join("nginx"), 3, |ports| {
+fn token_is_sent_only_to_its_server() {
+    let fixture = Fixture::new("transport-bearer");
+    let published = fixture.published();
+    let nginx = Nginx::start(&fixture.sandbox.join("nginx"), 3, |ports| {
         let root = format!("root {};", published.display());
-        // The first wants the token, the second sends on to the first's neighbour, which serves everybody.
+        // The first server requires the token, the second redirects to another port of the first, which serves every client.
         format!(
             "server {{ listen 127.0.0.1:{}; {root} if ($http_authorization != 'Bearer secret-token') {{ return 401 'who?'; }} }}
              server {{ listen 127.0.0.1:{}; location / {{ return 307 http://127.0.0.1:{}$request_uri; }} }}
@@ -90,29 +90,29 @@ fn a_token_goes_to_its_server_and_to_nobody_else() {
         )
     });
     let url = |server| format!("http://127.0.0.1:{}", nginx.port(server));
-    let token = write(scene.sandbox.path(), "token", "secret-token\n");
+    let token = write(fixture.sandbox.path(), "token", "secret-token\n");
     let with_token = TransportOptions { bearer_file: Some(token.clone()), ..impatient() };
 
     fetch(&url(0), &with_token, "refs/main").expect("the token is right");
     let said = fetch(&url(0), &impatient(), "refs/main").expect_err("no token");
     assert!(said.contains("not allowed to read refs/main") && said.contains("401 Unauthorized (who?)"), "{said}");
-    let wrong = TransportOptions { bearer_file: Some(write(scene.sandbox.path(), "wrong", "other")), ..impatient() };
+    let wrong = TransportOptions { bearer_file: Some(write(fixture.sandbox.path(), "wrong", "other")), ..impatient() };
     assert!(fetch(&url(0), &wrong, "refs/main").expect_err("wrong").contains("401"));
 
     fetch(&url(1), &with_token, "refs/main").expect("redirected");
     let mirrored = TransportOptions { mirrors: vec![url(2)], bearer_file: Some(token), ..impatient() };
     fetch("http://127.0.0.1:1", &mirrored, "refs/main").expect("from the mirror");
-    assert!(nginx.asked_of(0, 1)[0].contains("auth=Bearer secret-token"), "{:#?}", nginx.asked_of(0, 1));
-    assert!(nginx.asked_of(1, 1)[0].contains("auth=Bearer secret-token"), "{:#?}", nginx.asked_of(1, 1));
-    let others = nginx.asked_of(2, 2);
+    assert!(nginx.requests_of(0, 1)[0].contains("auth=Bearer secret-token"), "{:#?}", nginx.requests_of(0, 1));
+    assert!(nginx.requests_of(1, 1)[0].contains("auth=Bearer secret-token"), "{:#?}", nginx.requests_of(1, 1));
+    let others = nginx.requests_of(2, 2);
     assert_eq!(others.len(), 2, "{others:#?}");
     assert!(others.iter().all(|line| line.contains(" 200 ") && line.ends_with("auth=-")), "{others:#?}");
 
-    let file = scene.sandbox.join("token");
-    scene.add_remote(&url(0), &["--bearer-file", file.to_str().expect("UTF-8")]);
-    scene.assert_client_pulls();
-    let said = scene.client.run(["pull", "--insecure-unsigned", &format!("{}#main", url(0))]).failure(1);
+    let file = fixture.sandbox.join("token");
+    fixture.add_remote(&url(0), &["--bearer-file", file.to_str().expect("UTF-8")]);
+    fixture.assert_client_pulls();
+    let said = fixture.client.run(["pull", "--insecure-unsigned", &format!("{}#main", url(0))]).failure(1);
     assert!(said.contains("401 Unauthorized"), "{said}");
-    let said = scene.client.run(["pull", "--insecure-unsigned", "http://me:word@127.0.0.1/#main"]).failure(1);
+    let said = fixture.client.run(["pull", "--insecure-unsigned", "http://me:word@127.0.0.1/#main"]).failure(1);
     assert!(said.contains("--bearer-file"), "{said}");
 }

@@ -1,4 +1,4 @@
-//! A forward proxy: passes on requests for `http://…` and tunnels (`CONNECT`), and writes down what it was asked.
+//! A forward proxy, which passes on requests for `http://…` and tunnels (`CONNECT`), and records the requests.
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -11,7 +11,7 @@ pub struct ForwardProxy {
 }
 
 impl ForwardProxy {
-    /// It runs as long as the test program does.
+    /// Starts a proxy, which runs as long as the test program.
     pub fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
         let port = listener.local_addr().expect("bound").port();
@@ -21,7 +21,7 @@ impl ForwardProxy {
             for client in listener.incoming().flatten() {
                 let log = Arc::clone(&log);
                 thread::spawn(move || {
-                    // A client that goes away is none of our business.
+                    // Errors of clients that disconnect do not matter.
                     let _ = serve(client, &log);
                 });
             }
@@ -33,8 +33,8 @@ impl ForwardProxy {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// The first line of each request, and its headers.
-    pub fn asked(&self) -> Vec<String> {
+    /// Returns the first line of each request, and its headers.
+    pub fn requests(&self) -> Vec<String> {
         self.asked.lock().expect("no holder panics").clone()
     }
 }
@@ -58,7 +58,7 @@ fn serve(client: TcpStream, log: &Mutex<Vec<String>>) -> io::Result<()> {
     if is_tunnel {
         down.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")?;
     } else {
-        // One request a connection: the next may be for another server.
+        // One request per connection, since the next may be for another server.
         let path = target.trim_start_matches("http://").trim_start_matches(authority);
         let head = head.replacen(target, path, 1).replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
         (&server).write_all(head.as_bytes())?;

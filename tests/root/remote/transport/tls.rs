@@ -1,4 +1,4 @@
-//! Who the server is, who is asking, and which protocol they speak: nginx with certificates of a test authority.
+//! TLS: certificates of servers and clients, and the protocol version; by nginx with certificates of a test authority.
 
 use std::path::Path;
 use std::time::Duration;
@@ -6,11 +6,11 @@ use std::time::Duration;
 use sapwood::remote::transport::{Transport, TransportOptions};
 
 use super::certificates::{Authority, Issued};
+use super::fixture::{Fixture, fetch, impatient, run_with, write};
 use super::nginx::Nginx;
-use super::scene::{Scene, fetch, impatient, run_with, write};
 use crate::common::link::{Link, Shape};
 
-/// A server block with a certificate.
+/// Returns a server block with a certificate.
 fn secure(port: u16, issued: &Issued, root: &Path, more: &str) -> String {
     format!(
         "server {{ listen 127.0.0.1:{port} ssl http2; root {}; ssl_certificate {}; ssl_certificate_key {}; {more} }}\n",
@@ -21,10 +21,10 @@ fn secure(port: u16, issued: &Issued, root: &Path, more: &str) -> String {
 }
 
 #[test]
-fn a_server_must_prove_who_it_is_and_may_ask_the_same() {
-    let scene = Scene::new("transport-tls");
-    let published = scene.published();
-    let place = scene.sandbox.directory("certificates");
+fn tls_verifies_the_server_and_sends_a_client_certificate() {
+    let fixture = Fixture::new("transport-tls");
+    let published = fixture.published();
+    let place = fixture.sandbox.directory("certificates");
     let authority = Authority::new(&place, "authority");
     let stranger = Authority::new(&place, "stranger");
     let good = authority.server("good", &["127.0.0.1"]);
@@ -33,7 +33,7 @@ fn a_server_must_prove_who_it_is_and_may_ask_the_same() {
     let asker = authority.client("asker");
     let unknown_asker = stranger.client("asker");
     let asks = format!("ssl_client_certificate {}; ssl_verify_client on;", authority.file.display());
-    let nginx = Nginx::start(&scene.sandbox.join("nginx"), 5, |ports| {
+    let nginx = Nginx::start(&fixture.sandbox.join("nginx"), 5, |ports| {
         let servers = [(&good, ""), (&expired, ""), (&other, ""), (&good, &*asks)];
         let secure = servers.iter().zip(ports).map(|((issued, more), port)| secure(*port, issued, &published, more));
         secure.chain([format!("server {{ listen 127.0.0.1:{}; }}", ports[4])]).collect()
@@ -48,7 +48,7 @@ fn a_server_must_prove_who_it_is_and_may_ask_the_same() {
     let from_environment = [("SSL_CERT_FILE".to_owned(), authority.file.to_str().expect("UTF-8").to_owned())];
     let by_variable = TransportOptions { settings: from_environment.into(), ..impatient() };
     assert_eq!(fetch(&url(0), &by_variable, "refs/main").expect("trusted"), sound);
-    assert!(nginx.asked().iter().all(|line| line.contains(" HTTP/2.0 ")), "{:#?}", nginx.asked());
+    assert!(nginx.requests().iter().all(|line| line.contains(" HTTP/2.0 ")), "{:#?}", nginx.requests());
 
     let empty = write(&place, "empty.pem", "");
     let cases = [
@@ -68,33 +68,33 @@ fn a_server_must_prove_who_it_is_and_may_ask_the_same() {
         assert!(said.contains(word), "'{word}' is not in '{said}'");
     }
 
-    // The same as a user has it.
-    let said = scene.client.run(["pull", "--insecure-unsigned", &format!("{}#main", url(0))]).failure(1);
+    // The same by the commands of a user.
+    let said = fixture.client.run(["pull", "--insecure-unsigned", &format!("{}#main", url(0))]).failure(1);
     assert!(said.contains("certificate is refused") && said.contains("--ca-file"), "{said}");
     let file = |path: &Path| path.to_str().expect("UTF-8").to_owned();
     let options = ["--ca-file".to_owned(), file(&authority.file), "--client-certificate".to_owned(), file(&asker.both)];
-    scene.add_remote(&url(3), &options.iter().map(String::as_str).collect::<Vec<_>>());
-    scene.assert_client_pulls();
-    scene.assert_mounted_is_same(&scene.client);
-    let shown = scene.client.run(["remote", "show", "os"]).success();
+    fixture.add_remote(&url(3), &options.iter().map(String::as_str).collect::<Vec<_>>());
+    fixture.assert_client_pulls();
+    fixture.assert_mounted_is_same(&fixture.client);
+    let shown = fixture.client.run(["remote", "show", "os"]).success();
     assert!(shown.contains(&file(&authority.file)) && shown.contains(&file(&asker.both)), "{shown}");
     let variable = [("SSL_CERT_FILE", file(&authority.file))];
-    let lazy = scene.sandbox.repository("lazy");
-    let at = scene.sandbox.directory("mounted");
+    let lazy = fixture.sandbox.repository("lazy");
+    let at = fixture.sandbox.directory("mounted");
     let arguments = ["mount", "--insecure-unsigned", &format!("{}#main", url(0)), at.to_str().expect("UTF-8")];
     run_with(&lazy, &variable, &arguments).success();
-    // Fetched by the daemon, which must have the variable, too.
-    let [fetched, made] = [&at, &scene.tree].map(|root| std::fs::read(root.join("00/file-40")).expect("readable"));
+    // The daemon fetches it, so it must have the variable, too.
+    let [fetched, made] = [&at, &fixture.tree].map(|root| std::fs::read(root.join("00/file-40")).expect("readable"));
     assert!(fetched == made);
 }
 
 #[test]
-fn a_connection_that_died_without_a_word_is_not_used_for_ever() {
-    let scene = Scene::new("transport-silent");
-    let published = scene.published();
-    let authority = Authority::new(&scene.sandbox.directory("certificates"), "authority");
+fn silently_dead_connection_is_abandoned() {
+    let fixture = Fixture::new("transport-silent");
+    let published = fixture.published();
+    let authority = Authority::new(&fixture.sandbox.directory("certificates"), "authority");
     let issued = authority.server("server", &["127.0.0.1"]);
-    let nginx = Nginx::start(&scene.sandbox.join("nginx"), 1, |ports| secure(ports[0], &issued, &published, ""));
+    let nginx = Nginx::start(&fixture.sandbox.join("nginx"), 1, |ports| secure(ports[0], &issued, &published, ""));
     let shape = Shape { round_trip: Duration::from_millis(1), bits_per_second: 1_000_000_000 };
     let link = Link::to(([127, 0, 0, 1], nginx.port(0)).into(), shape);
     let options = TransportOptions {
@@ -105,11 +105,11 @@ fn a_connection_that_died_without_a_word_is_not_used_for_ever() {
         ..TransportOptions::default()
     };
     let transport = Transport::open(&format!("https://{}", link.address()), &options).expect("a URL");
-    let read = || transport.get("refs/main", 1 << 20).expect("it comes in the end").expect("it is there").0;
+    let read = || transport.get("refs/main", 1 << 20).expect("it is fetched in the end").expect("it is there").0;
     let first = read();
     link.forget_connections();
-    // HTTP/2 has one connection for all requests: as long as it is taken for alive, none gets through.
+    // HTTP/2 has one connection for all requests: as long as the client believes it is alive, no request gets through.
     assert_eq!(read(), first);
-    assert!(link.passed().connections >= 2);
-    assert!(nginx.asked().iter().all(|line| line.contains(" HTTP/2.0 ")), "{:#?}", nginx.asked());
+    assert!(link.traffic().connections >= 2);
+    assert!(nginx.requests().iter().all(|line| line.contains(" HTTP/2.0 ")), "{:#?}", nginx.requests());
 }

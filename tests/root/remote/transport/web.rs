@@ -1,4 +1,4 @@
-//! Plain web servers: nginx, and python's, which knows no ranges.
+//! Plain web servers: nginx, and Python's, which has no ranges.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -7,31 +7,31 @@ use std::process::{Child, Command, Stdio};
 
 use sapwood::remote::transport::Transport;
 
+use super::fixture::{Fixture, chain, impatient};
 use super::nginx::Nginx;
-use super::scene::{Scene, chain, impatient};
 
 #[test]
-fn what_nginx_serves_is_pulled_and_mounted() {
-    let scene = Scene::new("transport-nginx");
-    let nginx = Nginx::serve(&scene.sandbox.join("nginx"), &scene.published());
-    scene.add_remote(&nginx.url(), &[]);
-    scene.assert_client_pulls();
-    let pulled = nginx.asked();
+fn publication_on_nginx_is_pulled_and_mounted() {
+    let fixture = Fixture::new("transport-nginx");
+    let nginx = Nginx::serve(&fixture.sandbox.join("nginx"), &fixture.published());
+    fixture.add_remote(&nginx.url(), &[]);
+    fixture.assert_client_pulls();
+    let pulled = nginx.requests();
     let ranges = pulled.iter().filter(|line| line.contains(" 206 range=bytes=")).count();
     assert!(ranges > 2 && pulled.iter().all(|line| !line.contains(" 416 ")), "{pulled:#?}");
     assert!(pulled.iter().all(|line| line.contains("auth=-")), "{pulled:#?}");
-    scene.assert_lazy_mount_is_same(&nginx.url());
+    fixture.assert_lazy_mount_is_same(&nginx.url());
 
-    // An update, while the server runs.
-    let id = scene.grow("another");
-    scene.published();
-    assert_eq!(scene.client.run(["pull", "os:main"]).success(), id);
-    scene.assert_client_has_all();
+    // An update while the server runs.
+    let id = fixture.grow("another");
+    fixture.published();
+    assert_eq!(fixture.client.run(["pull", "os:main"]).success(), id);
+    fixture.assert_client_has_all();
 
-    // What a web server cannot do is said.
-    let said = scene.publisher.run(["publish", &nginx.url(), "main"]).failure(1);
+    // Publishing to a plain web server is refused with a message.
+    let said = fixture.publisher.run(["publish", &nginx.url(), "main"]).failure(1);
     assert!(said.contains("takes no uploads"), "{said}");
-    let said = scene.client.run(["pull", "--insecure-unsigned", &format!("{}#nothing", nginx.url())]).failure(1);
+    let said = fixture.client.run(["pull", "--insecure-unsigned", &format!("{}#nothing", nginx.url())]).failure(1);
     assert!(said.contains("has no ref 'nothing'"), "{said}");
 }
 
@@ -63,15 +63,15 @@ impl Drop for Python {
 }
 
 #[test]
-fn of_a_server_without_ranges_files_are_read_from_their_start_and_not_for_ever() {
-    let scene = Scene::new("transport-python");
-    let published = scene.published();
+fn server_without_ranges_is_read_from_the_start_up_to_a_limit() {
+    let fixture = Fixture::new("transport-python");
+    let published = fixture.published();
     let python = Python::serve(&published);
-    scene.add_remote(&python.url, &[]);
-    scene.assert_client_pulls();
-    scene.assert_lazy_mount_is_same(&python.url);
+    fixture.add_remote(&python.url, &[]);
+    fixture.assert_client_pulls();
+    fixture.assert_lazy_mount_is_same(&python.url);
 
-    // Sparse: python would send all of it. Packs of up to 65 MiB were published.
+    // A sparse file, of which Python would send everything. The largest published packs have 65 MiB.
     let large = fs::File::create(published.join("large")).expect("writable");
     large.set_len(100 << 20).expect("writable");
     let transport = Transport::open(&python.url, &impatient()).expect("a URL");

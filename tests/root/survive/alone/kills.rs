@@ -1,4 +1,4 @@
-//! `kill -9` at random moments.
+//! Workers that are killed by SIGKILL at random moments under load.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,16 +9,16 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::super::load::{Load, compile, fio, holder, md5sums, mmap_reader};
-use super::super::mount::{Dice, Subject};
+use super::super::mount::{Random, Subject};
 use super::super::remote::Remote;
 use crate::common::link::Shape;
 use crate::common::sandbox::{Repository, Sandbox, finish, run};
 use crate::common::trees;
 
-const NOBODY: u32 = 65534;
+const NOBODY_UID: u32 = 65534;
 
-/// A compiler, its headers, and something large: what all users together need.
-fn workshop(sandbox: &Sandbox) -> PathBuf {
+/// Makes a tree with everything that the users need: a compiler, its headers, and a large file.
+fn make_tree(sandbox: &Sandbox) -> PathBuf {
     let tree = sandbox.directory("tree");
     let script = format!(
         "mkdir -p {0}/gcc {0}/include/x86_64-linux-gnu {0}/large && cp /usr/lib/gcc/x86_64-linux-gnu/12/cc1plus {0}/gcc && \
@@ -33,16 +33,16 @@ fn workshop(sandbox: &Sandbox) -> PathBuf {
     tree
 }
 
-/// Kills whoever serves, so many times, at random moments.
+/// Kills the workers `times` times at random moments.
 fn kill_again_and_again(subject: &Subject, times: usize, pauses: std::ops::Range<u64>) {
-    let mut dice = Dice::new(0x2545_f491_4f6c_dd1d);
+    let mut random = Random::new(0x2545_f491_4f6c_dd1d);
     for _ in 0..times {
-        std::thread::sleep(Duration::from_millis(pauses.start + dice.below(pauses.end - pauses.start)));
-        subject.hit(Signal::SIGKILL);
+        std::thread::sleep(Duration::from_millis(pauses.start + random.below(pauses.end - pauses.start)));
+        subject.signal_workers(Signal::SIGKILL);
     }
 }
 
-fn everybody(tree: &Path, mounted: &Path, scratch: &Path) -> Load {
+fn full_load(tree: &Path, mounted: &Path, scratch: &Path) -> Load {
     Load::new()
         .prober(mounted)
         .user("md5sum", md5sums(tree, mounted, scratch))
@@ -51,19 +51,19 @@ fn everybody(tree: &Path, mounted: &Path, scratch: &Path) -> Load {
         .user("fio", fio(&mounted.join("gcc/cc1plus")))
 }
 
-/// Kills `times` times under everything; returns a line of figures.
+/// Kills `times` times under all users. Returns a line of figures.
 #[track_caller]
-fn survives(name: &str, options: &[&str], times: usize) -> String {
+fn kill_under_load(name: &str, options: &[&str], times: usize) -> String {
     let sandbox = Sandbox::new(name);
-    let tree = workshop(&sandbox);
+    let tree = make_tree(&sandbox);
     let repository = sandbox.repository("repo");
     repository.commit("main", &tree);
     let subject = Subject::new(&repository, "main", &sandbox.join("m"), options);
     let mounted = subject.mounted.path().to_owned();
-    let load = everybody(&tree, &mounted, &sandbox.directory("scratch"));
+    let load = full_load(&tree, &mounted, &sandbox.directory("scratch"));
     let load = load.user("held", holder(&tree.join("large"), &mounted.join("large"), 40));
     kill_again_and_again(&subject, times, 50..400);
-    // On a busy machine workers come slowly, and some blows meet nobody.
+    // On a busy machine workers start slowly, and some kills find no worker.
     for _ in 0..8 {
         if subject.deaths() as usize >= times * 3 / 4 {
             break;
@@ -73,7 +73,7 @@ fn survives(name: &str, options: &[&str], times: usize) -> String {
     let (longest, line) = load.end();
     let status = subject.status();
     let deaths = status["health"]["deaths"].as_u64().expect("a number");
-    assert!(deaths as usize >= times * 3 / 4, "of {times} kills only {deaths} hit: {status}");
+    assert!(deaths as usize >= times * 3 / 4, "of {times} kills only {deaths} ended a worker: {status}");
     assert_eq!((&status["health"]["crashes"], &status["figures"]["errors"]), (&0.into(), &0.into()), "{status}");
     assert_eq!(subject.number("pid"), subject.supervisor);
     subject.mounted.unmount();
@@ -83,16 +83,16 @@ fn survives(name: &str, options: &[&str], times: usize) -> String {
 
 #[test]
 fn killed_workers_are_not_noticed() {
-    println!("cached: {}", survives("kill-cached", &[], 40));
+    println!("cached: {}", kill_under_load("kill-cached", &[], 40));
 }
 
 #[test]
-fn nor_in_passthrough_mode_with_files_open() {
-    println!("passthrough: {}", survives("kill-passthrough", &["passthrough"], 40));
+fn killed_workers_are_not_noticed_in_passthrough_mode() {
+    println!("passthrough: {}", kill_under_load("kill-passthrough", &["passthrough"], 40));
 }
 
 #[test]
-fn nor_while_content_is_being_fetched() {
+fn killed_workers_are_not_noticed_during_fetches() {
     let remote = Remote::new("kill-lazy", 1200, Shape::HOME);
     let subject = remote.mount(&[]);
     let scratch = remote.sandbox.directory("scratch");
@@ -105,25 +105,25 @@ fn nor_while_content_is_being_fetched() {
     assert_eq!(status["figures"]["errors"], 0, "{status}");
     subject.mounted.unmount();
     remote.client.assert_clean();
-    // What a dead worker had in memory alone is fetched again.
+    // Contents that a dead worker had only in memory are fetched again.
     let again = remote.mount(&[]);
     remote.assert_all_right(&again);
     again.mounted.unmount();
 }
 
-/// Who took the connection over has it from the supervisor: no help of root is needed once it is mounted.
+/// A new worker gets the connection from the supervisor, so it needs no help of root.
 #[test]
-fn nor_by_an_ordinary_user_of_a_mount_of_their_own() {
+fn killed_workers_are_not_noticed_on_an_ordinary_users_mount() {
     let sandbox = Sandbox::new("kill-user");
     sandbox.open_fuse_to_everybody();
     let home = sandbox.directory("home");
     let tree = home.join("tree");
     trees::medium(&tree, 60);
     run("chown", ["-R".as_ref(), "65534:65534".as_ref(), home.as_os_str()]).success();
-    let repository = Repository::init_as(home.join("repo"), NOBODY);
+    let repository = Repository::init_as(home.join("repo"), NOBODY_UID);
     repository.commit("main", &tree);
     let subject = Subject::new(&repository, "main", &home.join("m"), &[]);
-    // Past the kernel's cache, or no question would reach a worker.
+    // Past the kernel's cache, or no request would reach a worker.
     let script = "find . -type f | while read file; do dd if=\"$1/$file\" iflag=direct bs=1M status=none | cmp - \"$file\" || exit; done";
     let (from, at) = (tree, subject.mounted.path().to_owned());
     let load = Load::new().user("cmp", move |_| {
@@ -142,7 +142,7 @@ fn nor_by_an_ordinary_user_of_a_mount_of_their_own() {
     repository.assert_clean();
 }
 
-/// The figures in SECURITY.md: a whole Debian system, two hundred kills in each mode, caches dropped all the time.
+/// Gives the figures in SECURITY.md: a whole Debian system, two hundred kills in each mode, caches dropped all the time.
 #[test]
 #[ignore = "takes minutes, wants the Debian root and drops the machine's caches"]
 fn two_hundred_kills_under_a_whole_debian_system() {
@@ -183,7 +183,7 @@ fn two_hundred_kills_under_a_whole_debian_system() {
     }
 }
 
-/// Compiles with everything, the compiler, its libraries, the shell, from the mount.
+/// Compiles with the compiler, its libraries and the shell of the mount.
 fn chroot_compile(sandbox: &Sandbox, mounted: &Path) -> impl FnMut(&AtomicBool) -> Result<(), String> + use<> {
     let root = sandbox.directory("root");
     for directory in ["usr", "etc", "tmp"] {
@@ -197,7 +197,7 @@ fn chroot_compile(sandbox: &Sandbox, mounted: &Path) -> impl FnMut(&AtomicBool) 
         nix::mount::mount(Some(from), &root.join(name), None::<&str>, flags, None::<&str>).expect("binds");
     };
     bind(mounted, "usr");
-    // Its alternatives say which library numpy computes with.
+    // Its alternatives determine the library with which numpy computes.
     bind(&trees::debian_root().join("etc"), "etc");
     fs::write(root.join("tmp/a.cc"), "#include <iostream>\n#include <regex>\nint main() { std::cout << 7; }\n")
         .expect("writable");

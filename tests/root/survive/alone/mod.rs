@@ -1,3 +1,3 @@
-//! Tests that count what a worker does in time, and therefore run when nothing else does.
+//! Tests that measure what a worker does in a time, and therefore run when no other test does.
 
 mod kills;

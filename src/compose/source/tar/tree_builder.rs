@@ -1,0 +1,261 @@
+//! Adds members to a tree: creates missing parents, replaces earlier entries, resolves hard links and names in ACLs.
+//!
+//! *Not here*: the bytes of the archive (`archive`).
+//!
+//! *Invariants*: every path stays inside the tree, since it is an [`ImagePath`], and no symbolic link is followed.
+//!
+//! *Used by* `read_tar`.
+
+use std::collections::HashMap;
+
+use super::archive::Member;
+use super::pax::PaxRecords;
+use crate::image::{NodeId, Tree, TreeError};
+use crate::model::{
+    ACL_ACCESS, ACL_DEFAULT, AclError, AclSubject, EntryName, ImagePath, Metadata, Node, NodeKind, PathError, PosixAcl,
+    SYMLINK_MAX, Timestamp, XattrError, Xattrs,
+};
+
+/// Permissions of a directory for which the archive has no entry.
+const DEFAULT_DIRECTORY_MODE: u16 = 0o755;
+
+const SELINUX_ATTRIBUTE: &[u8] = b"security.selinux";
+
+/// Why an entry cannot be added to the tree.
+#[derive(Debug, thiserror::Error)]
+pub enum TarEntryError {
+    /// The path does not lie inside a tree, for example because of `..`.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// The path leads through something that is not a directory.
+    #[error("'{0}' is not a directory")]
+    NotADirectory(ImagePath),
+    /// A directory with entries would be replaced by something else.
+    #[error("a directory that is not empty has the same path")]
+    DirectoryInTheWay,
+    /// The top of the archive is not a directory.
+    #[error("the top of a tree must be a directory")]
+    Root,
+    /// The target of a hard link is not in the archive before the link.
+    #[error("the target '{0}' of the hard link is not in the archive before it")]
+    LinkTarget(ImagePath),
+    /// A symbolic link has an impossible target.
+    #[error("a symbolic link cannot lead to {0} bytes of text, or to text with NUL")]
+    Symlink(usize),
+    /// An extended attribute is invalid.
+    #[error(transparent)]
+    Xattr(#[from] XattrError),
+    /// An ACL is invalid, or names a user or group for which the archive has no number.
+    #[error(transparent)]
+    Acl(#[from] AclError),
+    /// The tree refuses the entry.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+}
+
+/// A tree under construction.
+pub(super) struct TreeBuilder {
+    tree: Tree,
+    owner: Option<(u32, u32)>,
+    account_ids: AccountIds,
+    /// ACLs with names, whose numbers may appear only later in the archive.
+    pending: Vec<PendingAcl>,
+}
+
+struct PendingAcl {
+    node: NodeId,
+    entry: ImagePath,
+    attribute: &'static [u8],
+    text: Vec<u8>,
+}
+
+impl TreeBuilder {
+    pub(super) fn new(owner: Option<(u32, u32)>) -> Self {
+        let tree = Tree::new(default_directory(owner));
+        Self { tree, owner, account_ids: AccountIds::default(), pending: Vec::new() }
+    }
+
+    /// Returns the known numbers of users and groups, so that more can be added.
+    pub(super) fn account_ids(&mut self) -> &mut AccountIds {
+        &mut self.account_ids
+    }
+
+    /// Adds an entry that is not a hard link.
+    pub(super) fn add_member(&mut self, path: ImagePath, member: &Member, kind: NodeKind) -> Result<(), TarEntryError> {
+        self.account_ids.add(AclSubject::User, &member.user, member.uid);
+        self.account_ids.add(AclSubject::Group, &member.group, member.gid);
+        if let NodeKind::Symlink(target) = &kind
+            && (target.is_empty() || target.len() > SYMLINK_MAX || target.contains(&0))
+        {
+            return Err(TarEntryError::Symlink(target.len()));
+        }
+        let (uid, gid) = self.owner.unwrap_or((member.uid, member.gid));
+        let metadata = Metadata {
+            permissions: member.permissions,
+            uid,
+            gid,
+            mtime: member.mtime,
+            xattrs: collect_xattrs(&member.records)?,
+        };
+        let node = self.insert(&path, Node { metadata, kind })?;
+        self.set_acls(node, &path, &member.records)
+    }
+
+    /// Adds a hard link to an entry.
+    pub(super) fn add_link(&mut self, path: &ImagePath, target: &ImagePath) -> Result<(), TarEntryError> {
+        let found = self.tree.resolve(target).ok_or_else(|| TarEntryError::LinkTarget(target.clone()))?;
+        let (parent, name) = self.parent_directory(path)?;
+        if self.tree.child(parent, name.as_bytes()) == Some(found) {
+            return Ok(());
+        }
+        self.remove_existing(parent, &name)?;
+        Ok(self.tree.link(parent, name, found)?)
+    }
+
+    /// Returns the finished tree, or the entry whose ACL has an unknown name.
+    pub(super) fn finish(mut self) -> Result<Tree, (ImagePath, TarEntryError)> {
+        for pending in std::mem::take(&mut self.pending) {
+            let PendingAcl { node, entry, attribute, text } = pending;
+            let set = PosixAcl::parse(&text, &|subject, name| self.account_ids.number(subject, name))
+                .map_err(TarEntryError::from)
+                .and_then(|acl| set_acl(&mut self.tree.node_mut(node).metadata.xattrs, attribute, &acl));
+            set.map_err(|error| (entry, error))?;
+        }
+        Ok(self.tree)
+    }
+
+    fn insert(&mut self, path: &ImagePath, node: Node) -> Result<NodeId, TarEntryError> {
+        let is_directory = node.kind == NodeKind::Directory;
+        let existing = if path.is_root() {
+            if !is_directory {
+                return Err(TarEntryError::Root);
+            }
+            Some(self.tree.root())
+        } else {
+            self.tree.resolve(path)
+        };
+        if let Some(existing) = existing
+            && is_directory
+            && self.tree.node(existing).kind == NodeKind::Directory
+        {
+            self.tree.node_mut(existing).metadata = node.metadata;
+            return Ok(existing);
+        }
+        let (parent, name) = self.parent_directory(path)?;
+        self.remove_existing(parent, &name)?;
+        Ok(self.tree.insert(parent, name, node)?)
+    }
+
+    /// Removes the entry that a later one replaces.
+    fn remove_existing(&mut self, parent: NodeId, name: &EntryName) -> Result<(), TarEntryError> {
+        if let Some(existing) = self.tree.child(parent, name.as_bytes()) {
+            if self.tree.children(existing).next().is_some() {
+                return Err(TarEntryError::DirectoryInTheWay);
+            }
+            self.tree.remove(parent, name);
+        }
+        Ok(())
+    }
+
+    /// Returns the directory of an entry, created if it is missing, and the entry's name in it.
+    fn parent_directory(&mut self, path: &ImagePath) -> Result<(NodeId, EntryName), TarEntryError> {
+        let (name, parents) = path.components().split_last().ok_or(TarEntryError::Root)?;
+        let mut directory = self.tree.root();
+        for (depth, parent) in parents.iter().enumerate() {
+            directory = match self.tree.child(directory, parent.as_bytes()) {
+                Some(node) => node,
+                None => {
+                    let node = Node { metadata: default_directory(self.owner), kind: NodeKind::Directory };
+                    self.tree.insert(directory, parent.clone(), node)?
+                }
+            };
+            if self.tree.node(directory).kind != NodeKind::Directory {
+                let parents = parents[..=depth].iter().cloned();
+                return Err(TarEntryError::NotADirectory(
+                    parents.fold(ImagePath::root(), |path, name| path.join(name)),
+                ));
+            }
+        }
+        Ok((directory, name.clone()))
+    }
+
+    /// Sets the ACLs of a node. They come as attributes, as text, or as both; the attribute is exact and takes precedence.
+    fn set_acls(&mut self, node: NodeId, path: &ImagePath, records: &PaxRecords) -> Result<(), TarEntryError> {
+        for (attribute, text) in [(ACL_ACCESS, &records.acl_access), (ACL_DEFAULT, &records.acl_default)] {
+            let metadata = &mut self.tree.node_mut(node).metadata;
+            let Some(text) = text.as_ref().filter(|_| metadata.xattrs.get(attribute).is_none()) else { continue };
+            match PosixAcl::parse(text, &|_, _| None) {
+                Ok(acl) => set_acl(&mut metadata.xattrs, attribute, &acl)?,
+                Err(AclError::UnknownName { .. }) => {
+                    self.pending.push(PendingAcl { node, entry: path.clone(), attribute, text: text.clone() });
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn set_acl(xattrs: &mut Xattrs, attribute: &'static [u8], acl: &PosixAcl) -> Result<(), TarEntryError> {
+    // Linux stores an access ACL that is equivalent to the mode only as the mode.
+    if attribute == ACL_ACCESS && acl.is_minimal() {
+        return Ok(());
+    }
+    Ok(xattrs.set(attribute, &acl.to_xattr())?)
+}
+
+fn default_directory(owner: Option<(u32, u32)>) -> Metadata {
+    let (uid, gid) = owner.unwrap_or_default();
+    Metadata { permissions: DEFAULT_DIRECTORY_MODE, uid, gid, mtime: Timestamp::default(), xattrs: Xattrs::default() }
+}
+
+fn collect_xattrs(records: &PaxRecords) -> Result<Xattrs, XattrError> {
+    let mut all = records.libarchive_xattrs.clone();
+    all.extend(records.xattrs.iter().map(|(name, value)| (name.clone(), value.clone())));
+    if let Some(label) = &records.selinux {
+        // The record has no NUL at the end, but the attribute does.
+        all.entry(SELINUX_ATTRIBUTE.to_vec()).or_insert_with(|| [label, &[0][..]].concat());
+    }
+    Xattrs::new(all.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+}
+
+/// The numbers of the users and groups that the archive names.
+#[derive(Default)]
+pub(super) struct AccountIds {
+    users: HashMap<Vec<u8>, u32>,
+    groups: HashMap<Vec<u8>, u32>,
+}
+
+impl AccountIds {
+    fn table(&mut self, subject: AclSubject) -> &mut HashMap<Vec<u8>, u32> {
+        match subject {
+            AclSubject::User => &mut self.users,
+            AclSubject::Group => &mut self.groups,
+        }
+    }
+
+    /// Records the name and number of an owner. Both come from the machine that also wrote the ACLs.
+    fn add(&mut self, subject: AclSubject, name: &[u8], number: u32) {
+        if !name.is_empty() && !self.table(subject).contains_key(name) {
+            self.table(subject).insert(name.to_vec(), number);
+        }
+    }
+
+    /// Records the names of a `passwd` or `group` file, for users and groups that own nothing in the archive.
+    pub(super) fn add_file(&mut self, subject: AclSubject, file: &[u8]) {
+        for line in file.split(|byte| *byte == b'\n') {
+            let mut fields = line.split(|byte| *byte == b':');
+            let (name, number) = (fields.next().unwrap_or_default(), fields.nth(1).unwrap_or_default());
+            if let Some(number) = std::str::from_utf8(number).ok().and_then(|number| number.parse().ok()) {
+                self.add(subject, name, number);
+            }
+        }
+    }
+
+    fn number(&self, subject: AclSubject, name: &[u8]) -> Option<u32> {
+        match subject {
+            AclSubject::User => self.users.get(name).copied(),
+            AclSubject::Group => self.groups.get(name).copied(),
+        }
+    }
+}

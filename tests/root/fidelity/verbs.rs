@@ -1,0 +1,81 @@
+//! Single verbs of the command line do what their help says, also with unusual arguments and outputs.
+use std::ffi::OsStr;
+use std::fs;
+
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+
+use crate::common::sandbox::{Sandbox, run};
+use crate::common::trees;
+
+/// The program is static, and must not load code of the C library for names.
+#[test]
+fn commit_owner_is_looked_up_in_the_files_of_accounts() {
+    let sandbox = Sandbox::new("commit-owner");
+    let repository = sandbox.repository("repo");
+    let tree = sandbox.directory("tree");
+    let commit = |owner: &str| {
+        repository.run([
+            OsStr::new("commit"),
+            "--ref".as_ref(),
+            "a".as_ref(),
+            "--owner".as_ref(),
+            owner.as_ref(),
+            tree.as_os_str(),
+        ])
+    };
+    commit("daemon:nogroup").success();
+    for (owner, words) in [("nosuch:0", "no user 'nosuch'"), ("0:nosuch", "no group 'nosuch'")] {
+        let said = commit(owner).any_failure();
+        assert!(said.contains(words), "{said}");
+    }
+}
+
+#[test]
+fn a_repository_is_refused_as_a_publication() {
+    let sandbox = Sandbox::new("publish-repository");
+    let (repository, other) = (sandbox.repository("repo"), sandbox.repository("other"));
+    repository.commit("main", &sandbox.directory("tree"));
+    let url = format!("file://{}", other.path().display());
+    let said = repository.run(["publish", &url, "main"]).any_failure();
+    assert!(said.contains("it is a repository"), "{said}");
+    let said = repository.run(["pull", "--insecure-unsigned", &format!("{url}#main")]).any_failure();
+    assert!(said.contains("it is a repository"), "{said}");
+    other.assert_clean();
+}
+
+#[test]
+fn show_and_ls_print_every_kind_of_entry_safely() {
+    let sandbox = Sandbox::new("show-kinds");
+    let repository = sandbox.repository("repo");
+    let tree = sandbox.directory("tree");
+    fs::create_dir(tree.join("directory")).expect("writable");
+    fs::write(tree.join("empty"), "").expect("writable");
+    std::os::unix::fs::symlink("empty", tree.join("link")).expect("writable");
+    for (name, kind, device) in [("fifo", SFlag::S_IFIFO, 0), ("null", SFlag::S_IFCHR, makedev(1, 3))] {
+        mknod(&tree.join(name), kind, Mode::S_IRUSR, device).expect("the tests run as root");
+    }
+    fs::write(tree.join("esc\u{1b}[31m\n"), "").expect("writable");
+    repository.commit("main", &tree);
+    for (name, kind) in
+        [("directory", "directory"), ("empty", "file"), ("link", "symlink"), ("fifo", "fifo"), ("null", "device")]
+    {
+        let text = repository.run(["show", &format!("main:/{name}")]).success();
+        assert!(text.contains(kind), "{text}");
+        repository.run(["show", "--json", &format!("main:/{name}")]).success();
+    }
+    let listed = repository.run(["ls", "main:/"]).success();
+    assert!(!listed.contains('\u{1b}') && listed.lines().count() == 6, "{listed:?}");
+}
+
+#[test]
+fn archive_whose_reader_ends_early_is_no_error() {
+    let sandbox = Sandbox::new("export-pipe");
+    let repository = sandbox.repository("repo");
+    let tree = sandbox.join("tree");
+    trees::medium(&tree, 300);
+    repository.commit("main", &tree);
+    let command = repository.command(["export", "main", "--tar", "-"]);
+    let words: Vec<&OsStr> = std::iter::once(command.get_program()).chain(command.get_args()).collect();
+    let line = words.iter().map(|word| format!("'{}'", word.to_str().expect("UTF-8"))).collect::<Vec<_>>().join(" ");
+    run("bash", ["-c", &format!("set -o pipefail; {line} | head -c 10 > /dev/null")]).success();
+}
