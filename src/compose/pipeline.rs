@@ -343,6 +343,13 @@ fn commit_root(
     for name in &layout.unknown_names {
         runner.note(&format!("/{name} is in the commit, and a machine that is deployed from it will not show it"));
     }
+    for left in &layout.left_out {
+        let then = match &left.unit {
+            Some(unit) => format!("each machine makes it at its first boot ({unit})"),
+            None => "nothing makes it on a machine; 'keep-identities' would keep it".to_owned(),
+        };
+        runner.note(&format!("{} is left out, since it holds {}: {then}", left.path, left.what));
+    }
     write_metadata(&mut staged, treefile, version.as_deref(), &finished)?;
     if treefile.selinux {
         runner.stage("labelling");

@@ -18,7 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use parking_lot::Mutex;
 
 /// The `PATH` of every program.
-const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(super) const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The environment variables that programs keep: proxies, and the directory for large temporary files.
 const KEPT_VARIABLES: [&str; 10] = [
@@ -156,11 +156,24 @@ impl Runner<'_> {
     /// Runs a command to its end; standard output and standard error go to the log. A command that runs longer than `limit`
     /// is killed.
     pub(crate) fn run(&self, what: &str, command: &mut Command, limit: Duration) -> Result<(), ProcessError> {
+        let line = command_line(command);
+        self.run_with_input(what, command, &line, Stdio::null(), limit)
+    }
+
+    /// Runs a command like [`Self::run`], with this standard input; `line` is what the log shows of it.
+    pub(super) fn run_with_input(
+        &self,
+        what: &str,
+        command: &mut Command,
+        line: &str,
+        input: Stdio,
+        limit: Duration,
+    ) -> Result<(), ProcessError> {
         clean_environment(command);
         let output_error = |source| ProcessError::Output { what: what.to_owned(), source };
         let (reader, writer) = io::pipe().map_err(output_error)?;
-        command.stdin(Stdio::null()).stdout(writer.try_clone().map_err(output_error)?).stderr(writer);
-        self.log.write_line(&format!("+ {}", command_line(command)));
+        command.stdin(input).stdout(writer.try_clone().map_err(output_error)?).stderr(writer);
+        self.log.write_line(&format!("+ {line}"));
         let mut child = spawn(command)?;
         // `command` holds the writing end of the pipe. It has to be closed here, or the end of the output is never seen.
         command.stdout(Stdio::null()).stderr(Stdio::null());
@@ -187,10 +200,22 @@ impl Runner<'_> {
 
     /// Runs a command and returns its standard output; its standard error goes to the log.
     pub(crate) fn capture(&self, what: &str, command: &mut Command) -> Result<String, ProcessError> {
+        let line = command_line(command);
+        self.capture_with_input(what, command, &line, Stdio::null())
+    }
+
+    /// Runs a command like [`Self::capture`], with this standard input; `line` is what the log shows of it.
+    pub(super) fn capture_with_input(
+        &self,
+        what: &str,
+        command: &mut Command,
+        line: &str,
+        input: Stdio,
+    ) -> Result<String, ProcessError> {
         clean_environment(command);
-        self.log.write_line(&format!("+ {}", command_line(command)));
+        self.log.write_line(&format!("+ {line}"));
         let program = command.get_program().to_string_lossy().into_owned();
-        let output = command.stdin(Stdio::null()).output().map_err(|source| ProcessError::Start { program, source })?;
+        let output = command.stdin(input).output().map_err(|source| ProcessError::Start { program, source })?;
         let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         if output.status.success() {
             errors.lines().for_each(|line| self.log.write_line(line));

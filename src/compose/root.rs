@@ -146,7 +146,7 @@ impl<'a> InstalledRoot<'a> {
     }
 
     fn run(&self, what: &str, sandbox: &SandboxedCommand) -> Result<(), InstalledRootError> {
-        Ok(self.runner.run(what, &mut sandbox.command(), SCRIPT_TIMEOUT)?)
+        Ok(sandbox.run(self.runner, what, SCRIPT_TIMEOUT)?)
     }
 
     fn kernel_versions(&self) -> Vec<String> {

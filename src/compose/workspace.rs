@@ -264,7 +264,8 @@ pub(crate) fn isolate_worker() -> Result<(), WorkspaceError> {
     // The mounted `/proc` must show the process ids of the new namespace.
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>).map_err(system_error("mount /proc"))?;
-    super::sandbox::make_settings_read_only().map_err(system_error("make the machine's settings in /proc read-only"))
+    super::sandbox::make_settings_read_only(Path::new("/proc"))
+        .map_err(system_error("make the machine's settings in /proc read-only"))
 }
 
 impl WorkerExit {

@@ -4,10 +4,11 @@
 //!
 //! *Invariants*: this is the only module with `unsafe` code.
 //!
-//! *Used by* every layer that reads mapped files, and by `fuse` and `mount`.
+//! *Used by* every layer that reads mapped files, and by `fuse`, `mount` and `compose`.
 
 mod backing;
 mod heap;
+mod isolation;
 mod journal;
 mod mapping;
 mod program;
@@ -16,6 +17,7 @@ mod verity;
 
 pub(crate) use backing::{close_backing, open_backing, reply_with_backing};
 pub(crate) use heap::return_large_buffers_to_kernel;
+pub(crate) use isolation::{MountAttributes, new_session_keyring, set_mount_attributes, switch_loopback_on};
 pub(crate) use journal::{Freeze, empty_journal};
 pub use mapping::Mapping;
 pub(crate) use program::{ProgramArguments, inherited_descriptor, replace_descriptor, replace_inheritable_descriptor};

@@ -2,11 +2,13 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use super::EngineError;
+use super::{EngineError, Runner};
+use crate::disk::{Lock, Wait};
 
 /// Returns the path of the program `name`: in the search path, or in the directories for administrators' programs.
 ///
@@ -41,10 +43,24 @@ pub(crate) fn write_file(path: &Path, text: impl AsRef<[u8]>) -> Result<(), Engi
     written.map_err(io_error("write", path))
 }
 
+/// Writes a program of the engine's own.
+pub(crate) fn write_program(path: &Path, text: &str) -> Result<(), EngineError> {
+    write_file(path, text)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).map_err(io_error("make executable", path))
+}
+
 /// Reads a text file; bytes that are not UTF-8 are replaced.
 pub(crate) fn read_lossy(path: &Path) -> Result<String, EngineError> {
     let bytes = fs::read(path).map_err(io_error("read", path))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Locks `path` in the cache against other composes, waiting until it is free. `what` says for the notice what the other compose
+/// does.
+pub(crate) fn wait_for_lock(runner: Runner<'_>, path: &Path, what: &str) -> Result<Lock, EngineError> {
+    // The process id of the holder would be one of another pid namespace, so it is not shown.
+    let announce = |_: &str| runner.note(&format!("waiting for another compose, which {what}"));
+    Ok(Lock::exclusive(path, Wait::Announced(&announce))?)
 }
 
 /// Returns the SHA-256 of a file in hex.

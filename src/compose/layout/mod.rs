@@ -16,6 +16,7 @@
 //! | --- | --- |
 //! | times of what scripts wrote | [`times`]: none is later than the commit's |
 //! | machine-id, host keys, seeds, host name, resolver | [`leftovers`]: removed |
+//! | private keys, secrets and identities that scripts made | [`identities`]: removed, and made at the first boot |
 //! | logs, caches (ldconfig's, apt's, debconf's, man's), lists of packages, locks, backup files | [`leftovers`]: removed |
 //! | order of paragraphs in dpkg's status | [`databases`]: sorted by name |
 //! | ids of users and groups, if packages are installed in another order | [`users`]: as in the parent |
@@ -27,6 +28,7 @@
 pub(crate) mod databases;
 pub(crate) mod error;
 pub(crate) mod etc;
+pub(crate) mod identities;
 pub(crate) mod kernel;
 pub(crate) mod leftovers;
 pub(crate) mod links;
@@ -38,6 +40,7 @@ pub(crate) mod var;
 
 pub(crate) use error::LayoutError;
 
+use self::identities::LeftOut;
 use self::leftovers::{DevicePolicy, MachineId};
 use self::links::TmpKind;
 use self::users::{ParentUsers, UserRules};
@@ -63,6 +66,8 @@ pub(crate) struct LayoutReport {
     pub(crate) kernel: Option<String>,
     /// Names at the top that a deployed machine does not show.
     pub(crate) unknown_names: Vec<String>,
+    /// Private keys and identities that were left out.
+    pub(crate) left_out: Vec<LeftOut>,
 }
 
 /// Runs all steps. Labels and the files that describe the image are still missing afterwards.
@@ -73,6 +78,9 @@ pub(crate) fn apply(staged: &mut StagedTree, options: &LayoutOptions<'_>) -> Res
     let devices = if treefile.ignore_devices { DevicePolicy::Ignored } else { DevicePolicy::Kept };
     let machine_id = if treefile.machineid_compat { MachineId::Empty } else { MachineId::Absent };
     leftovers::remove(staged, devices, machine_id)?;
+    let added = treefile.add_files.iter().map(|file| file.destination.as_str());
+    let kept: Vec<&str> = added.chain(treefile.keep_identities.iter().map(String::as_str)).collect();
+    let left_out = identities::remove(staged, &kept)?;
     let rules = UserRules {
         preserve: treefile.preserve_passwd,
         check_passwd: &treefile.check_passwd,
@@ -99,5 +107,5 @@ pub(crate) fn apply(staged: &mut StagedTree, options: &LayoutOptions<'_>) -> Res
         times::make_executables_read_only(staged);
     }
     times::clamp(staged, options.time);
-    Ok(LayoutReport { kernel, unknown_names })
+    Ok(LayoutReport { kernel, unknown_names, left_out })
 }

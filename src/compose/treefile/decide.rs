@@ -48,6 +48,7 @@ impl UndecidedTreefile<'_> {
             recommends: raw.recommends.unwrap_or(true),
             documentation: raw.documentation.unwrap_or(true),
             install_langs: raw.install_langs.clone(),
+            keep_identities: raw.keep_identities.clone(),
             units: raw.units.clone(),
             default_target: raw.default_target.clone(),
             add_files: raw

@@ -35,6 +35,7 @@ pub(crate) const SUPPORTED: &[&str] = &[
     "initramfs",
     "initramfs-args",
     "install-langs",
+    "keep-identities",
     "kernel",
     "machineid-compat",
     "metadata",

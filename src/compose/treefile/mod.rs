@@ -157,6 +157,8 @@ pub struct Treefile {
     pub(crate) default_target: Option<String>,
     /// `add-files`.
     pub(crate) add_files: Vec<AddFile>,
+    /// `keep-identities`: private keys and identities that are kept.
+    pub(crate) keep_identities: Vec<String>,
     /// `remove-files`.
     pub(crate) remove_files: Vec<String>,
     /// `remove-from-packages`: a package and expressions for its files.
@@ -223,6 +225,7 @@ impl Treefile {
             recommends: true,
             documentation: true,
             install_langs: Vec::new(),
+            keep_identities: Vec::new(),
             units: Vec::new(),
             default_target: None,
             add_files: Vec::new(),

@@ -121,6 +121,7 @@ pub(crate) struct RawTreefile {
     pub(crate) initramfs: Option<String>,
     pub(crate) initramfs_args: Vec<String>,
     pub(crate) install_langs: Vec<String>,
+    pub(crate) keep_identities: Vec<String>,
     pub(crate) kernel: Option<String>,
     pub(crate) machineid_compat: Option<bool>,
     pub(crate) metadata: Option<IgnoredAny>,
@@ -183,7 +184,15 @@ impl RawTreefile {
         single!(opt_usrlocal, postprocess_script, preserve_passwd, readonly_executables, recommends, reference);
         single!(releasever, rpmdb, rpmdb_normalize, selinux, selinux_label_version, tmp_is_dir, variant);
         list!(add_files, etc_group_members, exclude_packages, ignore_removed_groups, ignore_removed_users);
-        list!(initramfs_args, install_langs, packages, packages_aarch64, packages_armhfp, packages_i386);
+        list!(
+            initramfs_args,
+            install_langs,
+            keep_identities,
+            packages,
+            packages_aarch64,
+            packages_armhfp,
+            packages_i386
+        );
         list!(packages_ppc64le, packages_riscv64, packages_s390x, packages_x86_64, postprocess, remove_files);
         list!(remove_from_packages, repos, units, unsigned_repos);
         for (key, value) in included.add_commit_metadata {

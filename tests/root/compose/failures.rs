@@ -124,16 +124,46 @@ fn unsigned_or_wrongly_signed_archive_is_refused() {
     fs::remove_file(archive.join("InRelease")).expect("it exists");
     let message = refused(&good, "signed/none").failure(1);
     assert!(message.contains("cannot use the package sources"), "{message}");
+    // However a source says that it need not be verified: apt, which gets it, does not take it.
+    let uri = format!("copy:{}", archive.display());
+    let values = ["yes", "with", "Enable", "TRUE", "1", "on", "force", " yes"];
+    let lines = values.iter().flat_map(|value| {
+        ["trusted", "TRUSTED", "allow-insecure"].map(|name| format!("deb [{name}={value}] {uri} ./\n"))
+    });
+    let stanzas = values.iter().flat_map(|value| {
+        ["Trusted:", "tRUSTED :", "Trusted:\n", "# x\nTrusted: no\nTrusted:", "Allow-Insecure:\t"]
+            .map(|field| format!("Types: deb\nURIs: {uri}\nSuites: ./\n{field} {value}\n"))
+    });
+    let odd = [format!("deb [ trusted = yes ] {uri} ./\n"), format!("deb [trusted+=yes] {uri} ./\n")];
+    for source in lines.chain(stanzas).chain(odd) {
+        let file = sandbox.join("unsigned.yaml");
+        let indented = source.replace('\n', "\n  ");
+        fs::write(
+            &file,
+            format!("ref: u\nengine: apt\nvariant: essential\ncontainer: true\napt-sources: |\n  {indented}\npackages: [demo-signed]\n"),
+        )
+        .expect("writable");
+        let message = composer.run(&["--dry-run", &file.to_string_lossy()]).failure(1);
+        let is_refused =
+            ["switches off the verification", "'apt-sources'", "cannot use the package sources", "neither a deb822"];
+        assert!(is_refused.iter().any(|text| message.contains(text)), "{source}{message}");
+    }
 }
 
 #[test]
-fn failing_postinst_is_shown_and_reaches_no_setting_or_secret() {
+fn failing_postinst_is_shown_and_cannot_reach_the_machine() {
     let sandbox = Sandbox::new("compose-postinst");
     let composer = Composer::new(&sandbox.join("c"));
-    let script = format!(
-        "#!/bin/sh\necho demo-bad cannot go on >&2\necho settings=$({PROBE}). token=$CI_TOKEN. >&2\nexit 7\n",
-        PROBE = super::isolation::PROBE
-    );
+    let escape = "mkdir '/tmp/x'; chroot '/tmp/x'; chdir '..' for 1..60; chroot '.'; exec 'ls', '/'";
+    let script = [
+        "#!/bin/bash\nexec >&2\necho BEGIN\n",
+        &format!("echo files; {}\n", super::isolation::PROBE),
+        &format!("echo calls; perl - <<'CALLS'\n{}CALLS\n", super::isolation::CALLS),
+        &format!("echo escaped; perl -e \"{escape}\"\n"),
+        "echo token=$CI_TOKEN.; ls /proc/1/root/\n",
+        "echo demo-bad cannot go on\nexit 7\n",
+    ]
+    .concat();
     let package = deb(sandbox.path(), "demo-bad", "1.0", "", &[("postinst", &script)]);
     let file = sandbox.join("bad.yaml");
     let yaml = format!(
@@ -144,9 +174,20 @@ fn failing_postinst_is_shown_and_reaches_no_setting_or_secret() {
     let mut command = composer.command(&[&file.to_string_lossy()]);
     command.env("CI_TOKEN", "secret");
     let message = finish_within(command, Duration::from_secs(1500)).failure(1);
-    assert!(message.contains("settings=. token=."), "{message}");
     assert!(message.contains("installing packages failed") && message.contains("demo-bad cannot go on"), "{message}");
-    assert!(message.contains("all of it is in "), "{message}");
+    let log = message.lines().find_map(|line| line.trim().strip_prefix("all of it is in ")).expect("it names the log");
+    let log = fs::read_to_string(log.trim()).expect("the log is kept");
+    let report = log.split("BEGIN\n").nth(1).expect("the script ran");
+    let (files, rest) = report.split_once("calls\n").expect("it printed that");
+    super::isolation::assert_only_own_files(files.strip_prefix("files\n").expect("it printed that"));
+    let (calls, rest) = rest.split_once("escaped\n").expect("it printed that");
+    assert_eq!(calls, "calls made\n");
+    let (escaped, rest) = rest.split_once("token=").expect("it printed that");
+    // Beside the root there is what the package manager itself needs, and nothing else of this machine.
+    for gone in ["home", "srv", "boot", "opt", "mnt", "media"] {
+        assert!(!escaped.lines().any(|name| name == gone), "{escaped}");
+    }
+    assert!(rest.starts_with(".\n") && rest.contains("/proc/1/root/': Permission denied"), "{rest}");
     composer.assert_nothing_left("bad/postinst");
 }
 

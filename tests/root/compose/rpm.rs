@@ -236,3 +236,22 @@ fn rpm_files_and_recommended_packages_are_installed() {
     let paths = composer.repository.run(["ls", "-R", "demo/local:/usr/share"]).success();
     assert!(!paths.contains("demo.1"), "documentation was not asked for: {paths}");
 }
+
+#[test]
+fn composes_at_the_same_time_share_the_cache_of_dnf() {
+    let demo = DemoRepository::shared();
+    let sandbox = Sandbox::new("compose-rpm-parallel");
+    let cache = sandbox.join("cache");
+    let composers: Vec<Composer> = (0..3)
+        .map(|number| Composer { cache: cache.clone(), ..Composer::new(&sandbox.join(&format!("c{number}"))) })
+        .collect();
+    let file = sandbox.join("demo-main.yaml");
+    demo.treefile(&file, "ref: demo/main\n");
+    let name: &str = &file.to_string_lossy();
+    let ids: Vec<String> = std::thread::scope(|scope| {
+        let compose = |composer| scope.spawn(move || Composer::compose(composer, &[name]));
+        let threads: Vec<_> = composers.iter().map(compose).collect();
+        threads.into_iter().map(|thread| thread.join().expect("it composed")).collect()
+    });
+    assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+}

@@ -49,7 +49,7 @@ impl AptConfig {
         let config = Self {
             cache_directory: context.cache.join("apt").join(key),
             path: directory.join("apt.conf"),
-            sources: (0..texts.len()).map(|index| directory.join(source_file_name(index, texts[index].1))).collect(),
+            sources: (0..texts.len()).map(|index| directory.join(source_file_name(index))).collect(),
             local: local::create_repository(&treefile.local_packages, context)?,
             directory,
         };
@@ -59,7 +59,7 @@ impl AptConfig {
         for name in ["lists/partial", "log", "cache", "etc/trusted.gpg.d"] {
             make_directory(&config.directory.join(name))?;
         }
-        for (file, (text, _)) in config.sources.iter().zip(&texts) {
+        for (file, text) in config.sources.iter().zip(&texts) {
             write_file(file, text)?;
         }
         write_file(&config.local_list(), config.local.as_deref().map_or_else(String::new, local::source_line))?;
@@ -148,8 +148,8 @@ quiet::NoProgress "true";
 }
 
 /// Returns the name of the file for the source with this number, relative to this compose's directory.
-fn source_file_name(index: usize, suffix: &str) -> String {
-    format!("sources.list.d/{index:02}-compose.{suffix}")
+fn source_file_name(index: usize) -> String {
+    format!("sources.list.d/{index:02}-compose.sources")
 }
 
 /// Returns the proxy settings of this machine's apt, as lines of configuration: how the network is reached depends on the

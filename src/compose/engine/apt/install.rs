@@ -1,19 +1,24 @@
-//! Installs packages with mmdebstrap, from the cache and without a network.
+//! Installs packages with mmdebstrap, in a sandbox and from the cache.
 //!
 //! *Used by* `Apt`, which resolved and fetched the packages before.
 
 use std::path::Path;
 use std::time::Duration;
 
-use super::super::tool::write_file;
+use super::super::tool::{make_directory, write_file, write_program};
 use super::super::{EngineError, Resolution};
 use super::config::{self, AptConfig};
 use super::{Apt, debian_arch, exact_spec};
-use crate::compose::sandbox::{SandboxNetwork, SandboxedCommand};
+use crate::compose::process::SEARCH_PATH;
+use crate::compose::sandbox::{EngineView, SandboxedCommand};
 use crate::compose::treefile::Treefile;
 
 /// The longest time that installing may take.
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(4 * 3600);
+
+/// The program that mmdebstrap finds as `tar`. The essential packages are unpacked with it, and one of them has `/proc`, which
+/// is mounted already and whose owner cannot be set.
+const TAR_SCRIPT: &str = "#!/bin/sh\nexec /bin/tar --exclude=./proc \"$@\"\n";
 
 /// The dpkg filters for `documentation: false`; copyright files stay, as licences require.
 const DOCUMENTATION_FILTERS: [&str; 8] = [
@@ -38,14 +43,18 @@ pub(crate) fn install(
     let packages = resolution.list();
     context.runner.stage(&format!("installing {} packages", packages.len()));
     let config = AptConfig::write(context, treefile, &config::preferences_allowing_only(&packages))?;
-    let hook = context.work.join("apt/setup");
+    let directory = context.work.join("apt");
+    let hook = directory.join("setup");
     write_file(&hook, setup_script(apt, &config, resolution, treefile))?;
+    write_program(&directory.join("programs/tar"), TAR_SCRIPT)?;
+    make_directory(root)?;
     let mut arguments: Vec<String> = [
         apt.mmdebstrap.to_string_lossy().as_ref(),
         "--mode=root",
         "--format=directory",
         "--variant=essential",
-        "--skip=update,check/signed-by",
+        // The sandbox has mounted `/proc` and the devices in the root.
+        "--skip=update,check/signed-by,check/empty,chroot/mount",
         "--aptopt=APT::Sandbox::User \"root\"",
         "--aptopt=APT::Install-Recommends \"false\"",
     ]
@@ -59,17 +68,19 @@ pub(crate) fn install(
     arguments.extend(packages.iter().map(|package| format!("--include={}", exact_spec(package))));
     arguments.extend([String::new(), root.to_string_lossy().into_owned()]);
     arguments.extend(config.sources().iter().map(|file| file.to_string_lossy().into_owned()));
-    let command_line: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let sandbox = SandboxedCommand::on_host(&command_line, SandboxNetwork::None)
+    let command: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let view = EngineView {
+        root: Some(root.to_owned()),
+        readable: vec![directory.clone(), apt.archives_directory()],
+        writable: Vec::new(),
+    };
+    let sandbox = SandboxedCommand::engine(view, &command)
+        .with_variable("PATH", &format!("{}:{SEARCH_PATH}", directory.join("programs").display()))
         .with_variable("SOURCE_DATE_EPOCH", &time.to_string())
         // Kernel packages must not make an initramfs yet: the compose makes it when the root is complete.
         .with_variable("INITRD", "No")
-        .with_variable("PYTHONHASHSEED", "0")
-        .with_variable("TZ", "UTC")
-        .with_variable("HOME", "/root");
-    let mut command = sandbox.command();
-    command.current_dir(context.work);
-    Ok(context.runner.run("installing packages", &mut command, INSTALL_TIMEOUT)?)
+        .with_variable("PYTHONHASHSEED", "0");
+    Ok(sandbox.run(context.runner, "installing packages", INSTALL_TIMEOUT)?)
 }
 
 /// Returns the path filters for dpkg: files that are not installed.

@@ -4,10 +4,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use super::super::tool::{file_sha256, io_error, make_directory, write_file};
 use super::super::{EngineContext, EngineError};
+use crate::compose::sandbox::{EngineView, SandboxedCommand};
 
 /// Makes the repository and returns its directory; `None` if there are no files.
 ///
@@ -74,10 +74,10 @@ fn read_control(file: &Path, context: EngineContext<'_>) -> Result<String, Engin
     if file.extension().is_none_or(|extension| extension != "deb") {
         return Err(EngineError::LocalPackage { path: file.to_owned(), what: "apt installs .deb files".to_owned() });
     }
-    let mut command = Command::new("dpkg-deb");
-    command.arg("--field").arg(file);
-    context
-        .runner
-        .capture("reading a package", &mut command)
+    let path = std::path::absolute(file).map_err(io_error("find", file))?;
+    let view = EngineView { readable: vec![path.clone()], ..EngineView::default() };
+    let command = ["dpkg-deb", "--field", path.to_str().unwrap_or_default()];
+    SandboxedCommand::engine(view, &command)
+        .capture(context.runner, "reading a package")
         .map_err(|error| EngineError::LocalPackage { path: file.to_owned(), what: error.to_string() })
 }

@@ -10,6 +10,7 @@ mod local;
 pub mod output;
 pub mod query;
 mod resolve;
+pub mod source_list;
 mod sources;
 
 use std::fs;
@@ -19,13 +20,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use self::config::AptConfig;
-use super::tool::{file_sha256, find_program, io_error};
+use super::tool::{file_sha256, find_program, io_error, wait_for_lock};
 use super::{
     Engine, EngineContext, EngineError, FileOwners, LockedPackages, Resolution, ResolvedPackage, describe_difference,
 };
 use crate::compose::packages::Package;
 use crate::compose::treefile::Treefile;
-use crate::disk::{Lock, Wait};
 
 /// The longest time that fetching may take.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(4 * 3600);
@@ -62,14 +62,6 @@ impl<'a> Apt<'a> {
         if local.is_file() { local } else { self.archives_directory().join(&resolved.file) }
     }
 
-    /// Locks `path` against other composes, waiting until it is free. `what` says for the notice what the other compose does.
-    fn wait_for_lock(&self, path: &Path, what: &str) -> Result<Lock, EngineError> {
-        let runner = self.context.runner;
-        // The process id of the holder would be one of another pid namespace, so it is not shown.
-        let announce = |_: &str| runner.note(&format!("waiting for another compose, which {what}"));
-        Ok(Lock::exclusive(path, Wait::Announced(&announce))?)
-    }
-
     fn apt_get(&self, config: &AptConfig) -> Command {
         let mut command = Command::new(&self.apt_get);
         command.env("APT_CONFIG", config.path()).env("LC_ALL", "C.UTF-8").env("LANGUAGE", "C").arg("-y");
@@ -86,7 +78,7 @@ impl Engine for Apt<'_> {
         let runner = self.context.runner;
         let config = AptConfig::write(self.context, treefile, &config::preferences_allowing_only(&resolution.list()))?;
         let lock = self.context.cache.join("apt/archives.lock");
-        let _lock = self.wait_for_lock(&lock, "is fetching packages")?;
+        let _lock = wait_for_lock(runner, &lock, "is fetching packages")?;
         let damaged = |resolved: &&ResolvedPackage| !matches!(self.check_package_file(resolved), Ok(()));
         let missing: Vec<&ResolvedPackage> = resolution.packages.iter().filter(damaged).collect();
         if !missing.is_empty() {
@@ -97,7 +89,7 @@ impl Engine for Apt<'_> {
                 let _ = fs::remove_file(self.archives_directory().join(&resolved.file));
             }
             let mut command = self.apt_get(&config);
-            command.args(["--download-only", "--allow-downgrades", "install"]);
+            command.args(["--download-only", "--allow-downgrades", "install", "--"]);
             command.args(missing.iter().map(|resolved| exact_spec(&resolved.package)));
             match runner.run("fetching packages", &mut command, FETCH_TIMEOUT) {
                 Err(super::ProcessError::Failed { tail, .. }) => return Err(EngineError::Sources(error_lines(&tail))),

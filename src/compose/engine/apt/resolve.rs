@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use super::super::tool::wait_for_lock;
 use super::super::{EngineError, LockedPackages, Resolution};
 use super::config::{self, AptConfig};
 use super::{Apt, error_lines, io_error, local, output};
@@ -65,7 +66,7 @@ pub(crate) fn resolve(
     let empty_cache = context.work.join("apt/nowhere");
     fs::create_dir_all(empty_cache.join("partial")).map_err(io_error("make", &empty_cache))?;
     command.arg("-q").arg(format!("-oDir::Cache::archives={}", empty_cache.display()));
-    command.args(["--print-uris", "install"]).args(&wanted);
+    command.args(["--print-uris", "install", "--"]).args(&wanted);
     let text =
         context.runner.capture("resolving packages", &mut command).map_err(|error| interpret_failure(error, locked))?;
     let mut packages = output::parse_print_uris(&text)?;
@@ -82,7 +83,7 @@ pub(crate) fn resolve(
 /// Refreshes the lists in the cache, and copies them to this compose's directory.
 fn update_lists(apt: &Apt<'_>, config: &AptConfig) -> Result<(), EngineError> {
     {
-        let _lock = apt.wait_for_lock(&config.lock(), "is refreshing the same package lists")?;
+        let _lock = wait_for_lock(apt.context.runner, &config.lock(), "is refreshing the same package lists")?;
         let lists = format!("-oDir::State::lists={}", config.kept_lists().display());
         run_update(apt, config, &[&lists, "-oDir::Etc::sourcelist=/dev/null"])?;
         copy_files(&config.kept_lists(), &config.lists())?;
@@ -139,7 +140,7 @@ fn to_spec(package: &str) -> String {
 
 fn is_known(apt: &Apt<'_>, config: &AptConfig, name: &str) -> bool {
     let mut command = apt_cache(config);
-    command.args(["show", "--no-all-versions", name]);
+    command.args(["show", "--no-all-versions", "--", name]);
     apt.context.runner.capture("asking for a package", &mut command).is_ok_and(|text| !text.is_empty())
 }
 
@@ -156,7 +157,7 @@ fn apt_cache(config: &AptConfig) -> Command {
 fn check_available(apt: &Apt<'_>, config: &AptConfig, locked: &LockedPackages) -> Result<(), EngineError> {
     let names: BTreeSet<&str> = locked.keys().map(|(name, _)| name.as_str()).collect();
     let mut command = apt_cache(config);
-    command.arg("madison").args(&names);
+    command.args(["madison", "--"]).args(&names);
     let text = apt.context.runner.capture("asking for versions", &mut command)?;
     let available = output::parse_madison(&text);
     let gone: Vec<String> = locked

@@ -7,30 +7,32 @@ use std::process::Command;
 use super::super::EngineError;
 use super::super::tool::find_program;
 use super::output;
+use super::source_list::{self, SourceListError};
 use crate::compose::process::Runner;
 use crate::compose::treefile::{AptSource, Treefile};
 
 /// The format of the lines that `apt-get indextargets` has to print.
 const INDEX_TARGETS_FORMAT: &str = "$(SITE)\t$(RELEASE)\t$(COMPONENT)\t$(ORIGIN)\t$(CODENAME)\t$(SIGNED_BY)";
 
-/// Returns the texts of the sources, each with the file suffix by which apt knows their syntax.
-pub(crate) fn source_texts(
-    treefile: &Treefile,
-    runner: Runner<'_>,
-) -> Result<Vec<(String, &'static str)>, EngineError> {
+/// Returns the texts of the sources, in apt's deb822 format.
+pub(crate) fn source_texts(treefile: &Treefile, runner: Runner<'_>) -> Result<Vec<String>, EngineError> {
     if treefile.apt_sources.is_empty() {
-        return Ok(vec![(machine_sources(treefile, runner)?, "sources")]);
+        return Ok(vec![machine_sources(treefile, runner)?]);
     }
-    let mut texts = Vec::new();
-    for source in &treefile.apt_sources {
-        let (text, suffix) = match source {
-            AptSource::Stanzas(text) => (text, "sources"),
-            AptSource::Lines(text) => (text, "list"),
-        };
-        refuse_unsigned(text, treefile)?;
-        texts.push((format!("{}\n", text.trim_end()), suffix));
+    let is_unsigned =
+        |uris: &str| treefile.unsigned_repos.iter().any(|name| !name.is_empty() && uris.contains(name.as_str()));
+    let read = |source: &AptSource| match source {
+        AptSource::Stanzas(text) => source_list::read_stanzas(text, &is_unsigned),
+        AptSource::Lines(text) => source_list::read_lines(text, &is_unsigned),
+    };
+    treefile.apt_sources.iter().map(|source| read(source).map_err(interpret_error)).collect()
+}
+
+fn interpret_error(error: SourceListError) -> EngineError {
+    match error {
+        SourceListError::Unverified { uri, field } => EngineError::Unsigned { repo: uri, how: field.to_owned() },
+        SourceListError::Syntax(_) => EngineError::NoSources(error.to_string()),
     }
-    Ok(texts)
 }
 
 /// Returns the distribution's sources as this machine has them. The machine's other sources are left out: they would make
@@ -57,29 +59,4 @@ fn machine_codename() -> Option<String> {
     let text = std::fs::read_to_string("/etc/os-release").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="))?;
     Some(line.trim_matches('"').to_owned())
-}
-
-/// Refuses options that switch verification off, unless the treefile names the source in `unsigned-repos`.
-fn refuse_unsigned(text: &str, treefile: &Treefile) -> Result<(), EngineError> {
-    const OPTIONS: [&str; 4] = ["trusted", "allow-insecure", "allow-weak", "allow-downgrade-to-insecure"];
-    let stanzas: Vec<&str> = if text.lines().any(|line| line.to_lowercase().starts_with("types:")) {
-        text.split("\n\n").collect()
-    } else {
-        text.lines().collect()
-    };
-    for stanza in stanzas {
-        let is_named = treefile.unsigned_repos.iter().any(|name| !name.is_empty() && stanza.contains(name.as_str()));
-        let plain: String = stanza.to_lowercase().chars().filter(|c| !matches!(c, ' ' | '\t')).collect();
-        let used = OPTIONS.iter().find(|option| {
-            let values = ["yes", "true", "1", "on"];
-            values.iter().any(|value| {
-                plain.contains(&format!("{option}={value}")) || plain.contains(&format!("{option}:{value}"))
-            })
-        });
-        if let (Some(option), false) = (used, is_named) {
-            let repo = stanza.split_whitespace().find(|word| word.contains(":/")).unwrap_or("a source of apt");
-            return Err(EngineError::Unsigned { repo: repo.to_owned(), how: (*option).to_owned() });
-        }
-    }
-    Ok(())
 }

@@ -10,10 +10,8 @@ use serde_json::{Value, json};
 
 use super::super::tool::{io_error, make_directory, read_lossy, write_file};
 use super::super::{EngineContext, EngineError};
+use super::repo_file::{self, RepoFileError};
 use crate::compose::treefile::Treefile;
-
-/// The devices that scripts of packages may expect.
-const DEVICES: &str = "null zero full random urandom tty";
 
 /// The number of `../` that leads from any root to `/`; more than a root is deep.
 const PARENT_STEPS: usize = 20;
@@ -38,7 +36,14 @@ impl DnfConfig {
         files.sort();
         for file in files.iter().filter(|file| file.extension().is_some_and(|extension| extension == "repo")) {
             let text = read_lossy(file)?;
-            refuse_unsigned(&text, treefile)?;
+            let text =
+                repo_file::read(&text, &|repo| treefile.unsigned_repos.iter().any(|name| name == repo), &|repo| {
+                    treefile.repos.is_empty() || treefile.repos.iter().any(|name| name == repo)
+                })
+                .map_err(|error| match error {
+                    RepoFileError::Unverified { repo } => EngineError::Unsigned { repo, how: "gpgcheck=0".to_owned() },
+                    RepoFileError::Syntax(_) => EngineError::NoSources(format!("{}: {error}", file.display())),
+                })?;
             write_file(&directory.join("repos.d").join(file.file_name().unwrap_or_default()), text)?;
             has_repos = true;
         }
@@ -54,21 +59,6 @@ impl DnfConfig {
         Ok(config)
     }
 
-    /// Writes the configuration with the saved keys instead of the URLs they were fetched from.
-    ///
-    /// # Errors
-    /// As for [`Self::write`].
-    pub(crate) fn write_with_saved_keys(context: EngineContext<'_>, treefile: &Treefile) -> Result<Self, EngineError> {
-        let config = Self::write(context, treefile)?;
-        let keys = config.directory.join("keys");
-        let repos = config.directory.join("repos.d");
-        for file in fs::read_dir(&repos).map_err(io_error("list", &repos))?.flatten() {
-            let text = read_lossy(&file.path())?;
-            write_file(&file.path(), use_saved_keys(&text, &keys))?;
-        }
-        Ok(config)
-    }
-
     /// Returns the file for `--config`.
     pub(crate) fn path(&self) -> PathBuf {
         self.directory.join("dnf.conf")
@@ -81,33 +71,6 @@ impl DnfConfig {
             values["releasever"] = json!(release);
         }
         values
-    }
-
-    /// Saves keys, each in a file named after its repository.
-    pub(crate) fn save_keys(&self, keys: &Value) -> Result<(), EngineError> {
-        for (repo, texts) in keys.as_object().into_iter().flatten() {
-            for (index, text) in texts.as_array().into_iter().flatten().filter_map(Value::as_str).enumerate() {
-                // The driver encodes each byte as the character with the same number (Latin-1).
-                let bytes: Vec<u8> = text.chars().map(|c| u8::try_from(u32::from(c)).unwrap_or(b'?')).collect();
-                write_file(&self.directory.join("keys").join(format!("{repo}.{index}")), bytes)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes a script that mounts `/proc` and devices in a root and then runs the rest of its command line. The mounts exist
-    /// only in the mount namespace in which the script runs.
-    pub(crate) fn write_mount_script(&self, root: &Path) -> Result<String, EngineError> {
-        let script = self.directory.join("install");
-        let root = format!("'{}'", root.display().to_string().replace('\'', "'\\''"));
-        write_file(
-            &script,
-            format!(
-                "set -e\numask 022\nmkdir -p {root}/proc {root}/dev\nmount -t proc proc {root}/proc\nmount -t tmpfs -o mode=755 tmpfs {root}/dev\n\
-                 for device in {DEVICES}; do : > {root}/dev/$device; mount --bind /dev/$device {root}/dev/$device; done\nexec \"$@\"\n"
-            ),
-        )?;
-        Ok(script.to_string_lossy().into_owned())
     }
 
     fn render(&self, cache: &Path, treefile: &Treefile) -> String {
@@ -127,79 +90,12 @@ impl DnfConfig {
     }
 }
 
-/// Returns rpm's configuration: the place of its database in the root, and the languages.
+/// Returns rpm's configuration: the place of its database in the root, and the languages. `/proc` is left as it is: a package
+/// may have it, and its owner cannot be set, since it is mounted.
 fn rpm_macros(treefile: &Treefile) -> String {
-    let mut text = String::from("%_dbpath /usr/lib/sysimage/rpm\n%_db_backend sqlite\n");
+    let mut text = String::from("%_dbpath /usr/lib/sysimage/rpm\n%_db_backend sqlite\n%_netsharedpath /proc\n");
     if !treefile.install_langs.is_empty() {
         text.push_str(&format!("%_install_langs {}\n", treefile.install_langs.join(":")));
     }
     text
-}
-
-/// Refuses repositories that switch the verification of signatures off, unless the treefile names them in `unsigned-repos`.
-fn refuse_unsigned(text: &str, treefile: &Treefile) -> Result<(), EngineError> {
-    let mut repo = String::new();
-    for line in text.lines().map(str::trim) {
-        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
-            repo = name.to_owned();
-        }
-        let Some((key, value)) = line.split_once('=') else { continue };
-        let is_off = ["0", "false", "no", "off"].contains(&value.trim().to_lowercase().as_str());
-        let is_used = treefile.repos.is_empty() || treefile.repos.contains(&repo);
-        let is_named = treefile.unsigned_repos.contains(&repo);
-        if key.trim() == "gpgcheck" && is_off && is_used && !is_named {
-            return Err(EngineError::Unsigned { repo, how: "gpgcheck=0".to_owned() });
-        }
-    }
-    Ok(())
-}
-
-/// Returns a `.repo` file with the saved keys instead of its own key URLs.
-fn use_saved_keys(text: &str, keys: &Path) -> String {
-    let mut new = String::new();
-    let mut is_key = false;
-    for line in text.lines() {
-        // Indented lines continue the value.
-        is_key =
-            line.trim_start().starts_with("gpgkey") && line.contains('=') || (is_key && line.starts_with([' ', '\t']));
-        if !is_key {
-            new.push_str(line);
-            new.push('\n');
-        }
-        if let Some(repo) = line.trim().strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
-            let files = (0..).map(|index| keys.join(format!("{repo}.{index}"))).take_while(|file| file.exists());
-            let urls: Vec<String> = files.map(|file| format!("file://{}", file.display())).collect();
-            if !urls.is_empty() {
-                new.push_str(&format!("gpgkey={}\n", urls.join(" ")));
-            }
-        }
-    }
-    new
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn gpgcheck_off_needs_unsigned_repos() {
-        let mut treefile = Treefile::bare("x".parse().expect("legal"), "x86_64");
-        let text = "[good]\ngpgcheck=1\n[bad]\nname=x\ngpgcheck = 0\n";
-        let message = refuse_unsigned(text, &treefile).expect_err("off").to_string();
-        assert!(message.starts_with("bad switches off") && message.contains("unsigned-repos"), "{message}");
-        treefile.repos = vec!["good".to_owned()];
-        refuse_unsigned(text, &treefile).expect("not used");
-        treefile.repos.clear();
-        treefile.unsigned_repos = vec!["bad".to_owned()];
-        refuse_unsigned(text, &treefile).expect("meant");
-    }
-
-    #[test]
-    fn key_urls_are_replaced_by_saved_keys() {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        write_file(&directory.path().join("a.0"), "key").expect("writable");
-        let text =
-            use_saved_keys("[a]\nname=A\ngpgkey=https://host/1\n  https://host/2\nenabled=1\n", directory.path());
-        assert_eq!(text, format!("[a]\ngpgkey=file://{}/a.0\nname=A\nenabled=1\n", directory.path().display()));
-    }
 }

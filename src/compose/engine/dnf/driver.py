@@ -1,5 +1,4 @@
-"""Calls dnf's library: resolves packages, fetches the keys of repositories, and normalises rpm's database, so that two
-equal installs give equal bytes. Sapwood calls it with COMMAND and JSON; it answers in JSON on standard output."""
+"""Resolves packages by dnf's library, and normalises rpm's database, so that two equal installs give equal bytes. Sapwood calls it with COMMAND and JSON; it answers in JSON on standard output."""
 
 import json
 import os
@@ -77,23 +76,6 @@ def resolve(options):
     return {"packages": packages}
 
 
-def keys(options):
-    """Returns the keys of each repository: there is no network while packages are installed."""
-    lines = {}
-    solver = base(options)
-    for repo in solver.repos.iter_enabled():
-        texts = []
-        for url in repo.gpgkey:
-            if url.startswith("file:"):
-                with open(url[len("file://"):], "rb") as file:
-                    texts.append(file.read())
-            else:
-                with solver.urlopen(url, repo) as file:
-                    texts.append(file.read())
-        lines[repo.id] = [text.decode("latin-1") for text in texts]
-    return {"keys": lines}
-
-
 INSTALLTIME, INSTALLTID, INT32 = 1008, 1128, 4
 
 
@@ -156,7 +138,7 @@ def index(source, target, table, numbers, time):
 def main():
     command, options = sys.argv[1], json.loads(sys.argv[2])
     try:
-        answer = {"resolve": resolve, "keys": keys, "normalise": normalise}[command](options)
+        answer = {"resolve": resolve, "normalise": normalise}[command](options)
     except Exception as error:  # Sapwood reports it to the user.
         answer = {"error": "sources", "text": str(error)}
     json.dump(answer, sys.stdout)

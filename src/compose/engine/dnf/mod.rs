@@ -1,16 +1,19 @@
 //! The engine for dnf: Fedora and its relatives.
 //!
-//! dnf's library resolves (`driver.py`, run by the Python that dnf itself uses); dnf fetches, and installs into an
-//! installroot. It installs exactly the packages that were resolved, from its cache, without a network, and checks every
-//! signature with the keys that the `.repo` files name. Afterwards rpm's database is normalised: install times are the
-//! commit's, rows are in the order of names.
+//! dnf's library resolves (`driver.py`, run by the Python that dnf itself uses); dnf fetches, and checks every signature with
+//! the keys that the `.repo` files name. rpm installs exactly the packages that were resolved, in a sandbox. Afterwards its
+//! database is normalised: install times are the commit's, rows are in the order of names. What reads or writes the files of a
+//! package or of the root runs in a sandbox, too.
 //!
 //! This is dnf 4 (Debian's `dnf`, Enterprise Linux, `python3-dnf` on Fedora); dnf 5 has another library.
 
 mod config;
 pub mod output;
 mod query;
+pub mod repo_file;
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -18,13 +21,14 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use self::config::DnfConfig;
-use super::tool::{file_sha256, find_program, io_error};
+use super::tool::{file_sha256, find_program, io_error, make_directory, wait_for_lock};
 use super::{
     Engine, EngineContext, EngineError, FileOwners, LockedPackages, Resolution, ResolvedPackage, describe_difference,
 };
 use crate::compose::packages::{Package, PackageFormat};
-use crate::compose::sandbox::{SandboxNetwork, SandboxedCommand};
+use crate::compose::sandbox::{EngineView, SandboxedCommand};
 use crate::compose::treefile::Treefile;
+use crate::disk::Lock;
 
 /// The driver: a Python program that calls dnf's library.
 const DRIVER_SOURCE: &str = include_str!("driver.py");
@@ -65,12 +69,21 @@ impl<'a> Dnf<'a> {
 
     /// Runs a command of the driver and returns its answer.
     fn call_driver(&self, command: &str, options: &Value) -> Result<Value, EngineError> {
-        let driver = self.context.work.join("dnf/driver.py");
-        super::tool::write_file(&driver, DRIVER_SOURCE)?;
         let mut process = Command::new(&self.python);
-        process.arg(&driver).args([command, &options.to_string()]).envs(self.environment());
+        process.arg(self.write_driver()?).args([command, &options.to_string()]).envs(self.environment());
         let text = self.context.runner.capture("asking dnf", &mut process)?;
         output::parse_answer(&text)
+    }
+
+    /// Locks the cache: dnf's own lock of it makes a second dnf fail.
+    fn lock_cache(&self) -> Result<Lock, EngineError> {
+        wait_for_lock(self.context.runner, &self.context.cache.join("dnf.lock"), "is using the packages of dnf")
+    }
+
+    fn write_driver(&self) -> Result<PathBuf, EngineError> {
+        let driver = self.context.work.join("dnf/driver.py");
+        super::tool::write_file(&driver, DRIVER_SOURCE)?;
+        Ok(driver)
     }
 
     /// Returns the environment for dnf, rpm and the driver. rpm reads its configuration from the home directory.
@@ -89,7 +102,7 @@ impl<'a> Dnf<'a> {
         })
     }
 
-    /// Returns `dnf --config=… --installroot=…` and the options that fetching and installing have in common.
+    /// Returns `dnf --config=… --installroot=…` and the other options of fetching.
     fn command_line(&self, config: &DnfConfig, treefile: &Treefile, root: &Path) -> Vec<String> {
         let mut arguments = vec![
             self.dnf.to_string_lossy().into_owned(),
@@ -120,6 +133,7 @@ impl Engine for Dnf<'_> {
         let runner = self.context.runner;
         runner.stage("refreshing the package lists");
         let config = DnfConfig::write(self.context, treefile)?;
+        let _lock = self.lock_cache()?;
         let mut options = self.driver_options(&config, treefile);
         options["packages"] = json!(treefile.packages);
         options["exclude"] = json!(treefile.exclude_packages);
@@ -150,10 +164,9 @@ impl Engine for Dnf<'_> {
         let runner = self.context.runner;
         runner.stage(&format!("fetching {} packages ({} kB)", resolution.packages.len(), resolution.bytes() / 1000));
         let config = DnfConfig::write(self.context, treefile)?;
-        let keys = self.call_driver("keys", &self.driver_options(&config, treefile))?;
-        config.save_keys(&keys["keys"])?;
+        let _lock = self.lock_cache()?;
         let mut arguments = self.command_line(&config, treefile, &self.context.work.join("dnf/empty"));
-        arguments.extend(["--downloadonly", "install"].map(str::to_owned));
+        arguments.extend(["--downloadonly", "install", "--"].map(str::to_owned));
         arguments.extend(Self::package_specs(treefile, resolution));
         let mut command = Command::new(&arguments[0]);
         command.args(&arguments[1..]).envs(self.environment());
@@ -165,27 +178,34 @@ impl Engine for Dnf<'_> {
                 return Err(EngineError::Checksum { file, expected, found });
             }
         }
-        query::newest_build_time(runner, resolution)
+        query::newest_build_time(runner, &self.package_files(resolution)?)
     }
 
     fn install(&self, treefile: &Treefile, resolution: &Resolution, root: &Path, time: i64) -> Result<(), EngineError> {
         let runner = self.context.runner;
         runner.stage(&format!("installing {} packages", resolution.packages.len()));
-        std::fs::create_dir_all(root).map_err(io_error("make", root))?;
-        let config = DnfConfig::write_with_saved_keys(self.context, treefile)?;
-        let mut arguments = self.command_line(&config, treefile, root);
-        arguments.extend(["--cacheonly", "install"].map(str::to_owned));
-        arguments.extend(Self::package_specs(treefile, resolution));
-        let script = config.write_mount_script(root)?;
-        let mut command = vec!["sh", script.as_str()];
-        command.extend(arguments.iter().map(String::as_str));
-        let mut sandbox = SandboxedCommand::on_host(&command, SandboxNetwork::None)
-            .with_variable("SOURCE_DATE_EPOCH", &time.to_string());
+        // The packages' own mode of `/proc`, which is mounted while they are unpacked.
+        let proc = root.join("proc");
+        make_directory(&proc)?;
+        std::fs::set_permissions(&proc, Permissions::from_mode(0o555)).map_err(io_error("change", &proc))?;
+        DnfConfig::write(self.context, treefile)?;
+        let files = self.package_files(resolution)?;
+        let path = root.to_string_lossy();
+        let mut command = vec!["rpm", "--root", path.as_ref(), "--install", "--verbose", "--nosignature"];
+        if !treefile.documentation {
+            command.push("--excludedocs");
+        }
+        command.push("--");
+        command.extend(files.iter().map(|file| file.to_str().unwrap_or_default()));
+        let readable = [&[self.context.work.join("dnf")][..], &files].concat();
+        let view = EngineView { root: Some(root.to_owned()), readable, writable: Vec::new() };
+        let mut sandbox =
+            SandboxedCommand::engine(view, &command).with_variable("SOURCE_DATE_EPOCH", &time.to_string());
         for (name, value) in self.environment() {
             sandbox = sandbox.with_variable(name, &value);
         }
         let log_before = std::fs::metadata(runner.log.path()).map_or(0, |metadata| metadata.len());
-        runner.run("installing packages", &mut sandbox.command(), TRANSACTION_TIMEOUT)?;
+        sandbox.run(runner, "installing packages", TRANSACTION_TIMEOUT)?;
         query::refuse_failed_scripts(runner, log_before, SCRIPT_FAILED_MARK)?;
         self.normalise_database(root, time)?;
         match describe_difference(resolution, &self.installed(root)?) {
@@ -206,11 +226,23 @@ impl Engine for Dnf<'_> {
 impl Dnf<'_> {
     /// Normalises rpm's database, so that two equal installs give equal bytes.
     fn normalise_database(&self, root: &Path, time: i64) -> Result<(), EngineError> {
-        let database = query::database_directory(root).join("rpmdb.sqlite");
-        if database.is_file() {
-            self.call_driver("normalise", &json!({ "database": database, "time": u32::try_from(time).unwrap_or(0) }))?;
+        let directory = query::database_directory(root);
+        let database = directory.join("rpmdb.sqlite");
+        if !database.is_file() {
+            return Ok(());
         }
-        Ok(())
+        let driver = self.write_driver()?;
+        let options = json!({ "database": database, "time": u32::try_from(time).unwrap_or(0) }).to_string();
+        let command = [&self.python, driver.to_str().unwrap_or_default(), "normalise", &options];
+        let view = EngineView { root: None, readable: vec![driver.clone()], writable: vec![directory] };
+        let sandbox = SandboxedCommand::engine(view, &command);
+        output::parse_answer(&sandbox.capture(self.context.runner, "normalising rpm's database")?).map(drop)
+    }
+
+    /// Returns the files of the packages, under paths without links.
+    fn package_files(&self, resolution: &Resolution) -> Result<Vec<PathBuf>, EngineError> {
+        let files = resolution.packages.iter().map(|resolved| Path::new(&resolved.file));
+        files.map(|file| file.canonicalize().map_err(io_error("find", file))).collect()
     }
 }
 

@@ -4,13 +4,13 @@
 
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use super::super::tool::io_error;
-use super::super::{EngineError, FileOwners, Resolution};
+use super::super::{EngineError, FileOwners};
 use super::output;
 use crate::compose::packages::Package;
 use crate::compose::process::Runner;
+use crate::compose::sandbox::{EngineView, SandboxedCommand};
 
 /// Returns the directory of the database: where this program puts it, or where other tools do.
 pub(crate) fn database_directory(root: &Path) -> PathBuf {
@@ -33,18 +33,25 @@ pub(crate) fn file_owners(runner: Runner<'_>, root: &Path) -> Result<FileOwners,
 }
 
 fn query_rpm(runner: Runner<'_>, root: &Path, format: &str) -> Result<String, EngineError> {
-    let mut command = Command::new("rpm");
-    command.env("LC_ALL", "C.UTF-8").env("TZ", "UTC");
-    command.arg("--dbpath").arg(database_directory(root)).args(["-qa", "--qf", format]);
-    Ok(runner.capture("asking rpm", &mut command)?)
+    let relative = database_directory(root);
+    let directory = std::path::absolute(&relative).map_err(io_error("find", &relative))?;
+    let command = ["rpm", "--dbpath", directory.to_str().unwrap_or_default(), "-qa", "--qf", format];
+    let readable = if directory.exists() { vec![directory.clone()] } else { Vec::new() };
+    run_rpm(runner, readable, &command)
 }
 
-/// Returns the build time of the youngest package of a resolution, in seconds since 1970.
-pub(crate) fn newest_build_time(runner: Runner<'_>, resolution: &Resolution) -> Result<i64, EngineError> {
-    let mut command = Command::new("rpm");
-    command.args(["-qp", "--nosignature", "--qf", "%{BUILDTIME}\\n"]);
-    command.args(resolution.packages.iter().map(|resolved| &resolved.file));
-    Ok(output::parse_newest_time(&runner.capture("asking rpm", &mut command)?))
+/// Runs rpm in a sandbox in which these files and directories can be read, and returns its output.
+fn run_rpm(runner: Runner<'_>, readable: Vec<PathBuf>, command: &[&str]) -> Result<String, EngineError> {
+    let view = EngineView { readable, ..EngineView::default() };
+    let sandbox = SandboxedCommand::engine(view, command).with_variable("LC_ALL", "C.UTF-8");
+    Ok(sandbox.capture(runner, "asking rpm")?)
+}
+
+/// Returns the build time of the youngest package in these files, in seconds since 1970.
+pub(crate) fn newest_build_time(runner: Runner<'_>, files: &[PathBuf]) -> Result<i64, EngineError> {
+    let mut command = vec!["rpm", "-qp", "--nosignature", "--qf", "%{BUILDTIME}\\n", "--"];
+    command.extend(files.iter().map(|file| file.to_str().unwrap_or_default()));
+    Ok(output::parse_newest_time(&run_rpm(runner, files.to_vec(), &command)?))
 }
 
 /// Searches the log from byte `from` on for `mark`. rpm reports a failed script only as a warning, and leaves a package that
