@@ -21,7 +21,7 @@ use super::bucket::{self, OpenedStore, StoreOpener};
 use super::counters::TrafficCounters;
 use super::error::TransportError;
 use super::hide::without_secret;
-use super::http::{BearerPolicy, Connector};
+use super::http::{Connector, SecretPolicy};
 use super::options::TransportOptions;
 use super::reason::FailureReason;
 use super::retry_class::{Caches, Need};
@@ -113,8 +113,8 @@ impl Endpoint {
         }
         let is_same_server = || Url::parse(main).is_ok_and(|main| main.origin() == parsed.origin());
         let connector = match kind {
-            EndpointKind::Web if is_same_server() => Connector::web(options, BearerPolicy::Sent, counters)?,
-            EndpointKind::Web => Connector::web(options, BearerPolicy::Withheld, counters)?,
+            EndpointKind::Web if is_same_server() => Connector::web(options, SecretPolicy::Sent, counters)?,
+            EndpointKind::Web => Connector::web(options, SecretPolicy::Withheld, counters)?,
             EndpointKind::Bucket | EndpointKind::Directory(_) => Connector::bucket(options, counters)?,
         };
         let persistent = connector.with_store_retries(options.retry_limit());

@@ -76,6 +76,9 @@ pub enum FailureReason {
     /// The connection ended in the middle of an answer.
     #[error("the connection broke: {0}")]
     Broken(String),
+    /// A server that is reached over TLS sends requests on to one that is not.
+    #[error("the server sends requests on to {0}, without encryption")]
+    InsecureRedirect(String),
     /// The redirections form a loop.
     #[error("the server redirects in a circle")]
     Redirects,
@@ -170,6 +173,11 @@ pub(super) fn clean(text: &str) -> String {
     shown
 }
 
+/// The error with which a redirection from an encrypted connection to another one ends; it has the host.
+#[derive(Debug, thiserror::Error)]
+#[error("a redirection to {0} without encryption")]
+pub(super) struct InsecureRedirect(pub(super) String);
+
 impl FailureReason {
     /// Returns the reason of an object store's error.
     pub(super) fn of_store(error: &object_store::Error) -> Self {
@@ -200,6 +208,9 @@ impl FailureReason {
                     Self::Tls(fault, words)
                 }
             };
+        }
+        if let Some(insecure) = causes(error).iter().find_map(|cause| cause.downcast_ref::<InsecureRedirect>()) {
+            return Self::InsecureRedirect(insecure.0.clone());
         }
         let words = innermost(error);
         match proxy {
@@ -232,9 +243,12 @@ impl FailureReason {
             Self::Status { .. } | Self::Busy { .. } | Self::Unanswered(_) | Self::Broken(_) => RetryClass::Limited,
             Self::Redirects | Self::WrongRange { .. } | Self::Encoded(_) => RetryClass::Limited,
             Self::Tls(TlsFault::NotTls, _) | Self::Other(_) => RetryClass::Limited,
-            Self::Certificate(..) | Self::Tls(..) | Self::Proxy(_) | Self::NoRanges { .. } | Self::System(_) => {
-                RetryClass::OncePerPlace
-            }
+            Self::InsecureRedirect(_)
+            | Self::Certificate(..)
+            | Self::Tls(..)
+            | Self::Proxy(_)
+            | Self::NoRanges { .. }
+            | Self::System(_) => RetryClass::OncePerPlace,
             Self::NoCredentials | Self::TooLate => RetryClass::Never,
         }
     }

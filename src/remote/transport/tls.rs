@@ -23,14 +23,17 @@ const SYSTEM_BUNDLES: [&str; 4] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// Returns the TLS configuration of a client.
-pub(super) fn client_config(options: &TransportOptions) -> Result<ClientConfig, TransportError> {
+/// Returns the TLS configuration of a client, which shows `certificate` to servers that ask for one.
+pub(super) fn client_config(
+    options: &TransportOptions,
+    certificate: Option<&Path>,
+) -> Result<ClientConfig, TransportError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| TransportError::Tls { what: "the protocol versions".to_owned(), reason: error.to_string() })?
         .with_root_certificates(load_roots(options)?);
-    let mut config = match &options.client_certificate {
+    let mut config = match certificate {
         None => builder.with_no_client_auth(),
         Some(path) => {
             let chain = read_certificates(path)?;

@@ -22,14 +22,14 @@ use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse, HttpResponseBody,
     HttpService,
 };
-use reqwest::header::{AUTHORIZATION, CACHE_CONTROL, HeaderMap, HeaderValue};
-use reqwest::{Client, ClientBuilder, Proxy};
+use reqwest::header::{AUTHORIZATION, CACHE_CONTROL, HeaderMap, HeaderValue, LOCATION};
+use reqwest::{Client, ClientBuilder, Proxy, redirect};
 
 use super::counters::TrafficCounters;
 use super::error::TransportError;
 use super::hide::without_secret;
 use super::options::TransportOptions;
-use super::reason::FailureReason;
+use super::reason::{FailureReason, InsecureRedirect};
 use super::retry_class::Caches;
 use super::tls;
 use response::AnsweringHost;
@@ -43,15 +43,18 @@ const METADATA_HOSTS: [&str; 3] = ["169.254.169.254", "169.254.170.2", "metadata
 /// The timeout for these addresses: one that exists answers at once.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// The number of redirections that are followed.
+const REDIRECTS_MAX: usize = 10;
+
 /// The longest `Retry-After` for which an upload waits.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 
-/// Whether the bearer token is sent to a server.
+/// Whether the bearer token and this machine's certificate are sent to a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum BearerPolicy {
-    /// It is sent.
+pub(super) enum SecretPolicy {
+    /// They are sent.
     Sent,
-    /// It is not sent: the server is a mirror on another host, or a bucket, which has its own authentication.
+    /// They are not sent: the server is a mirror on another host, or another one sent the request on to it.
     Withheld,
 }
 
@@ -59,6 +62,8 @@ pub(super) enum BearerPolicy {
 #[derive(Debug, Clone)]
 pub(super) struct Connector {
     client: Client,
+    /// The client for hosts that requests are sent on to, if [`Self::client`] shows a certificate.
+    other_hosts: Option<Client>,
     /// The client for [`METADATA_HOSTS`].
     metadata_client: Option<Client>,
     counters: Arc<TrafficCounters>,
@@ -92,35 +97,53 @@ impl Connector {
     /// Returns the connector for a web server.
     pub(super) fn web(
         options: &TransportOptions,
-        bearer: BearerPolicy,
+        secrets: SecretPolicy,
         counters: &Arc<TrafficCounters>,
     ) -> Result<Self, TransportError> {
-        Self::new(options, bearer, None, counters)
+        Self::new(options, secrets, RedirectPolicy::Followed, None, counters)
     }
 
     /// Returns the connector for a bucket, which may need credentials.
     pub(super) fn bucket(options: &TransportOptions, counters: &Arc<TrafficCounters>) -> Result<Self, TransportError> {
-        let metadata = client_builder(tls::client_config(options)?, options).connect_timeout(METADATA_TIMEOUT);
-        Self::new(options, BearerPolicy::Withheld, Some(build_client(metadata)?), counters)
+        let tls = tls::client_config(options, None)?;
+        let metadata =
+            client_builder(tls, options).connect_timeout(METADATA_TIMEOUT).redirect(redirect::Policy::none());
+        // A bucket's certificate is its own authentication, and its requests are signed for one host.
+        Self::new(options, SecretPolicy::Sent, RedirectPolicy::Refused, Some(build_client(metadata)?), counters)
     }
 
     fn new(
         options: &TransportOptions,
-        bearer: BearerPolicy,
+        secrets: SecretPolicy,
+        redirects: RedirectPolicy,
         metadata: Option<Client>,
         counters: &Arc<TrafficCounters>,
     ) -> Result<Self, TransportError> {
-        let mut builder =
-            client_builder(tls::client_config(options)?, options).connect_timeout(options.connect_limit());
         let proxies = proxies(options);
-        for proxy in &proxies {
-            builder = builder.proxy(proxy.to_proxy()?);
-        }
-        if let Some(path) = options.bearer_file.as_ref().filter(|_| bearer == BearerPolicy::Sent) {
-            builder = builder.default_headers(bearer_header(path)?);
+        let connect = |secrets: SecretPolicy| -> Result<ClientBuilder, TransportError> {
+            let certificate = options.client_certificate.as_deref().filter(|_| secrets == SecretPolicy::Sent);
+            let tls = tls::client_config(options, certificate)?;
+            let builder = client_builder(tls, options).connect_timeout(options.connect_limit());
+            proxies.iter().try_fold(builder, |builder, proxy| Ok(builder.proxy(proxy.to_proxy()?)))
+        };
+        let mut builder = connect(secrets)?;
+        let mut other_hosts = None;
+        match redirects {
+            RedirectPolicy::Refused => builder = builder.redirect(redirect::Policy::none()),
+            RedirectPolicy::Followed => {
+                let has_certificate = options.client_certificate.is_some() && secrets == SecretPolicy::Sent;
+                builder = builder.redirect(follow(has_certificate));
+                if has_certificate {
+                    other_hosts = Some(build_client(connect(SecretPolicy::Withheld)?.redirect(follow(false)))?);
+                }
+                if let Some(path) = options.bearer_file.as_ref().filter(|_| secrets == SecretPolicy::Sent) {
+                    builder = builder.default_headers(bearer_header(path)?);
+                }
+            }
         }
         Ok(Self {
             client: build_client(builder)?,
+            other_hosts,
             metadata_client: metadata,
             counters: Arc::clone(counters),
             connect_timeout: options.connect_limit(),
@@ -158,8 +181,14 @@ impl Connector {
             return request_credentials(metadata, request, body).await;
         }
         let proxy = self.proxy_of(request.url());
-        let response =
-            stall::execute(&self.client, request, body, self.connect_timeout, self.stall_limit, proxy.as_deref()).await;
+        let (copy, limits) = (request.try_clone(), (self.connect_timeout, self.stall_limit));
+        let mut response = stall::execute(&self.client, request, body, limits.0, limits.1, proxy.as_deref()).await;
+        if let (Ok(redirect), Some(client), Some(request)) = (&response, &self.other_hosts, copy)
+            && let Some(request) = sent_on(redirect, request)
+        {
+            let body = HttpRequestBody::empty();
+            response = stall::execute(client, request, body, limits.0, limits.1, proxy.as_deref()).await;
+        }
         let result = match (response, proxy) {
             (Ok(response), Some(proxy)) if response.status() == reqwest::StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
                 Err(HttpError::new(HttpErrorKind::Unknown, FailureReason::Proxy(proxy)))
@@ -172,6 +201,40 @@ impl Connector {
             None => result,
         }
     }
+}
+
+/// Whether requests that are sent on to another URL follow there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum RedirectPolicy {
+    Followed,
+    /// The answer counts as an error: requests are signed for one host.
+    Refused,
+}
+
+/// Returns the rule for redirections: as many as usual, and never from an encrypted connection to one that is not. With
+/// `has_certificate`, an answer that leads to another server is returned as it is.
+fn follow(has_certificate: bool) -> redirect::Policy {
+    redirect::Policy::custom(move |attempt| {
+        let last = attempt.previous().last();
+        if last.is_some_and(|last| last.scheme() == "https") && attempt.url().scheme() != "https" {
+            let host = attempt.url().host_str().unwrap_or_default().to_owned();
+            return attempt.error(InsecureRedirect(host));
+        }
+        if has_certificate && last.is_some_and(|last| last.origin() != attempt.url().origin()) {
+            return attempt.stop();
+        }
+        redirect::Policy::limited(REDIRECTS_MAX).redirect(attempt)
+    })
+}
+
+/// Returns the request that an answer sends on to another server; `None` for any other answer.
+fn sent_on(answer: &reqwest::Response, mut request: reqwest::Request) -> Option<reqwest::Request> {
+    let location = answer.headers().get(LOCATION).filter(|_| answer.status().is_redirection())?;
+    let url = answer.url().join(location.to_str().ok()?).ok()?;
+    let is_read = [reqwest::Method::GET, reqwest::Method::HEAD].contains(request.method());
+    *request.url_mut() = url;
+    request.headers_mut().remove(AUTHORIZATION);
+    is_read.then_some(request)
 }
 
 impl Connector {

@@ -89,6 +89,43 @@ fn tls_verifies_the_server_and_sends_a_client_certificate() {
 }
 
 #[test]
+fn certificate_is_shown_only_to_its_server() {
+    let fixture = Fixture::new("transport-tls-redirect");
+    let published = fixture.published();
+    let authority = Authority::new(&fixture.sandbox.directory("certificates"), "authority");
+    let (issued, asker) = (authority.server("server", &["127.0.0.1"]), authority.client("asker"));
+    let nginx = Nginx::start(&fixture.sandbox.join("nginx"), 4, |ports| {
+        let asks = format!(
+            "ssl_client_certificate {}; ssl_verify_client on; location / {{ return 307 https://127.0.0.1:{}$request_uri; }}",
+            authority.file.display(),
+            ports[1]
+        );
+        // It serves each client that shows no certificate.
+        let refuses =
+            "ssl_verify_client optional_no_ca; if ($ssl_client_verify != NONE) { return 418 'a certificate'; }";
+        let downgrades = format!("location / {{ return 307 http://127.0.0.1:{}$request_uri; }}", ports[3]);
+        let secure = [(ports[0], &*asks), (ports[1], refuses), (ports[2], &downgrades)]
+            .map(|(port, more)| secure(port, &issued, &published, more));
+        secure.concat() + &format!("server {{ listen 127.0.0.1:{}; root {}; }}", ports[3], published.display())
+    });
+    let url = |server| format!("https://127.0.0.1:{}", nginx.port(server));
+    let trusting = TransportOptions { ca_file: Some(authority.file.clone()), ..impatient() };
+    let with = TransportOptions { client_certificate: Some(asker.both.clone()), ..trusting.clone() };
+    let shown = fetch(&url(1), &with, "refs/main").expect_err("the certificate is shown to the server it is for");
+    assert!(shown.contains("418"), "{shown}");
+    let sound = fetch(&url(1), &trusting, "refs/main").expect("no certificate");
+    assert_eq!(fetch(&url(0), &with, "refs/main").expect("sent on"), sound);
+    let mirrored = TransportOptions { mirrors: vec![url(1)], ..with.clone() };
+    assert_eq!(fetch("https://127.0.0.1:1", &mirrored, "refs/main").expect("from the mirror"), sound);
+    // From an encrypted connection no request goes on without encryption.
+    for options in [&trusting, &with] {
+        let said = fetch(&url(2), options, "refs/main").expect_err("not followed");
+        assert!(said.contains("sends requests on to 127.0.0.1, without encryption"), "{said}");
+    }
+    assert!(nginx.requests_of(3, 0).is_empty(), "{:#?}", nginx.requests_of(3, 0));
+}
+
+#[test]
 fn silently_dead_connection_is_abandoned() {
     let fixture = Fixture::new("transport-silent");
     let published = fixture.published();
