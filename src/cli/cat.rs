@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use super::{output, repository};
 use crate::cli::context::{Context, Run};
 use crate::model::FileKind;
-use crate::source;
+use crate::source::{self, LastLink};
 use crate::store::{ObjectSource, Store};
 
 /// The number of bytes that are read and printed at a time.
@@ -34,14 +34,10 @@ impl Run for Args {
 }
 
 fn print_file(store: &Store, source: &str) -> Result<()> {
-    let entry = source::locate(store, source, repository::wait_with_notice())?;
+    let entry = source::locate(store, source, LastLink::Followed, repository::wait_with_notice())?;
     let attributes = entry.image.attributes(entry.ino)?;
     match attributes.kind {
         FileKind::Regular => {}
-        FileKind::Symlink => {
-            let target = String::from_utf8_lossy(entry.image.symlink(entry.ino)?).into_owned();
-            bail!("{source} is a symbolic link to {target}, and links are not followed");
-        }
         kind => bail!("{source} is not a file but a {}", kind.word()),
     }
     let Some(object) = entry.image.object(entry.ino)? else { return Ok(()) };

@@ -12,7 +12,7 @@ use super::{output, repository};
 use crate::cli::context::{Context, Run};
 use crate::image::{Change, ChangeKind, Image, Ino, diff};
 use crate::model::FileKind;
-use crate::source;
+use crate::source::{self, LastLink};
 
 /// Show what differs between two commits
 #[derive(Debug, clap::Args)]
@@ -55,8 +55,8 @@ impl Run for Args {
     fn run(&self, context: &Context) -> Result<ExitCode> {
         let store = repository::open(context)?;
         let (old, new) = (
-            source::locate(&store, &self.a, repository::wait_with_notice())?,
-            source::locate(&store, &self.b, repository::wait_with_notice())?,
+            source::locate(&store, &self.a, LastLink::Followed, repository::wait_with_notice())?,
+            source::locate(&store, &self.b, LastLink::Followed, repository::wait_with_notice())?,
         );
         let mut changes = Vec::new();
         diff(&old.image, &new.image, &mut |change| changes.push(change))?;

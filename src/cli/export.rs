@@ -15,7 +15,7 @@ use crate::cli::context::{Context, Run};
 use crate::export::{
     ExportOptions, ExportProgress, ExportReport, ExportTarError, Fidelity, TargetContents, export_directory, export_tar,
 };
-use crate::source::{self, LocatedEntry};
+use crate::source::{self, LastLink, LocatedEntry};
 use crate::store::Store;
 
 /// Write a commit out as a directory or a tar archive
@@ -57,7 +57,7 @@ impl Run for Args {
     fn run(&self, context: &Context) -> Result<ExitCode> {
         let start = Instant::now();
         let store = repository::open(context)?;
-        let found = source::locate(&store, &self.source, repository::wait_with_notice())?;
+        let found = source::locate(&store, &self.source, LastLink::Followed, repository::wait_with_notice())?;
         let progress = ExportProgress::default();
         let (report, printable) = match (&self.directory, &self.tar) {
             (Some(directory), _) => (write_directory(self, &store, &found, directory, &progress)?, true),

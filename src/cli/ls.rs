@@ -9,7 +9,7 @@ use super::{output, repository};
 use crate::cli::context::{Context, Run};
 use crate::image::{Attributes, Image, Ino};
 use crate::model::{EntryName, FileKind, ImagePath};
-use crate::source;
+use crate::source::{self, LastLink};
 
 /// List a directory of a commit
 #[derive(Debug, clap::Args)]
@@ -37,7 +37,12 @@ pub(crate) struct Args {
 impl Run for Args {
     fn run(&self, context: &Context) -> Result<ExitCode> {
         let store = repository::open(context)?;
-        let found = source::locate(&store, &self.source, repository::wait_with_notice())?;
+        let found = source::locate(
+            &store,
+            &self.source,
+            if self.long { LastLink::Kept } else { LastLink::Followed },
+            repository::wait_with_notice(),
+        )?;
         let mut values = Vec::new();
         if found.image.attributes(found.ino)?.kind != FileKind::Directory {
             let shown = found.path.to_string();

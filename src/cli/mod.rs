@@ -100,7 +100,7 @@ Examples:
 SOURCE is a ref, a commit id or a unique start of one (at least 6 digits), with ^ or ~N for \
 its ancestors; where a path inside makes sense, :/path may follow.
 
-The repository is --repo, else $SAPWOOD_REPO, else /sapwood/repo if it exists, else \
+The repository is --repo, else $SAPWOOD_REPO, else /sapwood/repo if it can be read, else \
 $XDG_DATA_HOME/sapwood/repo.
 
 Exit status: 0 done, 1 failed (also: fsck found damage), 2 wrong usage."

@@ -8,6 +8,7 @@ use std::env;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
+use nix::unistd::AccessFlags;
 
 use super::output;
 use super::trust_args::TrustArgs;
@@ -35,7 +36,8 @@ pub(crate) fn path(context: &Context) -> Result<PathBuf> {
         return Ok(path.into());
     }
     let system = PathBuf::from(SYSTEM_REPOSITORY);
-    if system.exists() {
+    // That of a machine is root's alone: other users have their own.
+    if system.exists() && nix::unistd::access(&system, AccessFlags::R_OK | AccessFlags::X_OK).is_ok() {
         return Ok(system);
     }
     let data = match env::var_os("XDG_DATA_HOME").filter(|path| !path.is_empty()) {

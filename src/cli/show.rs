@@ -10,7 +10,7 @@ use crate::cli::context::{Context, Run};
 use crate::compose::packages::{self, PackageList};
 use crate::image::{Image, Ino};
 use crate::model::{Commit, FileKind, ImagePath};
-use crate::source;
+use crate::source::{self, LastLink};
 
 /// Show a commit, or everything about one path in it
 #[derive(Debug, clap::Args)]
@@ -30,7 +30,7 @@ pub(crate) struct Args {
 impl Run for Args {
     fn run(&self, context: &Context) -> Result<ExitCode> {
         let store = repository::open(context)?;
-        let found = source::locate(&store, &self.source, repository::wait_with_notice())?;
+        let found = source::locate(&store, &self.source, LastLink::Kept, repository::wait_with_notice())?;
         if !found.path.is_root() {
             print_entry(&found.image, found.ino, &found.path, self.json)?;
         } else if self.json {

@@ -11,6 +11,7 @@ use std::cell::OnceCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::links::{self, LastLink};
 use crate::cache::{LazyError, LazyOptions, LazyTree, Patience, ResolvedCommit};
 use crate::image::{Image, ImageError, Ino};
 use crate::model::{Commit, FileKind, ImagePath, PathError};
@@ -18,9 +19,6 @@ use crate::store::{Absent, Fetch as _, ObjectSource as _, ReadError, Store};
 
 /// How long a read waits for a missing part to be fetched.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// The number of symbolic links that are followed in one path.
-const MAX_LINKS: usize = 8;
 
 /// The size of the largest file that is read.
 const MAX_FILE_BYTES: usize = 256 << 20;
@@ -97,15 +95,12 @@ impl CommitReader {
     /// When the image or the content cannot be read or fetched.
     pub(crate) fn read_file(&self, path: &str) -> Result<Option<Vec<u8>>, ReadCommitError> {
         let tree = self.tree()?;
-        let mut path = ImagePath::parse(path.as_bytes())?;
-        for _ in 0..MAX_LINKS {
-            match tree.fetch_until_answered(|tree| resolve_step(tree.image(), &path))? {
-                PathStep::Missing => return Ok(None),
-                PathStep::Link(target) => path = target,
-                PathStep::File(ino) => return tree.read_content(ino).map(Some),
-            }
-        }
-        Ok(None)
+        let path = ImagePath::parse(path.as_bytes())?;
+        let found = tree.fetch_until_answered(|tree| {
+            let Some((_, ino)) = links::follow(tree.image(), &path, LastLink::Followed)? else { return Ok(None) };
+            Ok((tree.image().attributes(ino)?.kind == FileKind::Regular).then_some(ino))
+        })?;
+        found.map(|ino| tree.read_content(ino)).transpose()
     }
 
     fn tree(&self) -> Result<&OpenTree, ReadCommitError> {
@@ -121,46 +116,6 @@ impl CommitReader {
         };
         Ok(self.tree.get_or_init(|| tree))
     }
-}
-
-/// The result of following a path up to its first symbolic link.
-enum PathStep {
-    Missing,
-    Link(ImagePath),
-    File(Ino),
-}
-
-fn resolve_step(image: &Image, path: &ImagePath) -> Result<PathStep, ImageError> {
-    // Any part of the path may be a link: the directory with documents of a package is often a link to that of another.
-    let mut at = ImagePath::root();
-    for (index, name) in path.components().iter().enumerate() {
-        at.push(name.clone());
-        let Some(ino) = image.resolve(&at)? else { return Ok(PathStep::Missing) };
-        match image.attributes(ino)?.kind {
-            FileKind::Symlink => {
-                let target = image.symlink(ino)?.to_vec();
-                at.pop();
-                return Ok(follow_link(&at, &target, &path.components()[index + 1..])
-                    .map_or(PathStep::Missing, PathStep::Link));
-            }
-            FileKind::Regular if index + 1 == path.components().len() => return Ok(PathStep::File(ino)),
-            _ => {}
-        }
-    }
-    Ok(PathStep::Missing)
-}
-
-fn follow_link(directory: &ImagePath, target: &[u8], rest: &[crate::model::EntryName]) -> Option<ImagePath> {
-    let mut path = if target.starts_with(b"/") { ImagePath::root() } else { directory.clone() };
-    for part in target.split(|byte| *byte == b'/') {
-        match part {
-            b"" | b"." => {}
-            b".." => _ = path.pop(),
-            name => path.push(crate::model::EntryName::new(name).ok()?),
-        }
-    }
-    rest.iter().for_each(|name| path.push(name.clone()));
-    Some(path)
 }
 
 impl OpenTree {

@@ -4,6 +4,7 @@
 //!
 //! *Used by* the verbs of `cli` that read commits.
 
+use super::links::{self, LastLink};
 use crate::disk::Wait;
 use crate::image::{Image, ImageError, Ino};
 use crate::model::{Commit, CommitId, ImagePath, PathError};
@@ -34,7 +35,7 @@ pub(crate) struct LocatedEntry {
     pub(crate) id: CommitId,
     pub(crate) commit: Commit,
     pub(crate) image: Image,
-    /// The path that was given; the root if none was.
+    /// The path of the entry, after following links; the root if none was given.
     pub(crate) path: ImagePath,
     /// The entry at that path.
     pub(crate) ino: Ino,
@@ -52,19 +53,19 @@ pub(crate) fn split(source: &str) -> Result<(&str, ImagePath), PathError> {
     }
 }
 
-/// Finds the commit and the entry that `source` names. A garbage collection that runs is waited for.
+/// Finds the commit and the entry that `source` names, following links inside the commit. A garbage collection that runs is waited for.
 ///
 /// # Errors
 /// When there is no such commit or no such path in it.
-pub(crate) fn locate(store: &Store, source: &str, wait: Wait<'_>) -> Result<LocatedEntry, LocateError> {
+pub(crate) fn locate(store: &Store, source: &str, last: LastLink, wait: Wait<'_>) -> Result<LocatedEntry, LocateError> {
     // On a read-only medium the lock cannot be taken, and is not needed: no garbage collection can run there.
     let guard = store.block_removal(wait).ok();
     let (spec, path) = split(source)?;
     let id = store.resolve(spec)?;
     let commit = store.commit(id)?;
     let image = store.image(commit.image)?;
-    match image.resolve(&path) {
-        Ok(Some(ino)) => Ok(LocatedEntry { id, commit, image, path, ino, _removal_guard: guard }),
+    match links::follow(&image, &path, last) {
+        Ok(Some((path, ino))) => Ok(LocatedEntry { id, commit, image, path, ino, _removal_guard: guard }),
         Ok(None) => Err(LocateError::NoEntry { path, spec: spec.to_owned(), id }),
         Err(source) => Err(LocateError::LookUp { path, spec: spec.to_owned(), source }),
     }

@@ -9,6 +9,7 @@
 //! | module | holds |
 //! | --- | --- |
 //! | `local` | `SOURCE:/path` in the repository |
+//! | `links` | symbolic links inside a commit |
 //! | `remote` | `REMOTE:REF` and `URL#REF`, and opening their remote |
 //! | `resolve` | from a source to a commit of which contents may be missing |
 //! | `commit_reader` | single files of a commit, here or at a remote |
@@ -17,11 +18,13 @@
 mod commit_reader;
 pub(crate) mod environment;
 pub(crate) mod keys;
+mod links;
 mod local;
 mod remote;
 mod resolve;
 
 pub(crate) use commit_reader::CommitReader;
+pub(crate) use links::LastLink;
 pub(crate) use local::{LocatedEntry, locate, split};
 pub(crate) use remote::{RemoteSource, RemoteSpec, SourceError, TrustOptions};
 pub(crate) use resolve::{

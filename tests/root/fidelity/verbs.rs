@@ -79,3 +79,52 @@ fn archive_whose_reader_ends_early_is_no_error() {
     let line = words.iter().map(|word| format!("'{}'", word.to_str().expect("UTF-8"))).collect::<Vec<_>>().join(" ");
     run("bash", ["-c", &format!("set -o pipefail; {line} | head -c 10 > /dev/null")]).success();
 }
+
+#[test]
+fn paths_in_a_source_follow_links_inside_the_commit() {
+    let sandbox = Sandbox::new("source-links");
+    let repository = sandbox.repository("repo");
+    let tree = sandbox.directory("tree");
+    for directory in ["usr/bin", "usr/lib/deep", "usr/etc", "etc"] {
+        fs::create_dir_all(tree.join(directory)).expect("writable");
+    }
+    fs::write(tree.join("usr/lib/tool"), "tool\n").expect("writable");
+    fs::write(tree.join("usr/lib/os-release"), "ID=demo\n").expect("writable");
+    let links = [
+        ("bin", "usr/bin"),
+        ("usr/bin/tool", "../lib/tool"),
+        ("usr/bin/absolute", "/usr/lib/tool"),
+        ("usr/lib/deep/up", "../../bin/tool"),
+        ("usr/lib/outside", "../../../../../../usr/lib/tool"),
+        ("usr/etc/os-release", "../usr/lib/os-release"),
+        ("loop", "loop"),
+        ("nowhere", "usr/none"),
+    ];
+    for (link, target) in links {
+        std::os::unix::fs::symlink(target, tree.join(link)).expect("writable");
+    }
+    repository.commit("main", &tree);
+    // The kernel resolves the same paths in the tree as a root.
+    for path in ["/bin/tool", "/usr/bin/absolute", "/usr/lib/deep/up", "/usr/lib/outside"] {
+        let expected = rustix::fs::openat2(
+            fs::File::open(&tree).expect("it exists"),
+            path,
+            rustix::fs::OFlags::RDONLY,
+            rustix::fs::Mode::empty(),
+            rustix::fs::ResolveFlags::IN_ROOT,
+        );
+        let printed = repository.run(["cat", &format!("main:{path}")]);
+        let expected = std::io::read_to_string(fs::File::from(expected.expect("the kernel finds it"))).expect("text");
+        assert_eq!(printed.success() + "\n", expected, "{path}");
+    }
+    // Defaults of /etc are found where a deployed machine has them.
+    for path in ["/etc/os-release", "/usr/etc/os-release"] {
+        assert_eq!(repository.run(["cat", &format!("main:{path}")]).success(), "ID=demo");
+    }
+    assert_eq!(repository.run(["ls", "main:/bin"]).success(), "absolute\ntool");
+    assert!(repository.run(["ls", "-l", "main:/bin"]).success().contains("bin -> usr/bin"));
+    assert!(repository.run(["show", "main:/bin"]).success().contains("symlink"));
+    for path in ["/loop", "/nowhere"] {
+        assert!(repository.run(["cat", &format!("main:{path}")]).failure(1).contains("there is no"));
+    }
+}
