@@ -4,6 +4,8 @@
 
 use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
 
+use flate2::bufread::GzDecoder;
+
 /// Size of the read buffers in bytes.
 const READ_SIZE: usize = 256 << 10;
 
@@ -32,7 +34,7 @@ pub(super) fn open<'a>(mut archive: impl Read + 'a) -> io::Result<Box<dyn BufRea
         Compression::None => Box::new(whole),
         // The default limit of the window stays: 128 MiB, the most that `zstd` without `--long` uses.
         Compression::Zstd => buffered(zstd::Decoder::with_buffer(whole)?),
-        Compression::Gzip => buffered(flate2::bufread::MultiGzDecoder::new(whole)),
+        Compression::Gzip => buffered(GzipMembers { current: Some(GzDecoder::new(whole)) }),
         Compression::Xz => buffered(lzma_rust2::XzReader::new_mem_limit(whole, true, XZ_MEMORY)),
         Compression::Unknown(name) => return Err(io::Error::other(UnknownCompression(name))),
     })
@@ -40,6 +42,44 @@ pub(super) fn open<'a>(mut archive: impl Read + 'a) -> io::Result<Box<dyn BufRea
 
 fn buffered<'a>(reader: impl Read + 'a) -> Box<dyn BufRead + 'a> {
     Box::new(BufReader::with_capacity(READ_SIZE, reader))
+}
+
+/// Reads the members of a gzip file one after the other. Zeros after a member are padding, as block devices and tapes add it
+/// and as gzip ignores it.
+struct GzipMembers<R> {
+    /// The member that is being read; `None` at the end.
+    current: Option<GzDecoder<R>>,
+}
+
+impl<R: BufRead> Read for GzipMembers<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(member) = &mut self.current {
+            let length = member.read(buffer)?;
+            if length > 0 || buffer.is_empty() {
+                return Ok(length);
+            }
+            let Some(mut rest) = self.current.take().map(GzDecoder::into_inner) else { break };
+            if !skip_zeros(&mut rest)? {
+                self.current = Some(GzDecoder::new(rest));
+            }
+        }
+        Ok(0)
+    }
+}
+
+/// Skips zeros, and returns whether nothing follows them.
+fn skip_zeros(reader: &mut impl BufRead) -> io::Result<bool> {
+    loop {
+        let available = reader.fill_buf()?;
+        if available.is_empty() {
+            return Ok(true);
+        }
+        let (length, zeros) = (available.len(), available.iter().take_while(|byte| **byte == 0).count());
+        reader.consume(zeros);
+        if zeros < length {
+            return Ok(false);
+        }
+    }
 }
 
 enum Compression {
@@ -102,6 +142,20 @@ mod tests {
                 assert!(io::copy(&mut cut, &mut io::sink()).is_err(), "{program}");
             }
         }
+    }
+
+    #[test]
+    fn zeros_after_a_gzip_member_are_padding() {
+        let bytes: Vec<u8> = (0..10_000_u32).flat_map(u32::to_le_bytes).collect();
+        let packed = piped("gzip", &bytes);
+        for (padding, repeat) in [(1, 1), (512, 2), (600_000, 2)] {
+            let padded = [&packed[..], &vec![0; padding]].concat().repeat(repeat);
+            let mut unpacked = Vec::new();
+            open(&padded[..]).expect("gzip").read_to_end(&mut unpacked).expect("the archive is complete");
+            assert!(unpacked == bytes.repeat(repeat), "{padding} {repeat}");
+        }
+        let garbage = [&packed[..], b"\0\0x"].concat();
+        assert!(io::copy(&mut open(&garbage[..]).expect("gzip"), &mut io::sink()).is_err());
     }
 
     #[test]
