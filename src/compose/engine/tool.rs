@@ -2,13 +2,15 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use sha2::{Digest as _, Sha256};
 
 use super::{EngineError, Runner};
-use crate::disk::{Lock, Wait};
+use crate::disk::{self, Lock, Wait};
 
 /// Returns the path of the program `name`: in the search path, or in the directories for administrators' programs.
 ///
@@ -53,6 +55,23 @@ pub(crate) fn write_program(path: &Path, text: &str) -> Result<(), EngineError> 
 pub(crate) fn read_lossy(path: &Path) -> Result<String, EngineError> {
     let bytes = fs::read(path).map_err(io_error("read", path))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Returns a directory of a root under a path of this machine that has no links; `None` if it does not exist. Links are resolved
+/// inside the root: a package may have made them.
+pub(crate) fn directory_in_root(root: &Path, place: &str) -> Result<Option<PathBuf>, EngineError> {
+    let top = disk::open_directory(root).map_err(io_error("open", root))?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(found) = rustix::fs::openat2(&top, place, flags, Mode::empty(), ResolveFlags::IN_ROOT) else {
+        return Ok(None);
+    };
+    let link = PathBuf::from(format!("/proc/self/fd/{}", found.as_raw_fd()));
+    fs::read_link(&link).map(Some).map_err(io_error("find", &link))
+}
+
+/// Returns whether a path is a regular file, and no link to one.
+pub(crate) fn is_plain_file(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|metadata| metadata.is_file())
 }
 
 /// Locks `path` in the cache against other composes, waiting until it is free. `what` says for the notice what the other compose

@@ -132,26 +132,31 @@ fn treefile_script_cannot_change_the_build_machine() {
     assert!(listed.starts_with("-rw-r--r--   1     0     0"), "{listed}");
 }
 
+/// Builds an rpm package that has only a script, which runs after its installation.
+fn rpm_with_script(sandbox: &Sandbox, script: &str) -> PathBuf {
+    let spec = sandbox.join("walls.spec");
+    let head =
+        "Name: walls\nVersion: 1\nRelease: 1\nSummary: s\nLicense: x\nBuildArch: noarch\nRequires(post): demo-base\n";
+    fs::write(&spec, format!("{head}%description\nd\n%files\n%post\n{script}")).expect("writable");
+    let top = format!("_topdir {}", sandbox.join("build").display());
+    run("rpmbuild", ["--quiet", "-bb", "--define", &top, &spec.to_string_lossy()]).success();
+    sandbox.join("build/RPMS/noarch/walls-1-1.noarch.rpm")
+}
+
 #[test]
 fn script_of_a_package_cannot_reach_the_build_machine() {
     let demo = super::rpm::DemoRepository::shared();
     let sandbox = Sandbox::new("compose-walls-package");
     let composer = Composer { cache: sandbox.join("cache"), ..Composer::new(&sandbox.join("c")) };
     let proof = sandbox.join("proof");
-    let spec = sandbox.join("walls.spec");
-    let text = [
-        "Name: walls\nVersion: 1\nRelease: 1\nSummary: s\nLicense: x\nBuildArch: noarch\nRequires(post): demo-base\n",
-        "%description\nd\n%files\n%post\nexec >/usr/lib/walls 2>&1\n",
-        "id -u; grep CapEff /proc/self/status; env; umask\n",
+    let script = [
+        "exec >/usr/lib/walls 2>&1\nid -u; grep CapEff /proc/self/status; env; umask\n",
         &format!("echo x >/proc/1/root{} ; echo x >{}\n", proof.display(), proof.display()),
         "mknod /usr/lib/sda b 8 0 && echo powers; mount -t tmpfs x /mnt && echo powers; ls /proc/1/root/ && echo powers\n",
         "for f in /proc/sys/kernel/core_pattern /proc/sysrq-trigger /proc/sys/vm/drop_caches; do (: >>$f) && echo powers; done\nexit 0\n",
     ]
     .concat();
-    fs::write(&spec, text).expect("writable");
-    let top = format!("_topdir {}", sandbox.join("build").display());
-    run("rpmbuild", ["--quiet", "-bb", "--define", &top, &spec.to_string_lossy()]).success();
-    let package = sandbox.join("build/RPMS/noarch/walls-1-1.noarch.rpm");
+    let package = rpm_with_script(&sandbox, &script);
     let file = sandbox.join("walls.yaml");
     demo.treefile(&file, &format!("ref: walls\npackages: [{}]\n", package.display()));
     let mut command = composer.command(&[&file.to_string_lossy()]);
@@ -161,6 +166,28 @@ fn script_of_a_package_cannot_reach_the_build_machine() {
     assert!(report.starts_with("0\nCapEff:\t00000000800401fb"), "{report}");
     assert!(!report.contains("powers") && !report.contains("secret-of-the-caller"), "{report}");
     assert!(!proof.exists(), "a script of a package wrote to the machine");
+}
+
+#[test]
+fn database_that_a_package_makes_a_link_is_not_followed() {
+    let demo = super::rpm::DemoRepository::shared();
+    let sandbox = Sandbox::new("compose-walls-database");
+    let composer = Composer { cache: sandbox.join("cache"), ..Composer::new(&sandbox.join("c")) };
+    let machine = sandbox.directory("machine");
+    let database = machine.join("rpmdb.sqlite");
+    fs::write(&database, "the database of the machine\n").expect("writable");
+    let script = format!(
+        "mv /usr/lib/sysimage/rpm /usr/lib/sysimage/moved; ln -s {} /usr/lib/sysimage/rpm\nexit 0\n",
+        machine.display()
+    );
+    let package = rpm_with_script(&sandbox, &script);
+    let file = sandbox.join("walls.yaml");
+    demo.treefile(&file, &format!("ref: walls\npackages: [{}]\n", package.display()));
+    // The root has no database at any known place any more.
+    composer.run(&[&file.to_string_lossy()]).failure(1);
+    assert_eq!(fs::read_to_string(&database).expect("it exists"), "the database of the machine\n");
+    assert_eq!(fs::read_dir(&machine).expect("it exists").count(), 1);
+    composer.assert_nothing_left("walls");
 }
 
 #[test]

@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use super::super::tool::{io_error, read_lossy};
+use super::super::tool::{directory_in_root, io_error, is_plain_file, read_lossy};
 use super::super::{EngineError, FileOwners};
 use crate::compose::packages::Package;
 
@@ -47,14 +48,20 @@ pub fn parse_paragraphs(text: &str) -> Vec<Paragraph> {
 }
 
 /// Returns the directory of the database, at its new or its old place.
-fn database_directory(root: &Path) -> PathBuf {
-    let new = root.join("usr/lib/sysimage/dpkg");
-    if new.join("status").is_file() { new } else { root.join("var/lib/dpkg") }
+fn database_directory(root: &Path) -> Result<PathBuf, EngineError> {
+    for place in ["usr/lib/sysimage/dpkg", "var/lib/dpkg"] {
+        match directory_in_root(root, place)? {
+            Some(directory) if is_plain_file(&directory.join("status")) => return Ok(directory),
+            _ => {}
+        }
+    }
+    let path = root.join("var/lib/dpkg/status");
+    Err(io_error("read", &path)(io::ErrorKind::NotFound.into()))
 }
 
 /// Returns the packages that are installed. A package that is half installed is left out; installing then fails elsewhere.
 pub(crate) fn installed(root: &Path) -> Result<Vec<Package>, EngineError> {
-    let text = read_lossy(&database_directory(root).join("status"))?;
+    let text = read_lossy(&database_directory(root)?.join("status"))?;
     Ok(parse_status(&text))
 }
 
@@ -79,13 +86,13 @@ pub fn parse_status(status: &str) -> Vec<Package> {
 
 /// Returns which package owns which path.
 pub(crate) fn file_owners(root: &Path) -> Result<FileOwners, EngineError> {
-    let directory = database_directory(root).join("info");
+    let directory = database_directory(root)?.join("info");
     let mut file_owners = FileOwners::default();
     let entries = fs::read_dir(&directory).map_err(io_error("list", &directory))?;
     for entry in entries {
         let path = entry.map_err(io_error("list", &directory))?.path();
         let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let Some(name) = file.strip_suffix(".list") else { continue };
+        let Some(name) = file.strip_suffix(".list").filter(|_| is_plain_file(&path)) else { continue };
         // `libc6:amd64.list` where several architectures may be installed.
         let name = name.split(':').next().unwrap_or(name).to_owned();
         let bytes = fs::read(&path).map_err(io_error("read", &path))?;

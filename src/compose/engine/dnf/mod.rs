@@ -21,7 +21,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use self::config::DnfConfig;
-use super::tool::{file_sha256, find_program, io_error, make_directory, wait_for_lock};
+use super::tool::{file_sha256, find_program, io_error, is_plain_file, make_directory, wait_for_lock};
 use super::{
     Engine, EngineContext, EngineError, FileOwners, LockedPackages, Resolution, ResolvedPackage, describe_difference,
 };
@@ -226,9 +226,9 @@ impl Engine for Dnf<'_> {
 impl Dnf<'_> {
     /// Normalises rpm's database, so that two equal installs give equal bytes.
     fn normalise_database(&self, root: &Path, time: i64) -> Result<(), EngineError> {
-        let directory = query::database_directory(root);
+        let Some(directory) = query::database_directory(root)? else { return Ok(()) };
         let database = directory.join("rpmdb.sqlite");
-        if !database.is_file() {
+        if !is_plain_file(&database) {
             return Ok(());
         }
         let driver = self.write_driver()?;

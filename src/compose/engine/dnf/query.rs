@@ -5,20 +5,23 @@
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use super::super::tool::io_error;
+use super::super::tool::{directory_in_root, io_error, is_plain_file};
 use super::super::{EngineError, FileOwners};
 use super::output;
 use crate::compose::packages::Package;
 use crate::compose::process::Runner;
 use crate::compose::sandbox::{EngineView, SandboxedCommand};
 
-/// Returns the directory of the database: where this program puts it, or where other tools do.
-pub(crate) fn database_directory(root: &Path) -> PathBuf {
-    let places = ["usr/lib/sysimage/rpm", "var/lib/rpm", "usr/share/rpm"].map(|place| root.join(place));
-    let found = places
-        .iter()
-        .find(|place| ["rpmdb.sqlite", "Packages", "Packages.db"].iter().any(|file| place.join(file).exists()));
-    found.unwrap_or(&places[0]).clone()
+/// Returns the directory of the database, under a path without links: where this program puts it, or where other tools do;
+/// `None` if there is none.
+pub(crate) fn database_directory(root: &Path) -> Result<Option<PathBuf>, EngineError> {
+    for place in ["usr/lib/sysimage/rpm", "var/lib/rpm", "usr/share/rpm"] {
+        let Some(directory) = directory_in_root(root, place)? else { continue };
+        if ["rpmdb.sqlite", "Packages", "Packages.db"].iter().any(|file| is_plain_file(&directory.join(file))) {
+            return Ok(Some(directory));
+        }
+    }
+    Ok(None)
 }
 
 /// Returns the installed packages, without rpm's public keys.
@@ -33,11 +36,9 @@ pub(crate) fn file_owners(runner: Runner<'_>, root: &Path) -> Result<FileOwners,
 }
 
 fn query_rpm(runner: Runner<'_>, root: &Path, format: &str) -> Result<String, EngineError> {
-    let relative = database_directory(root);
-    let directory = std::path::absolute(&relative).map_err(io_error("find", &relative))?;
+    let Some(directory) = database_directory(root)? else { return Ok(String::new()) };
     let command = ["rpm", "--dbpath", directory.to_str().unwrap_or_default(), "-qa", "--qf", format];
-    let readable = if directory.exists() { vec![directory.clone()] } else { Vec::new() };
-    run_rpm(runner, readable, &command)
+    run_rpm(runner, vec![directory.clone()], &command)
 }
 
 /// Runs rpm in a sandbox in which these files and directories can be read, and returns its output.
