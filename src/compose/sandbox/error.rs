@@ -10,7 +10,7 @@ use super::PROGRAM_NAME;
 /// Why a sandbox cannot be entered.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StageError {
-    /// The arguments or the request are not those of a [`SandboxedCommand`].
+    /// The arguments or the request are not those of a `SandboxedCommand`.
     #[error("{PROGRAM_NAME} is started by sapwood itself")]
     Arguments,
     #[error("sandbox: cannot {action}")]
