@@ -9,14 +9,6 @@
 //!
 //! *Used by* `source`, `fuse`, `mount` and `cli`.
 //!
-//! ```text
-//! partial/<image>           the image's file at full length, with the blocks that were fetched
-//! partial/<image>.head      the beginning of its published form
-//! partial/<image>.locator   where its objects are
-//! partial/<object>          a large object's file at full length, with the blocks that were fetched
-//! ```
-//!
-//! Nothing in `partial/` is trusted: every block is verified when it is first used after a start.
 //!
 //! | file | holds |
 //! | --- | --- |
@@ -44,7 +36,7 @@ mod resolve;
 mod tree;
 
 pub(crate) use counters::{LATENCY_BOUNDS_MS, LazyFigures};
-pub(crate) use objects::completeness::CommitCompleteness;
+pub(crate) use objects::change::{ChangeError, ChangeOutcome, ContentChange, ContentWriter, DirectWriter, NewObject};
 pub(crate) use readahead::background::{Fill, FillScope};
 pub(crate) use readahead::prefetch::Selection;
 pub(crate) use readahead::profile::ProfileChoice;

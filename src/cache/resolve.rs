@@ -8,18 +8,20 @@
 //!
 //! *Used by* `source` and `cli`.
 
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use crate::cache::image::ensure_head;
 use crate::cache::image::head::ImageHead;
+use crate::cache::objects::change::{ContentWriter, lock_within};
 use crate::cache::tree::{LazyError, LazyOptions, LazySource, LazyTree};
-use crate::disk::{self, LockError, Wait};
+use crate::disk;
 use crate::error::chain;
 use crate::model::{Commit, CommitId, RefName};
 use crate::remote::format::Placement;
 use crate::remote::transport::Transport;
 use crate::remote::{Head, Remote, RemoteError, RemotesError};
-use crate::store::{Expect, ReadError, RefEdit, RefError, Store, StoreWriter, WriteError};
+use crate::store::{Expect, ReadError, RefEdit, RefError, Store, WriteError};
 
 /// How long to wait for the repository while another process writes to it. Without the lock the mount works, but what was
 /// learned is not stored.
@@ -161,12 +163,22 @@ impl ResolvedCommit {
         Ok(Self { source: LazySource { id, commit, remote: transport.zip(placement), image_head: None } })
     }
 
-    /// Opens the commit.
+    /// Opens the commit. What is fetched is stored by this process.
     ///
     /// # Errors
     /// [`LazyError`] when the image cannot be opened, or a thread cannot be started.
-    pub fn open(&self, store: &Store, options: LazyOptions) -> Result<std::sync::Arc<LazyTree>, LazyError> {
-        LazyTree::open(store, self.source.clone(), options)
+    pub fn open(&self, store: &Store, options: LazyOptions) -> Result<Arc<LazyTree>, LazyError> {
+        LazyTree::open(store, self.source.clone(), options, None)
+    }
+
+    /// Opens the commit like [`Self::open`]; `writer` stores what is fetched.
+    pub(crate) fn open_with(
+        &self,
+        store: &Store,
+        options: LazyOptions,
+        writer: Arc<dyn ContentWriter>,
+    ) -> Result<Arc<LazyTree>, LazyError> {
+        LazyTree::open(store, self.source.clone(), options, Some(writer))
     }
 }
 
@@ -176,11 +188,12 @@ fn resolve_head(store: &Store, remote: &Remote, name: &RefName) -> Result<(Head,
     let ref_head = remote.fetch_ref_head(name)?;
     let place = ref_head.placement().image;
     let layout = store.layout();
-    let is_stored = place.id.is_none_or(|id| layout.image(id).exists() || layout.image_head(id).exists());
+    let partial = layout.partial_of(ref_head.commit());
+    let is_stored = place.id.is_none_or(|id| layout.image(id).exists() || partial.image_head(id).exists());
     let image_head = if is_stored { None } else { ImageHead::request(remote.transport(), &place) };
     let head = remote.complete_head(ref_head)?;
-    let (id, place) = (head.commit.image, head.placement.image);
-    let early_head = image_head.as_ref().filter(|image_head| image_head.id() == id);
+    let (id, place) = ((head.record.commit, head.commit.image), head.placement.image);
+    let early_head = image_head.as_ref().filter(|image_head| image_head.id() == id.1);
     ensure_head(store, remote.transport(), id, &place, early_head, remote.deadline())
         .map_err(|source| RemoteError::Transport { url: remote.transport().url().into(), source })?;
     Ok((head, image_head))
@@ -192,7 +205,7 @@ fn remember(store: &Store, remote: &Remote, head: &Head) -> Result<(), RememberE
     let name = remote.name().local_ref(&head.record.name);
     let is_known = store.read_ref(&name)? == Some(id) && (is_complete || read_placement(store, id).is_some());
     if !is_known {
-        let writer = lock_writer(store)?;
+        let writer = lock_within(store, LOCK_TIMEOUT)?;
         if !is_complete {
             // The placement is also the marker of a lazy commit. It is written before the commit, so that no reader takes the
             // commit for complete.
@@ -210,16 +223,4 @@ fn remember(store: &Store, remote: &Remote, head: &Head) -> Result<(), RememberE
 /// Reads the placement of a lazy commit from its marker file.
 fn read_placement(store: &Store, id: CommitId) -> Option<Placement> {
     Placement::parse(&std::fs::read(store.layout().lazy_commit(id)).ok()?).ok()
-}
-
-fn lock_writer(store: &Store) -> Result<StoreWriter, WriteError> {
-    let deadline = Instant::now() + LOCK_TIMEOUT;
-    loop {
-        match store.writer(Wait::No) {
-            Err(WriteError::Lock(LockError::Held { .. })) if Instant::now() < deadline => {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            done => return done,
-        }
-    }
 }

@@ -23,7 +23,7 @@ use crate::cache::fetch::pool::FetchPool;
 use crate::cache::fetch::remote::RemoteLink;
 use crate::cache::image::head::ImageHead;
 use crate::cache::image::{LazyImage, LazyImageError};
-use crate::cache::objects::completeness::CommitCompleteness;
+use crate::cache::objects::change::{ContentWriter, DirectWriter};
 use crate::cache::objects::coverage;
 use crate::cache::objects::evictor;
 use crate::cache::objects::object_cache::ObjectCache;
@@ -35,7 +35,7 @@ use crate::image::{Image, ObjectRef};
 use crate::model::{Commit, CommitId, ObjectId};
 use crate::remote::format::{LocatorBound, Placement, ProfileText};
 use crate::remote::transport::Transport;
-use crate::store::{Absent, CheckedStore, Fetch, ObjectSource, ReadError, Store, Verify};
+use crate::store::{Absent, CheckedStore, CommitCompleteness, Fetch, ObjectSource, ReadError, Store, Verify};
 
 /// How long to wait after a failed fetch before it is repeated.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
@@ -122,18 +122,23 @@ pub struct LazyTree {
 }
 
 impl LazyTree {
-    pub(super) fn open(store: &Store, source: LazySource, options: LazyOptions) -> Result<Arc<Self>, LazyError> {
-        let partial = store.layout().partial();
-        if let Err(error) = std::fs::create_dir_all(&partial) {
-            tracing::warn!("{}: {error}: fetched contents are not stored", partial.display());
-        }
+    pub(super) fn open(
+        store: &Store,
+        source: LazySource,
+        options: LazyOptions,
+        writer: Option<Arc<dyn ContentWriter>>,
+    ) -> Result<Arc<Self>, LazyError> {
         let LazySource { id, commit, remote, image_head } = source;
+        if let Err(error) = store.prepare_partial(id, commit.image) {
+            tracing::warn!("{}: {error}: fetched contents are not stored", store.path().display());
+        }
+        let writer = writer.unwrap_or_else(|| Arc::new(DirectWriter::new(store, id)));
         let remote = Arc::new(RemoteLink::new(id, remote, options.patience.duration()));
         let pool = Arc::new(FetchPool::start().map_err(LazyError::Thread)?);
         let counters = Arc::<LazyCounters>::default();
         let image = LazyImage::open(store, commit.image, &remote, &pool, image_head)?;
         let quota = Arc::new(Quota::new(options.cache_size, store.config().cache_size));
-        let write_back = WriteBack::start(store, &quota).map_err(LazyError::Thread)?;
+        let write_back = WriteBack::start(store, writer, &quota).map_err(LazyError::Thread)?;
         let locator_bound = LocatorBound::of_commit(&commit);
         let checked = Arc::new(CheckedStore::new(store, image.image(), options.verify));
         let objects = Arc::new(ObjectCache::new(&remote, &image, checked, write_back, &pool, &counters, locator_bound));

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::trust_args::TrustArgs;
 use super::{output, repository};
-use crate::cache::{CommitCompleteness, LazyOptions, LazyTree, ProfileChoice, ResolvedCommit, Selection};
+use crate::cache::{LazyOptions, LazyTree, ProfileChoice, ResolvedCommit, Selection};
 use crate::cli::context::{Context, Run};
 use crate::disk::MountTable;
 use crate::model::ImagePath;
@@ -19,7 +19,7 @@ use crate::remote::Remotes;
 use crate::remote::format::ProfileText;
 use crate::remote::transport::Transport;
 use crate::source::{self, RemoteSource, RemoteSpec, environment};
-use crate::store::Store;
+use crate::store::{CommitCompleteness, Store};
 
 /// Fetch parts of a commit before anything reads them
 #[derive(Debug, clap::Args)]

@@ -24,12 +24,10 @@ use super::sandbox::{BackingFiles, FileAccess, NetworkAccess, RepositoryOwner, W
 use super::worker::request_replacement;
 use crate::fuse::{Confinement, MountMode, MountOptions, Service, SharedState};
 use crate::remote::RemoteConfig;
+use crate::store::Store;
 
-/// Paths below a repository that the worker of a lazy mount writes.
-const LAZY_WRITE_PATHS: [&str; 6] = ["objects", "packs", "images", "partial", "tmp", "state"];
-
-/// Paths below a repository that the worker of a complete mount writes, to remove its registration.
-const COMPLETE_WRITE_PATHS: [&str; 1] = ["state/mounts"];
+/// Paths below a repository that a broker writes.
+const BROKER_WRITE_PATHS: [&str; 6] = ["objects", "packs", "images", "partial", "tmp", "state"];
 
 /// The directory of the resolver's files.
 const ETC: &str = "/etc";
@@ -72,8 +70,6 @@ pub(crate) fn enter(
     }
     let is_fetching = !handoff.is_complete && handoff.remote.is_some() && service == Service::Full;
     let network = if is_fetching { NetworkAccess::Needed } else { NetworkAccess::None };
-    let owner = rustix::fs::fstat(repository).or_cannot("read the owner of the repository")?.st_uid;
-    let is_own = owner == rustix::process::geteuid().as_raw();
     let sandbox = WorkerSandbox {
         files: allowed_files(handoff, options, repository, network)?,
         network,
@@ -86,10 +82,10 @@ pub(crate) fn enter(
         writing: if handoff.is_complete && handoff.record.is_none() && handoff.metrics_file.is_none() {
             WriteAccess::None
         } else {
-            WriteAccess::Needed
+            WriteAccess::Own
         },
         backing: if options.mode == MountMode::Passthrough { BackingFiles::Registered } else { BackingFiles::None },
-        repository: if is_own { RepositoryOwner::ThisUser } else { RepositoryOwner::OtherUser },
+        repository: repository_owner(repository)?,
     };
     let watch = is_fetching.then(ResolverWatch::open).transpose();
     let watch = watch.inspect_err(|error| tracing::debug!("{ETC} is not watched: {error}")).ok().flatten();
@@ -109,8 +105,9 @@ fn allowed_files(
         MountMode::Passthrough => FileAccess::read_and_execute_descriptor(repository_itself),
         MountMode::Cached => FileAccess::read_descriptor(repository_itself),
     }];
-    let written = if handoff.is_complete { &COMPLETE_WRITE_PATHS[..] } else { &LAZY_WRITE_PATHS };
-    files.extend(written.iter().filter_map(|name| open_below(repository, name)).map(FileAccess::write_descriptor));
+    if !handoff.is_complete {
+        files.extend(partial_directory(handoff)?.map(FileAccess::write_descriptor));
+    }
     if let Some((directory, ..)) = handoff.descriptors.registry {
         files.push(FileAccess::write_descriptor(copy_fd(directory)?));
     }
@@ -128,6 +125,32 @@ fn allowed_files(
         files.extend(paths.iter().filter_map(|path| FileAccess::read(path)));
     }
     Ok(files)
+}
+
+/// Enters the sandbox of a broker, which writes to the repository and does nothing else.
+pub(super) fn enter_broker(repository: &OwnedFd) -> Result<(), ProcessError> {
+    let read = repository.try_clone().or_cannot("duplicate a descriptor").map(FileAccess::read_descriptor)?;
+    let written = BROKER_WRITE_PATHS.iter().filter_map(|name| open_below(repository, name));
+    let devices = ["/dev/null", "/dev/urandom"].into_iter().filter_map(|path| FileAccess::read(Path::new(path)));
+    let files = [read].into_iter().chain(written.map(FileAccess::write_descriptor)).chain(devices).collect();
+    let owner = repository_owner(repository)?;
+    let sandbox = WorkerSandbox { files, writing: WriteAccess::Repository, repository: owner, ..Default::default() };
+    let _: crate::fuse::Enforced = sandbox.enter();
+    Ok(())
+}
+
+fn repository_owner(repository: &OwnedFd) -> Result<RepositoryOwner, ProcessError> {
+    let owner = rustix::fs::fstat(repository).or_cannot("read the owner of the repository")?.st_uid;
+    let is_own = owner == rustix::process::geteuid().as_raw();
+    Ok(if is_own { RepositoryOwner::ThisUser } else { RepositoryOwner::OtherUser })
+}
+
+/// Makes and opens the directory of what is fetched in parts for the commit. The working directory is the repository. Returns
+/// `None` if the repository cannot be written.
+fn partial_directory(handoff: &Handoff) -> Result<Option<OwnedFd>, ProcessError> {
+    let (commit, image) = handoff.commit_and_image()?;
+    let made = Store::open_working_directory()?.prepare_partial(commit, image);
+    Ok(made.inspect_err(|error| tracing::warn!("fetched contents are not stored: {error}")).ok())
 }
 
 /// Returns the TCP ports of a remote, its mirrors, its proxy and its endpoints, and those of name servers and of redirects to

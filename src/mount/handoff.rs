@@ -18,9 +18,9 @@ use std::path::PathBuf;
 use rustix::fs::MemfdFlags;
 
 use super::log::LogKind;
-use crate::cache::ResolvedRecord;
+use crate::cache::{ResolvedCommit, ResolvedRecord};
 use crate::fuse::{MountOptions, OptionError};
-use crate::model::{ImagePath, PathError};
+use crate::model::{CommitId, ImageId, ImagePath, PathError};
 use crate::remote::RemoteConfig;
 use crate::sys;
 
@@ -165,6 +165,25 @@ pub(crate) struct FdTable {
     pub(crate) registry: Option<(i32, i32, i32, i32)>,
 }
 
+impl FdTable {
+    /// Returns the numbers of all descriptors.
+    pub(crate) fn numbers(self) -> impl Iterator<Item = i32> {
+        let always = [self.device, self.shared, self.program, self.repository, self.log];
+        let pipes = [self.ready.0, self.ready.1, self.go.0, self.go.1];
+        let optional = [
+            self.spare_device,
+            self.connections,
+            self.root,
+            self.image,
+            self.record,
+            self.metrics_file,
+            self.metrics_listen,
+        ];
+        let registry = self.registry.map(|(directory, lock, control, exchange)| [directory, lock, control, exchange]);
+        always.into_iter().chain(pipes).chain(optional.into_iter().flatten()).chain(registry.into_iter().flatten())
+    }
+}
+
 impl RemotePart {
     /// Creates the serialisable form of a remote.
     pub(crate) fn new(config: RemoteConfig) -> Self {
@@ -234,6 +253,15 @@ impl Handoff {
             HandedOptions::Value(options) => Ok(MountOptions::clone(options)),
             HandedOptions::Text(text) => MountOptions::parse(text),
         }
+    }
+
+    /// Returns the commit that is mounted, and its image, without opening the repository.
+    ///
+    /// # Errors
+    /// When this program does not understand the description.
+    pub(crate) fn commit_and_image(&self) -> io::Result<(CommitId, ImageId)> {
+        let resolved = ResolvedCommit::from_record(&self.resolved, None)?;
+        Ok((resolved.id(), resolved.commit().image))
     }
 
     /// Parses the directory of the commit that is mounted.

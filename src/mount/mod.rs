@@ -16,6 +16,7 @@
 //! | `processes` | the entry points of the processes |
 //! | `supervisor` | the process that holds the connection and replaces workers |
 //! | `worker` | the start, replacement and end of a worker |
+//! | `broker` | the process that writes to the repository for a worker |
 //! | `confine`, `sandbox` | what a worker needs, and its restrictions |
 //! | `connections` | the kernel's count of requests without a reply |
 //! | `registry` | the list of running mounts |
@@ -28,6 +29,7 @@
 //!
 //! *Used by* `boot` and `cli`.
 
+mod broker;
 mod confine;
 mod connections;
 mod control;

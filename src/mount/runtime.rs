@@ -15,6 +15,9 @@ use crate::disk::is_own_directory;
 /// their filesystem is no longer needed.
 pub(crate) const PROCESS_NAME: &str = "sapwood-mount";
 
+/// The subcommand of the process that writes to the repository for a worker.
+pub(super) const BROKER_SUBCOMMAND: &str = "broker";
+
 /// Returns the name of the processes behind a mount.
 pub(super) fn process_name() -> String {
     let mark = if nix::unistd::geteuid().is_root() { "@" } else { "" };

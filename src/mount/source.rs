@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use super::error::{OrCannot as _, ProcessError};
 use super::handoff::{Handoff, RemotePart};
-use crate::cache::{Fill, FillScope, LazyOptions, LazyTree, Patience, ProfileChoice, ResolvedCommit};
+use crate::cache::{ContentWriter, Fill, FillScope, LazyOptions, LazyTree, Patience, ProfileChoice, ResolvedCommit};
 use crate::error::chain;
 use crate::fuse::{MountOptions, ProfileOption, Service};
 use crate::image::{self, Image, Tree};
-use crate::model::{CommitId, ImagePath, Metadata, Timestamp, Xattrs};
+use crate::model::{ImagePath, Metadata, Timestamp, Xattrs};
 use crate::remote::RemoteConfig;
 use crate::remote::format::ProfileText;
 use crate::remote::transport::Transport;
@@ -50,14 +50,6 @@ impl OpenMount {
 }
 
 impl MountSource {
-    /// Returns the commit of a mount without opening the repository.
-    ///
-    /// # Errors
-    /// When this program does not understand the hand-over.
-    pub(crate) fn commit_id(handoff: &Handoff) -> Result<CommitId, ProcessError> {
-        Ok(ResolvedCommit::from_record(&handoff.resolved, None)?.id())
-    }
-
     /// Creates the source of a mount from a commit that was resolved.
     pub(crate) fn new(
         store: Store,
@@ -101,11 +93,15 @@ impl MountSource {
         Ok(self.is_complete.then(open).transpose()?)
     }
 
-    /// Opens the commit as a filesystem.
+    /// Opens the commit as a filesystem. `writer` stores what is fetched; without one this process does.
     ///
     /// # Errors
     /// When the image is missing, or has no such directory.
-    pub(crate) fn open(&self, options: &MountOptions) -> Result<OpenMount, ProcessError> {
+    pub(crate) fn open(
+        &self,
+        options: &MountOptions,
+        writer: Option<Arc<dyn ContentWriter>>,
+    ) -> Result<OpenMount, ProcessError> {
         let (store, commit) = (&self.store, self.resolved.commit());
         let directory = store.directory().try_clone().or_cannot("keep the repository open")?;
         let volume = Volume { content_bytes: commit.content_bytes, store: Some(directory) };
@@ -117,7 +113,10 @@ impl MountSource {
         }
         let patience = options.fetch_timeout.map_or(Patience::None, Patience::Within);
         let choices = LazyOptions { patience, cache_size: options.cache_size, verify: options.verify };
-        let tree = self.resolved.open(store, choices)?;
+        let tree = match writer {
+            Some(writer) => self.resolved.open_with(store, choices, writer)?,
+            None => self.resolved.open(store, choices)?,
+        };
         let vfs = Vfs::lazy(tree.image().clone(), Arc::clone(&tree), &self.subdir, volume)?;
         Ok(OpenMount { vfs, tree: Some(tree) })
     }

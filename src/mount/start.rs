@@ -52,7 +52,7 @@ pub(crate) struct StartRequest<'a> {
 pub(crate) fn start(request: &StartRequest<'_>) -> Result<SupervisorProcess, ProcessError> {
     let source = request.source;
     // Opened before mounting, so that a mount that cannot be served is never visible.
-    if let Some(tree) = source.open(&request.mount.options)?.tree {
+    if let Some(tree) = source.open(&request.mount.options, None)?.tree {
         tree.wait_for_metadata(NAMES_WAIT);
     }
     let root = source.store.register_mount(source.resolved.id());

@@ -102,6 +102,11 @@ pub(crate) struct RefHead {
 }
 
 impl RefHead {
+    /// Returns the commit that the ref names.
+    pub(crate) fn commit(&self) -> CommitId {
+        self.record.commit
+    }
+
     /// Returns where the parts of the commit are.
     pub(crate) const fn placement(&self) -> &Placement {
         &self.placement

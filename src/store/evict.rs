@@ -12,7 +12,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::gc::{Gc, GcError, object_files, remove_files};
@@ -121,22 +121,15 @@ impl Gc {
 
     /// Returns the partial files of large objects, and those of images that are not mounted.
     fn partial_units(&self, mounted: &BTreeSet<ImageId>) -> Result<Vec<Evictable>, GcError> {
-        let directory = self.writer.store().layout().partial();
-        let failed = |source| GcError::Io { action: "list", path: directory.clone(), source };
-        let entries = match fs::read_dir(&directory) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(failed)?,
+        let store = self.writer.store();
+        let failed = |source| GcError::Io { action: "list", path: store.layout().partial(), source };
+        let is_mounted = |path: &Path| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            let image = name.and_then(|name| name.get(..2 * ImageId::LEN)?.parse::<ImageId>().ok());
+            image.is_none_or(|image| mounted.contains(&image))
         };
-        let mut units = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(failed)?;
-            let name = entry.file_name();
-            let image = name.to_str().and_then(|name| name.get(..2 * ImageId::LEN)?.parse::<ImageId>().ok());
-            if image.is_some_and(|image| !mounted.contains(&image)) {
-                units.extend(unit_of_file(entry.path()));
-            }
-        }
-        Ok(units)
+        let files = store.partial_files().map_err(failed)?.into_iter().map(|(_, path)| path);
+        Ok(files.filter(|path| !is_mounted(path)).filter_map(unit_of_file).collect())
     }
 
     /// Adds units to the plan, in order, until `enough` bytes become free.
@@ -218,7 +211,7 @@ impl Gc {
         let names: Vec<&str> = packs.iter().map(|pack| pack.name.as_str()).collect();
         self.rewrite_packs(&names, PackForm::Current, &|id| packs.iter().any(|pack| pack.keep.contains_key(id)))?;
         let moved = packs.iter().flat_map(|pack| pack.keep.iter().map(|(id, used)| (*id, *used))).collect();
-        self.writer.store().write_use_times(&moved);
+        self.writer.store().write_use_times(&moved, None);
         Ok(())
     }
 }

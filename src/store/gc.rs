@@ -29,9 +29,6 @@ use super::write::{StoreWriter, WriteError};
 use crate::disk::{self, Lock, LockError, Wait};
 use crate::model::{Commit, CommitId, ImageId, ObjectId};
 
-/// Number of hex digits of an id.
-const ID_DIGITS: usize = 2 * ObjectId::LEN;
-
 /// Why garbage was not collected.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum GcError {
@@ -162,6 +159,7 @@ impl Gc {
         }
         self.plan_former_packs(&mut plan)?;
         plan_companions(layout, &needed, &mut plan)?;
+        plan_partial(store, &needed, &mut plan)?;
         plan.needed = Some(needed.objects);
         Ok(plan)
     }
@@ -173,8 +171,9 @@ impl Gc {
         let (store, began) = (self.writer.store(), SystemTime::now());
         let layout = store.layout();
         let Some(last) = store.milestone(MilestoneKind::Collected) else { return Ok(None) };
-        let is_quiet =
-            !layout.garbage_mark().exists() && !store.has_lazy_commits() && files(&layout.partial())?.is_empty();
+        let is_quiet = !layout.garbage_mark().exists()
+            && !store.has_lazy_commits()
+            && store.partial_files().is_ok_and(|files| files.is_empty());
         let roots: BTreeSet<CommitId> = self.ref_tips()?.into_iter().chain(store.mount_roots()?).collect();
         let Ok(history) = last.new_history(store, roots.iter().copied()) else { return Ok(None) };
         if !is_quiet || history.reached != *last.tips() {
@@ -270,6 +269,7 @@ impl Gc {
             let directory = path.parent().unwrap_or_else(|| layout.root()).to_owned();
             remove_files(std::iter::once(path), &directory)?;
         }
+        store.remove_empty_partial();
         remove_files(plan.objects.iter().map(|(id, _)| layout.object(*id)), &layout.objects())?;
         let names: Vec<&str> =
             plan.packs.iter().filter(|pack| !pack.is_former_as_it_is()).map(|pack| pack.name.as_str()).collect();
@@ -326,15 +326,18 @@ fn plan_companions(layout: &StoreLayout, needed: &Reachable, plan: &mut GcPlan) 
             }
         }
     }
-    let directory = layout.partial();
-    for (name, size) in files(&directory)? {
-        // A partial image or object, or a file that describes one: `<id>` or `<id>.something`.
-        let Some(id) = name.get(..ID_DIGITS) else { continue };
-        let (Ok(image), Ok(object)) = (id.parse::<ImageId>(), id.parse::<ObjectId>()) else { continue };
-        let is_needed = needed.images.contains(&image) || needed.objects.contains(&object);
-        if !is_needed && needed.unread_images.is_empty() {
-            plan.companions.push(relative(layout, &directory).join(name));
-            plan.bytes += size;
+    Ok(())
+}
+
+/// Finds what was fetched in parts for commits that are removed or complete, and what earlier versions left.
+fn plan_partial(store: &Store, needed: &Reachable, plan: &mut GcPlan) -> Result<(), GcError> {
+    let layout = store.layout();
+    let failed = |source| GcError::Io { action: "list", path: layout.partial(), source };
+    let is_needed = |commit| needed.commits.contains_key(&commit) && store.is_lazy(commit);
+    for (commit, path) in store.partial_files().map_err(failed)? {
+        if !commit.is_some_and(is_needed) {
+            plan.bytes += fs::symlink_metadata(&path).map_or(0, |metadata| metadata.len());
+            plan.companions.push(relative(layout, &path));
         }
     }
     Ok(())

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 
 use super::gc::{GcError, object_files};
 use super::open::Store;
-use crate::model::ObjectId;
+use crate::model::{CommitId, ObjectId};
 
 /// Bytes in a block of `st_blocks`.
 pub(super) const STAT_BLOCK: u64 = 512;
@@ -41,10 +41,10 @@ impl Store {
         Ok(objects)
     }
 
-    /// Returns the number of stored bytes of each partial object. Partial images, which are in the same directory, are included
-    /// under ids that no object has.
-    pub(crate) fn partial_sizes(&self) -> HashMap<ObjectId, u64> {
-        let Ok(entries) = fs::read_dir(self.layout().partial()) else { return HashMap::new() };
+    /// Returns the number of stored bytes of each large object that is being fetched in parts for `commit`. The partial image,
+    /// which is in the same directory, is included under an id that no object has.
+    pub(crate) fn partial_sizes(&self, commit: CommitId) -> HashMap<ObjectId, u64> {
+        let Ok(entries) = fs::read_dir(self.layout().partial_of(commit).directory()) else { return HashMap::new() };
         let size = |entry: std::io::Result<fs::DirEntry>| {
             let entry = entry.ok()?;
             let id = entry.file_name().to_str()?.parse().ok()?;

@@ -129,31 +129,6 @@ impl StoreLayout {
         self.root.join("remotes")
     }
 
-    /// Returns the directory of images and large objects that are being fetched in parts. Made when first needed.
-    pub(crate) fn partial(&self) -> PathBuf {
-        self.root.join("partial")
-    }
-
-    /// Returns the file of a partial image.
-    pub(crate) fn partial_image(&self, id: ImageId) -> PathBuf {
-        self.partial().join(id.to_string())
-    }
-
-    /// Returns the file of a partial large object.
-    pub(crate) fn partial_object(&self, id: ObjectId) -> PathBuf {
-        self.partial().join(id.to_string())
-    }
-
-    /// Returns the file with the beginning of the published form of a partial image, which says where its parts are.
-    pub(crate) fn image_head(&self, id: ImageId) -> PathBuf {
-        self.partial().join(format!("{id}.head"))
-    }
-
-    /// Returns the file with the locator of an image, as it was last fetched.
-    pub(crate) fn image_locator(&self, id: ImageId) -> PathBuf {
-        self.partial().join(format!("{id}.locator"))
-    }
-
     /// Returns the directory of the markers of lazy commits. Made when first needed.
     pub(crate) fn lazy(&self) -> PathBuf {
         self.root.join("state/lazy")

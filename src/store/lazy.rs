@@ -12,9 +12,20 @@ use std::fs;
 use std::io;
 
 use super::open::Store;
+use super::promote::Promotion;
+use super::source::ReadError;
 use super::write::{StoreWriter, WriteError, create_directory};
 use crate::disk;
 use crate::model::CommitId;
+
+/// Whether a lazy commit became an ordinary one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) enum CommitCompleteness {
+    /// The commit is an ordinary one now.
+    Complete,
+    /// Something is not in the repository: it was evicted, or could not be written.
+    Incomplete,
+}
 
 impl Store {
     /// Returns whether there is a lazy commit.
@@ -39,6 +50,28 @@ impl StoreWriter {
         create_directory(&directory)
             .and_then(|()| disk::replace(&path, placement))
             .map_err(|source| WriteError::Write { action: "write", path, source })
+    }
+
+    /// Makes a lazy commit an ordinary one if everything of it is in the repository: its partial image becomes an ordinary one,
+    /// every object is looked up, and last the marker is removed. Durable on return.
+    pub(crate) fn complete(&self, commit: CommitId) -> Result<CommitCompleteness, WriteError> {
+        let store = self.store();
+        let failed = |error: ReadError| WriteError::Read(io::Error::other(error));
+        let id = store.commit(commit).map_err(failed)?.image;
+        if self.promote_partial_image(commit, id)? == Promotion::Incomplete {
+            return Ok(CommitCompleteness::Incomplete);
+        }
+        let image = match store.image(id) {
+            Err(ReadError::MissingImage { .. }) => return Ok(CommitCompleteness::Incomplete),
+            image => image.map_err(failed)?,
+        };
+        let is_missing = |index| image.object_by_index(index).map_or(true, |id| !store.has_object(id));
+        if (0..image.object_count()).any(is_missing) {
+            return Ok(CommitCompleteness::Incomplete);
+        }
+        self.mark_complete(commit)?;
+        store.remove_partial(commit);
+        Ok(CommitCompleteness::Complete)
     }
 
     /// Removes the marker of [`Self::mark_lazy`], durably. The image and the objects of the commit must have been flushed.

@@ -336,7 +336,7 @@ mod tests {
             let long_ago = std::time::UNIX_EPOCH + std::time::Duration::from_secs(500);
             fs::File::open(pack).expect("owned").set_modified(long_ago).expect("owned");
         }
-        store.write_use_times(&old);
+        store.write_use_times(&old, None);
         flush_each(&store, 1..2);
         let all = store.packs().all(&store.inner.files).expect("exists");
         assert_eq!(all.len(), 1, "all were merged");

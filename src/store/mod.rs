@@ -11,7 +11,7 @@
 //! images/<id>          one image each
 //! commits/<id>         one commit record each
 //! refs/<name>          a commit id in hex and a newline
-//! partial/<id>         the parts of an image or a large object that is fetched as it is read
+//! partial/<commit>/    the parts of an image and of large objects that are fetched as they are read, see `partial`
 //! signatures/<id>      the envelope around a commit record, made by its publisher
 //! remotes/             URLs of remotes, the keys that are trusted for each, and the newest state that was seen
 //! state/               locks, running mounts, the cache of file attributes, markers of lazy commits, times of last use of
@@ -48,6 +48,7 @@ mod pack;
 mod pack_index;
 mod pack_limits;
 mod pack_set;
+mod partial;
 mod promote;
 mod reach;
 mod read;
@@ -70,13 +71,15 @@ pub(crate) use damage::DamagedPart;
 pub(crate) use fsck::{Fsck, FsckReport, Scope};
 pub(crate) use gc::GcError;
 pub(crate) use layout::StoreLayout;
+pub(crate) use lazy::CommitCompleteness;
 pub(crate) use open::OpenError;
 pub use open::Store;
-pub(crate) use promote::Promotion;
+pub(crate) use partial::PartialLayout;
 pub(crate) use read::RemovalGuard;
 pub(crate) use receive::{IncomingObject, ReceiveError};
-pub(crate) use recency::Recency;
+pub(crate) use recency::{Recency, UseTimes};
 pub(crate) use refs::{Expect, RefEdit, RefError};
+pub(crate) use repair::Repair;
 pub(crate) use resolve::ResolveError;
 pub(crate) use roots::MountRoot;
 pub use source::{Absent, Fetch, MemoryObjects, ObjectSource, ReadError};

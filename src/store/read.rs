@@ -186,7 +186,7 @@ impl Store {
     }
 
     /// Closes all files that are kept open, after some were removed.
-    pub(super) fn forget_open_files(&self) {
+    pub(crate) fn forget_open_files(&self) {
         self.inner.files.close_all();
     }
 }

@@ -26,28 +26,26 @@ use parking_lot::Mutex;
 
 use super::open::Store;
 use super::pack::Pack;
+use super::partial;
 use super::write::create_directory;
-use crate::model::ObjectId;
+use crate::model::{CommitId, ObjectId};
 
 /// Seconds since 1970; enough until 2106.
 pub(super) type Seconds = u32;
+
+/// When objects were last used, in seconds since 1970.
+pub(crate) type UseTimes = HashMap<ObjectId, Seconds>;
 
 /// Number of uses that are collected before they should be written.
 const BUFFERED_USES_MAX: usize = 1 << 15;
 
 /// A buffer of the times at which objects were used.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Recency {
-    store: Store,
-    buffered: Mutex<HashMap<ObjectId, Seconds>>,
+    buffered: Mutex<UseTimes>,
 }
 
 impl Recency {
-    /// Returns an empty buffer for the objects of `store`.
-    pub(crate) fn of(store: &Store) -> Self {
-        Self { store: store.clone(), buffered: Mutex::default() }
-    }
-
     /// Records that an object was used at `when`. Returns whether [`Self::write`] should be called now.
     pub(crate) fn record(&self, id: ObjectId, when: SystemTime) -> bool {
         let mut buffered = self.buffered.lock();
@@ -55,23 +53,23 @@ impl Recency {
         buffered.len() >= BUFFERED_USES_MAX
     }
 
-    /// Writes the recorded uses to the repository.
-    pub(crate) fn write(&self) {
-        let buffered = std::mem::take(&mut *self.buffered.lock());
-        self.store.write_use_times(&buffered);
+    /// Takes the recorded uses, to be written by [`Store::write_use_times`].
+    pub(crate) fn take(&self) -> UseTimes {
+        std::mem::take(&mut *self.buffered.lock())
     }
 }
 
 impl Store {
     /// Writes the times of last use of objects. Errors are only logged.
-    pub(super) fn write_use_times(&self, uses: &HashMap<ObjectId, Seconds>) {
+    /// Those of objects that are being fetched in parts for `commit` are written, too.
+    pub(crate) fn write_use_times(&self, uses: &UseTimes, commit: Option<CommitId>) {
         let mut packed: HashMap<Arc<str>, (usize, Vec<(usize, Seconds)>)> = HashMap::new();
         for (id, &when) in uses {
             match self.packs().find_row(&self.inner.files, id) {
                 Ok(Some((pack, row))) => {
                     packed.entry(Arc::clone(&pack.name)).or_insert((pack.len(), Vec::new())).1.push((row, when));
                 }
-                Ok(None) => self.set_file_time(*id, when),
+                Ok(None) => self.set_file_time(*id, commit, when),
                 Err(error) => tracing::debug!(object = %id, %error, "cannot record the use of the object"),
             }
         }
@@ -82,11 +80,12 @@ impl Store {
         }
     }
 
-    fn set_file_time(&self, id: ObjectId, when: Seconds) {
+    fn set_file_time(&self, id: ObjectId, commit: Option<CommitId>, when: Seconds) {
         let time = UNIX_EPOCH + Duration::from_secs(u64::from(when));
+        let partial = commit.map(|commit| self.layout().partial_of(commit).object(id));
         // A large object is at one of the two paths, unless it was removed meanwhile.
-        for path in [self.layout().object(id), self.layout().partial_object(id)] {
-            let set = File::open(&path).and_then(|file| file.set_modified(time));
+        for path in [self.layout().object(id)].into_iter().chain(partial) {
+            let set = partial::open(&path).and_then(|file| file.set_modified(time));
             if set.is_ok() {
                 return;
             }

@@ -11,19 +11,23 @@
 //!
 //! *Used by* `store::write` and `store::checked`, and by `cache`, which fetches damaged parts again.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use rustix::fs::{Mode, OFlags};
 
 use super::damage::{DamagedPart, while_writable};
 use super::layout::StoreLayout;
 use super::open::Store;
+use super::partial;
 use super::read::LocalObject;
 use super::write::{StoreWriter, WriteError};
-use crate::model::ObjectId;
+use crate::disk::{TemporaryFile, read_from, sync_directory};
+use crate::model::{BLOCK_SIZE, ContentHasher, ObjectId};
 
 impl Store {
     /// Records that a part does not have the digest of its name. Returns whether that was not known before.
@@ -37,7 +41,7 @@ impl Store {
     }
 
     /// Removes the record of damage of an object that has a new file.
-    pub(super) fn forget_damage(&self, object: ObjectId) {
+    pub(crate) fn forget_damage(&self, object: ObjectId) {
         if self.inner.known_bad.remove_object(object) {
             self.inner.files.close_object(object);
         }
@@ -54,7 +58,51 @@ impl Store {
     }
 }
 
+/// The outcome of a repair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Repair {
+    /// The object has the digest of its name again.
+    Done,
+    /// Other parts of the object are damaged, too. Nothing was changed.
+    StillDamaged,
+}
+
 impl StoreWriter {
+    /// Replaces the file of a damaged large object by a copy with these blocks, if the copy has the digest of the name. Durable
+    /// on return.
+    pub(crate) fn replace_damaged_blocks(
+        &self,
+        object: ObjectId,
+        blocks: &BTreeMap<u32, Bytes>,
+    ) -> Result<Repair, WriteError> {
+        let path = self.store().layout().object(object);
+        let failed = |action| {
+            let path = path.clone();
+            move |source| WriteError::Write { action, path, source }
+        };
+        let Some(file) = partial::open_if_exists(&path).map_err(failed("open"))? else { return Ok(Repair::Done) };
+        let size = file.metadata().map_err(failed("read"))?.len();
+        let copy = TemporaryFile::create(&self.store().layout().temporary()).map_err(failed("copy"))?;
+        let (mut hasher, mut bytes) = (ContentHasher::new(size), vec![0; BLOCK_SIZE as usize]);
+        for block in 0..u32::try_from(size.div_ceil(BLOCK_SIZE)).unwrap_or(u32::MAX) {
+            let start = u64::from(block) * BLOCK_SIZE;
+            let length = read_from(&file, start, &mut bytes).map_err(failed("read"))?;
+            let right = blocks.get(&block).filter(|right| right.len() == length);
+            let block = right.map_or(&bytes[..length], |right| right);
+            copy.file().write_all_at(block, start).map_err(failed("copy"))?;
+            hasher.update(block);
+        }
+        if hasher.finish().and_then(|content| content.object) != Some(object) {
+            return Ok(Repair::StillDamaged);
+        }
+        copy.file().sync_all().map_err(failed("sync a copy of"))?;
+        copy.persist(&path).map_err(failed("replace"))?;
+        path.parent().map_or(Ok(()), sync_directory).map_err(failed("sync the directory of"))?;
+        self.store().forget_damage(object);
+        tracing::warn!(%object, "damage is repaired");
+        Ok(Repair::Done)
+    }
+
     /// Writes `bytes` over the damaged ones. Durable on return.
     fn repair_part(&self, part: DamagedPart, bytes: &[u8]) -> Result<(), WriteError> {
         let store = self.store();
@@ -71,7 +119,7 @@ impl StoreWriter {
 
     /// Writes `bytes`, which must have been verified, over the damaged ones. If that is impossible, as with a file that the
     /// kernel checks (fs-verity), the part stays damaged and is not read, and the log says what to do.
-    pub(crate) fn repair_or_log(&self, part: DamagedPart, bytes: &[u8]) {
+    pub(super) fn repair_or_log(&self, part: DamagedPart, bytes: &[u8]) {
         if let Err(error) = self.repair_part(part, bytes) {
             let why = std::error::Error::source(&error).map_or_else(String::new, ToString::to_string);
             tracing::warn!(object = %part.object, block = part.block, "{error}: {why}; 'sapwood fsck --repair' drops it");

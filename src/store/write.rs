@@ -261,6 +261,13 @@ impl StoreWriter {
         self.pack.lock().current.as_ref().map_or(0, LocalPackWriter::sealed_size)
     }
 
+    /// Drops every object that was added and not flushed yet.
+    pub(super) fn discard(&self) {
+        self.staged.lock().clear();
+        let mut pack = self.pack.lock();
+        (pack.current, pack.sealed) = (None, Vec::new());
+    }
+
     /// Makes every object added so far durable, and then gives each its name. Merges small packs if a new one is written.
     ///
     /// # Errors
@@ -275,7 +282,7 @@ impl StoreWriter {
         if let Some(flushed) = self.flush_without_merging()? {
             let uses = self.remove_merged(copied, &flushed);
             self.store.reload_packs().map_err(|source| self.packs_error("read", source))?;
-            self.store.write_use_times(&uses);
+            self.store.write_use_times(&uses, None);
             self.refresh_pack_index();
         }
         Ok(())

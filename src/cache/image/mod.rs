@@ -31,7 +31,7 @@ use crate::cache::image::head::ImageHead;
 use crate::disk::TemporaryFile;
 use crate::error::chain;
 use crate::image::{Image, ImageError, Presence};
-use crate::model::ImageId;
+use crate::model::{CommitId, ImageId};
 use crate::remote::format::ImageRef;
 use crate::remote::format::wire::{FrameIndex, FrameKind, WireFrame};
 use crate::remote::layout;
@@ -101,6 +101,7 @@ impl LazyImage {
         pool: &Arc<FetchPool>,
         head: Option<ImageHead>,
     ) -> Result<Arc<Self>, LazyImageError> {
+        let layout = store.layout().partial_of(remote.commit());
         let (remote, pool) = (Arc::clone(remote), Arc::clone(pool));
         match store.image(id) {
             Ok(image) => return Ok(Arc::new(Self { image, remote, pool, partial: None })),
@@ -108,14 +109,13 @@ impl LazyImage {
             Err(other) => return Err(other.into()),
         }
         let failed = |source| LazyImageError::Fetch { id, source };
-        let layout = store.layout();
         let head = head.filter(|head| head.id() == id);
         let (frame_index, prefix) = match read_head(&layout.image_head(id), id) {
             Some((frame_index, prefix)) => (frame_index, prefix),
             None => {
                 let (frame_index, prefix) = fetch_head(&remote, id, head.as_ref()).map_err(failed)?;
                 // Stored at once: the process that will serve the mount is about to open the same image.
-                if let Err(error) = save_head(store, id, &prefix) {
+                if let Err(error) = save_head(store, &layout.image_head(id), &prefix) {
                     tracing::debug!(%error, "the head of the image is not stored");
                 }
                 (frame_index, prefix)
@@ -123,7 +123,7 @@ impl LazyImage {
         };
         let length = frame_index.outline().file_length();
         let no_space = |source| LazyImageError::NoSpace { id, source };
-        let file = create_file(&layout.partial_image(id), length).map_err(no_space)?;
+        let file = create_file(&layout.image(id), length).map_err(no_space)?;
         file.write_all_at(frame_index.header(), 0).map_err(no_space)?;
         let damaged = |source| LazyImageError::Image { id, source };
         let mapping = Mapping::of_file(&file).map_err(no_space)?;
@@ -398,10 +398,10 @@ impl PartialImage {
 }
 
 /// Stores the head without a sync: it is verified when it is read, and can be fetched again.
-fn save_head(store: &Store, id: ImageId, head: &[u8]) -> io::Result<()> {
+fn save_head(store: &Store, path: &Path, head: &[u8]) -> io::Result<()> {
     let file = TemporaryFile::create(&store.layout().temporary())?;
     file.file().write_all_at(head, 0)?;
-    file.persist(&store.layout().image_head(id))
+    file.persist(path)
 }
 
 fn read_head(path: &Path, id: ImageId) -> Option<(FrameIndex, Vec<u8>)> {
@@ -444,13 +444,13 @@ fn head_length(place: &ImageRef) -> Option<u64> {
 pub(in crate::cache) fn ensure_head(
     store: &Store,
     transport: &Transport,
-    id: ImageId,
+    (commit, id): (CommitId, ImageId),
     place: &ImageRef,
     head: Option<&ImageHead>,
     until: Option<Instant>,
 ) -> Result<(), TransportError> {
-    let (layout, path) = (store.layout(), layout::image(id));
-    if layout.image(id).exists() || read_head(&layout.image_head(id), id).is_some() {
+    let (head_file, path) = (store.layout().partial_of(commit).image_head(id), layout::image(id));
+    if store.layout().image(id).exists() || read_head(&head_file, id).is_some() {
         return Ok(());
     }
     let Some(length) = head_length(place) else { return Err(TransportError::TooLarge { path, limit: PREFIX_MAX }) };
@@ -464,7 +464,8 @@ pub(in crate::cache) fn ensure_head(
             transport.get_range_checked(&path, 0..length, &mut |bytes| check(bytes).map_err(Rejection::wrong))?
         }
     };
-    if let Err(error) = save_head(store, id, &head) {
+    let saved = store.prepare_partial(commit, id).and_then(|_| save_head(store, &head_file, &head));
+    if let Err(error) = saved {
         tracing::debug!(%error, "the head of the image is not stored");
     }
     Ok(())

@@ -26,7 +26,7 @@ pub(in crate::cache) fn measure(cache: &ObjectCache) -> Option<LocalContents> {
     let image = cache.image.image();
     let sizes = image.object_sizes().ok()?;
     cache.store.reload_packs_if_changed();
-    let (whole, partial) = (cache.store.objects_with_files(), cache.store.partial_sizes());
+    let (whole, partial) = (cache.store.objects_with_files(), cache.store.partial_sizes(cache.remote.commit()));
     let mut local = LocalContents::default();
     for (index, size) in (0_u32..).zip(sizes) {
         let id = image.object_by_index(index).ok()?;

@@ -13,10 +13,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::cache::counters::LazyCounters;
+use crate::cache::objects::change::{ChangeError, ChangeOutcome, ContentChange};
 use crate::cache::objects::object_cache::ObjectCache;
-use crate::disk::{LockError, Wait};
 use crate::error::chain;
-use crate::store::{GcError, WriteError};
 
 /// How often the times of the last reads are written to the repository.
 const RECENCY_WRITE_INTERVAL: Duration = Duration::from_secs(60);
@@ -34,7 +33,7 @@ pub(in crate::cache) fn run(cache: &Arc<ObjectCache>) {
     while !cache.pool.is_closed() {
         let wanted = cache.quota.wait_for_eviction_request(CHECK_INTERVAL);
         if written.elapsed() >= RECENCY_WRITE_INTERVAL || wanted.is_some() {
-            cache.recency.write();
+            write_uses(cache);
             written = Instant::now();
         }
         refresh(cache);
@@ -42,15 +41,19 @@ pub(in crate::cache) fn run(cache: &Arc<ObjectCache>) {
         match evict(cache, limit, target) {
             Ok(()) => has_warned = false,
             Err(error) => {
-                if !has_warned && !is_locked(&error) {
+                if !has_warned && !matches!(error, ChangeError::Locked) {
                     tracing::warn!("cannot evict from {}: {}", cache.store.path().display(), chain(&error));
                     has_warned = true;
                 }
-                cache.pool.pause(if is_locked(&error) { LOCK_RETRY_DELAY } else { CHECK_INTERVAL });
+                cache.pool.pause(if matches!(error, ChangeError::Locked) { LOCK_RETRY_DELAY } else { CHECK_INTERVAL });
             }
         }
     }
-    cache.recency.write();
+    write_uses(cache);
+}
+
+fn write_uses(cache: &ObjectCache) {
+    cache.recency.write(cache.write_back.writer());
 }
 
 fn refresh(cache: &ObjectCache) {
@@ -64,20 +67,16 @@ fn refresh(cache: &ObjectCache) {
     }
 }
 
-fn evict(cache: &ObjectCache, limit: u64, target: u64) -> Result<(), GcError> {
-    let collector = cache.store.collector(|| Wait::No)?;
-    let plan = collector.plan_eviction(limit, target)?;
-    if plan.objects > 0 {
-        collector.evict(&plan)?;
-        LazyCounters::add(&cache.counters.evicted_objects, plan.objects);
-        cache.counters.evicted_bytes.fetch_add(plan.freed, Ordering::Relaxed);
+fn evict(cache: &ObjectCache, limit: u64, target: u64) -> Result<(), ChangeError> {
+    let outcome = cache.write_back.writer().apply(ContentChange::Evict { limit, target })?;
+    let ChangeOutcome::Evicted(eviction) = outcome else { return Ok(()) };
+    if eviction.objects > 0 {
+        LazyCounters::add(&cache.counters.evicted_objects, eviction.objects);
+        cache.counters.evicted_bytes.fetch_add(eviction.freed, Ordering::Relaxed);
+        cache.store.forget_open_files();
         cache.reset_read_ahead();
         cache.large.close_removed();
     }
-    cache.quota.set_used(plan.used.saturating_sub(plan.freed));
+    cache.quota.set_used(eviction.used);
     Ok(())
-}
-
-fn is_locked(error: &GcError) -> bool {
-    matches!(error, GcError::Lock(LockError::Held { .. }) | GcError::Write(WriteError::Lock(LockError::Held { .. })))
 }

@@ -25,7 +25,7 @@ use crate::disk::read_from;
 use crate::error::chain;
 use crate::image::{Image, ImageError, ObjectRef};
 use crate::model::{BLOCK_SIZE, BlockId, ObjectId};
-use crate::store::{Absent, CheckedStore, DamagedPart, ReadError, Store, Verify};
+use crate::store::{Absent, CheckedStore, DamagedPart, PartialLayout, ReadError, Store, Verify};
 
 /// The number of incomplete large objects whose files are kept open. The blocks of a closed one are verified again after it
 /// is opened.
@@ -48,6 +48,7 @@ struct PartialObject {
 /// The incomplete large objects of one image.
 pub(in crate::cache) struct LargeObjects {
     store: Store,
+    partial: PartialLayout,
     checked: Arc<CheckedStore>,
     image: Image,
     write_back: Arc<WriteBack>,
@@ -61,11 +62,13 @@ impl LargeObjects {
         checked: &Arc<CheckedStore>,
         write_back: &Arc<WriteBack>,
         quota: &Arc<Quota>,
+        partial: PartialLayout,
     ) -> Self {
         let open = Mutex::new(LruCache::new(OPEN_FILES_MAX));
         let (store, checked) = (write_back.store().clone(), Arc::clone(checked));
         Self {
             store,
+            partial,
             checked,
             image: image.clone(),
             write_back: Arc::clone(write_back),
@@ -195,7 +198,7 @@ impl LargeObjects {
         if let Some(large) = self.open.lock().get(&object.id) {
             return Some(Arc::clone(large));
         }
-        self.store.layout().partial_object(object.id).exists().then(|| self.open_or_create(object))
+        self.partial.object(object.id).exists().then(|| self.open_or_create(object))
     }
 
     fn open_or_create(&self, object: &ObjectRef) -> Arc<PartialObject> {
@@ -223,7 +226,7 @@ impl LargeObjects {
     }
 
     fn open_file(&self, object: &ObjectRef) -> io::Result<(File, PartialFile)> {
-        let path = self.store.layout().partial_object(object.id);
+        let path = self.partial.object(object.id);
         let mut options = OpenOptions::new();
         options.read(true).write(true).mode(0o600);
         let (file, found) = match options.clone().create_new(true).open(&path) {

@@ -6,6 +6,7 @@
 //!
 //! *Used by* `tree`, `fetch` and `readahead`.
 
+pub(in crate::cache) mod change;
 pub(super) mod completeness;
 pub(super) mod coverage;
 pub(super) mod evictor;

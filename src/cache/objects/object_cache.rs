@@ -25,12 +25,13 @@ use crate::cache::fetch::in_flight::{Leader, Waiter};
 use crate::cache::fetch::pool::{FetchPool, Priority};
 use crate::cache::fetch::remote::{RELOCATIONS_MAX, RemoteLink};
 use crate::cache::image::LazyImage;
+use crate::cache::objects::change::{ContentChange, log_failure};
 use crate::cache::objects::large::LargeObjects;
 use crate::cache::objects::quota::Quota;
 use crate::cache::objects::recency::RecencyTracker;
 use crate::cache::objects::write_back::{BufferKey, WriteBack};
 use crate::cache::readahead::predictor::FrameAccess;
-use crate::disk::{self, Wait};
+use crate::disk;
 use crate::image::{Image, ObjectRef};
 use crate::model::{BLOCK_SIZE, LARGE_OBJECT, LocatorId, ObjectId};
 use crate::remote::format::{FileRef, Locator, LocatorBound, PackFrame};
@@ -82,11 +83,12 @@ impl ObjectCache {
     ) -> Self {
         let (store, quota) = (write_back.store().clone(), Arc::clone(write_back.quota()));
         let write_back = Arc::new(write_back);
+        let partial = store.layout().partial_of(remote.commit());
         Self {
             remote: Arc::clone(remote),
             image: Arc::clone(image),
-            large: LargeObjects::new(image.image(), &checked, &write_back, &quota),
-            recency: RecencyTracker::new(&store),
+            large: LargeObjects::new(image.image(), &checked, &write_back, &quota, partial),
+            recency: RecencyTracker::default(),
             quota,
             store,
             checked,
@@ -191,7 +193,7 @@ impl ObjectCache {
     /// Records a read, and starts the read-ahead that it suggests.
     pub(crate) fn note_access(self: &Arc<Self>, object: &ObjectRef, offset: u64, length: u64, missed: bool) {
         if self.quota.limit().is_some() {
-            self.recency.note(object.id);
+            self.recency.note(object.id, self.write_back.writer());
         }
         let Some(catalogue) = self.known_catalogue() else { return };
         let Some(frames) = catalogue.frames_of(object.index, offset, length) else { return };
@@ -374,22 +376,18 @@ impl ObjectCache {
     /// Stores the current placement, unless another process writes to the repository: a mount with the old placement fetches
     /// it again.
     fn save_placement(&self) {
-        let (store, commit) = (self.store.clone(), self.remote.commit());
+        let write_back = Arc::clone(&self.write_back);
         let Ok(placement) = self.remote.placement() else { return };
         self.pool.submit(Priority::Background, move || {
-            // Under the lock, since the placement is removed when the commit becomes complete.
-            let Ok(_writer) = store.writer(Wait::No) else { return };
-            if store.is_lazy(commit)
-                && let Err(error) = disk::replace(&store.layout().lazy_commit(commit), &placement.render())
-            {
-                tracing::debug!(%error, "the placement is not stored");
-            }
+            let saved = write_back.writer().apply(ContentChange::SavePlacement(placement.render()));
+            log_failure("the placement is not stored", saved);
         });
     }
 
     /// Returns the bytes of a locator: the stored ones if there are any, else fetches them.
     fn load_locator(&self, wanted: FileRef<LocatorId>) -> Result<(LocatorId, Bytes), LazyFetchError> {
-        let path = self.store.layout().image_locator(self.image.image().id());
+        let partial = self.store.layout().partial_of(self.remote.commit());
+        let path = partial.image_locator(self.image.image().id());
         if let Ok(bytes) = std::fs::read(&path)
             && LocatorId::of(&bytes) == wanted.id
         {

@@ -4,28 +4,27 @@
 
 use std::time::SystemTime;
 
+use crate::cache::objects::change::{ContentChange, ContentWriter, log_failure};
 use crate::model::ObjectId;
-use crate::store::{Recency, Store};
+use crate::store::Recency;
 
 /// The record of reads of one repository.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(in crate::cache) struct RecencyTracker(Recency);
 
 impl RecencyTracker {
-    /// Creates the record for the objects of `store`.
-    pub(crate) fn new(store: &Store) -> Self {
-        Self(Recency::of(store))
-    }
-
     /// Records a read of an object now.
-    pub(crate) fn note(&self, id: ObjectId) {
+    pub(crate) fn note(&self, id: ObjectId, writer: &dyn ContentWriter) {
         if self.0.record(id, SystemTime::now()) {
-            self.0.write();
+            self.write(writer);
         }
     }
 
     /// Writes the recorded times to the repository.
-    pub(crate) fn write(&self) {
-        self.0.write();
+    pub(crate) fn write(&self, writer: &dyn ContentWriter) {
+        let uses = self.0.take();
+        if !uses.is_empty() {
+            log_failure("the times of last use are not recorded", writer.apply(ContentChange::RecordUses(uses)));
+        }
     }
 }

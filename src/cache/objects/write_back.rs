@@ -18,11 +18,11 @@ use bytes::Bytes;
 use lru::LruCache;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use crate::cache::objects::change::{ChangeError, ChangeOutcome, ContentChange, ContentWriter, NewObject};
 use crate::cache::objects::quota::Quota;
-use crate::disk::{LockError, Wait};
 use crate::error::chain;
 use crate::model::ObjectId;
-use crate::store::{DamagedPart, Store, WriteError};
+use crate::store::{DamagedPart, Store};
 
 /// The largest size of the buffer in bytes, including contents that are not written yet.
 const BUFFER_MAX: usize = 32 << 20;
@@ -65,6 +65,7 @@ pub(in crate::cache) enum BufferKey {
 
 struct BufferedWriter {
     store: Store,
+    writer: Arc<dyn ContentWriter>,
     quota: Arc<Quota>,
     state: Mutex<State>,
     changed: Condvar,
@@ -73,9 +74,9 @@ struct BufferedWriter {
 struct State {
     buffered: LruCache<BufferKey, Bytes>,
     buffered_bytes: usize,
-    pending: Vec<Bytes>,
+    pending: Vec<NewObject>,
     to_promote: Vec<ObjectId>,
-    repairs: Vec<(DamagedPart, Bytes)>,
+    repairs: Vec<(ObjectId, u32, Bytes)>,
     pending_bytes: usize,
     pending_since: Option<Instant>,
     /// Until when nothing is written, after a failure.
@@ -86,7 +87,7 @@ struct State {
 
 impl WriteBack {
     /// Creates an empty buffer for `store` and starts the writer thread.
-    pub(crate) fn start(store: &Store, quota: &Arc<Quota>) -> io::Result<Self> {
+    pub(crate) fn start(store: &Store, writer: Arc<dyn ContentWriter>, quota: &Arc<Quota>) -> io::Result<Self> {
         let state = State {
             buffered: LruCache::unbounded(),
             buffered_bytes: 0,
@@ -100,7 +101,8 @@ impl WriteBack {
             is_closed: false,
         };
         let (store, quota) = (store.clone(), Arc::clone(quota));
-        let inner = Arc::new(BufferedWriter { store, quota, state: Mutex::new(state), changed: Condvar::new() });
+        let inner =
+            Arc::new(BufferedWriter { store, writer, quota, state: Mutex::new(state), changed: Condvar::new() });
         let shared = Arc::clone(&inner);
         let writer = thread::Builder::new().name("write-back".to_owned()).spawn(move || shared.write_batches())?;
         Ok(Self { inner, writer: Mutex::new(Some(writer)) })
@@ -109,6 +111,11 @@ impl WriteBack {
     /// Returns the store that contents are written to.
     pub(crate) fn store(&self) -> &Store {
         &self.inner.store
+    }
+
+    /// Returns what changes the repository.
+    pub(crate) fn writer(&self) -> &dyn ContentWriter {
+        &*self.inner.writer
     }
 
     /// Returns the quota of the store.
@@ -133,7 +140,8 @@ impl WriteBack {
         if state.is_suspended() || self.quota().limit().is_some_and(|limit| pending_bytes > limit) {
             return;
         }
-        state.pending.push(bytes.clone());
+        let replaces = Some(id).filter(|id| self.store().is_known_bad(DamagedPart { object: *id, block: None }));
+        state.pending.push(NewObject { bytes: bytes.clone(), replaces });
         state.pending_bytes += bytes.len();
         state.pending_since.get_or_insert_with(Instant::now);
         self.inner.changed.notify_all();
@@ -152,7 +160,7 @@ impl WriteBack {
         let Some(block) = part.block.filter(|_| self.store().is_known_bad(part)) else { return };
         let mut state = self.inner.state.lock();
         state.buffer(BufferKey::Block(part.object, block), bytes);
-        state.repairs.push((part, bytes.clone()));
+        state.repairs.push((part.object, block, bytes.clone()));
         state.pending_since.get_or_insert_with(Instant::now);
         self.inner.changed.notify_all();
     }
@@ -218,15 +226,15 @@ impl State {
 
 /// The work of one batch.
 struct WriteBatch {
-    objects: Vec<Bytes>,
+    objects: Vec<NewObject>,
     to_promote: Vec<ObjectId>,
-    repairs: Vec<(DamagedPart, Bytes)>,
+    repairs: Vec<(ObjectId, u32, Bytes)>,
 }
 
 impl BufferedWriter {
     fn write_batches(&self) {
         while let Some(batch) = self.next_batch() {
-            let written = self.write(&batch);
+            let written = self.write(batch);
             let mut state = self.state.lock();
             state.is_writing = false;
             match written {
@@ -279,55 +287,41 @@ impl BufferedWriter {
 
     /// Writes a batch in portions. The repository is not locked while a portion waits for an eviction, which needs the lock
     /// itself.
-    fn write(&self, batch: &WriteBatch) -> Result<(), WriteError> {
+    fn write(&self, batch: WriteBatch) -> Result<(), ChangeError> {
         let longest = self.batch_size();
         let mut rest = &batch.objects[..];
         while !rest.is_empty() {
             let mut bytes = 0;
             let count = rest.iter().take_while(|object| {
-                bytes += object.len();
+                bytes += object.bytes.len();
                 bytes <= longest
             });
             let (portion, others) = rest.split_at(count.count().max(1));
             rest = others;
             self.write_portion(portion)?;
         }
-        if !batch.to_promote.is_empty() || !batch.repairs.is_empty() {
-            let writer = self.lock_writer()?;
-            for (part, bytes) in &batch.repairs {
-                writer.repair_or_log(*part, bytes);
+        for (object, block, bytes) in batch.repairs {
+            if self.writer.apply(ContentChange::RepairBlock { object, block, bytes })? == ChangeOutcome::Done {
+                self.store.forget_damage(object);
             }
-            for id in &batch.to_promote {
-                writer.promote_partial_object(*id)?;
-            }
+        }
+        for id in batch.to_promote {
+            self.writer.apply(ContentChange::PromoteObject(id))?;
+            self.store.forget_damage(id);
         }
         Ok(())
     }
 
-    fn write_portion(&self, portion: &[Bytes]) -> Result<(), WriteError> {
-        let bytes = portion.iter().map(|object| object.len() as u64 + OBJECT_OVERHEAD).sum();
+    fn write_portion(&self, portion: &[NewObject]) -> Result<(), ChangeError> {
+        let bytes = portion.iter().map(|object| object.bytes.len() as u64 + OBJECT_OVERHEAD).sum();
         if !self.quota.reserve_within(bytes, QUOTA_TIMEOUT) {
             tracing::debug!("the quota has no room for {} objects", portion.len());
             return Ok(());
         }
-        let writer = self.lock_writer()?;
-        for object in portion {
-            writer.put(object.len() as u64, &mut &object[..])?;
+        self.writer.apply(ContentChange::AddObjects(portion.to_vec()))?;
+        for object in portion.iter().filter_map(|object| object.replaces) {
+            self.store.forget_damage(object);
         }
-        writer.flush()
-    }
-
-    /// Waits for the lock of the repository at most for [`BATCH_DELAY`]: other mounts hold it for a moment only, while a pull
-    /// holds it for too long to wait.
-    fn lock_writer(&self) -> Result<crate::store::StoreWriter, WriteError> {
-        let deadline = Instant::now() + BATCH_DELAY;
-        loop {
-            match self.store.writer(Wait::No) {
-                Err(WriteError::Lock(LockError::Held { .. })) if Instant::now() < deadline => {
-                    thread::sleep(Duration::from_millis(50));
-                }
-                done => return done,
-            }
-        }
+        Ok(())
     }
 }

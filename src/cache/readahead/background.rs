@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 
 use crate::cache::fetch::bulk::{BulkFetch, BulkPurpose};
 use crate::cache::fetch::error::LazyFetchError;
-use crate::cache::objects::completeness::{CommitCompleteness, promote_if_complete};
+use crate::cache::objects::completeness::promote_if_complete;
 use crate::cache::objects::object_cache::{METADATA_TIMEOUT, ObjectCache};
 use crate::cache::readahead::profile::ProfileChoice;
 use crate::error::chain;
 use crate::model::CommitId;
+use crate::store::CommitCompleteness;
 
 /// How long a fill waits after it made no progress.
 const FILL_RETRY_DELAY: Duration = Duration::from_secs(5);
@@ -130,7 +131,7 @@ fn fetch_missing_once(cache: &Arc<ObjectCache>, commit: CommitId) -> Result<Fill
         }
         return Ok(FillProgress::Continue);
     }
-    match promote_if_complete(cache, commit)? {
+    match promote_if_complete(cache)? {
         CommitCompleteness::Complete => {
             tracing::info!("everything of commit {} is stored", commit.short());
             Ok(FillProgress::Done)

@@ -13,14 +13,15 @@ use std::time::Instant;
 
 use crate::cache::fetch::bulk::{BulkFetch, BulkPurpose};
 use crate::cache::fetch::error::LazyFetchError;
-use crate::cache::objects::completeness::{CommitCompleteness, promote_if_complete};
+use crate::cache::objects::change::ChangeError;
+use crate::cache::objects::completeness::promote_if_complete;
 use crate::cache::objects::object_cache::{METADATA_TIMEOUT, ObjectCache};
 use crate::cache::readahead::background;
 use crate::cache::readahead::profile::ProfileChoice;
 use crate::image::{Image, ImageError, Ino};
 use crate::model::{CommitId, FileKind, ImagePath};
 use crate::remote::format::{Profile, ProfileEntry, ProfileText};
-use crate::store::WriteError;
+use crate::store::CommitCompleteness;
 
 /// What to fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +47,7 @@ pub(crate) enum PrefetchError {
     Fetch(#[from] LazyFetchError),
     /// The repository could not be written.
     #[error(transparent)]
-    Write(#[from] WriteError),
+    Write(#[from] ChangeError),
     /// The selection is larger than the quota.
     #[error("{needed} bytes are more than the repository keeps of what is fetched (cache-size {limit})")]
     CacheSize {
@@ -154,7 +155,7 @@ pub(in crate::cache) fn fetch(
     cache.write_back.flush();
     fetched?;
     match selection {
-        Selection::Everything => Ok(promote_if_complete(cache, commit)?),
+        Selection::Everything => Ok(promote_if_complete(cache)?),
         Selection::Paths(_) | Selection::Profile(_) => Ok(CommitCompleteness::Incomplete),
     }
 }

@@ -11,13 +11,13 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
 use super::Args;
-use crate::cache::{CommitCompleteness, LazyOptions, Patience, ResolvedCommit, Selection};
+use crate::cache::{LazyOptions, Patience, ResolvedCommit, Selection};
 use crate::cli::context::Context;
 use crate::cli::{output, repository};
 use crate::model::{CommitId, RefName};
 use crate::remote::{Remote, RemoteConfig, RemoteName};
 use crate::source::{environment, keys};
-use crate::store::{Config, Store};
+use crate::store::{CommitCompleteness, Config, Store};
 use crate::trust::SecretKey;
 
 /// An empty repository that is removed when it is dropped.

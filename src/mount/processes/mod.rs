@@ -13,9 +13,11 @@
 //! | --- | --- |
 //! | `supervisor` | from the hand-over to a supervisor that runs |
 //! | `worker` | from the hand-over to a worker that serves |
+//! | `broker` | from the hand-over to a process that writes to the repository for a worker |
 //! | `unmount`, `remount` | the processes that do what a supervisor must not wait for |
 //! | `setup` | what several of these processes set up |
 
+mod broker;
 mod remount;
 mod setup;
 mod supervisor;
@@ -26,7 +28,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use super::error::ProcessError;
-use super::runtime::PROCESS_NAME;
+use super::runtime::{BROKER_SUBCOMMAND, PROCESS_NAME};
 use super::supervisor::StartKind;
 use worker::StartReason;
 
@@ -41,6 +43,8 @@ pub(crate) enum Subcommand {
     Worker,
     /// A worker that is started periodically after workers failed to start, and that logs nothing if it fails too.
     Probe,
+    /// The process that writes to the repository for a worker.
+    Broker,
     /// The process that unmounts.
     Unmount,
     /// The process that mounts again after the connection was lost.
@@ -48,7 +52,8 @@ pub(crate) enum Subcommand {
 }
 
 impl Subcommand {
-    const ALL: [Self; 6] = [Self::Supervisor, Self::Takeover, Self::Worker, Self::Probe, Self::Unmount, Self::Remount];
+    const ALL: [Self; 7] =
+        [Self::Supervisor, Self::Takeover, Self::Worker, Self::Probe, Self::Broker, Self::Unmount, Self::Remount];
 
     /// Returns the name on the command line.
     pub(crate) const fn name(self) -> &'static str {
@@ -57,6 +62,7 @@ impl Subcommand {
             Self::Takeover => "successor",
             Self::Worker => "worker",
             Self::Probe => "probe",
+            Self::Broker => BROKER_SUBCOMMAND,
             Self::Unmount => "end",
             Self::Remount => "remount",
         }
@@ -81,6 +87,7 @@ impl Subcommand {
             Self::Worker => worker::run(number, StartReason::Needed),
             // It fails as the workers before it did, which have logged their errors.
             Self::Probe => worker::run(number, StartReason::Probe).or(Ok(ExitCode::FAILURE)),
+            Self::Broker => broker::run(number),
             Self::Unmount => unmount::run(number),
             Self::Remount => remount::run(number),
         }

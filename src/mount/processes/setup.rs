@@ -51,3 +51,16 @@ pub(super) fn open_shared_state(handoff: &Handoff) -> Result<SharedState, Proces
 pub(super) fn unmounter(handoff: &Handoff, shared: &SharedState) -> Unmounter {
     Unmounter::new(handoff.mountpoint(), shared.device())
 }
+
+/// Makes a panic end the process. Otherwise the other threads would continue to serve without the one that panicked.
+pub(super) fn abort_on_panic() {
+    std::panic::set_hook(Box::new(|panic| {
+        tracing::error!("{panic}");
+        abort();
+    }));
+}
+
+#[expect(clippy::disallowed_methods, reason = "no code of this process may run on; the next process takes over")]
+fn abort() {
+    std::process::abort();
+}

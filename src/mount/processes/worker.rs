@@ -12,13 +12,14 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-use super::setup::{detach_terminal, name_process, open_shared_state, set_oom_adjustment, start_log};
-use crate::cache::LazyTree;
+use super::setup::{abort_on_panic, detach_terminal, name_process, open_shared_state, set_oom_adjustment, start_log};
+use crate::cache::{ContentWriter, LazyTree};
 use crate::fuse::{ContentSource, KernelReadAhead, MountOptions, Service, Session, SharedState};
 use crate::model::CommitId;
+use crate::mount::broker;
 use crate::mount::confine;
 use crate::mount::control::ControlState;
-use crate::mount::descriptors::take_fd;
+use crate::mount::descriptors::{copy_fd, take_fd};
 use crate::mount::error::{OrCannot as _, ProcessError};
 use crate::mount::handoff::Handoff;
 use crate::mount::metrics::MetricsOutput;
@@ -42,7 +43,7 @@ pub(super) enum StartReason {
 
 /// Serves the mount until it is unmounted, or until this worker is to be replaced.
 pub(super) fn run(number: &str, reason: StartReason) -> Result<ExitCode, ProcessError> {
-    let (handoff, _) = Handoff::read(number)?;
+    let (handoff, handoff_file) = Handoff::read(number)?;
     name_process();
     set_oom_adjustment(WORKER_OOM_ADJUST);
     if reason == StartReason::Needed {
@@ -53,16 +54,19 @@ pub(super) fn run(number: &str, reason: StartReason) -> Result<ExitCode, Process
     let shared = open_shared_state(&handoff)?;
     let device = take_fd(numbers.device)?;
     let start_gate = StartGate { ready: take_fd(numbers.ready.1)?, go: take_fd(numbers.go.0)? };
-    let log = take_fd(numbers.log)?;
     let signals = WorkerSignals::block()?;
-    close_supervisor_fds(&handoff)?;
-    let repository = take_fd(numbers.repository)?;
+    let repository = copy_fd(numbers.repository)?;
     rustix::process::fchdir(&repository).or_cannot("change to the directory of the repository")?;
     let options = handoff.options()?;
     let read_ahead = KernelReadAhead::open(&shared.device());
     let service = if reason == StartReason::Probe { Service::Full } else { shared.service() };
+    let writer = broker::start(number, &handoff, &options, service)?;
+    drop(handoff_file);
+    let log = take_fd(numbers.log)?;
+    close_supervisor_fds(&handoff)?;
     let resolver_watch = confine::enter(&handoff, &options, &repository, (&shared, service))?;
-    let WorkerMount { commit, mount: OpenMount { vfs, tree }, root } = WorkerMount::new(&handoff, &options, service)?;
+    let WorkerMount { commit, mount: OpenMount { vfs, tree }, root } =
+        WorkerMount::new(&handoff, &options, service, writer)?;
     if reason == StartReason::Probe {
         start_log(&handoff)?;
     }
@@ -137,13 +141,22 @@ struct WorkerMount {
 }
 
 impl WorkerMount {
-    fn new(handoff: &Handoff, options: &MountOptions, service: Service) -> Result<Self, ProcessError> {
+    fn new(
+        handoff: &Handoff,
+        options: &MountOptions,
+        service: Service,
+        writer: Option<Arc<dyn ContentWriter>>,
+    ) -> Result<Self, ProcessError> {
         if service == Service::Refusing {
             // The supervisor still holds the file that protects the commit from garbage collection.
-            return Ok(Self { commit: MountSource::commit_id(handoff)?, mount: OpenMount::refusing()?, root: None });
+            return Ok(Self { commit: handoff.commit_and_image()?.0, mount: OpenMount::refusing()?, root: None });
         }
         let source = MountSource::reopen(handoff, service)?;
-        Ok(Self { commit: source.resolved.id(), root: inherit_root(handoff, &source)?, mount: source.open(options)? })
+        Ok(Self {
+            commit: source.resolved.id(),
+            root: inherit_root(handoff, &source)?,
+            mount: source.open(options, writer)?,
+        })
     }
 }
 
@@ -153,23 +166,10 @@ fn inherit_root(handoff: &Handoff, source: &MountSource) -> io::Result<Option<Mo
     Ok(Some(source.store.inherit_mount(take_fd(number)?, &name.to_os_string())))
 }
 
-/// Makes a panic end the process. Otherwise the other threads would continue to serve without the one that panicked.
-fn abort_on_panic() {
-    std::panic::set_hook(Box::new(|panic| {
-        tracing::error!("{panic}");
-        abort();
-    }));
-}
-
-#[expect(clippy::disallowed_methods, reason = "no code of this process may run on; the next worker takes over")]
-fn abort() {
-    std::process::abort();
-}
-
 /// Closes the descriptors that only the supervisor uses.
 fn close_supervisor_fds(handoff: &Handoff) -> io::Result<()> {
     let numbers = handoff.descriptors;
-    let mut unused = vec![numbers.program, numbers.ready.0, numbers.go.1];
+    let mut unused = vec![numbers.program, numbers.repository, numbers.ready.0, numbers.go.1];
     unused.extend(numbers.connections);
     unused.extend(numbers.image);
     // This one may have been used.

@@ -38,7 +38,6 @@ const BASE_CALLS: &[i64] = &[
     libc::SYS_getcwd,
     libc::SYS_fadvise64,
     libc::SYS_flock,
-    libc::SYS_fcntl,
     libc::SYS_dup,
     libc::SYS_dup3,
     libc::SYS_pipe2,
@@ -126,7 +125,6 @@ const FETCH_CALLS: &[i64] = &[
     libc::SYS_bind,
     libc::SYS_sendmmsg,
     libc::SYS_recvmmsg,
-    libc::SYS_memfd_create,
     // The C library loads libraries for name resolution when it needs them.
     libc::SYS_mmap,
     libc::SYS_mprotect,
@@ -142,17 +140,23 @@ const SOCKET_TYPE_MASK: u64 = 0xf;
 /// The types of pairs of sockets that a worker makes.
 const PAIR_TYPES: [u64; 2] = [libc::SOCK_SEQPACKET as u64, libc::SOCK_STREAM as u64];
 
-/// Further calls of a worker that writes: storing what was fetched, and evicting.
+/// Further calls of a process that writes files.
 const WRITE_CALLS: &[i64] = &[
     libc::SYS_pwrite64,
     libc::SYS_pwritev,
     libc::SYS_pwritev2,
     libc::SYS_fsync,
     libc::SYS_fdatasync,
-    libc::SYS_syncfs,
-    libc::SYS_sync_file_range,
     libc::SYS_ftruncate,
     libc::SYS_fallocate,
+    libc::SYS_memfd_create,
+];
+
+/// Further calls of a process that writes to a repository. Landlock does not limit which files get another mode or time, so a
+/// worker may change neither.
+const REPOSITORY_CALLS: &[i64] = &[
+    libc::SYS_syncfs,
+    libc::SYS_sync_file_range,
     libc::SYS_copy_file_range,
     libc::SYS_sendfile,
     libc::SYS_mkdirat,
@@ -162,10 +166,18 @@ const WRITE_CALLS: &[i64] = &[
     libc::SYS_utimensat,
 ];
 
+/// Older forms of [`REPOSITORY_CALLS`].
 #[cfg(target_arch = "x86_64")]
-const WRITE_CALLS_OLD: &[i64] = &[libc::SYS_mkdir, libc::SYS_rmdir, libc::SYS_link, libc::SYS_chmod];
+const REPOSITORY_CALLS_OLD: &[i64] = &[libc::SYS_mkdir, libc::SYS_rmdir, libc::SYS_link, libc::SYS_chmod];
 #[cfg(not(target_arch = "x86_64"))]
-const WRITE_CALLS_OLD: &[i64] = &[];
+const REPOSITORY_CALLS_OLD: &[i64] = &[];
+
+/// The commands of `fcntl` by which a process has signals sent to others, or is told of what they do.
+const SIGNAL_COMMANDS: [i32; 5] = [libc::F_SETOWN, F_SETSIG, F_SETOWN_EX, libc::F_SETLEASE, libc::F_NOTIFY];
+
+/// `F_SETSIG` and `F_SETOWN_EX` of `fcntl(2)`.
+const F_SETSIG: i32 = 10;
+const F_SETOWN_EX: i32 = 15;
 
 /// `FUSE_DEV_IOC_BACKING_OPEN` and `_CLOSE`.
 const BACKING_IOCTLS: [u64; 2] = [1 << 30 | 16 << 16 | 229 << 8 | 1, 1 << 30 | 4 << 16 | 229 << 8 | 2];
@@ -174,7 +186,7 @@ const BACKING_IOCTLS: [u64; 2] = [1 << 30 | 16 << 16 | 229 << 8 | 1, 1 << 30 | 4
 const BASE_IOCTLS: [u64; 4] = [libc::TCGETS, libc::FIONREAD, libc::FIONBIO, libc::FIOCLEX];
 
 /// `FICLONE`, which makes a file share the contents of another.
-const WRITE_IOCTLS: [u64; 1] = [1 << 30 | 4 << 16 | 0x94 << 8 | 9];
+const REPOSITORY_IOCTLS: [u64; 1] = [1 << 30 | 4 << 16 | 0x94 << 8 | 9];
 
 /// An error of restricting system calls.
 #[derive(Debug, thiserror::Error)]
@@ -233,10 +245,16 @@ fn rules(
         rules.insert(libc::SYS_socket, families.into_iter().collect::<Result<_, _>>()?);
         prctl_options.push(libc::PR_GET_DUMPABLE);
     }
-    if writing == WriteAccess::Needed {
-        rules.extend([WRITE_CALLS, WRITE_CALLS_OLD].concat().into_iter().map(|call| (call, Vec::new())));
-        ioctls.extend(WRITE_IOCTLS);
+    if writing != WriteAccess::None {
+        rules.extend(WRITE_CALLS.iter().map(|call| (*call, Vec::new())));
     }
+    if writing == WriteAccess::Repository {
+        rules.extend([REPOSITORY_CALLS, REPOSITORY_CALLS_OLD].concat().into_iter().map(|call| (call, Vec::new())));
+        ioctls.extend(REPOSITORY_IOCTLS);
+    }
+    let others = SIGNAL_COMMANDS.map(|command| condition(1, Op::Ne, u64::from(command.cast_unsigned())));
+    let others = SeccompRule::new(others.into_iter().collect::<Result<_, _>>()?)?;
+    rules.insert(libc::SYS_fcntl, vec![others]);
     let equal = |index, value: u64| rule(index, Op::Eq, value);
     rules.insert(libc::SYS_ioctl, ioctls.into_iter().map(|number| equal(1, number)).collect::<Result<_, _>>()?);
     let prctl_options = prctl_options.into_iter().map(|option| equal(0, u64::from(option.cast_unsigned())));
@@ -245,7 +263,11 @@ fn rules(
 }
 
 fn rule(argument: u8, op: Op, value: u64) -> Result<SeccompRule, seccompiler::BackendError> {
-    SeccompRule::new(vec![SeccompCondition::new(argument, Length::Dword, op, value)?])
+    SeccompRule::new(vec![condition(argument, op, value)?])
+}
+
+fn condition(argument: u8, op: Op, value: u64) -> Result<SeccompCondition, seccompiler::BackendError> {
+    SeccompCondition::new(argument, Length::Dword, op, value)
 }
 
 #[cfg(test)]
@@ -258,7 +280,7 @@ mod tests {
         let families = [AddressFamily::INET, AddressFamily::INET6, AddressFamily::UNIX, AddressFamily::PACKET];
         let confined = std::thread::spawn(move || {
             rustix::thread::set_no_new_privs(true).expect("every thread may give up privileges");
-            restrict(NetworkAccess::Needed, WriteAccess::Needed, BackingFiles::None).expect("this kernel has seccomp");
+            restrict(NetworkAccess::Needed, WriteAccess::Own, BackingFiles::None).expect("this kernel has seccomp");
             let pair = |kind| socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).map(drop);
             let pairs = [SocketType::SEQPACKET, SocketType::STREAM, SocketType::DGRAM].map(pair);
             (families.map(|family| socket(family, SocketType::STREAM, None).err()), pairs)
@@ -277,8 +299,9 @@ mod tests {
     fn worker_cannot_start_programs_or_mount() {
         for (network, writing) in [
             (NetworkAccess::None, WriteAccess::None),
-            (NetworkAccess::None, WriteAccess::Needed),
-            (NetworkAccess::Needed, WriteAccess::Needed),
+            (NetworkAccess::None, WriteAccess::Own),
+            (NetworkAccess::None, WriteAccess::Repository),
+            (NetworkAccess::Needed, WriteAccess::Own),
         ] {
             for backing in [BackingFiles::None, BackingFiles::Registered] {
                 let rules = rules(network, writing, backing).expect("legal");
@@ -301,7 +324,10 @@ mod tests {
                     assert!(!rules.contains_key(&call), "{call}");
                 }
                 assert_eq!(rules.contains_key(&libc::SYS_socket), network == NetworkAccess::Needed);
-                assert_eq!(rules.contains_key(&libc::SYS_pwrite64), writing == WriteAccess::Needed);
+                assert_eq!(rules.contains_key(&libc::SYS_pwrite64), writing != WriteAccess::None);
+                for call in [libc::SYS_fchmodat, libc::SYS_utimensat, libc::SYS_linkat] {
+                    assert_eq!(rules.contains_key(&call), writing == WriteAccess::Repository, "{call}");
+                }
             }
         }
     }

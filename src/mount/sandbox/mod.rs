@@ -1,4 +1,5 @@
-//! The sandbox of a worker, which reads images from unknown authors and connects to their servers.
+//! The sandbox of a worker, which reads images from unknown authors and connects to their servers, and that of a broker, which
+//! writes to the repository for it.
 //!
 //! A worker enters the sandbox once, before it has a second thread, since most parts restrict the calling thread and those it
 //! starts. A part that the kernel does not support is left out; [`Enforced`] (and `sapwood mounts --json`) lists the parts in
@@ -31,7 +32,7 @@ pub(crate) struct WorkerSandbox {
     pub(crate) network: NetworkAccess,
     /// The TCP ports that it connects to.
     pub(crate) ports: Vec<u16>,
-    /// Whether it writes files.
+    /// Which files it writes.
     pub(crate) writing: WriteAccess,
     /// Whether it registers files with the kernel.
     pub(crate) backing: BackingFiles,
@@ -48,13 +49,15 @@ pub(crate) enum NetworkAccess {
     Needed,
 }
 
-/// Whether a worker writes files.
+/// Which files a process writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum WriteAccess {
     #[default]
     None,
-    /// It writes fetched contents, the times of their use, or recordings.
-    Needed,
+    /// It writes files of its own: contents that it fetches in parts, recordings, metrics.
+    Own,
+    /// It writes to the repository: it gives names to what it was given, changes modes and times, and removes.
+    Repository,
 }
 
 /// Whether a worker registers backing files with the kernel, which needs CAP_SYS_ADMIN.

@@ -1,0 +1,46 @@
+//! The broker's process: from the hand-over to a broker that serves its worker.
+//!
+//! *Not here*: its start and the requests (`mount::broker`).
+//!
+//! *Used by* the subcommand `broker`.
+
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+
+use super::setup::{abort_on_panic, name_process, start_log};
+use crate::cache::DirectWriter;
+use crate::mount::broker;
+use crate::mount::confine;
+use crate::mount::descriptors::{copy_fd, take_fd};
+use crate::mount::error::{OrCannot as _, ProcessError};
+use crate::mount::handoff::Handoff;
+use crate::mount::worker::WorkerSignals;
+use crate::store::Store;
+
+/// Serves the worker at the other end of a socket until that ends. `numbers` are those of the hand-over and of the socket.
+pub(super) fn run(numbers: &str) -> Result<ExitCode, ProcessError> {
+    let (handoff, socket) = numbers.split_once(',').unwrap_or((numbers, ""));
+    let (handoff, _) = Handoff::read(handoff)?;
+    let socket = take_fd(socket.parse().map_err(crate::mount::HandoffError::from)?)?;
+    name_process();
+    start_log(&handoff)?;
+    abort_on_panic();
+    // It ends with its worker, which gets these signals, too, or has blocked them.
+    let _signals = WorkerSignals::block()?;
+    let repository = copy_fd(handoff.descriptors.repository)?;
+    close_others(&handoff);
+    rustix::process::fchdir(&repository).or_cannot("change to the directory of the repository")?;
+    confine::enter_broker(&repository)?;
+    let store = Store::open_working_directory()?;
+    let writer = DirectWriter::new(&store, handoff.commit_and_image()?.0);
+    let own_limit = handoff.options()?.cache_size;
+    let cache_size = || own_limit.or_else(|| store.configured_cache_size().ok().flatten());
+    broker::serve(&socket, &writer, &cache_size).or_cannot("serve a worker")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Closes the descriptors of the other processes of the mount, as far as they are open here.
+fn close_others(handoff: &Handoff) {
+    let close = |number: i32| drop::<Option<OwnedFd>>(take_fd(number).ok());
+    handoff.descriptors.numbers().for_each(close);
+}
