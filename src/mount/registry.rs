@@ -1,14 +1,15 @@
-//! The list of running mounts: for each a few small files, a control socket and an exchange socket.
+//! The list of running mounts: for each a directory with a few small files, a control socket and an exchange socket.
 //!
 //! ```text
-//! DIR/<name>.lock    locked for as long as any process of the mount lives
-//! DIR/<name>.json    the mount and the worker that serves it; replaced by each worker
-//! DIR/<name>.sock    the control socket of the worker, see `control`
-//! DIR/<name>.ctl     the exchange socket of the supervisor, see `supervisor::exchange`
+//! DIR/<name>/<name>.lock    locked for as long as any process of the mount lives
+//! DIR/<name>/<name>.json    the mount and the worker that serves it; replaced by each worker
+//! DIR/<name>/<name>.sock    the control socket of the worker, see `control`
+//! DIR/<name>/<name>.ctl     the exchange socket of the supervisor, see `supervisor::exchange`
 //! ```
 //!
 //! The process that mounts reserves a name. Lock and sockets are handed on as open descriptors, and workers reach their entry
-//! through an open directory, since its path may be gone after the initramfs has been left.
+//! through an open directory, since its path may be gone after the initramfs has been left. A worker can write to its entry and
+//! to no other. The files of mounts that earlier versions made are in DIR itself.
 //!
 //! *Invariant*: an entry whose lock can be taken is stale and is removed by the process that reads it. So nothing has to be
 //! cleaned up after `kill -9`, and a reused process number causes no confusion.
@@ -32,7 +33,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::control::{ControlRequest, ControlResponse, ControlState, send_request, serve_requests};
 use crate::cache::LazyFigures;
-use crate::disk::is_own_directory;
+use crate::disk::{self, is_own_directory};
 use crate::fuse::{Health, MountMode, RequestFigures};
 use crate::model::CommitId;
 
@@ -141,7 +142,7 @@ pub(crate) struct MountStatus {
 #[derive(Debug)]
 pub(crate) struct Reservation {
     pub(crate) name: String,
-    /// The directory of the list.
+    /// The directory of the entry.
     pub(crate) directory: OwnedFd,
     pub(crate) lock: OwnedFd,
     /// The control socket.
@@ -172,30 +173,20 @@ impl Registry {
         let at = |source: io::Error| RegistryError::Io { path: self.directory.clone(), source };
         self.prepare_directory()?;
         let name = format!("{}-{}", std::process::id(), device.replace(':', "-"));
-        let directory: OwnedFd = File::open(&self.directory).map_err(at)?.into();
-        remove_entry(&directory, &name).map_err(at)?;
-        let lock = self.lock(&directory, &name).map_err(at)?.into();
-        let control_socket = UnixListener::bind(self.entry_path(&name, "sock")).map_err(at)?.into();
-        let exchange_socket = self.bind_exchange_socket(&name).map_err(|errno| at(errno.into()))?;
-        Ok(Reservation { name, directory, lock, control_socket, exchange_socket })
-    }
-
-    /// Creates the lock file and locks it under another name first, so that no process takes it for a stale one.
-    fn lock(&self, directory: &OwnedFd, name: &str) -> io::Result<File> {
-        let (new, name) = (format!("{name}.new"), format!("{name}.lock"));
-        remove_if_exists(directory, &new)?;
-        let file = OpenOptions::new().write(true).create_new(true).open(self.directory.join(&new))?;
-        flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-        renameat(directory, &new, directory, &name)?;
-        Ok(file)
-    }
-
-    fn bind_exchange_socket(&self, name: &str) -> rustix::io::Result<OwnedFd> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-        bind(&socket, &SocketAddrUnix::new(self.exchange_socket_path(name))?)?;
-        listen(&socket, 8)?;
-        Ok(socket)
+        let (entry, new) = (self.directory.join(&name), self.directory.join(format!(".{name}")));
+        for leftover in [&entry, &new] {
+            disk::remove_directory(leftover).map_err(at)?;
+        }
+        fs::create_dir(&new).map_err(at)?;
+        let path = |extension: &str| new.join(format!("{name}.{extension}"));
+        let lock = OpenOptions::new().write(true).create_new(true).open(path("lock")).map_err(at)?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|errno| at(errno.into()))?;
+        let control_socket = UnixListener::bind(path("sock")).map_err(at)?.into();
+        let exchange_socket = bind_exchange_socket(&path("ctl")).map_err(|errno| at(errno.into()))?;
+        // It gets its name when it is locked, so that no process takes it for a stale one.
+        disk::rename_directory(&new, &entry).map_err(at)?;
+        let directory = File::open(&entry).map_err(at)?.into();
+        Ok(Reservation { name, directory, lock: lock.into(), control_socket, exchange_socket })
     }
 
     /// Returns the path of the exchange socket of the mount with this name.
@@ -235,12 +226,16 @@ impl Registry {
         };
         self.check_owner()?;
         let mut mounts = Vec::new();
-        let directory: OwnedFd = File::open(&self.directory).map_err(at)?.into();
         for entry in entries {
             let path = entry.map_err(at)?.path();
             let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
-            if path.extension().is_some_and(|extension| extension == "lock") {
-                mounts.extend(self.read_entry(&directory, name)?);
+            let is_entry = if path.is_dir() {
+                !name.starts_with('.')
+            } else {
+                path.extension().is_some_and(|extension| extension == "lock")
+            };
+            if is_entry {
+                mounts.extend(self.read_entry(name)?);
             }
         }
         mounts.sort_by(|one, two| (&one.mountpoint, &one.since).cmp(&(&two.mountpoint, &two.since)));
@@ -274,20 +269,30 @@ impl Registry {
     }
 
     fn entry_path(&self, name: &str, extension: &str) -> PathBuf {
-        self.directory.join(format!("{name}.{extension}"))
+        self.entry_directory(name).join(format!("{name}.{extension}"))
+    }
+
+    /// Returns the directory with the files of an entry.
+    fn entry_directory(&self, name: &str) -> PathBuf {
+        let own = self.directory.join(name);
+        if own.is_dir() { own } else { self.directory.clone() }
     }
 
     /// Returns the entry `name` if one of its processes lives and it is announced. Removes it if no process lives.
-    fn read_entry(&self, directory: &OwnedFd, name: &str) -> Result<Option<RunningMount>, RegistryError> {
+    fn read_entry(&self, name: &str) -> Result<Option<RunningMount>, RegistryError> {
         let path = self.entry_path(name, "json");
         let at = |source: io::Error| RegistryError::Io { path: path.clone(), source };
         let lock = match File::open(self.entry_path(name, "lock")) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // Its worker has removed the files. The directory goes, too, if it is empty.
+                let _ = fs::remove_dir(self.directory.join(name));
+                return Ok(None);
+            }
             lock => lock.map_err(at)?,
         };
         if flock(&lock, FlockOperation::NonBlockingLockShared).is_ok() {
             // Removing fails for another user's entry and for one removed meanwhile. Both are stale in any case.
-            if let Err(error) = remove_entry(directory, name) {
+            if let Err(error) = self.remove_stale(name) {
                 tracing::debug!("{name}: {error}");
             }
             return Ok(None);
@@ -298,6 +303,20 @@ impl Registry {
         };
         RunningMount::parse(&text).map(Some).map_err(|source| RegistryError::Format { path, source })
     }
+
+    fn remove_stale(&self, name: &str) -> io::Result<()> {
+        let directory = self.entry_directory(name);
+        remove_entry(&File::open(&directory)?.into(), name)?;
+        if directory == self.directory { Ok(()) } else { fs::remove_dir(directory) }
+    }
+}
+
+fn bind_exchange_socket(path: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    bind(&socket, &SocketAddrUnix::new(path)?)?;
+    listen(&socket, 8)?;
+    Ok(socket)
 }
 
 /// Removes the files of an entry, the lock last: an entry without a lock is not found, and so never removed.

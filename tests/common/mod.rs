@@ -15,5 +15,6 @@ pub mod programs;
 pub mod published;
 pub mod sandbox;
 pub mod scripted_server;
+pub mod tracee;
 pub mod trees;
 pub mod web;

@@ -2,8 +2,8 @@
 //!
 //! *Not here*: the decisions about restarts and service levels (`policy`); the detection of workers that hang (`watchdog`).
 //!
-//! *Invariant*: at most one worker serves, except that on a kernel that cannot resend requests an old worker drains beside the
-//! new one.
+//! *Invariants*: at most one worker serves, except that on a kernel that cannot resend requests an old worker drains beside the
+//! new one. Workers can write to the shared pages, so only a process that the kernel calls a child of this one is killed.
 //!
 //! *Used by* the other files of this folder.
 
@@ -20,8 +20,18 @@ use crate::sys;
 /// Delay after a process could not be started, in milliseconds.
 const START_RETRY_DELAY_MS: u64 = 1_000;
 
+/// Delay after which a worker is killed again that did not end, in milliseconds.
+const KILL_RETRY_DELAY_MS: u64 = 1_000;
+
 /// Interval at which is checked whether there was no crash for long enough to restore full service, in milliseconds.
 const CALM_CHECK_INTERVAL_MS: u64 = 30_000;
+
+/// Returns whether a process is a child of this one that was not collected yet.
+fn is_child(pid: Pid) -> bool {
+    use nix::sys::wait::{Id, waitid};
+    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    pid.as_raw() > 1 && waitid(Id::Pid(pid), look).is_ok()
+}
 
 /// A worker process, started by this supervisor.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +52,8 @@ pub(super) struct Children {
     is_current_serving: bool,
     /// The previous worker, whose end the current one awaits.
     draining: Option<WorkerProcess>,
+    /// A worker that replies to its pending requests and then ends, beside the current one, with the time of its end.
+    leaving: Option<(WorkerProcess, u64)>,
     /// A worker that is tried beside the current one: of another program, or while all accesses are refused.
     candidate: Option<WorkerProcess>,
     remounting: Option<Pid>,
@@ -62,7 +74,12 @@ impl Children {
         if kind == StartKind::New {
             return Self::default();
         }
+        // The previous program of this process started the worker. If the number in the shared pages is another one, a new
+        // worker is started.
         let pid = Pid::from_raw(shared.worker_pid().cast_signed());
+        if !is_child(pid) {
+            return Self { ever_served: true, ..Self::default() };
+        }
         let worker = WorkerProcess { pid, number: shared.worker_number(), is_ready: true, killed_at: None };
         Self { current: Some(worker), is_current_serving: true, ever_served: true, ..Self::default() }
     }
@@ -77,7 +94,8 @@ impl Children {
         let start = (self.current.is_none() && self.remounting.is_none()).then_some(self.start_due);
         let calm = (self.calm_check_due > now).then_some(self.calm_check_due);
         let probe = (self.probe_due > 0).then_some(self.probe_due.max(now));
-        start.into_iter().chain(calm).chain(probe).min()
+        let leaving = self.leaving.map(|(_, end)| end);
+        start.into_iter().chain(calm).chain(probe).chain(leaving).min()
     }
 
     pub(crate) const fn ever_served(&self) -> bool {
@@ -95,7 +113,18 @@ impl Children {
     }
 
     pub(crate) const fn worker_state(&self) -> WorkerState {
-        if self.draining.is_none() && self.is_current_serving { WorkerState::Stable } else { WorkerState::Changing }
+        let is_stable = self.draining.is_none() && self.leaving.is_none() && self.is_current_serving;
+        if is_stable { WorkerState::Stable } else { WorkerState::Changing }
+    }
+
+    /// Kills a worker that has not left in time, and again if it does not end.
+    pub(crate) fn end_leaving(&mut self, now: u64) {
+        if let Some((worker, end)) = &mut self.leaving
+            && *end <= now
+        {
+            let _ = kill(worker.pid, Signal::SIGKILL);
+            *end = now + KILL_RETRY_DELAY_MS;
+        }
     }
 
     pub(crate) fn candidate_is_ready(&self) -> Option<bool> {
@@ -175,9 +204,11 @@ impl Supervisor {
                 let _ = kill(previous.pid, Signal::SIGKILL);
             } else {
                 // Its pending requests would be lost, so it replies to them and then exits. Both serve meanwhile, which is
-                // possible because such a kernel has no passthrough either, and so no state of open files.
+                // possible because such a kernel has no passthrough either, and so no state of open files. It is killed if it
+                // does not exit: whether the kernel can resend requests is known from pages that it can write to.
                 let _ = kill(previous.pid, Signal::SIGUSR1);
                 children.draining = None;
+                children.leaving = Some((previous, now_ms() + self.leave_limit));
             }
         }
         self.let_ready_worker_serve();
@@ -212,6 +243,8 @@ impl Supervisor {
             self.fds.shared.reap_worker(worker.number, false);
             self.resend();
             self.let_ready_worker_serve();
+        } else if is(self.children.leaving.map(|(worker, _)| worker)).is_some() {
+            self.children.leaving = None;
         } else if is(self.children.candidate).is_some() {
             self.children.candidate = None;
         } else if self.children.remounting == Some(pid) {
@@ -373,5 +406,24 @@ impl Supervisor {
             Err(_) => return Some(Ended::ConnectionLost),
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_children_of_this_process_are_killed() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("every machine has it");
+        let pid = Pid::from_raw(child.id().cast_signed());
+        assert!(is_child(pid));
+        for other in [-1, 0, 1, nix::unistd::getppid().as_raw(), nix::unistd::getpid().as_raw(), i32::MAX] {
+            assert!(!is_child(Pid::from_raw(other)), "{other}");
+        }
+        child.kill().expect("it runs");
+        assert!(is_child(pid), "it was not collected");
+        child.wait().expect("a child");
+        assert!(!is_child(pid));
     }
 }

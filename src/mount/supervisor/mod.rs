@@ -43,6 +43,9 @@ pub use exchange::exchange_program;
 pub(crate) use exchange::request_image;
 use watchdog::Watchdog;
 
+/// How much longer than a request may wait for absent content a worker that is replaced may take to end, in milliseconds.
+const LEAVE_MARGIN_MS: u64 = 5_000;
+
 /// The arguments of the processes that a supervisor starts or becomes.
 pub(crate) struct ProcessArguments {
     /// A worker.
@@ -114,6 +117,8 @@ pub(crate) struct Supervisor {
     children: Children,
     watchdog: Watchdog,
     exchange: Exchange,
+    /// How long a worker that is replaced may go on replying to its pending requests, in milliseconds.
+    leave_limit: u64,
     /// The directory `/proc`, for the names of bulk readers, if it could be opened at the start.
     proc: Option<OwnedFd>,
 }
@@ -134,9 +139,10 @@ impl Supervisor {
         let signals = SignalFd::with_flags(&wanted, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
         let children = Children::new(&fds.shared, kind);
         let watchdog = Watchdog::new(&fds.shared, limits);
+        let leave_limit = u64::try_from(limits.fetch_timeout.as_millis()).unwrap_or(u64::MAX / 4) + LEAVE_MARGIN_MS;
         let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
         let proc = rustix::fs::open(c"/proc", flags, rustix::fs::Mode::empty()).ok();
-        Ok(Self { fds, arguments, signals, children, watchdog, exchange: Exchange::default(), proc })
+        Ok(Self { fds, arguments, signals, children, watchdog, exchange: Exchange::default(), leave_limit, proc })
     }
 
     /// Runs until the mount ends. `on_serving` is called once, when the first worker serves.
@@ -160,6 +166,7 @@ impl Supervisor {
             if let Some(ended) = self.check_worker() {
                 return ended;
             }
+            self.children.end_leaving(now_ms());
             self.handle_exchange();
             self.probe_for_recovery();
         }

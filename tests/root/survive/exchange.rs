@@ -100,7 +100,7 @@ fn exchange_with_a_program_that_fails_changes_nothing() {
     let subject = Subject::new(&repository, "main", &sandbox.join("m"), &[]);
     let worker = subject.number("worker_pid");
     let name = subject.status()["name"].as_str().expect("a name").to_owned();
-    let socket = Path::new("/run/sapwood/running").join(format!("{name}.ctl"));
+    let socket = Path::new("/run/sapwood/running").join(&name).join(format!("{name}.ctl"));
     for broken in ["/bin/false", "/etc/passwd"] {
         let ordered = exchange_program(&socket, File::open(broken).expect("is there"));
         assert!(matches!(ordered, Err(ExchangeError::Failed)), "{broken}: {ordered:?}");

@@ -12,3 +12,4 @@ mod damage;
 mod files;
 mod lazy;
 mod signatures;
+mod worker;
