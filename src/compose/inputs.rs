@@ -4,16 +4,16 @@
 //! version of this program, and the version of the rules of `layout`. It does not contain the time, names of directories of
 //! this machine, or the parent.
 //!
-//! *Used by* `pipeline`.
+//! *Used by* `pipeline`; its digest of a file also by `engine`.
 
-use std::fs;
-use std::io;
-use std::path::PathBuf;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
 use super::packages::PackageList;
 use super::treefile::Treefile;
+use crate::disk;
 
 /// The key in a commit's `extra` under which the digest is kept.
 pub(crate) const KEY: &str = "compose.inputs";
@@ -32,11 +32,24 @@ pub(crate) fn digest(treefile: &Treefile, packages: &PackageList) -> Result<Stri
     let mut hasher = Sha256::new();
     hasher.update(format!("sapwood compose inputs {RULES_VERSION} {}\n", env!("CARGO_PKG_VERSION")));
     for file in &mut plain.add_files {
-        let bytes = fs::read(&file.source).map_err(|error| (file.source.clone(), error))?;
-        hasher.update(Sha256::digest(bytes));
+        let digest = file_digest(&file.source).map_err(|error| (file.source.clone(), error))?;
+        hasher.update(digest);
         file.source = PathBuf::new();
     }
     let text = serde_json::to_vec(&(plain, &packages.packages)).unwrap_or_default();
     hasher.update(text);
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Returns the SHA-256 of a regular file.
+pub(super) fn file_digest(path: &Path) -> io::Result<[u8; 32]> {
+    let mut file = disk::open_regular_file(path)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hasher.finalize().into()),
+            length => hasher.update(&buffer[..length]),
+        }
+    }
 }

@@ -3,10 +3,10 @@
 //!
 //! *Used by* `compose` and `deploy`, which read trees, and by `store`, `export` and `cli`, which open directories.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, Statx, StatxFlags};
@@ -62,6 +62,15 @@ pub(crate) fn open_file_at(directory: impl AsFd, name: &[u8]) -> io::Result<File
         other => other?,
     };
     Ok(File::from(fd))
+}
+
+/// Opens a regular file for reading; a symbolic link is followed. Neither blocks on a fifo nor opens a device.
+///
+/// # Errors
+/// Those of `open(2)`, and one for anything else than a regular file.
+pub(crate) fn open_regular_file(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("not a regular file")) }
 }
 
 /// Returns all entries of `directory` in ascending order of their names, without `.` and `..`. An entry that is removed between

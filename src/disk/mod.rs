@@ -25,7 +25,7 @@ pub(crate) use accounts::{group_id, user_id, user_name};
 pub(crate) use at::{TEMPORARY_NAME, create_file_at, replace_at};
 pub(crate) use descriptors::{descriptor_limit, raise_descriptor_limit};
 pub(crate) use directory::{
-    DirectoryEntry, is_own_directory, list, open_directory, open_directory_at, open_file_at, stat_of,
+    DirectoryEntry, is_own_directory, list, open_directory, open_directory_at, open_file_at, open_regular_file, stat_of,
 };
 pub(crate) use entry::EntryRef;
 pub(crate) use extents::data_extents;

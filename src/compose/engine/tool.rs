@@ -7,8 +7,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
-use sha2::{Digest as _, Sha256};
 
+use super::super::inputs;
 use super::{EngineError, Runner};
 use crate::disk::{self, Lock, Wait};
 
@@ -45,16 +45,36 @@ pub(crate) fn write_file(path: &Path, text: impl AsRef<[u8]>) -> Result<(), Engi
     written.map_err(io_error("write", path))
 }
 
+/// Copies a regular file, and returns its size in bytes.
+pub(crate) fn copy_file(from: &Path, to: &Path) -> Result<u64, EngineError> {
+    let mut source = disk::open_regular_file(from).map_err(io_error("read", from))?;
+    let mut copy = File::create(to).map_err(io_error("write", to))?;
+    io::copy(&mut source, &mut copy).map_err(io_error("copy", from))
+}
+
 /// Writes a program of the engine's own.
 pub(crate) fn write_program(path: &Path, text: &str) -> Result<(), EngineError> {
     write_file(path, text)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).map_err(io_error("make executable", path))
 }
 
-/// Reads a text file; bytes that are not UTF-8 are replaced.
+/// The most bytes of a text file that are read. The largest are dpkg's lists, of some megabytes; a script may have made a sparse
+/// file of any size.
+const TEXT_MAX: u64 = 256 << 20;
+
+/// Reads a regular file of limited size.
+pub(crate) fn read_limited(path: &Path) -> Result<Vec<u8>, EngineError> {
+    let mut bytes = Vec::new();
+    let read = disk::open_regular_file(path).and_then(|file| file.take(TEXT_MAX + 1).read_to_end(&mut bytes));
+    match read.map_err(io_error("read", path))? as u64 {
+        0..=TEXT_MAX => Ok(bytes),
+        _ => Err(io_error("read", path)(io::ErrorKind::FileTooLarge.into())),
+    }
+}
+
+/// Reads a text file of limited size; bytes that are not UTF-8 are replaced.
 pub(crate) fn read_lossy(path: &Path) -> Result<String, EngineError> {
-    let bytes = fs::read(path).map_err(io_error("read", path))?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    Ok(String::from_utf8_lossy(&read_limited(path)?).into_owned())
 }
 
 /// Returns a directory of a root under a path of this machine that has no links; `None` if it does not exist. Links are resolved
@@ -84,13 +104,6 @@ pub(crate) fn wait_for_lock(runner: Runner<'_>, path: &Path, what: &str) -> Resu
 
 /// Returns the SHA-256 of a file in hex.
 pub(crate) fn file_sha256(path: &Path) -> Result<String, EngineError> {
-    let mut file = File::open(path).map_err(io_error("open", path))?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        match file.read(&mut buffer).map_err(io_error("read", path))? {
-            0 => return Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
-            length => hasher.update(&buffer[..length]),
-        }
-    }
+    let digest = inputs::file_digest(path).map_err(io_error("read", path))?;
+    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
 }

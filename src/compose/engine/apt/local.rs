@@ -2,10 +2,9 @@
 //!
 //! *Used by* `config` and `resolve`.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::super::tool::{file_sha256, io_error, make_directory, write_file};
+use super::super::tool::{copy_file, file_sha256, io_error, make_directory, write_file};
 use super::super::{EngineContext, EngineError};
 use crate::compose::sandbox::{EngineView, SandboxedCommand};
 
@@ -23,9 +22,9 @@ pub(crate) fn create_repository(files: &[PathBuf], context: EngineContext<'_>) -
     for file in files {
         let control = read_control(file, context)?;
         let name = archive_name(&control);
-        write_file(&directory.join(&name), fs::read(file).map_err(io_error("read", file))?)?;
-        let size = fs::metadata(file).map_err(io_error("look at", file))?.len();
-        let digest = file_sha256(file)?;
+        let copy = directory.join(&name);
+        let size = copy_file(file, &copy)?;
+        let digest = file_sha256(&copy)?;
         index.push_str(&format!("{}\nFilename: ./{name}\nSize: {size}\nSHA256: {digest}\n\n", control.trim_end()));
     }
     write_file(&directory.join("Packages"), index)?;

@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::super::tool::{directory_in_root, io_error, is_plain_file, read_lossy};
+use super::super::tool::{directory_in_root, io_error, is_plain_file, read_limited, read_lossy};
 use super::super::{EngineError, FileOwners};
 use crate::compose::packages::Package;
 
@@ -95,7 +95,7 @@ pub(crate) fn file_owners(root: &Path) -> Result<FileOwners, EngineError> {
         let Some(name) = file.strip_suffix(".list").filter(|_| is_plain_file(&path)) else { continue };
         // `libc6:amd64.list` where several architectures may be installed.
         let name = name.split(':').next().unwrap_or(name).to_owned();
-        let bytes = fs::read(&path).map_err(io_error("read", &path))?;
+        let bytes = read_limited(&path)?;
         for line in bytes.split(|byte| *byte == b'\n').filter(|line| line.len() > 1 && *line != b"/.") {
             let owners = file_owners.owners.entry(line.to_vec()).or_default();
             owners.push(name.clone());
