@@ -31,6 +31,9 @@ impl UndecidedTreefile<'_> {
         let (distribution, engine) = self.engine()?;
         let container = raw.container.unwrap_or(false);
         let (local, named) = self.packages()?;
+        check_words("install-langs", &raw.install_langs)?;
+        check_words("repos", &raw.repos)?;
+        check_words("releasever", raw.releasever.as_slice())?;
         Ok(Treefile {
             ref_name: reference.parse().map_err(TreefileError::Ref)?,
             directory: self.directory.clone(),
@@ -228,6 +231,20 @@ fn check_package_names(key: &'static str, names: &[String]) -> Result<(), Treefi
         None => Ok(()),
         Some(name) => {
             let what = format!("'{}' is not the name of a package: it would be an option", name.escape_debug());
+            Err(TreefileError::Value { key, what })
+        }
+    }
+}
+
+/// Refuses texts that would be more than one word in the configuration of a package manager. rpm runs what is between `%(` and
+/// `)` there, outside of the sandbox.
+fn check_words(key: &'static str, words: &[String]) -> Result<(), TreefileError> {
+    let is_plain = |character: char| character.is_ascii_alphanumeric() || "_.:@+~-".contains(character);
+    let is_bad = |word: &&String| word.is_empty() || word.starts_with('-') || !word.chars().all(is_plain);
+    match words.iter().find(is_bad) {
+        None => Ok(()),
+        Some(word) => {
+            let what = format!("'{}' is not one word of letters, digits and _.:@+~-", word.escape_debug());
             Err(TreefileError::Value { key, what })
         }
     }

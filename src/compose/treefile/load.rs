@@ -5,9 +5,7 @@
 //! *Used by* `cli::compose`.
 
 use std::collections::BTreeSet;
-use std::fs::OpenOptions;
 use std::io::{self, Read as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::Treefile;
@@ -15,6 +13,7 @@ use super::decide::{UndecidedTreefile, is_package_file};
 use super::error::{INCLUDE_DEPTH_MAX, TreefileError};
 use super::raw::{OneOrMany, RawCheck, RawTreefile};
 use super::variables::{VariableValue, Variables};
+use crate::disk;
 
 /// Largest file in bytes that is read as a treefile or named by one. Scripts have some kilobytes.
 const TEXT_MAX: u64 = 4 << 20;
@@ -87,10 +86,7 @@ impl TreefileLoader<'_> {
 /// names (such as a fifo) nor reads ones without an end (such as a device).
 fn read_text(path: &Path) -> Result<String, TreefileError> {
     let failed = |source| TreefileError::Read { path: path.to_owned(), source };
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
-    if !file.metadata().map_err(failed)?.is_file() {
-        return Err(failed(io::Error::other("not a regular file")));
-    }
+    let file = disk::open_regular_file(path).map_err(failed)?;
     let mut text = String::new();
     file.take(TEXT_MAX + 1).read_to_string(&mut text).map_err(failed)?;
     if text.len() as u64 > TEXT_MAX {
@@ -200,6 +196,10 @@ mod tests {
             ("ref: a\nengine: apt\nremove-from-packages: [[x]]\n", "each entry is a package"),
             ("ref: a\nengine: apt\ninclude: a.ks\n", "cannot read"),
             ("ref: a\nengine: apt\npackage: [b]\n", "main.yaml"),
+            ("ref: a\nengine: dnf\ninstall-langs: ['%(id)']\n", "'install-langs': '%(id)'"),
+            ("ref: a\nengine: dnf\ninstall-langs: [\"C\\n%_dbpath x\"]\n", "'install-langs'"),
+            ("ref: a\nengine: dnf\nrepos: ['--setopt=x']\n", "'repos': '--setopt=x'"),
+            ("ref: a\nengine: dnf\nreleasever: '1 %(id)'\n", "'releasever'"),
         ];
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("main.yaml");
