@@ -1,4 +1,4 @@
-//! Calls that isolate programs: mounts with mapped ids, session keyrings, the loopback interface.
+//! Calls that isolate programs: inherited descriptors, mounts with mapped ids, session keyrings, the loopback interface.
 //!
 //! *Not here*: what is isolated, and how much (`compose/sandbox`).
 //!
@@ -47,6 +47,18 @@ pub(crate) fn set_mount_attributes(mount: BorrowedFd<'_>, attributes: MountAttri
             size_of::<libc::mount_attr>(),
         )
     };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Makes all descriptors of this process but its standard input, output and error close when it starts another program.
+///
+/// # Errors
+/// Those of `close_range(2)`.
+#[expect(unsafe_code, reason = "no crate here has close_range")]
+pub(crate) fn close_descriptors_on_exec() -> io::Result<()> {
+    let first = libc::c_uint::try_from(libc::STDERR_FILENO + 1).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: with this flag no descriptor is closed now, so none that is in use becomes invalid.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

@@ -17,7 +17,9 @@ mod verity;
 
 pub(crate) use backing::{close_backing, open_backing, reply_with_backing};
 pub(crate) use heap::return_large_buffers_to_kernel;
-pub(crate) use isolation::{MountAttributes, new_session_keyring, set_mount_attributes, switch_loopback_on};
+pub(crate) use isolation::{
+    MountAttributes, close_descriptors_on_exec, new_session_keyring, set_mount_attributes, switch_loopback_on,
+};
 pub(crate) use journal::{Freeze, empty_journal};
 pub use mapping::Mapping;
 pub(crate) use program::{ProgramArguments, inherited_descriptor, replace_descriptor, replace_inheritable_descriptor};

@@ -37,12 +37,13 @@ const KEPT_CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::SETFCAP);
 
 /// Resource limits that are ample for building an initramfs and stop runaway programs: number of descriptors, number of
-/// processes, bytes of a file, bytes of a core dump.
+/// processes, bytes of a file, bytes of a core dump. With 0 the kernel would still start the machine's handler of core dumps, as
+/// root of the machine; with 1 it does not.
 const RESOURCE_LIMITS: [(Resource, u64); 4] = [
     (Resource::RLIMIT_NOFILE, 65_536),
     (Resource::RLIMIT_NPROC, 16_384),
     (Resource::RLIMIT_FSIZE, 16 << 30),
-    (Resource::RLIMIT_CORE, 0),
+    (Resource::RLIMIT_CORE, 1),
 ];
 
 /// The umask of programs in a sandbox, whatever that of the user is.
@@ -51,6 +52,8 @@ const UMASK: u32 = 0o022;
 /// Runs the stage that `arguments` (the program's name first) name, and returns the exit status of the command.
 pub(crate) fn enter(arguments: &[OsString]) -> Result<u8, StageError> {
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(system_error("follow the parent"))?;
+    // Whatever the caller of this program had open, a directory for instance, would be a way out.
+    sys::close_descriptors_on_exec().map_err(system_error("hide open files"))?;
     if ids::is_holder(arguments) {
         return ids::hold_namespace().map(|()| 0).map_err(system_error("make a user namespace"));
     }
@@ -73,11 +76,7 @@ fn exit_code(status: ExitStatus) -> u8 {
 
 fn inherited_namespace(number: &str) -> Result<OwnedFd, StageError> {
     let number = number.parse().map_err(|_| StageError::Arguments)?;
-    let descriptor = sys::inherited_descriptor(number).map_err(system_error("find the user namespace"))?;
-    // The command must not have it.
-    rustix::io::fcntl_setfd(&descriptor, rustix::io::FdFlags::CLOEXEC)
-        .map_err(system_error("find the user namespace"))?;
-    Ok(descriptor)
+    sys::inherited_descriptor(number).map_err(system_error("find the user namespace"))
 }
 
 fn run_outer(sandbox: &SandboxedCommand) -> Result<ExitStatus, StageError> {
