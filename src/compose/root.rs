@@ -4,19 +4,19 @@
 //! image.
 //!
 //! *Invariants*: paths are resolved inside the root, as the root itself would resolve them; a link in it cannot lead out of
-//! it.
+//! it, and neither can `..`. What is written is a new file, never one that a package or script made, which could be a device.
 //!
 //! *Used by* `pipeline`.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::fs::{self, Permissions};
+use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 
 use super::engine::FileOwners;
 use super::layout::{LayoutError, kernel};
@@ -25,6 +25,7 @@ use super::sandbox::SandboxedCommand;
 use super::staged::lossy_text;
 use super::treefile::{InitramfsKind, Treefile};
 use crate::disk;
+use crate::model::FileKind;
 
 /// The longest time that a script may run.
 const SCRIPT_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -115,9 +116,7 @@ impl<'a> InstalledRoot<'a> {
     /// Makes the initramfs of the kernel that the commit boots.
     pub(crate) fn make_initramfs(&self, treefile: &Treefile) -> Result<(), InstalledRootError> {
         let Some(version) = kernel::choose(&self.kernel_versions(), treefile.kernel.as_deref())? else { return Ok(()) };
-        let has = |program: &str| {
-            self.path.join("usr/bin").join(program).exists() || self.path.join("usr/sbin").join(program).exists()
-        };
+        let has = |program: &str| ["usr/bin", "usr/sbin"].iter().any(|place| self.has(&format!("{place}/{program}")));
         let target = format!("/usr/lib/modules/{version}/initramfs.img");
         let mut arguments: Vec<&str> = treefile.initramfs_args.iter().map(String::as_str).collect();
         let command = match (treefile.initramfs, has("dracut"), has("mkinitramfs")) {
@@ -150,15 +149,9 @@ impl<'a> InstalledRoot<'a> {
     }
 
     fn kernel_versions(&self) -> Vec<String> {
-        let names = |directory: &str| {
-            let entries = fs::read_dir(self.path.join(directory)).into_iter().flatten().flatten();
-            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect::<Vec<_>>()
-        };
-        let boot = names("boot").into_iter().filter_map(|name| name.strip_prefix("vmlinuz-").map(str::to_owned));
-        let beside = names("usr/lib/modules");
-        let beside = beside
-            .into_iter()
-            .filter(|version| self.path.join("usr/lib/modules").join(version).join("vmlinuz").exists());
+        let boot = self.names("boot").into_iter().filter_map(|name| name.strip_prefix("vmlinuz-").map(str::to_owned));
+        let beside = self.names("usr/lib/modules").into_iter();
+        let beside = beside.filter(|version| self.has(&format!("usr/lib/modules/{version}/vmlinuz")));
         let mut versions: Vec<String> = boot.chain(beside).collect();
         versions.sort();
         versions.dedup();
@@ -166,7 +159,7 @@ impl<'a> InstalledRoot<'a> {
     }
 
     fn enable_units(&self, treefile: &Treefile) -> Result<(), InstalledRootError> {
-        let has_systemd = self.path.join("usr/bin/systemctl").exists();
+        let has_systemd = self.has("usr/bin/systemctl");
         if !treefile.units.is_empty() {
             if !has_systemd {
                 return Err(InstalledRootError::NoSystemd("units"));
@@ -205,8 +198,9 @@ impl<'a> InstalledRoot<'a> {
                 })?;
                 for path in owned.iter().filter(|path| regex.is_match(path)) {
                     // A directory may belong to several packages.
-                    if !self.path.join(lossy_text(path).trim_start_matches('/')).is_dir() {
-                        self.remove_path(&lossy_text(path))?;
+                    let path = lossy_text(path);
+                    if !matches!(self.open_directory(&path), Ok(Some(_))) {
+                        self.remove_path(&path)?;
                     }
                 }
             }
@@ -216,21 +210,24 @@ impl<'a> InstalledRoot<'a> {
 
     fn add_file(&self, source: &Path, destination: &str) -> Result<(), InstalledRootError> {
         let read_error = |error| InstalledRootError::Read { path: source.to_owned(), source: error };
-        let bytes = fs::read(source).map_err(read_error)?;
-        let mode = fs::metadata(source).map_err(read_error)?.permissions().mode() & 0o777;
+        let mut file = disk::open_regular_file(source).map_err(read_error)?;
+        let mode = file.metadata().map_err(read_error)?.permissions().mode() & 0o777;
         let edit = |error| InstalledRootError::Edit { action: "write", path: destination.to_owned(), source: error };
-        let (parent, name) = split(destination);
+        let (parent, name) = split(destination).map_err(edit)?;
         let directory = self.open_or_make(parent).map_err(edit)?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file =
-            rustix::fs::openat(&directory, name, flags, Mode::from_raw_mode(mode)).map_err(|e| edit(e.into()))?;
-        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode)).map_err(|error| edit(error.into()))?;
-        File::from(file).write_all(&bytes).map_err(edit)
+        check_replaceable(&directory, name).map_err(edit)?;
+        let written = disk::replace_at(&directory, name.as_bytes(), |temporary| {
+            let mut new = disk::create_file_at(&directory, temporary)?;
+            io::copy(&mut file, &mut new)?;
+            new.set_permissions(Permissions::from_mode(mode))?;
+            Ok(Some(new))
+        });
+        written.map_err(edit)
     }
 
     fn remove_path(&self, path: &str) -> Result<(), InstalledRootError> {
-        let (parent, name) = split(path);
         let edit = |source| InstalledRootError::Edit { action: "remove", path: path.to_owned(), source };
+        let (parent, name) = split(path).map_err(edit)?;
         let Some(directory) = self.open_directory(parent).map_err(edit)? else { return Ok(()) };
         // The path goes through the open directory: the meaning of its name may have changed meanwhile.
         let path_by_fd = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(name);
@@ -240,6 +237,18 @@ impl<'a> InstalledRoot<'a> {
             Ok(metadata) if metadata.is_dir() => disk::remove_directory(&path_by_fd).map_err(edit),
             Ok(_) => fs::remove_file(&path_by_fd).map_err(edit),
         }
+    }
+
+    /// Returns whether something is at a path.
+    fn has(&self, path: &str) -> bool {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        rustix::fs::openat2(&self.directory, path, flags, Mode::empty(), ResolveFlags::IN_ROOT).is_ok()
+    }
+
+    /// Returns the names in a directory; none if there is no such directory.
+    fn names(&self, directory: &str) -> Vec<String> {
+        let Ok(Some(directory)) = self.open_directory(directory) else { return Vec::new() };
+        disk::list(&directory).unwrap_or_default().iter().map(|entry| lossy_text(&entry.name)).collect()
     }
 
     fn open_directory(&self, path: &str) -> io::Result<Option<OwnedFd>> {
@@ -256,16 +265,36 @@ impl<'a> InstalledRoot<'a> {
         if let Some(found) = self.open_directory(path)? {
             return Ok(found);
         }
-        let (parent, name) = split(path);
+        let (parent, name) = split(path)?;
         let parent = self.open_or_make(parent)?;
         rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755))?;
         self.open_directory(path)?.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 
-fn split(path: &str) -> (&str, &str) {
+/// Splits a path into that of a directory and a name in it.
+fn split(path: &str) -> io::Result<(&str, &str)> {
     let path = path.trim_matches('/');
-    path.rsplit_once('/').unwrap_or(("", path))
+    let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+    match name {
+        "" | "." | ".." => Err(io::Error::other("the last part of the path is no name")),
+        _ => Ok((parent, name)),
+    }
+}
+
+/// Fails unless a new file may take the place of what is there: nothing, or a regular file.
+fn check_replaceable(directory: &OwnedFd, name: &str) -> io::Result<()> {
+    let stat = match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(rustix::io::Errno::NOENT) => return Ok(()),
+        other => other?,
+    };
+    match FileKind::from_mode(stat.st_mode) {
+        Some(FileKind::Regular) => Ok(()),
+        kind => {
+            let kind = kind.map_or("something unknown", FileKind::word);
+            Err(io::Error::other(format!("what lies there is no file but a {kind} ('remove-files' can remove it)")))
+        }
+    }
 }
 
 #[cfg(test)]
