@@ -10,10 +10,11 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, openat, renameat};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, openat, renameat, renameat_with, unlinkat};
+use rustix::io::Errno;
 
 use super::TemporaryFile;
 
@@ -167,10 +168,65 @@ pub(crate) fn remove_directory(path: &Path) -> io::Result<()> {
         let message = format!("{} is mounted", mounted.display());
         return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
     }
-    match fs::remove_dir_all(path) {
+    match super::open_directory_at(rustix::fs::CWD, path.as_os_str().as_bytes()) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
+        opened => empty_directory(&opened?).and_then(|()| fs::remove_dir(path)),
     }
+}
+
+/// Removes everything in a directory. Directories with something in them are moved up into `top` first, so that this takes two
+/// descriptors and little memory however deep the tree is.
+fn empty_directory(top: &OwnedFd) -> io::Result<()> {
+    let mut moved = 0_u64;
+    loop {
+        let names = names_in(top)?;
+        if names.is_empty() {
+            return Ok(());
+        }
+        for name in names {
+            if remove_entry(top, &name)? {
+                continue;
+            }
+            let directory = super::open_directory_at(top, &name)?;
+            for inner in names_in(&directory)? {
+                if !remove_entry(&directory, &inner)? {
+                    move_up(&directory, &inner, top, &mut moved)?;
+                }
+            }
+            remove_entry(top, &name)?;
+        }
+    }
+}
+
+/// Moves a directory into `top`, under a name that is free there.
+fn move_up(directory: &OwnedFd, name: &[u8], top: &OwnedFd, moved: &mut u64) -> io::Result<()> {
+    loop {
+        let free = format!(".removed-{moved}");
+        *moved += 1;
+        match renameat_with(directory, name, top, free, RenameFlags::NOREPLACE) {
+            Err(Errno::EXIST) => {}
+            other => return Ok(other?),
+        }
+    }
+}
+
+/// Removes a file or an empty directory; returns whether it is gone. A directory with something in it stays.
+fn remove_entry(directory: &OwnedFd, name: &[u8]) -> io::Result<bool> {
+    let removed = match unlinkat(directory, name, AtFlags::empty()) {
+        Err(Errno::ISDIR) => unlinkat(directory, name, AtFlags::REMOVEDIR),
+        other => other,
+    };
+    match removed {
+        Ok(()) | Err(Errno::NOENT) => Ok(true),
+        Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn names_in(directory: &OwnedFd) -> io::Result<Vec<Box<[u8]>>> {
+    // The descriptor may have been read to its end before.
+    let directory = super::open_directory_at(directory, b".")?;
+    Ok(super::list(&directory)?.into_iter().map(|entry| entry.name).collect())
 }
 
 /// Returns a mount point at or below `path`, if this process sees one.
@@ -230,6 +286,25 @@ mod tests {
         assert_eq!(unescape(b"/a\\040b\\134"), Path::new("/a b\\"));
         let error = remove_directory(Path::new("/proc")).expect_err("it is mounted");
         assert_eq!(error.kind(), io::ErrorKind::ResourceBusy, "{error}");
+    }
+
+    #[test]
+    fn remove_directory_needs_no_descriptor_for_each_level() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let top = directory.path().join("top");
+        make_directories(&top).expect("made");
+        let mut at = super::super::open_directory(&top).expect("there");
+        for _ in 0..3000 {
+            rustix::fs::mkdirat(&at, "d", Mode::RWXU).expect("made");
+            rustix::fs::symlinkat("/etc", &at, "link").expect("made");
+            at = super::super::open_directory_at(&at, b"d").expect("there");
+        }
+        make_directories(&top.join(".removed-0/x")).expect("made");
+        remove_directory(&top).expect("removed");
+        assert!(!top.exists() && Path::new("/etc").exists());
+        remove_directory(&top).expect("gone already");
+        std::os::unix::fs::symlink("/etc", &top).expect("made");
+        assert!(remove_directory(&top).is_err(), "a link");
     }
 
     #[test]
