@@ -73,8 +73,12 @@ pub fn read_directory(
     let (send_jobs, jobs) = crossbeam_channel::bounded(QUEUED_BATCHES_MAX);
     let (send_done, done) = crossbeam_channel::unbounded();
     let repository = stat_of(writer.store().directory()).ok().map(|stat| (device_of(&stat), stat.stx_ino));
-    let walk_options =
-        WalkOptions { owner: options.owner, one_filesystem: options.one_filesystem, excluded: repository };
+    let walk_options = WalkOptions {
+        owner: options.owner,
+        one_filesystem: options.one_filesystem,
+        excluded: repository,
+        path_max: None,
+    };
     std::thread::scope(|scope| {
         for _ in 0..options.threads.max(1) {
             let (jobs, send_done) = (jobs.clone(), send_done.clone());

@@ -33,6 +33,9 @@ pub enum DirectoryError {
         /// The cause.
         source: WriteError,
     },
+    /// A path is longer than programs can use.
+    #[error("{} is longer than a path can be", .0.display())]
+    Long(PathBuf),
     /// A name is not allowed in a tree.
     #[error("bad name in {}", .path.display())]
     Name {

@@ -32,6 +32,8 @@ pub(crate) struct WalkOptions {
     pub(crate) one_filesystem: bool,
     /// Device and inode number of a directory that is left out.
     pub(crate) excluded: Option<(u64, u64)>,
+    /// The longest path below the root in bytes, if it is limited.
+    pub(crate) path_max: Option<usize>,
 }
 
 /// An entry that was added to the tree.
@@ -53,17 +55,32 @@ pub(crate) struct WalkEntry<'a> {
 pub(crate) struct DirectoryPath {
     parent: Option<Arc<DirectoryPath>>,
     name: PathBuf,
+    /// The number of bytes of the path below the root, each name with a slash.
+    length: usize,
 }
 
 impl DirectoryPath {
     /// Returns the directory's path.
     pub(crate) fn to_path_buf(&self) -> PathBuf {
-        self.parent.as_ref().map_or_else(|| self.name.clone(), |above| above.to_path_buf().join(&self.name))
+        let parents = std::iter::successors(Some(self), |path| path.parent.as_deref());
+        let mut names: Vec<&Path> = parents.map(|path| path.name.as_path()).collect();
+        names.reverse();
+        names.into_iter().collect()
     }
 
     /// Returns the path of an entry of the directory.
     pub(crate) fn join(&self, name: &[u8]) -> PathBuf {
         self.to_path_buf().join(std::ffi::OsStr::from_bytes(name))
+    }
+}
+
+impl Drop for DirectoryPath {
+    /// Drops the paths above one after the other: a tree may be so deep that a nested drop would overflow the stack.
+    fn drop(&mut self) {
+        let mut above = self.parent.take();
+        while let Some(mut path) = above.and_then(Arc::into_inner) {
+            above = path.parent.take();
+        }
     }
 }
 
@@ -109,7 +126,7 @@ impl<'a> DirectoryWalk<'a> {
         let io_error = |action| move |source| DirectoryError::Io { action, path: root.to_owned(), source };
         let fd = disk::open_directory(root).map_err(io_error("open"))?;
         let stat = stat_of(&fd).map_err(io_error("stat"))?;
-        let path = Arc::new(DirectoryPath { parent: None, name: root.to_owned() });
+        let path = Arc::new(DirectoryPath { parent: None, name: root.to_owned(), length: 0 });
         let directory = OpenDirectory { fd: Arc::new(fd), path, device: device_of(&stat) };
         let tree = Tree::new(metadata_of(&directory, b"", &stat, options.owner)?);
         let pending = vec![(tree.root(), directory, Box::from(&b""[..]))];
@@ -152,6 +169,9 @@ impl<'a> DirectoryWalk<'a> {
             return Ok(ControlFlow::Continue(()));
         }
         let path = || directory.path.join(&name);
+        if self.options.path_max.is_some_and(|longest| directory.path.length + name.len() > longest) {
+            return Err(DirectoryError::Long(path()));
+        }
         let entry_name = EntryName::new(name.clone())
             .map_err(|source| DirectoryError::Name { path: directory.path.to_path_buf(), source })?;
         let tree_error = |source| DirectoryError::Tree { path: path(), source };
@@ -213,7 +233,9 @@ fn open_child(parent: OpenDirectory, name: &[u8]) -> Result<OpenDirectory, Direc
     })?;
     let stat =
         stat_of(&fd).map_err(|source| DirectoryError::Io { action: "stat", path: parent.path.join(name), source })?;
-    let path = DirectoryPath { parent: Some(parent.path), name: PathBuf::from(std::ffi::OsStr::from_bytes(name)) };
+    let length = parent.path.length + name.len() + 1;
+    let name = PathBuf::from(std::ffi::OsStr::from_bytes(name));
+    let path = DirectoryPath { parent: Some(parent.path), name, length };
     Ok(OpenDirectory { fd: Arc::new(fd.into()), path: Arc::new(path), device: device_of(&stat) })
 }
 

@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::super::source::walk::identity_of;
 use super::super::source::{DirectoryError, ImportProgress, extents_of};
-use super::{StagedContent, StagedTree};
+use super::{DiskFile, StagedContent, StagedTree};
 use crate::disk::{FilesystemInstances, stat_of};
 use crate::image::{NodeId, Tree};
 use crate::model::{Content, NodeKind};
@@ -118,7 +118,7 @@ fn store_batches(
                 let store_error = |source| DirectoryError::Store { path: PathBuf::from("a generated file"), source };
                 content.map(|content| (content, None)).map_err(store_error)
             }
-            StagedContent::Disk(path) => store_file(&path, &mut instances, writer, cache, progress),
+            StagedContent::Disk(file) => store_file(&file, &mut instances, writer, cache, progress),
         };
         let failed = result.is_err();
         let stored = result.map(|(content, identity)| StoredFile { node, content, identity });
@@ -130,14 +130,18 @@ fn store_batches(
 }
 
 fn store_file(
-    path: &Path,
+    on_disk: &DiskFile,
     instances: &mut FilesystemInstances,
     writer: &StoreWriter,
     cache: &StatCache,
     progress: &ImportProgress,
 ) -> Result<(Content, Option<FileIdentity>), DirectoryError> {
-    let io_error = |action| move |source| DirectoryError::Io { action, path: path.to_owned(), source };
-    let file = std::fs::File::open(path).map_err(io_error("open"))?;
+    let path = Path::new("/").join(&on_disk.path);
+    let io_error = |action| {
+        let path = path.clone();
+        move |source| DirectoryError::Io { action, path, source }
+    };
+    let file = on_disk.open().map_err(io_error("open"))?;
     let stat = stat_of(&file).map_err(io_error("stat"))?;
     let identity = identity_of(&stat, instances.of(&file, &stat));
     if let Some(content) = cache.get(&identity)
@@ -150,9 +154,9 @@ fn store_file(
     let extents = extents_of(&file, &stat).map_err(io_error("find the holes of"))?;
     let content = match writer.put_file(&file, identity.size, extents) {
         Ok(content) => content,
-        Err(WriteError::Length { .. }) => return Err(DirectoryError::Changing(path.to_owned())),
+        Err(WriteError::Length { .. }) => return Err(DirectoryError::Changing(path)),
         Err(WriteError::Read(source)) => return Err(io_error("read")(source)),
-        Err(source) => return Err(DirectoryError::Store { path: path.to_owned(), source }),
+        Err(source) => return Err(DirectoryError::Store { path, source }),
     };
     progress.add_read(content.size);
     Ok((content, Some(identity)))

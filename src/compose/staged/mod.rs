@@ -15,18 +15,24 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::ops::ControlFlow;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub(crate) use ingest::{IngestOptions, ingest};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::source::DirectoryError;
 use super::source::walk::{WalkOptions, walk};
+use crate::disk;
 use crate::image::{NodeId, Tree, TreeError};
 use crate::model::{Content, EntryName, FileKind, Metadata, NameError, Node, NodeKind, Timestamp};
 
 /// The largest number of bytes of a file that are read to be edited.
 const EDIT_MAX: u64 = 256 << 20;
+
+/// The longest path in bytes that the kernel opens, without its final zero. Lists of paths stay small with it, too.
+const PATH_MAX: usize = 4095;
 
 /// Why an edit is not possible.
 #[derive(Debug, thiserror::Error)]
@@ -59,8 +65,27 @@ pub(crate) enum StagedTreeError {
 /// The place of a file's content.
 #[derive(Debug, Clone)]
 enum StagedContent {
-    Disk(PathBuf),
+    Disk(DiskFile),
     Memory(Arc<[u8]>),
+}
+
+/// A regular file in the directory that was scanned.
+#[derive(Debug, Clone)]
+struct DiskFile {
+    root: Arc<OwnedFd>,
+    /// Its path in the root, without a slash at the beginning.
+    path: PathBuf,
+}
+
+impl DiskFile {
+    /// Opens the file. A directory given by its user may change meanwhile: what has become a link, a pipe or a device is
+    /// refused.
+    fn open(&self) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        let file = File::from(rustix::fs::openat2(&self.root, &self.path, flags, Mode::empty(), resolve)?);
+        if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is no regular file any more")) }
+    }
 }
 
 /// A tree, and the places of its contents.
@@ -86,12 +111,16 @@ impl StagedTree {
     /// [`DirectoryError`], which names the path.
     pub(crate) fn scan(root: &Path) -> Result<Self, DirectoryError> {
         let mut sources = HashMap::new();
-        let options = WalkOptions { one_filesystem: true, ..WalkOptions::default() };
+        let io_error = |source| DirectoryError::Io { action: "open", path: root.to_owned(), source };
+        let directory = Arc::new(disk::open_directory(root).map_err(io_error)?);
+        let options = WalkOptions { one_filesystem: true, path_max: Some(PATH_MAX), ..WalkOptions::default() };
         let tree = walk(root, &options, &mut |tree, found| {
             if found.kind == FileKind::Regular && !found.is_hard_link && found.stat.stx_size > 0 {
                 let size = found.stat.stx_size;
                 tree.node_mut(found.node).kind = NodeKind::Regular(Content { size, ..Content::default() });
-                sources.insert(found.node, StagedContent::Disk(found.directory.path.join(found.name)));
+                let path = found.directory.path.join(found.name);
+                let path = path.strip_prefix(root).unwrap_or(&path).to_owned();
+                sources.insert(found.node, StagedContent::Disk(DiskFile { root: directory.clone(), path }));
             }
             ControlFlow::Continue(())
         })?;
@@ -178,10 +207,12 @@ impl StagedTree {
             Some(StagedContent::Memory(bytes)) => Ok(Some(bytes.to_vec())),
             Some(StagedContent::Disk(file)) => {
                 let mut bytes = Vec::new();
-                File::open(file)
-                    .and_then(|file| file.take(EDIT_MAX).read_to_end(&mut bytes))
-                    .map_err(|source| StagedTreeError::Read { path: lossy_text(path), source })?;
-                Ok(Some(bytes))
+                let error = |source| StagedTreeError::Read { path: lossy_text(path), source };
+                let read = file.open().and_then(|file| file.take(EDIT_MAX + 1).read_to_end(&mut bytes));
+                match read.map_err(error)? as u64 {
+                    0..=EDIT_MAX => Ok(Some(bytes)),
+                    _ => Err(error(io::ErrorKind::FileTooLarge.into())),
+                }
             }
         }
     }
@@ -364,6 +395,33 @@ mod tests {
         assert_eq!(staged.link_target("/lib"), Some(&b"usr/lib"[..]));
         assert_eq!(staged.clear("/usr/etc"), 2);
         assert!(staged.remove("/usr/etc") && !staged.remove("/usr/etc"));
+    }
+
+    #[test]
+    fn file_that_is_replaced_after_the_scan_is_not_followed() {
+        use std::os::unix::fs::symlink;
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let (root, secret) = (directory.path().join("root"), directory.path().join("secret"));
+        for name in ["link", "above/file", "fifo", "kept", "sparse"] {
+            disk::make_directories(root.join(name).parent().expect("it has one")).expect("writable");
+            disk::replace(&root.join(name), b"text").expect("writable");
+        }
+        disk::make_directories(&secret).expect("writable");
+        disk::replace(&secret.join("file"), b"secret").expect("writable");
+        let staged = StagedTree::scan(&root).expect("a directory");
+        for name in ["link", "fifo"] {
+            disk::remove_file(&root.join(name)).expect("removable");
+        }
+        symlink(secret.join("file"), root.join("link")).expect("writable");
+        rustix::fs::mknodat(rustix::fs::CWD, root.join("fifo"), rustix::fs::FileType::Fifo, Mode::RUSR, 0)
+            .expect("made");
+        disk::remove_directory(&root.join("above")).expect("removable");
+        symlink(&secret, root.join("above")).expect("writable");
+        File::options().write(true).open(root.join("sparse")).and_then(|file| file.set_len(1 << 34)).expect("a hole");
+        for path in ["/link", "/above/file", "/fifo", "/sparse"] {
+            assert!(matches!(staged.read(path), Err(StagedTreeError::Read { .. })), "{path}");
+        }
+        assert_eq!(staged.read("/kept").expect("a file"), Some(b"text".to_vec()));
     }
 
     #[test]
