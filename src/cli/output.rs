@@ -29,7 +29,7 @@ pub(crate) fn line(text: impl Display) -> io::Result<()> {
 
 /// Returns a text in which control characters other than tabs and line ends are written as `\u{1b}`: subjects, versions and
 /// names are made by strangers, and must not send commands to a terminal.
-fn without_controls(text: &str) -> Cow<'_, str> {
+pub(crate) fn without_controls(text: &str) -> Cow<'_, str> {
     let is_command = |character: char| character.is_control() && !matches!(character, '\n' | '\t');
     if !text.contains(is_command) {
         return Cow::Borrowed(text);

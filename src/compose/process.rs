@@ -40,6 +40,10 @@ const TAIL_LINES: usize = 40;
 /// The longest line in bytes; a longer one is split.
 const LINE_MAX: usize = 64 << 10;
 
+/// The most bytes that a program may print. Building a large initramfs prints some hundred kilobytes; the list of all files of a
+/// large root has some ten megabytes.
+const OUTPUT_MAX: usize = if cfg!(test) { 1 << 20 } else { 256 << 20 };
+
 /// A progress event of a compose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ComposeEvent<'a> {
@@ -84,6 +88,12 @@ pub enum ProcessError {
         what: String,
         /// The time it was allowed.
         limit: Duration,
+    },
+    /// The program printed more than allowed and was killed.
+    #[error("{what} printed more than {} MB and was stopped", OUTPUT_MAX / 1_000_000)]
+    TooMuch {
+        /// The task that the program was started for.
+        what: String,
     },
     /// The program's output cannot be read.
     #[error("cannot read the output of {what}")]
@@ -184,15 +194,16 @@ impl Runner<'_> {
             (self.report)(ComposeEvent::Line(line));
             tail.push(line);
         });
-        let is_late = !followed.map_err(output_error)?;
-        if is_late {
+        let end = followed.map_err(output_error)?;
+        if end != OutputEnd::Closed {
             let _ = child.kill();
         }
         let status = child.wait().map_err(output_error)?;
-        match (is_late, status.success()) {
-            (true, _) => Err(ProcessError::TooLong { what: what.to_owned(), limit }),
-            (false, true) => Ok(()),
-            (false, false) => {
+        match (end, status.success()) {
+            (OutputEnd::Late, _) => Err(ProcessError::TooLong { what: what.to_owned(), limit }),
+            (OutputEnd::Full, _) => Err(ProcessError::TooMuch { what: what.to_owned() }),
+            (OutputEnd::Closed, true) => Ok(()),
+            (OutputEnd::Closed, false) => {
                 Err(ProcessError::Failed { what: what.to_owned(), status, tail: tail.0, log: self.log.path.clone() })
             }
         }
@@ -215,9 +226,19 @@ impl Runner<'_> {
         clean_environment(command);
         self.log.write_line(&format!("+ {line}"));
         let program = command.get_program().to_string_lossy().into_owned();
-        let output = command.stdin(input).output().map_err(|source| ProcessError::Start { program, source })?;
-        let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        if output.status.success() {
+        command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|source| ProcessError::Start { program, source })?;
+        let output_error = |source| ProcessError::Output { what: what.to_owned(), source };
+        let (output, errors) = read_both(&mut child).map_err(output_error)?;
+        if output.len().max(errors.len()) > OUTPUT_MAX {
+            let _ = child.kill();
+        }
+        let status = child.wait().map_err(output_error)?;
+        if output.len().max(errors.len()) > OUTPUT_MAX {
+            return Err(ProcessError::TooMuch { what: what.to_owned() });
+        }
+        let (text, errors) = (String::from_utf8_lossy(&output), String::from_utf8_lossy(&errors));
+        if status.success() {
             errors.lines().for_each(|line| self.log.write_line(line));
             return Ok(text.into_owned());
         }
@@ -227,7 +248,7 @@ impl Runner<'_> {
             tail.push(line);
         }
         let (tail, log) = (tail.0, self.log.path.clone());
-        Err(ProcessError::Failed { what: what.to_owned(), status: output.status, tail, log })
+        Err(ProcessError::Failed { what: what.to_owned(), status, tail, log })
     }
 }
 
@@ -243,6 +264,21 @@ pub(crate) fn clean_environment(command: &mut Command) {
 fn spawn(command: &mut Command) -> Result<Child, ProcessError> {
     let program = command.get_program().to_string_lossy().into_owned();
     command.spawn().map_err(|source| ProcessError::Start { program, source })
+}
+
+/// Reads standard output and standard error to their ends, of each at most one byte more than [`OUTPUT_MAX`].
+fn read_both(child: &mut Child) -> io::Result<(Vec<u8>, Vec<u8>)> {
+    fn read(pipe: Option<impl io::Read>) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        pipe.map_or(Ok(0), |pipe| pipe.take(OUTPUT_MAX as u64 + 1).read_to_end(&mut bytes))?;
+        Ok(bytes)
+    }
+    let (output, errors) = (child.stdout.take(), child.stderr.take());
+    std::thread::scope(|scope| {
+        let errors = scope.spawn(|| read(errors));
+        let output = read(output)?;
+        Ok((output, errors.join().map_err(|_| io::Error::other("its reader ended"))??))
+    })
 }
 
 /// Returns a command line as the log shows it.
@@ -264,15 +300,27 @@ impl LastLines {
     }
 }
 
-/// Calls `line` for each line until the other end of the pipe is closed; returns `false` if the deadline came first. A
-/// carriage return ends a line too, since programs draw progress with it.
-fn read_lines(mut reader: PipeReader, deadline: Instant, line: &mut dyn FnMut(&str)) -> io::Result<bool> {
+/// Why no more output is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OutputEnd {
+    /// The other end of the pipe is closed.
+    Closed,
+    /// The deadline has come.
+    Late,
+    /// [`OUTPUT_MAX`] bytes have come.
+    Full,
+}
+
+/// Calls `line` for each line until the output ends, the deadline comes, or there is too much of it. A carriage return ends a
+/// line too, since programs draw progress with it.
+fn read_lines(mut reader: PipeReader, deadline: Instant, line: &mut dyn FnMut(&str)) -> io::Result<OutputEnd> {
     let mut buffer = vec![0; 16 << 10];
     let mut pending: Vec<u8> = Vec::new();
+    let mut left_bytes = OUTPUT_MAX;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Ok(false);
+            return Ok(OutputEnd::Late);
         }
         let timeout = PollTimeout::try_from(left.min(Duration::from_secs(60))).unwrap_or(PollTimeout::MAX);
         match poll(&mut [PollFd::new(reader.as_fd(), PollFlags::POLLIN)], timeout) {
@@ -281,6 +329,10 @@ fn read_lines(mut reader: PipeReader, deadline: Instant, line: &mut dyn FnMut(&s
             Err(errno) => return Err(errno.into()),
         }
         let length = reader.read(&mut buffer)?;
+        left_bytes = left_bytes.saturating_sub(length);
+        if left_bytes == 0 {
+            return Ok(OutputEnd::Full);
+        }
         for byte in &buffer[..length] {
             match byte {
                 b'\n' | b'\r' => emit_line(&mut pending, line),
@@ -290,7 +342,7 @@ fn read_lines(mut reader: PipeReader, deadline: Instant, line: &mut dyn FnMut(&s
         }
         if length == 0 {
             emit_line(&mut pending, line);
-            return Ok(true);
+            return Ok(OutputEnd::Closed);
         }
     }
 }
@@ -333,6 +385,19 @@ mod tests {
         assert_eq!(error.to_string(), "a test failed with status 3");
         let ProcessError::Failed { tail, .. } = error else { panic!("failed") };
         assert_eq!(tail, ["one", "two", "a", "b"]);
+    }
+
+    #[test]
+    fn program_that_prints_without_end_is_stopped() {
+        let endless = || {
+            let mut command = Command::new("sh");
+            command.args(["-c", "tr '\\0' a </dev/zero"]);
+            command
+        };
+        let (result, ..) = with_runner(|runner| runner.run("a test", &mut endless(), Duration::from_secs(600)));
+        assert!(matches!(result, Err(ProcessError::TooMuch { .. })), "{result:?}");
+        let (result, ..) = with_runner(|runner| runner.capture("a test", &mut endless()));
+        assert!(matches!(result, Err(ProcessError::TooMuch { .. })), "{:?}", result.map(|text| text.len()));
     }
 
     #[test]

@@ -39,6 +39,7 @@ impl StageDisplay {
             (ComposeEvent::Stage(text), None) => output::note(text),
             (ComposeEvent::Note(text), None) => output::note(format_args!("note: {text}")),
             (ComposeEvent::Line(text), Some(bar)) => {
+                let text = output::without_controls(text);
                 bar.set_message(text.chars().take(ENGINE_LINE_MAX_CHARS).collect::<String>());
                 bar.tick();
             }
