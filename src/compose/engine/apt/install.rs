@@ -2,7 +2,7 @@
 //!
 //! *Used by* `Apt`, which resolved and fetched the packages before.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::super::tool::{make_directory, write_file, write_program};
@@ -71,7 +71,7 @@ pub(crate) fn install(
     let command: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let view = EngineView {
         root: Some(root.to_owned()),
-        readable: vec![directory.clone(), apt.archives_directory()],
+        readable: readable_files(&config, &directory, apt),
         writable: Vec::new(),
     };
     let sandbox = SandboxedCommand::engine(view, &command)
@@ -81,6 +81,14 @@ pub(crate) fn install(
         .with_variable("INITRD", "No")
         .with_variable("PYTHONHASHSEED", "0");
     Ok(sandbox.run(context.runner, "installing packages", INSTALL_TIMEOUT)?)
+}
+
+/// Returns what mmdebstrap, and therefore scripts of packages, may read. The configuration of apt is not among it: the addresses
+/// of proxies have passwords.
+fn readable_files(config: &AptConfig, directory: &Path, apt: &Apt<'_>) -> Vec<PathBuf> {
+    let own = ["setup", "preferences", "programs"].map(|name| directory.join(name));
+    let indices = [config.lists(), config.local_list(), apt.archives_directory()];
+    own.into_iter().chain(indices).chain(config.local().map(Path::to_owned)).chain(config.sources().to_vec()).collect()
 }
 
 /// Returns the path filters for dpkg: files that are not installed.

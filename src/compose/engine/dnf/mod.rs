@@ -197,7 +197,8 @@ impl Engine for Dnf<'_> {
         }
         command.push("--");
         command.extend(files.iter().map(|file| file.to_str().unwrap_or_default()));
-        let readable = [&[self.context.work.join("dnf")][..], &files].concat();
+        // Scripts of packages see these, too, so the configuration of dnf, which has passwords of proxies, is not among them.
+        let readable = [&[self.context.work.join("dnf/home")][..], &files].concat();
         let view = EngineView { root: Some(root.to_owned()), readable, writable: Vec::new() };
         let mut sandbox =
             SandboxedCommand::engine(view, &command).with_variable("SOURCE_DATE_EPOCH", &time.to_string());
