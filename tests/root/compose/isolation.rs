@@ -58,7 +58,7 @@ print "calls made\n";
 "#;
 
 /// Makes a root with a shell and the programs that the probe needs, from this machine.
-fn small_root(root: &Path) {
+pub fn small_root(root: &Path) {
     for directory in
         ["usr/bin", "usr/lib", "usr/sbin", "usr/lib64", "usr/etc", "var/lib/dpkg/info", "var/lib/dpkg/updates"]
     {
@@ -67,7 +67,9 @@ fn small_root(root: &Path) {
     for link in ["bin", "lib", "sbin", "lib64"] {
         symlink(format!("usr/{link}"), root.join(link)).expect("writable");
     }
-    for program in ["sh", "find", "ls", "mknod", "mount", "env", "sed", "sort", "grep", "cat", "tr"] {
+    for program in
+        ["sh", "find", "ls", "ln", "rm", "mkdir", "mknod", "mount", "env", "sed", "sort", "grep", "cat", "tr"]
+    {
         let path = PathBuf::from("/usr/bin").join(program);
         fs::copy(&path, root.join("usr/bin").join(program)).expect("every machine has it");
         for word in run("ldd", [&path]).success().split_whitespace().filter(|word| word.starts_with('/')) {
@@ -133,7 +135,7 @@ fn treefile_script_cannot_change_the_build_machine() {
 }
 
 /// Builds an rpm package that has only a script, which runs after its installation.
-fn rpm_with_script(sandbox: &Sandbox, script: &str) -> PathBuf {
+pub fn rpm_with_script(sandbox: &Sandbox, script: &str) -> PathBuf {
     let spec = sandbox.join("walls.spec");
     let head =
         "Name: walls\nVersion: 1\nRelease: 1\nSummary: s\nLicense: x\nBuildArch: noarch\nRequires(post): demo-base\n";
