@@ -280,3 +280,21 @@ pub(crate) fn metadata_of(
     let (uid, gid) = owner.unwrap_or((stat.stx_uid, stat.stx_gid));
     Ok(Metadata { permissions: stat.stx_mode & 0o7777, uid, gid, mtime: time_of(stat.stx_mtime), xattrs })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn path_of_any_depth_is_joined_and_dropped() {
+        let top = Arc::new(DirectoryPath { parent: None, name: PathBuf::from("/top"), length: 0 });
+        let deepen = |above: Arc<DirectoryPath>, _| {
+            let length = above.length + 2;
+            Arc::new(DirectoryPath { parent: Some(above), name: PathBuf::from("d"), length })
+        };
+        let path = (0..200_000).fold(top, deepen);
+        let text = path.join(b"file");
+        assert_eq!(text.as_os_str().len(), "/top/".len() + path.length + "file".len());
+        assert!(text.starts_with("/top/d/d") && text.ends_with("d/file"));
+    }
+}
