@@ -1,5 +1,6 @@
 //! The verb `sapwood cat`.
 
+use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
@@ -18,23 +19,32 @@ const READ_BUFFER_BYTES: usize = 1 << 20;
 #[command(after_help = "\
 Examples:
   sapwood cat debian/12:/etc/os-release
-  sapwood cat debian/12:/usr/bin/ls | sha256sum")]
+  sapwood cat debian/12:/usr/bin/ls | sha256sum
+  sapwood cat debian/12 /etc/os-release /etc/fstab")]
 pub(crate) struct Args {
-    /// SOURCE:/path
-    #[arg(required = true)]
-    source: Vec<String>,
+    /// SOURCE:/path, or SOURCE if paths follow
+    source: OsString,
+
+    /// Paths in SOURCE, or more of SOURCE:/path
+    #[arg(value_name = "PATH")]
+    more: Vec<OsString>,
 }
 
 impl Run for Args {
     fn run(&self, context: &Context) -> Result<ExitCode> {
         let store = repository::open(context)?;
-        self.source.iter().try_for_each(|source| print_file(&store, source))?;
+        let sources = match repository::join_paths(&self.source, &self.more) {
+            Ok(joined) => joined,
+            Err(_) => std::iter::once(&self.source).chain(&self.more).cloned().collect(),
+        };
+        sources.iter().try_for_each(|source| print_file(&store, source))?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
-fn print_file(store: &Store, source: &str) -> Result<()> {
+fn print_file(store: &Store, source: &OsStr) -> Result<()> {
     let entry = source::locate(store, source, LastLink::Followed, repository::wait_with_notice())?;
+    let source = source.display();
     let attributes = entry.image.attributes(entry.ino)?;
     match attributes.kind {
         FileKind::Regular => {}

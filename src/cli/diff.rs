@@ -3,6 +3,7 @@
 //! *Not here*: the comparison itself, see `image::diff`.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -24,10 +25,10 @@ Examples:
 Each line is A (added), D (removed) or M (changed, with what: content, mode, owner, mtime, xattrs, …) and a path.")]
 pub(crate) struct Args {
     /// The older commit
-    a: String,
+    a: OsString,
 
     /// The newer commit
-    b: String,
+    b: OsString,
 
     /// Print only how many paths and bytes
     #[arg(long)]

@@ -2,6 +2,7 @@
 //!
 //! *Not here*: writing directories and archives, see `crate::export`.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -30,7 +31,7 @@ Examples:
 Without root, owners, devices and some attributes cannot be set: they are left out and counted, unless --strict.")]
 pub(crate) struct Args {
     /// SOURCE, or SOURCE:/path
-    source: String,
+    source: OsString,
 
     /// The directory to make; it must not exist or be empty
     #[arg(value_name = "DIR", required_unless_present = "tar", conflicts_with = "tar")]

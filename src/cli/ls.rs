@@ -1,5 +1,6 @@
 //! The verb `sapwood ls`.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -16,10 +17,14 @@ use crate::source::{self, LastLink};
 #[command(after_help = "\
 Examples:
   sapwood ls debian/12:/usr/bin
-  sapwood ls -l -R debian/12~1:/etc")]
+  sapwood ls -l -R debian/12~1:/etc
+  sapwood ls debian/12 /usr/bin /etc")]
 pub(crate) struct Args {
     /// SOURCE, or SOURCE:/path
-    source: String,
+    source: OsString,
+
+    /// Paths in SOURCE, instead of SOURCE:/path
+    paths: Vec<OsString>,
 
     /// Also print mode, owner, size and time
     #[arg(short, long)]
@@ -37,18 +42,16 @@ pub(crate) struct Args {
 impl Run for Args {
     fn run(&self, context: &Context) -> Result<ExitCode> {
         let store = repository::open(context)?;
-        let found = source::locate(
-            &store,
-            &self.source,
-            if self.long { LastLink::Kept } else { LastLink::Followed },
-            repository::wait_with_notice(),
-        )?;
         let mut values = Vec::new();
-        if found.image.attributes(found.ino)?.kind != FileKind::Directory {
-            let shown = found.path.to_string();
-            print_entry(&found.image, found.ino, &found.path, &shown, self, &mut values)?;
-        } else {
-            list_directory(&found.image, found.ino, &found.path, self, &mut values)?;
+        for source in repository::join_paths(&self.source, &self.paths)? {
+            let last = if self.long { LastLink::Kept } else { LastLink::Followed };
+            let found = source::locate(&store, &source, last, repository::wait_with_notice())?;
+            if found.image.attributes(found.ino)?.kind != FileKind::Directory {
+                let shown = found.path.to_string();
+                print_entry(&found.image, found.ino, &found.path, &shown, self, &mut values)?;
+            } else {
+                list_directory(&found.image, found.ino, &found.path, self, &mut values)?;
+            }
         }
         if self.json {
             output::json(&values)?;

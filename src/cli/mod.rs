@@ -8,6 +8,7 @@
 //! | `context` | the trait `Run`, and the options that stand before the verb |
 //! | `verbs` | the table of all verbs, in groups |
 //! | `output` | everything that is printed, progress bars, the log on standard error |
+//! | `foreign` | the verbs of similar programs, and what they are called here |
 //! | `error`, `advice` | error messages and exit statuses; hints of what to do next |
 //! | `repository` | the repository and the commit that the arguments mean, and waiting for the lock |
 //! | `trust_args`, `transport_args` | the options for remotes |
@@ -46,6 +47,7 @@ mod diff;
 mod error;
 mod etc;
 mod export;
+mod foreign;
 mod fsck;
 mod gc;
 mod history;
@@ -180,7 +182,7 @@ pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// Parses the arguments of `sapwood` into the options before the verb and the verb with its own arguments.
 fn parse(arguments: Vec<OsString>) -> Result<(Options, Box<dyn Run>), clap::Error> {
     let mut command = command();
-    let matches = command.try_get_matches_from_mut(arguments)?;
+    let matches = command.try_get_matches_from_mut(arguments).map_err(foreign::explain)?;
     let parsed = Options::from_arg_matches(&matches).and_then(|options| Ok((options, verbs::parse(&matches)?)));
     parsed.map_err(|error| error.format(&mut command))
 }

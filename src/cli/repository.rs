@@ -5,6 +5,7 @@
 //! *Used by* nearly all verbs.
 
 use std::env;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
@@ -106,6 +107,21 @@ pub(crate) fn open_commit(text: &str, trust: &TrustArgs, context: &Context) -> R
             Ok(CommitReader::of_stored(store, commit))
         }
     }
+}
+
+/// Returns `SOURCE:/path` for each of `paths`, which were given as arguments of their own; `source` alone if there are none.
+///
+/// # Errors
+/// When `source` has a path itself.
+pub(crate) fn join_paths(source: &OsStr, paths: &[OsString]) -> Result<Vec<OsString>> {
+    if paths.is_empty() {
+        return Ok(vec![source.to_owned()]);
+    }
+    let join = |path: &OsString| {
+        source::join(source, path)
+            .with_context(|| format!("'{}' has a path already, so no other can follow", source.display()))
+    };
+    paths.iter().map(join).collect()
 }
 
 /// Returns a `Wait` that waits for the process that holds the lock, and says so on standard error.

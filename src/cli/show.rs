@@ -1,5 +1,6 @@
 //! The verb `sapwood show`. `print_commit` is also *used by* `log`.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -20,7 +21,7 @@ Examples:
   sapwood show debian/12:/usr/bin/ping")]
 pub(crate) struct Args {
     /// A commit, or SOURCE:/path
-    source: String,
+    source: OsString,
 
     /// Print JSON
     #[arg(long)]

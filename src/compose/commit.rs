@@ -97,7 +97,10 @@ pub fn commit_tree(writer: &StoreWriter, tree: &Tree, request: &CommitRequest) -
     }
     // A new history under an existing ref continues the ref's sequence, so that its commits are not taken for older ones.
     let current_record = current.filter(|id| Some(*id) != parent).map(|id| store.commit(id)).transpose()?;
-    let last = parent_record.iter().chain(&current_record).map(|record| record.sequence).max();
+    // So does a ref that was moved back: what it named before may have been published.
+    let logged = store.highest_sequence(&request.ref_name)?;
+    let known = parent_record.iter().chain(&current_record).map(|record| record.sequence);
+    let last = known.chain(logged).max();
     let commit = Commit {
         image: image.id,
         parent,
@@ -114,7 +117,7 @@ pub fn commit_tree(writer: &StoreWriter, tree: &Tree, request: &CommitRequest) -
     writer.put_image(&image)?;
     let id = writer.put_commit(&commit)?;
     let expect = current.map_or(Expect::Absent, Expect::Is);
-    writer.edit_ref(&RefEdit { name: request.ref_name.clone(), expect, to: Some(id) })?;
+    writer.edit_ref_logged(&RefEdit { name: request.ref_name.clone(), expect, to: Some(id) }, "commit")?;
     // The commit is complete, so an error here is none of the commit.
     if let Err(error) = writer.rewrite_former_packs() {
         tracing::warn!(%error, "packs of the former form are not rewritten; the next commit tries again");

@@ -25,7 +25,7 @@ mod resolve;
 
 pub(crate) use commit_reader::CommitReader;
 pub(crate) use links::LastLink;
-pub(crate) use local::{LocatedEntry, locate, split};
+pub(crate) use local::{LocatedEntry, join, locate, split};
 pub(crate) use remote::{RemoteSource, RemoteSpec, SourceError, TrustOptions};
 pub(crate) use resolve::{
     Attendance, open_or_init, resolve_for_repair, resolve_local, resolve_remote, resolve_with_remote,

@@ -104,6 +104,9 @@ impl StoreLayout {
     /// The first part of the names of the refs that keep the commits of deployments.
     pub(crate) const DEPLOYMENT_REFS: &'static str = "deployments";
 
+    /// The first part of the names of the refs that say what remotes had when they were asked last.
+    pub(crate) const REMOTE_REFS: &'static str = "remotes";
+
     /// Returns the directory of the refs.
     pub(crate) fn refs(&self) -> PathBuf {
         self.root.join("refs")
@@ -112,6 +115,12 @@ impl StoreLayout {
     /// Returns the file of one ref. The rules of ref names make them safe as relative paths.
     pub(crate) fn reference(&self, name: &RefName) -> PathBuf {
         self.refs().join(name.as_str())
+    }
+
+    /// Returns the log of one ref. Its directories are made when first needed. No part of a ref's name begins with a dot, so
+    /// the logs of `a` and `a/b` do not collide.
+    pub(crate) fn ref_log(&self, name: &RefName) -> PathBuf {
+        self.root.join("state/ref-logs").join(name.as_str()).join(".log")
     }
 
     /// Returns the directory of the signatures of commits: an envelope for each signed commit. Made when first needed.

@@ -15,7 +15,8 @@
 //! signatures/<id>      the envelope around a commit record, made by its publisher
 //! remotes/             URLs of remotes, the keys that are trusted for each, and the newest state that was seen
 //! state/               locks, running mounts, the cache of file attributes, markers of lazy commits, times of last use of
-//!                      packed objects, milestones of the last check and collection, which objects each commit added
+//!                      packed objects, milestones of the last check and collection, which objects each commit added, what
+//!                      each ref named before
 //! tmp/                 files that have no final name yet
 //! ```
 //!
@@ -55,6 +56,7 @@ mod read;
 mod receive;
 mod recency;
 mod recheck;
+mod ref_log;
 mod refs;
 mod repair;
 mod resolve;
@@ -78,6 +80,7 @@ pub(crate) use partial::PartialLayout;
 pub(crate) use read::RemovalGuard;
 pub(crate) use receive::{IncomingObject, ReceiveError};
 pub(crate) use recency::{Recency, UseTimes};
+pub(crate) use ref_log::RefChange;
 pub(crate) use refs::{Expect, RefEdit, RefError};
 pub(crate) use repair::Repair;
 pub(crate) use resolve::ResolveError;

@@ -38,6 +38,21 @@ pub(crate) struct RefEdit {
     pub(crate) to: Option<CommitId>,
 }
 
+impl RefEdit {
+    /// Fails if the ref, which now names `found`, may not be changed in this way.
+    pub(super) fn check(&self, found: Option<CommitId>) -> Result<(), RefError> {
+        let allowed = match self.expect {
+            Expect::Any => true,
+            Expect::Absent => found.is_none(),
+            Expect::Is(id) => found == Some(id),
+        };
+        if !allowed {
+            return Err(RefError::Changed { name: self.name.clone(), found });
+        }
+        if self.to.is_some() && found.is_none() { check_new(&self.name) } else { Ok(()) }
+    }
+}
+
 /// Why refs could not be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum RefError {
@@ -177,17 +192,7 @@ impl StoreWriter {
     pub(crate) fn edit_ref(&self, edit: &RefEdit) -> Result<(), RefError> {
         let store = self.store();
         let found = store.read_ref(&edit.name)?;
-        let allowed = match edit.expect {
-            Expect::Any => true,
-            Expect::Absent => found.is_none(),
-            Expect::Is(id) => found == Some(id),
-        };
-        if !allowed {
-            return Err(RefError::Changed { name: edit.name.clone(), found });
-        }
-        if edit.to.is_some() && found.is_none() {
-            check_new(&edit.name)?;
-        }
+        edit.check(found)?;
         if let Some(old) = found
             && !edit.to.is_some_and(|new| store.is_ancestor(old, new))
         {

@@ -110,7 +110,7 @@ impl Store {
     fn unknown(&self, base: &str) -> Result<CommitId, ResolveError> {
         let mut similar = self.ref_names()?;
         let wanted = local_name(base);
-        similar.retain(|name| !base.is_empty() && (name.as_str().contains(&*wanted) || wanted.contains(name.as_str())));
+        similar.retain(|name| is_similar(name.as_str(), &wanted));
         Err(ResolveError::Unknown { spec: base.to_owned(), similar })
     }
 
@@ -142,6 +142,13 @@ fn local_name(base: &str) -> Cow<'_, str> {
     }
 }
 
+/// Returns whether a user who wrote `wanted` may have meant the ref `name`: one contains the other, and they share a part or
+/// at least three letters.
+fn is_similar(name: &str, wanted: &str) -> bool {
+    let [shorter, longer] = if name.len() < wanted.len() { [name, wanted] } else { [wanted, name] };
+    longer.contains(shorter) && (shorter.len() >= 3 || longer.split('/').any(|part| part == shorter))
+}
+
 /// Returns how many generations back a suffix such as `^^~3` goes; `None` if it is malformed.
 fn generations(mut suffix: &str) -> Option<u64> {
     let mut total = 0_u64;
@@ -166,6 +173,20 @@ mod tests {
     fn refs_of_remotes_have_a_local_name() {
         assert_eq!(local_name("debian:12/server"), "remotes/debian/12/server");
         assert_eq!(local_name("main"), "main");
+    }
+
+    #[test]
+    fn refs_that_share_a_letter_are_not_similar() {
+        for (name, wanted, expected) in [
+            ("p", "t/nope", false),
+            ("debian/12", "debian", true),
+            ("debian/12", "12", true),
+            ("main", "main/x", true),
+            ("main", "", false),
+            ("main", "in", false),
+        ] {
+            assert_eq!(is_similar(name, wanted), expected, "{name} {wanted}");
+        }
     }
 
     #[test]

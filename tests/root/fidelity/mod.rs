@@ -3,6 +3,7 @@
 mod mount_cli;
 mod mount_kernel;
 mod oracles;
+mod refs;
 mod store;
 mod trees;
 mod unchanged;

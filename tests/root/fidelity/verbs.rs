@@ -1,6 +1,7 @@
 //! Single verbs of the command line do what their help says, also with unusual arguments and outputs.
 use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
@@ -126,5 +127,41 @@ fn paths_in_a_source_follow_links_inside_the_commit() {
     assert!(repository.run(["show", "main:/bin"]).success().contains("symlink"));
     for path in ["/loop", "/nowhere"] {
         assert!(repository.run(["cat", &format!("main:{path}")]).failure(1).contains("there is no"));
+    }
+}
+
+#[test]
+fn paths_in_a_source_have_any_bytes_and_several_forms() {
+    let sandbox = Sandbox::new("source-forms");
+    let repository = sandbox.repository("repo");
+    let tree = sandbox.directory("tree");
+    fs::create_dir(tree.join("d")).expect("writable");
+    let names: [&[u8]; 5] = [b"caf\xe9", b"new\nline", b"quo\"te", b"\\x41", b"A"];
+    for name in names {
+        fs::write(tree.join("d").join(OsStr::from_bytes(name)), name).expect("writable");
+    }
+    repository.commit("main", &tree);
+    let cat = |arguments: &[&[u8]]| {
+        let command = repository.command(
+            [&[OsStr::new("cat")], &arguments.iter().map(|a| OsStr::from_bytes(a)).collect::<Vec<_>>()[..]].concat(),
+        );
+        let output = { command }.output().expect("it can be started");
+        (output.status.success(), output.stdout)
+    };
+    for name in names {
+        let forms = [[b"main:/d/", name].concat(), [b"main:d/", name].concat()];
+        forms.iter().for_each(|form| assert_eq!(cat(&[form]), (true, name.to_vec()), "{}", form.escape_ascii()));
+        for path in [[b"/d/", name].concat(), [b"d/", name].concat()] {
+            assert_eq!(cat(&[b"main", &path]), (true, name.to_vec()), "{}", path.escape_ascii());
+        }
+        // As `ls` prints it, unless that is the name of another file.
+        let printed = [b"main:/d/", name.escape_ascii().to_string().as_bytes()].concat();
+        assert_eq!(cat(&[&printed]), (true, name.to_vec()), "{}", printed.escape_ascii());
+    }
+    assert_eq!(cat(&[b"main:/d/A", b"main:/d/\\x41"]), (true, b"A\\x41".to_vec()));
+    assert_eq!(cat(&[b"main", b"/d/A", b"/d/A"]), (true, b"AA".to_vec()));
+    assert_eq!(repository.run(["ls", "main:d"]).success(), repository.run(["ls", "main", "/d"]).success());
+    for wrong in ["nothing:d", "main:/d:x", "main:", "main:/d/caf\\xe", "main:d/none"] {
+        assert_eq!(cat(&[wrong.as_bytes()]).0, false, "{wrong}");
     }
 }
