@@ -5,6 +5,7 @@
 use std::error::Error;
 use std::io;
 
+use crate::compose::source::TarEntryError;
 use crate::deploy::apply::DeployRefusal;
 use crate::deploy::boot::BootError;
 use crate::deploy::error::SysrootError;
@@ -32,6 +33,7 @@ const ADVISED: &[fn(&(dyn Error + 'static)) -> Option<String>] = &[
     hint_of::<BootError>,
     hint_of::<SysrootError>,
     hint_of::<UpdateError>,
+    hint_of::<TarEntryError>,
     hint_of::<io::Error>,
 ];
 
@@ -140,6 +142,13 @@ impl Advice for UpdateError {
     fn hint(&self) -> Option<String> {
         let text = "'sapwood --repo SYSROOT/sapwood/repo remote add NAME URL --key FILE' adds one";
         matches!(self, Self::Url(_)).then(|| text.to_owned())
+    }
+}
+
+impl Advice for TarEntryError {
+    fn hint(&self) -> Option<String> {
+        let text = "let a program for images unpack the layers; --whiteouts verbatim takes such names as they are";
+        matches!(self, Self::Whiteout(_)).then(|| text.to_owned())
     }
 }
 

@@ -9,7 +9,9 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use sapwood::compose::source::{ImportOptions, ImportProgress, TarError, TarOptions, read_directory, read_tar};
+use sapwood::compose::source::{
+    Exclusions, ImportOptions, ImportProgress, TarError, TarOptions, read_directory, read_tar,
+};
 use sapwood::disk::Wait;
 use sapwood::export::{
     ExportOptions, ExportProgress, ExportReport, Fidelity, TargetContents, export_directory, export_tar,
@@ -42,7 +44,14 @@ impl Fixture {
     }
 
     fn import(&self, path: &Path) -> Tree {
-        let options = ImportOptions { owner: None, one_filesystem: false, threads: 2, now: 0, mounted: None };
+        let options = ImportOptions {
+            owner: None,
+            one_filesystem: false,
+            threads: 2,
+            now: 0,
+            exclusions: Exclusions::default(),
+            mounted: None,
+        };
         let progress = ImportProgress::default();
         read_directory(path, &self.writer, &StatCache::default(), &options, &progress).expect("readable").tree
     }
@@ -650,7 +659,7 @@ fn ambiguous_archives_are_read_as_documented() {
     let attributes = &node("/attributes").metadata.xattrs;
     assert_eq!(attributes.get(b"security.selinux"), Some(&b"label\0"[..]));
     assert_eq!((attributes.get(b"user.a"), attributes.get(b"user.b")), (Some(&b"1"[..]), Some(&b"2"[..])));
-    let options = TarOptions { owner: Some((7, 8)) };
+    let options = TarOptions { owner: Some((7, 8)), ..TarOptions::default() };
     let bytes = archive(&[file(b"a/b", b"")]);
     let tree = read_tar(&bytes[..], &fixture.writer, options, &ImportProgress::default()).expect("legal");
     for id in all_nodes(&tree) {

@@ -15,7 +15,7 @@ use crossbeam_channel::{Receiver, Sender};
 use rustix::fs::Statx;
 
 use super::walk::{OpenDirectory, WalkEntry, WalkOptions, device_of, identity_of, metadata_of, walk};
-use super::{DirectoryError, ImportProgress, MountedImage};
+use super::{DirectoryError, Exclusions, ImportProgress, MountedImage};
 use crate::disk::{self, FilesystemInstances, stat_of};
 use crate::image::{NodeId, Tree};
 use crate::model::{Content, Extent, FileKind, Metadata, NodeKind};
@@ -45,6 +45,8 @@ pub struct ImportOptions {
     pub threads: usize,
     /// The current time in seconds since 1970. Files that changed just before are not put into the cache.
     pub now: i64,
+    /// What is left out.
+    pub exclusions: Exclusions,
     /// The image that is mounted where the directory is, if it is a mount of this program.
     pub mounted: Option<MountedImage>,
 }
@@ -78,6 +80,7 @@ pub fn read_directory(
         one_filesystem: options.one_filesystem,
         excluded: repository,
         path_max: None,
+        exclusions: options.exclusions.clone(),
     };
     std::thread::scope(|scope| {
         for _ in 0..options.threads.max(1) {

@@ -1,10 +1,13 @@
-//! The sources of trees: a directory of this machine (`directory`, `walk`, `mounted`) and a tar archive (`tar`).
+//! The sources of trees: a directory of this machine (`directory`, `walk`, `mounted`) and a tar archive (`tar`), what is left
+//! out of them (`exclude`), and several over each other (`overlay`).
 //!
 //! *Used by* `cli::commit` and the rest of `compose`.
 
 mod directory;
 mod error;
+mod exclude;
 mod mounted;
+mod overlay;
 mod progress;
 mod tar;
 pub(super) mod walk;
@@ -12,6 +15,9 @@ pub(super) mod walk;
 pub(super) use directory::extents_of;
 pub use directory::{ImportOptions, read_directory};
 pub(crate) use error::DirectoryError;
+pub use exclude::{Exclusions, PatternError};
 pub(crate) use mounted::MountedImage;
+pub(crate) use overlay::overlay;
 pub use progress::ImportProgress;
-pub use tar::{TarError, TarOptions, read_tar};
+pub(crate) use tar::TarEntryError;
+pub use tar::{TarError, TarOptions, Whiteouts, read_tar};

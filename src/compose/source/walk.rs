@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use rustix::fs::{Statx, StatxTimestamp};
 
-use super::DirectoryError;
+use super::{DirectoryError, Exclusions};
 use crate::disk::{self, DirectoryEntry, FilesystemInstance, stat_of};
 use crate::image::{NodeId, Tree};
 use crate::model::{Content, DeviceNumber, EntryName, FileKind, Metadata, Node, NodeKind, Timestamp, Xattrs};
@@ -34,6 +34,8 @@ pub(crate) struct WalkOptions {
     pub(crate) excluded: Option<(u64, u64)>,
     /// The longest path below the root in bytes, if it is limited.
     pub(crate) path_max: Option<usize>,
+    /// The paths that are left out.
+    pub(crate) exclusions: Exclusions,
 }
 
 /// An entry that was added to the tree.
@@ -66,6 +68,15 @@ impl DirectoryPath {
         let mut names: Vec<&Path> = parents.map(|path| path.name.as_path()).collect();
         names.reverse();
         names.into_iter().collect()
+    }
+
+    /// Returns the path of an entry of the directory below the top of the walk, with a leading slash.
+    fn inner_path(&self, name: &[u8]) -> Vec<u8> {
+        let below_top = std::iter::successors(Some(self), |path| path.parent.as_deref()).filter(|path| path.parent.is_some());
+        let mut names: Vec<&[u8]> = below_top.map(|path| path.name.as_os_str().as_bytes()).collect();
+        names.reverse();
+        names.push(name);
+        names.iter().flat_map(|name| [b"/".as_slice(), name]).flatten().copied().collect()
     }
 
     /// Returns the path of an entry of the directory.
@@ -168,6 +179,13 @@ impl<'a> DirectoryWalk<'a> {
             tracing::warn!(path = %directory.path.join(&name).display(), "the repository itself is left out");
             return Ok(ControlFlow::Continue(()));
         }
+        let kind = FileKind::from_mode(stat.stx_mode.into());
+        let exclusions = &self.options.exclusions;
+        if !exclusions.is_empty()
+            && exclusions.contain(&directory.path.inner_path(&name), kind == Some(FileKind::Directory))
+        {
+            return Ok(ControlFlow::Continue(()));
+        }
         let path = || directory.path.join(&name);
         if self.options.path_max.is_some_and(|longest| directory.path.length + name.len() > longest) {
             return Err(DirectoryError::Long(path()));
@@ -175,8 +193,7 @@ impl<'a> DirectoryWalk<'a> {
         let entry_name = EntryName::new(name.clone())
             .map_err(|source| DirectoryError::Name { path: directory.path.to_path_buf(), source })?;
         let tree_error = |source| DirectoryError::Tree { path: path(), source };
-        let kind = FileKind::from_mode(stat.stx_mode.into())
-            .ok_or_else(|| DirectoryError::Kind { path: path(), mode: stat.stx_mode })?;
+        let kind = kind.ok_or_else(|| DirectoryError::Kind { path: path(), mode: stat.stx_mode })?;
         let linked = kind != FileKind::Directory && stat.stx_nlink > 1;
         if linked && let Some(&first) = self.links.get(&key) {
             self.tree.link(parent, entry_name, first).map_err(tree_error)?;

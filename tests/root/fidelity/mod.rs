@@ -1,5 +1,6 @@
 //! Fidelity: a mount, an export and a listing show exactly what was committed.
 
+mod commit_sources;
 mod mount_cli;
 mod mount_kernel;
 mod oracles;

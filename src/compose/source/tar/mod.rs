@@ -9,6 +9,7 @@
 //! - Directories without an entry of their own belong to root, have mode 0755 and the time 0.
 //! - A later entry replaces an earlier one of the same path; a directory keeps its entries and gets the new metadata.
 //! - Owners are numbers: names in the archive only serve to find the numbers in ACLs written with names.
+//! - An entry that is left out is as if it were not in the archive.
 //! - Symbolic links are never followed, neither in paths nor as targets of hard links.
 //!
 //! *Invariants*: the same files give the same tree as when they are read from a directory.
@@ -31,13 +32,16 @@ pub(crate) use tree_builder::TarEntryError;
 use self::archive::{Archive, FileShape, Member, MemberKind};
 use self::sparse::SparseReader;
 use self::tree_builder::TreeBuilder;
-use super::ImportProgress;
+use super::{Exclusions, ImportProgress};
 use crate::image::Tree;
 use crate::model::{AclSubject, Content, ImagePath, NodeKind};
 use crate::store::{StoreWriter, WriteError};
 
 /// Largest `etc/passwd` or `etc/group` in bytes whose names are used for ACLs.
 const ACCOUNT_FILE_MAX: u64 = 1 << 20;
+
+/// The beginning of names that stand for a removed entry in a layer of a container image.
+const WHITEOUT_PREFIX: &[u8] = b".wh.";
 
 /// Most bytes of a path that a message shows.
 const SHOWN_PATH_MAX: usize = 1000;
@@ -80,11 +84,27 @@ fn describe_entry(entry: Option<&str>) -> String {
     entry.map_or_else(String::new, |entry| format!(" entry '{entry}'"))
 }
 
+/// What happens to entries whose names begin with `.wh.`, as in layers of container images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Whiteouts {
+    /// The archive is refused.
+    #[default]
+    Refuse,
+    /// They are entries as any others.
+    Verbatim,
+}
+
 /// Options of [`read_tar`].
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct TarOptions {
     /// Record this owner and group for everything instead of those in the archive.
     pub owner: Option<(u32, u32)>,
+    /// What is left out.
+    pub exclusions: Exclusions,
+    /// What happens to whiteouts.
+    pub whiteouts: Whiteouts,
+    /// The tree over which that of the archive is laid.
+    pub lower: Option<Tree>,
 }
 
 /// Reads an archive, stores its contents through `writer` and returns its tree.
@@ -94,11 +114,11 @@ pub struct TarOptions {
 pub fn read_tar(
     reader: impl Read,
     writer: &StoreWriter,
-    options: TarOptions,
+    mut options: TarOptions,
     progress: &ImportProgress,
 ) -> Result<Tree, TarError> {
     let mut archive = Archive::new(decompress::open(reader).map_err(TarError::Open)?);
-    let mut builder = TreeBuilder::new(options.owner);
+    let mut builder = TreeBuilder::new(options.lower.take(), options.owner);
     loop {
         let member = match archive.next() {
             Ok(Some(member)) => member,
@@ -107,7 +127,7 @@ pub fn read_tar(
         };
         let size = member.kind.size();
         progress.add_found(size);
-        import_member(&mut archive, &mut builder, member, writer)?;
+        import_member(&mut archive, &mut builder, member, writer, &options)?;
         progress.add_read(size);
     }
     let position = archive.position();
@@ -121,9 +141,22 @@ fn import_member<R: io::BufRead>(
     builder: &mut TreeBuilder,
     member: Member,
     writer: &StoreWriter,
+    options: &TarOptions,
 ) -> Result<(), TarError> {
     let entry_error = |source: TarEntryError| TarError::Entry { entry: display_path(&member.path), source };
     let path = ImagePath::parse(&member.path).map_err(|error| entry_error(error.into()))?;
+    let exclusions = &options.exclusions;
+    if !exclusions.is_empty()
+        && !path.is_root()
+        && exclusions.contain_with_parents(&path.to_bytes(), member.kind == MemberKind::Directory)
+    {
+        return Ok(());
+    }
+    if options.whiteouts == Whiteouts::Refuse
+        && let Some(removed) = path.name().and_then(|name| name.as_bytes().strip_prefix(WHITEOUT_PREFIX))
+    {
+        return Err(entry_error(TarEntryError::Whiteout(display_path(removed))));
+    }
     let kind = match &member.kind {
         MemberKind::HardLink(target) => {
             let target = ImagePath::parse(target).map_err(|error| entry_error(error.into()))?;

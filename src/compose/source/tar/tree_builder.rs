@@ -37,7 +37,7 @@ pub enum TarEntryError {
     #[error("the top of a tree must be a directory")]
     Root,
     /// The target of a hard link is not in the archive before the link.
-    #[error("the target '{0}' of the hard link is not in the archive before it")]
+    #[error("the target '{0}' of the hard link is not in the archive before it, or left out")]
     LinkTarget(ImagePath),
     /// A symbolic link has an impossible target.
     #[error("a symbolic link cannot lead to {0} bytes of text, or to text with NUL")]
@@ -48,6 +48,11 @@ pub enum TarEntryError {
     /// An ACL is invalid, or names a user or group for which the archive has no number.
     #[error(transparent)]
     Acl(#[from] AclError),
+    /// A name says that an entry of a lower layer is removed, which only programs for container images do.
+    #[error(
+        "it is a whiteout of a layer of a container image, which removes '{0}' from the layers below; they are not applied here"
+    )]
+    Whiteout(String),
     /// The tree refuses the entry.
     #[error(transparent)]
     Tree(#[from] TreeError),
@@ -70,8 +75,9 @@ struct PendingAcl {
 }
 
 impl TreeBuilder {
-    pub(super) fn new(owner: Option<(u32, u32)>) -> Self {
-        let tree = Tree::new(default_directory(owner));
+    /// Begins with the tree of earlier archives, or with an empty one.
+    pub(super) fn new(lower: Option<Tree>, owner: Option<(u32, u32)>) -> Self {
+        let tree = lower.unwrap_or_else(|| Tree::new(default_directory(owner)));
         Self { tree, owner, account_ids: AccountIds::default(), pending: Vec::new() }
     }
 

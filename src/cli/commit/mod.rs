@@ -1,29 +1,30 @@
 //! The verb `sapwood commit`.
 //!
-//! *Not here*: reading the tree (`compose::source`) and writing the commit (`compose::commit_tree`).
+//! *Not here*: reading the trees (`sources`, `compose::source`) and writing the commit (`compose::commit_tree`).
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use serde_json::json;
 
 use super::{output, repository};
 use crate::cli::context::{Context, Run};
 use crate::compose::selinux::FileContexts;
-use crate::compose::source::{ImportOptions, ImportProgress, MountedImage, TarOptions, read_directory, read_tar};
+use crate::compose::source::{Exclusions, ImportProgress};
 use crate::compose::{CommitRequest, Committed, ParentChoice, commit_tree};
 use crate::disk;
-use crate::image::{Image, Tree};
 use crate::model::{Commit, RefName};
-use crate::mount::{registry, request_image};
-use crate::store::{StatCache, StoreWriter};
-use crate::sys::Mapping;
+use crate::store::StoreWriter;
 
-/// Store a directory or a tar archive as a commit
+mod sources;
+
+use sources::{SourceOptions, TreeSource, WhiteoutRule, import};
+
+/// Store a directory, a tar archive, or several over each other, as a commit
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -31,9 +32,20 @@ Examples:
   sapwood commit --ref debian/12 --version 12.8 --subject 'updates' /srv/root
   docker export c1 | sapwood commit --ref app --tar -
   SOURCE_DATE_EPOCH=0 sapwood commit --ref app --owner 0:0 ./root
-      the same id on every machine
+      the same first commit on every machine
+  sapwood commit --ref app --exclude /var/cache/ --exclude '*.pyc' ./root
+  sapwood commit --ref app --tree ref=debian/12 --tree dir=./app --tree tar=conf.tar
+      later ones over earlier ones
 
-The commit id is the only thing on standard output. A file that did not change since the last commit of the same \
+Patterns of --exclude have the meaning that rsync gives them: /NAME is matched from the top, NAME anywhere, NAME/ only for \
+directories; * does not match a slash, ** does. What is below a directory that is left out is left out, too.
+
+Layers of container images are laid over each other with several --tar, except that their whiteouts (.wh.NAME) are refused.
+
+The commit id is the only thing on standard output. It covers the tree and what is said about it: parent, sequence, time, \
+texts. The image id covers the tree alone, names, metadata and contents: equal trees have equal image ids, whatever their \
+history, also where --parent none begins a new one under an existing ref, whose sequence goes on. --json has both, and \
+--skip-if-unchanged compares image ids. A file that did not change since the last commit of the same \
 directory is not read again, where its times can be trusted: on ext4, XFS, Btrfs, F2FS and tmpfs (and overlays of them) \
 that are mounted for writing. On other filesystems, such as images, networks and FUSE, every file is read.")]
 pub(crate) struct Args {
@@ -65,7 +77,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "USER:GROUP")]
     owner: Option<String>,
 
-    /// Make no commit when the tree is the same as the parent's; print the parent's id
+    /// Make no commit when the tree (its image id) is the same as the parent's; print the parent's id
     #[arg(long)]
     skip_if_unchanged: bool,
 
@@ -77,12 +89,29 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with = "tar")]
     no_cache: bool,
 
-    /// Read this tar archive ('-': standard input), plain or compressed, instead of a directory
+    /// Leave out what this pattern matches; may be given several times
+    #[arg(long, value_name = "PATTERN")]
+    exclude: Vec<OsString>,
+
+    /// Leave out what the lines of this file match; empty ones and those with # or ; in front say nothing
+    #[arg(long, value_name = "FILE")]
+    exclude_from: Vec<PathBuf>,
+
+    /// Read this tar archive ('-': standard input), plain or compressed, instead of a directory; several are laid over each
+    /// other
     #[arg(long, value_name = "FILE", conflicts_with_all = ["directory", "one_file_system"])]
-    tar: Option<PathBuf>,
+    tar: Vec<PathBuf>,
+
+    /// Lay these over each other, later over earlier: dir=DIR, tar=FILE or ref=SOURCE, also ref=SOURCE:/DIR
+    #[arg(long, value_name = "KIND=SOURCE", conflicts_with_all = ["directory", "tar"])]
+    tree: Vec<TreeSource>,
+
+    /// What to do with entries named .wh.… in archives, which in layers of container images remove others
+    #[arg(long, value_name = "refuse|verbatim", default_value = "refuse", hide_possible_values = true)]
+    whiteouts: WhiteoutRule,
 
     /// The directory
-    #[arg(value_name = "DIR", required_unless_present = "tar")]
+    #[arg(value_name = "DIR", required_unless_present_any = ["tar", "tree"])]
     directory: Option<PathBuf>,
 
     /// Print JSON instead of the bare id
@@ -107,8 +136,16 @@ impl Run for Args {
             spec => ParentChoice::Is(store.resolve(spec)?),
         };
         let progress = ImportProgress::default();
-        let (mut tree, cache) =
-            output::while_importing(&progress, || import_tree(self, &writer, owner, now, &progress))?;
+        let options = SourceOptions {
+            owner,
+            one_filesystem: self.one_file_system,
+            use_cache: !self.no_cache,
+            now,
+            exclusions: exclusions(&self.exclude, &self.exclude_from)?,
+            whiteouts: self.whiteouts,
+        };
+        let (mut tree, caches) =
+            output::while_importing(&progress, || import(&self.sources(), &writer, &options, &progress))?;
         if let Some(contexts) = contexts {
             contexts.apply(&mut tree)?;
         }
@@ -122,7 +159,7 @@ impl Run for Args {
             extra: std::collections::BTreeMap::new(),
         };
         let committed = commit_tree(&writer, &tree, &request)?;
-        if let Some((root, cache)) = cache {
+        for (root, cache) in caches {
             // The commit exists already; without the cache only the next one is slower.
             if let Err(error) = cache.save(&store, &root) {
                 tracing::warn!(%error, "cannot write the cache of file states; the next commit reads every file again");
@@ -133,67 +170,32 @@ impl Run for Args {
     }
 }
 
-/// Reads the tree that is to be committed. For a directory it also returns its full path and the new cache of file states.
-fn import_tree(
-    args: &Args,
-    writer: &StoreWriter,
-    owner: Option<(u32, u32)>,
-    now: i64,
-    progress: &ImportProgress,
-) -> Result<(Tree, Option<(PathBuf, StatCache)>)> {
-    match (&args.tar, &args.directory) {
-        (Some(file), _) => Ok((import_tar(file, writer, owner, progress)?, None)),
-        (None, Some(directory)) => {
-            let options = ImportOptions {
-                owner,
-                one_filesystem: args.one_file_system,
-                threads: std::thread::available_parallelism().map_or(1, usize::from),
-                now,
-                mounted: if args.no_cache { None } else { mounted_image(directory) },
-            };
-            let (tree, cache) = import_directory(directory, args, writer, &options, progress)?;
-            Ok((tree, Some(cache)))
-        }
-        (None, None) => bail!("give a directory or --tar"),
+impl Args {
+    /// Returns what is to be committed, the lowest first.
+    fn sources(&self) -> Vec<TreeSource> {
+        let archives = self.tar.iter().cloned().map(TreeSource::Tar);
+        self.directory
+            .iter()
+            .cloned()
+            .map(TreeSource::Directory)
+            .chain(archives)
+            .chain(self.tree.iter().cloned())
+            .collect()
     }
 }
 
-/// Returns the image of the mount on which `directory` lies, if it is a mount of Sapwood that this user made and whose image is
-/// complete. Returns `None` for other filesystems, and when the image cannot be obtained: the files are read then.
-fn mounted_image(directory: &Path) -> Option<MountedImage> {
-    let stat = disk::stat_of(disk::open_directory(directory).ok()?).ok()?;
-    let device = format!("{}:{}", stat.stx_dev_major, stat.stx_dev_minor);
-    let registry = registry();
-    let mount = registry.list().ok()?.into_iter().find(|mount| mount.device == device)?;
-    let file = request_image(&registry.exchange_socket_path(&mount.name)).inspect_err(|error| {
-        tracing::debug!("{}: cannot get its image, so its files are read: {error}", mount.mountpoint);
-    });
-    let image = Image::open(Mapping::of_file(&File::from(file.ok()??)).ok()?).ok()?;
-    image.verify().ok()?;
-    Some(MountedImage { image, device: u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor) })
-}
-
-fn import_directory(
-    directory: &Path,
-    args: &Args,
-    writer: &StoreWriter,
-    options: &ImportOptions,
-    progress: &ImportProgress,
-) -> Result<(Tree, (PathBuf, StatCache))> {
-    let root = directory.canonicalize().with_context(|| format!("cannot find {}", directory.display()))?;
-    let old = if args.no_cache { StatCache::default() } else { StatCache::load(writer.store(), &root) };
-    let imported = read_directory(directory, writer, &old, options, progress)?;
-    Ok((imported.tree, (root, imported.cache)))
-}
-
-fn import_tar(file: &Path, writer: &StoreWriter, owner: Option<(u32, u32)>, progress: &ImportProgress) -> Result<Tree> {
-    let reader: Box<dyn Read> = if file == Path::new("-") {
-        Box::new(io::stdin().lock())
-    } else {
-        Box::new(File::open(file).with_context(|| format!("cannot open {}", file.display()))?)
-    };
-    let options = TarOptions { owner };
-    read_tar(reader, writer, options, progress).with_context(|| format!("cannot read the archive {}", file.display()))
+/// Returns what the arguments and the lines of files leave out.
+fn exclusions(patterns: &[OsString], files: &[PathBuf]) -> Result<Exclusions> {
+    let mut exclusions = Exclusions::default();
+    patterns.iter().try_for_each(|pattern| exclusions.add(pattern.as_bytes()))?;
+    for file in files {
+        let cannot = || format!("cannot take the patterns in {}", file.display());
+        let text = std::fs::read(file).with_context(cannot)?;
+        let lines = text.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+        let mut said = lines.filter(|line| !matches!(line, [] | [b'#' | b';', ..]));
+        said.try_for_each(|line| exclusions.add(line)).with_context(cannot)?;
+    }
+    Ok(exclusions)
 }
 
 fn print_report(
@@ -206,7 +208,7 @@ fn print_report(
     let stats = writer.stats();
     if args.json {
         output::json(&json!({
-            "id": committed.id, "commit": committed.commit, "unchanged": committed.unchanged,
+            "id": committed.id, "image": committed.commit.image, "commit": committed.commit, "unchanged": committed.unchanged,
             "new_objects": stats.new_objects, "new_bytes": stats.new_bytes, "known_objects": stats.known_objects,
             "bytes_read": progress.bytes_read(), "seconds": start.elapsed().as_secs_f64(),
         }))?;
