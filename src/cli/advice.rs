@@ -147,8 +147,16 @@ impl Advice for UpdateError {
 
 impl Advice for TarEntryError {
     fn hint(&self) -> Option<String> {
-        let text = "let a program for images unpack the layers; --whiteouts verbatim takes such names as they are";
-        matches!(self, Self::Whiteout(_)).then(|| text.to_owned())
+        let text = match self {
+            Self::Whiteout(_) => {
+                "let a program for images unpack the layers; --whiteouts verbatim takes such names as they are"
+            }
+            Self::ContainerImage => {
+                "'docker export CONTAINER | sapwood commit --ref REF --tar -' commits its filesystem"
+            }
+            _ => return None,
+        };
+        Some(text.to_owned())
     }
 }
 

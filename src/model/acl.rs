@@ -64,6 +64,17 @@ pub enum AclSubject {
     Group,
 }
 
+/// What becomes of the entry of an ACL whose user or group is given by name only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AclName {
+    /// The name stands for this number.
+    Number(u32),
+    /// The entry is left out.
+    LeftOut,
+    /// The whole text is refused.
+    Unknown,
+}
+
 /// Why bytes or a text are not an ACL.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AclError {
@@ -117,18 +128,18 @@ impl PosixAcl {
         value
     }
 
-    /// Parses the text; `number` returns the id of a user or group that is given by name only.
+    /// Parses the text; `number` says what a user or group stands for that is given by name only.
     ///
     /// # Errors
     /// [`AclError`], with the entry or the name.
-    pub(crate) fn parse(text: &[u8], number: &dyn Fn(AclSubject, &[u8]) -> Option<u32>) -> Result<Self, AclError> {
+    pub(crate) fn parse(text: &[u8], number: &dyn Fn(AclSubject, &[u8]) -> AclName) -> Result<Self, AclError> {
         let entries = text
             .split(|byte| *byte == b'\n')
             .filter_map(|line| line.split(|byte| *byte == b'#').next())
             .flat_map(|line| line.split(|byte| *byte == b','))
             .map(<[u8]>::trim_ascii)
             .filter(|entry| !entry.is_empty())
-            .map(|entry| parse_entry(entry, number))
+            .filter_map(|entry| parse_entry(entry, number).transpose())
             .collect::<Result<Vec<_>, _>>()?;
         Self::new(entries)
     }
@@ -165,8 +176,8 @@ impl PosixAcl {
     }
 }
 
-/// Parses one entry: `user:[NAME]:rwx[:ID]`, `group:…`, `mask:[:]rwx`, `other:[:]rwx`.
-fn parse_entry(entry: &[u8], number: &dyn Fn(AclSubject, &[u8]) -> Option<u32>) -> Result<(Tag, u8), AclError> {
+/// Parses one entry: `user:[NAME]:rwx[:ID]`, `group:…`, `mask:[:]rwx`, `other:[:]rwx`. Returns `None` for one that is left out.
+fn parse_entry(entry: &[u8], number: &dyn Fn(AclSubject, &[u8]) -> AclName) -> Result<Option<(Tag, u8)>, AclError> {
     let bad = || AclError::Entry(entry.to_vec());
     let fields: Vec<&[u8]> = entry.split(|byte| *byte == b':').map(<[u8]>::trim_ascii).collect();
     let subject = match *fields.first().ok_or_else(bad)? {
@@ -178,7 +189,7 @@ fn parse_entry(entry: &[u8], number: &dyn Fn(AclSubject, &[u8]) -> Option<u32>) 
                 [permissions] | [b"", permissions] => permissions,
                 _ => return Err(bad()),
             };
-            return Ok((tag, parse_permissions(permissions).ok_or_else(bad)?));
+            return Ok(Some((tag, parse_permissions(permissions).ok_or_else(bad)?)));
         }
         _ => return Err(bad()),
     };
@@ -194,15 +205,18 @@ fn parse_entry(entry: &[u8], number: &dyn Fn(AclSubject, &[u8]) -> Option<u32>) 
             AclSubject::Group => Tag::OwnerGroup,
         }
     } else {
-        let unknown = || AclError::UnknownName { subject, name: name.to_vec() };
-        let id = id.and_then(parse_id).or_else(|| parse_id(name)).or_else(|| number(subject, name));
-        let id = id.ok_or_else(unknown)?;
+        let stated = id.and_then(parse_id).or_else(|| parse_id(name)).map(AclName::Number);
+        let id = match stated.unwrap_or_else(|| number(subject, name)) {
+            AclName::Number(id) => id,
+            AclName::LeftOut => return Ok(None),
+            AclName::Unknown => return Err(AclError::UnknownName { subject, name: name.to_vec() }),
+        };
         match subject {
             AclSubject::User => Tag::User(id),
             AclSubject::Group => Tag::Group(id),
         }
     };
-    Ok((tag, permissions))
+    Ok(Some((tag, permissions)))
 }
 
 fn parse_id(text: &[u8]) -> Option<u32> {
@@ -245,8 +259,8 @@ impl fmt::Display for PosixAcl {
 mod tests {
     use super::*;
 
-    fn unknown(_: AclSubject, _: &[u8]) -> Option<u32> {
-        None
+    fn unknown(_: AclSubject, _: &[u8]) -> AclName {
+        AclName::Unknown
     }
 
     /// The attribute that Linux returned after `setfacl -m u:daemon:rwx,u:12345:r,g:adm:rx`.
@@ -256,9 +270,9 @@ mod tests {
     #[test]
     fn acl_converts_between_text_and_attribute() {
         let names = |subject, name: &[u8]| match (subject, name) {
-            (AclSubject::User, b"daemon") => Some(1),
-            (AclSubject::Group, b"adm") => Some(4),
-            _ => None,
+            (AclSubject::User, b"daemon") => AclName::Number(1),
+            (AclSubject::Group, b"adm") => AclName::Number(4),
+            _ => AclName::Unknown,
         };
         let text = b"user::rw-\nuser:12345:r--\t#effective:r--\nuser:daemon:rwx\ngroup::r--\ngroup:adm:r-x\n\
             mask::rwx\nother::r--\n";
@@ -275,6 +289,14 @@ mod tests {
     fn acl_with_three_entries_is_minimal() {
         let acl = PosixAcl::parse(b"user::rwx\ngroup::r-x\nother::r-x\n", &unknown).expect("legal");
         assert!(acl.is_minimal());
+    }
+
+    #[test]
+    fn acl_lacks_entries_that_are_left_out() {
+        let text = b"user::rw-,user:who:rwx,user:7:r--,group::r--,mask::rwx,other::r--";
+        let rest = b"user::rw-,user:7:r--,group::r--,mask::rwx,other::r--";
+        let acl = PosixAcl::parse(text, &|_, _| AclName::LeftOut).expect("legal");
+        assert_eq!(Ok(acl), PosixAcl::parse(rest, &unknown));
     }
 
     #[test]

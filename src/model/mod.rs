@@ -15,7 +15,7 @@ mod node;
 mod record;
 mod size;
 
-pub(crate) use acl::{ACL_ACCESS, ACL_DEFAULT, AclError, AclSubject, PosixAcl};
+pub(crate) use acl::{ACL_ACCESS, ACL_DEFAULT, AclError, AclName, AclSubject, PosixAcl};
 pub use commit::Commit;
 pub(crate) use commit::{COMMIT_SIZE_MAX, CommitError, ControlCharacter};
 pub use content::{BLOCK_SIZE, ContentHasher, LARGE_OBJECT};

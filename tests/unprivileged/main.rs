@@ -9,6 +9,7 @@ mod common;
 
 mod answers;
 mod archive;
+mod archive_peers;
 mod fuzzed;
 mod help;
 mod image;

@@ -24,7 +24,7 @@ mod sources;
 
 use sources::{SourceOptions, TreeSource, WhiteoutRule, import};
 
-/// Store a directory, a tar archive, or several over each other, as a commit
+/// Store directories or tar archives as a commit
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -34,7 +34,7 @@ Examples:
   SOURCE_DATE_EPOCH=0 sapwood commit --ref app --owner 0:0 ./root
       the same first commit on every machine
   sapwood commit --ref app --exclude /var/cache/ --exclude '*.pyc' ./root
-  sapwood commit --ref app --tree ref=debian/12 --tree dir=./app --tree tar=conf.tar
+  sapwood commit --ref app --tree ref=debian/12 --tree dir=app --tree tar=c.tar
       later ones over earlier ones
 
 Patterns of --exclude have the meaning that rsync gives them: /NAME is matched from the top, NAME anywhere, NAME/ only for \

@@ -14,6 +14,7 @@ use std::path::Path;
 use crossbeam_channel::{Receiver, Sender};
 use rustix::fs::Statx;
 
+use super::foreign_xattrs::ForeignXattrs;
 use super::walk::{OpenDirectory, WalkEntry, WalkOptions, device_of, identity_of, metadata_of, walk};
 use super::{DirectoryError, Exclusions, ImportProgress, MountedImage};
 use crate::disk::{self, FilesystemInstances, stat_of};
@@ -259,7 +260,8 @@ fn read_file(job: &ReadJob, writer: &StoreWriter, options: &ImportOptions) -> Re
         let newer_metadata = if identity == job.listed {
             None
         } else {
-            Some(metadata_of(&job.directory, &job.name, &before, options.owner)?)
+            // The walk has counted what is left out.
+            Some(metadata_of(&job.directory, &job.name, &before, options.owner, &mut ForeignXattrs::default())?)
         };
         return Ok(FileRead { content, identity, newer_metadata });
     }

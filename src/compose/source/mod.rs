@@ -1,11 +1,12 @@
 //! The sources of trees: a directory of this machine (`directory`, `walk`, `mounted`) and a tar archive (`tar`), what is left
-//! out of them (`exclude`), and several over each other (`overlay`).
+//! out of them (`exclude`, `foreign_xattrs`), and several over each other (`overlay`).
 //!
 //! *Used by* `cli::commit` and the rest of `compose`.
 
 mod directory;
 mod error;
 mod exclude;
+mod foreign_xattrs;
 mod mounted;
 mod overlay;
 mod progress;

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use rustix::fs::{Statx, StatxTimestamp};
 
+use super::foreign_xattrs::ForeignXattrs;
 use super::{DirectoryError, Exclusions};
 use crate::disk::{self, DirectoryEntry, FilesystemInstance, stat_of};
 use crate::image::{NodeId, Tree};
@@ -120,6 +121,7 @@ pub(crate) fn walk(
             break;
         }
     }
+    walk.foreign.warn();
     Ok(walk.tree)
 }
 
@@ -129,6 +131,7 @@ struct DirectoryWalk<'a> {
     pending: Vec<(NodeId, OpenDirectory, Box<[u8]>)>,
     links: HashMap<(u64, u64), NodeId>,
     device: u64,
+    foreign: ForeignXattrs,
     options: &'a WalkOptions,
 }
 
@@ -139,9 +142,10 @@ impl<'a> DirectoryWalk<'a> {
         let stat = stat_of(&fd).map_err(io_error("stat"))?;
         let path = Arc::new(DirectoryPath { parent: None, name: root.to_owned(), length: 0 });
         let directory = OpenDirectory { fd: Arc::new(fd), path, device: device_of(&stat) };
-        let tree = Tree::new(metadata_of(&directory, b"", &stat, options.owner)?);
+        let mut foreign = ForeignXattrs::default();
+        let tree = Tree::new(metadata_of(&directory, b"", &stat, options.owner, &mut foreign)?);
         let pending = vec![(tree.root(), directory, Box::from(&b""[..]))];
-        Ok(Self { tree, pending, links: HashMap::new(), device: device_of(&stat), options })
+        Ok(Self { tree, pending, links: HashMap::new(), device: device_of(&stat), foreign, options })
     }
 
     fn list_directory(
@@ -202,7 +206,7 @@ impl<'a> DirectoryWalk<'a> {
                 WalkEntry { node: first, directory, name: &name, kind, stat: &stat, is_hard_link: true },
             ));
         }
-        let metadata = metadata_of(directory, &name, &stat, self.options.owner)?;
+        let metadata = metadata_of(directory, &name, &stat, self.options.owner, &mut self.foreign)?;
         let node_kind = node_kind(directory, &name, &stat, kind)?;
         let node = self.tree.insert(parent, entry_name, Node { metadata, kind: node_kind }).map_err(tree_error)?;
         if linked {
@@ -277,7 +281,8 @@ pub(crate) fn identity_of(stat: &Statx, instance: Option<FilesystemInstance>) ->
     }
 }
 
-/// Returns the metadata of the entry `name` of `directory`, or of the directory itself when the name is empty.
+/// Returns the metadata of the entry `name` of `directory`, or of the directory itself when the name is empty, without the
+/// extended attributes that are then counted in `foreign`.
 ///
 /// # Errors
 /// [`DirectoryError`] when the extended attributes cannot be read.
@@ -286,12 +291,14 @@ pub(crate) fn metadata_of(
     name: &[u8],
     stat: &Statx,
     owner: Option<(u32, u32)>,
+    foreign: &mut ForeignXattrs,
 ) -> Result<Metadata, DirectoryError> {
-    let pairs = disk::read_xattrs(&directory.fd, name).map_err(|source| DirectoryError::Io {
+    let mut pairs = disk::read_xattrs(&directory.fd, name).map_err(|source| DirectoryError::Io {
         action: "read the extended attributes of",
         path: directory.path.join(name),
         source,
     })?;
+    foreign.remove_from(&mut pairs);
     let xattrs =
         Xattrs::new(pairs).map_err(|source| DirectoryError::Xattrs { path: directory.path.join(name), source })?;
     let (uid, gid) = owner.unwrap_or((stat.stx_uid, stat.stx_gid));

@@ -152,7 +152,11 @@ fn trees_over_each_other_are_as_unpacked_in_order() {
     let mut tars = Vec::new();
     for tree in [&low, &high] {
         // GNU tar keeps whole seconds.
-        run("find", [tree.as_os_str(), "-exec".as_ref(), "touch".as_ref(), "-hd@7".as_ref(), "{}".as_ref(), "+".as_ref()]).success();
+        run(
+            "find",
+            [tree.as_os_str(), "-exec".as_ref(), "touch".as_ref(), "-hd@7".as_ref(), "{}".as_ref(), "+".as_ref()],
+        )
+        .success();
         let tar = tree.with_extension("tar");
         run("tar", ["-C".as_ref(), tree.as_os_str(), "-cf".as_ref(), tar.as_os_str(), ".".as_ref()]).success();
         run("tar", ["-C".as_ref(), expected.as_os_str(), "-xpf".as_ref(), tar.as_os_str()]).success();

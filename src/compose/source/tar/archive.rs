@@ -7,7 +7,7 @@
 //! *Not here*: trees (`tree_builder`), and the layout of the header block (`header`).
 //!
 //! *Invariants*: memory is bounded by the limits for one member, whatever lengths the archive claims. An archive that
-//! ends before its end mark is an error wherever it ends.
+//! ends inside a member or its headers is an error; one that ends after a member, without an end mark, is not.
 //!
 //! *Used by* `read_tar`.
 
@@ -31,7 +31,7 @@ pub enum FormatError {
     /// Reading or decompressing failed.
     #[error(transparent)]
     Read(#[from] io::Error),
-    /// The archive ends before its end mark.
+    /// The archive ends inside a member, or has none.
     #[error("the archive ends early; it was cut short")]
     Truncated,
     /// A block is not a valid header.
@@ -64,8 +64,11 @@ pub(super) enum MemberKind {
     /// A regular file with its size, or with its map when it is sparse.
     Regular(FileShape),
     Symlink(Vec<u8>),
-    /// Another name for the member with this path.
-    HardLink(Vec<u8>),
+    /// Another name for the member with the path `target`. The archive may have the content with it.
+    HardLink {
+        target: Vec<u8>,
+        size: u64,
+    },
     CharDevice(DeviceNumber),
     BlockDevice(DeviceNumber),
     Fifo,
@@ -77,6 +80,7 @@ impl MemberKind {
         match self {
             Self::Regular(FileShape::Dense { size }) => *size,
             Self::Regular(FileShape::Sparse(map)) => map.size,
+            Self::HardLink { size, .. } => *size,
             _ => 0,
         }
     }
@@ -113,6 +117,9 @@ pub(super) struct Archive<R> {
     globals: PaxRecords,
     /// Path of the current member for messages, if it is known already.
     current: Option<Vec<u8>>,
+    /// The number of members so far.
+    members: u64,
+    lacks_end_mark: bool,
 }
 
 /// What separate headers before a member state about it.
@@ -123,9 +130,33 @@ struct HeaderOverrides {
     link: Option<Vec<u8>>,
 }
 
+impl HeaderOverrides {
+    const fn are_empty(&self) -> bool {
+        self.records.is_none() && self.path.is_none() && self.link.is_none()
+    }
+}
+
 impl<R: BufRead> Archive<R> {
     pub(super) fn new(reader: R) -> Self {
-        Self { reader, position: 0, data_left: 0, padding: 0, globals: PaxRecords::default(), current: None }
+        Self {
+            reader,
+            position: 0,
+            data_left: 0,
+            padding: 0,
+            globals: PaxRecords::default(),
+            current: None,
+            members: 0,
+            lacks_end_mark: false,
+        }
+    }
+
+    /// Returns whether the archive ended after a whole member, without an end mark.
+    pub(super) const fn lacks_end_mark(&self) -> bool {
+        self.lacks_end_mark
+    }
+
+    fn is_at_end(&mut self) -> io::Result<bool> {
+        Ok(self.reader.fill_buf()?.is_empty())
     }
 
     /// Returns the number of bytes read so far.
@@ -145,10 +176,13 @@ impl<R: BufRead> Archive<R> {
             self.skip_data()?;
             self.current = None;
             let mut block = [0; BLOCK];
+            if self.members > 0 && overrides.are_empty() && self.is_at_end()? {
+                self.lacks_end_mark = true;
+                return Ok(None);
+            }
             self.read_block(&mut block)?;
             if block.iter().all(|byte| *byte == 0) {
-                let dangling = overrides.records.is_some() || overrides.path.is_some() || overrides.link.is_some();
-                return if dangling { Err(FormatError::Dangling) } else { Ok(None) };
+                return if overrides.are_empty() { Ok(None) } else { Err(FormatError::Dangling) };
             }
             let header = HeaderBlock::check(&block)?;
             match header.type_flag() {
@@ -168,7 +202,10 @@ impl<R: BufRead> Archive<R> {
                 b'K' => overrides.link = Some(self.read_long_name(&header)?),
                 // A volume label or the ACLs of old Solaris, which a tree cannot hold.
                 b'V' | b'A' => self.begin_data(header.size()?)?,
-                _ => return self.read_member(&header, overrides).map(Some),
+                _ => {
+                    self.members += 1;
+                    return self.read_member(&header, overrides).map(Some);
+                }
             }
         }
     }
@@ -181,13 +218,14 @@ impl<R: BufRead> Archive<R> {
     }
 
     fn read_member(&mut self, header: &HeaderBlock<'_>, overrides: HeaderOverrides) -> Result<Member, FormatError> {
+        let is_pax = overrides.records.is_some();
         let records = overrides.records.unwrap_or_else(|| self.globals.clone());
         let path = records.sparse.name.clone().or_else(|| records.path.clone()).or(overrides.path);
         let path = path.unwrap_or_else(|| header.path());
         self.current = Some(path.clone());
         let link = || records.link.clone().or(overrides.link).unwrap_or_else(|| header.link().to_vec());
         let kind = match header.type_flag() {
-            b'1' => MemberKind::HardLink(link()),
+            b'1' => MemberKind::HardLink { target: link(), size: self.link_data(header, &records, is_pax)? },
             b'2' => MemberKind::Symlink(link()),
             b'3' => MemberKind::CharDevice(device_number(header, &records)?),
             b'4' => MemberKind::BlockDevice(device_number(header, &records)?),
@@ -217,6 +255,12 @@ impl<R: BufRead> Archive<R> {
             path,
             records,
         })
+    }
+
+    /// Returns the size of the content that the archive has with a hard link. Only PAX archives have one (`pax -o linkdata`):
+    /// programs that write the older formats may state the size of the file, and write nothing.
+    fn link_data(&mut self, header: &HeaderBlock<'_>, records: &PaxRecords, is_pax: bool) -> Result<u64, FormatError> {
+        if is_pax { self.begin_member_data(header, records) } else { Ok(0) }
     }
 
     fn file_shape(&mut self, header: &HeaderBlock<'_>, records: &PaxRecords) -> Result<FileShape, FormatError> {

@@ -17,8 +17,23 @@ const MAGIC_MAX: usize = 6;
 
 /// The archive has a compression that is not supported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the archive is compressed with {0}, which is not supported; pipe it through `{0} -dc`")]
-pub(crate) struct UnknownCompression(&'static str);
+#[error("the archive is compressed with {name}, which is not supported; pipe it through `{command}`")]
+pub(crate) struct UnknownCompression {
+    name: &'static str,
+    command: &'static str,
+}
+
+/// The window of a zstd frame is larger than what is accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the archive needs more than 128 MiB of memory to be decompressed (zstd --long); pipe it through `zstd -dc --long=31`"
+)]
+pub(crate) struct LargeWindow;
+
+/// A gzip file is followed by something else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("something that is not gzip data follows the compressed archive, which itself is complete")]
+pub(crate) struct TrailingGarbage;
 
 /// Returns the uncompressed bytes of an archive that may be compressed with zstd, gzip or xz, in one or several frames.
 ///
@@ -33,10 +48,10 @@ pub(super) fn open<'a>(mut archive: impl Read + 'a) -> io::Result<Box<dyn BufRea
     Ok(match compression {
         Compression::None => Box::new(whole),
         // The default limit of the window stays: 128 MiB, the most that `zstd` without `--long` uses.
-        Compression::Zstd => buffered(zstd::Decoder::with_buffer(whole)?),
-        Compression::Gzip => buffered(GzipMembers { current: Some(GzDecoder::new(whole)) }),
+        Compression::Zstd => buffered(ZstdFrames(zstd::Decoder::with_buffer(whole)?)),
+        Compression::Gzip => buffered(GzipMembers { current: Some(GzDecoder::new(whole)), is_first: true }),
         Compression::Xz => buffered(lzma_rust2::XzReader::new_mem_limit(whole, true, XZ_MEMORY)),
-        Compression::Unknown(name) => return Err(io::Error::other(UnknownCompression(name))),
+        Compression::Unknown(name, command) => return Err(io::Error::other(UnknownCompression { name, command })),
     })
 }
 
@@ -44,22 +59,42 @@ fn buffered<'a>(reader: impl Read + 'a) -> Box<dyn BufRead + 'a> {
     Box::new(BufReader::with_capacity(READ_SIZE, reader))
 }
 
+/// Reads zstd frames, with a better message for one whose window is too large.
+struct ZstdFrames<R: BufRead>(zstd::Decoder<'static, R>);
+
+impl<R: BufRead> Read for ZstdFrames<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // zstd has no code in its interface for this error, only the text.
+        let explain = |error: io::Error| match error.to_string().contains("too much memory") {
+            true => io::Error::other(LargeWindow),
+            false => error,
+        };
+        self.0.read(buffer).map_err(explain)
+    }
+}
+
 /// Reads the members of a gzip file one after the other. Zeros after a member are padding, as block devices and tapes add it
 /// and as gzip ignores it.
 struct GzipMembers<R> {
     /// The member that is being read; `None` at the end.
     current: Option<GzDecoder<R>>,
+    is_first: bool,
 }
 
 impl<R: BufRead> Read for GzipMembers<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while let Some(member) = &mut self.current {
-            let length = member.read(buffer)?;
+            let is_first = self.is_first;
+            let length = member.read(buffer).map_err(|error| match error.kind() {
+                io::ErrorKind::InvalidInput if !is_first => io::Error::new(error.kind(), TrailingGarbage),
+                _ => error,
+            })?;
             if length > 0 || buffer.is_empty() {
                 return Ok(length);
             }
             let Some(mut rest) = self.current.take().map(GzDecoder::into_inner) else { break };
             if !skip_zeros(&mut rest)? {
+                self.is_first = false;
                 self.current = Some(GzDecoder::new(rest));
             }
         }
@@ -87,7 +122,8 @@ enum Compression {
     Zstd,
     Gzip,
     Xz,
-    Unknown(&'static str),
+    /// The name, and the command that decompresses it.
+    Unknown(&'static str, &'static str),
 }
 
 impl Compression {
@@ -97,9 +133,13 @@ impl Compression {
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
             [0x1f, 0x8b, ..] => Self::Gzip,
             [0xfd, b'7', b'z', b'X', b'Z', 0] => Self::Xz,
-            [b'B', b'Z', b'h', b'1'..=b'9', b'1', b'A'] => Self::Unknown("bzip2"),
-            [0x04, 0x22, 0x4d, 0x18, ..] => Self::Unknown("lz4"),
-            [b'L', b'Z', b'I', b'P', ..] => Self::Unknown("lzip"),
+            [b'B', b'Z', b'h', b'1'..=b'9', b'1', b'A'] => Self::Unknown("bzip2", "bzip2 -dc"),
+            [0x04, 0x22, 0x4d, 0x18, ..] => Self::Unknown("lz4", "lz4 -dc"),
+            [b'L', b'Z', b'I', b'P', ..] => Self::Unknown("lzip", "lzip -dc"),
+            [0x1f, 0x9d, ..] => Self::Unknown("compress", "gzip -dc"),
+            [0x89, b'L', b'Z', b'O', 0, ..] => Self::Unknown("lzop", "lzop -dc"),
+            // The header of an .lzma file: properties, and the size of the dictionary, which is none of a file named "]".
+            [0x5d, 0, 0, low, high, _] if *low | *high != 0 => Self::Unknown("lzma", "xz --format=lzma -dc"),
             _ => Self::None,
         }
     }

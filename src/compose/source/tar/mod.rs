@@ -8,7 +8,10 @@
 //! - Leading `/` and `./` are ignored; `..` is refused.
 //! - Directories without an entry of their own belong to root, have mode 0755 and the time 0.
 //! - A later entry replaces an earlier one of the same path; a directory keeps its entries and gets the new metadata.
-//! - Owners are numbers: names in the archive only serve to find the numbers in ACLs written with names.
+//! - Owners are numbers: names in the archive only serve to find the numbers in ACLs written with names. Where it has none, root
+//!   is 0, others are what they are on this machine, and what is not known here is left out; the latter two are logged.
+//! - An archive without an end mark is complete if its last member is, as for other programs; this is logged.
+//! - Content that comes with a hard link is that of the file.
 //! - An entry that is left out is as if it were not in the archive.
 //! - Symbolic links are never followed, neither in paths nor as targets of hard links.
 //!
@@ -119,6 +122,7 @@ pub fn read_tar(
 ) -> Result<Tree, TarError> {
     let mut archive = Archive::new(decompress::open(reader).map_err(TarError::Open)?);
     let mut builder = TreeBuilder::new(options.lower.take(), options.owner);
+    let mut last = None;
     loop {
         let member = match archive.next() {
             Ok(Some(member)) => member,
@@ -126,9 +130,16 @@ pub fn read_tar(
             Err(source) => return Err(format_error(&archive, source)),
         };
         let size = member.kind.size();
+        last = archive.current().map(<[u8]>::to_vec);
         progress.add_found(size);
         import_member(&mut archive, &mut builder, member, writer, &options)?;
         progress.add_read(size);
+    }
+    if archive.lacks_end_mark() {
+        tracing::warn!(
+            "the archive has no end mark; if it was cut short, entries after '{}' are missing",
+            last.as_deref().map_or_else(String::new, display_path)
+        );
     }
     let position = archive.position();
     archive.finish().map_err(|source| TarError::Format { position, entry: None, source: source.into() })?;
@@ -158,15 +169,20 @@ fn import_member<R: io::BufRead>(
         return Err(entry_error(TarEntryError::Whiteout(display_path(removed))));
     }
     let kind = match &member.kind {
-        MemberKind::HardLink(target) => {
+        MemberKind::HardLink { target, size } => {
             let target = ImagePath::parse(target).map_err(|error| entry_error(error.into()))?;
-            return builder.add_link(&path, &target).map_err(entry_error);
+            let content = match size {
+                0 => Ok(None),
+                size => writer.put(*size, archive).map(Some),
+            };
+            return match content {
+                Ok(content) => builder.add_link(&path, &target, content).map_err(entry_error),
+                Err(error) => Err(store_error(archive, &member, error)),
+            };
         }
         MemberKind::Regular(shape) => match store_content(archive, builder, &path, shape, writer) {
             Ok(content) => NodeKind::Regular(content),
-            // Reading failed, not storing: the error names the position in the archive.
-            Err(WriteError::Read(source)) => return Err(format_error(archive, read_error(source))),
-            Err(source) => return Err(TarError::Store { entry: display_path(&member.path), source }),
+            Err(error) => return Err(store_error(archive, &member, error)),
         },
         MemberKind::Directory => NodeKind::Directory,
         MemberKind::Symlink(target) => NodeKind::Symlink(target.as_slice().into()),
@@ -198,6 +214,14 @@ fn store_content<R: io::BufRead>(
             }
             _ => writer.put(*size, archive),
         },
+    }
+}
+
+fn store_error<R: io::BufRead>(archive: &Archive<R>, member: &Member, error: WriteError) -> TarError {
+    match error {
+        // Reading failed, not storing: the error names the position in the archive.
+        WriteError::Read(source) => format_error(archive, read_error(source)),
+        source => TarError::Store { entry: display_path(&member.path), source },
     }
 }
 

@@ -6,18 +6,23 @@
 //!
 //! *Used by* `read_tar`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
+use super::super::foreign_xattrs::ForeignXattrs;
 use super::archive::Member;
 use super::pax::PaxRecords;
+use crate::disk;
 use crate::image::{NodeId, Tree, TreeError};
 use crate::model::{
-    ACL_ACCESS, ACL_DEFAULT, AclError, AclSubject, EntryName, ImagePath, Metadata, Node, NodeKind, PathError, PosixAcl,
-    SYMLINK_MAX, Timestamp, XattrError, Xattrs,
+    ACL_ACCESS, ACL_DEFAULT, AclError, AclName, AclSubject, Content, EntryName, ImagePath, Metadata, Node, NodeKind,
+    PathError, PosixAcl, SYMLINK_MAX, Timestamp, XattrError, Xattrs,
 };
 
 /// Permissions of a directory for which the archive has no entry.
 const DEFAULT_DIRECTORY_MODE: u16 = 0o755;
+
+/// Permissions of a symbolic link, as Linux has them.
+const SYMLINK_MODE: u16 = 0o777;
 
 const SELINUX_ATTRIBUTE: &[u8] = b"security.selinux";
 
@@ -53,6 +58,9 @@ pub enum TarEntryError {
         "it is a whiteout of a layer of a container image, which removes '{0}' from the layers below; they are not applied here"
     )]
     Whiteout(String),
+    /// The archive has the layers of a container image, not a tree.
+    #[error("this is the archive of a container image: its files are in further archives, one for each layer")]
+    ContainerImage,
     /// The tree refuses the entry.
     #[error(transparent)]
     Tree(#[from] TreeError),
@@ -65,6 +73,7 @@ pub(super) struct TreeBuilder {
     account_ids: AccountIds,
     /// ACLs with names, whose numbers may appear only later in the archive.
     pending: Vec<PendingAcl>,
+    foreign: ForeignXattrs,
 }
 
 struct PendingAcl {
@@ -78,7 +87,7 @@ impl TreeBuilder {
     /// Begins with the tree of earlier archives, or with an empty one.
     pub(super) fn new(lower: Option<Tree>, owner: Option<(u32, u32)>) -> Self {
         let tree = lower.unwrap_or_else(|| Tree::new(default_directory(owner)));
-        Self { tree, owner, account_ids: AccountIds::default(), pending: Vec::new() }
+        Self { tree, owner, account_ids: AccountIds::default(), pending: Vec::new(), foreign: ForeignXattrs::default() }
     }
 
     /// Returns the known numbers of users and groups, so that more can be added.
@@ -97,19 +106,29 @@ impl TreeBuilder {
         }
         let (uid, gid) = self.owner.unwrap_or((member.uid, member.gid));
         let metadata = Metadata {
-            permissions: member.permissions,
+            // Linux has one mode for all symbolic links, whatever a program of another system wrote.
+            permissions: if matches!(kind, NodeKind::Symlink(_)) { SYMLINK_MODE } else { member.permissions },
             uid,
             gid,
             mtime: member.mtime,
-            xattrs: collect_xattrs(&member.records)?,
+            xattrs: collect_xattrs(&member.records, &mut self.foreign)?,
         };
         let node = self.insert(&path, Node { metadata, kind })?;
         self.set_acls(node, &path, &member.records)
     }
 
-    /// Adds a hard link to an entry.
-    pub(super) fn add_link(&mut self, path: &ImagePath, target: &ImagePath) -> Result<(), TarEntryError> {
+    /// Adds a hard link to an entry. If the archive has the content of the file with this link, it becomes that of the file.
+    pub(super) fn add_link(
+        &mut self,
+        path: &ImagePath,
+        target: &ImagePath,
+        content: Option<Content>,
+    ) -> Result<(), TarEntryError> {
         let found = self.tree.resolve(target).ok_or_else(|| TarEntryError::LinkTarget(target.clone()))?;
+        let node = self.tree.node_mut(found);
+        if let (NodeKind::Regular(known), Some(content)) = (&mut node.kind, content) {
+            *known = content;
+        }
         let (parent, name) = self.parent_directory(path)?;
         if self.tree.child(parent, name.as_bytes()) == Some(found) {
             return Ok(());
@@ -118,16 +137,34 @@ impl TreeBuilder {
         Ok(self.tree.link(parent, name, found)?)
     }
 
-    /// Returns the finished tree, or the entry whose ACL has an unknown name.
+    /// Returns the finished tree. Fails with the entry that cannot be finished.
     pub(super) fn finish(mut self) -> Result<Tree, (ImagePath, TarEntryError)> {
+        self.foreign.warn();
+        if self.is_container_image() {
+            return Err((ImagePath::root(), TarEntryError::ContainerImage));
+        }
+        let names = std::cell::RefCell::new(ForeignNames::default());
         for pending in std::mem::take(&mut self.pending) {
             let PendingAcl { node, entry, attribute, text } = pending;
-            let set = PosixAcl::parse(&text, &|subject, name| self.account_ids.number(subject, name))
+            let number = |subject, name: &[u8]| {
+                let known = self.account_ids.number(subject, name);
+                known.map_or_else(|| names.borrow_mut().resolve(subject, name), AclName::Number)
+            };
+            let set = PosixAcl::parse(&text, &number)
                 .map_err(TarEntryError::from)
                 .and_then(|acl| set_acl(&mut self.tree.node_mut(node).metadata.xattrs, attribute, &acl));
             set.map_err(|error| (entry, error))?;
         }
+        names.into_inner().warn();
         Ok(self.tree)
+    }
+
+    /// Returns whether this is what `docker save` or a program for OCI images wrote: not a tree, but archives of its layers.
+    fn is_container_image(&self) -> bool {
+        let root = self.tree.root();
+        let has = |name: &[u8]| self.tree.child(root, name).is_some();
+        let has_layer = || self.tree.children(root).any(|(_, child)| self.tree.child(child, b"layer.tar").is_some());
+        (has(b"oci-layout") && has(b"blobs")) || (has(b"manifest.json") && (has(b"blobs") || has_layer()))
     }
 
     fn insert(&mut self, path: &ImagePath, node: Node) -> Result<NodeId, TarEntryError> {
@@ -190,7 +227,7 @@ impl TreeBuilder {
         for (attribute, text) in [(ACL_ACCESS, &records.acl_access), (ACL_DEFAULT, &records.acl_default)] {
             let metadata = &mut self.tree.node_mut(node).metadata;
             let Some(text) = text.as_ref().filter(|_| metadata.xattrs.get(attribute).is_none()) else { continue };
-            match PosixAcl::parse(text, &|_, _| None) {
+            match PosixAcl::parse(text, &|_, _| AclName::Unknown) {
                 Ok(acl) => set_acl(&mut metadata.xattrs, attribute, &acl)?,
                 Err(AclError::UnknownName { .. }) => {
                     self.pending.push(PendingAcl { node, entry: path.clone(), attribute, text: text.clone() });
@@ -215,14 +252,71 @@ fn default_directory(owner: Option<(u32, u32)>) -> Metadata {
     Metadata { permissions: DEFAULT_DIRECTORY_MODE, uid, gid, mtime: Timestamp::default(), xattrs: Xattrs::default() }
 }
 
-fn collect_xattrs(records: &PaxRecords) -> Result<Xattrs, XattrError> {
+fn collect_xattrs(records: &PaxRecords, foreign: &mut ForeignXattrs) -> Result<Xattrs, XattrError> {
     let mut all = records.libarchive_xattrs.clone();
     all.extend(records.xattrs.iter().map(|(name, value)| (name.clone(), value.clone())));
     if let Some(label) = &records.selinux {
         // The record has no NUL at the end, but the attribute does.
         all.entry(SELINUX_ATTRIBUTE.to_vec()).or_insert_with(|| [label, &[0][..]].concat());
     }
-    Xattrs::new(all.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+    let mut pairs = all.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+    foreign.remove_from(&mut pairs);
+    Xattrs::new(pairs)
+}
+
+/// What the names in ACLs stand for that the archive has no number of.
+#[derive(Default)]
+struct ForeignNames {
+    users: BTreeMap<Vec<u8>, AclName>,
+    groups: BTreeMap<Vec<u8>, AclName>,
+}
+
+impl ForeignNames {
+    /// Returns what a name stands for: root everywhere the same, others what they are on this machine, or nothing.
+    fn resolve(&mut self, subject: AclSubject, name: &[u8]) -> AclName {
+        if name == b"root" {
+            return AclName::Number(0);
+        }
+        let (table, look_up): (_, fn(&str) -> std::io::Result<Option<u32>>) = match subject {
+            AclSubject::User => (&mut self.users, disk::user_id),
+            AclSubject::Group => (&mut self.groups, disk::group_id),
+        };
+        *table.entry(name.to_vec()).or_insert_with(|| {
+            let number = std::str::from_utf8(name).ok().and_then(|name| look_up(name).ok().flatten());
+            number.map_or(AclName::LeftOut, AclName::Number)
+        })
+    }
+
+    /// Logs what was not taken from the archive.
+    fn warn(&self) {
+        let all = || {
+            [("user", &self.users), ("group", &self.groups)].into_iter().flat_map(|(kind, table)| {
+                table.iter().map(move |(name, number)| (kind, name.escape_ascii().to_string(), *number))
+            })
+        };
+        let taken: Vec<String> = all()
+            .filter_map(|(kind, name, number)| match number {
+                AclName::Number(number) => Some(format!("{kind} {name} ({number})")),
+                AclName::LeftOut | AclName::Unknown => None,
+            })
+            .collect();
+        let lost: Vec<String> = all()
+            .filter(|(.., number)| matches!(number, AclName::LeftOut))
+            .map(|(kind, name, _)| format!("{kind} {name}"))
+            .collect();
+        if !taken.is_empty() {
+            tracing::warn!(
+                "ACLs name users and groups by name alone; their numbers on this machine are taken: {}",
+                taken.join(", ")
+            );
+        }
+        if !lost.is_empty() {
+            tracing::warn!(
+                "entries of ACLs are left out, since no number is known for {}; bsdtar writes numbers",
+                lost.join(", ")
+            );
+        }
+    }
 }
 
 /// The numbers of the users and groups that the archive names.
