@@ -3,7 +3,7 @@
 //! *Not here*: the comparison itself, see `image::diff`.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::{output, repository};
 use crate::cli::context::{Context, Run};
-use crate::image::{Change, ChangeKind, Image, Ino, diff};
+use crate::image::{Aspect, Change, ChangeKind, Image, Ino, diff};
 use crate::model::FileKind;
 use crate::source::{self, LastLink};
 
@@ -19,16 +19,21 @@ use crate::source::{self, LastLink};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  sapwood diff debian/12^ debian/12           what the last commit changed
+  sapwood diff debian/12                      what the last commit changed
+  sapwood diff debian/12~3 debian/12          what the last three changed
   sapwood diff --stat debian/11 debian/12     only the sums
 
 Each line is A (added), D (removed) or M (changed, with what: content, mode, owner, mtime, xattrs, …) and a path.")]
 pub(crate) struct Args {
-    /// The older commit
+    /// The older commit; if it is the only one, it is compared with its parent
     a: OsString,
 
     /// The newer commit
-    b: OsString,
+    b: Option<OsString>,
+
+    /// Leave out what differs in modification times only
+    #[arg(long)]
+    no_mtime: bool,
 
     /// Print only how many paths and bytes
     #[arg(long)]
@@ -55,12 +60,18 @@ struct DiffSummary {
 impl Run for Args {
     fn run(&self, context: &Context) -> Result<ExitCode> {
         let store = repository::open(context)?;
-        let (old, new) = (
-            source::locate(&store, &self.a, LastLink::Followed, repository::wait_with_notice())?,
-            source::locate(&store, &self.b, LastLink::Followed, repository::wait_with_notice())?,
-        );
+        let locate =
+            |source: &OsStr| source::locate(&store, source, LastLink::Followed, repository::wait_with_notice());
+        let (old, new) = match &self.b {
+            Some(newer) => (locate(&self.a)?, locate(newer)?),
+            None => {
+                let mut parent = self.a.clone();
+                parent.push("^");
+                (locate(&parent)?, locate(&self.a)?)
+            }
+        };
         let mut changes = Vec::new();
-        diff(&old.image, &new.image, &mut |change| changes.push(change))?;
+        diff(&old.image, &new.image, &mut |change| changes.extend(self.wanted(change)))?;
         if self.stat {
             let summary = summarise(&old.image, &new.image, &changes)?;
             return print_summary(&summary, self.json);
@@ -81,9 +92,22 @@ impl Run for Args {
     }
 }
 
+impl Args {
+    /// Returns the change without what is to be left out; `None` if nothing remains.
+    fn wanted(&self, change: Change) -> Option<Change> {
+        match change.kind {
+            ChangeKind::Modified(aspects) if self.no_mtime => {
+                let rest = aspects.without(Aspect::Mtime);
+                (!rest.is_empty()).then_some(Change { kind: ChangeKind::Modified(rest), ..change })
+            }
+            _ => Some(change),
+        }
+    }
+}
+
 fn change_json(change: &Change) -> serde_json::Value {
     let aspects: Vec<&str> = match change.kind {
-        ChangeKind::Modified(aspects) => aspects.iter().map(crate::image::Aspect::word).collect(),
+        ChangeKind::Modified(aspects) => aspects.iter().map(Aspect::word).collect(),
         ChangeKind::Added | ChangeKind::Removed => Vec::new(),
     };
     json!({ "path": change.path.to_string(), "change": change.kind.word(), "aspects": aspects })

@@ -37,6 +37,10 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         // The program that read the output has closed it, as in `sapwood log | head`.
         return ExitCode::SUCCESS;
     }
+    if let Some(full) = full_output(error) {
+        output::note(format_args!("sapwood: cannot write the output: {full}"));
+        return ExitCode::FAILURE;
+    }
     output::note(format_args!("sapwood: {}", to_one_line(error)));
     let given = error.downcast_ref::<Hint>().map(|hint| hint.0);
     if let Some(hint) = given.map(str::to_owned).or_else(|| error.chain().find_map(advice::hint_for)) {
@@ -56,6 +60,13 @@ pub(crate) fn to_one_line(error: &anyhow::Error) -> String {
         }
     }
     text
+}
+
+/// Returns the error of an output that has no room. What is printed has no context; everything else has, and is about the
+/// repository.
+fn full_output(error: &anyhow::Error) -> Option<&io::Error> {
+    let error = error.downcast_ref::<io::Error>().filter(|_| error.chain().len() == 1);
+    error.filter(|error| error.kind() == io::ErrorKind::StorageFull)
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 
+use super::error::Hint;
 use super::{output, repository};
 use crate::cli::context::{Context, Run};
 use crate::export::{
@@ -27,6 +28,7 @@ Examples:
   sapwood export debian/12:/etc ./etc
   sapwood export debian/12 --tar - | tar --list
   sapwood export debian/12 --tar root.tar
+  sapwood export debian/12 --tar >(zstd > root.tar.zst)
 
 Without root, owners, devices and some attributes cannot be set: they are left out and counted, unless --strict.")]
 pub(crate) struct Args {
@@ -45,8 +47,8 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with = "tar")]
     strict: bool,
 
-    /// Write into a directory that is not empty: what has the same name is replaced
-    #[arg(long, conflicts_with = "tar")]
+    /// Write into a directory that is not empty, replacing what has the same name; with --tar: replace an existing file
+    #[arg(long)]
     overwrite: bool,
 
     /// Print what was done as JSON (not with --tar -)
@@ -66,8 +68,8 @@ impl Run for Args {
                 (write_tar(&store, &found, &mut io::stdout(), &progress).map_err(closed_early)?, false)
             }
             (None, Some(path)) => {
-                let mut file = File::create_new(path).with_context(|| format!("cannot create {}", path.display()))?;
-                (write_tar(&store, &found, &mut file, &progress)?, true)
+                let mut file = open_archive(path, self.overwrite)?;
+                (write_tar(&store, &found, &mut file, &progress).map_err(closed_early)?, true)
             }
             (None, None) => bail!("give a directory or --tar"),
         };
@@ -84,6 +86,22 @@ impl Run for Args {
             describe_losses(&report)
         ));
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Opens the file of an archive: a new one, or an existing one to be replaced, or a pipe or device, which is only written to.
+fn open_archive(path: &Path, overwrite: bool) -> Result<File> {
+    let is_stream = std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir());
+    let opened = if is_stream || overwrite {
+        File::options().write(true).create(!is_stream).truncate(!is_stream).open(path)
+    } else {
+        File::create_new(path)
+    };
+    match opened {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            Err(anyhow::anyhow!("{} exists already", path.display()).context(Hint("--overwrite replaces it")))
+        }
+        other => other.with_context(|| format!("cannot create {}", path.display())),
     }
 }
 

@@ -18,7 +18,10 @@ use crate::source::{self, LastLink};
 Examples:
   sapwood ls debian/12:/usr/bin
   sapwood ls -l -R debian/12~1:/etc
-  sapwood ls debian/12 /usr/bin /etc")]
+  sapwood ls debian/12 /usr/bin /etc
+
+Names and targets that are not UTF-8, or have control characters, are printed escaped (caf\\xe9), also where the output is \
+no terminal. A path that is escaped in this way is understood.")]
 pub(crate) struct Args {
     /// SOURCE, or SOURCE:/path
     source: OsString,
@@ -34,6 +37,10 @@ pub(crate) struct Args {
     #[arg(short = 'R', long)]
     recursive: bool,
 
+    /// Print the exact bytes of names, each followed by NUL, for programs
+    #[arg(short = '0', long, conflicts_with_all = ["long", "json"])]
+    null: bool,
+
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -42,7 +49,7 @@ pub(crate) struct Args {
 impl Run for Args {
     fn run(&self, context: &Context) -> Result<ExitCode> {
         let store = repository::open(context)?;
-        let mut values = Vec::new();
+        let mut values = self.json.then(output::JsonList::begin).transpose()?;
         for source in repository::join_paths(&self.source, &self.paths)? {
             let last = if self.long { LastLink::Kept } else { LastLink::Followed };
             let found = source::locate(&store, &source, last, repository::wait_with_notice())?;
@@ -53,8 +60,8 @@ impl Run for Args {
                 list_directory(&found.image, found.ino, &found.path, self, &mut values)?;
             }
         }
-        if self.json {
-            output::json(&values)?;
+        if let Some(values) = values {
+            values.end()?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -65,18 +72,16 @@ fn list_directory(
     top: Ino,
     path: &ImagePath,
     args: &Args,
-    values: &mut Vec<serde_json::Value>,
+    values: &mut Option<output::JsonList>,
 ) -> Result<()> {
     let mut pending = vec![(top, path.clone())];
     while let Some((directory, path)) = pending.pop() {
         let first = pending.len();
         for child in image.children(directory, 0)? {
             let child = child?;
-            let below = path.join(EntryName::new(child.name)?);
-            let shown = if args.recursive { below.to_string() } else { child.name.escape_ascii().to_string() };
-            // A foreign commit must not send control sequences to a terminal.
-            let plain = std::str::from_utf8(child.name).ok().filter(|name| !name.contains(char::is_control));
-            let shown = plain.filter(|_| !args.recursive).map_or(shown, str::to_owned);
+            let name = EntryName::new(child.name)?;
+            let below = path.join(name.clone());
+            let shown = if args.recursive { below.to_string() } else { name.to_string() };
             print_entry(image, child.ino, &below, &shown, args, values)?;
             if args.recursive && child.kind == FileKind::Directory {
                 pending.push((child.ino, below));
@@ -93,22 +98,30 @@ fn print_entry(
     path: &ImagePath,
     shown: &str,
     args: &Args,
-    values: &mut Vec<serde_json::Value>,
+    values: &mut Option<output::JsonList>,
 ) -> Result<()> {
+    if args.null {
+        let path = if args.recursive {
+            path.to_bytes()
+        } else {
+            path.name().map_or_else(|| b"/".to_vec(), |name| name.as_bytes().to_vec())
+        };
+        return Ok(output::bytes(&[&path[..], &[0]].concat())?);
+    }
     if !args.long && !args.json {
         return Ok(output::line(shown)?);
     }
     let attributes = image.attributes(ino)?;
     let target = match attributes.kind {
-        FileKind::Symlink => Some(String::from_utf8_lossy(image.symlink(ino)?).into_owned()),
+        FileKind::Symlink => Some(output::safe(image.symlink(ino)?).into_owned()),
         _ => None,
     };
-    if args.json {
-        values.push(json!({
+    if let Some(values) = values {
+        values.push(&json!({
             "path": path.to_string(), "kind": attributes.kind.word(),
             "mode": format!("{:04o}", attributes.permissions), "uid": attributes.uid, "gid": attributes.gid,
             "size": attributes.size, "links": attributes.nlink, "mtime": attributes.mtime.seconds, "target": target,
-        }));
+        }))?;
         return Ok(());
     }
     let arrow = target.map(|target| format!(" -> {target}")).unwrap_or_default();

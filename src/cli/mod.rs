@@ -140,6 +140,7 @@ pub fn run_by_program_name(arguments: impl IntoIterator<Item = OsString>) -> Exi
             prepare_root::main(arguments)
         }
         Some("mount.sapwood" | "mount.fuse.sapwood") => mount_helper::main(arguments),
+        _ if mount_helper::is_call_of_mount_fuse(&arguments) => mount_helper::main(arguments),
         _ => main(arguments),
     }
 }

@@ -15,6 +15,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::compose::source::ImportProgress;
+use crate::model::{is_command_to_terminal, printable};
 use crate::remote::fetch::FetchProgress;
 use crate::remote::prune::PruneProgress;
 use crate::remote::publish::{Phase, PublishProgress};
@@ -30,7 +31,7 @@ pub(crate) fn line(text: impl Display) -> io::Result<()> {
 /// Returns a text in which control characters other than tabs and line ends are written as `\u{1b}`: subjects, versions and
 /// names are made by strangers, and must not send commands to a terminal.
 pub(crate) fn without_controls(text: &str) -> Cow<'_, str> {
-    let is_command = |character: char| character.is_control() && !matches!(character, '\n' | '\t');
+    let is_command = |character: char| is_command_to_terminal(character) && !matches!(character, '\n' | '\t');
     if !text.contains(is_command) {
         return Cow::Borrowed(text);
     }
@@ -39,6 +40,13 @@ pub(crate) fn without_controls(text: &str) -> Cow<'_, str> {
         if is_command(character) { shown.extend(character.escape_default()) } else { shown.push(character) }
     }
     Cow::Owned(shown)
+}
+
+/// Returns bytes or a text that others chose, such as a name, the target of a link or a subject, in one line that is safe for a
+/// terminal: unchanged if it is UTF-8 without control characters, else escaped as in C. It is the same where the output is no
+/// terminal: programs read JSON, or the exact bytes where a verb has them.
+pub(crate) fn safe(text: &(impl AsRef<[u8]> + ?Sized)) -> Cow<'_, str> {
+    printable(text.as_ref())
 }
 
 /// Prints bytes of the result unchanged.
@@ -50,6 +58,35 @@ pub(crate) fn bytes(bytes: &[u8]) -> io::Result<()> {
 pub(crate) fn json(value: &impl Serialize) -> io::Result<()> {
     let text = serde_json::to_string_pretty(value).map_err(io::Error::other)?;
     writeln!(io::stdout().lock(), "{text}")
+}
+
+/// A list in JSON that is printed element by element, however long it is.
+pub(crate) struct JsonList {
+    out: io::BufWriter<io::Stdout>,
+    is_empty: bool,
+}
+
+impl JsonList {
+    /// Prints the beginning of a list.
+    pub(crate) fn begin() -> io::Result<Self> {
+        let mut out = io::BufWriter::new(io::stdout());
+        out.write_all(b"[")?;
+        Ok(Self { out, is_empty: true })
+    }
+
+    /// Prints an element.
+    pub(crate) fn push(&mut self, value: &impl Serialize) -> io::Result<()> {
+        self.out.write_all(if self.is_empty { b"\n  " } else { b",\n  " })?;
+        self.is_empty = false;
+        let text = serde_json::to_string_pretty(value).map_err(io::Error::other)?;
+        self.out.write_all(text.replace('\n', "\n  ").as_bytes())
+    }
+
+    /// Prints the end of the list.
+    pub(crate) fn end(mut self) -> io::Result<()> {
+        self.out.write_all(if self.is_empty { b"]\n" } else { b"\n]\n" })?;
+        self.out.flush()
+    }
 }
 
 /// Prints a line for the user that is not part of the result, without control characters. A closed standard error is ignored.
@@ -73,8 +110,9 @@ pub(crate) fn start_log(verbose: u8) {
     let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
 }
 
-/// Prints a table with a line of headings. The columns listed in `right` are aligned to the right.
+/// Prints a table with a line of headings, and one safe line for each row. The columns listed in `right` are aligned to the right.
 pub(crate) fn table(headings: &[&str], right: &[usize], rows: &[Vec<String>]) -> io::Result<()> {
+    let rows: Vec<Vec<Cow<'_, str>>> = rows.iter().map(|row| row.iter().map(safe).collect()).collect();
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
         cells.chain([headings[column].len()]).max().unwrap_or(0)
@@ -93,7 +131,7 @@ pub(crate) fn table(headings: &[&str], right: &[usize], rows: &[Vec<String>]) ->
         line(text.trim_end())
     };
     print(&mut headings.iter().copied())?;
-    rows.iter().try_for_each(|row| print(&mut row.iter().map(String::as_str)))
+    rows.iter().try_for_each(|row| print(&mut row.iter().map(AsRef::as_ref)))
 }
 
 /// Formats a number of bytes with three digits and a unit in powers of 1000: `1.67 GB`.

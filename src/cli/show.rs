@@ -53,7 +53,7 @@ pub(crate) fn print_commit(commit: &Commit) -> Result<()> {
     output::line(format_args!("Ref:      {}", commit.ref_name))?;
     output::line(format_args!("Time:     {}", output::time(commit.timestamp)))?;
     if let Some(version) = &commit.version {
-        output::line(format_args!("Version:  {version}"))?;
+        output::line(format_args!("Version:  {}", output::safe(version)))?;
     }
     output::line(format_args!("Sequence: {}", commit.sequence))?;
     output::line(format_args!("Parent:   {parent}"))?;
@@ -61,11 +61,11 @@ pub(crate) fn print_commit(commit: &Commit) -> Result<()> {
     let (entries, bytes) = (output::count(commit.entries), output::size(commit.content_bytes));
     output::line(format_args!("Holds:    {entries} entries, {bytes}"))?;
     if !commit.subject.is_empty() {
-        output::line(format_args!("\n    {}", commit.subject))?;
+        output::line(format_args!("\n    {}", output::safe(&commit.subject)))?;
     }
     for (key, value) in &commit.extra {
         let words = if key == packages::KEY { describe_package_list(value) } else { value.clone() };
-        output::line(format_args!("{key}: {words}"))?;
+        output::line(format_args!("{}: {words}", output::safe(key)))?;
     }
     Ok(())
 }

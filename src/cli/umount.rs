@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::output;
+use super::{error, output};
 use crate::cli::context::{Context, Run};
 use crate::disk::{MountPoint, MountTable};
 use crate::fuse::{FILESYSTEM_TYPE, Unmount, UnmountError, unmount};
@@ -26,36 +26,65 @@ const CLOSE_RETRY_DELAY: Duration = Duration::from_millis(50);
 /// long hangs in something else.
 const DAEMON_EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// End a mount
+/// End mounts
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   sapwood umount /mnt
-  sapwood umount --lazy /mnt")]
+  sapwood umount /mnt/a /mnt/b
+  sapwood umount --lazy /mnt
+  sapwood umount --all
+      every mount of this user that is seen here, the last one first")]
 pub(crate) struct Args {
     /// Remove the mount from the directory now, even if it is in use; it ends when its last user is gone
     #[arg(short, long)]
     lazy: bool,
-    /// The directory on which it is mounted
-    mountpoint: PathBuf,
+    /// End all mounts of this user
+    #[arg(short, long, conflicts_with = "mountpoints")]
+    all: bool,
+    /// The directories on which they are mounted
+    #[arg(value_name = "MOUNTPOINT", required_unless_present = "all")]
+    mountpoints: Vec<PathBuf>,
 }
 
 impl Run for Args {
     fn run(&self, _context: &Context) -> Result<ExitCode> {
-        let table = MountTable::read().context("cannot read the list of mounts")?;
-        let mount = find_mount(&table, &self.mountpoint)?;
-        let entry = registry().list()?.into_iter().find(|entry| entry.device == mount.device);
-        let processes = entry.as_ref().map(RunningMount::processes);
         let how = if self.lazy { Unmount::Lazy } else { Unmount::Now };
-        match unmount_when_closed(&mount, how) {
-            Err(UnmountError::Busy { .. }) => bail!(describe_users(&table, &mount)),
-            result => result?,
+        let mountpoints = if self.all { own_mountpoints()? } else { self.mountpoints.clone() };
+        if mountpoints.is_empty() {
+            output::note("nothing is mounted");
         }
-        if let (Some(entry), Some(processes), Unmount::Now) = (entry, processes, how) {
-            wait_for_end(&mount, &entry, &processes)?;
-        }
-        Ok(ExitCode::SUCCESS)
+        let failures: Vec<anyhow::Error> = mountpoints.iter().filter_map(|path| end(path, how).err()).collect();
+        let Some((last, others)) = failures.split_last() else { return Ok(ExitCode::SUCCESS) };
+        others.iter().for_each(|error| _ = error::report(error));
+        Ok(error::report(last))
     }
+}
+
+/// Ends one mount and waits for its processes, unless it is only taken away.
+fn end(mountpoint: &Path, how: Unmount) -> Result<()> {
+    let table = MountTable::read().context("cannot read the list of mounts")?;
+    let mount = find_mount(&table, mountpoint)?;
+    let entry = registry().list()?.into_iter().find(|entry| entry.device == mount.device);
+    let processes = entry.as_ref().map(RunningMount::processes);
+    match unmount_when_closed(&mount, how) {
+        Err(UnmountError::Busy { .. }) => bail!(describe_users(&table, &mount)),
+        result => result?,
+    }
+    if let (Some(entry), Some(processes), Unmount::Now) = (entry, processes, how) {
+        wait_for_end(&mount, &entry, &processes)?;
+    }
+    Ok(())
+}
+
+/// Returns where the mounts of this user are in this mount namespace, the last one first: it may lie inside an earlier one.
+fn own_mountpoints() -> Result<Vec<PathBuf>> {
+    let table = MountTable::read().context("cannot read the list of mounts")?;
+    let running = registry().list()?;
+    let is_own = |mount: &&MountPoint| {
+        mount.filesystem == FILESYSTEM_TYPE && running.iter().any(|entry| entry.device == mount.device)
+    };
+    Ok(table.all().iter().rev().filter(is_own).map(|mount| mount.path.clone()).collect())
 }
 
 /// Unmounts, and tries again for a moment if the mount is in use by no process: the kernel finishes closing a file shortly
@@ -105,6 +134,7 @@ fn resolve_without_touching(given: &Path) -> Result<PathBuf> {
 
 fn describe_users(table: &MountTable, mount: &MountPoint) -> String {
     let mut text = format!("{} is in use", mount.path.display());
+    let empty = text.len();
     for user in users_of(mount).into_iter().filter(|user| user.pid != std::process::id()) {
         text.push_str(&format!("\n  process {} ({}): {}", user.pid, user.command, user.holds));
     }
@@ -116,7 +146,12 @@ fn describe_users(table: &MountTable, mount: &MountPoint) -> String {
     for other in table.all().iter().filter(|other| other.options.contains(&below)) {
         text.push_str(&format!("\n  mount on {} ({}) is made of it", other.path.display(), other.filesystem));
     }
-    text.push_str("\nend these first, or take the mount away under them with --lazy");
+    text.push_str(if text.len() == empty {
+        ", and no process is seen that uses it: it has just ended, or waits for the kernel, or lives in another mount \
+         namespace. Try again, or take the mount away under it with --lazy"
+    } else {
+        "\nend these first, or take the mount away under them with --lazy"
+    });
     text
 }
 

@@ -88,6 +88,9 @@ pub enum MountError {
     /// Only root may use passthrough.
     #[error("mount option 'passthrough' needs root (CAP_SYS_ADMIN in the initial user namespace)")]
     PassthroughNeedsRoot,
+    /// Only root may use this option: every user could become root with it.
+    #[error("mount option '{0}' needs root")]
+    NeedsRoot(&'static str),
     /// The kernel refused to mount.
     #[error("cannot mount on {}: {}", .path.display(), refusal(.errno))]
     Refused {
@@ -209,8 +212,15 @@ pub(super) fn attach(request: &MountRequest, path: &Path) -> Result<OwnedFd, Mou
     if geteuid().is_root() {
         return attach_as_root(request, path);
     }
-    if request.options.mode == MountMode::Passthrough {
+    let options = &request.options;
+    if options.mode == MountMode::Passthrough {
         return Err(MountError::PassthroughNeedsRoot);
+    }
+    if options.set_uid == Some(SetUid::Honoured) {
+        return Err(MountError::NeedsRoot("suid"));
+    }
+    if options.devices == Some(DeviceNodes::Honoured) {
+        return Err(MountError::NeedsRoot("dev"));
     }
     attach_as_user(request, path)
 }
@@ -244,6 +254,7 @@ pub(super) fn attach_device(request: &MountRequest, path: &Path, device: Borrowe
 fn open_device() -> Result<File, MountError> {
     OpenOptions::new().read(true).write(true).open(DEVICE).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => MountError::NoDevice,
+        io::ErrorKind::PermissionDenied => MountError::DeviceDenied,
         _ => MountError::Device(error),
     })
 }

@@ -25,13 +25,15 @@ const CONGESTION_THRESHOLD: u16 = 48;
 /// Listings always carry attributes: with `FUSE_READDIRPLUS_AUTO` the kernel asks for names only, from the second message of
 /// a directory on, until it has seen the attributes used, and each of these entries then costs a lookup. The kernel caches
 /// link targets and pages until they are invalidated, which happens only when a recording starts; NFS may look up `.` and
-/// `..`.
+/// `..`. A clone of the mount may have its owners mapped to others (id-mapped mounts, Linux 6.12), since the kernel checks all
+/// permissions.
 const WANTED_FLAGS: InitFlags = InitFlags::FUSE_PARALLEL_DIROPS
     .union(InitFlags::FUSE_DO_READDIRPLUS)
     .union(InitFlags::FUSE_CACHE_SYMLINKS)
     .union(InitFlags::FUSE_NO_OPENDIR_SUPPORT)
     .union(InitFlags::FUSE_EXPLICIT_INVAL_DATA)
-    .union(InitFlags::FUSE_EXPORT_SUPPORT);
+    .union(InitFlags::FUSE_EXPORT_SUPPORT)
+    .union(InitFlags::FUSE_ALLOW_IDMAP);
 
 /// The permissions that the kernel has to check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

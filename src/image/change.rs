@@ -137,6 +137,11 @@ impl Aspects {
         Aspect::ALL.into_iter().filter(move |aspect| self.contains(*aspect))
     }
 
+    /// Returns the set without one aspect.
+    pub(crate) const fn without(self, aspect: Aspect) -> Self {
+        Self(self.0 & !aspect.bit())
+    }
+
     /// Adds the aspect if `differs`.
     pub(super) const fn set_if(&mut self, aspect: Aspect, differs: bool) {
         if differs {

@@ -21,7 +21,9 @@ pub(crate) use commit::{COMMIT_SIZE_MAX, CommitError, ControlCharacter};
 pub use content::{BLOCK_SIZE, ContentHasher, LARGE_OBJECT};
 pub use id::{BlockId, CommitId, DeltaId, ImageId, LocatorId, ObjectId, PackId, ProfileId, SubtreeId};
 pub use name::{EntryName, ImagePath, RefName};
-pub(crate) use name::{NAME_MAX, NEW_REF_PART_MAX, NameError, PathError, RefNameError, SYMLINK_MAX};
+pub(crate) use name::{
+    NAME_MAX, NEW_REF_PART_MAX, NameError, PathError, RefNameError, SYMLINK_MAX, is_command_to_terminal, printable,
+};
 pub use node::{Content, DeviceNumber, Extent, FileKind, Metadata, Node, NodeKind, Timestamp, Xattrs};
 pub(crate) use node::{XATTR_NAME_MAX, XATTR_VALUE_MAX, XattrError};
 pub(crate) use record::{RecordError, RecordFields, RecordKind, RecordWriter};

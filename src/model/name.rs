@@ -188,10 +188,17 @@ impl fmt::Debug for ImagePath {
     }
 }
 
-/// Returns text that is safe for a terminal: UTF-8 without control characters unchanged, anything else escaped as in C.
-fn printable(bytes: &[u8]) -> Cow<'_, str> {
+/// Returns whether a character makes a terminal do something else than show it: control characters, ends of lines, and those
+/// that reverse the direction of what follows.
+pub(crate) fn is_command_to_terminal(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Returns text in one line that is safe for a terminal: UTF-8 without such characters unchanged, anything else escaped as in C.
+pub(crate) fn printable(bytes: &[u8]) -> Cow<'_, str> {
     match std::str::from_utf8(bytes) {
-        Ok(text) if !text.chars().any(char::is_control) => Cow::Borrowed(text),
+        Ok(text) if !text.chars().any(is_command_to_terminal) => Cow::Borrowed(text),
         _ => Cow::Owned(bytes.escape_ascii().to_string()),
     }
 }

@@ -21,10 +21,13 @@ use tracing_subscriber::fmt::{FmtContext, FormattedFields, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::TryInitError;
 
-use super::runtime::{PROCESS_NAME, make_runtime_directory};
+use super::runtime::{PROCESS_NAME, make_runtime_directory, runtime_directory};
 
 /// The socket on which the journal accepts streams of lines.
 const JOURNAL: &str = "/run/systemd/journal/stdout";
+
+/// The name of the file in the directory for runtime files.
+const LOG_NAME: &str = "mount.log";
 
 /// The kind of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -37,15 +40,20 @@ pub(crate) enum LogKind {
     Terminal,
 }
 
-/// Opens the log of a mount in the background.
+/// Opens the log of a mount in the background: a mount without a place for one works, too.
 ///
 /// # Errors
-/// When there is no journal and no file can be opened.
+/// When not even the null device can be opened.
 pub(crate) fn open() -> io::Result<(OwnedFd, LogKind)> {
-    match connect_journal() {
-        Ok(stream) => Ok((stream.into(), LogKind::Journal)),
-        Err(_) => Ok((open_file()?.into(), LogKind::File)),
+    if let Ok(stream) = connect_journal() {
+        return Ok((stream.into(), LogKind::Journal));
     }
+    let file = open_file().or_else(|error| {
+        let path = runtime_directory().join(LOG_NAME);
+        tracing::warn!("the mount has no log, since {} cannot be written: {error}", path.display());
+        OpenOptions::new().append(true).open("/dev/null")
+    });
+    Ok((file?.into(), LogKind::File))
 }
 
 /// Connects to the journal with the protocol of systemd-cat: name, unit, default level, whether lines have level prefixes, and
@@ -57,7 +65,7 @@ fn connect_journal() -> io::Result<UnixStream> {
 }
 
 fn open_file() -> io::Result<File> {
-    let path = make_runtime_directory()?.join("mount.log");
+    let path = make_runtime_directory()?.join(LOG_NAME);
     OpenOptions::new().create(true).append(true).custom_flags(libc::O_NOFOLLOW).open(path)
 }
 

@@ -40,15 +40,20 @@ pub(crate) fn make_runtime_directory() -> io::Result<PathBuf> {
     if is_own_directory(&directory)? { Ok(directory) } else { Err(io::ErrorKind::PermissionDenied.into()) }
 }
 
-/// Returns the directory for runtime files: `/run/sapwood` for root; for other users a directory below `XDG_RUNTIME_DIR`, else
-/// below the temporary directory.
+/// Returns the directory for runtime files: `/run/sapwood` for root; for other users, root of a user namespace included, a
+/// directory below `XDG_RUNTIME_DIR`, else below the temporary directory. Root of a user namespace without that variable, as in
+/// containers, has `/run/sapwood`, too.
 pub(crate) fn runtime_directory() -> PathBuf {
     let user = nix::unistd::geteuid();
-    if user.is_root() {
-        return PathBuf::from("/run/sapwood");
-    }
     match std::env::var_os("XDG_RUNTIME_DIR").filter(|directory: &OsString| !directory.is_empty()) {
-        Some(directory) => PathBuf::from(directory).join("sapwood"),
-        None => std::env::temp_dir().join(format!("sapwood-{user}")),
+        Some(directory) if !user.is_root() || is_in_user_namespace() => PathBuf::from(directory).join("sapwood"),
+        _ if user.is_root() => PathBuf::from("/run/sapwood"),
+        _ => std::env::temp_dir().join(format!("sapwood-{user}")),
     }
+}
+
+/// Returns whether this process is in a user namespace that does not have all users of the machine as they are.
+fn is_in_user_namespace() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    !map.is_empty() && map.split_ascii_whitespace().ne(["0", "0", "4294967295"])
 }

@@ -237,15 +237,18 @@ fn commit_time(given: Option<&str>, now: i64) -> Result<i64> {
     if let Ok(seconds) = text.parse() {
         return Ok(seconds);
     }
-    let time: jiff::Timestamp = text
-        .parse()
-        .with_context(|| format!("'{text}' is not a time: give seconds since 1970 or 2026-11-22T12:00:00Z"))?;
+    let midnight = || text.parse::<jiff::civil::Date>().ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok();
+    let time = text.parse::<jiff::Timestamp>().ok().or_else(|| Some(midnight()?.timestamp()));
+    let time = time.with_context(|| {
+        format!("'{text}' is not a time: give seconds since 1970, 2026-11-22T12:00:00Z, or 2026-11-22 for its midnight in UTC")
+    })?;
     Ok(time.as_second())
 }
 
 /// Parses `USER:GROUP`, each a name that this machine knows or a number.
 fn parse_owner(text: &str) -> Result<(u32, u32)> {
-    let (user, group) = text.split_once(':').with_context(|| format!("'{text}' is not USER:GROUP"))?;
+    let parts = text.split_once(':').filter(|(user, group)| !user.is_empty() && !group.is_empty());
+    let (user, group) = parts.with_context(|| format!("'{text}' is not USER:GROUP: both are needed, as in 0:0"))?;
     let uid = match user.parse() {
         Ok(uid) => uid,
         Err(_) => disk::user_id(user)?.with_context(|| format!("no user '{user}' in /etc/passwd"))?,
@@ -265,9 +268,12 @@ mod tests {
     fn owner_and_time_accept_names_and_numbers() {
         assert_eq!(parse_owner("0:4294967294").expect("legal"), (0, 4_294_967_294));
         assert_eq!(parse_owner("root:root").expect("legal"), (0, 0));
-        assert!(parse_owner("root").is_err());
+        for bad in ["root", "0", ":5", "5:", ""] {
+            assert!(parse_owner(bad).is_err(), "{bad}");
+        }
         assert_eq!(commit_time(Some("-5"), 9).expect("legal"), -5);
         assert_eq!(commit_time(Some("1970-01-01T00:01:00Z"), 9).expect("legal"), 60);
+        assert_eq!(commit_time(Some("1970-01-02"), 9).expect("legal"), 86_400);
         assert!(commit_time(Some("yesterday"), 9).is_err());
     }
 }

@@ -2,8 +2,10 @@
 
 mod commit_sources;
 mod mount_cli;
+mod mount_forms;
 mod mount_kernel;
 mod oracles;
+mod printing;
 mod refs;
 mod store;
 mod trees;

@@ -330,7 +330,9 @@ fn an_ordinary_user_mounts_through_fusermount3() {
             [OsStr::new("mount"), OsStr::new("-o"), OsStr::new(options), OsStr::new("main"), at.as_os_str()];
         repository.run(arguments).failure(1)
     };
-    assert!(fails("passthrough").contains("needs root"));
+    for option in ["passthrough", "suid", "dev"] {
+        assert!(fails(option).contains("needs root"), "{option}");
+    }
     let config = sandbox.join("fuse.conf");
     fs::write(&config, "# nothing\n").expect("writable");
     mount(Some(&config), "/etc/fuse.conf", None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("binds");
