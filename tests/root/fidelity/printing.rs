@@ -1,7 +1,6 @@
 //! What verbs print is safe for a terminal, and whole and exact for programs.
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::symlink;
 use std::process::Stdio;
@@ -101,9 +100,8 @@ fn archives_are_written_to_pipes_and_over_existing_files() {
     assert_eq!(printed, expected);
     let full = fs::File::options().write(true).open("/dev/full").expect("there");
     let mut command = repository.command(["refs"]);
-    let child = command.stdout(full).stderr(Stdio::piped()).spawn().expect("it can be started");
-    let mut said = String::new();
-    child.stderr.expect("a pipe").read_to_string(&mut said).expect("UTF-8");
+    let output = command.stdout(full).stderr(Stdio::piped()).output().expect("it can be started");
+    let said = String::from_utf8(output.stderr).expect("UTF-8");
     assert!(said.contains("cannot write the output") && !said.contains("gc"), "{said}");
 }
 
