@@ -7,13 +7,13 @@
 use sapwood::model::Commit;
 use sapwood::remote::format::Placement;
 use sapwood::trust::{
-    Announcement, AnnouncementError, Envelope, Keyring, LastSeen, RefRecord, SecretKey, SignaturePurpose, Trust,
-    TrustError,
+    Announcement, AnnouncementError, Envelope, Keyring, LastSeen, RefRecord, RepositoryId, SecretKey, SignaturePurpose,
+    Trust, TrustError,
 };
 
 /// Kinds of the seeds. Every input is read as each of them.
-pub const KINDS: [&str; 7] =
-    ["ref", "commit", "announcement", "placement", "ref-plain", "commit-plain", "announcement-plain"];
+pub const KINDS: [&str; 8] =
+    ["ref", "ref-plain-2", "commit", "announcement", "placement", "ref-plain", "commit-plain", "announcement-plain"];
 
 /// First bytes of an announcement.
 const ANNOUNCEMENT: &[u8] = b"SAPWKEY\0";
@@ -62,12 +62,16 @@ fn read(record: &[u8], trust: &Trust) {
 
 fn reference(record: &[u8], found: &RefRecord, trust: &Trust) {
     let bytes = signed(record, SignaturePurpose::Ref);
-    let (accepted, rest) = trust.accept_ref(&bytes, &found.name, Some(found.seen())).expect("signed, and not older");
+    let (accepted, rest) = trust.accept_ref(&bytes, &found.name, found.repository()).expect("signed");
+    assert_eq!(found.check_newer(Some(found.seen())), Ok(()));
     assert_eq!((accepted.signer(), rest.len()), (Some(own().public()), 0));
     assert_eq!(accepted.into_inner(), *found);
     let newer = LastSeen { sequence: found.sequence.saturating_add(1), ..found.seen() };
-    let older = trust.accept_ref(&bytes, &found.name, Some(newer));
+    let older = found.check_newer(Some(newer));
     assert!(found.sequence == u64::MAX || matches!(older, Err(TrustError::Older { .. })));
+    let elsewhere = RepositoryId::from_bytes([0x5a; 16]);
+    let is_there = found.repository() == Some(elsewhere);
+    assert!(is_there || trust.accept_ref(&bytes, &found.name, Some(elsewhere)).is_err());
     let other = "another/ref/than/this".parse().expect("legal");
     assert!(found.name == other || trust.accept_ref(&bytes, &other, None).is_err());
     assert!(trust.accept_ref(&signed(record, SignaturePurpose::Commit), &found.name, None).is_err());

@@ -95,6 +95,10 @@ impl Advice for TrustError {
                 "a cache, an edge or a mirror has not caught up: try again later, nothing is lost. Only if the publisher \
                  confirms that an older state is meant: --allow-older"
             }
+            Self::OtherRepository { .. } => {
+                "another repository's files are served there. If the change is meant: 'sapwood remote add --replace … \
+                 --identity ID'"
+            }
             Self::Rewritten { .. } => "if the publisher confirms that this is meant: --allow-older",
             _ => return None,
         };

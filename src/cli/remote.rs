@@ -11,9 +11,10 @@ use serde_json::json;
 use super::transport_args::{TransportArgs, changed_options};
 use super::{output, repository};
 use crate::cli::context::{Context, Run};
-use crate::remote::{RemoteConfig, RemoteName, Remotes, RemotesError};
+use crate::remote::{ExpiredPolicy, Memory, RemoteConfig, RemoteName, Remotes, RemotesError};
 use crate::source::keys;
 use crate::store::Store;
+use crate::trust::RepositoryId;
 
 /// Manage remotes: their URLs, and the keys that are trusted for them
 #[derive(Debug, clap::Args)]
@@ -50,6 +51,15 @@ enum Action {
         /// Accept everything from the server, signed or not
         #[arg(long, conflicts_with = "keys")]
         insecure_unsigned: bool,
+        /// The identity of the repository, as 'sapwood remote show' prints it; that of the first answer unless given
+        #[arg(long, value_name = "ID")]
+        identity: Option<RepositoryId>,
+        /// What to do with a new state whose signature has expired, or is older than --max-age
+        #[arg(long, value_name = "HOW", default_value = "warn")]
+        expired: ExpiredPolicy,
+        /// The most days since a new state was signed, whatever the publisher says
+        #[arg(long, value_name = "DAYS")]
+        max_age: Option<u32>,
         /// Change the remote if there is one already
         #[arg(long)]
         replace: bool,
@@ -82,14 +92,16 @@ impl Run for Args {
         let store = repository::open(context)?;
         let remotes = Remotes::of(&store);
         match &self.action {
-            Action::Add { name, url, keys, insecure_unsigned, replace, transport } => {
+            Action::Add { name, url, keys, insecure_unsigned, identity, expired, max_age, replace, transport } => {
                 match remotes.read(name) {
                     Ok(_) if !replace => return Err(RemotesError::Exists(name.clone()).into()),
                     Ok(_) | Err(RemotesError::Unknown(_)) => {}
                     Err(error) => return Err(error.into()),
                 }
                 let config = make_config(name, url, keys, *insecure_unsigned)?;
-                remotes.write(name, &RemoteConfig { transport: transport.to_options()?, ..config })?;
+                let (identity, expired, max_age) = (*identity, *expired, *max_age);
+                let transport = transport.to_options()?;
+                remotes.write(name, &RemoteConfig { identity, expired, max_age, transport, ..config })?;
             }
             Action::List { json } => list_remotes(&remotes, *json)?,
             Action::Show { name, json } => show_remote(&store, &remotes, name, *json)?,
@@ -140,20 +152,26 @@ fn list_remotes(remotes: &Remotes, as_json: bool) -> Result<()> {
 }
 
 fn show_remote(store: &Store, remotes: &Remotes, name: &RemoteName, as_json: bool) -> Result<()> {
-    let config = remotes.read(name)?.without_secrets();
+    let config = remotes.read(name)?;
+    let pinned = Memory::of(store, name, &config.url).pinned()?;
+    let identity = config.identity.or(pinned);
+    let config = config.without_secrets();
     let prefix = format!("remotes/{name}/");
     let mut pulled = store.refs()?;
     pulled.retain(|(local, _)| local.as_str().starts_with(&prefix));
     let pulled = pulled.iter().map(|(local, commit)| (&local.as_str()[prefix.len()..], commit));
     if as_json {
         let refs: Vec<_> = pulled.map(|(name, commit)| json!({ "ref": name, "commit": commit })).collect();
-        return Ok(output::json(&json!({ "name": name, "config": config, "refs": refs }))?);
+        return Ok(output::json(&json!({ "name": name, "config": config, "refs": refs, "identity": identity }))?);
     }
     output::line(format_args!("name    {name}"))?;
     output::line(format_args!("url     {}", config.url))?;
     match &config.keys[..] {
         _ if config.insecure_unsigned => output::line("trusts  anybody: nothing is checked")?,
         keys => keys.iter().try_for_each(|key| output::line(format_args!("trusts  {key}")))?,
+    }
+    if let Some(identity) = identity {
+        output::line(format_args!("identity  {identity}"))?;
     }
     for (name, value) in changed_options(&config.transport) {
         output::line(format_args!("{name}  {value}"))?;

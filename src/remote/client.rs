@@ -14,13 +14,16 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::format::{PLACEMENT_SIZE_MAX, Placement};
+use super::freshness::{self, ExpiredPolicy, Staleness};
 use super::layout;
+use super::memory::Memory;
 use super::remotes::{RemoteConfig, RemoteName, Remotes, RemotesError};
 use super::transport::{Mutability, Rejection, Transport, TransportError, without_secret};
 use crate::model::{Commit, CommitId, RefName};
 use crate::store::Store;
 use crate::trust::{
-    Announcement, ENVELOPE_SIZE_MAX, Keyring, PublicKey, RefRecord, SignatureError, Trust, TrustError, Verified,
+    Announcement, ENVELOPE_SIZE_MAX, Keyring, LastSeen, PublicKey, RefRecord, RepositoryId, SignatureError, Trust,
+    TrustError, Verified,
 };
 
 /// Largest ref file in bytes: a record, its signatures, and a placement.
@@ -131,6 +134,13 @@ pub struct Remote {
     name: RemoteName,
     transport: Transport,
     remotes: Remotes,
+    memory: Memory,
+    /// The repository that is followed: the one that was configured, or seen first at the URL.
+    repository: Option<RepositoryId>,
+    expired: ExpiredPolicy,
+    max_age: Option<u32>,
+    /// The current time in seconds since 1970, to judge the age of records.
+    now: Option<i64>,
     store: Store,
     trust: Mutex<Trust>,
     learned_keys: Mutex<Vec<PublicKey>>,
@@ -149,11 +159,18 @@ impl Remote {
         let trust = config.trust()?;
         let transport = Transport::open(&config.url, &config.transport)
             .map_err(|source| RemoteError::Transport { url: without_secret(&config.url).into(), source })?;
+        let memory = Memory::of(store, &name, &config.url);
+        let repository = config.identity.map_or_else(|| memory.pinned(), |id| Ok(Some(id)))?;
         let (remotes, store) = (Remotes::of(store), store.clone());
         Ok(Self {
             name,
             transport,
             remotes,
+            memory,
+            repository,
+            expired: config.expired,
+            max_age: config.max_age,
+            now: None,
             store,
             trust: Mutex::new(trust),
             learned_keys: Mutex::default(),
@@ -166,6 +183,12 @@ impl Remote {
     /// with an older state use it.
     pub(crate) fn with_time_limit(mut self, limit: Duration) -> Self {
         self.deadline = Some(Instant::now() + limit);
+        self
+    }
+
+    /// Returns the remote with a clock that shows `now`, in seconds since 1970. Without a clock no age is judged.
+    pub(crate) const fn at_time(mut self, now: i64) -> Self {
+        self.now = Some(now);
         self
     }
 
@@ -197,11 +220,13 @@ impl Remote {
     /// # Errors
     /// As for [`Self::fetch_head`].
     pub(crate) fn fetch_ref_head(&self, name: &RefName) -> Result<RefHead, RemoteError> {
-        let seen = self.remotes.read_seen(&self.name, name)?;
         let path = layout::reference(name);
         let check = |bytes: &Bytes| {
-            let accepted = self.with_key_rotation(|trust| trust.accept_ref(bytes, name, seen));
+            let accepted = self.with_key_rotation(|trust| trust.accept_ref(bytes, name, self.repository));
             let (record, rest) = accepted.map_err(rejection_of)?;
+            let seen = self.memory.read_seen(&record).map_err(Rejection::permanent)?;
+            record.check_newer(seen).map_err(rejection_of)?;
+            self.judge_age(&record, seen).map_err(Rejection::permanent)?;
             let placement = Placement::parse(rest).map_err(Rejection::wrong)?;
             Ok(RefHead { record, placement })
         };
@@ -213,6 +238,19 @@ impl Remote {
             }
             Err(source) => Err(RemoteError::Transport { url: self.url(), source }),
         }
+    }
+
+    /// Warns of a record that is too old, or refuses it if that is configured. What was accepted before is not refused.
+    fn judge_age(&self, record: &RefRecord, seen: Option<LastSeen>) -> Result<(), Staleness> {
+        let Some(found) = self.now.and_then(|now| freshness::judge(record, seen, self.max_age, now)) else {
+            return Ok(());
+        };
+        let is_known = seen.is_some_and(|seen| seen.commit == record.commit);
+        if self.expired == ExpiredPolicy::Refuse && found != Staleness::ClockBehind && !is_known {
+            return Err(found);
+        }
+        tracing::warn!("ref '{}' of {}: {found}", record.name, self.url());
+        Ok(())
     }
 
     /// Fetches and checks the commit that a ref head names.
@@ -295,7 +333,7 @@ impl Remote {
     /// # Errors
     /// [`RemotesError`] when the repository cannot be written.
     pub(crate) fn remember(&self, head: &Head) -> Result<(), RemotesError> {
-        self.remotes.remember(&self.name, &head.record.name, head.record.seen())?;
+        self.memory.remember(&head.record)?;
         let learned = std::mem::take(&mut *self.learned_keys.lock());
         if learned.is_empty() {
             return Ok(());
@@ -394,6 +432,7 @@ fn rejection_of(error: TrustError) -> Rejection {
     match error {
         TrustError::Older { .. }
         | TrustError::Rewritten { .. }
+        | TrustError::OtherRepository { .. }
         | TrustError::Signature(SignatureError::Unsigned | SignatureError::UnknownKey { .. }) => {
             Rejection::permanent(error)
         }

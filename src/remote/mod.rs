@@ -23,9 +23,13 @@ pub(crate) mod serve;
 pub mod transport;
 
 mod client;
+mod freshness;
+mod memory;
 mod remotes;
 
 pub use client::Remote;
 pub(crate) use client::{Head, RemoteError};
+pub(crate) use freshness::{DAY, ExpiredPolicy};
+pub(crate) use memory::Memory;
 pub use remotes::RemoteConfig;
 pub(crate) use remotes::{RemoteName, RemoteNameError, Remotes, RemotesError};

@@ -1,13 +1,8 @@
-//! The remotes that a repository knows: their configuration, and the newest state seen of each ref.
+//! The remotes that a repository knows: their names and their configuration, in `remotes/NAME.toml`.
 //!
-//! ```text
-//! remotes/NAME.toml          one remote
-//! remotes/seen/NAME/REF      the newest sequence and commit seen of a ref, `/` in its name written as `%`
-//! ```
+//! *Not here*: what was seen of their refs (`memory`).
 //!
-//! Remotes without a name (a bare URL) have only the second, under a name made from the URL.
-//!
-//! *Invariants*: every file is replaced as a whole; a seen sequence never decreases unless the user asks for it.
+//! *Invariants*: every file is replaced as a whole.
 //!
 //! *Used by* `client`, `deploy` and `cli`.
 
@@ -19,17 +14,16 @@ use std::str::FromStr;
 
 use sha2::{Digest as _, Sha256};
 
+use super::freshness::ExpiredPolicy;
+use super::memory::SEEN_DIRECTORY;
 use super::transport::{TransportOptions, without_secret};
 use crate::disk;
 use crate::model::RefName;
 use crate::store::Store;
-use crate::trust::{Keyring, LastSeen, PublicKey, Trust};
+use crate::trust::{Keyring, PublicKey, RepositoryId, Trust};
 
 /// The ending of the file name of a remote's configuration.
 const CONFIG_SUFFIX: &str = ".toml";
-
-/// The directory of the seen refs, beside the remotes. No remote's file can have this name, since those have an ending.
-const SEEN_DIRECTORY: &str = "seen";
 
 /// The reason why a remote cannot be used or changed.
 #[derive(Debug, thiserror::Error)]
@@ -79,9 +73,10 @@ pub struct RemoteNameError(String);
 pub struct RemoteName(String);
 
 impl RemoteName {
-    /// Returns the name under which the seen refs of a remote without a name are recorded.
+    /// Returns the name of a remote that has only a URL. All spellings of a URL have one name, whatever user and password
+    /// are in it.
     pub(crate) fn of_url(url: &str) -> Self {
-        let digest = Sha256::digest(url.trim_end_matches('/').as_bytes());
+        let digest = Sha256::digest(normal_form(url).as_bytes());
         let digits: String = digest[..6].iter().map(|byte| format!("{byte:02x}")).collect();
         Self(format!("url-{digits}"))
     }
@@ -106,6 +101,24 @@ impl RemoteName {
         let (remote, name) = name.as_str().strip_prefix("remotes/")?.split_once('/')?;
         Some((remote.parse().ok()?, name.parse().ok()?))
     }
+}
+
+/// Returns the one spelling of a URL: host in lower case and one name for this machine, no default port, no `.` and `..`,
+/// no user, no `/` at the end.
+fn normal_form(text: &str) -> String {
+    let Ok(mut url) = url::Url::parse(text) else { return text.trim_end_matches('/').to_owned() };
+    url.set_fragment(None);
+    // These fail only for URLs that have no host.
+    let _ = url.set_username("").and_then(|()| url.set_password(None));
+    let is_loopback = match url.host() {
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        _ => false,
+    };
+    if is_loopback {
+        let _ = url.set_host(Some("localhost"));
+    }
+    url.as_str().trim_end_matches('/').to_owned()
 }
 
 impl FromStr for RemoteName {
@@ -135,6 +148,15 @@ pub struct RemoteConfig {
     /// The trusted keys.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<PublicKey>,
+    /// The identity of the repository; that of the first answer unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<RepositoryId>,
+    /// What is done with a state that is too old.
+    #[serde(default, skip_serializing_if = "ExpiredPolicy::is_default")]
+    pub expired: ExpiredPolicy,
+    /// The most days since a state was signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_age: Option<u32>,
     /// Whether unsigned commits and refs are accepted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub insecure_unsigned: bool,
@@ -240,7 +262,7 @@ impl Remotes {
         replace(self.config_file(name), config.render().as_bytes())
     }
 
-    /// Removes a remote and the record of its seen refs. The commits that were pulled stay.
+    /// Removes a remote. The commits that were pulled stay, and what is remembered of its repository and URL.
     pub(crate) fn remove(&self, name: &RemoteName) -> Result<(), RemotesError> {
         let path = self.config_file(name);
         match fs::remove_file(&path) {
@@ -253,47 +275,13 @@ impl Remotes {
             .map_err(|source| RemotesError::Io { action: "remove", path: seen, source })
     }
 
-    /// Returns the newest state that was seen of a ref.
-    ///
-    /// # Errors
-    /// [`RemotesError::Seen`] or [`RemotesError::Io`]: a record that cannot be read must not count as none.
-    pub(crate) fn read_seen(&self, remote: &RemoteName, name: &RefName) -> Result<Option<LastSeen>, RemotesError> {
-        let path = self.seen_file(remote, name);
-        match fs::read_to_string(&path) {
-            Ok(text) => LastSeen::parse(&text).map(Some).map_err(|_| RemotesError::Seen { path }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(RemotesError::Io { action: "read", path, source }),
-        }
-    }
-
-    /// Records what was seen of a ref, unless something newer has been recorded meanwhile.
-    pub(crate) fn remember(&self, remote: &RemoteName, name: &RefName, now: LastSeen) -> Result<(), RemotesError> {
-        match self.read_seen(remote, name)? {
-            Some(seen) if seen == now || seen.sequence > now.sequence => Ok(()),
-            _ => replace(self.seen_file(remote, name), now.render().as_bytes()),
-        }
-    }
-
-    /// Removes the record of a ref, so that an older state is accepted once more.
-    pub(crate) fn forget(&self, remote: &RemoteName, name: &RefName) -> Result<(), RemotesError> {
-        let path = self.seen_file(remote, name);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other.map_err(|source| RemotesError::Io { action: "remove", path, source }),
-        }
-    }
-
     fn config_file(&self, name: &RemoteName) -> PathBuf {
         self.directory.join(format!("{name}{CONFIG_SUFFIX}"))
-    }
-
-    fn seen_file(&self, remote: &RemoteName, name: &RefName) -> PathBuf {
-        self.directory.join(SEEN_DIRECTORY).join(remote.as_str()).join(name.as_str().replace('/', "%"))
     }
 }
 
 /// Replaces a file whose directory may not exist yet.
-fn replace(path: PathBuf, bytes: &[u8]) -> Result<(), RemotesError> {
+pub(super) fn replace(path: PathBuf, bytes: &[u8]) -> Result<(), RemotesError> {
     let made = path.parent().map_or(Ok(()), fs::create_dir_all);
     made.and_then(|()| disk::replace(&path, bytes)).map_err(|source| RemotesError::Io { action: "write", path, source })
 }
@@ -301,25 +289,23 @@ fn replace(path: PathBuf, bytes: &[u8]) -> Result<(), RemotesError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::CommitId;
-    use crate::store::Config;
 
     #[test]
-    fn seen_sequence_never_decreases_unless_forgotten() {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let store = Store::init(directory.path(), &Config::default()).expect("empty");
-        let remotes = Remotes::of(&store);
-        let remote = RemoteName::of_url("http://localhost/");
-        assert_eq!(remote, RemoteName::of_url("http://localhost"));
-        let name: RefName = "a/b".parse().expect("legal");
-        let seen = |sequence| LastSeen { sequence, commit: CommitId::of(b"x") };
-        assert_eq!(remotes.read_seen(&remote, &name).expect("readable"), None);
-        for (now, then) in [(3, 3), (2, 3), (4, 4)] {
-            remotes.remember(&remote, &name, seen(now)).expect("written");
-            assert_eq!(remotes.read_seen(&remote, &name).expect("readable"), Some(seen(then)));
+    fn urls_of_one_place_have_one_name() {
+        let name = RemoteName::of_url("http://localhost");
+        for same in [
+            "http://localhost/",
+            "HTTP://LOCALHOST:80",
+            "http://127.0.0.1/.",
+            "http://[::1]/a/..",
+            "http://u:p@localhost",
+        ] {
+            assert_eq!(RemoteName::of_url(same), name, "{same}");
         }
-        remotes.forget(&remote, &name).expect("removed");
-        assert_eq!(remotes.read_seen(&remote, &name).expect("readable"), None);
+        for other in ["https://localhost", "http://localhost:81", "http://localhost/a", "http://localhost/?a", "no URL"]
+        {
+            assert_ne!(RemoteName::of_url(other), name, "{other}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::keys::{self, KeyFileError};
 use crate::cache::ResolveCommitError;
 use crate::model::{ImagePath, PathError, RefName, RefNameError};
 use crate::remote::transport::without_secret;
-use crate::remote::{Remote, RemoteConfig, RemoteError, RemoteName, RemoteNameError, Remotes, RemotesError};
+use crate::remote::{Memory, Remote, RemoteConfig, RemoteError, RemoteName, RemoteNameError, Remotes, RemotesError};
 use crate::store::Store;
 
 /// Which signatures are trusted, in addition to the configured ones.
@@ -131,9 +131,10 @@ impl RemoteSource {
     pub(crate) fn open(&self, store: &Store, trust: &TrustOptions) -> Result<Remote, SourceError> {
         let config = self.config(store, trust)?;
         if trust.allow_older {
-            Remotes::of(store).forget(&self.remote_name(), &self.name)?;
+            let memory = Memory::of(store, &self.remote_name(), &config.url);
+            memory.forget(config.identity.map_or_else(|| memory.pinned(), |id| Ok(Some(id)))?, &self.name)?;
         }
-        Ok(Remote::open(store, self.remote_name(), &config)?)
+        Ok(Remote::open(store, self.remote_name(), &config)?.at_time(jiff::Timestamp::now().as_second()))
     }
 
     /// Returns the configuration of the remote with the keys that are given and the settings of the environment.

@@ -189,6 +189,11 @@ impl StoreLayout {
         self.root.join("state/history")
     }
 
+    /// Returns the file with the identity under which this repository is published. Made by the first publish.
+    pub(crate) fn identity(&self) -> PathBuf {
+        self.root.join("state/identity")
+    }
+
     /// Returns the milestone of the last check that found no damage. Made by the check.
     pub(crate) fn last_check(&self) -> PathBuf {
         self.root.join("state/checked")

@@ -14,6 +14,7 @@ mod envelope;
 mod key;
 mod keyring;
 mod reference;
+mod repository_id;
 mod verified;
 
 pub use announcement::{Announcement, AnnouncementError};
@@ -23,6 +24,7 @@ pub use key::SecretKey;
 pub(crate) use key::{KeyError, PublicKey};
 pub use keyring::Keyring;
 pub(crate) use keyring::SignatureError;
-pub use reference::{LastSeen, RefRecord};
+pub use reference::{Binding, LastSeen, RefRecord};
+pub use repository_id::RepositoryId;
 pub(crate) use verified::Verified;
 pub use verified::{Trust, TrustError};

@@ -1,20 +1,45 @@
-//! The ref record: a signed statement which commit a ref names.
+//! The ref record: a signed statement which commit a ref of a repository names.
 //!
 //! The signature of a commit proves that the commit is genuine; that of the ref record proves that the commit is the
 //! one to use now. Without the second, a server could serve an old commit with known vulnerabilities for ever. The
-//! record has the form of [`crate::model::RecordFields`].
+//! record has the form of [`crate::model::RecordFields`]:
+//!
+//! ```text
+//! offset size
+//!      0    8  magic "SAPWREF\0"
+//!      8    4  version = 1 or 2
+//!     12       features and fields, see `record`
+//!
+//! tag  field
+//!   1  the name of the ref
+//!   2  its newest commit
+//!   3  sequence, 8 B: one more than that of the record before
+//!   4  when it was signed, 8 B, in seconds since 1970
+//!   5  until when it is to be taken as new, 8 B; absent: for ever     (from version 2 on, as the next two)
+//!   6  the identity of the repository, 16 B
+//!   7  the generation of the keys that sign, 8 B
+//! ```
+//!
+//! Version 1 says nothing about the repository. A client accepts it for a commit that was made for this ref and has this
+//! sequence. Version 2 itself binds the commit to the ref, so a commit that was made for `testing` can become that of
+//! `stable`, and the sequence counts the states of the ref. Both versions are read; version 2 is written.
 //!
 //! *Used by* `verified`, and by `remote`, which writes and records it.
 
+use super::repository_id::RepositoryId;
 use crate::model::{Commit, CommitId, RecordError, RecordFields, RecordKind, RecordWriter, RefName};
 
-const KIND: RecordKind = RecordKind { magic: *b"SAPWREF\0", version: 1, what: "ref record", repeats: None };
+const VERSION_1: RecordKind = RecordKind { magic: *b"SAPWREF\0", version: 1, what: "ref record", repeats: None };
+const VERSION_2: RecordKind = RecordKind { version: 2, ..VERSION_1 };
 
 mod tag {
     pub(crate) const NAME: u16 = 1;
     pub(crate) const COMMIT: u16 = 2;
     pub(crate) const SEQUENCE: u16 = 3;
     pub(crate) const TIMESTAMP: u16 = 4;
+    pub(crate) const EXPIRES: u16 = 5;
+    pub(crate) const REPOSITORY: u16 = 6;
+    pub(crate) const GENERATION: u16 = 7;
 }
 
 /// A statement which commit a ref names.
@@ -24,10 +49,23 @@ pub struct RefRecord {
     pub name: RefName,
     /// Its newest commit.
     pub commit: CommitId,
-    /// The sequence of that commit.
+    /// The number of this state of the ref; that of the commit in version 1.
     pub sequence: u64,
     /// When the record was signed, in seconds since 1970.
     pub timestamp: i64,
+    /// What version 2 says besides; `None` in version 1.
+    pub binding: Option<Binding>,
+}
+
+/// The repository that a record is of, and until when it is to be taken as new.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Binding {
+    /// The repository.
+    pub repository: RepositoryId,
+    /// The generation of its keys.
+    pub generation: u64,
+    /// When the record expires, in seconds since 1970; `None` for never.
+    pub expires: Option<i64>,
 }
 
 /// The newest state that a client has seen of a ref.
@@ -37,6 +75,12 @@ pub struct LastSeen {
     pub sequence: u64,
     /// The commit.
     pub commit: CommitId,
+    /// When the state was signed, in seconds since 1970. Earlier versions did not record it.
+    #[serde(default)]
+    pub timestamp: i64,
+    /// The generation of the keys that signed it.
+    #[serde(default)]
+    pub generation: u64,
 }
 
 impl LastSeen {
@@ -59,23 +103,43 @@ impl RefRecord {
     /// Returns the record that publishes `commit` under its own ref.
     #[must_use]
     pub fn of(commit: &Commit, timestamp: i64) -> Self {
-        Self { name: commit.ref_name.clone(), commit: commit.id(), sequence: commit.sequence, timestamp }
+        Self { name: commit.ref_name.clone(), commit: commit.id(), sequence: commit.sequence, timestamp, binding: None }
+    }
+
+    /// Returns the identity of the repository that the record is of; `None` in version 1.
+    #[must_use]
+    pub fn repository(&self) -> Option<RepositoryId> {
+        self.binding.map(|binding| binding.repository)
+    }
+
+    /// Returns the generation of the keys that signed; 0 in version 1.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.binding.map_or(0, |binding| binding.generation)
     }
 
     /// Returns the state that a client records after it accepted the record.
     #[must_use]
-    pub const fn seen(&self) -> LastSeen {
-        LastSeen { sequence: self.sequence, commit: self.commit }
+    pub fn seen(&self) -> LastSeen {
+        let Self { sequence, commit, timestamp, .. } = *self;
+        LastSeen { sequence, commit, timestamp, generation: self.generation() }
     }
 
     /// Returns the bytes that [`Self::parse`] reads.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut record = RecordWriter::new(KIND);
+        let mut record = RecordWriter::new(if self.binding.is_some() { VERSION_2 } else { VERSION_1 });
         record.field(tag::NAME, self.name.as_str().as_bytes());
         record.field(tag::COMMIT, self.commit.as_bytes());
         record.field(tag::SEQUENCE, &self.sequence.to_le_bytes());
         record.field(tag::TIMESTAMP, &self.timestamp.to_le_bytes());
+        if let Some(Binding { repository, generation, expires }) = &self.binding {
+            if let Some(expires) = expires {
+                record.field(tag::EXPIRES, &expires.to_le_bytes());
+            }
+            record.field(tag::REPOSITORY, repository.as_bytes());
+            record.field(tag::GENERATION, &generation.to_le_bytes());
+        }
         record.finish()
     }
 
@@ -84,12 +148,28 @@ impl RefRecord {
     /// # Errors
     /// [`RecordError`].
     pub fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
-        let record = RecordFields::parse(KIND, bytes)?;
+        let is_first = bytes.get(8..12) == Some(&VERSION_1.version.to_le_bytes()[..]);
+        let record = RecordFields::parse(if is_first { VERSION_1 } else { VERSION_2 }, bytes)?;
         Ok(Self {
             name: record.text(tag::NAME, "name")?.parse().map_err(|_| RecordError::Field("name"))?,
             commit: CommitId::from_slice(record.require(tag::COMMIT, "commit")?).ok_or(RecordError::Field("commit"))?,
             sequence: record.number(tag::SEQUENCE, "sequence")?,
             timestamp: record.time(tag::TIMESTAMP, "timestamp")?,
+            binding: if is_first { None } else { Some(Binding::read(&record)?) },
+        })
+    }
+}
+
+impl Binding {
+    fn read(record: &RecordFields<'_>) -> Result<Self, RecordError> {
+        let repository = record.require(tag::REPOSITORY, "repository")?.try_into();
+        Ok(Self {
+            repository: RepositoryId::from_bytes(repository.map_err(|_| RecordError::Field("repository"))?),
+            generation: record.number(tag::GENERATION, "generation")?,
+            expires: match record.get(tag::EXPIRES) {
+                Some(_) => Some(record.time(tag::EXPIRES, "expires")?),
+                None => None,
+            },
         })
     }
 }

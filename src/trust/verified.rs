@@ -10,6 +10,7 @@ use super::envelope::{Envelope, EnvelopeError, SignaturePurpose};
 use super::key::PublicKey;
 use super::keyring::{Keyring, SignatureError};
 use super::reference::{LastSeen, RefRecord};
+use super::repository_id::RepositoryId;
 use crate::model::{Commit, CommitError, CommitId, RecordError, RefName};
 
 /// The reason why a ref or a commit is refused. Each reason has a variant of its own, since the remedies differ.
@@ -34,6 +35,14 @@ pub enum TrustError {
         expected: RefName,
         /// The ref it is for.
         found: RefName,
+    },
+    /// The record is of another repository than the client follows.
+    #[error("it is of {}, not of repository {expected}, which is followed here", name_repository(.found.as_ref()))]
+    OtherRepository {
+        /// The repository that is followed.
+        expected: RepositoryId,
+        /// The repository it is of; `None` for a record of version 1, which does not say.
+        found: Option<RepositoryId>,
     },
     /// The record is older than one that was seen before.
     #[error("its sequence {found} is older than {}, which was seen before", .seen.sequence)]
@@ -60,6 +69,10 @@ pub enum TrustError {
         /// In the commit.
         commit: u64,
     },
+}
+
+fn name_repository(found: Option<&RepositoryId>) -> String {
+    found.map_or_else(|| "no stated repository".to_owned(), |found| format!("repository {found}"))
 }
 
 /// A value that passed its check: by a signature or, if the user allowed that, without.
@@ -126,7 +139,8 @@ impl Trust {
         }
     }
 
-    /// Checks a ref record for `name`, which must not be older than `seen`. Also returns the bytes after the envelope.
+    /// Checks a ref record for `name` of the repository `expected`; of any when that is `None`. Also returns the bytes
+    /// after the envelope. Whether it is older than what was seen is checked by [`RefRecord::check_newer`].
     ///
     /// # Errors
     /// [`TrustError`].
@@ -134,7 +148,7 @@ impl Trust {
         &self,
         bytes: &'a [u8],
         name: &RefName,
-        seen: Option<LastSeen>,
+        expected: Option<RepositoryId>,
     ) -> Result<(Verified<RefRecord>, &'a [u8]), TrustError> {
         let (envelope, rest) = Envelope::parse(bytes)?;
         let signer = self.check(SignaturePurpose::Ref, &envelope)?;
@@ -142,16 +156,16 @@ impl Trust {
         if value.name != *name {
             return Err(TrustError::OtherRef { expected: name.clone(), found: value.name });
         }
-        match seen {
-            Some(seen) if value.sequence < seen.sequence => Err(TrustError::Older { seen, found: value.sequence }),
-            Some(seen) if value.sequence == seen.sequence && value.commit != seen.commit => {
-                Err(TrustError::Rewritten { seen: seen.commit, found: value.commit })
+        match expected {
+            Some(expected) if value.repository() != Some(expected) => {
+                Err(TrustError::OtherRepository { expected, found: value.repository() })
             }
             _ => Ok((Verified { value, signer }, rest)),
         }
     }
 
-    /// Checks the commit that a ref record names.
+    /// Checks the commit that a ref record names. A record of version 1 does not bind the commit to the ref; the commit
+    /// must have been made for it then.
     ///
     /// # Errors
     /// [`TrustError`].
@@ -159,6 +173,9 @@ impl Trust {
         let (envelope, _) = Envelope::parse(bytes)?;
         let signer = self.check(SignaturePurpose::Commit, &envelope)?;
         let value = Commit::decode(envelope.payload(), record.commit)?;
+        if record.binding.is_some() {
+            return Ok(Verified { value, signer });
+        }
         if value.ref_name != record.name {
             return Err(TrustError::OtherRef { expected: record.name.clone(), found: value.ref_name });
         }
@@ -166,6 +183,22 @@ impl Trust {
             return Err(TrustError::Sequence { record: record.sequence, commit: value.sequence });
         }
         Ok(Verified { value, signer })
+    }
+}
+
+impl RefRecord {
+    /// Checks that the record is not older than what was seen of its ref.
+    ///
+    /// # Errors
+    /// [`TrustError::Older`] or [`TrustError::Rewritten`].
+    pub fn check_newer(&self, seen: Option<LastSeen>) -> Result<(), TrustError> {
+        match seen {
+            Some(seen) if self.sequence < seen.sequence => Err(TrustError::Older { seen, found: self.sequence }),
+            Some(seen) if self.sequence == seen.sequence && self.commit != seen.commit => {
+                Err(TrustError::Rewritten { seen: seen.commit, found: self.commit })
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -187,7 +220,7 @@ impl Trust {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::super::{Announcement, SecretKey};
+    use super::super::{Announcement, Binding, SecretKey};
     use super::*;
     use crate::model::ImageId;
 
@@ -222,8 +255,11 @@ mod tests {
     #[test]
     fn each_reason_for_refusing_a_ref_has_its_own_error() {
         let main: RefName = "main".parse().expect("legal");
-        let seen = |sequence| Some(LastSeen { sequence, commit: commit(sequence).id() });
-        let accept = |bytes: &[u8], name: &RefName, seen| trust(1).accept_ref(bytes, name, seen).map(|_| ());
+        let seen = |sequence| Some(LastSeen { sequence, ..RefRecord::of(&commit(sequence), 0).seen() });
+        let accept = |bytes: &[u8], name: &RefName, seen| {
+            let (record, _) = trust(1).accept_ref(bytes, name, None)?;
+            record.check_newer(seen)
+        };
         assert_eq!(accept(&signed_ref(3, 1), &main, seen(3)), Ok(()));
         assert_eq!(accept(&signed_ref(3, 1), &main, seen(2)), Ok(()));
         let unsigned = Envelope::unsigned(RefRecord::of(&commit(3), 5).encode()).encode();
@@ -238,9 +274,31 @@ mod tests {
         assert_eq!(accept(&signed_ref(3, 1), &other, None), Err(refusal));
         let older = TrustError::Older { seen: seen(4).expect("some"), found: 3 };
         assert_eq!(accept(&signed_ref(3, 1), &main, seen(4)), Err(older));
-        let rewritten = LastSeen { sequence: 3, commit: CommitId::of(b"another") };
+        let rewritten = LastSeen { commit: CommitId::of(b"another"), ..seen(3).expect("some") };
         let refusal = TrustError::Rewritten { seen: rewritten.commit, found: commit(3).id() };
         assert_eq!(accept(&signed_ref(3, 1), &main, Some(rewritten)), Err(refusal));
+    }
+
+    #[test]
+    fn record_of_version_2_binds_repository_ref_and_commit() {
+        let main: RefName = "main".parse().expect("legal");
+        let [own, other] = [1, 2].map(|number| RepositoryId::from_bytes([number; 16]));
+        let binding = Some(Binding { repository: own, generation: 0, expires: Some(9) });
+        let record = RefRecord { binding, sequence: 8, ..RefRecord::of(&commit(3), 5) };
+        let sign =
+            |record: &RefRecord| Envelope::unsigned(record.encode()).signed(SignaturePurpose::Ref, &key(1)).encode();
+        let accept = |bytes: &[u8], expected| trust(1).accept_ref(bytes, &main, expected).map(|(found, _)| found.value);
+        assert_eq!(accept(&sign(&record), Some(own)), Ok(record.clone()));
+        assert_eq!(accept(&sign(&record), None), Ok(record.clone()));
+        let refusal = |found| Err(TrustError::OtherRepository { expected: other, found });
+        assert_eq!(accept(&sign(&record), Some(other)), refusal(Some(own)));
+        assert_eq!(accept(&signed_ref(3, 1), Some(other)), refusal(None));
+        // The commit was made for another ref and has another sequence.
+        let promoted = RefRecord { name: "stable".parse().expect("legal"), ..record };
+        let bytes = Envelope::unsigned(commit(3).encode()).signed(SignaturePurpose::Commit, &key(1)).encode();
+        assert_eq!(trust(1).accept_commit(&bytes, &promoted).expect("bound").id(), commit(3).id());
+        let former = RefRecord { binding: None, ..promoted };
+        assert!(matches!(trust(1).accept_commit(&bytes, &former), Err(TrustError::OtherRef { .. })));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use sapwood::model::{Commit, CommitId, DeltaId, ImageId, LocatorId, ProfileId};
 use sapwood::remote::format::{DeltaRef, FileRef, ImageRef, Placement};
-use sapwood::trust::{Announcement, Envelope, RefRecord, SecretKey, SignaturePurpose};
+use sapwood::trust::{Announcement, Binding, Envelope, RefRecord, RepositoryId, SecretKey, SignaturePurpose};
 
 fn records() -> Vec<(&'static str, Vec<u8>)> {
     let (key, newer) = (SecretKey::from_seed(&[7; 32]), SecretKey::from_seed(&[8; 32]));
@@ -31,6 +31,8 @@ fn records() -> Vec<(&'static str, Vec<u8>)> {
     placement.profile = Some(FileRef { id: ProfileId::of(b"p"), length: 4_000 });
     placement.deltas =
         vec![DeltaRef { from: CommitId::of(b"parent"), id: DeltaId::of(b"d"), length: 1 << 24, head: 9_000 }];
+    let repository = RepositoryId::from_bytes([0x1f; 16]);
+    let binding = Some(Binding { repository, generation: 3, expires: Some(1_702_592_100) });
     let signed = |record, purpose| Envelope::unsigned(record).signed(purpose, &key).signed(purpose, &newer).encode();
     let reference = signed(RefRecord::of(&commit, 1_700_000_100).encode(), SignaturePurpose::Ref);
     let announcement = Announcement { key: newer.public(), timestamp: 1_700_000_200 }.sign(&key);
@@ -41,6 +43,7 @@ fn records() -> Vec<(&'static str, Vec<u8>)> {
         ("announcement", announcement),
         ("placement", placement.render()),
         ("ref-plain", RefRecord::of(&commit, 1_700_000_100).encode()),
+        ("ref-plain-2", RefRecord { binding, ..RefRecord::of(&commit, 1_700_000_100) }.encode()),
         ("commit-plain", commit.encode()),
         ("announcement-plain", plain),
     ]

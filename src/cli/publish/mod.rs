@@ -22,12 +22,12 @@ use crate::remote::format::{FRAME_RAW_MAX, ProfileText};
 use crate::remote::lease::LeaseTerms;
 use crate::remote::publish::{
     DEFAULT_LEVEL, FrameSizes, PACK_SIZE, PublishError, PublishOptions, PublishProgress, PublishRequest, apply,
-    estimate, plan, survey,
+    choose_identity, estimate, plan, refresh, survey,
 };
 use crate::remote::transport::Transport;
-use crate::remote::{Remotes, RemotesError};
+use crate::remote::{DAY, Remotes, RemotesError};
 use crate::source::{environment, keys};
-use crate::trust::SecretKey;
+use crate::trust::{RepositoryId, SecretKey};
 
 /// The text at the end of `-h`, with which the text at the end of `--help` begins.
 macro_rules! examples {
@@ -44,6 +44,8 @@ Examples:
   sapwood publish --sign release --verify https://os.example.org \\
     file:///srv/www/os debian/12
       publish, then read it as machines do
+  sapwood publish --refresh --sign release s3://bucket/os
+      sign all refs again before they expire, for example each week
   sapwood publish --prune --keep-last 5 file:///srv/www/os
       remove what is older
   sapwood publish --prune --keep-younger-than 90d --sign release \\
@@ -63,8 +65,20 @@ pub(crate) struct Args {
     #[arg(value_name = "DEST")]
     destination: String,
     /// The refs to publish
-    #[arg(required_unless_present_any = ["prune", "regroup"], value_name = "REF")]
+    #[arg(required_unless_present_any = ["prune", "regroup", "refresh"], value_name = "REF")]
     refs: Vec<RefName>,
+    /// Until when clients take the refs as new, in days from now; 'never' for no limit
+    #[arg(long, value_name = "DAYS", default_value = "30", value_parser = parse_lifetime)]
+    expires: Lifetime,
+    /// Sign the published refs again, all or those named, with a new expiry; no commit is sent
+    #[arg(long, requires = "sign", conflicts_with_all = ["depth", "force", "profile", "dry_run", "verify", "prune", "regroup"])]
+    refresh: bool,
+    /// The identity to publish as; that of the destination, or of this repository, unless given
+    #[arg(long, value_name = "ID")]
+    identity: Option<RepositoryId>,
+    /// The time of signing in seconds since 1970; for tests
+    #[arg(long, value_name = "SECONDS", hide = true)]
+    time: Option<i64>,
     /// Sign commits and refs with this key (a name or a file); several are possible
     #[arg(long, value_name = "KEY")]
     sign: Vec<String>,
@@ -169,6 +183,10 @@ Of several:
 
 impl Run for Args {
     fn run(&self, context: &Context) -> Result<ExitCode> {
+        if self.refresh {
+            sign_again(self, context).with_context(|| format!("cannot sign the refs of {} again", self.destination))?;
+            return Ok(ExitCode::SUCCESS);
+        }
         let published = match self.refs[..] {
             [] => None,
             _ => Some(publish(self, context).with_context(|| format!("cannot publish to {}", self.destination))?),
@@ -199,7 +217,7 @@ fn publish(args: &Args, context: &Context) -> Result<serde_json::Value> {
     let begin = Instant::now();
     let store = repository::open(context)?;
     let transport = open_destination(&args.destination, context)?;
-    let (request, options) = request(args)?;
+    let (request, mut options) = request(args)?;
     let survey = survey(&store, &transport, &request).map_err(with_hint)?;
     let plan = plan(&store, &survey, &request).map_err(with_hint)?;
     if args.dry_run {
@@ -209,10 +227,49 @@ fn publish(args: &Args, context: &Context) -> Result<serde_json::Value> {
     if options.signers.is_empty() {
         output::note("nothing is signed: clients need --insecure-unsigned ('sapwood key generate' makes a key)");
     }
+    options.repository = Some(choose_identity(&store, &survey, args.identity, new_identity()?).map_err(with_hint)?);
     let progress = PublishProgress::default();
     let work = || apply(&store, &transport, &survey, &plan, &options, &progress);
     let report = output::while_publishing(&progress, work).map_err(with_hint)?;
     report::print_report(&plan, &report, args, begin)
+}
+
+/// Signs the published refs again, and prints until when they are to be taken as new.
+fn sign_again(args: &Args, context: &Context) -> Result<()> {
+    let store = repository::open(context)?;
+    let transport = open_destination(&args.destination, context)?;
+    let (_, mut options) = request(args)?;
+    let survey = survey(&store, &transport, &PublishRequest::default()).map_err(with_hint)?;
+    options.repository = Some(choose_identity(&store, &survey, args.identity, new_identity()?).map_err(with_hint)?);
+    let records = refresh(&transport, &survey, &args.refs, &options).map_err(with_hint)?;
+    if args.json {
+        return Ok(output::json(&records)?);
+    }
+    for record in &records {
+        let expires = record.binding.and_then(|binding| binding.expires);
+        let until = expires.map_or_else(|| "never".to_owned(), output::time);
+        output::line(format_args!("{} {} expires {until}", record.name, record.commit.short()))?;
+    }
+    Ok(())
+}
+
+/// Returns a random identity.
+fn new_identity() -> Result<RepositoryId> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).context("the system gives no random numbers")?;
+    Ok(RepositoryId::from_bytes(bytes))
+}
+
+/// For how many seconds refs are to be taken as new; `None` for ever.
+#[derive(Debug, Clone, Copy)]
+struct Lifetime(Option<i64>);
+
+fn parse_lifetime(text: &str) -> Result<Lifetime> {
+    if text == "never" {
+        return Ok(Lifetime(None));
+    }
+    let days: u32 = text.parse().context("a number of days, or 'never'")?;
+    Ok(Lifetime(Some(i64::from(days) * DAY)))
 }
 
 /// Returns the request and the options that the arguments make.
@@ -244,7 +301,9 @@ fn request(args: &Args) -> Result<(PublishRequest, PublishOptions)> {
         signers,
         announcements,
         profile,
-        now: jiff::Timestamp::now().as_second(),
+        now: args.time.unwrap_or_else(|| jiff::Timestamp::now().as_second()),
+        repository: None,
+        lifetime: args.expires.0,
         lease: args.lease_terms(),
         announce: Box::new(print_waiting),
     };
@@ -289,6 +348,12 @@ fn open_destination(text: &str, context: &Context) -> Result<Transport> {
 /// Adds a hint to an error whose next command is known.
 fn with_hint(error: PublishError) -> anyhow::Error {
     let hint = match &error {
+        PublishError::OtherRepository { .. } | PublishError::SeveralRepositories(..) => {
+            "if that destination is meant, name its identity: --identity ID"
+        }
+        PublishError::NotSigned { .. } => {
+            "only a ref that one of the keys signed before is signed again; publish it instead"
+        }
         PublishError::NoSuchRef(_) => "'sapwood refs' lists what there is",
         PublishError::Diverged { .. } => "pull and build on it, or replace it with --force",
         PublishError::RefChanged { .. } | PublishError::Pruned { .. } | PublishError::NotPacked { .. } => {

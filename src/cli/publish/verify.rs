@@ -78,6 +78,7 @@ fn verify_ref(store: &Store, args: &Args, url: &str, name: &RefName, expected: C
         keys: signers.iter().map(SecretKey::public).collect(),
         insecure_unsigned: signers.is_empty(),
         transport: environment::transport_options(),
+        ..RemoteConfig::default()
     });
     let remote = Remote::open(&scratch.store, "verified".parse::<RemoteName>()?, &config)?;
     let resolved = ResolvedCommit::from_remote(&scratch.store, &remote, name)?;

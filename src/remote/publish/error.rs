@@ -1,15 +1,17 @@
 //! Errors of publishing.
 
 use std::io;
+use std::path::PathBuf;
 
 use crate::image::ImageError;
-use crate::model::{CommitId, ImageId, ObjectId, RefName};
+use crate::model::{ImageId, ObjectId, RefName};
 use crate::remote::delta::DeltaError;
 use crate::remote::format::wire::WireError;
 use crate::remote::lease::LeaseError;
 use crate::remote::published::PublishedError;
 use crate::remote::transport::TransportError;
 use crate::store::{ReadError, RefError};
+use crate::trust::{RepositoryId, SignatureError};
 
 /// The reason why commits were not published. The refs are unchanged then.
 #[derive(Debug, thiserror::Error)]
@@ -23,14 +25,25 @@ pub(crate) enum PublishError {
     /// The local repository could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// A commit was made for another ref; clients would refuse it under this one.
-    #[error("commit {commit} of ref '{name}' was made for ref '{made_for}'")]
-    OtherRef {
-        commit: CommitId,
-        /// The local ref that names it.
-        name: RefName,
-        /// The ref in its record.
-        made_for: RefName,
+    /// A ref that is to be signed again is not published.
+    #[error("there is no ref '{0}' at the destination")]
+    NotPublished(RefName),
+    /// A ref that is to be signed again was not signed by any of the keys.
+    #[error("the published '{name}' is not signed again")]
+    NotSigned { name: RefName, source: SignatureError },
+    /// The destination is another repository than this one publishes.
+    #[error("the destination is repository {found}, and this repository publishes as {own}")]
+    OtherRepository { own: RepositoryId, found: RepositoryId },
+    /// The refs at the destination are of several repositories.
+    #[error("the destination has refs of repositories {0} and {1}")]
+    SeveralRepositories(RepositoryId, RepositoryId),
+    /// The identity that this repository publishes as cannot be read, or not be written.
+    #[error("cannot {action} {}", .path.display())]
+    Identity {
+        /// The action that was tried.
+        action: &'static str,
+        path: PathBuf,
+        source: io::Error,
     },
     /// The published ref has diverged: another process, or another repository, published a different history.
     #[error("the published '{name}' is at {theirs} (sequence {sequence}), which is no ancestor of {ours}")]

@@ -20,12 +20,14 @@ mod error;
 mod estimate;
 mod existing;
 mod frames;
+mod identity;
 mod locations;
 mod names;
 mod options;
 mod packs;
 mod plan;
 mod progress;
+mod refresh;
 mod request;
 mod upload;
 
@@ -35,9 +37,11 @@ pub(crate) use error::PublishError;
 pub(crate) use estimate::{Estimate, estimate};
 pub(crate) use existing::survey;
 pub(crate) use frames::FrameSizes;
+pub(crate) use identity::choose_identity;
 pub(crate) use options::{DEFAULT_LEVEL, PACK_SIZE, PublishOptions};
 pub(crate) use plan::{PublishPlan, plan};
 pub(crate) use progress::{Phase, PublishProgress};
+pub(crate) use refresh::refresh;
 pub(crate) use request::PublishRequest;
 
 pub(in crate::remote) use cost::{CommitLayout, RegroupGoals};

@@ -18,9 +18,9 @@ use crate::model::{Commit, CommitId, PackId};
 use crate::remote::format::Placement;
 use crate::remote::layout;
 use crate::remote::lease::Lease;
-use crate::remote::published;
+use crate::remote::published::{self, PublishedRef};
 use crate::remote::transport::{Transport, TransportError, WriteCondition};
-use crate::trust::{ENVELOPE_SIZE_MAX, Envelope, PublicKey, RefRecord, SecretKey, SignaturePurpose};
+use crate::trust::{ENVELOPE_SIZE_MAX, Envelope, Keyring, PublicKey, RefRecord, SecretKey, SignaturePurpose};
 
 /// The placements and packs that are to be named.
 pub(super) struct NameTargets {
@@ -54,7 +54,7 @@ pub(super) fn publish_names(
         let commit = plan.commits.iter().find(|commit| commit.id == reference.commit).map(|commit| &commit.commit);
         if let (Some(commit), Some(placement)) = (commit, targets.placements.get(&reference.commit)) {
             lease.ensure_held()?;
-            put_ref(transport, survey, reference, (commit, placement), &options.signers, options.now)?;
+            put_ref(transport, survey, reference, (commit, placement), options)?;
         }
     }
     Ok(())
@@ -143,20 +143,39 @@ fn put_announcements(transport: &Transport, announcements: &[(PublicKey, Vec<u8>
     Ok(())
 }
 
+/// Returns the record that makes `commit` the newest of a ref. Its sequence is larger than that of the published record,
+/// which counts only if one of the signers signed it: who can write to the destination must not choose it.
+fn new_record(
+    plan: &RefPlan,
+    commit: &Commit,
+    published: Option<&PublishedRef>,
+    options: &PublishOptions,
+) -> RefRecord {
+    let keys = Keyring::new(options.signers.iter().map(SecretKey::public));
+    let is_own = |published: &&PublishedRef| {
+        options.signers.is_empty() || keys.check(SignaturePurpose::Ref, &published.envelope).is_ok()
+    };
+    let after = published.filter(is_own).map_or(0, |published| published.record.sequence.saturating_add(1));
+    let record =
+        RefRecord { name: plan.name.clone(), binding: options.binding(), ..RefRecord::of(commit, options.now) };
+    let is_bound = record.binding.is_some();
+    RefRecord { sequence: if is_bound { record.sequence.max(after) } else { record.sequence }, ..record }
+}
+
 /// Writes a ref, if it is unchanged since the survey.
 fn put_ref(
     transport: &Transport,
     survey: &Survey,
     plan: &RefPlan,
     (commit, placement): (&Commit, &Placement),
-    signers: &[SecretKey],
-    now: i64,
+    options: &PublishOptions,
 ) -> Result<(), PublishError> {
+    let signers = &options.signers;
     let published = survey.refs.get(&plan.name);
     // The same commit is published by another signer: the published signatures are kept.
     let envelope = match published {
         Some(published) if published.record.commit == plan.commit => published.envelope.clone(),
-        _ => Envelope::unsigned(RefRecord::of(commit, now).encode()),
+        _ => Envelope::unsigned(new_record(plan, commit, published, options).encode()),
     };
     let envelope = signers.iter().fold(envelope, |envelope, signer| envelope.signed(SignaturePurpose::Ref, signer));
     let mut bytes = envelope.encode();

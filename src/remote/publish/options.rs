@@ -5,7 +5,7 @@
 use super::frames::FrameSizes;
 use crate::remote::format::ProfileText;
 use crate::remote::lease::LeaseTerms;
-use crate::trust::{PublicKey, SecretKey};
+use crate::trust::{Binding, PublicKey, RepositoryId, SecretKey};
 
 /// The most bytes of a pack. Large enough that a whole system is a dozen packs; small enough that each is one upload,
 /// cheap to send again, and can be read whole by clients from servers without ranges.
@@ -34,6 +34,10 @@ pub(crate) struct PublishOptions {
     pub(crate) profile: Option<ProfileText>,
     /// The current time in seconds since 1970.
     pub(crate) now: i64,
+    /// The identity of the destination; `None` to write refs of version 1, which name no repository.
+    pub(crate) repository: Option<RepositoryId>,
+    /// For how many seconds refs are to be taken as new; `None` for ever.
+    pub(crate) lifetime: Option<i64>,
     /// The durations of the lease.
     pub(crate) lease: LeaseTerms,
     /// Called once, with the holder, when the lease has to be waited for.
@@ -51,8 +55,18 @@ impl Default for PublishOptions {
             announcements: Vec::new(),
             profile: None,
             now: 0,
+            repository: None,
+            lifetime: None,
             lease: LeaseTerms::default(),
             announce: Box::new(|_| {}),
         }
+    }
+}
+
+impl PublishOptions {
+    /// Returns what the records of refs say of the repository.
+    pub(super) fn binding(&self) -> Option<Binding> {
+        let expires = self.lifetime.map(|lifetime| self.now.saturating_add(lifetime));
+        self.repository.map(|repository| Binding { repository, generation: 0, expires })
     }
 }

@@ -135,10 +135,6 @@ fn plan_ref(
 ) -> Result<(), PublishError> {
     let history = read_history(store, name, request.depth)?;
     let Some(&(head, _)) = history.first() else { return Ok(()) };
-    if let Some((id, commit)) = history.iter().find(|(_, commit)| commit.ref_name != *name) {
-        let (commit, made_for) = (*id, commit.ref_name.clone());
-        return Err(PublishError::OtherRef { commit, name: name.clone(), made_for });
-    }
     if !request.force {
         refuse_divergence(store, name, head, survey)?;
     }
@@ -216,13 +212,18 @@ fn plan_deltas(
 /// Checks that the published commit is the new commit or an ancestor of it.
 fn refuse_divergence(store: &Store, name: &RefName, head: CommitId, survey: &Survey) -> Result<(), PublishError> {
     let Some(published) = survey.refs.get(name) else { return Ok(()) };
+    // The sequence of a ref may be ahead of that of its commit. An ancestor has a smaller sequence than its descendants.
+    let oldest = match store.commit(published.record.commit) {
+        Err(ReadError::MissingCommit { .. }) => 0,
+        other => other?.sequence,
+    };
     let mut current = head;
     while current != published.record.commit {
         let commit = match store.commit(current) {
             Err(ReadError::MissingCommit { .. }) => None,
             other => Some(other?),
         };
-        let parent = commit.filter(|commit| commit.sequence > published.record.sequence).and_then(|it| it.parent);
+        let parent = commit.filter(|commit| commit.sequence > oldest).and_then(|it| it.parent);
         let Some(parent) = parent else {
             return Err(PublishError::Diverged {
                 name: name.clone(),

@@ -9,37 +9,41 @@ use std::path::PathBuf;
 use crate::common::sandbox::{Repository, Run, Sandbox, finish};
 
 /// A publisher's repository, its keys, the published directory, and a client.
-struct Fixture {
-    sandbox: Sandbox,
-    publisher: Repository,
-    client: Repository,
+pub(super) struct Fixture {
+    pub(super) sandbox: Sandbox,
+    pub(super) publisher: Repository,
+    pub(super) client: Repository,
 }
 
 impl Fixture {
-    fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str) -> Self {
         let sandbox = Sandbox::new(name);
         let (publisher, client) = (sandbox.repository("publisher"), sandbox.repository("client"));
         Self { sandbox, publisher, client }
     }
 
-    fn as_user<A: AsRef<OsStr>>(&self, repository: &Repository, arguments: impl IntoIterator<Item = A>) -> Run {
+    pub(super) fn as_user<A: AsRef<OsStr>>(
+        &self,
+        repository: &Repository,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Run {
         let mut command = repository.command(arguments);
         command.env("SAPWOOD_KEYS", self.sandbox.join("keys"));
         finish(command)
     }
 
-    fn generate(&self, name: &str) -> String {
+    pub(super) fn generate(&self, name: &str) -> String {
         self.as_user(&self.publisher, ["key", "generate", name]).success()
     }
 
     /// Commits a tree that differs from the one before.
-    fn commit(&self, ref_name: &str, content: &str) -> String {
+    pub(super) fn commit(&self, ref_name: &str, content: &str) -> String {
         let tree = self.sandbox.directory("tree");
         fs::write(tree.join("file"), content).expect("writable");
         self.publisher.commit(ref_name, &tree)
     }
 
-    fn url(&self) -> String {
+    pub(super) fn url(&self) -> String {
         format!("file://{}", self.sandbox.join("published").display())
     }
 
@@ -59,7 +63,7 @@ impl Fixture {
         self.as_user(&self.client, arguments).success();
     }
 
-    fn pull(&self) -> Run {
+    pub(super) fn pull(&self) -> Run {
         self.as_user(&self.client, ["pull", "os:main"])
     }
 }

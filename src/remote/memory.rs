@@ -1,0 +1,189 @@
+//! What is remembered of published repositories: which repository is at a URL, and the newest state seen of each ref.
+//!
+//! ```text
+//! remotes/pinned/url-DIGEST        the identity of the repository at a URL
+//! remotes/seen/@IDENTITY/REF       the newest state seen of a ref, `/` in its name written as `%`
+//! remotes/seen/url-DIGEST/REF      the same, for records of version 1, which do not name their repository
+//! remotes/seen/NAME/REF            the same, by the name of the remote
+//! ```
+//!
+//! A repository is remembered by its identity, so another spelling of its URL, another name, or a remote that was removed
+//! and added again makes nothing older acceptable. Records of version 1 are remembered by the URL in its normal form and
+//! by the name of the remote.
+//!
+//! *Not here*: the configuration of remotes (`remotes`), and the checks (`trust`).
+//!
+//! *Invariants*: every file is replaced as a whole; what was seen never becomes older unless the user asks for it.
+//!
+//! *Used by* `client` and `cli`.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::remotes::{RemoteName, RemotesError, replace};
+use crate::model::RefName;
+use crate::store::Store;
+use crate::trust::{LastSeen, RefRecord, RepositoryId};
+
+/// The directory of the seen refs, beside the remotes. No remote's file can have this name, since those have an ending.
+pub(super) const SEEN_DIRECTORY: &str = "seen";
+
+/// The directory of the identities of repositories by URL.
+const PINNED_DIRECTORY: &str = "pinned";
+
+/// What is remembered of the repository of one remote.
+#[derive(Debug, Clone)]
+pub(crate) struct Memory {
+    directory: PathBuf,
+    name: RemoteName,
+    /// The name made from the URL.
+    place: RemoteName,
+}
+
+impl Memory {
+    /// Returns the memory of the remote `name`, which is at `url`.
+    pub(crate) fn of(store: &Store, name: &RemoteName, url: &str) -> Self {
+        Self { directory: store.layout().remotes(), name: name.clone(), place: RemoteName::of_url(url) }
+    }
+
+    /// Returns the identity of the repository that was first seen at the URL.
+    ///
+    /// # Errors
+    /// When the file cannot be read: that must not count as none.
+    pub(crate) fn pinned(&self) -> Result<Option<RepositoryId>, RemotesError> {
+        let path = self.pin_file();
+        let Some(text) = read(&path)? else { return Ok(None) };
+        text.trim_end().parse().map(Some).map_err(|_| RemotesError::Seen { path })
+    }
+
+    /// Returns the newest state that was seen of the ref of `record`.
+    ///
+    /// # Errors
+    /// When a file cannot be read: that must not count as none.
+    pub(crate) fn read_seen(&self, record: &RefRecord) -> Result<Option<LastSeen>, RemotesError> {
+        if let Some(id) = record.repository()
+            && let Some(seen) = read_seen_file(&self.seen_file(&format!("@{id}"), &record.name))?
+        {
+            return Ok(Some(seen));
+        }
+        let mut found = None;
+        for place in [&self.place, &self.name] {
+            let seen = read_seen_file(&self.seen_file(place.as_str(), &record.name))?;
+            found = found.into_iter().chain(seen).max_by_key(|seen: &LastSeen| seen.sequence);
+        }
+        Ok(found)
+    }
+
+    /// Records that the ref has this state, unless something newer has been recorded meanwhile.
+    ///
+    /// # Errors
+    /// When the repository cannot be written.
+    pub(crate) fn remember(&self, record: &RefRecord) -> Result<(), RemotesError> {
+        let (seen, now) = (self.read_seen(record)?, record.seen());
+        if record.check_newer(seen).is_err() {
+            return Ok(());
+        }
+        let Some(id) = record.repository() else {
+            for place in [&self.place, &self.name] {
+                self.write_seen(place.as_str(), &record.name, now)?;
+            }
+            return Ok(());
+        };
+        if self.pinned()? != Some(id) {
+            replace(self.pin_file(), format!("{id}\n").as_bytes())?;
+        }
+        self.write_seen(&format!("@{id}"), &record.name, now)
+    }
+
+    /// Removes the record of a ref, so that an older state is accepted once more. `repository` is the one that is followed.
+    ///
+    /// # Errors
+    /// When a file cannot be removed.
+    pub(crate) fn forget(&self, repository: Option<RepositoryId>, name: &RefName) -> Result<(), RemotesError> {
+        let by_identity = repository.map(|id| format!("@{id}"));
+        let places = [self.place.as_str(), self.name.as_str()].into_iter().chain(by_identity.as_deref());
+        for path in places.map(|place| self.seen_file(place, name)) {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => other.map_err(|source| RemotesError::Io { action: "remove", path, source })?,
+            }
+        }
+        Ok(())
+    }
+
+    fn write_seen(&self, place: &str, name: &RefName, now: LastSeen) -> Result<(), RemotesError> {
+        let path = self.seen_file(place, name);
+        if read_seen_file(&path)? == Some(now) {
+            return Ok(());
+        }
+        replace(path, now.render().as_bytes())
+    }
+
+    fn pin_file(&self) -> PathBuf {
+        self.directory.join(PINNED_DIRECTORY).join(self.place.as_str())
+    }
+
+    fn seen_file(&self, place: &str, name: &RefName) -> PathBuf {
+        self.directory.join(SEEN_DIRECTORY).join(place).join(name.as_str().replace('/', "%"))
+    }
+}
+
+fn read_seen_file(path: &Path) -> Result<Option<LastSeen>, RemotesError> {
+    let Some(text) = read(path)? else { return Ok(None) };
+    LastSeen::parse(&text).map(Some).map_err(|_| RemotesError::Seen { path: path.to_owned() })
+}
+
+fn read(path: &Path) -> Result<Option<String>, RemotesError> {
+    match fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some).map_err(|source| RemotesError::Io { action: "read", path: path.to_owned(), source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::CommitId;
+    use crate::store::Config;
+    use crate::trust::Binding;
+
+    fn record(sequence: u64, repository: Option<u8>) -> RefRecord {
+        let binding = repository.map(|number| Binding {
+            repository: RepositoryId::from_bytes([number; 16]),
+            generation: 0,
+            expires: None,
+        });
+        let name = "a/b".parse().expect("legal");
+        RefRecord { name, commit: CommitId::of(b"x"), sequence, timestamp: 0, binding }
+    }
+
+    #[test]
+    fn seen_state_never_becomes_older_unless_forgotten() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let store = Store::init(directory.path(), &Config::default()).expect("empty");
+        let name = "os".parse().expect("legal");
+        let memory = Memory::of(&store, &name, "http://localhost/");
+        let seen = |memory: &Memory, repository| {
+            memory.read_seen(&record(0, repository)).expect("readable").map(|seen| seen.sequence)
+        };
+        for repository in [None, Some(1)] {
+            for (now, then) in [(3, 3), (2, 3), (4, 4)] {
+                memory.remember(&record(now, repository)).expect("written");
+                assert_eq!(seen(&memory, repository), Some(then));
+            }
+        }
+        // The same repository under another name and another spelling; another repository.
+        let other = Memory::of(&store, &"other".parse().expect("legal"), "http://LOCALHOST:80/.");
+        assert_eq!((seen(&other, None), seen(&other, Some(1))), (Some(4), Some(4)));
+        let elsewhere = Memory::of(&store, &"other".parse().expect("legal"), "https://example.org/");
+        assert_eq!(
+            (seen(&elsewhere, None), seen(&elsewhere, Some(1)), seen(&elsewhere, Some(2))),
+            (None, Some(4), None)
+        );
+        let one = RepositoryId::from_bytes([1; 16]);
+        assert_eq!((other.pinned().expect("readable"), elsewhere.pinned().expect("readable")), (Some(one), None));
+        memory.forget(Some(one), &"a/b".parse().expect("legal")).expect("removed");
+        assert_eq!((seen(&memory, None), seen(&memory, Some(1))), (None, None));
+    }
+}

@@ -1,0 +1,60 @@
+//! Signs the published refs again with a later expiry. No commit is read or written.
+//!
+//! *Not here*: what an expiry means to clients (`freshness`).
+//!
+//! *Invariants*: only a record that one of the signers had signed is signed again, so that writing to the destination gives
+//! no signature. Commit and sequence stay. The lease is held, as for every change of names.
+//!
+//! *Used by* `cli`.
+
+use super::error::PublishError;
+use super::existing::Survey;
+use super::options::PublishOptions;
+use crate::model::RefName;
+use crate::remote::layout;
+use crate::remote::lease::{self, Lease};
+use crate::remote::published;
+use crate::remote::transport::{Transport, TransportError, WriteCondition};
+use crate::trust::{Envelope, Keyring, RefRecord, SecretKey, SignaturePurpose};
+
+/// Signs the refs `names` again, or all when there are none, and returns the new records.
+///
+/// # Errors
+/// [`PublishError::NotSigned`] when a ref has no signature by any of the signers; nothing was written then.
+pub(crate) fn refresh(
+    transport: &Transport,
+    survey: &Survey,
+    names: &[RefName],
+    options: &PublishOptions,
+) -> Result<Vec<RefRecord>, PublishError> {
+    let keys = Keyring::new(options.signers.iter().map(SecretKey::public));
+    let mut refs = Vec::new();
+    for name in names.iter().chain(survey.refs.keys().filter(|_| names.is_empty())) {
+        let published = survey.refs.get(name).ok_or_else(|| PublishError::NotPublished(name.clone()))?;
+        keys.check(SignaturePurpose::Ref, &published.envelope)
+            .map_err(|source| PublishError::NotSigned { name: name.clone(), source })?;
+        refs.push((name, published));
+    }
+    lease::verify_conditional_writes(transport)?;
+    let lease = Lease::acquire(transport, options.lease, &*options.announce)?;
+    let mut records = Vec::new();
+    for (name, published) in refs {
+        let record = RefRecord { timestamp: options.now, binding: options.binding(), ..published.record.clone() };
+        let envelope = Envelope::unsigned(record.encode());
+        let envelope = options.signers.iter().fold(envelope, |it, signer| it.signed(SignaturePurpose::Ref, signer));
+        let bytes = [envelope.encode(), published.placement.render()].concat();
+        lease.ensure_held()?;
+        let condition = WriteCondition::IfVersion(published.version.clone());
+        match transport.put(&layout::reference(name), bytes.into(), &condition) {
+            // When an answer is lost, the request is sent again, and finds what it wrote itself.
+            Err(TransportError::Exists { .. } | TransportError::Changed { .. })
+                if published::read_ref(transport, name)?.is_some_and(|found| found.envelope == envelope) => {}
+            Err(TransportError::Exists { .. } | TransportError::Changed { .. }) => {
+                return Err(PublishError::RefChanged { name: name.clone() });
+            }
+            other => drop(other?),
+        }
+        records.push(record);
+    }
+    Ok(records)
+}
