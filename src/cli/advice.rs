@@ -89,11 +89,15 @@ impl Advice for TrustError {
                 "the publisher signs with 'sapwood publish --sign KEY'; --insecure-unsigned takes it as it is"
             }
             Self::Signature(SignatureError::UnknownKey { .. }) => {
-                "if the publisher confirms that key, add it with 'sapwood remote add --replace … --key KEY'"
+                "if the publisher confirms that key: 'sapwood remote key add REMOTE KEY'"
             }
             Self::Older { .. } => {
                 "a cache, an edge or a mirror has not caught up: try again later, nothing is lost. Only if the publisher \
                  confirms that an older state is meant: --allow-older"
+            }
+            Self::Replaced { .. } | Self::OtherGeneration { .. } => {
+                "the server shows a state of before the change of keys, or the old key is misused: the publisher publishes \
+                 every ref with the newest key"
             }
             Self::OtherRepository { .. } => {
                 "another repository's files are served there. If the change is meant: 'sapwood remote add --replace … \

@@ -16,7 +16,7 @@ use super::output;
 use crate::cli::context::{Context, Run};
 use crate::disk;
 use crate::source::keys;
-use crate::trust::{Announcement, PublicKey, SecretKey};
+use crate::trust::{PublicKey, SecretKey};
 
 /// Make and show the keys that sign what is published
 #[derive(Debug, clap::Args)]
@@ -29,7 +29,7 @@ Examples:
       what clients need: sapwood remote add --key release.pub …
 
   sapwood key generate release-2 --announced-by release
-      the new key is announced by the old one: clients that trust the old come to trust the new
+      the new key replaces the old one: clients that trust the old one trust the new one instead
 
 Keys are in $SAPWOOD_KEYS, else /etc/sapwood/keys for root, else $XDG_CONFIG_HOME/sapwood/keys.")]
 pub(crate) struct Args {
@@ -46,7 +46,7 @@ enum Action {
         /// A comment for the files of the key, such as its owner; the name unless given
         #[arg(long, default_value = "")]
         comment: String,
-        /// An older key that is to announce this one to clients that trust the older key
+        /// An older key that this one replaces: clients that trust it come to trust this one instead
         #[arg(long, value_name = "KEY")]
         announced_by: Option<String>,
     },
@@ -78,7 +78,9 @@ fn generate(name: &str, comment: &str, announced_by: Option<&str>) -> Result<()>
     if name.contains(['/', '.']) || name.is_empty() {
         bail!("'{name}' cannot name a key: it may contain neither '/' nor '.'");
     }
-    let old = announced_by.map(keys::read_secret).transpose()?;
+    let old = announced_by
+        .map(|old| Ok::<_, keys::KeyFileError>((keys::read_secret(old)?, keys::read_key_chain(old)?)))
+        .transpose()?;
     let directory = keys::directory()?;
     let mut maker = DirBuilder::new();
     maker
@@ -94,9 +96,14 @@ fn generate(name: &str, comment: &str, announced_by: Option<&str>) -> Result<()>
     write_secret(&path, &key.to_line(comment))?;
     let public = path.with_extension(keys::PUBLIC_SUFFIX);
     write_public_file(&public, key.public().to_line(comment).as_bytes())?;
-    if let Some(old) = old {
-        let announcement = Announcement { key: key.public(), timestamp: jiff::Timestamp::now().as_second() };
-        write_public_file(&path.with_extension(keys::ANNOUNCEMENT_SUFFIX), &announcement.sign(&old))?;
+    if let Some((old, chain)) = old {
+        let chain = chain.announce(&old, &key, jiff::Timestamp::now().as_second())?;
+        write_public_file(&path.with_extension(keys::ANNOUNCEMENT_SUFFIX), &chain.encode())?;
+        output::note(format_args!(
+            "from the next publish with it, it replaces key {} (generation {}); publish every ref with it",
+            old.public().short(),
+            chain.generation()
+        ));
     }
     output::note(format_args!("wrote {} (keep it secret) and {}", path.display(), public.display()));
     Ok(output::line(key.public())?)

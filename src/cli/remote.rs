@@ -11,7 +11,7 @@ use serde_json::json;
 use super::transport_args::{TransportArgs, changed_options};
 use super::{output, repository};
 use crate::cli::context::{Context, Run};
-use crate::remote::{ExpiredPolicy, Memory, RemoteConfig, RemoteName, Remotes, RemotesError};
+use crate::remote::{ExpiredPolicy, LearnKeys, Memory, RemoteConfig, RemoteName, Remotes, RemotesError};
 use crate::source::keys;
 use crate::store::Store;
 use crate::trust::RepositoryId;
@@ -54,6 +54,9 @@ enum Action {
         /// The identity of the repository, as 'sapwood remote show' prints it; that of the first answer unless given
         #[arg(long, value_name = "ID")]
         identity: Option<RepositoryId>,
+        /// Whether a key that a trusted one announces takes its place: 'successors' or 'never'
+        #[arg(long, value_name = "WHICH", default_value = "successors")]
+        learn_keys: LearnKeys,
         /// What to do with a new state whose signature has expired, or is older than --max-age
         #[arg(long, value_name = "HOW", default_value = "warn")]
         expired: ExpiredPolicy,
@@ -65,6 +68,11 @@ enum Action {
         replace: bool,
         #[command(flatten)]
         transport: Box<TransportArgs>,
+    },
+    /// Add, remove or list the keys that are trusted for a remote
+    Key {
+        #[command(subcommand)]
+        action: KeyAction,
     },
     /// List remotes
     List {
@@ -87,22 +95,57 @@ enum Action {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum KeyAction {
+    /// Trust a further key
+    Add {
+        /// The name of the remote
+        name: RemoteName,
+        /// A file, a name, or 64 hex digits
+        key: String,
+    },
+    /// Trust a key no longer
+    Remove {
+        /// The name of the remote
+        name: RemoteName,
+        /// A file, a name, or 64 hex digits
+        key: String,
+    },
+    /// List the trusted keys, one a line
+    List {
+        /// The name of the remote
+        name: RemoteName,
+    },
+}
+
 impl Run for Args {
     fn run(&self, context: &Context) -> Result<ExitCode> {
         let store = repository::open(context)?;
         let remotes = Remotes::of(&store);
         match &self.action {
-            Action::Add { name, url, keys, insecure_unsigned, identity, expired, max_age, replace, transport } => {
+            Action::Add {
+                name,
+                url,
+                keys,
+                insecure_unsigned,
+                identity,
+                learn_keys,
+                expired,
+                max_age,
+                replace,
+                transport,
+            } => {
                 match remotes.read(name) {
                     Ok(_) if !replace => return Err(RemotesError::Exists(name.clone()).into()),
                     Ok(_) | Err(RemotesError::Unknown(_)) => {}
                     Err(error) => return Err(error.into()),
                 }
                 let config = make_config(name, url, keys, *insecure_unsigned)?;
-                let (identity, expired, max_age) = (*identity, *expired, *max_age);
+                let (identity, learn_keys, expired, max_age) = (*identity, *learn_keys, *expired, *max_age);
                 let transport = transport.to_options()?;
-                remotes.write(name, &RemoteConfig { identity, expired, max_age, transport, ..config })?;
+                remotes.write(name, &RemoteConfig { identity, learn_keys, expired, max_age, transport, ..config })?;
             }
+            Action::Key { action } => change_keys(&remotes, action)?,
             Action::List { json } => list_remotes(&remotes, *json)?,
             Action::Show { name, json } => show_remote(&store, &remotes, name, *json)?,
             Action::Remove { name } => remotes.remove(name)?,
@@ -123,6 +166,33 @@ fn make_config(name: &RemoteName, url: &str, keys: &[String], insecure_unsigned:
     }
     let keys = keys.iter().map(|key| keys::read_public(key)).collect::<Result<_, _>>()?;
     Ok(RemoteConfig { url: url.to_owned(), keys, insecure_unsigned, ..RemoteConfig::default() })
+}
+
+fn change_keys(remotes: &Remotes, action: &KeyAction) -> Result<()> {
+    match action {
+        KeyAction::Add { name, key } => {
+            let (mut config, key) = (remotes.read(name)?, keys::read_public(key)?);
+            if !config.keys.contains(&key) {
+                config.keys.push(key);
+                remotes.write(name, &config)?;
+            }
+        }
+        KeyAction::Remove { name, key } => {
+            let (mut config, key) = (remotes.read(name)?, keys::read_public(key)?);
+            if !config.keys.contains(&key) {
+                bail!("key {key} is not trusted for '{name}': 'sapwood remote key list {name}' lists those that are");
+            }
+            if config.keys == [key] && !config.insecure_unsigned {
+                bail!("key {key} is the only one of '{name}': add another one before, or remove the remote");
+            }
+            config.keys.retain(|known| *known != key);
+            remotes.write(name, &config)?;
+        }
+        KeyAction::List { name } => {
+            remotes.read(name)?.keys.iter().try_for_each(|key| output::line(key))?;
+        }
+    }
+    Ok(())
 }
 
 fn describe_trust(config: &RemoteConfig) -> String {
@@ -153,8 +223,8 @@ fn list_remotes(remotes: &Remotes, as_json: bool) -> Result<()> {
 
 fn show_remote(store: &Store, remotes: &Remotes, name: &RemoteName, as_json: bool) -> Result<()> {
     let config = remotes.read(name)?;
-    let pinned = Memory::of(store, name, &config.url).pinned()?;
-    let identity = config.identity.or(pinned);
+    let memory = Memory::of(store, name, &config.url);
+    let identity = config.identity.map_or_else(|| memory.pinned(), |id| Ok(Some(id)))?;
     let config = config.without_secrets();
     let prefix = format!("remotes/{name}/");
     let mut pulled = store.refs()?;
@@ -171,6 +241,14 @@ fn show_remote(store: &Store, remotes: &Remotes, name: &RemoteName, as_json: boo
         keys => keys.iter().try_for_each(|key| output::line(format_args!("trusts  {key}")))?,
     }
     if let Some(identity) = identity {
+        for announcement in memory.key_chain(identity)?.announcements() {
+            let (old, new, when) =
+                (announcement.old.short(), announcement.new.short(), output::time(announcement.timestamp));
+            output::line(format_args!(
+                "keys      generation {}: {new} replaced {old}, announced {when}",
+                announcement.generation
+            ))?;
+        }
         output::line(format_args!("identity  {identity}"))?;
     }
     for (name, value) in changed_options(&config.transport) {

@@ -7,7 +7,6 @@
 //!
 //! *Used by* `pull`, by lazy mounts (`cache`), and by the command line.
 
-use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -18,25 +17,17 @@ use super::freshness::{self, ExpiredPolicy, Staleness};
 use super::layout;
 use super::memory::Memory;
 use super::remotes::{RemoteConfig, RemoteName, Remotes, RemotesError};
+use super::rotation::{self, CurrentKeys};
 use super::transport::{Mutability, Rejection, Transport, TransportError, without_secret};
 use crate::model::{Commit, CommitId, RefName};
 use crate::store::Store;
 use crate::trust::{
-    Announcement, ENVELOPE_SIZE_MAX, Keyring, LastSeen, PublicKey, RefRecord, RepositoryId, SignatureError, Trust,
-    TrustError, Verified,
+    Announcement, ENVELOPE_SIZE_MAX, KEY_CHAIN_SIZE_MAX, KeyChain, LastSeen, RefRecord, RepositoryId, SignatureError,
+    Trust, TrustError, Verified,
 };
 
 /// Largest ref file in bytes: a record, its signatures, and a placement.
 const REF_SIZE_MAX: u64 = PLACEMENT_SIZE_MAX as u64 + (64 << 10);
-
-/// Largest announcement of a key in bytes.
-const ANNOUNCEMENT_SIZE_MAX: u64 = 64 << 10;
-
-/// The longest chain of key announcements that is followed back to a trusted key.
-const ANNOUNCEMENTS_MAX: usize = 8;
-
-/// The most unknown signers of one record whose announcements are requested.
-const UNKNOWN_SIGNERS_MAX: usize = 4;
 
 /// The reason why a remote gave no commit.
 #[derive(Debug, thiserror::Error)]
@@ -142,10 +133,8 @@ pub struct Remote {
     /// The current time in seconds since 1970, to judge the age of records.
     now: Option<i64>,
     store: Store,
-    trust: Mutex<Trust>,
-    learned_keys: Mutex<Vec<PublicKey>>,
-    /// Signers for which no chain of announcements to a trusted key was found.
-    unknown_signers: Mutex<HashSet<PublicKey>>,
+    /// The trusted keys; `None` when everything is accepted.
+    keys: Option<Mutex<CurrentKeys>>,
     /// When requests for refs and commits have to be finished.
     deadline: Option<Instant>,
 }
@@ -156,7 +145,10 @@ impl Remote {
     /// # Errors
     /// [`RemoteError`] when no key is trusted or the URL cannot be used.
     pub fn open(store: &Store, name: RemoteName, config: &RemoteConfig) -> Result<Self, RemoteError> {
-        let trust = config.trust()?;
+        let keys = match config.trust()? {
+            Trust::Keys(_) => Some(Mutex::new(CurrentKeys::new(config))),
+            Trust::InsecureUnsigned => None,
+        };
         let transport = Transport::open(&config.url, &config.transport)
             .map_err(|source| RemoteError::Transport { url: without_secret(&config.url).into(), source })?;
         let memory = Memory::of(store, &name, &config.url);
@@ -172,9 +164,7 @@ impl Remote {
             max_age: config.max_age,
             now: None,
             store,
-            trust: Mutex::new(trust),
-            learned_keys: Mutex::default(),
-            unknown_signers: Mutex::default(),
+            keys,
             deadline: None,
         })
     }
@@ -222,8 +212,12 @@ impl Remote {
     pub(crate) fn fetch_ref_head(&self, name: &RefName) -> Result<RefHead, RemoteError> {
         let path = layout::reference(name);
         let check = |bytes: &Bytes| {
-            let accepted = self.with_key_rotation(|trust| trust.accept_ref(bytes, name, self.repository));
-            let (record, rest) = accepted.map_err(rejection_of)?;
+            self.follow_keys(bytes).map_err(Rejection::permanent)?;
+            let accepted = self.trust().accept_ref(bytes, name, self.repository);
+            let (record, rest) = accepted.map_err(|error| rejection_of(self.explain(error)))?;
+            if let Some(keys) = &self.keys {
+                keys.lock().check_generation(&record).map_err(rejection_of)?;
+            }
             let seen = self.memory.read_seen(&record).map_err(Rejection::permanent)?;
             record.check_newer(seen).map_err(rejection_of)?;
             self.judge_age(&record, seen).map_err(Rejection::permanent)?;
@@ -267,13 +261,14 @@ impl Remote {
         let id = record.commit;
         // The stored signatures may be by a key that is no longer trusted; the remote is asked then.
         if let Ok(bytes) = std::fs::read(self.store.layout().commit_signatures(id))
-            && let Ok(commit) = self.trust.lock().accept_commit(&bytes, record)
+            && let Ok(commit) = self.trust().accept_commit(&bytes, record)
         {
             return Ok((commit, bytes.into()));
         }
         // The remote names this commit, so the file exists there or is about to appear.
-        let check =
-            |bytes: &Bytes| self.with_key_rotation(|trust| trust.accept_commit(bytes, record)).map_err(rejection_of);
+        let check = |bytes: &Bytes| {
+            self.trust().accept_commit(bytes, record).map_err(|error| rejection_of(self.explain(error)))
+        };
         let found = self.fetch_checked_commit(id, &self.request_transport().required(), &check)?;
         found.ok_or_else(|| RemoteError::NoSuchCommit { url: self.url(), id })
     }
@@ -327,93 +322,71 @@ impl Remote {
         found.map(|(placement, _)| placement).ok_or_else(|| RemoteError::NoSuchCommit { url: self.url(), id })
     }
 
-    /// Records the head, so that nothing older is accepted from now on, and the keys that were learned from
-    /// announcements.
+    /// Records the head, so that nothing older is accepted from now on, and the changes of keys that led to it.
     ///
     /// # Errors
     /// [`RemotesError`] when the repository cannot be written.
     pub(crate) fn remember(&self, head: &Head) -> Result<(), RemotesError> {
         self.memory.remember(&head.record)?;
-        let learned = std::mem::take(&mut *self.learned_keys.lock());
-        if learned.is_empty() {
-            return Ok(());
+        let Some(keys) = self.keys.as_ref().map(|keys| keys.lock().clone()) else { return Ok(()) };
+        let Some((repository, chain)) = keys.new_chain() else { return Ok(()) };
+        let known = self.memory.key_chain(repository)?.generation();
+        self.memory.remember_keys(repository, chain)?;
+        for Announcement { old, new, generation, .. } in chain.announcements().filter(|it| it.generation > known) {
+            let (old, new) = (old.short(), new.short());
+            tracing::warn!(
+                "key {new} of {} is trusted instead of {old} from now on (generation {generation})",
+                self.url()
+            );
         }
         match self.remotes.read(&self.name) {
             Ok(mut config) => {
-                config.keys.extend(learned);
-                self.remotes.write(&self.name, &config)
+                let replaced = keys.replace(&config.keys);
+                if replaced != config.keys {
+                    config.keys = replaced;
+                    self.remotes.write(&self.name, &config)?;
+                }
+                Ok(())
             }
-            // A bare URL has no configuration to extend: its keys are given on each command line.
+            // A bare URL has no configuration: its keys are given on each command line.
             Err(RemotesError::Unknown(_)) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    /// Runs a check. If only unknown keys signed, looks for announcements that lead from one of them to a trusted key,
-    /// and runs the check again.
-    fn with_key_rotation<T>(&self, check: impl Fn(&Trust) -> Result<T, TrustError>) -> Result<T, TrustError> {
-        let first = check(&self.trust.lock());
-        let Err(TrustError::Signature(SignatureError::UnknownKey { keys })) = &first else { return first };
-        let Trust::Keys(mut ring) = self.trust.lock().clone() else { return first };
-        // Each unknown signer costs requests, and a server may list as many as it likes.
-        let known = self.unknown_signers.lock().clone();
-        for key in keys.iter().take(UNKNOWN_SIGNERS_MAX).filter(|key| !known.contains(key)) {
-            if self.follow_announcements(*key, &mut ring) {
-                *self.trust.lock() = Trust::Keys(ring);
-                return check(&self.trust.lock());
-            }
-            // Remembered, because the transport asks for the same record once more, bypassing caches.
-            self.unknown_signers.lock().insert(*key);
-        }
-        first
+    /// Returns the rule by which refs and commits are accepted.
+    fn trust(&self) -> Trust {
+        self.keys.as_ref().map_or(Trust::InsecureUnsigned, |keys| keys.lock().trust())
     }
 
-    /// Follows announcements from `unknown` back to a trusted key. If that succeeds, all keys of the chain are trusted
-    /// from then on.
-    fn follow_announcements(&self, unknown: PublicKey, ring: &mut Keyring) -> bool {
-        let mut chain: Vec<(PublicKey, Bytes)> = Vec::new();
-        let mut key = unknown;
-        while chain.len() < ANNOUNCEMENTS_MAX && !chain.iter().any(|(seen, _)| *seen == key) {
-            let Some((signers, bytes)) = self.fetch_announcement(key) else { return false };
-            chain.push((key, bytes));
-            if signers.iter().any(|signer| ring.contains(*signer)) {
-                return self.trust_chain(&chain, ring);
-            }
-            let Some(next) = signers.first() else { return false };
-            key = *next;
+    fn explain(&self, error: TrustError) -> TrustError {
+        match &self.keys {
+            Some(keys) => keys.lock().explain(error),
+            None => error,
         }
-        false
     }
 
-    /// Fetches the announcement of a key, with its claimed signers; `None` when there is none.
-    fn fetch_announcement(&self, key: PublicKey) -> Option<(Vec<PublicKey>, Bytes)> {
-        let check = |bytes: &Bytes| match Announcement::claimed_signers(bytes, key) {
-            Ok(signers) => Ok((signers, bytes.clone())),
-            Err(error) => Err(Rejection::wrong(error)),
-        };
-        let (path, transport) = (layout::key(&key.to_string()), self.request_transport().optional());
-        match transport.get_checked(&path, ANNOUNCEMENT_SIZE_MAX, Mutability::Mutable, &check) {
-            Ok(found) => found.map(|(found, _)| found),
+    /// Brings the trusted keys to the generation that a ref claims to be of.
+    fn follow_keys(&self, bytes: &[u8]) -> Result<(), RemotesError> {
+        let (Some(keys), Some(claimed)) = (&self.keys, rotation::claimed_record(bytes)) else { return Ok(()) };
+        // The lock is not held during a request.
+        let mut followed = keys.lock().clone();
+        followed.follow(&claimed, &self.memory, || self.fetch_key_chain())?;
+        *keys.lock() = followed;
+        Ok(())
+    }
+
+    /// Fetches which key replaced which; `None` when the remote does not say.
+    fn fetch_key_chain(&self) -> Option<KeyChain> {
+        let check = |bytes: &Bytes| KeyChain::parse(bytes).map_err(Rejection::wrong);
+        let transport = self.request_transport().optional();
+        match transport.get_checked(layout::KEY_CHAIN, KEY_CHAIN_SIZE_MAX, Mutability::Mutable, &check) {
+            Ok(found) => found.map(|(chain, _)| chain),
             Err(error) => {
-                tracing::debug!("no announcement of key {}: {error}", key.short());
+                tracing::warn!("the changes of keys of {} are not known: {error}", self.url());
                 None
             }
         }
-    }
-
-    fn trust_chain(&self, chain: &[(PublicKey, Bytes)], ring: &mut Keyring) -> bool {
-        let mut grown = ring.clone();
-        for (key, bytes) in chain.iter().rev() {
-            if let Err(error) = Announcement::check(bytes, *key, &grown) {
-                tracing::warn!("the announcement of key {} is refused: {error}", key.short());
-                return false;
-            }
-            tracing::info!("key {} of {} is trusted from now on: an older one announces it", key.short(), self.url());
-            grown.add(*key);
-        }
-        self.learned_keys.lock().extend(chain.iter().map(|(key, _)| *key));
-        *ring = grown;
-        true
     }
 
     /// Returns the transport for refs and commits, with the deadline of this remote.
@@ -433,6 +406,7 @@ fn rejection_of(error: TrustError) -> Rejection {
         TrustError::Older { .. }
         | TrustError::Rewritten { .. }
         | TrustError::OtherRepository { .. }
+        | TrustError::Replaced { .. }
         | TrustError::Signature(SignatureError::Unsigned | SignatureError::UnknownKey { .. }) => {
             Rejection::permanent(error)
         }

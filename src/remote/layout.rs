@@ -9,7 +9,7 @@
 //! packs/PACK.pack       zstd frames
 //! deltas/DELTA          makes a commit from an older one
 //! profiles/PROFILE      what a boot reads, in order
-//! keys/KEY              a new key, announced by an old one
+//! keys/generations      which key replaced which (`crate::trust::KeyChain`). Changes.
 //! superseded/PATH       a mark: no published ref has needed the file PATH since the mark was written
 //! naming.lease          the holder of the right to write names and to remove files; in a bucket only
 //! naming.probe          tests whether the bucket honours conditional writes; in a bucket only
@@ -68,7 +68,6 @@
 use std::str::FromStr;
 
 use crate::model::{CommitId, DeltaId, ImageId, LocatorId, PackId, ProfileId, RefName};
-use crate::trust::PublicKey;
 
 /// The directory of refs, for listing.
 pub(crate) const REFS: &str = "refs";
@@ -78,6 +77,9 @@ pub(crate) const PLACEMENTS: &str = "placements";
 
 /// The directory of marks, for listing.
 pub(crate) const SUPERSEDED: &str = "superseded";
+
+/// The file that says which key replaced which.
+pub const KEY_CHAIN: &str = "keys/generations";
 
 /// The file of the lease.
 pub(crate) const LEASE_FILE: &str = "naming.lease";
@@ -110,7 +112,7 @@ pub(crate) fn is_removable(path: &str) -> bool {
 pub(crate) fn is_for_clients(path: &str) -> bool {
     match path.split_once('/') {
         Some((REFS, name)) => name.parse::<RefName>().is_ok(),
-        Some(("keys", name)) => name.parse::<PublicKey>().is_ok(),
+        Some(_) if path == KEY_CHAIN => true,
         _ => is_removable(path),
     }
 }
@@ -173,16 +175,9 @@ pub(crate) fn profile(id: ProfileId) -> String {
     format!("profiles/{id}")
 }
 
-/// Returns the path of a key's announcement.
-#[must_use]
-pub fn key(name: &str) -> String {
-    format!("keys/{name}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trust::SecretKey;
 
     #[test]
     fn only_files_made_by_publishing_are_removable() {
@@ -213,8 +208,8 @@ mod tests {
 
     #[test]
     fn clients_request_only_what_was_published_for_them() {
-        let announced = SecretKey::from_seed(&[7; 32]).public().to_string();
-        let published = [reference(&"debian/12".parse().expect("a name")), key(&announced), commit(CommitId::of(b""))];
+        let published =
+            [reference(&"debian/12".parse().expect("a name")), KEY_CHAIN.to_owned(), commit(CommitId::of(b""))];
         assert!(published.iter().all(|path| is_for_clients(path)));
         let mark = superseded_mark(&published[2]);
         for path in ["keys/release.key", "keys/release.pub", "refs/../keys", "refs/", "", "README", LEASE_FILE, &mark] {

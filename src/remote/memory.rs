@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! remotes/pinned/url-DIGEST        the identity of the repository at a URL
+//! remotes/generations/IDENTITY     which key of a repository replaced which (`crate::trust::KeyChain`)
 //! remotes/seen/@IDENTITY/REF       the newest state seen of a ref, `/` in its name written as `%`
 //! remotes/seen/url-DIGEST/REF      the same, for records of version 1, which do not name their repository
 //! remotes/seen/NAME/REF            the same, by the name of the remote
@@ -15,7 +16,7 @@
 //!
 //! *Invariants*: every file is replaced as a whole; what was seen never becomes older unless the user asks for it.
 //!
-//! *Used by* `client` and `cli`.
+//! *Used by* `client`, `rotation` and `cli`.
 
 use std::fs;
 use std::io;
@@ -24,13 +25,16 @@ use std::path::{Path, PathBuf};
 use super::remotes::{RemoteName, RemotesError, replace};
 use crate::model::RefName;
 use crate::store::Store;
-use crate::trust::{LastSeen, RefRecord, RepositoryId};
+use crate::trust::{KeyChain, LastSeen, RefRecord, RepositoryId};
 
 /// The directory of the seen refs, beside the remotes. No remote's file can have this name, since those have an ending.
 pub(super) const SEEN_DIRECTORY: &str = "seen";
 
 /// The directory of the identities of repositories by URL.
 const PINNED_DIRECTORY: &str = "pinned";
+
+/// The directory of the changes of keys.
+const GENERATIONS_DIRECTORY: &str = "generations";
 
 /// What is remembered of the repository of one remote.
 #[derive(Debug, Clone)]
@@ -55,6 +59,27 @@ impl Memory {
         let path = self.pin_file();
         let Some(text) = read(&path)? else { return Ok(None) };
         text.trim_end().parse().map(Some).map_err(|_| RemotesError::Seen { path })
+    }
+
+    /// Returns which key of a repository replaced which, as far as it was seen.
+    ///
+    /// # Errors
+    /// When the file cannot be read: that must not count as none.
+    pub(crate) fn key_chain(&self, repository: RepositoryId) -> Result<KeyChain, RemotesError> {
+        let path = self.chain_file(repository);
+        match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(KeyChain::default()),
+            Err(source) => Err(RemotesError::Io { action: "read", path, source }),
+            Ok(bytes) => KeyChain::parse(&bytes).map_err(|_| RemotesError::Seen { path }),
+        }
+    }
+
+    /// Records which key of a repository replaced which.
+    ///
+    /// # Errors
+    /// When the repository cannot be written.
+    pub(crate) fn remember_keys(&self, repository: RepositoryId, chain: &KeyChain) -> Result<(), RemotesError> {
+        replace(self.chain_file(repository), &chain.encode())
     }
 
     /// Returns the newest state that was seen of the ref of `record`.
@@ -118,6 +143,10 @@ impl Memory {
             return Ok(());
         }
         replace(path, now.render().as_bytes())
+    }
+
+    fn chain_file(&self, repository: RepositoryId) -> PathBuf {
+        self.directory.join(GENERATIONS_DIRECTORY).join(repository.to_string())
     }
 
     fn pin_file(&self) -> PathBuf {

@@ -26,10 +26,12 @@ mod client;
 mod freshness;
 mod memory;
 mod remotes;
+mod rotation;
 
 pub use client::Remote;
 pub(crate) use client::{Head, RemoteError};
 pub(crate) use freshness::{DAY, ExpiredPolicy};
 pub(crate) use memory::Memory;
+pub(crate) use remotes::LearnKeys;
 pub use remotes::RemoteConfig;
 pub(crate) use remotes::{RemoteName, RemoteNameError, Remotes, RemotesError};

@@ -139,6 +139,36 @@ impl fmt::Display for RemoteName {
     }
 }
 
+/// Whether the successor of a trusted key is trusted, if that key announces it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LearnKeys {
+    /// It takes the place of the key.
+    #[default]
+    Successors,
+    /// It is trusted when the user adds it.
+    Never,
+}
+
+impl LearnKeys {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+    const fn is_default(&self) -> bool {
+        matches!(self, Self::Successors)
+    }
+}
+
+impl FromStr for LearnKeys {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        match text {
+            "successors" => Ok(Self::Successors),
+            "never" => Ok(Self::Never),
+            _ => Err("it is 'successors' or 'never'"),
+        }
+    }
+}
+
 /// The configuration of a remote.
 #[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -151,6 +181,9 @@ pub struct RemoteConfig {
     /// The identity of the repository; that of the first answer unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<RepositoryId>,
+    /// Whether the successor of a trusted key is trusted.
+    #[serde(default, skip_serializing_if = "LearnKeys::is_default")]
+    pub learn_keys: LearnKeys,
     /// What is done with a state that is too old.
     #[serde(default, skip_serializing_if = "ExpiredPolicy::is_default")]
     pub expired: ExpiredPolicy,

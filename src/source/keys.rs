@@ -12,7 +12,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::trust::{KeyError, PublicKey, SecretKey};
+use crate::trust::{ChainError, KeyChain, KeyError, PublicKey, SecretKey};
 
 /// The directory of the keys of the machine.
 const SYSTEM_DIRECTORY: &str = "/etc/sapwood/keys";
@@ -41,6 +41,9 @@ pub(crate) enum KeyFileError {
     /// Other users can read the secret key.
     #[error("{} can be read by others (mode {mode:03o}): chmod 600 it", .path.display())]
     NotPrivate { path: PathBuf, mode: u32 },
+    /// The file holds no announcements.
+    #[error("{}", .path.display())]
+    Announcement { path: PathBuf, source: ChainError },
     /// The file holds no key.
     #[error("{}", .path.display())]
     Parse { path: PathBuf, source: KeyError },
@@ -104,15 +107,16 @@ pub(crate) fn read_public(key: &str) -> Result<PublicKey, KeyFileError> {
     text.parse().map_err(|source| KeyFileError::Parse { path, source })
 }
 
-/// Reads the announcement of a key that is used for signing, if an older key announced it.
+/// Reads which keys a key that is used for signing replaced; an empty chain when it replaced none.
 ///
 /// # Errors
-/// When the announcement exists and cannot be read.
-pub(crate) fn read_announcement(key: &str) -> Result<Option<Vec<u8>>, KeyFileError> {
+/// When the file exists and cannot be read.
+pub(crate) fn read_key_chain(key: &str) -> Result<KeyChain, KeyFileError> {
     let path = key_file(key, SECRET_SUFFIX)?.with_extension(ANNOUNCEMENT_SUFFIX);
     match fs::read(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        other => other.map(Some).map_err(io_error("read", &path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(KeyChain::default()),
+        Err(source) => Err(KeyFileError::Io { action: "read", path, source }),
+        Ok(bytes) => KeyChain::parse(&bytes).map_err(|source| KeyFileError::Announcement { path, source }),
     }
 }
 

@@ -49,6 +49,16 @@ impl Keyring {
         }
     }
 
+    /// Removes a key, so that it is no longer trusted.
+    pub(crate) fn remove(&mut self, key: PublicKey) {
+        self.0.retain(|known| *known != key);
+    }
+
+    /// Returns the trusted keys.
+    pub(crate) fn keys(&self) -> &[PublicKey] {
+        &self.0
+    }
+
     /// Returns whether a key is trusted.
     pub(crate) fn contains(&self, key: PublicKey) -> bool {
         self.0.contains(&key)

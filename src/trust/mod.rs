@@ -17,7 +17,8 @@ mod reference;
 mod repository_id;
 mod verified;
 
-pub use announcement::{Announcement, AnnouncementError};
+pub(crate) use announcement::KEY_CHAIN_SIZE_MAX;
+pub use announcement::{Announcement, ChainError, KeyChain, KeyGeneration};
 pub(crate) use envelope::ENVELOPE_SIZE_MAX;
 pub use envelope::{Envelope, SignaturePurpose};
 pub use key::SecretKey;

@@ -44,6 +44,24 @@ pub enum TrustError {
         /// The repository it is of; `None` for a record of version 1, which does not say.
         found: Option<RepositoryId>,
     },
+    /// Only keys signed that newer ones have replaced.
+    #[error("it is signed by key {}, which key {} replaced in generation {generation}", .old.short(), .new.short())]
+    Replaced {
+        /// The key that signed.
+        old: PublicKey,
+        /// The key that replaced it.
+        new: PublicKey,
+        /// The generation that began then.
+        generation: u64,
+    },
+    /// The record is of another generation than the keys that are trusted.
+    #[error("it is of generation {found} of the repository's keys, and generation {current} is trusted")]
+    OtherGeneration {
+        /// The generation in the record.
+        found: u64,
+        /// The generation of the trusted keys.
+        current: u64,
+    },
     /// The record is older than one that was seen before.
     #[error("its sequence {found} is older than {}, which was seen before", .seen.sequence)]
     Older {
@@ -193,6 +211,11 @@ impl RefRecord {
     /// [`TrustError::Older`] or [`TrustError::Rewritten`].
     pub fn check_newer(&self, seen: Option<LastSeen>) -> Result<(), TrustError> {
         match seen {
+            // A key that was replaced signs nothing that stands in the way of its successor.
+            Some(seen) if self.generation() > seen.generation => Ok(()),
+            Some(seen) if self.generation() < seen.generation => {
+                Err(TrustError::OtherGeneration { found: self.generation(), current: seen.generation })
+            }
             Some(seen) if self.sequence < seen.sequence => Err(TrustError::Older { seen, found: self.sequence }),
             Some(seen) if self.sequence == seen.sequence && self.commit != seen.commit => {
                 Err(TrustError::Rewritten { seen: seen.commit, found: self.commit })
@@ -220,7 +243,7 @@ impl Trust {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::super::{Announcement, Binding, SecretKey};
+    use super::super::{Binding, SecretKey};
     use super::*;
     use crate::model::ImageId;
 
@@ -317,13 +340,13 @@ mod tests {
     }
 
     #[test]
-    fn new_key_must_be_announced_by_a_trusted_key() {
-        let announcement = Announcement { key: key(2).public(), timestamp: 0 };
-        let ring = Keyring::new([key(1).public()]);
-        let good = announcement.sign(&key(1));
-        assert_eq!(Announcement::check(&good, key(2).public(), &ring), Ok(key(1).public()));
-        assert!(Announcement::check(&good, key(3).public(), &ring).is_err(), "announces another key");
-        let own = announcement.sign(&key(2));
-        assert!(Announcement::check(&own, key(2).public(), &ring).is_err(), "no key can announce itself");
+    fn newer_generation_of_keys_is_newer_whatever_the_sequence() {
+        let of = |sequence, generation| {
+            let binding = Some(Binding { repository: RepositoryId::from_bytes([1; 16]), generation, expires: None });
+            RefRecord { binding, ..RefRecord::of(&commit(sequence), 5) }
+        };
+        assert_eq!(of(3, 1).check_newer(Some(of(900, 0).seen())), Ok(()));
+        let refusal = TrustError::OtherGeneration { found: 0, current: 1 };
+        assert_eq!(of(900, 0).check_newer(Some(of(3, 1).seen())), Err(refusal));
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use sapwood::model::{Commit, CommitId, DeltaId, ImageId, LocatorId, ProfileId};
 use sapwood::remote::format::{DeltaRef, FileRef, ImageRef, Placement};
-use sapwood::trust::{Announcement, Binding, Envelope, RefRecord, RepositoryId, SecretKey, SignaturePurpose};
+use sapwood::trust::{Binding, Envelope, KeyChain, RefRecord, RepositoryId, SecretKey, SignaturePurpose};
 
 fn records() -> Vec<(&'static str, Vec<u8>)> {
     let (key, newer) = (SecretKey::from_seed(&[7; 32]), SecretKey::from_seed(&[8; 32]));
@@ -35,7 +35,8 @@ fn records() -> Vec<(&'static str, Vec<u8>)> {
     let binding = Some(Binding { repository, generation: 3, expires: Some(1_702_592_100) });
     let signed = |record, purpose| Envelope::unsigned(record).signed(purpose, &key).signed(purpose, &newer).encode();
     let reference = signed(RefRecord::of(&commit, 1_700_000_100).encode(), SignaturePurpose::Ref);
-    let announcement = Announcement { key: newer.public(), timestamp: 1_700_000_200 }.sign(&key);
+    let chain = KeyChain::default().announce(&key, &newer, 1_700_000_200).expect("the first");
+    let announcement = chain.encode();
     let plain = Envelope::parse(&announcement).expect("own").0.payload().to_vec();
     vec![
         ("ref", [reference, placement.render()].concat()),

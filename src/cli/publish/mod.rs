@@ -21,13 +21,14 @@ use crate::model::RefName;
 use crate::remote::format::{FRAME_RAW_MAX, ProfileText};
 use crate::remote::lease::LeaseTerms;
 use crate::remote::publish::{
-    DEFAULT_LEVEL, FrameSizes, PACK_SIZE, PublishError, PublishOptions, PublishProgress, PublishRequest, apply,
-    choose_identity, estimate, plan, refresh, survey,
+    DEFAULT_LEVEL, FrameSizes, PACK_SIZE, PublishError, PublishOptions, PublishProgress, PublishRequest, Survey, apply,
+    choose_identity, choose_key_chain, estimate, plan, refresh, survey,
 };
 use crate::remote::transport::Transport;
 use crate::remote::{DAY, Remotes, RemotesError};
 use crate::source::{environment, keys};
-use crate::trust::{RepositoryId, SecretKey};
+use crate::store::Store;
+use crate::trust::{KeyChain, PublicKey, RepositoryId, SecretKey};
 
 /// The text at the end of `-h`, with which the text at the end of `--help` begins.
 macro_rules! examples {
@@ -227,7 +228,7 @@ fn publish(args: &Args, context: &Context) -> Result<serde_json::Value> {
     if options.signers.is_empty() {
         output::note("nothing is signed: clients need --insecure-unsigned ('sapwood key generate' makes a key)");
     }
-    options.repository = Some(choose_identity(&store, &survey, args.identity, new_identity()?).map_err(with_hint)?);
+    bind(args, &store, &transport, &survey, &mut options)?;
     let progress = PublishProgress::default();
     let work = || apply(&store, &transport, &survey, &plan, &options, &progress);
     let report = output::while_publishing(&progress, work).map_err(with_hint)?;
@@ -240,7 +241,7 @@ fn sign_again(args: &Args, context: &Context) -> Result<()> {
     let transport = open_destination(&args.destination, context)?;
     let (_, mut options) = request(args)?;
     let survey = survey(&store, &transport, &PublishRequest::default()).map_err(with_hint)?;
-    options.repository = Some(choose_identity(&store, &survey, args.identity, new_identity()?).map_err(with_hint)?);
+    bind(args, &store, &transport, &survey, &mut options)?;
     let records = refresh(&transport, &survey, &args.refs, &options).map_err(with_hint)?;
     if args.json {
         return Ok(output::json(&records)?);
@@ -250,6 +251,21 @@ fn sign_again(args: &Args, context: &Context) -> Result<()> {
         let until = expires.map_or_else(|| "never".to_owned(), output::time);
         output::line(format_args!("{} {} expires {until}", record.name, record.commit.short()))?;
     }
+    Ok(())
+}
+
+/// Determines the repository that is published and the generation of its keys.
+fn bind(
+    args: &Args,
+    store: &Store,
+    transport: &Transport,
+    survey: &Survey,
+    options: &mut PublishOptions,
+) -> Result<()> {
+    options.repository = Some(choose_identity(store, survey, args.identity, new_identity()?).map_err(with_hint)?);
+    let signers: Vec<PublicKey> = options.signers.iter().map(SecretKey::public).collect();
+    let own = std::mem::take(&mut options.key_chain);
+    options.key_chain = choose_key_chain(transport, own, &signers).map_err(with_hint)?;
     Ok(())
 }
 
@@ -275,10 +291,7 @@ fn parse_lifetime(text: &str) -> Result<Lifetime> {
 /// Returns the request and the options that the arguments make.
 fn request(args: &Args) -> Result<(PublishRequest, PublishOptions)> {
     let signers = args.sign.iter().map(|key| keys::read_secret(key)).collect::<Result<Vec<_>, _>>()?;
-    let mut announcements = Vec::new();
-    for (name, signer) in args.sign.iter().zip(&signers) {
-        announcements.extend(keys::read_announcement(name)?.map(|bytes| (signer.public(), bytes)));
-    }
+    let chains = args.sign.iter().map(|key| keys::read_key_chain(key)).collect::<Result<Vec<_>, _>>()?;
     let profile = args.profile.as_deref().map(ProfileText::read).transpose()?;
     let request = PublishRequest {
         names: args.refs.clone(),
@@ -299,7 +312,7 @@ fn request(args: &Args) -> Result<(PublishRequest, PublishOptions)> {
         pack_size: args.pack_size,
         threads: std::thread::available_parallelism().map_or(1, usize::from),
         signers,
-        announcements,
+        key_chain: chains.into_iter().max_by_key(KeyChain::generation).unwrap_or_default(),
         profile,
         now: args.time.unwrap_or_else(|| jiff::Timestamp::now().as_second()),
         repository: None,
@@ -350,6 +363,10 @@ fn with_hint(error: PublishError) -> anyhow::Error {
     let hint = match &error {
         PublishError::OtherRepository { .. } | PublishError::SeveralRepositories(..) => {
             "if that destination is meant, name its identity: --identity ID"
+        }
+        PublishError::ReplacedKey { .. } => "sign with the newer key: --sign NAME",
+        PublishError::OtherKeys { .. } => {
+            "announce the new key by the newest one of the destination: 'sapwood key generate NEW --announced-by OLD'"
         }
         PublishError::NotSigned { .. } => {
             "only a ref that one of the keys signed before is signed again; publish it instead"

@@ -11,7 +11,7 @@ use crate::remote::lease::LeaseError;
 use crate::remote::published::PublishedError;
 use crate::remote::transport::TransportError;
 use crate::store::{ReadError, RefError};
-use crate::trust::{RepositoryId, SignatureError};
+use crate::trust::{PublicKey, RepositoryId, SignatureError};
 
 /// The reason why commits were not published. The refs are unchanged then.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +31,12 @@ pub(crate) enum PublishError {
     /// A ref that is to be signed again was not signed by any of the keys.
     #[error("the published '{name}' is not signed again")]
     NotSigned { name: RefName, source: SignatureError },
+    /// A key that is to sign was replaced.
+    #[error("key {} signs no more: at the destination, key {} replaced it", .old.short(), .new.short())]
+    ReplacedKey { old: PublicKey, new: PublicKey },
+    /// The keys of the destination have another history than those that are to sign.
+    #[error("the newest key of the destination is {}, and the keys that sign are not its successors", .found.short())]
+    OtherKeys { found: PublicKey },
     /// The destination is another repository than this one publishes.
     #[error("the destination is repository {found}, and this repository publishes as {own}")]
     OtherRepository { own: RepositoryId, found: RepositoryId },

@@ -154,6 +154,6 @@ fn count_requests(transport: &Transport, plan: &PublishPlan, estimate: &Estimate
     let deltas = plan.deltas() as u64;
     sum += deltas * upload(estimate.delta_bytes / deltas.max(1));
     // Commits are read and written, placements and refs are written; files that they lead to are listed first.
-    sum += 3 * plan.commits.len() as u64 + plan.refs.len() as u64 + 2 * options.announcements.len() as u64;
+    sum += 3 * plan.commits.len() as u64 + plan.refs.len() as u64 + 2 * u64::from(options.key_chain.generation() > 0);
     sum + transport.lease_requests() + 4 + u64::from(deltas > 0) + u64::from(profiles > 0)
 }

@@ -20,7 +20,10 @@ use crate::remote::layout;
 use crate::remote::lease::Lease;
 use crate::remote::published::{self, PublishedRef};
 use crate::remote::transport::{Transport, TransportError, WriteCondition};
-use crate::trust::{ENVELOPE_SIZE_MAX, Envelope, Keyring, PublicKey, RefRecord, SecretKey, SignaturePurpose};
+use crate::trust::{
+    ENVELOPE_SIZE_MAX, Envelope, KEY_CHAIN_SIZE_MAX, KeyChain, Keyring, PublicKey, RefRecord, SecretKey,
+    SignaturePurpose,
+};
 
 /// The placements and packs that are to be named.
 pub(super) struct NameTargets {
@@ -49,7 +52,7 @@ pub(super) fn publish_names(
             transport.put(&layout::placement(commit.id), placement.render().into(), &WriteCondition::Overwrite)?;
         }
     }
-    put_announcements(transport, &options.announcements)?;
+    put_key_chain(transport, &options.key_chain)?;
     for reference in &plan.refs {
         let commit = plan.commits.iter().find(|commit| commit.id == reference.commit).map(|commit| &commit.commit);
         if let (Some(commit), Some(placement)) = (commit, targets.placements.get(&reference.commit)) {
@@ -132,13 +135,13 @@ fn put_commit(transport: &Transport, plan: &CommitPublishPlan, signers: &[Secret
     Ok(())
 }
 
-/// Publishes the announcements of keys, for clients that know only older keys.
-fn put_announcements(transport: &Transport, announcements: &[(PublicKey, Vec<u8>)]) -> Result<(), PublishError> {
-    for (key, bytes) in announcements {
-        let path = layout::key(&key.to_string());
-        if transport.length(&path)?.is_none() {
-            transport.put(&path, Bytes::copy_from_slice(bytes), &WriteCondition::Overwrite)?;
-        }
+/// Publishes which key replaced which, for clients that know only older keys.
+pub(super) fn put_key_chain(transport: &Transport, chain: &KeyChain) -> Result<(), PublishError> {
+    let bytes = Bytes::from(chain.encode());
+    if !bytes.is_empty()
+        && transport.get(layout::KEY_CHAIN, KEY_CHAIN_SIZE_MAX)?.is_none_or(|(found, _)| found != bytes)
+    {
+        transport.put(layout::KEY_CHAIN, bytes, &WriteCondition::Overwrite)?;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@
 use super::frames::FrameSizes;
 use crate::remote::format::ProfileText;
 use crate::remote::lease::LeaseTerms;
-use crate::trust::{Binding, PublicKey, RepositoryId, SecretKey};
+use crate::trust::{Binding, KeyChain, RepositoryId, SecretKey};
 
 /// The most bytes of a pack. Large enough that a whole system is a dozen packs; small enough that each is one upload,
 /// cheap to send again, and can be read whole by clients from servers without ranges.
@@ -28,8 +28,8 @@ pub(crate) struct PublishOptions {
     pub(crate) threads: usize,
     /// The keys that sign.
     pub(crate) signers: Vec<SecretKey>,
-    /// Announcements of new keys by old ones, by the new key.
-    pub(crate) announcements: Vec<(PublicKey, Vec<u8>)>,
+    /// Which key of the repository replaced which.
+    pub(crate) key_chain: KeyChain,
     /// The profile of what a boot reads, for clients that read ahead.
     pub(crate) profile: Option<ProfileText>,
     /// The current time in seconds since 1970.
@@ -52,7 +52,7 @@ impl Default for PublishOptions {
             pack_size: PACK_SIZE,
             threads: 1,
             signers: Vec::new(),
-            announcements: Vec::new(),
+            key_chain: KeyChain::default(),
             profile: None,
             now: 0,
             repository: None,
@@ -67,6 +67,6 @@ impl PublishOptions {
     /// Returns what the records of refs say of the repository.
     pub(super) fn binding(&self) -> Option<Binding> {
         let expires = self.lifetime.map(|lifetime| self.now.saturating_add(lifetime));
-        self.repository.map(|repository| Binding { repository, generation: 0, expires })
+        self.repository.map(|repository| Binding { repository, generation: self.key_chain.generation(), expires })
     }
 }

@@ -9,6 +9,7 @@
 
 use super::error::PublishError;
 use super::existing::Survey;
+use super::names::put_key_chain;
 use super::options::PublishOptions;
 use crate::model::RefName;
 use crate::remote::layout;
@@ -37,6 +38,7 @@ pub(crate) fn refresh(
     }
     lease::verify_conditional_writes(transport)?;
     let lease = Lease::acquire(transport, options.lease, &*options.announce)?;
+    put_key_chain(transport, &options.key_chain)?;
     let mut records = Vec::new();
     for (name, published) in refs {
         let record = RefRecord { timestamp: options.now, binding: options.binding(), ..published.record.clone() };

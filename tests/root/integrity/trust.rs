@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
-use crate::common::sandbox::{Repository, Run, Sandbox, finish};
+use crate::common::sandbox::{Repository, Run, Sandbox, finish, run};
 
 /// A publisher's repository, its keys, the published directory, and a client.
 pub(super) struct Fixture {
@@ -160,31 +160,117 @@ fn only_commits_signed_by_a_trusted_key_are_pulled() {
 }
 
 #[test]
-fn key_announced_by_a_trusted_key_is_followed_and_remembered() {
+fn successors_of_a_trusted_key_are_followed_in_one_step() {
     let fixture = Fixture::new("trust-rotation");
-    fixture.generate("first");
+    let first = fixture.generate("first");
     fixture.commit("main", "one");
     fixture.publish(&["--sign", "first"]).success();
     fixture.add_remote(&["first"]);
     fixture.pull().success();
+    fixture
+        .as_user(
+            &fixture.client,
+            ["remote", "add", "pinned", &fixture.url(), "--key", "first", "--learn-keys", "never"],
+        )
+        .success();
 
-    // Two changes of keys while the client was away.
+    // Three changes of keys while the client was away. The second key never published.
+    let announce = |new: &str, old: &str| {
+        fixture.as_user(&fixture.publisher, ["key", "generate", new, "--announced-by", old]).success()
+    };
+    announce("second", "first");
+    announce("third", "second");
+    let fourth = announce("fourth", "third");
+    fixture.commit("main", "two");
+    fixture.publish(&["--sign", "fourth"]).success();
+    let pulled = fixture.pull();
+    assert!(pulled.stderr.contains("generation 3"), "it is said:\n{}", pulled.stderr);
+    pulled.success();
+    let keys = |remote: &str| fixture.as_user(&fixture.client, ["remote", "key", "list", remote]).success();
+    assert_eq!(keys("os"), fourth);
+    let shown = fixture.as_user(&fixture.client, ["remote", "show", "os"]).success();
+    assert!(shown.contains(&fourth) && shown.contains("generation 3"), "{shown}");
+
+    // A client that learns no keys is told the command.
+    let pull_pinned = || fixture.as_user(&fixture.client, ["pull", "pinned:main"]);
+    let said = pull_pinned().failure(1);
+    assert!(said.contains("not trusted") && said.contains("remote key add"), "{said}");
+    fixture.as_user(&fixture.client, ["remote", "key", "add", "pinned", &fourth]).success();
+    pull_pinned().success();
+    assert_eq!(keys("pinned"), format!("{first}\n{fourth}"));
+    fixture.as_user(&fixture.client, ["remote", "key", "remove", "pinned", "first"]).success();
+    let said = fixture.as_user(&fixture.client, ["remote", "key", "remove", "pinned", &fourth]).failure(1);
+    assert!(said.contains("the only one"), "{said}");
+
+    // The publisher is told that a key was replaced.
+    let said = fixture.publish(&["--sign", "first"]).failure(1);
+    assert!(said.contains("signs no more"), "{said}");
+    // A machine that has only the newest key, and one that is set up with it.
+    fs::remove_file(fixture.sandbox.join("keys/fourth.announcement")).expect("it was made");
+    fixture.commit("main", "three");
+    fixture.publish(&["--sign", "fourth"]).success();
+    fixture.pull().success();
+    let new = fixture.sandbox.repository("new");
+    fixture.as_user(&new, ["remote", "add", "os", &fixture.url(), "--key", "fourth"]).success();
+    fixture.as_user(&new, ["pull", "os:main"]).success();
+}
+
+/// The thief of a replaced key has the publisher's program and a server of the same URL.
+#[test]
+fn replaced_key_can_neither_sign_nor_announce_nor_lock_out() {
+    let fixture = Fixture::new("trust-thief");
+    fixture.generate("first");
+    fixture.commit("main", "one");
+    fixture.publish(&["--sign", "first"]).success();
+    let copy = |from: &str, to: &str| {
+        let [from, to] = [from, to].map(|name| fixture.sandbox.join(name));
+        let _ = fs::remove_dir_all(&to);
+        run("cp", ["-a".as_ref(), from.as_os_str(), to.as_os_str()]).success();
+    };
+    copy("published", "before");
+    copy("publisher", "thief");
+    let thief = Repository::at(fixture.sandbox.join("thief"));
+    fixture.add_remote(&["first"]);
+    fixture.pull().success();
+    // A machine that sees the thief's states before it hears of the change.
+    let deceived = fixture.sandbox.repository("deceived");
+    let url = fixture.url();
+    fixture.as_user(&deceived, ["remote", "add", "os", &url, "--key", "first"]).success();
+    let pull_deceived = || fixture.as_user(&deceived, ["pull", "os:main"]);
+
     fixture.as_user(&fixture.publisher, ["key", "generate", "second", "--announced-by", "first"]).success();
     fixture.commit("main", "two");
     fixture.publish(&["--sign", "second"]).success();
-    let third = fixture.as_user(&fixture.publisher, ["key", "generate", "third", "--announced-by", "second"]).success();
-    fixture.commit("main", "three");
-    fixture.publish(&["--sign", "third"]).success();
     fixture.pull().success();
-    let shown = fixture.as_user(&fixture.client, ["remote", "show", "os"]).success();
-    assert!(shown.contains(&third), "the new key is trusted from now on:\n{shown}");
+    copy("published", "after");
 
-    // A key that announces itself is not trusted.
-    fixture.generate("intruder");
-    let intruder = fixture.sandbox.join("keys/intruder.announcement");
-    fs::copy(fixture.sandbox.join("keys/third.announcement"), intruder).expect("owned by the test");
-    fixture.commit("main", "four");
-    fixture.publish(&["--sign", "intruder"]);
-    let refusal = fixture.pull().failure(1);
-    assert!(refusal.contains("not trusted"), "{refusal}");
+    // The thief is far ahead, and announces a further key.
+    copy("before", "published");
+    let tree = fixture.sandbox.directory("evil");
+    for number in 0..5 {
+        fs::write(tree.join("file"), format!("evil {number}")).expect("writable");
+        thief.commit("main", &tree);
+    }
+    let publish = |key: &str| fixture.as_user(&thief, ["publish", "--sign", key, &url, "main"]);
+    publish("first").success();
+    let said = fixture.pull().failure(1);
+    assert!(said.contains("replaced in generation 1"), "{said}");
+    pull_deceived().success();
+    fixture.as_user(&thief, ["key", "generate", "evil", "--announced-by", "first"]).success();
+    fs::write(tree.join("file"), "evil at last").expect("writable");
+    thief.commit("main", &tree);
+    publish("evil").success();
+    let said = fixture.pull().failure(1);
+    assert!(said.contains("not trusted"), "{said}");
+    // Nor under a new name with the old key.
+    fixture.as_user(&fixture.client, ["remote", "add", "again", &url, "--key", "first"]).success();
+    fixture.as_user(&fixture.client, ["pull", "again:main"]).failure(1);
+
+    // The honest publisher has a smaller sequence, and is followed by both.
+    copy("after", "published");
+    fixture.pull().success();
+    pull_deceived().success();
+    for client in [&fixture.client, &deceived] {
+        assert_eq!(fixture.as_user(client, ["cat", "remotes/os/main:/file"]).success(), "two");
+    }
 }

@@ -1,13 +1,12 @@
 //! Refs and commits without a signature of a trusted key, or with one for another purpose.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
 
 use sapwood::model::{Commit, ImageId};
 use sapwood::remote::layout;
 use sapwood::store::Store;
-use sapwood::trust::{Announcement, Envelope, RefRecord, SecretKey, SignaturePurpose};
+use sapwood::trust::{Binding, Envelope, KeyChain, RefRecord, RepositoryId, SecretKey, SignaturePurpose};
 
 use super::fixture::Fixture;
 use super::forge::{Forge, key, put};
@@ -136,48 +135,45 @@ fn sequence_and_not_the_clock_decides_what_is_newer() {
     client.repository.assert_clean();
 }
 
-/// Unknown keys that announce each other: the client follows some of them, and never trusts one.
+/// Chains of announcements that do not begin with a trusted key, are malformed, or are missing.
 #[test]
 fn untrusted_key_announcements_cost_few_requests() {
     let fixture = Fixture::new("hostile-announcements");
     let forge = Forge::of(&fixture);
     let server = Server::of(&fixture.published);
-    let record = RefRecord::of(&commit(&fixture, "main"), 5).encode();
-    let announced = |number: u8, by: u8| {
-        let announcement = Announcement { key: seeded(number).public(), timestamp: 0 };
-        (layout::key(&seeded(number).public().to_string()), announcement.sign(&seeded(by)))
-    };
-    // Each unknown key is announced by the next, and the last by the first.
-    let files: BTreeMap<String, Vec<u8>> =
-        (10..60).map(|number| announced(number, number + 1)).chain([announced(60, 10)]).collect();
-    for (path, bytes) in files {
-        server.set(&path, Fault::Content(Arc::new(bytes)));
-    }
-    let envelope =
-        (10..60).fold(Envelope::unsigned(record), |it, number| it.signed(SignaturePurpose::Ref, &seeded(number)));
-    let reference = [envelope.encode(), forge.placement.render()].concat();
-    server.set("refs/main", Fault::Content(Arc::new(reference)));
-    let client = fixture.client("announcements", &server);
-    let said = client.pull_in_vain();
-    assert!(said.contains("which is not trusted"), "{said}");
-    assert!(server.requests().len() < 50, "{} requests", server.requests().len());
-    // A key that the publisher's key announces is trusted and remembered.
-    server.restore();
-    let (path, bytes) = {
-        let announcement = Announcement { key: seeded(10).public(), timestamp: 0 };
-        (
-            layout::key(&seeded(10).public().to_string()),
-            announcement.sign(&key(&fixture.sandbox.join("keys/release.key"))),
-        )
-    };
-    server.set(&path, Fault::Content(Arc::new(bytes)));
+    let release = key(&fixture.sandbox.join("keys/release.key"));
+    let binding = Binding { repository: RepositoryId::from_bytes([1; 16]), generation: 60, expires: None };
     let main = commit(&fixture, "main");
-    let signed = |payload: Vec<u8>, purpose| Envelope::unsigned(payload).signed(purpose, &seeded(10)).encode();
-    let reference =
-        [signed(RefRecord::of(&main, 5).encode(), SignaturePurpose::Ref), forge.placement.render()].concat();
-    server.set("refs/main", Fault::Content(Arc::new(reference)));
-    server.set("commits/", Fault::Content(Arc::new(signed(main.encode(), SignaturePurpose::Commit))));
+    let record = RefRecord { binding: Some(binding), ..RefRecord::of(&main, 5) };
+    let publish = |record: &RefRecord, signer: &SecretKey| {
+        let envelope = Envelope::unsigned(record.encode()).signed(SignaturePurpose::Ref, signer);
+        let reference = [envelope.encode(), forge.placement.render()].concat();
+        server.set("refs/main", Fault::Content(Arc::new(reference)));
+        let envelope = Envelope::unsigned(main.encode()).signed(SignaturePurpose::Commit, signer);
+        server.set("commits/", Fault::Content(Arc::new(envelope.encode())));
+    };
+    let strangers = (10..70).fold(KeyChain::default(), |chain, number| {
+        chain.announce(&seeded(number), &seeded(number + 1), 0).expect("it continues")
+    });
+    let client = fixture.client("announcements", &server);
+    for (chain, signer) in [(strangers.encode(), &seeded(70)), (strangers.encode(), &release), (vec![0; 99], &release)]
+    {
+        server.set(layout::KEY_CHAIN, Fault::Content(Arc::new(chain)));
+        publish(&record, signer);
+        let before = server.requests().len();
+        let said = client.pull_in_vain();
+        assert!(said.contains("which is not trusted") || said.contains("generation 0 is trusted"), "{said}");
+        assert!(server.requests().len() - before < 12, "{} requests", server.requests().len() - before);
+    }
+    // The successor that the publisher's key announces is trusted and remembered; the key itself no more.
+    let chain = KeyChain::default().announce(&release, &seeded(10), 0).expect("the first");
+    server.set(layout::KEY_CHAIN, Fault::Content(Arc::new(chain.encode())));
+    let record = RefRecord { binding: Some(Binding { generation: 1, ..binding }), ..record };
+    publish(&record, &seeded(10));
     client.pull().success();
-    let shown = client.repository.run(["remote", "show", "os"]).success();
-    assert!(shown.contains(&seeded(10).public().to_string()), "{shown}");
+    let keys = client.repository.run(["remote", "key", "list", "os"]).success();
+    assert_eq!(keys, seeded(10).public().to_string());
+    publish(&record, &release);
+    let said = client.pull().failure(1);
+    assert!(said.contains("replaced in generation 1"), "{said}");
 }
