@@ -22,13 +22,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::remotes::{RemoteName, RemotesError, replace};
+use super::remotes::{RemoteName, RemotesError, SEEN_DIRECTORY, replace};
 use crate::model::RefName;
 use crate::store::Store;
 use crate::trust::{KeyChain, LastSeen, RefRecord, RepositoryId};
-
-/// The directory of the seen refs, beside the remotes. No remote's file can have this name, since those have an ending.
-pub(super) const SEEN_DIRECTORY: &str = "seen";
 
 /// The directory of the identities of repositories by URL.
 const PINNED_DIRECTORY: &str = "pinned";

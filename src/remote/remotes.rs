@@ -15,7 +15,6 @@ use std::str::FromStr;
 use sha2::{Digest as _, Sha256};
 
 use super::freshness::ExpiredPolicy;
-use super::memory::SEEN_DIRECTORY;
 use super::transport::{TransportOptions, without_secret};
 use crate::disk;
 use crate::model::RefName;
@@ -24,6 +23,9 @@ use crate::trust::{Keyring, PublicKey, RepositoryId, Trust};
 
 /// The ending of the file name of a remote's configuration.
 const CONFIG_SUFFIX: &str = ".toml";
+
+/// The directory of what was seen of refs (`memory`). No remote's file can have this name, since those have an ending.
+pub(super) const SEEN_DIRECTORY: &str = "seen";
 
 /// The reason why a remote cannot be used or changed.
 #[derive(Debug, thiserror::Error)]

@@ -145,7 +145,9 @@ fn untrusted_key_announcements_cost_few_requests() {
     let binding = Binding { repository: RepositoryId::from_bytes([1; 16]), generation: 60, expires: None };
     let main = commit(&fixture, "main");
     let record = RefRecord { binding: Some(binding), ..RefRecord::of(&main, 5) };
-    let publish = |record: &RefRecord, signer: &SecretKey| {
+    let publish = |record: &RefRecord, signer: &SecretKey, chain: Vec<u8>| {
+        server.restore();
+        server.set(layout::KEY_CHAIN, Fault::Content(Arc::new(chain)));
         let envelope = Envelope::unsigned(record.encode()).signed(SignaturePurpose::Ref, signer);
         let reference = [envelope.encode(), forge.placement.render()].concat();
         server.set("refs/main", Fault::Content(Arc::new(reference)));
@@ -158,8 +160,7 @@ fn untrusted_key_announcements_cost_few_requests() {
     let client = fixture.client("announcements", &server);
     for (chain, signer) in [(strangers.encode(), &seeded(70)), (strangers.encode(), &release), (vec![0; 99], &release)]
     {
-        server.set(layout::KEY_CHAIN, Fault::Content(Arc::new(chain)));
-        publish(&record, signer);
+        publish(&record, signer, chain);
         let before = server.requests().len();
         let said = client.pull_in_vain();
         assert!(said.contains("which is not trusted") || said.contains("generation 0 is trusted"), "{said}");
@@ -167,13 +168,12 @@ fn untrusted_key_announcements_cost_few_requests() {
     }
     // The successor that the publisher's key announces is trusted and remembered; the key itself no more.
     let chain = KeyChain::default().announce(&release, &seeded(10), 0).expect("the first");
-    server.set(layout::KEY_CHAIN, Fault::Content(Arc::new(chain.encode())));
     let record = RefRecord { binding: Some(Binding { generation: 1, ..binding }), ..record };
-    publish(&record, &seeded(10));
+    publish(&record, &seeded(10), chain.encode());
     client.pull().success();
     let keys = client.repository.run(["remote", "key", "list", "os"]).success();
     assert_eq!(keys, seeded(10).public().to_string());
-    publish(&record, &release);
+    publish(&record, &release, chain.encode());
     let said = client.pull().failure(1);
     assert!(said.contains("replaced in generation 1"), "{said}");
 }
