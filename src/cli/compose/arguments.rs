@@ -13,6 +13,8 @@ Examples:
   sapwood compose examples/debian-minimal.yaml
   sapwood compose --dry-run examples/debian-server.yaml
       what would be installed, and what that changes
+  sapwood compose --check server.yaml
+      whether the treefile and what it includes can be used; asks no mirror
   sapwood compose --write-lock server.lock server.yaml
       and later, for the same packages again:
   sapwood compose --lock server.lock server.yaml
@@ -42,6 +44,10 @@ pub(crate) struct Args {
     /// Only say what would be installed and what that changes
     #[arg(long)]
     pub(crate) dry_run: bool,
+
+    /// Only read the treefile and what it includes, and tell all problems; needs neither repository nor network
+    #[arg(long, conflicts_with_all = ["dry_run", "from_root", "json", "lock", "write_lock"])]
+    pub(crate) check: bool,
 
     /// Install exactly the packages that this file names
     #[arg(long, value_name = "FILE", conflicts_with = "from_root")]

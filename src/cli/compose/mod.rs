@@ -50,7 +50,12 @@ impl Run for Args {
 /// Runs the first process: it creates the working directory, starts the worker in it, waits for it and cleans up.
 fn run_supervised(args: &Args, context: &Context) -> Result<ExitCode> {
     // Mistakes in the treefile and the repository are reported before anything is started.
-    drop(load_treefile(args)?);
+    let treefile = load_treefile(args)?;
+    show::print_keys_without_effect(&treefile);
+    if args.check {
+        output::line(format_args!("{}: the treefile can be used", treefile.ref_name))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     drop(repository::open(context)?);
     let cache = match &args.cachedir {
         Some(cache) => cache.clone(),

@@ -14,6 +14,7 @@ use crate::compose::engine::EngineError;
 use crate::compose::pipeline::{ComposeError, ComposeOutcome, ComposePlan, Composed};
 use crate::compose::process::{ComposeEvent, ProcessError};
 use crate::compose::root::InstalledRootError;
+use crate::compose::treefile::Treefile;
 
 /// The number of characters of an engine's line that are shown beside the spinner.
 const ENGINE_LINE_MAX_CHARS: usize = 70;
@@ -52,6 +53,14 @@ impl StageDisplay {
         if let Some(bar) = &self.0 {
             bar.finish_and_clear();
         }
+    }
+}
+
+/// Prints one note about the keys of a treefile that have no effect.
+pub(crate) fn print_keys_without_effect(treefile: &Treefile) {
+    let keys: Vec<String> = treefile.notes.iter().map(|(key, why)| format!("'{key}' ({why})")).collect();
+    if !keys.is_empty() {
+        output::note(format_args!("note: these keys have no effect: {}", keys.join(", ")));
     }
 }
 

@@ -46,6 +46,7 @@ impl UndecidedTreefile<'_> {
             repos: raw.repos.clone(),
             unsigned_repos: raw.unsigned_repos.clone(),
             packages: named,
+            repo_packages: self.repo_packages(engine)?,
             local_packages: local,
             exclude_packages: raw.exclude_packages.clone(),
             recommends: raw.recommends.unwrap_or(true),
@@ -81,6 +82,7 @@ impl UndecidedTreefile<'_> {
             version_suffix: self.version_suffix()?,
             mutate_os_release: self.substituted("mutate-os-release", raw.mutate_os_release.as_deref())?,
             commit_metadata: self.commit_metadata()?,
+            notes: raw.notes.clone(),
         })
     }
 
@@ -160,6 +162,27 @@ impl UndecidedTreefile<'_> {
         check_package_names("packages", &named)?;
         check_package_names("exclude-packages", &self.raw.exclude_packages)?;
         Ok((local, named))
+    }
+
+    /// Returns the packages of each repository that `repo-packages` names.
+    fn repo_packages(&self, engine: EngineKind) -> Result<Vec<(String, Vec<String>)>, TreefileError> {
+        let key = "repo-packages";
+        if engine == EngineKind::Apt && !self.raw.repo_packages.is_empty() {
+            let what = "apt's repositories have no names; write 'PACKAGE/SUITE' in 'packages'".to_owned();
+            return Err(TreefileError::Value { key, what });
+        }
+        let mut of_repositories = Vec::new();
+        for entry in &self.raw.repo_packages {
+            let names: Vec<String> =
+                entry.packages.iter().flat_map(|entry| entry.split_whitespace()).map(str::to_owned).collect();
+            check_package_names(key, &names)?;
+            if !self.raw.repos.is_empty() && !self.raw.repos.contains(&entry.repo) {
+                let what = format!("'{}' is not in 'repos'", entry.repo);
+                return Err(TreefileError::Value { key, what });
+            }
+            of_repositories.push((entry.repo.clone(), names));
+        }
+        Ok(of_repositories)
     }
 
     fn remove_from_packages(&self) -> Result<Vec<(String, Vec<String>)>, TreefileError> {

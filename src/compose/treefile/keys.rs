@@ -1,114 +1,130 @@
-//! The keys that a treefile may have, and rpm-ostree's keys that are not supported.
+//! The keys that a treefile may have: the form of the value, and whether the key is used, has no effect, or is refused.
 //!
-//! Names and meanings are those of rpm-ostree's treefiles wherever the concept is the same, so that an existing treefile
-//! mostly works.
+//! Names and meanings are those of rpm-ostree's treefiles wherever the concept is the same, so that an existing treefile is read
+//! as it is.
 //!
-//! *Invariants*: a key that is in neither list is an error and never ignored; for a key that only rpm-ostree supports
-//! the error says what to do instead.
+//! *Not here*: reading values (`forms`).
 //!
-//! *Used by* `raw`.
+//! *Invariants*: each key of the documentation of rpm-ostree is in the table. A key is used, told in a note, or refused with what
+//! to do instead; none is ignored silently.
+//!
+//! *Used by* `forms`.
 
-/// Supported keys, including those whose effect is already the only behaviour.
-pub(crate) const SUPPORTED: &[&str] = &[
-    "add-commit-metadata",
-    "add-files",
-    "apt-sources",
-    "arch-include",
-    "automatic-version-prefix",
-    "automatic-version-suffix",
-    "boot-location",
-    "check-groups",
-    "check-passwd",
-    "conditional-include",
-    "container",
-    "default-target",
-    "distribution",
-    "documentation",
-    "edition",
-    "engine",
-    "etc-group-members",
-    "exclude-packages",
-    "ignore-devices",
-    "ignore-removed-groups",
-    "ignore-removed-users",
-    "include",
-    "initramfs",
-    "initramfs-args",
-    "install-langs",
-    "keep-identities",
-    "kernel",
-    "machineid-compat",
-    "metadata",
-    "mutate-os-release",
-    "no-initramfs",
-    "opt-usrlocal",
-    "packages",
-    "packages-aarch64",
-    "packages-armhfp",
-    "packages-i386",
-    "packages-ppc64le",
-    "packages-riscv64",
-    "packages-s390x",
-    "packages-x86_64",
-    "postprocess",
-    "postprocess-script",
-    "preserve-passwd",
-    "readonly-executables",
-    "recommends",
-    "ref",
-    "releasever",
-    "remove-files",
-    "remove-from-packages",
-    "repos",
-    "rpmdb",
-    "rpmdb-normalize",
-    "selinux",
-    "selinux-label-version",
-    "tmp-is-dir",
-    "units",
-    "unsigned-repos",
-    "variables",
-    "variant",
+use super::forms::Form;
+
+/// What becomes of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// Its value is used.
+    Used,
+    /// It has no effect, for this reason, and a note says so.
+    Noted(&'static str),
+    /// It is an error; this is what to do instead.
+    Refused(&'static str),
+}
+
+use Effect::{Noted, Refused, Used};
+
+/// All keys but `packages-ARCH`.
+const KEYS: &[(&str, Form, Effect)] = &[
+    ("add-commit-metadata", Form::Mapping, Used),
+    ("add-files", Form::Pairs, Used),
+    ("apt-sources", Form::TextOrList, Used),
+    ("arch-include", Form::ArchInclude, Used),
+    ("automatic-version-prefix", Form::Text, Used),
+    ("automatic-version-suffix", Form::Text, Used),
+    ("boot-location", Form::Any, Noted("the kernel is always in /usr/lib/modules")),
+    ("bootstrap-packages", Form::List, Used),
+    ("check-groups", Form::Check, Used),
+    ("check-passwd", Form::Check, Used),
+    ("cliwrap", Form::Any, Noted("programs are never replaced by wrappers")),
+    ("cliwrap-binaries", Form::Any, Noted("programs are never replaced by wrappers")),
+    ("conditional-include", Form::Conditional, Used),
+    ("container", Form::Bool, Used),
+    ("container-cmd", Form::Any, Noted("a commit is no container image")),
+    ("default-target", Form::Text, Used),
+    ("distribution", Form::Text, Used),
+    ("documentation", Form::Bool, Used),
+    ("edition", Form::Any, Noted("there is one set of defaults")),
+    ("engine", Form::Text, Used),
+    ("etc-group-members", Form::Any, Noted("groups for people are always in /etc/group")),
+    ("ex-jigdo-spec", Form::Any, Noted("no package is made of the commit")),
+    ("exclude-packages", Form::List, Used),
+    ("extensions", Form::Any, Refused("compose a commit of its own with these packages")),
+    ("gpg-key", Form::Any, Noted("commits are signed when they are published: sapwood publish --sign KEY")),
+    ("groups", Form::Any, Refused("name the packages of the group in 'packages'")),
+    ("ignore-devices", Form::Bool, Used),
+    ("ignore-removed-groups", Form::List, Used),
+    ("ignore-removed-users", Form::List, Used),
+    ("ima", Form::Any, Refused("IMA signatures are not copied")),
+    ("include", Form::Include, Used),
+    ("initramfs", Form::Text, Used),
+    ("initramfs-args", Form::List, Used),
+    ("install-langs", Form::List, Used),
+    ("keep-identities", Form::List, Used),
+    ("kernel", Form::Text, Used),
+    (
+        "lockfile-repos",
+        Form::Any,
+        Noted("a lock names exact packages; list these repositories in 'repos' to install from them"),
+    ),
+    ("machineid-compat", Form::Bool, Used),
+    ("metadata", Form::Any, Noted("it is for other programs")),
+    ("modules", Form::Any, Refused("module streams cannot be enabled; use a repository without modules")),
+    ("mutate-os-release", Form::Text, Used),
+    ("no-initramfs", Form::Bool, Used),
+    ("opt-usrlocal", Form::Text, Used),
+    ("opt-usrlocal-overlays", Form::Any, Noted("'opt-usrlocal' says where /opt and /usr/local are")),
+    ("ostree-layers", Form::Any, Refused("put the files into a package, or name them in 'add-files'")),
+    ("ostree-override-layers", Form::Any, Refused("put the files into a package, or name them in 'add-files'")),
+    ("packages", Form::List, Used),
+    ("platform-module", Form::Any, Noted("no module is enabled")),
+    ("postprocess", Form::List, Used),
+    ("postprocess-script", Form::Text, Used),
+    ("preserve-passwd", Form::Bool, Used),
+    ("readonly-executables", Form::Bool, Used),
+    ("recommends", Form::Bool, Used),
+    ("ref", Form::Text, Used),
+    ("releasever", Form::Text, Used),
+    ("remove-files", Form::List, Used),
+    ("remove-from-packages", Form::Lists, Used),
+    ("repo-metadata", Form::Any, Noted("the list of packages is always in the commit")),
+    ("repo-packages", Form::RepoPackages, Used),
+    ("repos", Form::List, Used),
+    ("repovars", Form::Any, Refused("write the values into the .repo file")),
+    ("rojig", Form::Any, Noted("no package is made of the commit")),
+    ("rpmdb", Form::Any, Noted("the database has the form that the installed rpm writes")),
+    ("rpmdb-normalize", Form::Any, Noted("the database is always normalised")),
+    ("selinux", Form::Bool, Used),
+    ("selinux-label-version", Form::Any, Noted("files in /usr/etc always have the labels of /etc")),
+    ("sysusers", Form::Any, Noted("lines of sysusers.d are always written")),
+    ("tmp-is-dir", Form::Bool, Used),
+    ("units", Form::List, Used),
+    ("unsigned-repos", Form::List, Used),
+    ("variables", Form::Variables, Used),
+    ("variant", Form::Text, Used),
 ];
 
-/// Keys of rpm-ostree that are not supported, each with what to do instead.
-const UNSUPPORTED: &[(&str, &str)] = &[
-    ("bootstrap_packages", "put them into 'packages'"),
-    ("cliwrap", "programs are never replaced by wrappers"),
-    ("cliwrap-binaries", "programs are never replaced by wrappers"),
-    ("container-cmd", "commits are not container images"),
-    ("ex-jigdo-spec", "it is not supported"),
-    ("gpg-key", "commits are signed when they are published: sapwood publish --sign KEY"),
-    ("ima", "IMA signatures are not copied"),
-    ("lockfile-repos", "list the repositories in 'repos'"),
-    ("ostree-layers", "commits are not layered; use 'packages' or 'add-files'"),
-    ("ostree-override-layers", "commits are not layered; use 'packages' or 'add-files'"),
-    ("platform-module", "modules are not supported"),
-    ("modules", "modules are not supported"),
-    ("repo-packages", "pin versions in 'packages' or use a lock"),
-    ("repo_metadata", "the list of packages is always in the commit"),
-    ("repovars", "write the values into the .repo file"),
-    ("rojig", "it is not supported"),
-    ("sysusers", "sysusers.d lines are always written"),
-];
+/// Returns the form and the effect of a key in its usual spelling.
+pub(super) fn find(key: &str) -> Option<(Form, Effect)> {
+    KEYS.iter().find(|(name, ..)| *name == key).map(|(_, form, effect)| (*form, *effect))
+}
 
-/// Returns what to do instead of a key of rpm-ostree that is not supported.
-pub(crate) fn unsupported(key: &str) -> Option<&'static str> {
-    let canonical = canonical(key);
-    UNSUPPORTED.iter().find(|(name, _)| *name == key || *name == canonical).map(|(_, instead)| *instead)
+/// Returns whether a word can be the name of an architecture, as in `packages-x86_64`.
+pub(super) fn is_arch_name(word: &str) -> bool {
+    word.starts_with(|c: char| c.is_ascii_lowercase())
+        && word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
 }
 
 /// Returns the usual spelling of a key: some may be written with underscores, as rpm-ostree allows.
-pub(crate) fn canonical(key: &str) -> String {
-    match key {
-        "packages-x86_64" | "bootstrap_packages" | "repo_metadata" => key.to_owned(),
-        _ => key.replace('_', "-"),
-    }
+pub(super) fn canonical(key: &str) -> String {
+    if key.starts_with("packages-") { key.to_owned() } else { key.replace('_', "-") }
 }
 
-/// Returns the supported key that is spelled most like `key`, if one is similar enough.
-pub(crate) fn nearest(key: &str) -> Option<&'static str> {
-    let (distance, name) = SUPPORTED.iter().map(|name| (edit_distance(key, name), *name)).min()?;
+/// Returns the key that is used and is spelled most like `key`, if one is similar enough.
+pub(super) fn nearest(key: &str) -> Option<&'static str> {
+    let used = KEYS.iter().filter(|(_, _, effect)| *effect == Used);
+    let (distance, name) = used.map(|(name, ..)| (edit_distance(key, name), *name)).min()?;
     (distance <= key.len().max(name.len()) / 3).then_some(name)
 }
 
@@ -150,9 +166,15 @@ mod tests {
     }
 
     #[test]
-    fn no_key_is_both_supported_and_unsupported() {
-        assert!(SUPPORTED.iter().all(|key| unsupported(key).is_none()));
-        assert!(SUPPORTED.is_sorted());
-        assert!(unsupported("gpg_key").is_some());
+    fn keys_are_sorted_and_in_their_usual_spelling() {
+        assert!(KEYS.is_sorted_by_key(|(name, ..)| *name));
+        assert!(KEYS.iter().all(|(name, ..)| canonical(name) == *name && !name.starts_with("packages-")));
+        assert!(find(&canonical("gpg_key")).is_some());
+    }
+
+    #[test]
+    fn names_of_architectures_are_single_words() {
+        assert!(["x86_64", "ppc64", "i686", "loongarch64"].into_iter().all(is_arch_name));
+        assert!(!["", "64", "x86-64", "X86"].into_iter().any(is_arch_name));
     }
 }

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use super::Treefile;
 use super::decide::{UndecidedTreefile, is_package_file};
-use super::error::{INCLUDE_DEPTH_MAX, TreefileError};
-use super::raw::{OneOrMany, RawCheck, RawTreefile};
+use super::error::{FileProblem, INCLUDE_DEPTH_MAX, Place, Problem, TreefileError};
+use super::raw::{Include, OneOrMany, RawCheck, RawTreefile};
 use super::variables::{VariableValue, Variables};
 use crate::disk;
 
@@ -24,15 +24,28 @@ const TEXT_MAX: u64 = 4 << 20;
 /// [`TreefileError`].
 pub fn load(path: &Path, arch: &str) -> Result<Treefile, TreefileError> {
     let path = path.canonicalize().map_err(|source| TreefileError::Read { path: path.to_owned(), source })?;
-    let mut loader = TreefileLoader { arch, seen: BTreeSet::new() };
+    let mut loader = TreefileLoader { arch, seen: BTreeSet::new(), problems: Vec::new() };
     let raw = loader.read(&path, &Variables::new(arch), 0)?;
+    if !loader.problems.is_empty() {
+        return Err(TreefileError::Problems(loader.problems));
+    }
     let directory = path.parent().unwrap_or(Path::new("/")).to_owned();
-    UndecidedTreefile { variables: variables_of(&raw, &Variables::new(arch)), raw, directory, arch }.decide()
+    let places = raw.places.clone();
+    let undecided = UndecidedTreefile { variables: variables_of(&raw, &Variables::new(arch)), raw, directory, arch };
+    undecided.decide().map_err(|error| match error.key().and_then(|key| places.get(key)) {
+        Some((path, place)) => {
+            let problem = Problem { place: *place, what: error.describe() };
+            TreefileError::Problems(vec![FileProblem { path: path.clone(), problem }])
+        }
+        None => error,
+    })
 }
 
 struct TreefileLoader<'a> {
     arch: &'a str,
     seen: BTreeSet<PathBuf>,
+    /// The problems of the files read so far.
+    problems: Vec<FileProblem>,
 }
 
 impl TreefileLoader<'_> {
@@ -48,37 +61,73 @@ impl TreefileLoader<'_> {
             return Err(TreefileError::Twice(path.to_owned()));
         }
         let text = read_text(path)?;
-        let mut raw =
-            RawTreefile::parse(&text).map_err(|source| TreefileError::Syntax { path: path.to_owned(), source })?;
+        let raw = match RawTreefile::parse(&text, path) {
+            Ok(raw) => raw,
+            Err(problems) => {
+                self.problems
+                    .extend(problems.into_iter().map(|problem| FileProblem { path: path.to_owned(), problem }));
+                return Ok(RawTreefile::default());
+            }
+        };
+        self.merge_includes(raw, path, outer, depth)
+    }
+
+    /// Merges the keys of the file `path`, or those of an inline include in it, with all that they include.
+    fn merge_includes(
+        &mut self,
+        mut raw: RawTreefile,
+        path: &Path,
+        outer: &Variables,
+        depth: usize,
+    ) -> Result<RawTreefile, TreefileError> {
         let directory = path.parent().unwrap_or(Path::new("/"));
         resolve_file_names(&mut raw, directory)?;
         let variables = variables_of(&raw, outer);
-        for file in self.includes(&raw, &variables)? {
-            let file = directory.join(&file);
-            let file = file.canonicalize().map_err(|source| TreefileError::Read { path: file, source })?;
-            let included = self.read(&file, &variables, depth + 1)?;
+        for include in self.includes(&raw, &variables, path) {
+            let included = match include {
+                Include::Inline(_) | Include::Several(_) if depth >= INCLUDE_DEPTH_MAX => {
+                    return Err(TreefileError::Deep(path.to_owned()));
+                }
+                Include::File(file) => {
+                    let file = directory.join(&file);
+                    let file = file.canonicalize().map_err(|source| TreefileError::Read { path: file, source })?;
+                    self.read(&file, &variables, depth + 1)?
+                }
+                Include::Inline(inline) => self.merge_includes(*inline, path, &variables, depth + 1)?,
+                Include::Several(include) => {
+                    let raw = RawTreefile { include: Some(Include::Several(include)), ..RawTreefile::default() };
+                    self.merge_includes(raw, path, &variables, depth + 1)?
+                }
+            };
             raw = raw.merge_included(included);
         }
         Ok(raw)
     }
 
-    fn includes(&self, raw: &RawTreefile, variables: &Variables) -> Result<Vec<String>, TreefileError> {
-        let mut files: Vec<String> = Vec::new();
-        let mut add = |more: &OneOrMany| files.extend(more.as_slice().iter().cloned());
+    /// Returns the files and keys to include. A condition that cannot be evaluated is a problem.
+    fn includes(&mut self, raw: &RawTreefile, variables: &Variables, path: &Path) -> Vec<Include> {
+        let mut includes: Vec<Include> = Vec::new();
+        let mut add = |more: &Include| match more {
+            Include::Several(several) => includes.extend(several.iter().cloned()),
+            single => includes.push(single.clone()),
+        };
         raw.include.iter().for_each(&mut add);
         raw.arch_include.get(self.arch).into_iter().for_each(&mut add);
+        let key = "conditional-include";
         for conditional in &raw.conditional_include {
-            let mut holds = true;
-            for condition in conditional.conditions.as_slice() {
-                holds &= variables
-                    .evaluate(condition)
-                    .map_err(|source| TreefileError::Variable { key: "conditional-include", source })?;
-            }
-            if holds {
-                add(&conditional.include);
+            let held: Result<Vec<bool>, _> =
+                conditional.conditions.as_slice().iter().map(|condition| variables.evaluate(condition)).collect();
+            match held {
+                Ok(held) if held.iter().all(|holds| *holds) => add(&conditional.include),
+                Ok(_) => {}
+                Err(source) => {
+                    let place = raw.places.get(key).map_or(Place { line: 1, column: 1 }, |(_, place)| *place);
+                    let problem = Problem { place, what: TreefileError::Variable { key, source }.describe() };
+                    self.problems.push(FileProblem { path: path.to_owned(), problem });
+                }
             }
         }
-        Ok(files)
+        includes
     }
 }
 
@@ -112,8 +161,8 @@ fn resolve_file_names(raw: &mut RawTreefile, directory: &Path) -> Result<(), Tre
     for (source, _) in &mut raw.add_files {
         *source = absolute_path(source);
     }
-    let packages = [&mut raw.packages, &mut raw.packages_x86_64, &mut raw.packages_aarch64];
-    for package in packages.into_iter().flatten().filter(|package| is_package_file(package)) {
+    let packages = raw.packages.iter_mut().chain(raw.packages_by_arch.values_mut().flatten());
+    for package in packages.filter(|package| is_package_file(package)) {
         *package = absolute_path(package);
     }
     if let Some(script) = &mut raw.postprocess_script {

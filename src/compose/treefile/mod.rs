@@ -10,8 +10,10 @@
 //! *Used by* the rest of `compose` and by `cli::compose`.
 
 mod decide;
+mod document;
 mod error;
-pub(crate) mod keys;
+mod forms;
+mod keys;
 mod load;
 mod raw;
 mod variables;
@@ -141,6 +143,8 @@ pub struct Treefile {
     pub(crate) unsigned_repos: Vec<String>,
     /// `packages` and those for this architecture: names as the package manager accepts them.
     pub packages: Vec<String>,
+    /// `repo-packages`: packages that come from the repository named first.
+    pub(crate) repo_packages: Vec<(String, Vec<String>)>,
     /// `.deb` and `.rpm` files named in `packages`.
     pub(crate) local_packages: Vec<PathBuf>,
     /// `exclude-packages`.
@@ -203,6 +207,9 @@ pub struct Treefile {
     pub(crate) mutate_os_release: Option<String>,
     /// `add-commit-metadata`.
     pub(crate) commit_metadata: BTreeMap<String, String>,
+    /// Keys without an effect, each with the reason.
+    #[serde(skip)]
+    pub(crate) notes: BTreeMap<String, &'static str>,
 }
 
 impl Treefile {
@@ -220,6 +227,7 @@ impl Treefile {
             repos: Vec::new(),
             unsigned_repos: Vec::new(),
             packages: Vec::new(),
+            repo_packages: Vec::new(),
             local_packages: Vec::new(),
             exclude_packages: Vec::new(),
             recommends: true,
@@ -251,6 +259,7 @@ impl Treefile {
             version_suffix: '.',
             mutate_os_release: None,
             commit_metadata: BTreeMap::new(),
+            notes: BTreeMap::new(),
         }
     }
 }

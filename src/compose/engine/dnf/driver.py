@@ -49,11 +49,13 @@ def resolve(options):
     for package in local:
         solver.package_install(package, strict=True)
     unknown = []
-    for spec in options["packages"]:
+    specs = [(None, spec) for spec in options["packages"]]
+    specs += [(repo, spec) for repo, names in options["repo_packages"] for spec in names]
+    for repo, spec in specs:
         try:
-            solver.install(spec, strict=True)
+            solver.install(spec, reponame=repo, strict=True)
         except dnf.exceptions.MarkingError:
-            unknown.append(spec)
+            unknown.append(spec if repo is None else spec + " (in " + repo + ")")
     if unknown:
         return {"error": "unknown", "names": unknown}
     try:

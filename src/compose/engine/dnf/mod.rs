@@ -136,6 +136,7 @@ impl Engine for Dnf<'_> {
         let _lock = self.lock_cache()?;
         let mut options = self.driver_options(&config, treefile);
         options["packages"] = json!(treefile.packages);
+        options["repo_packages"] = json!(treefile.repo_packages);
         options["exclude"] = json!(treefile.exclude_packages);
         options["local"] = json!(treefile.local_packages);
         options["bound"] = json!(locked.map(|locked| locked.values().map(nevra).collect::<Vec<_>>()));
