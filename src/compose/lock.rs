@@ -12,6 +12,9 @@
 //! }
 //! ```
 //!
+//! Lock files of rpm-ostree (`manifest-lock.ARCH.json`: `{"packages": {"NAME": {"evra": "…"}}}`) are read, too. They may name more
+//! packages than are needed.
+//!
 //! *Used by* `pipeline` and `cli/compose`.
 
 use std::collections::BTreeMap;
@@ -27,6 +30,9 @@ pub enum LockFileError {
     /// The text is not a lock file.
     #[error("not a lock file")]
     Parse(#[from] serde_json::Error),
+    /// A package of a lock file of rpm-ostree has no usable version.
+    #[error("'{0}' has no 'evra' of the form EPOCH:VERSION-RELEASE.ARCH")]
+    Evra(String),
     /// The file was written by a newer program.
     #[error("version {0} of lock files is newer than this program; upgrade sapwood")]
     Version(u32),
@@ -66,6 +72,38 @@ pub struct LockFile {
     pub(crate) format: PackageFormat,
     /// The exact packages, sorted.
     pub(crate) packages: Vec<Package>,
+    /// Whether each package has to be needed. It need not in a lock file of rpm-ostree.
+    pub(crate) is_exact: bool,
+}
+
+/// A lock file of rpm-ostree.
+#[derive(Deserialize)]
+struct RpmOstreeLock {
+    packages: BTreeMap<String, RpmOstreePackage>,
+}
+
+/// A package of a lock file of rpm-ostree.
+#[derive(Deserialize)]
+struct RpmOstreePackage {
+    evra: Option<String>,
+    /// The checksum, with `sha256:` before it.
+    digest: Option<String>,
+}
+
+impl RpmOstreePackage {
+    fn package(self, name: String) -> Result<Package, LockFileError> {
+        let evra = self.evra.as_deref().and_then(|evra| evra.rsplit_once('.'));
+        let Some((version, arch)) = evra.filter(|(version, _)| version.contains('-')) else {
+            return Err(LockFileError::Evra(name));
+        };
+        Ok(Package {
+            source: name.clone(),
+            name,
+            version: version.strip_prefix("0:").unwrap_or(version).to_owned(),
+            arch: arch.to_owned(),
+            sha256: self.digest.and_then(|digest| digest.strip_prefix("sha256:").map(str::to_owned)),
+        })
+    }
 }
 
 #[derive(Deserialize)]
@@ -89,7 +127,7 @@ impl LockFile {
     pub(crate) fn from_resolution(resolution: &Resolution) -> Self {
         let mut packages = resolution.list();
         packages.sort();
-        Self { format: resolution.format, packages }
+        Self { format: resolution.format, packages, is_exact: true }
     }
 
     /// Parses the text of a lock file.
@@ -97,7 +135,18 @@ impl LockFile {
     /// # Errors
     /// [`LockFileError`].
     pub fn parse(text: &str) -> Result<Self, LockFileError> {
-        let raw: RawLock = serde_json::from_str(text)?;
+        let value: serde_json::Value = serde_json::from_str(text)?;
+        let raw: RawLock = if value.get("sapwood-lock").is_none() && value["packages"].is_object() {
+            let RpmOstreeLock { packages } = serde_json::from_value(value)?;
+            let packages = packages.into_iter().map(|(name, package)| package.package(name));
+            return Ok(Self {
+                format: PackageFormat::Rpm,
+                packages: packages.collect::<Result<_, _>>()?,
+                is_exact: false,
+            });
+        } else {
+            serde_json::from_value(value)?
+        };
         if raw.version != 1 {
             return Err(LockFileError::Version(raw.version));
         }
@@ -113,7 +162,7 @@ impl LockFile {
             arch: raw.arch,
             sha256: raw.sha256,
         };
-        Ok(Self { format, packages: raw.packages.into_iter().map(package).collect() })
+        Ok(Self { format, packages: raw.packages.into_iter().map(package).collect(), is_exact: true })
     }
 
     /// Returns the text of the file.
@@ -164,7 +213,8 @@ impl LockFile {
                 None => changed.push(shown),
             }
         }
-        let unneeded: Vec<String> = locked.values().map(|package| package.name.clone()).collect();
+        let unneeded = locked.values().filter(|_| self.is_exact);
+        let unneeded: Vec<String> = unneeded.map(|package| package.name.clone()).collect();
         if changed.is_empty() && unneeded.is_empty() {
             Ok(())
         } else {
@@ -212,5 +262,20 @@ mod tests {
         }
         assert!(LockFile::parse("{}").is_err());
         assert!(matches!(LockFile::parse(&lock.render().replace(": 1,", ": 2,")), Err(LockFileError::Version(2))));
+    }
+
+    #[test]
+    fn lock_files_of_rpm_ostree_are_read() {
+        let text = r#"{"metadata": {"generated": "x"}, "packages": {
+            "bash": {"evra": "0:5.2-3.fc40.x86_64", "digest": "sha256:aa"},
+            "vim": {"evra": "2:9.1-1.fc40.noarch", "metadata": {"sourcerpm": "vim"}}}}"#;
+        let lock = LockFile::parse(text).expect("valid");
+        let found: Vec<_> =
+            lock.packages.iter().map(|p| (p.name.as_str(), p.version.as_str(), p.arch.as_str())).collect();
+        assert_eq!(found, [("bash", "5.2-3.fc40", "x86_64"), ("vim", "2:9.1-1.fc40", "noarch")]);
+        assert_eq!(lock.packages[0].sha256.as_deref(), Some("aa"));
+        lock.check(&Resolution { format: PackageFormat::Rpm, packages: Vec::new() }).expect("more than is needed");
+        let message = LockFile::parse(r#"{"packages": {"a": {"evr": "1-1"}}}"#).expect_err("no evra").to_string();
+        assert_eq!(message, "'a' has no 'evra' of the form EPOCH:VERSION-RELEASE.ARCH");
     }
 }

@@ -125,8 +125,8 @@ pub(crate) struct ComposePlan {
 pub(crate) enum ComposeOutcome {
     /// [`ComposeMode::Plan`] was asked for.
     Planned(Box<ComposePlan>),
-    /// The parent, with this id, was made from the same inputs.
-    Unchanged(CommitId),
+    /// The parent, with this id, was made from the same inputs, of these packages.
+    Unchanged(CommitId, Resolution),
     /// A new commit, or the parent if the image is the same.
     Composed(Box<Composed>),
 }
@@ -190,7 +190,7 @@ fn compose_packages(
         })));
     }
     if let (Some(parent), false) = (same_inputs, request.force) {
-        return Ok(ComposeOutcome::Unchanged(parent.id));
+        return Ok(ComposeOutcome::Unchanged(parent.id, resolution));
     }
     let newest = engine.fetch(treefile, &resolution)?;
     let time = request.time.unwrap_or(newest);

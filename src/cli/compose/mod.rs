@@ -29,7 +29,7 @@ use crate::compose::process::{ComposeLog, Runner};
 use crate::compose::source::ImportProgress;
 use crate::compose::treefile::{self, Treefile};
 use crate::compose::workspace::{self, WorkerExit, Workspace};
-use crate::disk;
+use crate::disk::{self, open_directory};
 use crate::store::Store;
 
 /// The exit status of a compose that changed nothing, if `--unchanged-exit-77` was given.
@@ -140,25 +140,32 @@ fn compose_commit(
     let resolution = match &outcome {
         ComposeOutcome::Planned(plan) => Some(&plan.resolution),
         ComposeOutcome::Composed(composed) => composed.resolution.as_ref(),
-        ComposeOutcome::Unchanged(_) => None,
+        ComposeOutcome::Unchanged(_, resolution) => Some(resolution),
     };
     if let (Some(file), Some(resolution)) = (&args.write_lock, resolution) {
         let text = LockFile::from_resolution(resolution).render();
-        disk::replace(file, text.as_bytes()).with_context(|| format!("cannot write {}", file.display()))?;
+        write_readable(file, text.as_bytes()).with_context(|| format!("cannot write {}", file.display()))?;
     }
     report_outcome(args, &outcome)
+}
+
+/// Replaces a file that is for other programs: it has the mode that the caller's umask gives to new files.
+fn write_readable(file: &Path, bytes: &[u8]) -> Result<()> {
+    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = file.file_name().context("it has no file name")?;
+    Ok(disk::replace_in(&open_directory(parent)?, name, bytes)?)
 }
 
 /// Prints the outcome, touches the file of `--touch-if-changed` if there is a new commit, and returns the exit status.
 fn report_outcome(args: &Args, outcome: &ComposeOutcome) -> Result<ExitCode> {
     let unchanged = match outcome {
         ComposeOutcome::Planned(plan) => plan.unchanged,
-        ComposeOutcome::Unchanged(_) => true,
+        ComposeOutcome::Unchanged(..) => true,
         ComposeOutcome::Composed(composed) => composed.unchanged,
     };
     show::print_outcome(args, outcome)?;
     if let (Some(file), false, false) = (&args.touch_if_changed, unchanged, args.dry_run) {
-        disk::replace(file, b"").with_context(|| format!("cannot touch {}", file.display()))?;
+        write_readable(file, b"").with_context(|| format!("cannot touch {}", file.display()))?;
     }
     Ok(if unchanged && args.unchanged_exit_77 { ExitCode::from(UNCHANGED_EXIT_STATUS) } else { ExitCode::SUCCESS })
 }

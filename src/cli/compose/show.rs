@@ -90,8 +90,8 @@ pub(crate) fn print_outcome(args: &Args, outcome: &ComposeOutcome) -> Result<()>
     match outcome {
         ComposeOutcome::Planned(plan) if args.json => Ok(output::json(&plan_json(plan))?),
         ComposeOutcome::Planned(plan) => print_plan(plan),
-        ComposeOutcome::Unchanged(id) if args.json => Ok(output::json(&json!({ "id": id, "unchanged": true }))?),
-        ComposeOutcome::Unchanged(id) => {
+        ComposeOutcome::Unchanged(id, _) if args.json => Ok(output::json(&json!({ "id": id, "unchanged": true }))?),
+        ComposeOutcome::Unchanged(id, _) => {
             output::note("nothing changed since the last commit");
             Ok(output::line(id)?)
         }

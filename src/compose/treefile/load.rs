@@ -18,6 +18,9 @@ use crate::disk;
 /// Largest file in bytes that is read as a treefile or named by one. Scripts have some kilobytes.
 const TEXT_MAX: u64 = 4 << 20;
 
+/// Most files that `add-files` may copy.
+const ADDED_FILES_MAX: usize = 100_000;
+
 /// Reads the treefile at `path` for machines of the architecture `arch`, as rpm names it.
 ///
 /// # Errors
@@ -155,12 +158,40 @@ fn variables_of(raw: &RawTreefile, outer: &Variables) -> Variables {
     variables
 }
 
+/// Adds a file, or each file below a directory, with its destination. Links are followed to files only.
+fn add_files_below(source: &Path, destination: &str, added: &mut Vec<(String, String)>) -> Result<(), TreefileError> {
+    if added.len() >= ADDED_FILES_MAX {
+        let what = format!("more than {ADDED_FILES_MAX} files, the last one below {}", source.display());
+        return Err(TreefileError::Value { key: "add-files", what });
+    }
+    if !source.is_dir() {
+        added.push((source.to_string_lossy().into_owned(), destination.to_owned()));
+        return Ok(());
+    }
+    let failed = |error| TreefileError::Read { path: source.to_owned(), source: error };
+    let mut entries = source.read_dir().map_err(failed)?.collect::<io::Result<Vec<_>>>().map_err(failed)?;
+    entries.sort_by_key(std::fs::DirEntry::file_name);
+    for entry in entries {
+        let path = entry.path();
+        if path.is_symlink() && path.is_dir() {
+            let what = format!("{} is a link to a directory", path.display());
+            return Err(TreefileError::Value { key: "add-files", what });
+        }
+        let below = format!("{}/{}", destination.trim_end_matches('/'), entry.file_name().to_string_lossy());
+        add_files_below(&path, &below, added)?;
+    }
+    Ok(())
+}
+
 /// Makes the file names in `raw` absolute, and replaces the names of files whose text is needed by that text.
 fn resolve_file_names(raw: &mut RawTreefile, directory: &Path) -> Result<(), TreefileError> {
     let absolute_path = |name: &str| directory.join(name).to_string_lossy().into_owned();
-    for (source, _) in &mut raw.add_files {
-        *source = absolute_path(source);
+    let mut added = Vec::new();
+    for (source, destination) in std::mem::take(&mut raw.add_files) {
+        let source = PathBuf::from(absolute_path(&source));
+        add_files_below(&source, &destination, &mut added)?;
     }
+    raw.add_files = added;
     let packages = raw.packages.iter_mut().chain(raw.packages_by_arch.values_mut().flatten());
     for package in packages.filter(|package| is_package_file(package)) {
         *package = absolute_path(package);
@@ -229,6 +260,22 @@ mod tests {
         assert_eq!(tree.add_files[0].source, directory.join("motd"));
         assert_eq!(tree.commit_metadata["a.b"], "true");
         assert_eq!(tree.commit_metadata["c"], "devel");
+    }
+
+    #[test]
+    fn directories_in_add_files_stand_for_their_files() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let tree = directory.path().join("etc/conf.d");
+        std::fs::create_dir_all(&tree).expect("writable");
+        write(&tree, &[("b", "b"), ("a", "a")]);
+        let main = directory.path().join("main.yaml");
+        write(directory.path(), &[("main.yaml", "ref: a\nengine: apt\nadd-files: [[etc, /usr/etc/]]\n")]);
+        let read = load(&main, "x86_64").expect("valid");
+        let destinations: Vec<&str> = read.add_files.iter().map(|file| file.destination.as_str()).collect();
+        assert_eq!(destinations, ["/usr/etc/conf.d/a", "/usr/etc/conf.d/b"]);
+        std::os::unix::fs::symlink("..", tree.join("up")).expect("writable");
+        let message = load(&main, "x86_64").expect_err("a link to a directory").to_string();
+        assert!(message.contains("is a link to a directory"), "{message}");
     }
 
     #[test]

@@ -109,7 +109,8 @@ impl<'a> Dnf<'a> {
             "--assumeyes".to_owned(),
             format!("--config={}", config.path().display()),
             format!("--installroot={}", root.display()),
-            format!("--setopt=install_weak_deps={}", if treefile.recommends { "1" } else { "0" }),
+            // All packages are named, those that are only recommended as well; nothing is to be added to them.
+            "--setopt=install_weak_deps=0".to_owned(),
         ];
         arguments.extend(treefile.releasever.iter().map(|release| format!("--releasever={release}")));
         if !treefile.repos.is_empty() {
