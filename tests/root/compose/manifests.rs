@@ -33,7 +33,7 @@ fn manifests_of_rpm_ostree_are_read_as_they_are() {
                  include: [shared.yaml]\nrojig: {name: core, summary: s, license: MIT}\nlockfile-repos: [pool]\n\
                  conditional-include:\n- {if: old == false, include: {packages: [nano], repos: [extra]}}\n\
                  - {if: [old == true], include: absent.yaml}\ncontainer-cmd: [/sbin/init]\n\
-                 packages-ppc64: [a]\npackages-loongarch64: [b]\npackages:\n# all are comments\nmodules: {enable: []}\n",
+                 packages-ppc64: [a]\npackages-loongarch64: [b]\npackages:\n# all are comments\nmodules:\n",
             ),
             (
                 "shared.yaml",
