@@ -17,6 +17,7 @@ mod instance;
 mod lock;
 mod mountinfo;
 mod positioned;
+mod remove;
 mod replace;
 mod temporary;
 mod xattr;
@@ -36,9 +37,10 @@ pub(crate) use lock::{Lock, LockError};
 pub(crate) use mountinfo::MountPoint;
 pub use mountinfo::MountTable;
 pub(crate) use positioned::read_from;
+pub(crate) use remove::{clear_protection, remove_directory, remove_file};
 pub(crate) use replace::{
-    append, install, make_directories, promote, remove_directory, remove_file, rename_directory, replace, replace_in,
-    replace_on_fat, sync_directory, sync_filesystem,
+    append, install, make_directories, promote, rename_directory, replace, replace_in, replace_on_fat, sync_directory,
+    sync_filesystem,
 };
 pub(crate) use temporary::{TemporaryFile, TemporaryPath};
 pub(crate) use xattr::read_xattrs;

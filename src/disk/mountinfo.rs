@@ -1,7 +1,7 @@
 //! Reads the kernel's list of mounts without accessing any of them: a process that serves a mount and accesses it could wait
 //! for itself for ever.
 //!
-//! *Used by* `disk::instance`, `fuse`, `mount` and `cli`.
+//! *Used by* `disk`, `fuse`, `mount`, `deploy` and `cli`.
 
 use std::ffi::OsString;
 use std::fs;
@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 pub struct MountPoint {
     /// `major:minor`, equal for all mounts of one filesystem.
     pub device: String,
+    /// The directory of the filesystem that is mounted: `/`, or that of a bind mount or of a btrfs subvolume.
+    pub(crate) root: PathBuf,
     /// The mount point.
     pub path: PathBuf,
     /// The flags of this mount, such as `ro,nosuid,relatime`.
@@ -72,13 +74,13 @@ impl MountTable {
 fn parse_line(line: &[u8]) -> Option<MountPoint> {
     let mut fields = line.split(|byte| *byte == b' ');
     let device = text(fields.nth(2)?);
-    let path = PathBuf::from(OsString::from_vec(unescape(fields.nth(1)?)));
+    let [root, path] = [fields.next()?, fields.next()?].map(|field| PathBuf::from(OsString::from_vec(unescape(field))));
     let flags = text(fields.next()?);
     let mut after = fields.skip_while(|field| *field != b"-").skip(1);
     let filesystem = text(after.next()?);
     let source = text(after.next()?);
     let options = text(after.next().unwrap_or_default());
-    Some(MountPoint { device, path, flags, filesystem, source, options })
+    Some(MountPoint { device, root, path, flags, filesystem, source, options })
 }
 
 fn text(field: &[u8]) -> String {
@@ -116,7 +118,7 @@ mod tests {
         let table = MountTable::parse(EXAMPLE);
         assert_eq!(table.all().len(), 3);
         let ours = table.mounts_of("0:41").next().expect("listed");
-        assert_eq!(ours.path, Path::new("/mnt/a b"));
+        assert_eq!((ours.path.as_path(), ours.root.as_path()), (Path::new("/mnt/a b"), Path::new("/")));
         assert_eq!((ours.filesystem.as_str(), ours.source.as_str()), ("fuse.sapwood", "main^"));
         assert_eq!(table.top(Path::new("/mnt/a b")).expect("listed").filesystem, "tmpfs");
         assert_eq!(table.top(Path::new("/mnt")), None);

@@ -1,4 +1,6 @@
-//! Replaces, renames and removes files durably.
+//! Replaces and renames files durably.
+//!
+//! *Not here*: removing files and directories (`remove`).
 //!
 //! *Invariants*: after a crash a replaced file has its old bytes or its new ones, never a mixture, and never none.
 //!
@@ -6,19 +8,15 @@
 
 #![expect(clippy::disallowed_methods, reason = "this is the one door for renames")]
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, openat, renameat, renameat_with, unlinkat};
-use rustix::io::Errno;
+use rustix::fs::{Mode, OFlags, openat, renameat};
 
 use super::TemporaryFile;
-
-const MOUNT_TABLE: &str = "/proc/self/mountinfo";
 
 /// Replaces the content of `path` by `bytes`, durably: writes and syncs a temporary file in the same directory, renames it to
 /// `path`, and syncs the directory.
@@ -117,18 +115,6 @@ pub(crate) fn make_directories(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes a file, durably; a missing file is no error.
-///
-/// # Errors
-/// Those of the system calls.
-pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-        Ok(()) => sync_directory(&parent_of(path)?),
-    }
-}
-
 /// Appends `line` to a file, durably; creates the file if it does not exist.
 ///
 /// # Errors
@@ -158,106 +144,7 @@ pub(crate) fn sync_filesystem(directory: impl AsFd) -> io::Result<()> {
     rustix::fs::syncfs(directory).map_err(io::Error::from)
 }
 
-/// Removes a directory and everything in it; a missing directory is no error. Nothing is removed while something is mounted at
-/// or below it.
-///
-/// # Errors
-/// Those of the system calls; `ResourceBusy`, with the mount point, if something is mounted there.
-pub(crate) fn remove_directory(path: &Path) -> io::Result<()> {
-    if let Some(mounted) = mount_below(path) {
-        let message = format!("{} is mounted", mounted.display());
-        return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
-    }
-    match super::open_directory_at(rustix::fs::CWD, path.as_os_str().as_bytes()) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        opened => empty_directory(&opened?).and_then(|()| fs::remove_dir(path)),
-    }
-}
-
-/// Removes everything in a directory. Directories with something in them are moved up into `top` first, so that this takes two
-/// descriptors and little memory however deep the tree is.
-fn empty_directory(top: &OwnedFd) -> io::Result<()> {
-    let mut moved = 0_u64;
-    loop {
-        let names = names_in(top)?;
-        if names.is_empty() {
-            return Ok(());
-        }
-        for name in names {
-            if remove_entry(top, &name)? {
-                continue;
-            }
-            let directory = super::open_directory_at(top, &name)?;
-            for inner in names_in(&directory)? {
-                if !remove_entry(&directory, &inner)? {
-                    move_up(&directory, &inner, top, &mut moved)?;
-                }
-            }
-            remove_entry(top, &name)?;
-        }
-    }
-}
-
-/// Moves a directory into `top`, under a name that is free there.
-fn move_up(directory: &OwnedFd, name: &[u8], top: &OwnedFd, moved: &mut u64) -> io::Result<()> {
-    loop {
-        let free = format!(".removed-{moved}");
-        *moved += 1;
-        match renameat_with(directory, name, top, free, RenameFlags::NOREPLACE) {
-            Err(Errno::EXIST) => {}
-            other => return Ok(other?),
-        }
-    }
-}
-
-/// Removes a file or an empty directory; returns whether it is gone. A directory with something in it stays.
-fn remove_entry(directory: &OwnedFd, name: &[u8]) -> io::Result<bool> {
-    let removed = match unlinkat(directory, name, AtFlags::empty()) {
-        Err(Errno::ISDIR) => unlinkat(directory, name, AtFlags::REMOVEDIR),
-        other => other,
-    };
-    match removed {
-        Ok(()) | Err(Errno::NOENT) => Ok(true),
-        Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(false),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn names_in(directory: &OwnedFd) -> io::Result<Vec<Box<[u8]>>> {
-    // The descriptor may have been read to its end before.
-    let directory = super::open_directory_at(directory, b".")?;
-    Ok(super::list(&directory)?.into_iter().map(|entry| entry.name).collect())
-}
-
-/// Returns a mount point at or below `path`, if this process sees one.
-fn mount_below(path: &Path) -> Option<PathBuf> {
-    let path = path.canonicalize().ok()?;
-    let table = fs::read(MOUNT_TABLE).ok()?;
-    let points = table.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
-    points.map(unescape).find(|point| point.starts_with(&path))
-}
-
-/// Undoes the octal escapes `\ooo` by which the mount table writes blanks and backslashes.
-fn unescape(field: &[u8]) -> PathBuf {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&first, after)) = rest.split_first() {
-        let digits = after.get(..3).filter(|_| first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
-        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &after[3..];
-            }
-            None => {
-                bytes.push(first);
-                rest = after;
-            }
-        }
-    }
-    PathBuf::from(OsString::from_vec(bytes))
-}
-
-fn parent_of(path: &Path) -> io::Result<PathBuf> {
+pub(super) fn parent_of(path: &Path) -> io::Result<PathBuf> {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => Ok(parent.to_owned()),
         Some(_) => Ok(PathBuf::from(".")),
@@ -282,32 +169,6 @@ mod tests {
     }
 
     #[test]
-    fn remove_directory_fails_when_something_is_mounted_in_it() {
-        assert_eq!(unescape(b"/a\\040b\\134"), Path::new("/a b\\"));
-        let error = remove_directory(Path::new("/proc")).expect_err("it is mounted");
-        assert_eq!(error.kind(), io::ErrorKind::ResourceBusy, "{error}");
-    }
-
-    #[test]
-    fn remove_directory_needs_no_descriptor_for_each_level() {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let top = directory.path().join("top");
-        make_directories(&top).expect("made");
-        let mut at = super::super::open_directory(&top).expect("there");
-        for _ in 0..3000 {
-            rustix::fs::mkdirat(&at, "d", Mode::RWXU).expect("made");
-            rustix::fs::symlinkat("/etc", &at, "link").expect("made");
-            at = super::super::open_directory_at(&at, b"d").expect("there");
-        }
-        make_directories(&top.join(".removed-0/x")).expect("made");
-        remove_directory(&top).expect("removed");
-        assert!(!top.exists() && Path::new("/etc").exists());
-        remove_directory(&top).expect("gone already");
-        std::os::unix::fs::symlink("/etc", &top).expect("made");
-        assert!(remove_directory(&top).is_err(), "a link");
-    }
-
-    #[test]
     fn directories_and_lines_are_made_renamed_and_removed() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let deep = directory.path().join("a/b");
@@ -316,8 +177,6 @@ mod tests {
         append(&deep.join("log"), b"1\n").expect("written");
         append(&deep.join("log"), b"2\n").expect("written");
         assert_eq!(fs::read(deep.join("log")).expect("readable"), b"1\n2\n");
-        remove_file(&deep.join("log")).expect("removed");
-        remove_file(&deep.join("log")).expect("gone already");
         rename_directory(&deep, &directory.path().join("c")).expect("renamed");
         assert!(directory.path().join("c").is_dir());
     }
