@@ -40,6 +40,8 @@ Examples:
       merge the lines of both
   sapwood etc reset ssh/sshd_config
       take the default
+  sapwood etc settle passwd
+      what is here is right: the conflict is over
   sapwood etc undo
       take back the last of these, or the merge itself
 
@@ -100,6 +102,12 @@ enum Action {
         /// Only say what would be changed
         #[arg(long)]
         dry_run: bool,
+    },
+    /// Declare the conflicts of paths as resolved: what is here stays
+    Settle {
+        /// The paths
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
     },
     /// Set paths, and what is below them, to their defaults
     Reset {
@@ -171,6 +179,7 @@ impl Run for Args {
                 merge_texts(&scene, &parse_etc_paths(text), edit_mode(*dry_run))
             }
             Action::Merge { to, json, .. } => print_merge_plan(&scene, &state, to.as_deref(), *json),
+            Action::Settle { paths } => settle(&scene, &parse_etc_paths(paths)),
             Action::Undo { paths, dry_run } => undo(&scene, &parse_etc_paths(paths), edit_mode(*dry_run)),
             Action::Reset { paths, dry_run } => reset(&scene, &parse_etc_paths(paths), edit_mode(*dry_run)),
         }
@@ -252,6 +261,21 @@ fn print_status(scene: &DeployedEtc<'_>, as_json: bool) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn settle(scene: &DeployedEtc<'_>, paths: &[EtcPath]) -> Result<ExitCode> {
+    let open = open_conflicts(&scene.opened.sysroot, &scene.deployment.id)?;
+    let mut settled = Vec::new();
+    for path in paths {
+        let text = path_to_text(path);
+        match open.iter().find(|conflict| conflict.path == text) {
+            Some(conflict) => settled.push(conflict.clone()),
+            None => bail!("{} is not in conflict", etc_path(path)),
+        }
+    }
+    scene.live().settle(settled)?;
+    paths.iter().try_for_each(|path| output::line(format_args!("settled {}", etc_path(path))))?;
+    Ok(ExitCode::SUCCESS)
+}
+
 fn print_diff(scene: &DeployedEtc<'_>, paths: &[EtcPath]) -> Result<ExitCode> {
     let here = scene.scan()?;
     let live = scene.live();
@@ -259,6 +283,11 @@ fn print_diff(scene: &DeployedEtc<'_>, paths: &[EtcPath]) -> Result<ExitCode> {
         let below = |top: &EtcPath| path.starts_with(top) && (path.len() == top.len() || path[top.len()] == b'/');
         paths.is_empty() || paths.iter().any(below)
     };
+    for path in paths.iter().filter(|path| !path.is_empty()) {
+        if here.get(path).is_none() && scene.defaults.get(path).is_none() {
+            bail!("there is no {}, neither here nor in the defaults", etc_path(path));
+        }
+    }
     for change in list_changes(&scene.defaults, &here).iter().filter(|change| is_wanted(change.path)) {
         let is_file = |item: Option<&Item>| item.is_none_or(|item| matches!(item.body, Body::File { .. }));
         let (old, new) = (scene.defaults.get(change.path), here.get(change.path));

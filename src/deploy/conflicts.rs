@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::etc::{
-    Body, EtcOperation, EtcPath, EtcPlan, EtcTree, Item, Journal, JournalError, LogEntry, LoggedDecision, MergeOutcome,
-    PlannedContent, PlannedEntry, parent, path_from_text,
+    AccountFile, Body, EtcOperation, EtcPath, EtcPlan, EtcTree, Item, Journal, JournalError, LogEntry, LoggedDecision,
+    MergeOutcome, PlannedContent, PlannedEntry, parent, path_from_text,
 };
 use crate::model::ObjectId;
 
@@ -18,7 +18,8 @@ fn last_merge(entries: &[(u32, LogEntry)]) -> Option<usize> {
     entries.iter().rposition(|(_, entry)| entry.operation == EtcOperation::Merge)
 }
 
-/// Returns the conflicts of the last merge that were not resolved since, by a reset, a text merge, or an edit of the file.
+/// Returns the conflicts of the last merge that were not resolved since: by a reset, a text merge, or an edit of the file, or
+/// because the administrator settled them. An edit resolves none of an account file, which programs edit all the time.
 /// `content` returns the digest of what a file contains now.
 pub(crate) fn open_conflicts(
     entries: &[(u32, LogEntry)],
@@ -30,18 +31,28 @@ pub(crate) fn open_conflicts(
         .filter(|entry| matches!(entry.operation, EtcOperation::Reset | EtcOperation::Text))
         .flat_map(|entry| entry.changes.iter().filter(|change| !change.undone).map(|change| change.path.as_str()))
         .collect();
+    // A merge that is repeated finds the same conflicts again: what was settled stays settled.
+    let is_same = |a: &LoggedDecision, b: &LoggedDecision| {
+        (&a.path, a.outcome, &a.aspects, &a.details) == (&b.path, b.outcome, &b.aspects, &b.details)
+    };
+    let settled = || entries.iter().filter(|(_, entry)| entry.operation == EtcOperation::Settle);
+    let is_settled = |found: &LoggedDecision| {
+        settled().flat_map(|(_, entry)| &entry.decisions).any(|settled| is_same(settled, found))
+    };
     let is_open = |found: &&LoggedDecision| {
-        let is_edited = found.content.is_some() && content(&path_from_text(&found.path)) != found.content;
-        found.outcome.is_conflict() && !resolved.contains(found.path.as_str()) && !is_edited
+        let path = path_from_text(&found.path);
+        let is_edited = AccountFile::at(&path).is_none() && found.content.is_some() && content(&path) != found.content;
+        found.outcome.is_conflict() && !resolved.contains(found.path.as_str()) && !is_edited && !is_settled(found)
     };
     entries[index].1.decisions.iter().filter(is_open).cloned().collect()
 }
 
 /// Changes the plan of a repeated merge so that it preserves what was edited in the staged tree `current` since the first
-/// merge: by undo, reset or text merge. Returns the number of these paths.
+/// merge: by undo, reset or text merge. Returns the number of these paths and of conflicts that were settled.
 pub(crate) fn preserve_edits(entries: &[(u32, LogEntry)], current: &EtcTree, plan: &mut EtcPlan) -> usize {
-    let edits = entries.iter().filter(|(_, entry)| entry.operation != EtcOperation::Merge);
-    let changes = edits.flat_map(|(_, entry)| &entry.changes);
+    let edits = || entries.iter().filter(|(_, entry)| entry.operation != EtcOperation::Merge);
+    let settled: usize = edits().map(|(_, entry)| entry.decisions.len()).sum();
+    let changes = edits().flat_map(|(_, entry)| &entry.changes);
     let paths: BTreeSet<EtcPath> = changes.map(|change| path_from_text(&change.path)).collect();
     // Without content: the entry exists already, so its content is not read.
     let unchanged =
@@ -62,7 +73,15 @@ pub(crate) fn preserve_edits(entries: &[(u32, LogEntry)], current: &EtcTree, pla
             above = parent(path);
         }
     }
-    paths.len()
+    paths.len() + settled
+}
+
+/// Returns the digest of the content of a file.
+const fn digest_of(item: &Item) -> Option<ObjectId> {
+    match item.body {
+        Body::File { content, .. } => Some(content),
+        _ => None,
+    }
 }
 
 /// What a merge writes to the journal.
@@ -80,10 +99,7 @@ impl MergeRecord {
     /// the journal of that tree.
     pub(crate) fn new(plan: &EtcPlan, old: &EtcTree, local: &EtcTree, journal: &Journal) -> Result<Self, JournalError> {
         let entries = journal.entries()?;
-        let content_of = |path: &[u8]| match local.get(path).map(|item| &item.body) {
-            Some(Body::File { content, .. }) => Some(*content),
-            _ => None,
-        };
+        let content_of = |path: &[u8]| local.get(path).and_then(digest_of);
         let before = open_conflicts(&entries, &content_of);
         let base_root = last_merge(&entries).map(|index| journal.base(entries[index].0)).unwrap_or_default();
         let mut record = Self { decisions: Vec::new(), bases: BTreeMap::new(), base_root };
@@ -92,16 +108,25 @@ impl MergeRecord {
             let was_open = before.iter().find(|found| found.path == logged.path);
             let is_still_open =
                 matches!(logged.outcome, MergeOutcome::Kept | MergeOutcome::Conflict | MergeOutcome::TypeConflict);
-            if let Some(found) = was_open.filter(|_| is_still_open) {
+            // The entries of an account file that are in conflict stay so, also when others are merged.
+            let is_account = AccountFile::at(&decision.path).is_some() && logged.outcome == MergeOutcome::Merged;
+            if let Some(found) = was_open.filter(|_| is_still_open || is_account) {
                 if logged.outcome == MergeOutcome::Kept {
                     logged = found.clone();
+                } else if is_account || AccountFile::at(&decision.path).is_some() {
+                    let new = logged.details.iter().filter(|detail| !found.details.contains(detail));
+                    logged.details = found.details.iter().chain(new).cloned().collect();
+                    logged.outcome = MergeOutcome::Conflict;
                 }
                 record.keep_base(&decision.path, &PlannedContent::Local(decision.path.clone()), old);
             } else if logged.outcome == MergeOutcome::Conflict {
                 record.keep_base(&decision.path, &PlannedContent::None, old);
             }
             if logged.outcome.is_conflict() {
-                logged.content = content_of(&decision.path);
+                // What the merge makes of the file: a later difference is an edit. An entry without content is one that was
+                // edited already.
+                let made = plan.entries.get(&decision.path).filter(|made| made.content != PlannedContent::None);
+                logged.content = made.and_then(|made| digest_of(&made.item)).or_else(|| content_of(&decision.path));
             }
             record.decisions.push(logged);
         }

@@ -13,6 +13,7 @@ pub mod menu;
 pub mod process;
 pub mod programs;
 pub mod published;
+pub mod random;
 pub mod sandbox;
 pub mod scripted_server;
 pub mod tracee;

@@ -3,11 +3,17 @@
 //! If they were merged as whole files, they would always be in conflict on a machine with local users, and either the local
 //! users or a new system user of the commit would be lost.
 //!
+//! A new system user or group of the defaults whose number is taken here gets the highest number from [`SYSTEM_NUMBERS`] that
+//! neither file has; the group of a new user follows. Any other number that is taken is a conflict, and the entry is left out.
+//! Entries that share a number in the defaults, too, are meant to, and are added as they are.
+//!
 //! *Not here*: reading the files. Everything in this file is pure.
+//!
+//! *Invariants*: a line that the merge does not change keeps its bytes, whatever they are; so does the end of the file.
 //!
 //! *Used by* `plan`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// The result of merging one account file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,8 +21,26 @@ pub struct AccountMerge {
     /// The content of the merged file.
     pub text: Vec<u8>,
     /// Descriptions of the conflicts, in which the local version was kept.
-    pub(crate) conflicts: Vec<String>,
+    pub conflicts: Vec<String>,
+    /// The new entries that have another number than in the defaults, by name.
+    pub renumbered: BTreeMap<String, Renumbered>,
 }
+
+/// The number of a new entry in the defaults, and the one that it got.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Renumbered {
+    /// The number in the defaults.
+    pub from: u32,
+    /// The number here.
+    pub to: u32,
+}
+
+/// The numbers of system users and groups that are given to new entries whose own number is taken, the last first. `adduser` and
+/// `systemd-sysusers` use the same ones.
+const SYSTEM_NUMBERS: std::ops::RangeInclusive<u32> = 101..=999;
+
+/// The numbers below which an account is one of the system.
+const FIRST_USER_NUMBER: u32 = 1000;
 
 /// The kind of an account file, which determines the meaning of its fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,10 +87,10 @@ impl AccountFile {
         matches!((self, field), (Self::Group, 3) | (Self::GroupShadow, 2 | 3))
     }
 
-    /// Returns the user or group id, which must be unique in the file.
-    fn number(self, line: &str) -> Option<&str> {
+    /// Returns the user or group id, which must be unique in the file; `None` if the line has none that is a number.
+    fn number(self, line: &str) -> Option<u32> {
         match self {
-            Self::Passwd | Self::Group => line.split(':').nth(2),
+            Self::Passwd | Self::Group => line.split(':').nth(2)?.parse().ok(),
             _ => None,
         }
     }
@@ -75,13 +99,19 @@ impl AccountFile {
 /// Merges one account file.
 #[must_use]
 pub fn merge(file: AccountFile, old: &[u8], local: &[u8], new: &[u8]) -> AccountMerge {
-    let texts = [old, local, new].map(text_of);
+    merge_with_groups(file, [old, local, new], &BTreeMap::new())
+}
+
+/// Merges one account file: the old defaults, the local file and the new defaults. `groups` are the new groups that got another
+/// number.
+#[must_use]
+pub fn merge_with_groups(file: AccountFile, texts: [&[u8]; 3], groups: &BTreeMap<String, Renumbered>) -> AccountMerge {
+    let texts = texts.map(text_of);
     let [old, local, new] = [0, 1, 2].map(|side| texts[side].split_terminator('\n').collect::<Vec<_>>());
     let entries = |lines: &[&str]| -> HashMap<String, String> {
         lines.iter().filter_map(|line| Some((file.key(line)?.to_owned(), (*line).to_owned()))).collect()
     };
     let (old_entries, new_entries) = (entries(&old), entries(&new));
-    let local_keys: Vec<&str> = local.iter().filter_map(|line| file.key(line)).collect();
     let mut conflicts = Vec::new();
     let mut result: Vec<String> = Vec::new();
     for line in &local {
@@ -96,31 +126,106 @@ pub fn merge(file: AccountFile, old: &[u8], local: &[u8], new: &[u8]) -> Account
             (base, Some(new)) => result.push(merge_fields(file, key, base, line, new, &mut conflicts)),
         }
     }
-    // Lines for NIS stay last, since they apply to everything behind them.
-    let end = result.iter().rposition(|line| file.key(line).is_some()).map_or(0, |last| last + 1);
-    let mut added = Vec::new();
+    let local_keys: HashSet<&str> = local.iter().filter_map(|line| file.key(line)).collect();
+    let is_new = |key: &str| !local_keys.contains(key) && !old_entries.contains_key(key);
+    let mut additions = Additions::new(file, &result, &new, groups);
     for line in &new {
-        let Some(key) = file.key(line).filter(|key| !local_keys.contains(key) && !old_entries.contains_key(*key))
-        else {
-            continue;
-        };
-        let holder =
-            file.number(line).and_then(|number| result.iter().find(|other| file.number(other) == Some(number)));
-        match holder.and_then(|other| file.key(other)) {
-            Some(other) => conflicts.push(format!(
-                "'{key}' of the new defaults has number {}, which '{other}' has here: it was left out",
-                file.number(line).unwrap_or_default()
-            )),
-            None => added.push((*line).to_owned()),
+        if let Some(key) = file.key(line).filter(|key| is_new(key)) {
+            additions.add(key, line);
         }
     }
+    let Additions { lines: added, renumbered, conflicts: left_out, .. } = additions;
+    conflicts.extend(left_out);
+    // Lines for NIS stay last, since they apply to everything behind them.
+    let end = result.iter().rposition(|line| file.key(line).is_some()).map_or(0, |last| last + 1);
+    let is_last_kept = local.last().is_some_and(|last| result.last().is_some_and(|line| line == last));
+    let ends_with_addition = end == result.len() && !added.is_empty();
     result.splice(end..end, added);
     let mut text = result.join("\n");
-    if !text.is_empty() {
+    // Only a local last line without a line end has none in the result.
+    let has_no_end = is_last_kept && !ends_with_addition && !texts[1].ends_with('\n');
+    if !result.is_empty() && !has_no_end {
         text.push('\n');
     }
-    let to_utf8 = |conflict: &String| String::from_utf8_lossy(&bytes_of(conflict)).into_owned();
-    AccountMerge { text: bytes_of(&text), conflicts: conflicts.iter().map(to_utf8).collect() }
+    let to_utf8 = |text: &String| String::from_utf8_lossy(&bytes_of(text)).into_owned();
+    AccountMerge {
+        text: bytes_of(&text),
+        conflicts: conflicts.iter().map(to_utf8).collect(),
+        renumbered: renumbered.into_iter().map(|(name, number)| (to_utf8(&name), number)).collect(),
+    }
+}
+
+/// The new entries of the defaults that are added to the local file.
+struct Additions<'a> {
+    file: AccountFile,
+    /// The merged lines, without additions.
+    result: &'a [String],
+    /// The lines of the new defaults.
+    defaults: &'a [&'a str],
+    groups: &'a BTreeMap<String, Renumbered>,
+    lines: Vec<String>,
+    renumbered: BTreeMap<String, Renumbered>,
+    conflicts: Vec<String>,
+}
+
+impl<'a> Additions<'a> {
+    fn new(
+        file: AccountFile,
+        result: &'a [String],
+        defaults: &'a [&'a str],
+        groups: &'a BTreeMap<String, Renumbered>,
+    ) -> Self {
+        let (lines, renumbered, conflicts) = (Vec::new(), BTreeMap::new(), Vec::new());
+        Self { file, result, defaults, groups, lines, renumbered, conflicts }
+    }
+
+    /// Adds a line of the new defaults, if necessary with another number.
+    fn add(&mut self, key: &str, line: &str) {
+        let line = self.with_group(line);
+        let Some(number) = self.file.number(&line) else { return self.lines.push(line) };
+        let Some(holder) = self.holder(number) else { return self.lines.push(line) };
+        let free = SYSTEM_NUMBERS.rev().find(|number| !self.is_taken(*number));
+        match free.filter(|_| number < FIRST_USER_NUMBER) {
+            Some(free) => {
+                self.lines.push(with_field(&line, 2, &free.to_string()));
+                self.renumbered.insert(key.to_owned(), Renumbered { from: number, to: free });
+            }
+            None => self.conflicts.push(format!(
+                "'{key}' of the new defaults has number {number}, which '{holder}' has here: it was left out"
+            )),
+        }
+    }
+
+    /// Returns a line of `passwd` with the number that its group got here.
+    fn with_group(&self, line: &str) -> String {
+        let own = (self.file == AccountFile::Passwd).then(|| line.split(':').nth(3)?.parse::<u32>().ok()).flatten();
+        match self.groups.values().find(|group| Some(group.from) == own) {
+            Some(group) => with_field(line, 3, &group.to.to_string()),
+            None => line.to_owned(),
+        }
+    }
+
+    /// Returns the local entry that has a number, unless it shares that number with others in the defaults, too.
+    fn holder(&self, number: u32) -> Option<&'a str> {
+        let has_number = |line: &&str| self.file.number(line) == Some(number);
+        let is_shared = |key: &str| {
+            self.defaults.iter().filter(|line| has_number(line)).any(|line| self.file.key(line) == Some(key))
+        };
+        let mut holders =
+            self.result.iter().map(String::as_str).filter(has_number).filter_map(|line| self.file.key(line));
+        holders.find(|key| !is_shared(key))
+    }
+
+    fn is_taken(&self, number: u32) -> bool {
+        let lines = self.result.iter().chain(&self.lines).map(String::as_str).chain(self.defaults.iter().copied());
+        lines.into_iter().any(|line| self.file.number(line) == Some(number))
+    }
+}
+
+/// Returns a line with another value of one field.
+fn with_field(line: &str, index: usize, value: &str) -> String {
+    let fields = line.split(':').enumerate().map(|(at, field)| if at == index { value } else { field });
+    fields.collect::<Vec<_>>().join(":")
 }
 
 /// Returns one character for each byte, so that text which is not UTF-8, such as the name of a user, is preserved.
@@ -214,13 +319,15 @@ mod tests {
         // deleted locally: stays deleted, also if the default changed it; removed by the default and unchanged locally: removed
         check(Passwd, [&join(&[root, svc]), root, &join(&[root, "svc:x:101:101::/srv:/bin/false"])], root, 0);
         check(Passwd, [&join(&[root, svc]), &join(&[root, svc, me]), root], &join(&[root, me]), 0);
-        // the same number twice
-        check(
-            Passwd,
-            [root, &join(&[root, "mine:x:101:1::/:/bin/sh"]), &join(&[root, svc])],
-            &join(&[root, "mine:x:101:1::/:/bin/sh"]),
-            1,
-        );
+        // the number is taken: of the system, it gets a free one; of a user, it is left out
+        let mine = "mine:x:101:1::/:/bin/sh";
+        let moved = "svc:x:999:101::/:/bin/false";
+        check(Passwd, [root, &join(&[root, mine]), &join(&[root, svc])], &join(&[root, mine, moved]), 0);
+        let you = "you:x:1000:1000::/home/you:/bin/sh";
+        check(Passwd, [root, &join(&[root, me]), &join(&[root, you])], &join(&[root, me]), 1);
+        // a number that is shared in the defaults
+        let alias = "toor:x:0:0::/root:/bin/sh";
+        check(Passwd, [root, root, &join(&[root, alias])], &join(&[root, alias]), 0);
         check(Group, ["adm:x:4:", "adm:x:4:me", "adm:x:4:syslog"], "adm:x:4:me,syslog", 0);
         check(Group, ["adm:x:4:a,b", "adm:x:4:b,me", "adm:x:4:a,b,c"], "adm:x:4:b,me,c", 0);
         check(GroupShadow, ["adm:*::", "adm:*:boss:me", "adm:*::syslog"], "adm:*:boss:me,syslog", 0);
@@ -235,12 +342,26 @@ mod tests {
     }
 
     #[test]
+    fn new_user_follows_its_group_to_another_number() {
+        let group = merge(AccountFile::Group, b"", b"mine:x:101:\n", b"svc:x:101:\nother:x:102:\n");
+        assert_eq!(group.text, b"mine:x:101:\nsvc:x:999:\nother:x:102:\n");
+        assert_eq!(group.renumbered["svc"], Renumbered { from: 101, to: 999 });
+        let texts: [&[u8]; 3] = [b"", b"", b"svc:x:105:101:::\nother:x:102:102:::\n"];
+        let users = merge_with_groups(AccountFile::Passwd, texts, &group.renumbered);
+        assert_eq!(users.text, b"svc:x:105:999:::\nother:x:102:102:::\n");
+    }
+
+    #[test]
     fn merge_keeps_local_lines_that_are_no_entries() {
         check(AccountFile::Passwd, ["", "#x:y garbage", "a:x:1:1:::"], "a:x:1:1::: #x:y garbage", 0);
         check(AccountFile::Passwd, ["", "", ""], "", 0);
         let odd = b"me:x:1:1:Andr\xe9 J\xc3\xb6:/home/me:/bin/sh\r\r\n";
         assert_eq!(merge(AccountFile::Passwd, b"", odd, b"").text, odd);
-        let clash = merge(AccountFile::Passwd, b"", odd, "ö:x:1:1:::\n".as_bytes());
+        let clash = merge(AccountFile::Passwd, b"", b"a:x:1001:1:::\n", "ö:x:1001:1:::\n".as_bytes());
         assert!(clash.conflicts[0].starts_with("'ö' of the new defaults"), "{:?}", clash.conflicts);
+        let open = b"root:x:0:0::/:\n\nme:x:1:1:::";
+        assert_eq!(merge(AccountFile::Passwd, b"", open, b"root:x:0:0::/:\n").text, open, "no line end");
+        let longer = merge(AccountFile::Passwd, b"", open, b"new:x:2:1:::").text;
+        assert_eq!(longer, [&open[..], b"\nnew:x:2:1:::\n"].concat());
     }
 }

@@ -12,7 +12,7 @@ use std::path::Path;
 use super::apply::{Applied, ApplyError, ContentSources, TargetTree, apply, open_local};
 use super::decision::{PlannedContent, PlannedEntry};
 use super::item::{Body, EtcPath, EtcTree, Item, parent, path_from_text, path_to_text};
-use super::journal::{EtcOperation, Journal, JournalError, LogEntry, PriorState};
+use super::journal::{EtcOperation, Journal, JournalError, LogEntry, LoggedDecision, PriorState};
 use super::scan::{self, PreserveOwners, ScanError};
 use super::text::{self, TextMerge};
 use crate::disk;
@@ -221,6 +221,25 @@ impl LiveEtc<'_> {
     pub(crate) fn read_default(&self, item: &Item) -> Result<Option<Vec<u8>>, EditError> {
         let Body::File { content, size } = item.body else { return Ok(None) };
         Ok(Some(if size == 0 { Vec::new() } else { self.store.read_whole(content, size)? }))
+    }
+
+    /// Records that conflicts are resolved: what is here stays.
+    ///
+    /// # Errors
+    /// When `/etc` cannot be read or the journal cannot be written.
+    pub(crate) fn settle(&self, conflicts: Vec<LoggedDecision>) -> Result<(), EditError> {
+        let current = scan::scan_directory(self.directory, self.ownership)?;
+        let planned = current.entries.iter().map(|(path, item)| (path.clone(), planned_local(path, item))).collect();
+        let entry = LogEntry {
+            operation: EtcOperation::Settle,
+            time: self.now,
+            from: None,
+            merged_from: None,
+            decisions: conflicts,
+            changes: Vec::new(),
+        };
+        let sources = ContentSources { local: self.directory, store: self.store, ownership: self.ownership };
+        Ok(self.journal.record(&current, &planned, sources, entry, (&BTreeMap::new(), self.directory))?)
     }
 
     /// Records the edits in the journal and then makes them. Local contents are read from `from`. Missing parent directories

@@ -61,6 +61,8 @@ pub(crate) enum EtcOperation {
     Reset,
     /// An earlier operation was undone.
     Undo,
+    /// The administrator declared conflicts as resolved.
+    Settle,
 }
 
 impl EtcOperation {
@@ -71,6 +73,7 @@ impl EtcOperation {
             Self::Text => "text merge",
             Self::Reset => "reset",
             Self::Undo => "undo",
+            Self::Settle => "settled",
         }
     }
 }
@@ -88,7 +91,7 @@ pub(crate) struct LogEntry {
     /// Of a merge: the deployment whose `/etc` was merged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) merged_from: Option<DeploymentId>,
-    /// Of a merge: its decisions.
+    /// Of a merge: its decisions. Of conflicts that were declared as resolved: these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) decisions: Vec<LoggedDecision>,
     /// The paths that the operation changed.

@@ -29,7 +29,7 @@ mod text;
 #[cfg(test)]
 mod tests;
 
-pub use accounts::{AccountFile, merge as merge_accounts};
+pub use accounts::{AccountFile, AccountMerge, merge as merge_accounts};
 pub(crate) use apply::{ApplyError, ContentSources, TargetTree, apply};
 pub(crate) use decision::{
     ContentError, ContentReader, EtcPlan, MergeDecision, MergeOutcome, PlannedContent, PlannedEntry,

@@ -15,9 +15,9 @@
 //!
 //! *Invariants*: no state of the local `/etc` makes the merge fail. *Used by* `deploy::plan`.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use super::accounts::{self, AccountFile};
+use super::accounts::{self, AccountFile, AccountMerge, Renumbered};
 use super::decision::{
     ContentError, ContentReader, Difference, EtcPlan, MergeDecision, MergeOutcome, PlannedContent, PlannedEntry,
     SIDECAR_SUFFIX,
@@ -52,6 +52,7 @@ pub(crate) fn plan(
         changed_in_defaults: changed_directories(old, &new_side),
         skipped: HashMap::new(),
         sidecars: Vec::new(),
+        groups: BTreeMap::new(),
         plan: EtcPlan::default(),
     };
     let paths: BTreeSet<&EtcPath> =
@@ -111,7 +112,19 @@ struct Merger<'a> {
     changed_in_defaults: HashSet<EtcPath>,
     skipped: HashMap<EtcPath, SkipReason>,
     sidecars: Vec<EtcPath>,
+    /// New groups that got another number; `group` is decided before `passwd`.
+    groups: BTreeMap<String, Renumbered>,
     plan: EtcPlan,
+}
+
+/// A file of which the contents were merged by entry or by line.
+struct MergedContents {
+    text: Vec<u8>,
+    conflicts: Vec<String>,
+    /// What the user should know besides.
+    notes: Vec<String>,
+    /// New entries of an account file that got another number.
+    renumbered: BTreeMap<String, Renumbered>,
 }
 
 impl<'a> Merger<'a> {
@@ -223,15 +236,23 @@ impl<'a> Merger<'a> {
         let is_content = |aspect: &Aspect| *aspect == Aspect::Content;
         let mut made = None;
         let mut details = Vec::new();
-        if merged.conflicts.iter().any(is_content) {
+        // A user of the defaults may belong to a group that got another number.
+        let follows_groups = !self.groups.is_empty() && AccountFile::at(path) == Some(AccountFile::Passwd);
+        if merged.conflicts.iter().any(is_content) || (follows_groups && merged.taken.iter().any(is_content)) {
             match self.merge_contents(path, old, local, new) {
-                Ok(Some((text, found))) => {
-                    merged.conflicts.retain(|aspect| !is_content(aspect) || !found.is_empty());
+                Ok(Some(MergedContents { text, conflicts, notes, renumbered })) => {
+                    merged.conflicts.retain(|aspect| !is_content(aspect));
+                    if !conflicts.is_empty() {
+                        merged.conflicts.push(Aspect::Content);
+                    }
+                    if AccountFile::at(path) == Some(AccountFile::Group) {
+                        self.groups = renumbered;
+                    }
                     merged.taken.insert(0, Aspect::Content);
                     merged.kept.insert(0, Aspect::Content);
                     merged.item.body = Body::File { content: ObjectId::of(&text), size: text.len() as u64 };
                     merged.item.mtime = merged.item.mtime.max(new.mtime);
-                    details = found;
+                    details = [conflicts, notes].concat();
                     made = Some(text);
                 }
                 Ok(None) => {}
@@ -253,15 +274,14 @@ impl<'a> Merger<'a> {
         Ok(())
     }
 
-    /// Merges the contents of both versions. Returns the merged content and descriptions of its conflicts; `None` if files at
-    /// this path are not merged by entry or by line.
+    /// Merges the contents of both versions. Returns `None` if files at this path are not merged by entry or by line.
     fn merge_contents(
         &self,
         path: &[u8],
         old: Option<&Item>,
         local: &Item,
         new: &Item,
-    ) -> Result<Option<(Vec<u8>, Vec<String>)>, ContentError> {
+    ) -> Result<Option<MergedContents>, ContentError> {
         let file = AccountFile::at(path);
         if file.is_none() && self.rules.rule_for(path) != Some(MergeRule::Text) {
             return Ok(None);
@@ -278,14 +298,20 @@ impl<'a> Merger<'a> {
         let (Some(old), Some(new)) = (old, object(new)?) else { return Ok(None) };
         let local = self.contents.read_local(path)?;
         if let Some(file) = file {
-            let merged = accounts::merge(file, &old, &local, &new);
-            return Ok(Some((merged.text, merged.conflicts)));
+            let merged = accounts::merge_with_groups(file, [&old, &local, &new], &self.groups);
+            let note = |(name, Renumbered { from, to }): (&String, &Renumbered)| {
+                format!("'{name}' of the new defaults has number {to}, since {from} is taken here")
+            };
+            let notes = merged.renumbered.iter().map(note).collect();
+            let AccountMerge { text, conflicts, renumbered } = merged;
+            return Ok(Some(MergedContents { text, conflicts, notes, renumbered }));
         }
-        match text::merge(&old, &local, &new) {
-            TextMerge::Clean(text) => Ok(Some((text, Vec::new()))),
-            TextMerge::Conflict(_) => Ok(Some((local, vec!["the same lines were changed".to_owned()]))),
-            TextMerge::Binary => Ok(None),
-        }
+        let (text, conflicts) = match text::merge(&old, &local, &new) {
+            TextMerge::Clean(text) => (text, Vec::new()),
+            TextMerge::Conflict(_) => (local, vec!["the same lines were changed".to_owned()]),
+            TextMerge::Binary => return Ok(None),
+        };
+        Ok(Some(MergedContents { text, conflicts, notes: Vec::new(), renumbered: BTreeMap::new() }))
     }
 
     /// Plans a merged entry and notes the decision.

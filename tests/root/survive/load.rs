@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Advice, fadvise};
 
-use super::mount::Random;
+use crate::common::random::Random;
 use crate::common::sandbox::{finish, run};
 
 /// The result of the users of a mount.

@@ -15,9 +15,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::load::Load;
-use super::mount::{Random, Subject};
+use super::mount::Subject;
 use super::soak::reader;
 use crate::common::facts::assert_same_tree;
+use crate::common::random::Random;
 use crate::common::sandbox::{Repository, Sandbox};
 use crate::common::scripted_server::{Answer, ScriptedServer, proper, response, wrong};
 use crate::common::trees;

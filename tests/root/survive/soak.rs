@@ -18,9 +18,10 @@ use nix::sys::signal::Signal;
 use rustix::fs::{Advice, fadvise};
 
 use super::load::{Load, files};
-use super::mount::{Random, Subject, eventually};
+use super::mount::{Subject, eventually};
 use super::remote::Remote;
 use crate::common::link::{Link, Shape};
+use crate::common::random::Random;
 use crate::common::sandbox::{finish, run};
 
 /// Longest cut of the link in milliseconds: less than readers wait, so that no error is allowed at any time.

@@ -9,9 +9,10 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::super::load::{Load, compile, fio, holder, md5sums, mmap_reader};
-use super::super::mount::{Random, Subject};
+use super::super::mount::Subject;
 use super::super::remote::Remote;
 use crate::common::link::Shape;
+use crate::common::random::Random;
 use crate::common::sandbox::{Repository, Sandbox, finish, run};
 use crate::common::trees;
 
