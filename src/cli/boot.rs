@@ -3,6 +3,7 @@
 //! *Not here*: the decisions, which are in `deploy::health` and `deploy::apply`.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
@@ -50,6 +51,9 @@ enum Action {
         /// Do not reboot into the previous deployment
         #[arg(long)]
         no_reboot: bool,
+        /// How long the checks of each directory may take together; what takes longer has failed
+        #[arg(long, value_name = "SECONDS", default_value_t = 240)]
+        limit: u64,
     },
 }
 
@@ -77,23 +81,26 @@ impl Run for Args {
                 Some(id) => output::note(format_args!("{id} is trusted from now on")),
                 None => output::note("nothing is on trial"),
             },
-            Action::Health { no_reboot } => {
+            Action::Health { no_reboot, limit } => {
                 drop(lock);
-                return run_health_checks(&opened, *no_reboot);
+                return run_health_checks(&opened, *no_reboot, Duration::from_secs(*limit));
             }
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
-fn run_health_checks(opened: &super::sysroot_args::OpenSysroot, no_reboot: bool) -> Result<ExitCode> {
+fn run_health_checks(opened: &super::sysroot_args::OpenSysroot, no_reboot: bool, limit: Duration) -> Result<ExitCode> {
     // The checks run without the lock, because a check may call this program.
     let state = opened.state()?;
     let etc = match state.booted() {
         Some(booted) => opened.sysroot.layout().deployment(&booted.id).etc(),
         None => "/etc".into(),
     };
-    let checkup = run_checks(&etc).with_context(|| format!("cannot list the checks in {}", etc.display()))?;
+    let checkup = run_checks(&etc, limit).with_context(|| format!("cannot list the checks in {}", etc.display()))?;
+    for ignored in &checkup.ignored {
+        output::note(format_args!("ignored {ignored}"));
+    }
     for failed in &checkup.wanted {
         output::note(format_args!("wanted check '{}' failed: {}", failed.name, failed.reason));
     }

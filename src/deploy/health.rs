@@ -5,6 +5,11 @@
 //! /etc/sapwood/health.d/wanted.d/*      programs whose failure is only reported
 //! ```
 //!
+//! A check is an executable file. What no administrator means as one is ignored, and reported: files that are not executable, and
+//! copies that editors and package managers leave (`run-parts(8)` ignores them, too). The programs of each directory together have
+//! a time limit. One that takes longer is ended with everything that it started, and it and the rest count as failed: there is a
+//! verdict at any rate.
+//!
 //! A deployment is on trial while the boots of its entry are counted. If a required check fails during the trial, the
 //! deployment before becomes the default. A deployment that passed its trial, or that no other can replace, stays, so there is
 //! no loop of reboots. A commit that failed is not deployed again unless the user asks for it.
@@ -12,9 +17,15 @@
 //! *Not here*: rebooting; the caller does that. *Used by* `cli` (`sapwood boot`).
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _, Seek as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::MemfdFlags;
 
 use super::apply::{DeployError, DeployTransaction};
 use super::error::SysrootError;
@@ -44,6 +55,8 @@ pub(crate) struct HealthReport {
     pub(crate) required: Vec<FailedCheck>,
     /// Wanted checks that failed.
     pub(crate) wanted: Vec<FailedCheck>,
+    /// Files that are no checks, and why.
+    pub(crate) ignored: Vec<String>,
 }
 
 /// What follows from a health report.
@@ -57,47 +70,131 @@ pub(crate) enum HealthVerdict {
     Stay(&'static str),
 }
 
-/// Runs the checks below `etc` one after the other, in the order of their names.
+/// The ends of names of copies that editors and package managers leave.
+const COPY_SUFFIXES: [&str; 16] = [
+    "~",
+    ".bak",
+    ".old",
+    ".orig",
+    ".rej",
+    ".swp",
+    ",v",
+    ".rpmsave",
+    ".rpmnew",
+    ".rpmorig",
+    ".dpkg-old",
+    ".dpkg-dist",
+    ".dpkg-new",
+    ".dpkg-tmp",
+    ".disabled",
+    ".sapwood-new",
+];
+
+/// How often a running check is looked at.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// The bytes of the output of a check that are read for its last line.
+const OUTPUT_BYTES_MAX: u64 = 64 << 10;
+
+/// Runs the checks below `etc` one after the other, in the order of their names. Those of each directory take no longer than
+/// `limit`.
 ///
 /// # Errors
 /// Those of listing the directories. A check that cannot be started counts as failed.
-pub(crate) fn run_checks(etc: &Path) -> io::Result<HealthReport> {
+pub(crate) fn run_checks(etc: &Path, limit: Duration) -> io::Result<HealthReport> {
     let mut report = HealthReport::default();
     for (kind, is_required) in [("required.d", true), ("wanted.d", false)] {
-        for path in list_programs(&etc.join(CHECKS_DIRECTORY).join(kind))? {
+        let deadline = Instant::now() + limit;
+        for path in list_checks(&etc.join(CHECKS_DIRECTORY).join(kind), &mut report.ignored)? {
             report.ran += 1;
-            let Some(failed) = run_check(&path) else { continue };
+            let Err(reason) = run_check(&path, deadline) else { continue };
+            let failed = FailedCheck { name: name_of(&path), reason };
             if is_required { report.required.push(failed) } else { report.wanted.push(failed) }
         }
     }
     Ok(report)
 }
 
-fn list_programs(directory: &Path) -> io::Result<Vec<PathBuf>> {
+fn name_of(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// Returns the checks of a directory, sorted; adds what is none to `ignored`.
+fn list_checks(directory: &Path, ignored: &mut Vec<String>) -> io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other?,
     };
     let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
-    paths.retain(|path| {
-        path.is_file() && !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
-    });
     paths.sort();
+    paths.retain(|path| match reason_to_ignore(path) {
+        None => true,
+        Some(reason) => {
+            ignored.push(format!("{}: {reason}", path.display()));
+            false
+        }
+    });
     Ok(paths)
 }
 
-fn run_check(path: &Path) -> Option<FailedCheck> {
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let reason = match Command::new(path).stdin(Stdio::null()).output() {
-        Ok(output) if output.status.success() => return None,
-        Ok(output) => {
-            let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-            let last = text.lines().rev().find(|line| !line.trim().is_empty()).map(|line| format!(": {line}"));
-            format!("{}{}", output.status, last.unwrap_or_default())
+/// Returns why a file is no check.
+fn reason_to_ignore(path: &Path) -> Option<&'static str> {
+    let name = name_of(path);
+    let metadata = fs::metadata(path).ok();
+    match metadata {
+        _ if name.starts_with(['.', '#']) => Some("its name is that of a hidden or temporary file"),
+        _ if COPY_SUFFIXES.iter().any(|suffix| name.ends_with(suffix)) => Some("its name is that of a copy"),
+        None => Some("it is a link that leads nowhere"),
+        Some(metadata) if !metadata.is_file() => Some("it is no file"),
+        Some(metadata) if metadata.permissions().mode() & 0o111 == 0 => Some("it is not executable"),
+        Some(_) => None,
+    }
+}
+
+/// Runs one check. Returns why it failed.
+fn run_check(path: &Path, deadline: Instant) -> Result<(), String> {
+    if Instant::now() >= deadline {
+        return Err("it was not started: the checks before took all the time".to_owned());
+    }
+    let cannot = |error: io::Error| format!("it cannot be started: {error}");
+    // A file and not a pipe, which a program that the check leaves behind would keep open.
+    let memory = rustix::fs::memfd_create("output of a check", MemfdFlags::CLOEXEC);
+    let mut output = memory.map(fs::File::from).map_err(|error| cannot(error.into()))?;
+    let copies = output.try_clone().and_then(|out| Ok((out, output.try_clone()?)));
+    let (out, err) = copies.map_err(cannot)?;
+    let mut command = Command::new(path);
+    command.stdin(Stdio::null()).stdout(out).stderr(err).process_group(0);
+    let mut child = command.spawn().map_err(cannot)?;
+    let status = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break status,
+            Ok(None) if Instant::now() < deadline => thread::sleep(POLL_INTERVAL),
+            Ok(None) | Err(_) => {
+                end_group(&mut child);
+                return Err("it did not end in time".to_owned());
+            }
         }
-        Err(error) => format!("it cannot be started: {error}"),
     };
-    Some(FailedCheck { name, reason })
+    if status.success() {
+        return Ok(());
+    }
+    let mut text = Vec::new();
+    let length = output.seek(io::SeekFrom::End(0)).unwrap_or(0);
+    let read = output.seek(io::SeekFrom::Start(length.saturating_sub(OUTPUT_BYTES_MAX)));
+    // Without its output the exit status says what there is to say.
+    let _ = read.and_then(|_| output.read_to_end(&mut text));
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let last = text.lines().rev().find(|line| !line.trim().is_empty()).map(|line| format!(": {line}"));
+    Err(format!("{status}{}", last.unwrap_or_default()))
+}
+
+/// Ends a check and all processes of its group.
+fn end_group(child: &mut std::process::Child) {
+    if let Some(group) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+        // The group may have ended by itself meanwhile.
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    }
+    let _ = child.wait();
 }
 
 impl DeployTransaction<'_> {
@@ -178,8 +275,6 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
     use crate::disk;
 
@@ -192,18 +287,40 @@ mod tests {
             disk::replace(&path, script.as_bytes()).expect("written");
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("own file");
         };
-        assert_eq!(run_checks(etc.path()).expect("no checks"), HealthReport::default());
+        let run = |limit| run_checks(etc.path(), limit).expect("listable");
+        let long = Duration::from_secs(60);
+        assert_eq!(run(long), HealthReport::default());
         check("required.d/10-good", "#!/bin/sh\nexit 0\n", 0o755);
-        check("required.d/20-bad", "#!/bin/sh\necho first\necho 'no route' >&2\nexit 3\n", 0o755);
-        check("required.d/30-text", "not a program", 0o644);
+        check("required.d/20-bad.sh", "#!/bin/sh\necho first\necho 'no route' >&2\nexit 3\n", 0o755);
+        check("required.d/30-text", "not a program", 0o755);
         check("wanted.d/bad", "#!/bin/sh\nexit 1\n", 0o755);
-        check("wanted.d/.hidden", "#!/bin/sh\nexit 1\n", 0o755);
-        let report = run_checks(etc.path()).expect("listable");
-        assert_eq!(report.ran, 4);
+        // None of these is a check.
+        for (name, mode) in [("README", 0o644), ("10-ok~", 0o755), (".hidden", 0o755), ("10-ok.dpkg-old", 0o755)] {
+            check(&format!("required.d/{name}"), "#!/bin/sh\nexit 1\n", mode);
+        }
+        disk::make_directories(&etc.path().join(CHECKS_DIRECTORY).join("required.d/directory")).expect("made");
+        let report = run(long);
+        assert_eq!((report.ran, report.ignored.len()), (4, 5), "{report:?}");
         let names: Vec<&str> = report.required.iter().map(|failed| failed.name.as_str()).collect();
-        assert_eq!(names, ["20-bad", "30-text"]);
+        assert_eq!(names, ["20-bad.sh", "30-text"]);
         assert_eq!(report.required[0].reason, "exit status: 3: no route");
         assert!(report.required[1].reason.starts_with("it cannot be started"), "{:?}", report.required[1]);
         assert_eq!(report.wanted.len(), 1);
+    }
+
+    #[test]
+    fn checks_that_do_not_end_fail_in_time_with_the_rest() {
+        let etc = tempfile::tempdir().expect("a temporary directory");
+        let required = etc.path().join(CHECKS_DIRECTORY).join("required.d");
+        disk::make_directories(&required).expect("made");
+        // A process that is left behind has the output open.
+        for (name, script) in [("10-left", "sleep 1000 & exit 0"), ("20-hangs", "sleep 1000"), ("30-late", "exit 0")] {
+            disk::replace(&required.join(name), format!("#!/bin/sh\n{script}\n").as_bytes()).expect("written");
+            fs::set_permissions(required.join(name), fs::Permissions::from_mode(0o755)).expect("own file");
+        }
+        let report = run_checks(etc.path(), Duration::from_millis(300)).expect("listable");
+        let failed: Vec<_> =
+            report.required.iter().map(|failed| (failed.name.as_str(), &failed.reason[..10])).collect();
+        assert_eq!(failed, [("20-hangs", "it did not"), ("30-late", "it was not")]);
     }
 }
