@@ -153,10 +153,10 @@ impl Kargs {
                 }
             }
             KargEdit::Delete(argument) => {
-                let index = self.position_of(&parse_one(argument)?)?;
+                let index = self.position_of(&parse_plain(argument)?)?;
                 self.0.remove(index);
             }
-            KargEdit::DeleteIfPresent(argument) => match self.position_of(&parse_one(argument)?) {
+            KargEdit::DeleteIfPresent(argument) => match self.position_of(&parse_plain(argument)?) {
                 Ok(index) => _ = self.0.remove(index),
                 Err(KargError::Absent(_)) => {}
                 Err(other) => return Err(other),
@@ -253,6 +253,12 @@ fn multiset_difference(a: &[String], b: &[String]) -> Vec<String> {
         }
     }
     difference
+}
+
+/// Parses one argument that is to be removed: without quotes, as a shell gives it, it may have blanks in its value.
+fn parse_plain(argument: &str) -> Result<String, KargError> {
+    let has_blanks = argument.split_once('=').is_some_and(|(_, value)| value.contains(char::is_whitespace));
+    if has_blanks && !argument.contains('"') { parse_one(&quote(argument)) } else { parse_one(argument) }
 }
 
 /// Parses one argument that a user or a commit gives, and refuses [`DEPLOYMENT_KEY`].
@@ -359,6 +365,10 @@ mod tests {
             ("root=UUID=1", edit(Replace, "root=UUID=2"), Ok("root=UUID=2")),
             ("b", edit(Replace, "a=1"), Err(KargError::Absent("a".to_owned()))),
             ("b", edit(Append, "a=\"x y\""), Ok("b a=\"x y\"")),
+            ("a=\"x y\" b", edit(Delete, "a=x y"), Ok("b")),
+            ("a=\"x y\" b", edit(Delete, "a=\"x y\""), Ok("b")),
+            ("a=\"x y\" b", edit(DeleteIfPresent, "a=x y"), Ok("b")),
+            ("a=1 b", edit(Delete, "a=1 b"), Err(KargError::Absent("a=\"1 b\"".to_owned()))),
             ("b", edit(Append, "a=\"x"), Err(KargError::Illegal("a=\"x".to_owned()))),
             ("b", edit(Append, "x y"), Err(KargError::Illegal("x y".to_owned()))),
             ("b", edit(Append, ""), Err(KargError::Illegal(String::new()))),
