@@ -6,7 +6,6 @@ use std::error::Error;
 use std::io;
 
 use crate::compose::source::TarEntryError;
-use crate::deploy::apply::DeployRefusal;
 use crate::deploy::boot::BootError;
 use crate::deploy::error::SysrootError;
 use crate::deploy::upgrade::UpdateError;
@@ -29,7 +28,6 @@ const ADVISED: &[fn(&(dyn Error + 'static)) -> Option<String>] = &[
     hint_of::<TrustError>,
     hint_of::<FailureReason>,
     hint_of::<RefError>,
-    hint_of::<DeployRefusal>,
     hint_of::<BootError>,
     hint_of::<SysrootError>,
     hint_of::<UpdateError>,
@@ -122,13 +120,6 @@ impl Advice for RefError {
     }
 }
 
-impl Advice for DeployRefusal {
-    fn hint(&self) -> Option<String> {
-        let text = "'sapwood sysroot write-menu' writes it anew, from the deployments there are";
-        matches!(self, Self::EmptyMenu).then(|| text.to_owned())
-    }
-}
-
 impl Advice for BootError {
     fn hint(&self) -> Option<String> {
         let text = "mount it; if it is a new one, 'sapwood sysroot write-menu' fills it";
@@ -140,6 +131,9 @@ impl Advice for SysrootError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::NotASysroot(path) => Some(format!("make it one with: sapwood sysroot init {}", path.display())),
+            Self::LostMenu => {
+                Some("'sapwood sysroot write-menu' writes it anew, from the deployments there are".to_owned())
+            }
             Self::NoDeployment(_) => Some("'sapwood status' lists them".to_owned()),
             _ => None,
         }
@@ -173,6 +167,9 @@ impl Advice for io::Error {
         let text = match self.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 "nothing was lost; make room ('sapwood gc' removes what no ref needs) and try again"
+            }
+            io::ErrorKind::PermissionDenied if !nix::unistd::geteuid().is_root() => {
+                "that needs root, or the user to whom it belongs: try it with sudo"
             }
             io::ErrorKind::ReadOnlyFilesystem => "choose a repository that can be written with --repo",
             _ => return None,

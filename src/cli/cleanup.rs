@@ -55,21 +55,22 @@ impl Run for Args {
         }
         let state = opened.state()?;
         let plan = CleanupPlan::new(&opened.sysroot, &state)?;
-        if self.dry_run {
+        let removed = if self.dry_run {
             check_removal(&opened.sysroot, &state, &plan.remove)?;
-        } else if !plan.remove.is_empty() {
-            changer.undeploy(&state, &plan.remove)?;
-        }
+            plan.remove.clone()
+        } else if plan.remove.is_empty() {
+            Vec::new()
+        } else {
+            changer.undeploy(&state, &plan.remove)?
+        };
         let collected = if self.deployments_only { None } else { Some(collect_garbage(&opened.sysroot, self)?) };
         if self.json {
             let kept: Vec<_> = plan.kept.iter().map(|(id, reason)| json!({ "id": id, "reason": reason })).collect();
-            output::json(
-                &json!({ "removed": plan.remove, "kept": kept, "bytes": collected, "dry_run": self.dry_run }),
-            )?;
+            output::json(&json!({ "removed": removed, "kept": kept, "bytes": collected, "dry_run": self.dry_run }))?;
             return Ok(ExitCode::SUCCESS);
         }
         let verb = if self.dry_run { "would remove" } else { "removed" };
-        plan.remove.iter().try_for_each(|id| output::line(format_args!("{verb} {id}")))?;
+        removed.iter().try_for_each(|id| output::line(format_args!("{verb} {id}")))?;
         for (id, reason) in &plan.kept {
             output::line(format_args!("kept {id} ({})", describe_reason(*reason)))?;
         }

@@ -2,6 +2,7 @@
 //!
 //! *Not here*: what it has in common with `upgrade`, `switch` and `kargs`, see `deploying`.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
@@ -11,6 +12,7 @@ use super::error::Hint;
 use super::output;
 use crate::cli::context::{Context, Run};
 use crate::deploy::choose::{self, ChooseError, ChosenCommit, Unsigned};
+use crate::deploy::first_boot::FirstBoot;
 use crate::deploy::id::StaterootName;
 use crate::deploy::kargs::{KargEdit, Kargs};
 use crate::deploy::sysroot::State;
@@ -28,6 +30,9 @@ Examples:
   sapwood deploy 4f2a91c03b7e
       a commit that is here, such as an older one
   sapwood deploy --sysroot /mnt --karg root=LABEL=root --karg rw os:debian/12
+  sapwood deploy --sysroot /mnt --karg root=LABEL=root \\
+    --hostname web1 --root-ssh-key ~/.ssh/id_ed25519.pub os:debian/12
+      a new machine that can be reached after its first boot
   sapwood deploy --unsigned my/ref
       a commit made on this machine
 
@@ -48,6 +53,14 @@ pub(crate) struct Args {
     /// Take the kernel arguments of the running kernel
     #[arg(long)]
     kargs_of_running: bool,
+
+    /// The name of a new machine; it is written to /etc/hostname of the deployment
+    #[arg(long, value_name = "NAME")]
+    hostname: Option<String>,
+
+    /// Let root log in to a new machine with the public SSH keys of this file
+    #[arg(long, value_name = "FILE")]
+    root_ssh_key: Option<PathBuf>,
 
     /// Deploy a commit of this machine although it is not signed
     #[arg(long)]
@@ -71,11 +84,12 @@ impl Run for Args {
         let state = opened.state()?;
         let stateroot = deploying::choose_stateroot(&opened, &state, self.stateroot.as_ref());
         let kargs = karg_edits(self)?;
+        let first_boot = first_boot(self, &state)?;
         let store = opened.sysroot.store();
         let Some(upstream) = upgrade::parse_upstream(&self.source)? else {
             let chosen = choose_local(self, &state, store, &stateroot)?;
             let image = store.image(chosen.commit.image)?;
-            let candidate = DeployCandidate { chosen, image: &image, stateroot, kargs, fetched: None };
+            let candidate = DeployCandidate { chosen, image: &image, stateroot, kargs, first_boot, fetched: None };
             return if self.common.dry_run {
                 deploying::print_plan(&opened, &candidate, &self.common)
             } else {
@@ -86,11 +100,12 @@ impl Run for Args {
         let update = Update::query(store, &upstream, &trust, FetchMode::from_flag(self.lazy))?;
         if self.common.dry_run {
             let (chosen, report) = (update.chosen(), Some(update.report()));
-            let candidate = DeployCandidate { chosen, image: update.image(), stateroot, kargs, fetched: report };
+            let candidate =
+                DeployCandidate { chosen, image: update.image(), stateroot, kargs, first_boot, fetched: report };
             return deploying::print_plan(&opened, &candidate, &self.common);
         }
         let (chosen, image, report) = deploying::fetch(&update, store)?;
-        let candidate = DeployCandidate { chosen, image: &image, stateroot, kargs, fetched: Some(&report) };
+        let candidate = DeployCandidate { chosen, image: &image, stateroot, kargs, first_boot, fetched: Some(&report) };
         deploying::deploy(&opened, &candidate, &self.common)
     }
 }
@@ -115,6 +130,21 @@ fn choose_local(
     let before = state.merge_base(stateroot).and_then(|base| base.origin.upstream.clone());
     chosen.upstream = before.filter(|upstream| upstream.name == chosen.commit.ref_name);
     Ok(chosen)
+}
+
+/// Reads the settings of a new machine. On a running system they are those of its own `/etc` and of its root.
+fn first_boot(args: &Args, state: &State) -> Result<FirstBoot> {
+    let read =
+        |path: &PathBuf| std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
+    let root_ssh_keys = args.root_ssh_key.as_ref().map(read).transpose()?;
+    let settings = FirstBoot { hostname: args.hostname.clone(), root_ssh_keys };
+    settings.check()?;
+    if settings != FirstBoot::default() && state.booted().is_some() {
+        let hint = "use 'hostnamectl hostname NAME', and add the key to /root/.ssh/authorized_keys";
+        return Err(anyhow::anyhow!("--hostname and --root-ssh-key are for a machine that does not run"))
+            .context(Hint(hint));
+    }
+    Ok(settings)
 }
 
 fn karg_edits(args: &Args) -> Result<Vec<KargEdit>> {

@@ -199,6 +199,7 @@ pub(crate) const fn describe_reason(reason: KeepReason) -> &'static str {
         KeepReason::Role(DeploymentRole::Booted) => "it runs",
         KeepReason::Role(DeploymentRole::Staged) => "staged",
         KeepReason::Role(DeploymentRole::Default) => "it boots next",
+        KeepReason::Role(DeploymentRole::First) => "the first of its stateroot",
         KeepReason::Role(DeploymentRole::Rollback) => "to go back to",
         KeepReason::Role(DeploymentRole::Pinned) => "pinned",
         KeepReason::Role(DeploymentRole::OtherStateroot) => "of another stateroot",

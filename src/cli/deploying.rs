@@ -12,9 +12,11 @@ use super::deploy_output;
 use super::sysroot_args::{OpenSysroot, SysrootArgs, now, ownership};
 use super::{output, repository};
 use crate::deploy::choose::ChosenCommit;
+use crate::deploy::first_boot::FirstBoot;
 use crate::deploy::id::StaterootName;
 use crate::deploy::kargs::KargEdit;
 use crate::deploy::plan::{DeployPlan, DeployRequest, When};
+use crate::deploy::status::find_menu_problems;
 use crate::deploy::sysroot::State;
 use crate::deploy::upgrade::Update;
 use crate::image::Image;
@@ -56,6 +58,8 @@ pub(crate) struct DeployCandidate<'a> {
     pub(crate) stateroot: StaterootName,
     /// The changes of the kernel arguments.
     pub(crate) kargs: Vec<KargEdit>,
+    /// The settings of a new machine.
+    pub(crate) first_boot: FirstBoot,
     /// What is or was fetched; `None` for a commit that is in the repository.
     pub(crate) fetched: Option<&'a RefReport>,
 }
@@ -111,15 +115,33 @@ pub(crate) fn deploy(opened: &OpenSysroot, candidate: &DeployCandidate<'_>, args
         } else {
             output::note(format_args!("{there} was staged and is in the boot menu now"));
         }
+        if let Some(next) = opened.state()?.default() {
+            candidate.first_boot.write(&opened.sysroot, &next.id)?;
+        }
+        note_menu_problems(opened)?;
         return Ok(ExitCode::SUCCESS);
     }
     changer.deploy(&plan, candidate.image)?;
+    candidate.first_boot.write(&opened.sysroot, &plan.id)?;
     if args.json {
         output::json(&deploy_output::plan_json(&plan, &state, candidate.fetched))?;
     } else {
         deploy_output::print_summary(&plan)?;
     }
+    note_menu_problems(opened)?;
     if args.reboot { reboot() } else { Ok(ExitCode::SUCCESS) }
+}
+
+/// Says why something else boots than what is first in the menu.
+///
+/// # Errors
+/// When the boot menu cannot be read.
+pub(crate) fn note_menu_problems(opened: &OpenSysroot) -> Result<()> {
+    for problem in find_menu_problems(&opened.sysroot, &opened.state()?)? {
+        output::note(format_args!("warning: {}", problem.message));
+        output::note(format_args!("hint: {}", problem.remedy));
+    }
+    Ok(())
 }
 
 fn plan_deployment(

@@ -12,6 +12,7 @@ use serde_json::json;
 use super::deploying::{self, DeployArgs, DeployCandidate};
 use super::output;
 use crate::cli::context::{Context, Run};
+use crate::deploy::first_boot::FirstBoot;
 use crate::deploy::kargs::{KargEdit, Kargs};
 use crate::deploy::status;
 use crate::deploy::sysroot::Deployment;
@@ -62,6 +63,7 @@ impl Run for Args {
     fn run(&self, _context: &Context) -> Result<ExitCode> {
         let opened = self.common.sysroot.open()?;
         let state = opened.state()?;
+        state.check_menu()?;
         let Some(current) = state.next_to_boot() else { bail!("nothing is deployed") };
         let before = current_arguments(current);
         let edits = if self.editor { edit_interactively(&before)? } else { requested_edits(self) };
@@ -86,6 +88,7 @@ impl Run for Args {
             image: &image,
             stateroot: current.id.stateroot().clone(),
             kargs: edits,
+            first_boot: FirstBoot::default(),
             fetched: None,
         };
         if self.common.dry_run {

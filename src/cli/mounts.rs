@@ -90,7 +90,10 @@ impl Run for Args {
         if self.json {
             output::json(&mounts)?;
         } else if mounts.is_empty() {
-            output::note("nothing is mounted");
+            output::note(match nix::unistd::geteuid().is_root() {
+                true => "nothing is mounted",
+                false => "nothing is mounted by this user; root sees the mounts of all, such as /usr of a deployment",
+            });
         } else {
             let headings =
                 ["MOUNTPOINT", "SOURCE", "COMMIT", "MODE", "PID", "SINCE", "MESSAGES", "READ", "ERRORS", "STATE"];

@@ -10,7 +10,6 @@ use super::output;
 use super::sysroot_args::SysrootArgs;
 use crate::cli::context::{Context, Run};
 use crate::deploy::apply::DeployRefusal;
-use crate::deploy::history::HistoryEvent;
 
 /// Boot the deployment before the last one next
 #[derive(Debug, clap::Args)]
@@ -23,7 +22,8 @@ Examples:
   sapwood rollback --dry-run
 
 The deployment comes back with its own /etc, as it was when it was left; /var is the same for all. \
-A staged update is dropped.")]
+A staged update is dropped. 'sapwood upgrade', and so the timer, stays away from what was left until \
+something else is published; 'sapwood upgrade --again' takes it.")]
 pub(crate) struct Args {
     /// The deployment [default: the one that runs if another boots next, else the one after it]
     #[arg(long, value_name = "DEPLOYMENT")]
@@ -50,6 +50,7 @@ impl Run for Args {
         let opened = self.sysroot.open()?;
         let lock = if self.dry_run { None } else { Some(opened.lock()?) };
         let state = opened.state()?;
+        state.check_menu()?;
         let target = match &self.to {
             Some(text) => state.find(text)?,
             None => state.rollback().ok_or(DeployRefusal::NoRollback)?,
@@ -57,7 +58,7 @@ impl Run for Args {
         let dropped = state.staged().filter(|staged| staged.id != target.id).map(|staged| staged.id.clone());
         let before = state.default().map(|default| default.id.clone());
         if let Some(lock) = &lock {
-            opened.transaction(lock).set_default(&state, target, HistoryEvent::RolledBack)?;
+            opened.transaction(lock).roll_back(&state, target)?;
         }
         if self.json {
             output::json(
@@ -75,6 +76,7 @@ impl Run for Args {
                 if self.dry_run { " and would be dropped" } else { " and is dropped" }
             ));
         }
+        deploying::note_menu_problems(&opened)?;
         if self.reboot { deploying::reboot() } else { Ok(ExitCode::SUCCESS) }
     }
 }

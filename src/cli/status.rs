@@ -12,7 +12,7 @@ use super::output;
 use super::sysroot_args::SysrootArgs;
 use crate::cli::context::{Context, Run};
 use crate::deploy::retention::DeploymentRole;
-use crate::deploy::status::{DeploymentStatus, Incomplete, SysrootStatus};
+use crate::deploy::status::{DeploymentStatus, Incomplete, ProblemKind, SysrootStatus};
 
 /// Show what is deployed on this machine
 #[derive(Debug, clap::Args)]
@@ -22,8 +22,11 @@ Examples:
   sapwood status --json |
     jq -r '.deployments[] | select(.roles | index(\"booted\")) | .version'
 
-The first deployment boots next. * marks the one that runs, + one that is staged for the next \
-shutdown, ! one that did not come up.")]
+  sapwood status --check
+      for monitoring: print what should be looked at; exit status 3 when there is something
+
+The first deployment boots next, unless a line says what boots instead. * marks the one that runs, + \
+one that is staged for the next shutdown, ! one that did not come up.")]
 pub(crate) struct Args {
     /// Print JSON
     #[arg(long)]
@@ -33,18 +36,38 @@ pub(crate) struct Args {
     #[arg(long, short)]
     all: bool,
 
+    /// Print only what should be looked at; exit status 3 when there is something
+    #[arg(long, conflicts_with = "all")]
+    check: bool,
+
     #[command(flatten)]
     sysroot: SysrootArgs,
 }
+
+/// The exit status of `--check` when something should be looked at.
+const PROBLEMS_EXIT_STATUS: u8 = 3;
 
 impl Run for Args {
     fn run(&self, _context: &Context) -> Result<ExitCode> {
         let opened = self.sysroot.open()?;
         let state = opened.state()?;
         let status = SysrootStatus::new(&opened.sysroot, &state)?;
+        let is_fine = !self.check || status.problems.is_empty();
+        let exit = if is_fine { ExitCode::SUCCESS } else { ExitCode::from(PROBLEMS_EXIT_STATUS) };
         if self.json {
             output::json(&status)?;
-            return Ok(ExitCode::SUCCESS);
+            return Ok(exit);
+        }
+        if self.check {
+            for problem in &status.problems {
+                output::line(format_args!("{}: {}", problem.message, problem.remedy))?;
+            }
+            return Ok(exit);
+        }
+        let boots_other: Vec<_> =
+            status.problems.iter().filter(|problem| matches!(problem.kind, ProblemKind::Menu(_))).collect();
+        for problem in &boots_other {
+            output::line(format_args!("warning: {}\n    {}", problem.message, problem.remedy))?;
         }
         if let Some(failure) = &status.finalise_failure {
             output::line(format_args!(
@@ -59,17 +82,26 @@ impl Run for Args {
             output::note("nothing is deployed; 'sapwood deploy REMOTE:REF' deploys something");
         }
         for (place, deployment) in status.deployments.iter().enumerate() {
-            print_deployment(place, deployment, self.all)?;
+            print_deployment(place, deployment, self.all, boots_other.is_empty())?;
         }
         for avoided in &status.avoided {
             let (commit, time) = (avoided.commit.short(), output::time(avoided.time));
             output::line(format_args!("! commit {commit} is avoided since {time}: {}", avoided.reason))?;
         }
-        Ok(ExitCode::SUCCESS)
+        for left in &status.left {
+            let (commit, time) = (left.commit.short(), output::time(left.time));
+            output::line(format_args!(
+                "commit {commit} was left by a rollback at {time}: 'sapwood upgrade --again' takes it"
+            ))?;
+        }
+        for leftover in &status.leftovers {
+            output::line(format_args!("left over: {}: {}", leftover.path.display(), leftover.reason))?;
+        }
+        Ok(exit)
     }
 }
 
-fn print_deployment(place: usize, deployment: &DeploymentStatus, all: bool) -> io::Result<()> {
+fn print_deployment(place: usize, deployment: &DeploymentStatus, all: bool, is_next_known: bool) -> io::Result<()> {
     let has = |role| deployment.roles.contains(&role);
     let mark = match () {
         () if has(DeploymentRole::Booted) => '*',
@@ -77,7 +109,11 @@ fn print_deployment(place: usize, deployment: &DeploymentStatus, all: bool) -> i
         () if has(DeploymentRole::Failed) => '!',
         () => ' ',
     };
-    let roles: Vec<&str> = deployment.roles.iter().map(|role| role_word(*role)).collect();
+    let word = |role: &DeploymentRole| match role {
+        DeploymentRole::Default if !is_next_known => "first in the menu",
+        other => role_word(*other),
+    };
+    let roles: Vec<&str> = deployment.roles.iter().map(word).collect();
     let roles = if roles.is_empty() { String::new() } else { format!("  ({})", roles.join(", ")) };
     output::line(format_args!("{mark} {place} {}{roles}", deployment.id))?;
     let version = deployment.version.as_deref().unwrap_or("no version");
@@ -120,6 +156,7 @@ const fn role_word(role: DeploymentRole) -> &'static str {
         DeploymentRole::Booted => "running",
         DeploymentRole::Staged => "staged",
         DeploymentRole::Default => "boots next",
+        DeploymentRole::First => "first of its stateroot",
         DeploymentRole::Rollback => "rollback",
         DeploymentRole::Pinned => "pinned",
         DeploymentRole::Complete => "whole",

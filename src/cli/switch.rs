@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 
 use super::deploying::{self, DeployArgs, DeployCandidate};
 use crate::cli::context::{Context, Run};
+use crate::deploy::first_boot::FirstBoot;
 use crate::deploy::id::StaterootName;
 use crate::deploy::upgrade::{self, FetchMode, Update};
 use crate::source::TrustOptions;
@@ -49,11 +50,25 @@ impl Run for Args {
         let update = Update::query(store, &upstream, &TrustOptions::default(), FetchMode::from_flag(self.lazy))?;
         if self.common.dry_run {
             let (chosen, fetched) = (update.chosen(), Some(update.report()));
-            let candidate = DeployCandidate { chosen, image: update.image(), stateroot, kargs: Vec::new(), fetched };
+            let candidate = DeployCandidate {
+                chosen,
+                image: update.image(),
+                stateroot,
+                kargs: Vec::new(),
+                first_boot: FirstBoot::default(),
+                fetched,
+            };
             return deploying::print_plan(&opened, &candidate, &self.common);
         }
         let (chosen, image, report) = deploying::fetch(&update, store)?;
-        let candidate = DeployCandidate { chosen, image: &image, stateroot, kargs: Vec::new(), fetched: Some(&report) };
+        let candidate = DeployCandidate {
+            chosen,
+            image: &image,
+            stateroot,
+            kargs: Vec::new(),
+            first_boot: FirstBoot::default(),
+            fetched: Some(&report),
+        };
         deploying::deploy(&opened, &candidate, &self.common)
     }
 }

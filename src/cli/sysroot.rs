@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::{Subcommand, ValueEnum};
 
-use super::output;
 use super::sysroot_args::SysrootArgs;
+use super::{deploying, output};
 use crate::cli::context::{Context, Run};
 use crate::deploy::boot::LoaderKind;
 use crate::deploy::config::SysrootConfig;
@@ -27,6 +27,8 @@ Examples:
 
   sapwood sysroot write-menu --sysroot /mnt
       after the boot partition was made anew
+  sapwood sysroot write-menu --prefer
+      when 'sapwood status' says that another entry boots next
 
 Everything is below DIR/sapwood and, on the boot partition, in entries and directories named \
 sapwood; what else is there is left alone. The boot loader itself is installed by its own tools: \
@@ -61,6 +63,9 @@ enum Action {
     },
     /// Write the boot menu and its kernels anew, from the deployments there are
     WriteMenu {
+        /// Have systemd-boot prefer deployments to entries of other systems, by 'default' in loader.conf
+        #[arg(long)]
+        prefer: bool,
         #[command(flatten)]
         sysroot: SysrootArgs,
     },
@@ -110,11 +115,16 @@ impl Run for Args {
                     output::note("no boot loader was found: entries will be written, but no boot loader reads them");
                 }
             }
-            Action::WriteMenu { sysroot } => {
+            Action::WriteMenu { prefer, sysroot } => {
                 let opened = sysroot.open()?;
                 let lock = opened.lock()?;
-                let entries = opened.transaction(&lock).write_menu()?;
+                let changer = opened.transaction(&lock);
+                let entries = changer.write_menu()?;
+                if *prefer {
+                    changer.prefer_own_entries()?;
+                }
                 output::note(format_args!("wrote {entries} entries"));
+                deploying::note_menu_problems(&opened)?;
             }
         }
         Ok(ExitCode::SUCCESS)

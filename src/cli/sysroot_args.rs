@@ -103,6 +103,7 @@ impl OpenSysroot {
             running: self.running_command_line.as_deref(),
             now: now(),
             wait: &repository::wait_with_notice,
+            report: &|leftover| output::note(format_args!("note: {leftover}")),
         }
     }
 }

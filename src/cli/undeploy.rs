@@ -50,17 +50,18 @@ impl Run for Args {
                 ids.push(id);
             }
         }
-        if self.dry_run {
+        let removed = if self.dry_run {
             check_removal(&opened.sysroot, &state, &ids)?;
+            ids.clone()
         } else {
-            opened.transaction(&lock).undeploy(&state, &ids)?;
-        }
+            opened.transaction(&lock).undeploy(&state, &ids)?
+        };
         if self.json {
-            output::json(&json!({ "removed": ids, "dry_run": self.dry_run }))?;
+            output::json(&json!({ "removed": removed, "dry_run": self.dry_run }))?;
         } else {
             let verb = if self.dry_run { "would remove" } else { "removed" };
-            ids.iter().try_for_each(|id| output::line(format_args!("{verb} {id}")))?;
+            removed.iter().try_for_each(|id| output::line(format_args!("{verb} {id}")))?;
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(if removed.len() == ids.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }

@@ -12,6 +12,7 @@ use super::error::Hint;
 use super::output;
 use super::sysroot_args::OpenSysroot;
 use crate::cli::context::{Context, Run};
+use crate::deploy::first_boot::FirstBoot;
 use crate::deploy::id::StaterootName;
 use crate::deploy::origin::Upstream;
 use crate::deploy::sysroot::State;
@@ -33,7 +34,8 @@ Examples:
   sapwood upgrade --lazy --reboot
       fetch what it needs to boot, and boot it
 
-A commit that did not come up on this machine is deployed again only with --again.")]
+A commit that did not come up on this machine, or that was left by 'sapwood rollback', is deployed \
+again only with --again.")]
 pub(crate) struct Args {
     /// Only ask whether there is something newer; exit status 77 when there is not
     #[arg(long)]
@@ -55,7 +57,7 @@ pub(crate) struct Args {
     #[arg(long)]
     unchanged_exit_77: bool,
 
-    /// Deploy a commit even if it did not come up before
+    /// Deploy a commit even if it did not come up before or was left by a rollback
     #[arg(long)]
     again: bool,
 
@@ -75,6 +77,7 @@ impl Run for Args {
     fn run(&self, _context: &Context) -> Result<ExitCode> {
         let opened = self.common.sysroot.open()?;
         let state = opened.state()?;
+        state.check_menu()?;
         let stateroot = deploying::choose_stateroot(&opened, &state, self.stateroot.as_ref());
         let upstream = followed_upstream(&state, &stateroot)?;
         let trust = TrustOptions { allow_older: self.allow_older, ..TrustOptions::default() };
@@ -82,7 +85,8 @@ impl Run for Args {
         let next = state.next_to_boot().filter(|next| next.id.stateroot() == &stateroot);
         let is_new = next.is_none_or(|next| next.origin.commit != update.commit());
         if self.check {
-            return print_check(self, &update, &upstream, is_new);
+            let avoided = reason_to_stay_away(&state, &update).filter(|_| is_new && !self.again);
+            return print_check(self, &update, &upstream, is_new, avoided);
         }
         if !is_new {
             if self.common.json {
@@ -90,23 +94,19 @@ impl Run for Args {
             }
             output::note(format_args!("{upstream} has nothing newer than {}", update.commit().short()));
             let finalised = !self.preview && deploying::finalise_staged(&opened, &self.common)?;
+            deploying::note_menu_problems(&opened)?;
             return Ok(if self.unchanged_exit_77 && !finalised {
                 ExitCode::from(UNCHANGED_EXIT_STATUS)
             } else {
                 ExitCode::SUCCESS
             });
         }
-        if let Some(failure) = state.failures.get(&update.commit()).filter(|_| !self.again) {
-            let message = format!(
-                "commit {} did not come up on this machine before: {}",
-                update.commit().short(),
-                failure.reason
-            );
+        if let Some(message) = reason_to_stay_away(&state, &update).filter(|_| !self.again) {
             if self.unchanged_exit_77 {
                 output::note(message);
                 return Ok(ExitCode::from(UNCHANGED_EXIT_STATUS));
             }
-            return Err(anyhow::anyhow!(message)).context(Hint("--again deploys it once more"));
+            return Err(anyhow::anyhow!(message)).context(Hint("--again deploys it"));
         }
         deploy_update(self, &opened, &update, stateroot)
     }
@@ -115,7 +115,14 @@ impl Run for Args {
 fn deploy_update(args: &Args, opened: &OpenSysroot, update: &Update, stateroot: StaterootName) -> Result<ExitCode> {
     if args.common.dry_run || args.preview {
         let (chosen, fetched) = (update.chosen(), Some(update.report()));
-        let candidate = DeployCandidate { chosen, image: update.image(), stateroot, kargs: Vec::new(), fetched };
+        let candidate = DeployCandidate {
+            chosen,
+            image: update.image(),
+            stateroot,
+            kargs: Vec::new(),
+            first_boot: FirstBoot::default(),
+            fetched,
+        };
         return deploying::print_plan(opened, &candidate, &args.common);
     }
     let (chosen, image, report) = deploying::fetch(update, opened.sysroot.store())?;
@@ -125,7 +132,14 @@ fn deploy_update(args: &Args, opened: &OpenSysroot, update: &Update, stateroot: 
         output::line(report.commit)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let candidate = DeployCandidate { chosen, image: &image, stateroot, kargs: Vec::new(), fetched: Some(&report) };
+    let candidate = DeployCandidate {
+        chosen,
+        image: &image,
+        stateroot,
+        kargs: Vec::new(),
+        first_boot: FirstBoot::default(),
+        fetched: Some(&report),
+    };
     deploying::deploy(opened, &candidate, &args.common)
 }
 
@@ -142,10 +156,31 @@ fn followed_upstream(state: &State, stateroot: &StaterootName) -> Result<Upstrea
     }
 }
 
-fn print_check(args: &Args, update: &Update, upstream: &Upstream, is_new: bool) -> Result<ExitCode> {
+/// Returns why the commit is deployed only when the administrator says so: it did not come up here, or was left by a rollback.
+fn reason_to_stay_away(state: &State, update: &Update) -> Option<String> {
+    let commit = update.commit();
+    if let Some(failure) = state.failures.get(&commit) {
+        return Some(format!("commit {} did not come up on this machine before: {}", commit.short(), failure.reason));
+    }
+    let left = state.left.get(&commit)?;
+    Some(format!("commit {} was left by a rollback at {}", commit.short(), output::time(left.time)))
+}
+
+fn print_check(
+    args: &Args,
+    update: &Update,
+    upstream: &Upstream,
+    is_new: bool,
+    avoided: Option<String>,
+) -> Result<ExitCode> {
     let (commit, report) = (update.commit(), update.report());
     if args.common.json {
-        output::json(&json!({ "changed": is_new, "commit": commit, "version": update.version(), "fetch": report }))?;
+        let version = update.version();
+        output::json(&json!({
+            "changed": is_new, "commit": commit, "version": version, "fetch": report, "avoided": avoided,
+        }))?;
+    } else if let Some(reason) = &avoided {
+        output::note(format_args!("{upstream} has nothing newer: {reason}"));
     } else if is_new {
         let version = update.version().map(|version| format!(" ({version})")).unwrap_or_default();
         let (bytes, requests) = (output::size(report.download_bytes), output::count(report.requests));
@@ -153,5 +188,5 @@ fn print_check(args: &Args, update: &Update, upstream: &Upstream, is_new: bool) 
     } else {
         output::note(format_args!("{upstream} has nothing newer than {}", commit.short()));
     }
-    Ok(if is_new { ExitCode::SUCCESS } else { ExitCode::from(UNCHANGED_EXIT_STATUS) })
+    Ok(if is_new && avoided.is_none() { ExitCode::SUCCESS } else { ExitCode::from(UNCHANGED_EXIT_STATUS) })
 }

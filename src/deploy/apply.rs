@@ -22,12 +22,13 @@ use super::etc::{
 use super::history::{self, HistoryEntry, HistoryEvent};
 use super::id::DeploymentId;
 use super::layout::{DeploymentLayout, SysrootLayout};
+use super::leftover::Leftover;
 use super::origin::DeploymentOrigin;
 use super::plan::{DeployPlan, EtcInputs, PlanError, When, image_of};
 use super::skeleton::{SkeletonError, VarPlan, fill_var};
 use super::space::{BootSpace, SpaceError};
 use super::sysroot::{Deployment, State, Sysroot, SysrootLock};
-use super::update_state::{self, FinaliseFailure, Staged};
+use super::update_state::{self, FinaliseFailure, LeftCommit, Staged};
 use crate::disk::{self, Wait};
 use crate::error::chain;
 use crate::image::Image;
@@ -96,11 +97,6 @@ pub(crate) enum DeployRefusal {
     /// There is no deployment to roll back to.
     #[error("there is no deployment to go back to")]
     NoRollback,
-    /// The boot menu is empty, so it is not known which deployments are needed.
-    #[error(
-        "the boot menu has no entry of this sysroot, although something was deployed: is the right boot partition mounted?"
-    )]
-    EmptyMenu,
 }
 
 /// What every change of a sysroot needs: the sysroot, its lock, and values from outside, such as the time.
@@ -116,6 +112,8 @@ pub(crate) struct DeployTransaction<'a> {
     pub(crate) now: i64,
     /// Returns how to wait for another process that writes the repository.
     pub(crate) wait: &'a dyn Fn() -> Wait<'static>,
+    /// Reports what could not be removed and stops nothing.
+    pub(crate) report: &'a dyn Fn(&Leftover),
 }
 
 impl DeployTransaction<'_> {
@@ -132,19 +130,28 @@ impl DeployTransaction<'_> {
         self.sysroot.store().writer((self.wait)())
     }
 
+    /// Replaces the boot menu, and reports kernels that are not needed any more and cannot be removed.
+    pub(super) fn replace_menu(
+        &self,
+        state: &State,
+        entries: &[WantedEntry],
+        kernels: &[Kernel],
+    ) -> Result<(), DeployError> {
+        let left = boot_menu::replace_menu(self.sysroot, self.lock, state, entries, kernels)?;
+        left.iter().for_each(self.report);
+        Ok(())
+    }
+
     /// Returns an error if the boot menu is empty although a deployment was in it before: what is in the menu decides which
     /// deployments are kept.
     pub(super) fn check_menu(&self) -> Result<(), DeployError> {
         let state = self.read_state()?;
-        if !state.menu.entries().is_empty() {
-            return Ok(());
-        }
         let path = self.layout().history();
         let log = history::read_history(&path).map_err(io_error("read", &path))?;
         let was_in_menu = |found: &Deployment| {
             log.iter().any(|entry| entry.event == HistoryEvent::Deployed && entry.deployment == found.id)
         };
-        if state.deployments.iter().any(was_in_menu) { Err(DeployRefusal::EmptyMenu.into()) } else { Ok(()) }
+        if state.deployments.iter().any(was_in_menu) { Ok(state.check_menu()?) } else { Ok(()) }
     }
 
     /// Creates the planned deployment and, unless that waits for the shutdown, puts it into the boot menu.
@@ -277,7 +284,7 @@ impl DeployTransaction<'_> {
         if !space.remove_first.is_empty() {
             // Removing first the entries that are not needed any more frees space for the new kernel.
             let reduced = boot_menu::wanted_entries(self.sysroot, state, None, &stays);
-            boot_menu::replace_menu(self.sysroot, self.lock, state, &reduced, &[])?;
+            self.replace_menu(state, &reduced, &[])?;
         }
         let state = self.read_state()?;
         let others = boot_menu::wanted_entries(self.sysroot, &state, None, &stays);
@@ -289,12 +296,13 @@ impl DeployTransaction<'_> {
             .filter(|tries| *tries > 0 && has_fallback && state.menu.counts_tries());
         let first = WantedEntry { target: boot_menu::entry_target(self.sysroot, &staged.id, &staged.origin), tries };
         let entries = boot_menu::wanted_entries(self.sysroot, &state, Some(first), &stays);
-        boot_menu::replace_menu(self.sysroot, self.lock, &state, &entries, &[kernel])?;
+        self.replace_menu(&state, &entries, &[kernel])?;
         self.forget_failure(&staged.origin)?;
         update_state::write_record::<Staged>(&self.layout().staged(), None)?;
         update_state::write_record::<FinaliseFailure>(&self.layout().finalise_failure(), None)?;
         self.append_history(HistoryEvent::Deployed, &staged.id, &staged.origin, None)?;
-        self.remove(&self.read_state()?, &remove)
+        self.remove(&self.read_state()?, &remove)?;
+        Ok(())
     }
 
     /// Makes `target` the deployment that boots next.
@@ -308,11 +316,23 @@ impl DeployTransaction<'_> {
         }
         let entries = boot_menu::wanted_entries(self.sysroot, state, Some(first), &|_| true);
         let kernel = boot_menu::find_deployment_kernel(self.sysroot, &target.id, &target.origin)?;
-        boot_menu::replace_menu(self.sysroot, self.lock, state, &entries, &[kernel])?;
+        self.replace_menu(state, &entries, &[kernel])?;
         self.forget_failure(&target.origin)?;
         self.append_history(why, &target.id, &target.origin, None)?;
         self.remove_leftovers()?;
         self.remove_unreachable(&self.read_state()?)
+    }
+
+    /// Makes `target` the deployment that boots next, and records that the administrator left the one before and what was staged:
+    /// upgrades stay away from their commits.
+    pub(crate) fn roll_back(&self, state: &State, target: &Deployment) -> Result<(), DeployError> {
+        let mut left = state.left.clone();
+        for found in state.default().into_iter().chain(state.staged()) {
+            left.insert(found.origin.commit, LeftCommit { deployment: found.id.clone(), time: self.now });
+        }
+        left.remove(&target.origin.commit);
+        update_state::write_record(&self.layout().left(), Some(&left))?;
+        self.set_default(state, target, HistoryEvent::RolledBack)
     }
 
     /// Writes the boot menu and all kernels anew from the deployments on the disk, for a boot partition that is new or was
@@ -338,8 +358,14 @@ impl DeployTransaction<'_> {
             entries.push(boot_menu::current_entry(self.sysroot, found));
             kernels.push(kernel);
         }
-        boot_menu::replace_menu(self.sysroot, self.lock, &state, &entries, &kernels)?;
+        self.replace_menu(&state, &entries, &kernels)?;
         Ok(entries.len())
+    }
+
+    /// Has the boot loader prefer the entries of this sysroot to those of other systems.
+    pub(crate) fn prefer_own_entries(&self) -> Result<(), DeployError> {
+        let menu = self.read_state()?.menu;
+        Ok(menu.apply(&menu.plan_preference()?)?)
     }
 
     /// Pins or unpins a deployment.
@@ -355,8 +381,13 @@ impl DeployTransaction<'_> {
         Ok(self.writer()?.edit_ref(&edit)?)
     }
 
-    /// Forgets that the commit failed to boot before, since the user asked for it now.
+    /// Forgets that the commit failed to boot before or was left by a rollback, since the user asked for it now.
     fn forget_failure(&self, origin: &DeploymentOrigin) -> Result<(), DeployError> {
+        let path = self.layout().left();
+        let mut left: update_state::LeftCommits = update_state::read_record(&path)?.unwrap_or_default();
+        if left.remove(&origin.commit).is_some() {
+            update_state::write_record(&path, Some(&left).filter(|left| !left.is_empty()))?;
+        }
         let path = self.layout().failed();
         let mut failures: update_state::FailedCommits = update_state::read_record(&path)?.unwrap_or_default();
         if failures.remove(&origin.commit).is_some() {

@@ -17,6 +17,7 @@ use super::boot::{
     sync_boot_partition,
 };
 use super::id::DeploymentId;
+use super::leftover::Leftover;
 use super::origin::DeploymentOrigin;
 use super::sysroot::{Deployment, State, Sysroot, SysrootLock};
 use crate::disk;
@@ -69,10 +70,22 @@ pub(crate) fn entry_target(sysroot: &Sysroot, id: &DeploymentId, origin: &Deploy
 /// Returns the entry of a deployment as it is in the menu now: an entry that was edited by hand stays as it is, an entry on
 /// trial keeps the tries it has left. Without an entry it is made from the origin.
 pub(crate) fn current_entry(sysroot: &Sysroot, deployment: &Deployment) -> WantedEntry {
-    let own = || entry_target(sysroot, &deployment.id, &deployment.origin);
-    let target = deployment.entry.as_ref().map_or_else(own, |entry| entry.target.clone());
+    let own = entry_target(sysroot, &deployment.id, &deployment.origin);
+    let target = match deployment.entry.as_ref().map(|entry| &entry.target) {
+        None => own,
+        // The same kernel under another name of its partition, which was written when another one was mounted.
+        Some(now) if now.linux != own.linux && is_kernel_of(sysroot, deployment, &now.linux) => {
+            EntryTarget { options: now.options.clone(), title: now.title.clone(), ..own }
+        }
+        Some(now) => now.clone(),
+    };
     let tries = deployment.entry.as_ref().and_then(|entry| entry.tries);
     WantedEntry { target, tries: tries.map(|tries| tries.left).filter(|left| *left > 0) }
+}
+
+/// Returns whether a path is that of a deployment's kernel, however the partition is spelt in front of it.
+fn is_kernel_of(sysroot: &Sysroot, deployment: &Deployment, linux: &str) -> bool {
+    kernel_digest(&sysroot.config().id, linux) == Some(&deployment.origin.kernel.digest)
 }
 
 /// Returns the menu with `first` at its top and below it, in their present order, the deployments for which `stays` is true.
@@ -103,7 +116,8 @@ pub(crate) fn find_deployment_kernel(
 }
 
 /// Installs `kernels`, then replaces the menu by `entries`, the first of which boots. Last, removes the kernels that no entry
-/// starts any more. Everything is durable, and at every moment the menu has an entry that boots.
+/// starts any more, and returns those that cannot be removed. Everything is durable, and at every moment the menu has an entry
+/// that boots.
 ///
 /// # Errors
 /// [`MenuError`]; the menu is then the old one or the new one.
@@ -113,7 +127,7 @@ pub(crate) fn replace_menu(
     state: &State,
     entries: &[WantedEntry],
     kernels: &[Kernel],
-) -> Result<(), MenuError> {
+) -> Result<Vec<Leftover>, MenuError> {
     let directory = sysroot.loader().kernels_directory(&sysroot.config().id);
     let mut installed = 0;
     for kernel in kernels {
@@ -124,16 +138,16 @@ pub(crate) fn replace_menu(
     }
     let arranged = assign_orders(state.menu.entries(), entries);
     state.menu.apply(&state.menu.plan_change(&arranged)?)?;
-    let used: BTreeSet<&str> = arranged
-        .iter()
-        .filter_map(|entry| kernel_digest(sysroot.loader(), &sysroot.config().id, &entry.target.linux))
-        .collect();
+    let used: BTreeSet<&str> =
+        arranged.iter().filter_map(|entry| kernel_digest(&sysroot.config().id, &entry.target.linux)).collect();
     remove_unused_kernels(sysroot.loader(), &directory, &used)
 }
 
-/// Returns the digest that names the kernel directory in the path of an entry's kernel; `None` for paths elsewhere.
-fn kernel_digest<'a>(loader: &BootLoader, id: &str, linux: &'a str) -> Option<&'a str> {
-    linux.strip_prefix(&loader.kernels_loader_path(id))?.trim_start_matches('/').split('/').next()
+/// Returns the digest that names the kernel directory in the path of an entry's kernel, however the partition is spelt in front
+/// of it; `None` for paths elsewhere.
+fn kernel_digest<'a>(id: &str, linux: &'a str) -> Option<&'a str> {
+    let (_, below) = linux.split_once(&BootLoader::kernels_path(id))?;
+    below.trim_start_matches('/').split('/').next()
 }
 
 /// Installs the files of a kernel that are missing or have another content. Returns how many files were installed.
@@ -206,19 +220,28 @@ fn copy_object(
     if is_intact { Ok(()) } else { Err(KernelCopyError::Content(MenuError::Damaged(file.name.clone()))) }
 }
 
-fn remove_unused_kernels(loader: &BootLoader, directory: &Path, used: &BTreeSet<&str>) -> Result<(), MenuError> {
+fn remove_unused_kernels(
+    loader: &BootLoader,
+    directory: &Path,
+    used: &BTreeSet<&str>,
+) -> Result<Vec<Leftover>, MenuError> {
     let listed = fs::read_dir(directory).map_err(io_error("list", directory))?;
-    let mut removed = false;
+    let (mut removed, mut left) = (false, Vec::new());
     for entry in listed {
         let entry = entry.map_err(io_error("list", directory))?;
         let name = entry.file_name();
         if name.to_str().is_some_and(|name| used.contains(name)) || !entry.path().is_dir() {
             continue;
         }
-        disk::remove_directory(&entry.path()).map_err(io_error("remove", &entry.path()))?;
-        removed = true;
+        match Leftover::after_removing(&entry.path()) {
+            Some(leftover) => left.push(leftover),
+            None => removed = true,
+        }
     }
-    if removed { Ok(sync_boot_partition(loader)?) } else { Ok(()) }
+    if removed {
+        sync_boot_partition(loader)?;
+    }
+    Ok(left)
 }
 
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> MenuError + use<> {

@@ -36,6 +36,11 @@ pub(crate) enum SysrootError {
     Boot(#[from] BootError),
     #[error(transparent)]
     Lock(#[from] LockError),
+    /// The boot menu is empty, although there are deployments.
+    #[error(
+        "the boot menu has no entry of this sysroot, although something was deployed: is the right boot partition mounted?"
+    )]
+    LostMenu,
     /// No deployment has this name.
     #[error("there is no deployment '{0}'")]
     NoDeployment(String),

@@ -7,6 +7,7 @@
 //! sapwood/staged.toml               the deployment that is to be put into the boot menu next
 //! sapwood/history.jsonl             what was deployed, booted, blessed and given up, and when
 //! sapwood/failed.toml               commits that did not come up on this machine, and why
+//! sapwood/left.toml                 commits that the administrator left by a rollback
 //! sapwood/finalise-failure.toml     why the last shutdown could not finish an update
 //! sapwood/deploy/STATEROOT/var/     the one /var of an operating system
 //! sapwood/deploy/STATEROOT/COMMIT.N/
@@ -72,6 +73,11 @@ impl SysrootLayout {
         self.base().join("failed.toml")
     }
 
+    /// Returns the path of the record of commits that were left by a rollback.
+    pub(crate) fn left(&self) -> PathBuf {
+        self.base().join("left.toml")
+    }
+
     /// Returns the path of the record why an update was not finalised.
     pub(crate) fn finalise_failure(&self) -> PathBuf {
         self.base().join("finalise-failure.toml")
@@ -107,9 +113,13 @@ impl SysrootLayout {
         DeploymentLayout::new(self.stateroot(id.stateroot()).join(format!("{}{}", Self::NEW_PREFIX, id.directory())))
     }
 
-    /// Returns the path that a deployment has while it is removed.
+    /// Returns an unused path for a deployment while it is removed: an earlier one of the same name may be left over.
     pub(crate) fn old_deployment(&self, id: &DeploymentId) -> PathBuf {
-        self.stateroot(id.stateroot()).join(format!("{}{}", Self::OLD_PREFIX, id.directory()))
+        let directory = self.stateroot(id.stateroot());
+        let name = format!("{}{}", Self::OLD_PREFIX, id.directory());
+        let others = (1..).map(|number: u32| directory.join(format!("{name}-{number}")));
+        let mut paths = std::iter::once(directory.join(&name)).chain(others);
+        paths.find(|path| path.symlink_metadata().is_err()).expect("names do not end")
     }
 
     /// The prefix of the names of directories that are being created.

@@ -22,7 +22,7 @@
 //! | `plan`, `kargs`, `services`, `skeleton`, `space`, `retention` | what would be done, mostly pure |
 //! | `etc` | the merge of `/etc`, its journal, and edits of a live `/etc` |
 //! | `boot` | the boot menus of three boot loaders, and the kernel of a commit |
-//! | `apply`, `boot_menu`, `removal`, `health`, `conflicts` | the changes of a sysroot |
+//! | `apply`, `boot_menu`, `removal`, `leftover`, `health`, `conflicts`, `first_boot` | the changes of a sysroot |
 //! | `status`, `history` | what is shown to users |
 //! | `commit_files`, `program_libraries` | reading files of a commit |
 
@@ -35,11 +35,13 @@ pub mod config;
 pub(crate) mod conflicts;
 pub(crate) mod error;
 pub mod etc;
+pub(crate) mod first_boot;
 pub(crate) mod health;
 pub(crate) mod history;
 pub(crate) mod id;
 pub mod kargs;
 pub(crate) mod layout;
+pub(crate) mod leftover;
 pub mod origin;
 pub(crate) mod plan;
 pub(crate) mod program_libraries;

@@ -176,6 +176,13 @@ impl DeployPlan {
             None => ServiceChanges::default(),
         };
         add_commit_notices(state, &skeleton, &kernel, &mut notices);
+        if base.is_none() && !arguments.result.contains_key("root") {
+            notices.push(
+                "no kernel argument says where the root filesystem is: most initramfs need root=, such as --karg \
+                 root=LABEL=root"
+                    .to_owned(),
+            );
+        }
         let origin = DeploymentOrigin {
             version: DeploymentOrigin::VERSION,
             commit: chosen.id,
@@ -279,10 +286,11 @@ fn next_id(sysroot: &Sysroot, state: &State, request: &DeployRequest<'_>) -> Dep
         .iter()
         .filter(|found| found.id.stateroot() == first.stateroot() && found.id.commit_digits() == first.commit_digits());
     let mut serial = alike.map(|found| found.id.serial() + 1).max().unwrap_or(0);
-    // The directory may exist although it is not a readable deployment.
+    // The directory may exist although it is not a readable deployment, or be left over under its temporary name.
     loop {
         let id = DeploymentId::new(request.stateroot.clone(), request.chosen.id, serial);
-        if !sysroot.layout().deployment(&id).directory().exists() {
+        let layouts = [sysroot.layout().deployment(&id), sysroot.layout().new_deployment(&id)];
+        if layouts.iter().all(|layout| layout.directory().symlink_metadata().is_err()) {
             return id;
         }
         serial += 1;
@@ -428,6 +436,14 @@ fn add_commit_notices(state: &State, skeleton: &Skeleton, kernel: &Kernel, notic
     }
     for name in &skeleton.mounts {
         notices.push(format!("/{name} of the commit is mounted from it, read-only"));
+    }
+    if !kernel.others.is_empty() {
+        notices.push(format!(
+            "the commit has several kernels: {} is started, {} not; a link at /usr/lib/sapwood/kernel to the directory of its \
+             modules chooses another",
+            kernel.record.version,
+            kernel.others.join(" and ")
+        ));
     }
     if kernel.record.devicetree.is_some() && state.menu.loader().kind != LoaderKind::Extlinux {
         notices.push("the commit has device trees: only U-Boot (extlinux) can choose one from a directory".to_owned());

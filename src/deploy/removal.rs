@@ -8,35 +8,42 @@
 //!
 //! *Used by* `apply` and `cli`.
 
-use super::apply::{DeployError, DeployRefusal, DeployTransaction, io_error};
+use super::apply::{DeployError, DeployRefusal, DeployTransaction};
 use super::boot_menu;
+use super::error::SysrootError;
 use super::history::HistoryEvent;
 use super::id::DeploymentId;
-use super::layout::SysrootLayout;
+use super::leftover::Leftover;
 use super::plan::retention_facts;
 use super::retention::{DeploymentRole, KeepReason, Retention, retained};
-use super::sysroot::{Deployment, State, Sysroot, list_names};
-use super::update_state::{self, Staged};
+use super::sysroot::{Deployment, State, Sysroot};
+use super::update_state::{self, FinaliseFailure, Staged};
 use crate::disk;
 use crate::store::{Expect, RefEdit};
 
 impl DeployTransaction<'_> {
     /// Cleans up after an operation that was killed: removes leftover directories and refs, outdated records, and deployments
-    /// that never reached the boot menu.
+    /// that never reached the boot menu. Has the boot loader read the menu again if another program wrote its configuration.
     pub(crate) fn clean_up(&self) -> Result<(), DeployError> {
         self.remove_leftovers()?;
         let state = self.read_state()?;
+        if state.menu.is_replaced() {
+            state.menu.apply(&state.menu.plan_change(state.menu.entries())?)?;
+        }
         if state.staged.is_none() {
             update_state::write_record::<Staged>(&self.layout().staged(), None)?;
+        }
+        if state.finalise_failure.is_none() {
+            update_state::write_record::<FinaliseFailure>(&self.layout().finalise_failure(), None)?;
         }
         self.remove_unreachable(&state)
     }
 
-    /// Removes deployments on the user's request, from the menu first and then from the disk.
+    /// Removes deployments on the user's request, from the menu first and then from the disk. Returns those that are gone.
     ///
     /// # Errors
     /// [`DeployError`], among them [`DeployRefusal`].
-    pub(crate) fn undeploy(&self, state: &State, ids: &[DeploymentId]) -> Result<(), DeployError> {
+    pub(crate) fn undeploy(&self, state: &State, ids: &[DeploymentId]) -> Result<Vec<DeploymentId>, DeployError> {
         self.check_menu()?;
         check_removal(self.sysroot, state, ids)?;
         self.remove_leftovers()?;
@@ -45,7 +52,7 @@ impl DeployTransaction<'_> {
         }
         if state.deployments.iter().any(|found| found.entry.is_some() && ids.contains(&found.id)) {
             let entries = boot_menu::wanted_entries(self.sysroot, state, None, &|found| !ids.contains(&found.id));
-            boot_menu::replace_menu(self.sysroot, self.lock, state, &entries, &[])?;
+            self.replace_menu(state, &entries, &[])?;
         }
         self.remove(&self.read_state()?, ids)
     }
@@ -60,18 +67,26 @@ impl DeployTransaction<'_> {
     }
 
     /// Removes deployments from the disk, with the refs that keep their commits. They must be neither in the menu nor staged.
-    pub(super) fn remove(&self, state: &State, ids: &[DeploymentId]) -> Result<(), DeployError> {
+    /// What cannot be removed is reported. Returns the deployments that are gone.
+    pub(super) fn remove(&self, state: &State, ids: &[DeploymentId]) -> Result<Vec<DeploymentId>, DeployError> {
+        let mut removed = Vec::new();
         let writer = self.writer()?;
         for found in state.deployments.iter().filter(|found| ids.contains(&found.id)) {
             let (from, to) =
                 (self.layout().deployment(&found.id).directory().to_owned(), self.layout().old_deployment(&found.id));
-            disk::remove_directory(&to).map_err(io_error("remove", &to))?;
-            disk::rename_directory(&from, &to).map_err(io_error("rename", &from))?;
-            disk::remove_directory(&to).map_err(io_error("remove", &to))?;
+            // A directory that is itself marked immutable cannot be renamed.
+            let renamed = disk::rename_directory(&from, &to)
+                .or_else(|_| disk::clear_protection(&from).and_then(|()| disk::rename_directory(&from, &to)));
+            if let Err(error) = renamed {
+                (self.report)(&Leftover::new(&from, &error));
+                continue;
+            }
+            Leftover::after_removing(&to).iter().for_each(self.report);
             writer.edit_ref(&RefEdit { name: found.id.root_ref(), expect: Expect::Any, to: None })?;
             self.append_history(HistoryEvent::Removed, &found.id, &found.origin, None)?;
+            removed.push(found.id.clone());
         }
-        Ok(())
+        Ok(removed)
     }
 
     /// Removes deployments that an interrupted or replaced operation created and that never reached the boot menu.
@@ -86,20 +101,15 @@ impl DeployTransaction<'_> {
             found.entry.is_none() && !is_staged(&found.id) && !is_booted(&found.id) && !found.origin.pinned
         });
         let unreachable: Vec<DeploymentId> = unreachable.map(|found| found.id.clone()).collect();
-        self.remove(state, &unreachable)
+        self.remove(state, &unreachable)?;
+        Ok(())
     }
 
     /// Removes directories that were being created or removed when a process was killed, and refs of deployments that do not
-    /// exist.
+    /// exist. What cannot be removed is reported.
     pub(super) fn remove_leftovers(&self) -> Result<(), DeployError> {
-        for stateroot in self.sysroot.stateroots()? {
-            let directory = self.layout().stateroot(&stateroot);
-            for name in list_names(&directory)? {
-                if name.starts_with(SysrootLayout::NEW_PREFIX) || name.starts_with(SysrootLayout::OLD_PREFIX) {
-                    let path = directory.join(name);
-                    disk::remove_directory(&path).map_err(io_error("remove", &path))?;
-                }
-            }
+        for path in self.sysroot.leftovers()? {
+            Leftover::after_removing(&path).iter().for_each(self.report);
         }
         let prefix = format!("{}/", DeploymentId::ROOT_REFS);
         let names = self.sysroot.store().ref_names()?;
@@ -130,9 +140,12 @@ pub(crate) struct CleanupPlan {
 
 impl CleanupPlan {
     /// Plans a clean-up of all stateroots. In each, the deployment that boots next and the one to fall back to are kept.
-    pub(crate) fn new(sysroot: &Sysroot, state: &State) -> Result<Self, DeployRefusal> {
+    ///
+    /// # Errors
+    /// [`SysrootError::LostMenu`] if the menu is empty, so that it is not known which deployments are needed.
+    pub(crate) fn new(sysroot: &Sysroot, state: &State) -> Result<Self, SysrootError> {
         if state.menu.entries().is_empty() {
-            return Err(DeployRefusal::EmptyMenu);
+            return Err(SysrootError::LostMenu);
         }
         let (mut remove, mut kept) = (Vec::new(), Vec::new());
         let mut stateroots: Vec<_> = state.deployments.iter().map(|found| found.id.stateroot()).collect();
@@ -153,12 +166,17 @@ impl CleanupPlan {
 fn add_roles(state: &State, facts: &mut [Retention]) {
     let is_good =
         |id: &DeploymentId| state.get(id).is_some_and(|found| found.entry.is_some() && !state.has_failed(found));
+    let is_first = |id: &DeploymentId| state.default().is_some_and(|default| default.id == *id);
     let mut free_roles = [DeploymentRole::Default, DeploymentRole::Rollback].into_iter();
     for fact in facts {
         if state.staged.as_ref().is_some_and(|staged| staged.deployment == fact.id) {
             fact.roles.push(DeploymentRole::Staged);
         } else if is_good(&fact.id) {
-            fact.roles.extend(free_roles.next());
+            let role = free_roles.next().map(|role| match role {
+                DeploymentRole::Default if !is_first(&fact.id) => DeploymentRole::First,
+                other => other,
+            });
+            fact.roles.extend(role);
         }
     }
 }

@@ -26,6 +26,8 @@ pub(crate) enum DeploymentRole {
     Staged,
     /// The deployment boots next.
     Default,
+    /// The deployment comes first of its stateroot, and one of another stateroot boots next.
+    First,
     /// The deployment boots if the default does not.
     Rollback,
     /// The user pinned the deployment.
@@ -59,11 +61,12 @@ pub(crate) enum KeepReason {
 /// first of `deployments` that qualifies.
 pub(crate) fn retained(deployments: &[Retention]) -> Vec<(DeploymentId, KeepReason)> {
     // If several roles keep a deployment, the first of these is the reason that is returned.
-    const KEEPS: [DeploymentRole; 7] = [
+    const KEEPS: [DeploymentRole; 8] = [
         DeploymentRole::New,
         DeploymentRole::Booted,
         DeploymentRole::Staged,
         DeploymentRole::Default,
+        DeploymentRole::First,
         DeploymentRole::Rollback,
         DeploymentRole::Pinned,
         DeploymentRole::OtherStateroot,

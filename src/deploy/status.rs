@@ -5,12 +5,13 @@
 //! *Used by* `cli`.
 
 use super::apply::DeployError;
-use super::boot::{BootTries, LoaderKind};
+use super::boot::{self, BootError, BootTries, LoaderKind, MenuProblem, MenuProblemKind};
 use super::choose::{self, ChooseError, Unsigned};
 use super::commit_files::ObjectCounts;
 use super::conflicts;
 use super::etc::{Journal, JournalError, LoggedDecision, read_file};
 use super::id::DeploymentId;
+use super::leftover::Leftover;
 use super::origin::{SignedBy, Upstream};
 use super::retention::DeploymentRole;
 use super::sysroot::{Deployment, State, Sysroot};
@@ -30,6 +31,59 @@ pub(crate) struct SysrootStatus {
     pub(crate) finalise_failure: Option<FinaliseFailure>,
     /// Commits that are avoided and have no deployment any more.
     pub(crate) avoided: Vec<AvoidedCommit>,
+    /// Commits that the administrator left by a rollback.
+    pub(crate) left: Vec<LeftCommitStatus>,
+    /// What should be looked at: reasons why something else boots, and what waits for the administrator.
+    pub(crate) problems: Vec<Problem>,
+    /// Directories that are being created or removed, that could not be removed, or cannot be read as deployments.
+    pub(crate) leftovers: Vec<Leftover>,
+}
+
+/// A commit that the administrator left by a rollback.
+#[derive(Debug, Clone, serde::Serialize)]
+pub(crate) struct LeftCommitStatus {
+    pub(crate) commit: CommitId,
+    /// The deployment that it had.
+    pub(crate) deployment: DeploymentId,
+    /// The time of the rollback, in seconds since 1970.
+    pub(crate) time: i64,
+}
+
+/// Something that should be looked at.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub(crate) struct Problem {
+    pub(crate) kind: ProblemKind,
+    pub(crate) message: String,
+    /// What can be done about it.
+    pub(crate) remedy: String,
+}
+
+/// The kind of a [`Problem`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case", untagged)]
+pub(crate) enum ProblemKind {
+    /// Something else boots than the first entry of the menu.
+    Menu(MenuProblemKind),
+    /// A problem of the deployments.
+    Deployments(DeploymentProblem),
+}
+
+/// The kind of a problem of the deployments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum DeploymentProblem {
+    /// Nothing is deployed, or the boot menu is empty.
+    NothingBoots,
+    /// No boot loader was found.
+    NoLoader,
+    /// The last update could not be finished.
+    FinaliseFailed,
+    /// The deployment that boots next or that runs did not come up, or failed a required check.
+    Failed,
+    /// The deployment that boots next would not be deployed today.
+    Distrusted,
+    /// The merge of `/etc` left conflicts.
+    EtcConflict,
 }
 
 /// A commit that failed to boot on this machine.
@@ -94,11 +148,27 @@ impl SysrootStatus {
     /// Collects the status of a sysroot.
     pub(crate) fn new(sysroot: &Sysroot, state: &State) -> Result<Self, DeployError> {
         let deployments = state.deployments.iter().map(|found| DeploymentStatus::new(sysroot, state, found));
+        let deployments = deployments.collect::<Result<Vec<_>, _>>()?;
         let is_there = |commit: &CommitId| state.deployments.iter().any(|found| found.origin.commit == *commit);
         let avoided = state.failures.iter().filter(|(commit, _)| !is_there(commit));
+        let temporary = sysroot.leftovers()?.into_iter().map(|path| {
+            let reason = "it is being created or removed, or could not be removed: 'sapwood cleanup' tries again";
+            Leftover { path, reason: reason.to_owned() }
+        });
         Ok(Self {
             bootloader: sysroot.loader().kind,
-            deployments: deployments.collect::<Result<_, _>>()?,
+            problems: find_problems(sysroot, state, &deployments)?,
+            leftovers: temporary.chain(state.unreadable.iter().cloned()).collect(),
+            left: state
+                .left
+                .iter()
+                .map(|(commit, left)| LeftCommitStatus {
+                    commit: *commit,
+                    deployment: left.deployment.clone(),
+                    time: left.time,
+                })
+                .collect(),
+            deployments,
             finalise_failure: state.finalise_failure.clone(),
             avoided: avoided
                 .map(|(commit, failure)| AvoidedCommit {
@@ -134,6 +204,75 @@ impl DeploymentStatus {
             incomplete: incomplete(sysroot.store(), origin.commit)?,
         })
     }
+}
+
+/// Returns the reasons why something else boots than the first entry of the menu.
+///
+/// # Errors
+/// When the files of the boot loader cannot be read.
+pub(crate) fn find_menu_problems(sysroot: &Sysroot, state: &State) -> Result<Vec<MenuProblem>, BootError> {
+    boot::find_problems(&state.menu, &sysroot.config().id)
+}
+
+/// Collects what should be looked at, the most important first.
+fn find_problems(
+    sysroot: &Sysroot,
+    state: &State,
+    deployments: &[DeploymentStatus],
+) -> Result<Vec<Problem>, DeployError> {
+    let mut found = Vec::new();
+    let mut add = |kind, message: String, remedy: &str| {
+        found.push(Problem { kind: ProblemKind::Deployments(kind), message, remedy: remedy.to_owned() });
+    };
+    if state.default().is_none() {
+        let remedy = match deployments.is_empty() {
+            true => "'sapwood deploy REMOTE:REF' deploys something",
+            false => "'sapwood sysroot write-menu' writes the menu anew, from the deployments there are",
+        };
+        add(DeploymentProblem::NothingBoots, "the boot menu has no deployment".to_owned(), remedy);
+    }
+    if state.has_no_loader() {
+        let remedy = "install one, or name it: bootloader in config.toml of the sysroot";
+        add(DeploymentProblem::NoLoader, "no boot loader was found that reads the menu".to_owned(), remedy);
+    }
+    if let Some(failure) = &state.finalise_failure {
+        let message = format!("the update to {} could not be finished: {}", failure.deployment, failure.reason);
+        add(DeploymentProblem::FinaliseFailed, message, "'sapwood upgrade --finalise-now' tries again");
+    }
+    for deployment in deployments {
+        let id = &deployment.id;
+        let matters = deployment
+            .roles
+            .iter()
+            .any(|role| matches!(role, DeploymentRole::Booted | DeploymentRole::Default | DeploymentRole::Staged));
+        if !matters {
+            continue;
+        }
+        if let Some(reason) = &deployment.failed {
+            add(DeploymentProblem::Failed, format!("{id} failed: {reason}"), "'sapwood rollback' boots the one before");
+        }
+        if let Some(reason) = &deployment.distrusted {
+            let message = format!("{id} would not be deployed today: {reason}");
+            add(
+                DeploymentProblem::Distrusted,
+                message,
+                "add the key with 'sapwood remote add --replace', or deploy another",
+            );
+        }
+        if !deployment.etc_conflicts.is_empty() {
+            let count = deployment.etc_conflicts.len();
+            let message = format!("/etc of {id} has {count} conflicts of the last merge");
+            add(
+                DeploymentProblem::EtcConflict,
+                message,
+                "'sapwood etc status' lists them, 'sapwood etc settle' ends one",
+            );
+        }
+    }
+    let menu = find_menu_problems(sysroot, state)?.into_iter();
+    let menu =
+        menu.map(|MenuProblem { kind, message, remedy }| Problem { kind: ProblemKind::Menu(kind), message, remedy });
+    Ok(menu.chain(found).collect())
 }
 
 /// Returns the roles of a deployment that the status shows.

@@ -7,6 +7,7 @@
 //!
 //! *Used by* most modules of `deploy`, by `boot` and `cli`.
 
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,9 +18,11 @@ use super::error::SysrootError;
 use super::id::{DeploymentId, StaterootName};
 use super::kargs::{DEPLOYMENT_KEY, Kargs};
 use super::layout::SysrootLayout;
+use super::leftover::Leftover;
 use super::origin::DeploymentOrigin;
-use super::update_state::{self, FailedCommits, FinaliseFailure, Staged};
+use super::update_state::{self, FailedCommits, FinaliseFailure, LeftCommits, Staged};
 use crate::disk::{self, Lock, Wait};
+use crate::error::chain;
 use crate::store::{Config, OpenError, Store};
 
 /// An open sysroot: a physical root filesystem with deployments.
@@ -59,6 +62,10 @@ pub(crate) struct State {
     pub(crate) failures: FailedCommits,
     /// Why the last update was not finalised.
     pub(crate) finalise_failure: Option<FinaliseFailure>,
+    /// The commits that the administrator left by a rollback.
+    pub(crate) left: LeftCommits,
+    /// Directories of deployments that cannot be read and that nothing boots.
+    pub(crate) unreadable: Vec<Leftover>,
     /// The running deployment, if this is the sysroot of the running system.
     pub(crate) booted: Option<DeploymentId>,
 }
@@ -151,29 +158,63 @@ impl Sysroot {
     /// Reads the state. `running` is the command line of the running kernel, if this sysroot is its root.
     pub(crate) fn read_state(&self, running: Option<&str>) -> Result<State, SysrootError> {
         let menu = Menu::read(&self.loader, &self.config.id)?;
-        let mut deployments = Vec::new();
+        let booted = running.and_then(booted_deployment);
+        let (mut deployments, mut unreadable) = (Vec::new(), Vec::new());
         for stateroot in self.stateroots()? {
-            self.read_stateroot(&stateroot, &menu, &mut deployments)?;
+            for name in list_names(&self.layout.stateroot(&stateroot))? {
+                let Some(id) = DeploymentId::from_directory(&stateroot, &name) else { continue };
+                let entry = menu.entries().iter().find(|entry| entry.target.deployment == id).cloned();
+                match read_origin(&self.layout, &id) {
+                    Ok(origin) => deployments.push(Deployment { id, origin, entry }),
+                    // What nothing boots must not stop the others.
+                    Err(error) if entry.is_none() && booted.as_ref() != Some(&id) => {
+                        let path = self.layout.deployment(&id).directory().to_owned();
+                        unreadable.push(Leftover { path, reason: chain(&error) });
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
         }
         // If an operation was killed, the record may name a deployment that does not exist yet or is in the menu already.
         let staged: Option<Staged> = update_state::read_record(&self.layout.staged())?;
         let is_pending = |id: &DeploymentId| deployments.iter().any(|found| found.id == *id && found.entry.is_none());
         let staged = staged.filter(|staged| is_pending(&staged.deployment));
         let is_staged = |id: &DeploymentId| staged.as_ref().is_some_and(|staged| staged.deployment == *id);
+        // A failure counts as long as its update still has to be finished.
+        let failure: Option<FinaliseFailure> = update_state::read_record(&self.layout.finalise_failure())?;
+        let finalise_failure = failure.filter(|failure| is_staged(&failure.deployment));
         let sort_key = |found: &Deployment| {
             let in_menu = menu.entries().iter().position(|entry| entry.target.deployment == found.id);
             (!is_staged(&found.id), in_menu.unwrap_or(usize::MAX), -found.origin.deployed)
         };
         deployments.sort_by_key(sort_key);
-        let booted = running.and_then(booted_deployment).filter(|id| deployments.iter().any(|found| found.id == *id));
+        let booted = booted.filter(|id| deployments.iter().any(|found| found.id == *id));
         Ok(State {
             failures: update_state::read_record(&self.layout.failed())?.unwrap_or_default(),
-            finalise_failure: update_state::read_record(&self.layout.finalise_failure())?,
+            left: update_state::read_record(&self.layout.left())?.unwrap_or_default(),
+            unreadable,
+            finalise_failure,
             deployments,
             menu,
             staged,
             booted,
         })
+    }
+
+    /// Returns the directories that operations were creating or removing and did not remove.
+    pub(crate) fn leftovers(&self) -> Result<Vec<PathBuf>, SysrootError> {
+        let mut found = Vec::new();
+        for stateroot in self.stateroots()? {
+            let directory = self.layout.stateroot(&stateroot);
+            let is_temporary = |name: &OsStr| {
+                let prefixes = [SysrootLayout::NEW_PREFIX, SysrootLayout::OLD_PREFIX];
+                prefixes.iter().any(|prefix| name.as_encoded_bytes().starts_with(prefix.as_bytes()))
+            };
+            let names = list_all_names(&directory)?;
+            found.extend(names.iter().filter(|name| is_temporary(name)).map(|name| directory.join(name)));
+        }
+        found.sort();
+        Ok(found)
     }
 
     /// Returns the names of all stateroots, sorted.
@@ -182,25 +223,6 @@ impl Sysroot {
             list_names(&self.layout.stateroots())?.iter().filter_map(|name| name.parse().ok()).collect();
         names.sort();
         Ok(names)
-    }
-
-    fn read_stateroot(
-        &self,
-        stateroot: &StaterootName,
-        menu: &Menu,
-        deployments: &mut Vec<Deployment>,
-    ) -> Result<(), SysrootError> {
-        for name in list_names(&self.layout.stateroot(stateroot))? {
-            let Some(id) = DeploymentId::from_directory(stateroot, &name) else { continue };
-            let origin = self.read_deployment_origin(&id)?;
-            let entry = menu.entries().iter().find(|entry| entry.target.deployment == id).cloned();
-            deployments.push(Deployment { id, origin, entry });
-        }
-        Ok(())
-    }
-
-    fn read_deployment_origin(&self, id: &DeploymentId) -> Result<DeploymentOrigin, SysrootError> {
-        read_origin(&self.layout, id)
     }
 }
 
@@ -242,18 +264,21 @@ fn read_origin(layout: &SysrootLayout, id: &DeploymentId) -> Result<DeploymentOr
     DeploymentOrigin::parse(&text).map_err(|source| SysrootError::Origin { path, source: Box::new(source) })
 }
 
-/// Returns the names in a directory; none if it does not exist. Names that are not UTF-8 are left out.
-pub(super) fn list_names(directory: &Path) -> Result<Vec<String>, SysrootError> {
+/// Returns the names in a directory; none if it does not exist.
+fn list_all_names(directory: &Path) -> Result<Vec<OsString>, SysrootError> {
     let io_error = |source| SysrootError::Io { action: "list", path: directory.to_owned(), source };
     let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
         other => other.map_err(io_error)?,
     };
-    let mut names = Vec::new();
-    for entry in entries {
-        names.extend(entry.map_err(io_error)?.file_name().into_string().ok());
-    }
-    Ok(names)
+    entries.map(|entry| Ok(entry.map_err(io_error)?.file_name())).collect()
+}
+
+/// Returns the names in a directory; none if it does not exist. Names that are not UTF-8 are left out.
+fn list_names(directory: &Path) -> Result<Vec<String>, SysrootError> {
+    Ok(list_all_names(directory)?.into_iter().filter_map(|name| name.into_string().ok()).collect())
 }
 
 impl State {
@@ -334,6 +359,19 @@ impl State {
         };
         let found = by_role.or_else(by_index).or_else(by_name).or_else(by_commit);
         found.ok_or_else(|| SysrootError::NoDeployment(text.to_owned()))
+    }
+
+    /// Returns an error if something is deployed and the boot menu has none of it, as when another program replaced the menu.
+    ///
+    /// # Errors
+    /// [`SysrootError::LostMenu`].
+    pub(crate) fn check_menu(&self) -> Result<(), SysrootError> {
+        let is_lost = self.menu.entries().is_empty() && self.deployments.iter().any(|found| !self.is_staged(found));
+        if is_lost { Err(SysrootError::LostMenu) } else { Ok(()) }
+    }
+
+    fn is_staged(&self, found: &Deployment) -> bool {
+        self.staged.as_ref().is_some_and(|staged| staged.deployment == found.id)
     }
 
     /// Returns whether no boot loader was found that reads the menu.

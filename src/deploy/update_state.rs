@@ -1,4 +1,5 @@
-//! Three small TOML files of a sysroot: which deployment is staged, which commits failed to boot, and why finalising failed.
+//! Four small TOML files of a sysroot: which deployment is staged, which commits failed to boot, which ones were left by a
+//! rollback, and why finalising failed.
 //!
 //! *Not here*: where the files are (`layout`), and when they are written (`apply`, `removal`, `health`).
 //!
@@ -42,6 +43,19 @@ pub(crate) struct FailedCommit {
 
 /// The commits that failed to boot on this machine, and why.
 pub(crate) type FailedCommits = BTreeMap<CommitId, FailedCommit>;
+
+/// When and from where the administrator left a commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct LeftCommit {
+    /// The deployment of the commit.
+    pub(crate) deployment: DeploymentId,
+    /// The time of the rollback, in seconds since 1970.
+    pub(crate) time: i64,
+}
+
+/// The commits that the administrator left by a rollback: an upgrade does not take them again by itself.
+pub(crate) type LeftCommits = BTreeMap<CommitId, LeftCommit>;
 
 /// Why the last attempt to finalise an update failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

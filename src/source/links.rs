@@ -3,7 +3,7 @@
 //! A commit has the defaults of `/etc` in `/usr/etc`, and a deployed machine has them in `/etc`. So a path below `/etc` that the
 //! commit lacks is looked for there, and a link there counts as one in `/etc`.
 //!
-//! *Used by* `local` and `commit_reader`.
+//! *Used by* `local` and `commit_reader`, and by `deploy`.
 
 use crate::image::{Image, ImageError, Ino};
 use crate::model::{EntryName, FileKind, ImagePath};

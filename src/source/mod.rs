@@ -24,7 +24,7 @@ mod remote;
 mod resolve;
 
 pub(crate) use commit_reader::CommitReader;
-pub(crate) use links::LastLink;
+pub(crate) use links::{LastLink, follow};
 pub(crate) use local::{LocatedEntry, join, locate, split};
 pub(crate) use remote::{RemoteSource, RemoteSpec, SourceError, TrustOptions};
 pub(crate) use resolve::{

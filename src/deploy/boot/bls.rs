@@ -28,6 +28,11 @@ fn prefix(id: &str) -> String {
     format!("sapwood-{id}-")
 }
 
+/// Returns the pattern for the names of all entries of the sysroot `id`.
+pub(super) fn pattern(id: &str) -> String {
+    format!("{}*", prefix(id))
+}
+
 /// Returns the file name of an entry.
 #[must_use]
 pub fn file_name(id: &str, order: u32, tries: Option<BootTries>) -> String {

@@ -26,7 +26,8 @@ fn end_mark(id: &str) -> String {
     format!("# end sapwood {id}")
 }
 
-fn label(id: &str, order: u32) -> String {
+/// Returns the label of an entry.
+pub(super) fn label(id: &str, order: u32) -> String {
     format!("sapwood-{id}-{order:05}")
 }
 

@@ -13,6 +13,9 @@
 //! /boot/initrd.img-VERSION                  or `initramfs-VERSION.img`
 //! ```
 //!
+//! Of several kernels the newest is taken, unless `/usr/lib/sapwood/kernel` is a link to the directory of modules of another one
+//! (`ln -s ../modules/VERSION`). Links in these paths are followed within the image.
+//!
 //! On the boot partition the files are in a directory named by a digest of all of them: deployments with the same kernel share
 //! it, and a kernel that differs in any byte has a directory of its own.
 //!
@@ -22,14 +25,19 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::entry::DeviceTree;
+use super::version::compare_kernels;
 use crate::image::{Image, ImageError, Ino};
 use crate::model::{FileKind, ImagePath, ObjectId};
+use crate::source::{LastLink, follow};
 
 /// The directory of kernels and modules in an image.
 const MODULES_DIRECTORY: &str = "/usr/lib/modules";
 
 /// The directory where distributions' packages install kernels.
 const BOOT_DIRECTORY: &str = "/boot";
+
+/// The link that chooses one of several kernels: the name of its target is the version.
+const CHOICE: &str = "/usr/lib/sapwood/kernel";
 
 /// Number of hexadecimal digits of the digest that names a kernel's directory: enough for all kernels of a machine and short
 /// enough for any loader.
@@ -44,6 +52,15 @@ pub(crate) enum KernelError {
     /// The commit has a kernel without an initramfs.
     #[error("there is no initramfs for its kernel: nothing at {0}")]
     NoInitramfs(String),
+    /// The kernel or the initramfs is an empty file.
+    #[error("{0} is empty")]
+    Empty(String),
+    /// A link of the commit leads nowhere, or to something that is no file.
+    #[error("there is no file where the link {0} leads")]
+    Link(String),
+    /// The link that chooses a kernel names none of the commit.
+    #[error("{CHOICE} chooses the kernel '{0}', and there is none of that version")]
+    Chosen(String),
     /// The kernel has a version that a boot entry cannot hold.
     #[error("'{0}' cannot be the version of a kernel")]
     Version(String),
@@ -71,6 +88,8 @@ pub(crate) struct Kernel {
     pub(crate) files: Vec<BootFile>,
     /// The paths in the image: of files, and of directories of device trees.
     pub(crate) paths: Vec<String>,
+    /// The versions of other kernels of the commit.
+    pub(crate) others: Vec<String>,
 }
 
 /// The facts about its kernel that the origin of a deployment keeps.
@@ -148,23 +167,51 @@ impl KernelCandidate {
     }
 }
 
-/// Finds the kernel of `image`; of several, the one with the highest version.
+/// Finds the kernel of `image`; of several, the one that the image chooses, else the newest.
 pub(crate) fn find(image: &Image) -> Result<Kernel, KernelError> {
     let modules = directory_names(image, MODULES_DIRECTORY)?;
-    let in_modules = modules.iter().map(|name| KernelCandidate::in_modules(name));
-    let candidate = match newest_candidate(image, in_modules)? {
-        Some(found) => found,
-        None => {
-            let boot = directory_names(image, BOOT_DIRECTORY)?;
-            let versions = boot.iter().filter_map(|name| name.strip_prefix("vmlinuz-"));
-            newest_candidate(image, versions.map(KernelCandidate::in_boot))?.ok_or(KernelError::NoKernel)?
-        }
+    let mut found = existing(image, modules.iter().map(|name| KernelCandidate::in_modules(name)))?;
+    if found.is_empty() {
+        let boot = directory_names(image, BOOT_DIRECTORY)?;
+        let versions = boot.iter().filter_map(|name| name.strip_prefix("vmlinuz-"));
+        found = existing(image, versions.map(KernelCandidate::in_boot))?;
+    }
+    found.sort_by(|a, b| compare_kernels(&a.version, &b.version));
+    let index = match chosen_version(image)? {
+        Some(version) => match found.iter().position(|candidate| candidate.version == version) {
+            Some(index) => index,
+            None => return Err(KernelError::Chosen(version)),
+        },
+        None => found.len().checked_sub(1).ok_or_else(|| missing_kernel(image, &modules))?,
     };
+    let candidate = found.swap_remove(index);
     let is_plain = candidate.version.bytes().all(|byte| byte.is_ascii_graphic());
     if !is_plain {
         return Err(KernelError::Version(candidate.version));
     }
-    collect_files(image, candidate)
+    let mut others: Vec<String> = found.into_iter().map(|candidate| candidate.version).collect();
+    others.sort_by(|a, b| compare_kernels(a, b));
+    collect_files(image, candidate, others)
+}
+
+/// Returns the version that the image chooses; `None` if it leaves that open.
+fn chosen_version(image: &Image) -> Result<Option<String>, KernelError> {
+    let Ok(path) = ImagePath::parse(CHOICE.as_bytes()) else { return Ok(None) };
+    let Some(ino) = image.resolve(&path)?.filter(|ino| image.kind(*ino) == Ok(FileKind::Symlink)) else {
+        return Ok(None);
+    };
+    let target = String::from_utf8_lossy(image.symlink(ino)?).into_owned();
+    Ok(target.trim_end_matches('/').rsplit('/').next().map(str::to_owned))
+}
+
+/// Returns why no kernel was found: there may be a link in its place that leads nowhere.
+fn missing_kernel(image: &Image, modules: &[String]) -> KernelError {
+    let links = modules.iter().map(|name| KernelCandidate::in_modules(name).linux);
+    let is_link = |path: &String| {
+        let path = ImagePath::parse(path.as_bytes()).ok();
+        path.and_then(|path| image.resolve(&path).ok()?).is_some_and(|ino| image.kind(ino) == Ok(FileKind::Symlink))
+    };
+    links.into_iter().find(is_link).map_or(KernelError::NoKernel, KernelError::Link)
 }
 
 /// Returns the names in a directory of the image; none if there is no such directory.
@@ -179,33 +226,37 @@ fn directory_names(image: &Image, path: &str) -> Result<Vec<String>, KernelError
     Ok(names)
 }
 
-/// Returns the candidate with the highest version whose kernel exists.
-fn newest_candidate(
+/// Returns the candidates whose kernel exists.
+fn existing(
     image: &Image,
     candidates: impl Iterator<Item = KernelCandidate>,
-) -> Result<Option<KernelCandidate>, KernelError> {
-    let mut best: Option<KernelCandidate> = None;
+) -> Result<Vec<KernelCandidate>, KernelError> {
+    let mut found = Vec::new();
     for candidate in candidates {
-        let is_newer = best.as_ref().is_none_or(|best| version_key(&best.version) < version_key(&candidate.version));
-        if is_newer && is_file(image, &candidate.linux)? {
-            best = Some(candidate);
+        if is_file(image, &candidate.linux)? {
+            found.push(candidate);
         }
     }
-    Ok(best)
+    Ok(found)
 }
 
 /// Collects the files that belong to a kernel, and their digest.
-fn collect_files(image: &Image, candidate: KernelCandidate) -> Result<Kernel, KernelError> {
+fn collect_files(image: &Image, candidate: KernelCandidate, others: Vec<String>) -> Result<Kernel, KernelError> {
     let [preferred, other] = &candidate.initramfs;
     let initramfs = if is_file(image, preferred)? { preferred } else { other };
     if !is_file(image, initramfs)? {
         return Err(KernelError::NoInitramfs(preferred.clone()));
     }
     let mut files = Vec::new();
-    let mut paths = vec![candidate.linux.clone(), initramfs.clone()];
+    let mut paths = Vec::new();
     for (name, path) in [("vmlinuz", &candidate.linux), ("initramfs.img", initramfs)] {
-        let ino = lookup(image, path)?.ok_or(KernelError::NoKernel)?;
-        files.push(boot_file(image, name, ino)?);
+        let (target, ino) = follow_path(image, path)?.ok_or(KernelError::NoKernel)?;
+        let file = boot_file(image, name, ino)?;
+        if file.size == 0 {
+            return Err(KernelError::Empty(path.clone()));
+        }
+        files.push(file);
+        paths.push(String::from_utf8_lossy(&target.to_bytes()).into_owned());
     }
     let mut devicetree = None;
     let blobs = lookup(image, &candidate.devicetrees)?.filter(|ino| image.kind(*ino) == Ok(FileKind::Directory));
@@ -226,17 +277,21 @@ fn collect_files(image: &Image, candidate: KernelCandidate) -> Result<Kernel, Ke
     }
     files.sort();
     let record = KernelRecord { version: candidate.version, digest: files_digest(&files), devicetree };
-    Ok(Kernel { record, files, paths })
+    Ok(Kernel { record, files, paths, others })
 }
 
 fn is_file(image: &Image, path: &str) -> Result<bool, KernelError> {
     Ok(lookup(image, path)?.is_some_and(|ino| image.kind(ino) == Ok(FileKind::Regular)))
 }
 
-/// Returns the inode at a path; `None` too for a path that no image can have.
+/// Returns the inode that a path leads to; `None` too for a path that no image can have.
 fn lookup(image: &Image, path: &str) -> Result<Option<Ino>, KernelError> {
+    Ok(follow_path(image, path)?.map(|(_, ino)| ino))
+}
+
+fn follow_path(image: &Image, path: &str) -> Result<Option<(ImagePath, Ino)>, KernelError> {
     let Ok(path) = ImagePath::parse(path.as_bytes()) else { return Ok(None) };
-    Ok(image.resolve(&path)?)
+    Ok(follow(image, &path, LastLink::Followed)?)
 }
 
 fn boot_file(image: &Image, name: &str, ino: Ino) -> Result<BootFile, ImageError> {
@@ -256,19 +311,6 @@ fn files_digest(files: &[BootFile]) -> String {
     digest[..DIGEST_DIGITS].to_owned()
 }
 
-/// Returns a key by which versions sort: runs of digits by their value, everything else by its bytes.
-fn version_key(version: &str) -> Vec<(u64, &str)> {
-    let mut key = Vec::new();
-    let mut rest = version;
-    while !rest.is_empty() {
-        let (digits, after) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len()));
-        let (text, after) = after.split_at(after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len()));
-        key.push((digits.parse().unwrap_or(0), text));
-        rest = after;
-    }
-    key
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -284,8 +326,10 @@ mod tests {
             for (index, part) in parts.iter().enumerate() {
                 let name = EntryName::new(part.as_bytes()).expect("legal");
                 at = tree.child(at, part.as_bytes()).unwrap_or_else(|| {
-                    let object = Some(ObjectId::of(content.as_bytes()));
-                    let kind = if index + 1 < parts.len() {
+                    let object = Some(ObjectId::of(content.as_bytes())).filter(|_| !content.is_empty());
+                    let kind = if let Some(target) = content.strip_prefix("-> ").filter(|_| index + 1 == parts.len()) {
+                        NodeKind::Symlink(target.as_bytes().into())
+                    } else if index + 1 < parts.len() {
                         NodeKind::Directory
                     } else {
                         NodeKind::Regular(Content { object, size: content.len() as u64, ..Content::default() })
@@ -313,6 +357,39 @@ mod tests {
         let names: Vec<&str> = found.files.iter().map(|file| file.name.as_str()).collect();
         assert_eq!(names, ["dtb/vendor/board.dtb", "initramfs.img", "vmlinuz"]);
         assert_eq!(found.record.digest.len(), DIGEST_DIGITS);
+    }
+
+    #[test]
+    fn find_follows_links_and_refuses_empty_files() {
+        let path = |name: &str| format!("usr/lib/modules/6/{name}");
+        let with = |linux: &str, initramfs: &str| {
+            let (vmlinuz, initrd) = (path("vmlinuz"), path("initramfs.img"));
+            find(&image(&[(&vmlinuz, linux), (&initrd, initramfs), ("usr/lib/kernel/6", "k")]))
+        };
+        let linked = with("-> ../../kernel/6", "i").expect("the link leads to a file");
+        assert_eq!(linked.paths[0], "/usr/lib/kernel/6");
+        assert_eq!(linked.record.digest, with("k", "i").expect("there is one").record.digest);
+        assert_eq!(with("-> nowhere", "i"), Err(KernelError::Link(format!("/{}", path("vmlinuz")))));
+        assert_eq!(with("k", ""), Err(KernelError::Empty(format!("/{}", path("initramfs.img")))));
+        assert_eq!(with("", "i"), Err(KernelError::Empty(format!("/{}", path("vmlinuz")))));
+    }
+
+    #[test]
+    fn find_takes_the_chosen_kernel_or_the_newest_release() {
+        let mut paths = Vec::new();
+        for version in ["6.10-rc7-amd64", "6.10-amd64", "6.9-amd64"] {
+            paths.push((format!("usr/lib/modules/{version}/vmlinuz"), "k"));
+            paths.push((format!("usr/lib/modules/{version}/initramfs.img"), "i"));
+        }
+        let mut paths: Vec<(&str, &str)> = paths.iter().map(|(path, content)| (path.as_str(), *content)).collect();
+        let found = find(&image(&paths)).expect("there are three");
+        assert_eq!(found.record.version, "6.10-amd64");
+        assert_eq!(found.others, ["6.9-amd64", "6.10-rc7-amd64"]);
+        paths.push(("usr/lib/sapwood/kernel", "-> ../modules/6.9-amd64"));
+        assert_eq!(find(&image(&paths)).expect("it is chosen").record.version, "6.9-amd64");
+        paths.pop();
+        paths.push(("usr/lib/sapwood/kernel", "-> ../modules/5"));
+        assert_eq!(find(&image(&paths)), Err(KernelError::Chosen("5".to_owned())));
     }
 
     #[test]

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::disk::MountTable;
+
 /// The kind of a boot loader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -43,6 +45,12 @@ impl LoaderKind {
 /// The mount points of EFI system partitions, in the order in which `bootctl` searches them.
 const ESP_MOUNT_POINTS: [&str; 3] = ["efi", "boot", "boot/efi"];
 
+/// The directory of kernels of all sysroots, on the loader's partition.
+const KERNELS_DIRECTORY: &str = "sapwood";
+
+/// The directory where the kernel shows the variables of the firmware.
+const EFI_VARIABLES: &str = "sys/firmware/efi/efivars";
+
 /// The boot directory of all other loaders.
 const BOOT_DIRECTORY: &str = "boot";
 
@@ -55,8 +63,13 @@ pub(crate) struct BootLoader {
     pub(crate) kind: LoaderKind,
     /// The directory that is, or is on, the partition that the loader reads.
     pub(crate) directory: PathBuf,
-    /// The path of the directory on that partition: `/boot` if it is not a partition of its own, else empty.
+    /// The path of the directory as the loader spells it: empty for the top of a partition, `/boot` for a directory of one,
+    /// `/@rootfs/boot` for one of a btrfs subvolume.
     pub(crate) prefix: String,
+    /// Directories of other partitions of which the loader shows entries, too: the EFI system partition first.
+    pub(crate) others: Vec<PathBuf>,
+    /// The directory of EFI variables; those of the running firmware, if the sysroot is that of the running system.
+    pub(crate) efi_variables: PathBuf,
 }
 
 impl BootLoader {
@@ -67,27 +80,52 @@ impl BootLoader {
     pub(crate) fn of(root: &Path, kind: LoaderKind, boot: Option<&Path>) -> io::Result<Self> {
         let (kind, boot) = match (kind, boot) {
             (LoaderKind::Auto, _) => detect(root, boot),
-            (LoaderKind::SystemdBoot, None) => (kind, find_esp(root).unwrap_or_else(|| BOOT_DIRECTORY.into())),
+            (LoaderKind::SystemdBoot, None) => {
+                (kind, find_entries_partition(root).unwrap_or_else(|| BOOT_DIRECTORY.into()))
+            }
             (_, boot) => (kind, boot.unwrap_or_else(|| Path::new(BOOT_DIRECTORY)).to_owned()),
         };
         let directory = root.join(&boot);
         let reads_whole_partition = matches!(kind, LoaderKind::SystemdBoot | LoaderKind::None);
-        let prefix = if reads_whole_partition || is_separate_mount(root, &directory)? {
-            String::new()
-        } else {
-            format!("/{}", boot.display())
+        let prefix = if reads_whole_partition { String::new() } else { path_on_filesystem(root, &boot)? };
+        let is_other = |place: &Path| place != boot && has_systemd_boot(&root.join(place));
+        let others = match kind {
+            LoaderKind::SystemdBoot => ESP_MOUNT_POINTS
+                .iter()
+                .filter(|place| is_other(Path::new(place)))
+                .map(|place| root.join(place))
+                .collect(),
+            _ => Vec::new(),
         };
-        Ok(Self { kind, directory, prefix })
+        Ok(Self { kind, directory, prefix, others, efi_variables: root.join(EFI_VARIABLES) })
+    }
+
+    /// Returns a loader whose partition is mounted at `directory`, alone.
+    #[cfg(test)]
+    pub(super) fn at(kind: LoaderKind, directory: &Path) -> Self {
+        let efi_variables = directory.join(EFI_VARIABLES);
+        Self { kind, directory: directory.to_owned(), prefix: String::new(), others: Vec::new(), efi_variables }
     }
 
     /// Returns the directory of kernels of the sysroot `id` as a path on the loader's partition.
     pub(crate) fn kernels_loader_path(&self, id: &str) -> String {
-        format!("{}/sapwood/{id}", self.prefix)
+        format!("{}{}", self.prefix, Self::kernels_path(id))
+    }
+
+    /// Returns the end of that path, which is the same with all loaders.
+    pub(crate) fn kernels_path(id: &str) -> String {
+        format!("/{KERNELS_DIRECTORY}/{id}")
     }
 
     /// Returns the directory of kernels of the sysroot `id`.
     pub(crate) fn kernels_directory(&self, id: &str) -> PathBuf {
-        self.directory.join("sapwood").join(id)
+        self.directory.join(KERNELS_DIRECTORY).join(id)
+    }
+
+    /// Returns the configuration of systemd-boot, on the partition of its program.
+    pub(crate) fn configuration(&self) -> PathBuf {
+        let mut partitions = std::iter::once(&self.directory).chain(&self.others);
+        partitions.find(|partition| has_loader(partition)).unwrap_or(&self.directory).join("loader/loader.conf")
     }
 
     /// Returns the directory of entries of the Boot Loader Specification.
@@ -107,13 +145,23 @@ impl BootLoader {
     }
 }
 
-/// Returns whether `directory` is on another filesystem than `root`.
-fn is_separate_mount(root: &Path, directory: &Path) -> io::Result<bool> {
-    match (rustix::fs::stat(root), rustix::fs::stat(directory)) {
-        (Ok(root), Ok(directory)) => Ok(root.st_dev != directory.st_dev),
-        (_, Err(rustix::io::Errno::NOENT)) => Ok(false),
-        (Err(error), _) | (_, Err(error)) => Err(error.into()),
-    }
+/// Returns the path of `root/boot` on the filesystem that it is on; empty for the top of one.
+///
+/// A loader sees a filesystem from its top, also when only a subvolume or another directory of it is mounted. A sysroot that is
+/// no mount itself stands for the disk that it will be copied to.
+fn path_on_filesystem(root: &Path, boot: &Path) -> io::Result<String> {
+    let root = root.canonicalize()?;
+    // A link such as `/boot` → `/efi/boot` is followed; what does not exist yet will be a directory.
+    let directory = root.join(boot);
+    let directory = directory.canonicalize().unwrap_or(directory);
+    let table = MountTable::read()?;
+    let mount = table.containing(&directory).filter(|mount| mount.path.starts_with(&root));
+    let on_filesystem = match mount {
+        Some(mount) => mount.root.join(directory.strip_prefix(&mount.path).unwrap_or(&directory)),
+        None => Path::new("/").join(directory.strip_prefix(&root).unwrap_or(&directory)),
+    };
+    let path = on_filesystem.to_string_lossy().trim_end_matches('/').to_owned();
+    Ok(path)
 }
 
 /// Detects the boot loader by its files. Returns its kind and its directory, relative to `root`.
@@ -121,9 +169,9 @@ fn detect(root: &Path, boot: Option<&Path>) -> (LoaderKind, PathBuf) {
     let at = |place: &Path| root.join(place);
     let place = boot.map_or_else(|| PathBuf::from(BOOT_DIRECTORY), Path::to_owned);
     if boot.is_none_or(|boot| has_systemd_boot(&at(boot)))
-        && let Some(esp) = boot.map(Path::to_owned).or_else(|| find_esp(root))
+        && let Some(partition) = boot.map(Path::to_owned).or_else(|| find_entries_partition(root))
     {
-        return (LoaderKind::SystemdBoot, esp);
+        return (LoaderKind::SystemdBoot, partition);
     }
     if GRUB_DIRECTORIES.iter().any(|name| at(&place).join(name).is_dir()) {
         return (LoaderKind::Grub, place);
@@ -134,19 +182,28 @@ fn detect(root: &Path, boot: Option<&Path>) -> (LoaderKind, PathBuf) {
     (LoaderKind::None, place)
 }
 
-/// Returns the mount point of the partition on which `bootctl install` was run.
-fn find_esp(root: &Path) -> Option<PathBuf> {
-    ESP_MOUNT_POINTS.iter().map(PathBuf::from).find(|place| has_systemd_boot(&root.join(place)))
+/// Returns the mount point of the partition for entries on which `bootctl install` was run: the one that has some already, else
+/// the extended boot partition, which is made for kernels, else the EFI system partition.
+fn find_entries_partition(root: &Path) -> Option<PathBuf> {
+    let places = || ESP_MOUNT_POINTS.iter().map(PathBuf::from).filter(|place| has_systemd_boot(&root.join(place)));
+    let in_use = places().find(|place| root.join(place).join(KERNELS_DIRECTORY).is_dir());
+    let is_extended = |place: &PathBuf| {
+        let directory = root.join(place);
+        directory.join("loader/entries.srel").is_file() && !has_loader(&directory)
+    };
+    in_use.or_else(|| places().find(is_extended)).or_else(|| places().next())
+}
+
+/// Returns whether the partition has the program of systemd-boot.
+fn has_loader(directory: &Path) -> bool {
+    let listed = fs::read_dir(directory.join("EFI/systemd")).into_iter().flatten().flatten();
+    listed.map(|entry| entry.file_name()).any(|name| name.to_string_lossy().starts_with("systemd-boot"))
 }
 
 /// Returns whether `bootctl install` was run on the partition: it installs the loader itself or, on an extended boot partition,
 /// the files that the loader reads.
 fn has_systemd_boot(directory: &Path) -> bool {
-    let in_efi = |path: &str| {
-        let listed = fs::read_dir(directory.join(path)).into_iter().flatten().flatten();
-        listed.map(|entry| entry.file_name()).any(|name| name.to_string_lossy().starts_with("systemd-boot"))
-    };
-    in_efi("EFI/systemd")
+    has_loader(directory)
         || directory.join("loader/entries.srel").is_file()
         || directory.join("loader/loader.conf").is_file()
 }
@@ -165,10 +222,24 @@ mod tests {
             (&["boot/efi/EFI/systemd/systemd-bootx64.efi", "boot/grub"], LoaderKind::SystemdBoot, "boot/efi"),
             (&["efi/EFI/systemd/systemd-bootaa64.efi"], LoaderKind::SystemdBoot, "efi"),
             (&["boot/efi/EFI/debian/grubx64.efi", "boot/grub"], LoaderKind::Grub, "boot"),
+            // An extended boot partition is preferred to the EFI system partition, unless that is in use already.
+            (&["efi/EFI/systemd/systemd-bootx64.efi", "boot/loader/entries.srel"], LoaderKind::SystemdBoot, "boot"),
+            (
+                &["efi/EFI/systemd/systemd-bootx64.efi", "boot/loader/entries.srel", "efi/sapwood"],
+                LoaderKind::SystemdBoot,
+                "efi",
+            ),
         ];
         for (paths, kind, place) in table {
             let root = tempfile::tempdir().expect("a temporary directory");
-            paths.iter().for_each(|path| fs::create_dir_all(root.path().join(path)).expect("made"));
+            for path in paths.iter().map(|path| root.path().join(path)) {
+                fs::create_dir_all(path.parent().expect("inside")).expect("made");
+                if path.extension().is_some_and(|end| end == "srel") {
+                    crate::disk::replace(&path, b"type1\n").expect("written");
+                } else {
+                    fs::create_dir_all(path).expect("made");
+                }
+            }
             let found = BootLoader::of(root.path(), LoaderKind::Auto, None).expect("readable");
             assert_eq!((found.kind, found.directory), (*kind, root.path().join(place)), "{paths:?}");
         }

@@ -15,6 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::entry::{BootEntry, EntryError, sort_as_loader};
+use super::forecast::with_default;
 use super::grubenv::{GrubEnv, GrubEnvError};
 use super::loader::{BootLoader, LoaderKind};
 use super::{bls, extlinux, grub};
@@ -103,6 +104,17 @@ impl Menu {
         &self.loader
     }
 
+    /// Returns whether another program wrote the loader's configuration, so that the loader does not read the entries.
+    pub(crate) fn is_replaced(&self) -> bool {
+        match &self.files {
+            LoaderFiles::Grub { config, entries, .. } => {
+                let is_read = config.as_deref().is_some_and(grub::reads_entries);
+                !is_read && (entries.is_some() || !self.entries.is_empty())
+            }
+            LoaderFiles::Bls(_) | LoaderFiles::Extlinux(_) => false,
+        }
+    }
+
     /// Returns whether the loader counts tries.
     pub(crate) const fn counts_tries(&self) -> bool {
         matches!(self.loader.kind, LoaderKind::SystemdBoot | LoaderKind::Grub)
@@ -171,8 +183,8 @@ impl Menu {
         }
         push_sync(&mut steps);
         match config {
-            Some(config) if grub::is_static_config(config) => {
-                if config != grub::static_config() {
+            Some(config) if grub::reads_entries(config) => {
+                if grub::is_static_config(config) && config != grub::static_config() {
                     steps.push(write(grub::CONFIG, &grub::static_config()));
                     steps.push(MenuStep::Sync);
                 }
@@ -209,6 +221,19 @@ impl Menu {
         steps.push(MenuStep::Write { path, bytes });
         steps.push(MenuStep::Sync);
         Ok(())
+    }
+
+    /// Returns the steps after which systemd-boot prefers the entries of this sysroot to all others; none for other loaders, which
+    /// do so anyway.
+    pub(crate) fn plan_preference(&self) -> Result<Vec<MenuStep>, BootError> {
+        if self.loader.kind != LoaderKind::SystemdBoot {
+            return Ok(Vec::new());
+        }
+        let path = self.loader.configuration();
+        let before = read_text(&path)?.unwrap_or_default();
+        let after = with_default(&before, &bls::pattern(&self.id));
+        let write = MenuStep::Write { path, bytes: after.clone().into_bytes() };
+        Ok(if after == before { Vec::new() } else { vec![write, MenuStep::Sync] })
     }
 
     /// Returns the steps after which the boots of the entry with this number are not counted any more.
@@ -283,7 +308,7 @@ fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Boot
 }
 
 /// Reads a text file; `None` if it does not exist.
-fn read_text(path: &Path) -> Result<Option<String>, BootError> {
+pub(super) fn read_text(path: &Path) -> Result<Option<String>, BootError> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -318,10 +343,6 @@ fn read_grub(loader: &BootLoader, id: &str) -> Result<(LoaderFiles, Vec<BootEntr
         Err(error) => return Err(io_error("read", &path)(error)),
     };
     let config = read_text(&at(grub::CONFIG))?;
-    if !config.as_deref().is_some_and(grub::is_static_config) {
-        // The loader does not read the entries without the static configuration.
-        return Ok((LoaderFiles::Grub { config, entries: None, counters }, Vec::new()));
-    }
     let parsed = |text: &Option<String>| text.as_deref().and_then(|text| grub::parse(id, text, &counters));
     let text = read_text(&at(grub::ENTRIES))?;
     let (entries, found) = match parsed(&text) {
@@ -348,7 +369,7 @@ mod tests {
     impl TestPartition {
         fn new(kind: LoaderKind) -> Self {
             let directory = tempfile::tempdir().expect("a temporary directory");
-            let loader = BootLoader { kind, directory: directory.path().to_owned(), prefix: String::new() };
+            let loader = BootLoader::at(kind, directory.path());
             fs::create_dir_all(loader.kernels_directory(ID)).expect("made");
             Self { directory, loader }
         }
@@ -444,7 +465,20 @@ mod tests {
         menu.apply(&menu.plan_change(&[entry(1, "a", None)]).expect("plannable")).expect("writable");
         let kept = fs::read_to_string(config.with_file_name("grub.cfg.before-sapwood")).expect("kept");
         assert_eq!(kept, "menuentry 'Debian' { }\n");
-        assert!(grub::is_static_config(&fs::read_to_string(config).expect("written")));
+        assert!(grub::is_static_config(&fs::read_to_string(&config).expect("written")));
+        // Another program writes the configuration again: the entries are known, and the next change has them read again.
+        assert!(!partition.menu().is_replaced());
+        disk::replace(&config, b"menuentry 'Debian' { }\n").expect("written");
+        let menu = partition.menu();
+        assert!(menu.is_replaced());
+        assert_eq!(partition.orders(), [1]);
+        menu.apply(&menu.plan_change(menu.entries()).expect("plannable")).expect("writable");
+        assert!(!partition.menu().is_replaced());
+        // A configuration that grub-mkconfig made with the hook reads the entries, too.
+        disk::replace(&config, format!("menuentry 'x' {{ }}\n{}", grub::hook_config()).as_bytes()).expect("written");
+        let menu = partition.menu();
+        assert!(!menu.is_replaced());
+        assert_eq!(menu.plan_change(menu.entries()).expect("plannable"), []);
     }
 
     #[test]

@@ -11,11 +11,15 @@
 pub mod bls;
 mod entry;
 pub mod extlinux;
+pub mod forecast;
 pub mod grub;
 mod grubenv;
 mod kernels;
 mod loader;
 mod menu;
+mod problems;
+pub mod unified;
+pub mod version;
 
 pub use entry::{BootEntry, BootTries, DeviceTree, EntryError, EntryTarget, title_of};
 pub(crate) use entry::{WantedEntry, assign_orders};
@@ -23,3 +27,4 @@ pub use grubenv::GrubEnv;
 pub(crate) use kernels::{BootFile, Kernel, KernelError, KernelRecord, find as find_kernel};
 pub(crate) use loader::{BootLoader, LoaderKind};
 pub(crate) use menu::{BootError, Menu, sync_boot_partition};
+pub(crate) use problems::{MenuProblem, MenuProblemKind, find as find_problems};
