@@ -110,11 +110,11 @@ fn grub_problem(menu: &Menu) -> Result<Option<MenuProblem>, BootError> {
 fn extlinux_problem(loader: &BootLoader, own: &str) -> Result<Option<MenuProblem>, BootError> {
     let path = loader.extlinux_directory().join(extlinux::CONFIG);
     let text = read_text(&path)?.unwrap_or_default();
-    let defaults = text.lines().filter_map(|line| {
+    let mut defaults = text.lines().rev().filter_map(|line| {
         let (key, value) = line.trim().split_once(char::is_whitespace)?;
         key.eq_ignore_ascii_case("default").then(|| value.trim().to_owned())
     });
-    Ok(defaults.last().filter(|label| label != own).map(|label| MenuProblem {
+    Ok(defaults.next().filter(|label| label != own).map(|label| MenuProblem {
         kind: MenuProblemKind::BootsOther,
         message: format!("'{label}' boots next: the last line DEFAULT of {} says so", path.display()),
         remedy: format!("remove that line, or {WRITE_MENU}"),
