@@ -50,7 +50,8 @@ pub(crate) fn remove_directory(path: &Path) -> io::Result<()> {
     }
     match without_protection(path, || remove_tree(path)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotADirectory | io::ErrorKind::FilesystemLoop) => {
+        // A file, or a link.
+        Err(error) if matches!(error.raw_os_error().map(Errno::from_raw_os_error), Some(Errno::NOTDIR | Errno::LOOP)) => {
             remove_file(path)
         }
         other => other,
