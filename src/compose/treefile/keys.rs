@@ -10,7 +10,7 @@
 //!
 //! *Used by* `forms`.
 
-use super::forms::Form;
+use super::value_form::Form;
 
 /// What becomes of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

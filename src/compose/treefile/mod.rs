@@ -16,6 +16,7 @@ mod forms;
 mod keys;
 mod load;
 mod raw;
+mod value_form;
 mod variables;
 
 use std::collections::BTreeMap;
