@@ -3,7 +3,6 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::Command;
 
 use super::fixture::{Composer, mount};
 use super::rpm::DemoRepository;
@@ -99,17 +98,6 @@ fn dnf_installs_what_the_manifest_names_and_no_more() {
     let again = composer.compose(&["--write-lock", &lock.to_string_lossy(), &file.to_string_lossy()]);
     assert_eq!(again, id);
     assert_eq!(fs::metadata(&lock).expect("written").permissions().mode() & 0o777, 0o644);
-    // The same as a lock of rpm-ostree, which may name more than is needed.
-    let format = "\"%{NAME}\": {\"evra\": \"%{EPOCHNUM}:%{VERSION}-%{RELEASE}.%{ARCH}\"},\n";
-    let mut query = Command::new("rpm");
-    query.arg("--dbpath").arg(&database).args(["-qa", "--qf", format]);
-    let rows = String::from_utf8(query.output().expect("rpm runs").stdout).expect("text");
-    let rows: String = rows.lines().filter(|row| !row.contains("gpg-pubkey")).map(|row| format!("{row}\n")).collect();
-    let text = format!("{{\"packages\": {{{rows}\"more\": {{\"evra\": \"1-1.noarch\"}}}}}}");
-    fs::write(sandbox.join("manifest-lock.json"), text).expect("writable");
-    let lock = sandbox.join("manifest-lock.json").to_string_lossy().into_owned();
-    let plan = composer.run(&["--dry-run", "--lock", &lock, &file.to_string_lossy()]);
-    assert!(plan.text().contains("nothing changed"), "{} {}", plan.text(), plan.stderr);
     demo.treefile(&file, &keys.replace("repo: demo", "repo: other"));
     let message = composer.run(&["--dry-run", &file.to_string_lossy()]).failure(1);
     assert!(message.contains("'repo-packages': 'other' is not in 'repos'"), "{message}");
