@@ -3,7 +3,7 @@
 //! | argument | meaning |
 //! | --- | --- |
 //! | `sapwood=STATEROOT/COMMIT.N` | the deployment to boot; read by [`boot_target`](crate::deploy::sysroot::boot_target) |
-//! | `sapwood.verify=require` | boot only if a key in the initramfs has signed the commit |
+//! | `sapwood.verify=require` | boot only what a key in the initramfs has signed, and compare all that is read with it |
 //! | `sapwood.lazy=1` | contents may be missing, so the initramfs brings a network up |
 //! | `sapwood.timeout=SECONDS` | how long a reader waits for contents that are being fetched |
 //! | `sapwood.mode=passthrough` | the kernel reads large files by itself |
@@ -26,7 +26,7 @@ pub(crate) enum SignatureCheck {
     /// The commit is not verified again: it was verified when it was fetched.
     #[default]
     NotRequired,
-    /// `require`: the signature is verified at each boot.
+    /// `require`: the signature is verified at each boot, and contents whenever they are read.
     Required,
 }
 
@@ -115,7 +115,12 @@ impl CommandLine {
     #[must_use]
     pub fn mount_options(&self, name: &str) -> Vec<String> {
         let mut options = ["allow_other", "suid", "dev"].map(str::to_owned).to_vec();
-        options.extend((self.mode == MountMode::Passthrough).then(|| "passthrough".to_owned()));
+        match (self.signature, self.mode) {
+            // In passthrough mode the kernel reads files whose digests nothing signed stands for.
+            (SignatureCheck::Required, _) => options.push("verify=full".to_owned()),
+            (SignatureCheck::NotRequired, MountMode::Passthrough) => options.push("passthrough".to_owned()),
+            (SignatureCheck::NotRequired, MountMode::Cached) => {}
+        }
         options.extend(self.timeout.map(|timeout| format!("fetch-timeout={}", timeout.as_secs())));
         if self.contents == ContentsAvailability::Lazy {
             options.push("profile=auto".to_owned());
@@ -141,11 +146,21 @@ mod tests {
         let found = CommandLine::parse("sapwood.lazy=1 sapwood.verify=require sapwood.timeout=5 sapwood.lazy=0");
         let found = found.expect("legal");
         assert_eq!((found.signature, found.contents), (SignatureCheck::Required, ContentsAvailability::Complete));
-        assert_eq!(found.mount_options("usr"), ["allow_other", "suid", "dev", "fetch-timeout=5"]);
+        assert_eq!(found.mount_options("usr"), ["allow_other", "suid", "dev", "verify=full", "fetch-timeout=5"]);
         let words = ["verify=yes", "lazy=maybe", "timeout=x", "mode=fast", "record=here", "verified=require"];
         let words = words.into_iter().chain(["timeout=18446744073709551615"]);
         for wrong in words.map(|word| format!("sapwood.{word}")) {
             assert_eq!(CommandLine::parse(&wrong).expect_err(&wrong).word, wrong);
+        }
+    }
+
+    #[test]
+    fn required_signature_verifies_all_reads_in_either_mode() {
+        for mode in ["cached", "passthrough"] {
+            let line = format!("sapwood.verify=require sapwood.mode={mode}");
+            let options = CommandLine::parse(&line).expect("legal").mount_options("usr").join(",");
+            let parsed = crate::fuse::MountOptions::parse(&options).expect("known options");
+            assert_eq!((parsed.verify, parsed.mode), (crate::store::Verify::Always, MountMode::Cached), "{mode}");
         }
     }
 

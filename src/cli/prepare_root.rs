@@ -23,10 +23,12 @@ use anyhow::{Context as _, Result, bail};
 use rustix::fs::{Mode, OFlags};
 
 use super::{error, mount, output};
-use crate::boot::command_line::{CommandLine, ContentsAvailability};
+use crate::boot::command_line::{CommandLine, ContentsAvailability, SignatureCheck};
+use crate::boot::policy::BootPolicy;
 use crate::boot::tree::{self, NewRoot};
-use crate::boot::verify::verify_commit;
+use crate::boot::verify::{TrustedFiles, VerifyError, verify_commit, verify_skeleton};
 use crate::cli::context::{Context, Run as _};
+use crate::deploy::layout::DeploymentLayout;
 use crate::deploy::sysroot::{BootTarget, boot_target};
 use crate::mount::Subcommand;
 use crate::store::Store;
@@ -39,6 +41,12 @@ const KERNEL_COMMAND_LINE: &str = "/proc/cmdline";
 
 /// The directory in the initramfs with the public keys for `sapwood.verify=require`.
 const KEY_DIRECTORY: &str = "/etc/sapwood/keys";
+
+/// The file in the initramfs with the public key of the machine itself.
+const MACHINE_KEY: &str = "/etc/sapwood/machine.pub";
+
+/// The file in the initramfs that says what may be booted.
+const POLICY: &str = "/etc/sapwood/policy.toml";
 
 const HELP: &str = "\
 Put the / of a deployment together; run by an initramfs
@@ -59,7 +67,8 @@ left for DIR:
 Kernel arguments:
   sapwood=STATEROOT/COMMIT.N   the deployment; boot menus have it
   sapwood.verify=require       boot only what a key in the initramfs's
-                               /etc/sapwood/keys signed
+                               /etc/sapwood/keys signed, and compare all that
+                               is read of /usr with it
   sapwood.lazy=1               contents may be missing: they are fetched as they
                                are read, the rest by sapwood-fill.service; the
                                initramfs brings a network up (ip=dhcp). From
@@ -70,6 +79,9 @@ Kernel arguments:
   sapwood.mode=passthrough     the kernel reads large files by itself (Linux 6.9)
   sapwood.record=FILE          write down what is read of /usr, for sapwood
                                publish --profile
+
+Of the initramfs, /etc/sapwood/policy.toml may require the same and say which
+refs and sequences boot; the command line cannot switch that off.
 
 Exit status: 0 done, 1 failed: the physical root is still on DIR unless the
 message is about moving it.
@@ -140,13 +152,17 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn prepare(physical: &Path) -> Result<BootTarget> {
     let text =
         std::fs::read_to_string(KERNEL_COMMAND_LINE).with_context(|| format!("cannot read {KERNEL_COMMAND_LINE}"))?;
-    let command_line = CommandLine::parse(&text)?;
-    let target = boot_target(physical, &text)?;
+    let mut command_line = CommandLine::parse(&text)?;
+    let policy = BootPolicy::read(Path::new(POLICY))?;
+    command_line.signature = policy.signature(command_line.signature);
+    let mut target = boot_target(physical, &text)?;
     let commit = target.origin.commit;
     tree::make_writable(physical)?;
     let store = Store::open(&target.repository)?;
-    verify_commit(&store, commit, command_line.signature, Path::new(KEY_DIRECTORY))
-        .with_context(|| format!("{}", target.id))?;
+    let mounts = verify(&store, &target, &command_line, &policy).with_context(|| {
+        format!("{} is refused; choose another entry of the boot menu, and deploy this one again", target.id)
+    })?;
+    target.origin.mounts = mounts;
     if store.is_lazy(commit) && command_line.contents == ContentsAvailability::Complete {
         output::note("sapwood: contents are missing and there is no sapwood.lazy=1, so no network was asked for");
     }
@@ -158,6 +174,23 @@ fn prepare(physical: &Path) -> Result<BootTarget> {
     inside.leave()?;
     tree.final_step().apply()?;
     Ok(target)
+}
+
+/// Verifies the deployment. Returns the directories that are mounted from its image beside `/usr`.
+fn verify(
+    store: &Store,
+    target: &BootTarget,
+    command_line: &CommandLine,
+    policy: &BootPolicy,
+) -> Result<Vec<String>, VerifyError> {
+    let trusted = TrustedFiles { keys: Path::new(KEY_DIRECTORY), machine_key: Path::new(MACHINE_KEY) };
+    let commit = verify_commit(store, target.origin.commit, command_line.signature, policy, trusted)?;
+    match command_line.signature {
+        SignatureCheck::NotRequired => Ok(target.origin.mounts.clone()),
+        SignatureCheck::Required => {
+            verify_skeleton(store, &commit, &DeploymentLayout::new(target.directory.clone()).skeleton())
+        }
+    }
 }
 
 /// Mounts `/usr` and the other top directories of the commit that are not empty.

@@ -62,6 +62,9 @@ pub(crate) enum SkeletonError {
     /// The commit's `/var` could not be copied.
     #[error("cannot fill /var")]
     Var(#[from] ExportDirectoryError),
+    /// The skeleton on the disk has another entry than the image stands for.
+    #[error("{} {problem}, which its commit does not say: it was changed on the disk", .path.display())]
+    Changed { path: PathBuf, problem: &'static str },
     #[error("cannot {action} {}", .path.display())]
     Io { action: &'static str, path: PathBuf, source: io::Error },
 }
@@ -161,6 +164,45 @@ impl Skeleton {
         }
         Ok(())
     }
+
+    /// Checks that `target` has the entries of this skeleton and no others, and that its directories are empty.
+    pub(crate) fn check(&self, target: &Path) -> Result<(), SkeletonError> {
+        let changed = |path: PathBuf, problem| Err(SkeletonError::Changed { path, problem });
+        let is_directory = |path: &Path| match std::fs::symlink_metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            other => other.map(|found| found.is_dir()).map_err(io_error("read", path)),
+        };
+        if !is_directory(target)? {
+            return changed(target.to_owned(), "is no directory");
+        }
+        for entry in std::fs::read_dir(target).map_err(io_error("list", target))? {
+            let name = entry.map_err(io_error("list", target))?.file_name();
+            let known =
+                self.directories.iter().map(|(known, _)| known).chain(self.links.iter().map(|(known, _)| known));
+            if !known.into_iter().any(|known| name == known.as_str()) {
+                return changed(target.join(name), "was added");
+            }
+        }
+        for (name, _) in &self.directories {
+            let path = target.join(name);
+            if !is_directory(&path)? {
+                return changed(path, "is no directory");
+            }
+            if !is_absent_or_empty(&path)? {
+                return changed(path, "is not empty");
+            }
+        }
+        for (name, to) in &self.links {
+            let path = target.join(name);
+            match rustix::fs::readlink(&path, Vec::new()) {
+                Ok(found) if found.as_bytes() == &to[..] => {}
+                Ok(_) => return changed(path, "is a link to another place"),
+                Err(rustix::io::Errno::NOENT | rustix::io::Errno::INVAL) => return changed(path, "is no link"),
+                Err(errno) => return Err(io_error("read", &path)(errno.into())),
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Fills the `/var` of a stateroot from a commit if it is absent or empty. It is created as `temporary` and renamed in one
@@ -223,4 +265,45 @@ fn make_directory(path: &Path, mode: u16) -> Result<(), SkeletonError> {
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SkeletonError + use<> {
     let path = path.to_owned();
     move |source| SkeletonError::Io { action, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Changes a skeleton on the disk.
+    type Attack = fn(&Path) -> io::Result<()>;
+
+    #[test]
+    fn changed_skeleton_is_refused_and_an_unchanged_one_passes() {
+        use std::os::unix::fs::symlink;
+        let skeleton = Skeleton {
+            directories: vec![("etc".into(), 0o755), ("usr".into(), 0o755)],
+            links: vec![("bin".into(), b"usr/bin".to_vec())],
+            ..Skeleton::default()
+        };
+        let attacks: [(&str, Attack); 8] = [
+            ("other link", |at| std::fs::remove_file(at.join("bin")).and_then(|()| symlink("var/bin", at.join("bin")))),
+            ("directory for link", |at| {
+                std::fs::remove_file(at.join("bin")).and_then(|()| std::fs::create_dir(at.join("bin")))
+            }),
+            ("missing link", |at| std::fs::remove_file(at.join("bin"))),
+            ("link for directory", |at| {
+                std::fs::remove_dir(at.join("usr")).and_then(|()| symlink("var/usr", at.join("usr")))
+            }),
+            ("missing directory", |at| std::fs::remove_dir(at.join("etc"))),
+            ("added link", |at| symlink("var/lib64", at.join("lib64"))),
+            ("added file", |at| std::fs::File::create(at.join("x")).map(drop)),
+            ("file in a directory", |at| std::fs::File::create(at.join("usr/x")).map(drop)),
+        ];
+        let place = tempfile::tempdir().expect("a directory");
+        for (name, attack) in attacks {
+            let target = place.path().join(name);
+            skeleton.make(&target).expect("new");
+            skeleton.check(&target).expect("unchanged");
+            attack(&target).expect("writable");
+            let refused = skeleton.check(&target).expect_err(name);
+            assert!(matches!(refused, SkeletonError::Changed { .. }), "{name}: {refused}");
+        }
+    }
 }

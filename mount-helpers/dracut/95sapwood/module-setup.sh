@@ -18,6 +18,6 @@ installkernel() {
 
 install() {
     inst_binary /usr/lib/sapwood/sapwood-prepare-root
-    inst_multiple -o /etc/sapwood/keys/*.pub /etc/ssl/certs/ca-certificates.crt
+    inst_multiple -o /etc/sapwood/policy.toml /etc/sapwood/machine.pub /etc/sapwood/keys/*.pub /etc/ssl/certs/ca-certificates.crt
     inst_hook pre-pivot 50 "$moddir/sapwood-pre-pivot.sh"
 }
