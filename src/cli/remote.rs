@@ -189,7 +189,7 @@ fn change_keys(remotes: &Remotes, action: &KeyAction) -> Result<()> {
             remotes.write(name, &config)?;
         }
         KeyAction::List { name } => {
-            remotes.read(name)?.keys.iter().try_for_each(|key| output::line(key))?;
+            remotes.read(name)?.keys.iter().try_for_each(output::line)?;
         }
     }
     Ok(())
