@@ -164,7 +164,7 @@ fn untrusted_key_announcements_cost_few_requests() {
         let before = server.requests().len();
         let said = client.pull_in_vain();
         assert!(said.contains("which is not trusted") || said.contains("generation 0 is trusted"), "{said}");
-        assert!(server.requests().len() - before < 12, "{} requests", server.requests().len() - before);
+        assert!(server.requests().len() - before < 30, "{} requests", server.requests().len() - before);
     }
     // The successor that the publisher's key announces is trusted and remembered; the key itself no more.
     let chain = KeyChain::default().announce(&release, &seeded(10), 0).expect("the first");
