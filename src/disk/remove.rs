@@ -7,8 +7,6 @@
 //!
 //! *Used by* every layer that removes files.
 
-#![expect(clippy::disallowed_methods, reason = "this is the one door for removals")]
-
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;

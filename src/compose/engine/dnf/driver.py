@@ -36,13 +36,12 @@ def resolve(options):
     solver.fill_sack(load_system_repo=False)
     # Local files come first: the library adds none once packages are chosen.
     local = solver.add_remote_rpms(options["local"])
-    missing = []
     if options["bound"] is not None:
         wanted = solver.sack.query().filterm(empty=True)
         for nevra in options["bound"]:
             found = solver.sack.query().filterm(nevra_strict=nevra)
             if not found:
-                missing.append(nevra)
+                return {"error": "lock", "text": "no source has " + nevra}
             wanted = wanted.union(found)
         solver.sack.add_excludes(solver.sack.query().difference(wanted))
     for name in options["exclude"]:
@@ -57,14 +56,12 @@ def resolve(options):
             solver.install(spec, reponame=repo, strict=True)
         except dnf.exceptions.MarkingError:
             unknown.append(spec if repo is None else spec + " (in " + repo + ")")
-    # A lock may name packages that are not needed; only where the others are not enough, a missing one is the reason.
-    lacking = {"error": "lock", "text": "no source has " + ", ".join(missing)}
     if unknown:
-        return lacking if missing else {"error": "unknown", "names": unknown}
+        return {"error": "unknown", "names": unknown}
     try:
         solver.resolve()
     except dnf.exceptions.DepsolveError as error:
-        return lacking if missing else {"error": "depsolve", "text": str(error)}
+        return {"error": "depsolve", "text": str(error)}
     packages = []
     for package in solver.transaction.install_set if solver.transaction else []:
         kind, digest = package.returnIdSum() if package.reponame != "@commandline" else (None, None)
