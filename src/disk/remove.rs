@@ -49,7 +49,9 @@ pub(crate) fn remove_directory(path: &Path) -> io::Result<()> {
     match without_protection(path, || remove_tree(path)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         // A file, or a link.
-        Err(error) if matches!(error.raw_os_error().map(Errno::from_raw_os_error), Some(Errno::NOTDIR | Errno::LOOP)) => {
+        Err(error)
+            if matches!(error.raw_os_error().map(Errno::from_raw_os_error), Some(Errno::NOTDIR | Errno::LOOP)) =>
+        {
             remove_file(path)
         }
         other => other,

@@ -87,7 +87,7 @@ pub(crate) fn judge(record: &RefRecord, seen: Option<LastSeen>, max_age: Option<
 mod tests {
     use super::*;
     use crate::model::CommitId;
-    use crate::trust::{Binding, RepositoryId};
+    use crate::trust::{Binding, CommitOrigin, RepositoryId};
 
     #[test]
     fn age_is_judged_only_by_a_clock_that_can_be_right() {
@@ -97,7 +97,12 @@ mod tests {
             commit: CommitId::of(b"x"),
             sequence: 1,
             timestamp: 1000 * DAY,
-            binding: Some(Binding { repository, generation: 0, expires: Some(1030 * DAY) }),
+            binding: Some(Binding {
+                repository,
+                generation: 0,
+                expires: Some(1030 * DAY),
+                origin: CommitOrigin::ThisRef,
+            }),
         };
         let later = LastSeen { timestamp: 1010 * DAY, ..record.seen() };
         let cases = [

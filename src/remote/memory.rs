@@ -172,13 +172,14 @@ mod tests {
     use super::*;
     use crate::model::CommitId;
     use crate::store::Config;
-    use crate::trust::Binding;
+    use crate::trust::{Binding, CommitOrigin};
 
     fn record(sequence: u64, repository: Option<u8>) -> RefRecord {
         let binding = repository.map(|number| Binding {
             repository: RepositoryId::from_bytes([number; 16]),
             generation: 0,
             expires: None,
+            origin: CommitOrigin::AnyRef,
         });
         let name = "a/b".parse().expect("legal");
         RefRecord { name, commit: CommitId::of(b"x"), sequence, timestamp: 0, binding }

@@ -25,7 +25,7 @@ pub use key::SecretKey;
 pub(crate) use key::{KeyError, PublicKey};
 pub use keyring::Keyring;
 pub(crate) use keyring::SignatureError;
-pub use reference::{Binding, LastSeen, RefRecord};
+pub use reference::{Binding, CommitOrigin, LastSeen, RefRecord};
 pub use repository_id::RepositoryId;
 pub(crate) use verified::Verified;
 pub use verified::{Trust, TrustError};

@@ -15,14 +15,14 @@
 //!   2  its newest commit
 //!   3  sequence, 8 B: one more than that of the record before
 //!   4  when it was signed, 8 B, in seconds since 1970
-//!   5  until when it is to be taken as new, 8 B; absent: for ever     (from version 2 on, as the next two)
-//!   6  the identity of the repository, 16 B
-//!   7  the generation of the keys that sign, 8 B
+//!   5  until when it is to be taken as new, 8 B; absent: for ever
+//!   6  the identity of the repository, 16 B; optional in version 1
+//!   7  the generation of the keys that sign, 8 B; optional in version 1
 //! ```
 //!
-//! Version 1 says nothing about the repository. A client accepts it for a commit that was made for this ref and has this
-//! sequence. Version 2 itself binds the commit to the ref, so a commit that was made for `testing` can become that of
-//! `stable`, and the sequence counts the states of the ref. Both versions are read; version 2 is written.
+//! A client accepts version 1 for a commit that was made for this ref and has this sequence. Version 2 itself binds the commit
+//! to the ref, so a commit that was made for `testing` can become that of `stable`, and the sequence counts the states of the
+//! ref. Version 1 is written where it says all: clients of earlier versions read it, and skip the fields that they do not know.
 //!
 //! *Used by* `verified`, and by `remote`, which writes and records it.
 
@@ -49,12 +49,22 @@ pub struct RefRecord {
     pub name: RefName,
     /// Its newest commit.
     pub commit: CommitId,
-    /// The number of this state of the ref; that of the commit in version 1.
+    /// The number of this state of the ref; in version 1 also that of the commit.
     pub sequence: u64,
     /// When the record was signed, in seconds since 1970.
     pub timestamp: i64,
-    /// What version 2 says besides; `None` in version 1.
+    /// What it says of the repository; earlier versions wrote nothing.
     pub binding: Option<Binding>,
+}
+
+/// For which ref the commit of a record was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CommitOrigin {
+    /// For the ref of the record, and with its sequence: version 1.
+    ThisRef,
+    /// For any ref: version 2.
+    AnyRef,
 }
 
 /// The repository that a record is of, and until when it is to be taken as new.
@@ -66,6 +76,8 @@ pub struct Binding {
     pub generation: u64,
     /// When the record expires, in seconds since 1970; `None` for never.
     pub expires: Option<i64>,
+    /// For which ref the commit was made.
+    pub origin: CommitOrigin,
 }
 
 /// The newest state that a client has seen of a ref.
@@ -106,13 +118,13 @@ impl RefRecord {
         Self { name: commit.ref_name.clone(), commit: commit.id(), sequence: commit.sequence, timestamp, binding: None }
     }
 
-    /// Returns the identity of the repository that the record is of; `None` in version 1.
+    /// Returns the identity of the repository that the record is of, if it says so.
     #[must_use]
     pub fn repository(&self) -> Option<RepositoryId> {
         self.binding.map(|binding| binding.repository)
     }
 
-    /// Returns the generation of the keys that signed; 0 in version 1.
+    /// Returns the generation of the keys that signed; 0 if it does not say so.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.binding.map_or(0, |binding| binding.generation)
@@ -128,12 +140,13 @@ impl RefRecord {
     /// Returns the bytes that [`Self::parse`] reads.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut record = RecordWriter::new(if self.binding.is_some() { VERSION_2 } else { VERSION_1 });
+        let is_for_any = self.binding.is_some_and(|binding| binding.origin == CommitOrigin::AnyRef);
+        let mut record = RecordWriter::new(if is_for_any { VERSION_2 } else { VERSION_1 });
         record.field(tag::NAME, self.name.as_str().as_bytes());
         record.field(tag::COMMIT, self.commit.as_bytes());
         record.field(tag::SEQUENCE, &self.sequence.to_le_bytes());
         record.field(tag::TIMESTAMP, &self.timestamp.to_le_bytes());
-        if let Some(Binding { repository, generation, expires }) = &self.binding {
+        if let Some(Binding { repository, generation, expires, .. }) = &self.binding {
             if let Some(expires) = expires {
                 record.field(tag::EXPIRES, &expires.to_le_bytes());
             }
@@ -155,13 +168,17 @@ impl RefRecord {
             commit: CommitId::from_slice(record.require(tag::COMMIT, "commit")?).ok_or(RecordError::Field("commit"))?,
             sequence: record.number(tag::SEQUENCE, "sequence")?,
             timestamp: record.time(tag::TIMESTAMP, "timestamp")?,
-            binding: if is_first { None } else { Some(Binding::read(&record)?) },
+            binding: match (is_first, record.get(tag::REPOSITORY)) {
+                (true, None) => None,
+                (true, Some(_)) => Some(Binding::read(&record, CommitOrigin::ThisRef)?),
+                (false, _) => Some(Binding::read(&record, CommitOrigin::AnyRef)?),
+            },
         })
     }
 }
 
 impl Binding {
-    fn read(record: &RecordFields<'_>) -> Result<Self, RecordError> {
+    fn read(record: &RecordFields<'_>, origin: CommitOrigin) -> Result<Self, RecordError> {
         let repository = record.require(tag::REPOSITORY, "repository")?.try_into();
         Ok(Self {
             repository: RepositoryId::from_bytes(repository.map_err(|_| RecordError::Field("repository"))?),
@@ -170,6 +187,31 @@ impl Binding {
                 Some(_) => Some(record.time(tag::EXPIRES, "expires")?),
                 None => None,
             },
+            origin,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn record_for_its_own_ref_is_read_by_earlier_versions() {
+        let commit = CommitId::of(b"commit");
+        let name: RefName = "a/b".parse().expect("legal");
+        let former = RefRecord { name, commit, sequence: 3, timestamp: 9, binding: None };
+        let bind = |origin| {
+            let repository = RepositoryId::from_bytes([7; 16]);
+            let binding = Some(Binding { repository, generation: 1, expires: Some(99), origin });
+            RefRecord { binding, ..former.clone() }
+        };
+        let (own, any) = (bind(CommitOrigin::ThisRef), bind(CommitOrigin::AnyRef));
+        for record in [&former, &own, &any] {
+            assert_eq!(RefRecord::parse(&record.encode()).as_ref(), Ok(record));
+        }
+        // Earlier versions skip fields that they do not know, which come after those that they know.
+        assert!(own.encode().starts_with(&former.encode()));
+        assert_eq!(any.encode()[8], 2);
     }
 }

@@ -9,7 +9,7 @@ use std::ops::Deref;
 use super::envelope::{Envelope, EnvelopeError, SignaturePurpose};
 use super::key::PublicKey;
 use super::keyring::{Keyring, SignatureError};
-use super::reference::{LastSeen, RefRecord};
+use super::reference::{CommitOrigin, LastSeen, RefRecord};
 use super::repository_id::RepositoryId;
 use crate::model::{Commit, CommitError, CommitId, RecordError, RefName};
 
@@ -182,8 +182,8 @@ impl Trust {
         }
     }
 
-    /// Checks the commit that a ref record names. A record of version 1 does not bind the commit to the ref; the commit
-    /// must have been made for it then.
+    /// Checks the commit that a ref record names. If the record does not bind any commit to the ref, this one must have been made
+    /// for it.
     ///
     /// # Errors
     /// [`TrustError`].
@@ -191,7 +191,7 @@ impl Trust {
         let (envelope, _) = Envelope::parse(bytes)?;
         let signer = self.check(SignaturePurpose::Commit, &envelope)?;
         let value = Commit::decode(envelope.payload(), record.commit)?;
-        if record.binding.is_some() {
+        if record.binding.is_some_and(|binding| binding.origin == CommitOrigin::AnyRef) {
             return Ok(Verified { value, signer });
         }
         if value.ref_name != record.name {
@@ -306,7 +306,7 @@ mod tests {
     fn record_of_version_2_binds_repository_ref_and_commit() {
         let main: RefName = "main".parse().expect("legal");
         let [own, other] = [1, 2].map(|number| RepositoryId::from_bytes([number; 16]));
-        let binding = Some(Binding { repository: own, generation: 0, expires: Some(9) });
+        let binding = Some(Binding { repository: own, generation: 0, expires: Some(9), origin: CommitOrigin::AnyRef });
         let record = RefRecord { binding, sequence: 8, ..RefRecord::of(&commit(3), 5) };
         let sign =
             |record: &RefRecord| Envelope::unsigned(record.encode()).signed(SignaturePurpose::Ref, &key(1)).encode();
@@ -342,7 +342,12 @@ mod tests {
     #[test]
     fn newer_generation_of_keys_is_newer_whatever_the_sequence() {
         let of = |sequence, generation| {
-            let binding = Some(Binding { repository: RepositoryId::from_bytes([1; 16]), generation, expires: None });
+            let binding = Some(Binding {
+                repository: RepositoryId::from_bytes([1; 16]),
+                generation,
+                expires: None,
+                origin: CommitOrigin::AnyRef,
+            });
             RefRecord { binding, ..RefRecord::of(&commit(sequence), 5) }
         };
         assert_eq!(of(3, 1).check_newer(Some(of(900, 0).seen())), Ok(()));

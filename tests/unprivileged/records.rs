@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use sapwood::model::{Commit, CommitId, DeltaId, ImageId, LocatorId, ProfileId};
 use sapwood::remote::format::{DeltaRef, FileRef, ImageRef, Placement};
-use sapwood::trust::{Binding, Envelope, KeyChain, RefRecord, RepositoryId, SecretKey, SignaturePurpose};
+use sapwood::trust::{Binding, CommitOrigin, Envelope, KeyChain, RefRecord, RepositoryId, SecretKey, SignaturePurpose};
 
 fn records() -> Vec<(&'static str, Vec<u8>)> {
     let (key, newer) = (SecretKey::from_seed(&[7; 32]), SecretKey::from_seed(&[8; 32]));
@@ -32,7 +32,8 @@ fn records() -> Vec<(&'static str, Vec<u8>)> {
     placement.deltas =
         vec![DeltaRef { from: CommitId::of(b"parent"), id: DeltaId::of(b"d"), length: 1 << 24, head: 9_000 }];
     let repository = RepositoryId::from_bytes([0x1f; 16]);
-    let binding = Some(Binding { repository, generation: 3, expires: Some(1_702_592_100) });
+    let origin = CommitOrigin::AnyRef;
+    let binding = Some(Binding { repository, generation: 3, expires: Some(1_702_592_100), origin });
     let signed = |record, purpose| Envelope::unsigned(record).signed(purpose, &key).signed(purpose, &newer).encode();
     let reference = signed(RefRecord::of(&commit, 1_700_000_100).encode(), SignaturePurpose::Ref);
     let chain = KeyChain::default().announce(&key, &newer, 1_700_000_200).expect("the first");

@@ -73,7 +73,8 @@ impl DirectoryPath {
 
     /// Returns the path of an entry of the directory below the top of the walk, with a leading slash.
     fn inner_path(&self, name: &[u8]) -> Vec<u8> {
-        let below_top = std::iter::successors(Some(self), |path| path.parent.as_deref()).filter(|path| path.parent.is_some());
+        let below_top =
+            std::iter::successors(Some(self), |path| path.parent.as_deref()).filter(|path| path.parent.is_some());
         let mut names: Vec<&[u8]> = below_top.map(|path| path.name.as_os_str().as_bytes()).collect();
         names.reverse();
         names.push(name);

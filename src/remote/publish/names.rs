@@ -21,7 +21,7 @@ use crate::remote::lease::Lease;
 use crate::remote::published::{self, PublishedRef};
 use crate::remote::transport::{Transport, TransportError, WriteCondition};
 use crate::trust::{
-    ENVELOPE_SIZE_MAX, Envelope, KEY_CHAIN_SIZE_MAX, KeyChain, Keyring, PublicKey, RefRecord, SecretKey,
+    CommitOrigin, ENVELOPE_SIZE_MAX, Envelope, KEY_CHAIN_SIZE_MAX, KeyChain, Keyring, PublicKey, RefRecord, SecretKey,
     SignaturePurpose,
 };
 
@@ -159,10 +159,12 @@ fn new_record(
         options.signers.is_empty() || keys.check(SignaturePurpose::Ref, &published.envelope).is_ok()
     };
     let after = published.filter(is_own).map_or(0, |published| published.record.sequence.saturating_add(1));
-    let record =
-        RefRecord { name: plan.name.clone(), binding: options.binding(), ..RefRecord::of(commit, options.now) };
-    let is_bound = record.binding.is_some();
-    RefRecord { sequence: if is_bound { record.sequence.max(after) } else { record.sequence }, ..record }
+    let is_bound = options.repository.is_some();
+    let sequence = if is_bound { commit.sequence.max(after) } else { commit.sequence };
+    let is_for_this_ref = commit.ref_name == plan.name && commit.sequence == sequence;
+    let origin = if is_for_this_ref { CommitOrigin::ThisRef } else { CommitOrigin::AnyRef };
+    let binding = options.binding(origin);
+    RefRecord { name: plan.name.clone(), sequence, binding, ..RefRecord::of(commit, options.now) }
 }
 
 /// Writes a ref, if it is unchanged since the survey.

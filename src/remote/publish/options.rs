@@ -5,7 +5,7 @@
 use super::frames::FrameSizes;
 use crate::remote::format::ProfileText;
 use crate::remote::lease::LeaseTerms;
-use crate::trust::{Binding, KeyChain, RepositoryId, SecretKey};
+use crate::trust::{Binding, CommitOrigin, KeyChain, RepositoryId, SecretKey};
 
 /// The most bytes of a pack. Large enough that a whole system is a dozen packs; small enough that each is one upload,
 /// cheap to send again, and can be read whole by clients from servers without ranges.
@@ -64,9 +64,10 @@ impl Default for PublishOptions {
 }
 
 impl PublishOptions {
-    /// Returns what the records of refs say of the repository.
-    pub(super) fn binding(&self) -> Option<Binding> {
+    /// Returns what the record of a ref says of the repository; `origin` says for which ref its commit was made.
+    pub(super) fn binding(&self, origin: CommitOrigin) -> Option<Binding> {
         let expires = self.lifetime.map(|lifetime| self.now.saturating_add(lifetime));
-        self.repository.map(|repository| Binding { repository, generation: self.key_chain.generation(), expires })
+        let generation = self.key_chain.generation();
+        self.repository.map(|repository| Binding { repository, generation, expires, origin })
     }
 }

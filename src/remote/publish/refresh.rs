@@ -16,7 +16,7 @@ use crate::remote::layout;
 use crate::remote::lease::{self, Lease};
 use crate::remote::published;
 use crate::remote::transport::{Transport, TransportError, WriteCondition};
-use crate::trust::{Envelope, Keyring, RefRecord, SecretKey, SignaturePurpose};
+use crate::trust::{CommitOrigin, Envelope, Keyring, RefRecord, SecretKey, SignaturePurpose};
 
 /// Signs the refs `names` again, or all when there are none, and returns the new records.
 ///
@@ -41,7 +41,8 @@ pub(crate) fn refresh(
     put_key_chain(transport, &options.key_chain)?;
     let mut records = Vec::new();
     for (name, published) in refs {
-        let record = RefRecord { timestamp: options.now, binding: options.binding(), ..published.record.clone() };
+        let origin = published.record.binding.map_or(CommitOrigin::ThisRef, |binding| binding.origin);
+        let record = RefRecord { timestamp: options.now, binding: options.binding(origin), ..published.record.clone() };
         let envelope = Envelope::unsigned(record.encode());
         let envelope = options.signers.iter().fold(envelope, |it, signer| it.signed(SignaturePurpose::Ref, signer));
         let bytes = [envelope.encode(), published.placement.render()].concat();

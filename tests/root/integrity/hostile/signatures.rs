@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sapwood::model::{Commit, ImageId};
 use sapwood::remote::layout;
 use sapwood::store::Store;
-use sapwood::trust::{Binding, Envelope, KeyChain, RefRecord, RepositoryId, SecretKey, SignaturePurpose};
+use sapwood::trust::{Binding, CommitOrigin, Envelope, KeyChain, RefRecord, RepositoryId, SecretKey, SignaturePurpose};
 
 use super::fixture::Fixture;
 use super::forge::{Forge, key, put};
@@ -142,7 +142,12 @@ fn untrusted_key_announcements_cost_few_requests() {
     let forge = Forge::of(&fixture);
     let server = Server::of(&fixture.published);
     let release = key(&fixture.sandbox.join("keys/release.key"));
-    let binding = Binding { repository: RepositoryId::from_bytes([1; 16]), generation: 60, expires: None };
+    let binding = Binding {
+        repository: RepositoryId::from_bytes([1; 16]),
+        generation: 60,
+        expires: None,
+        origin: CommitOrigin::AnyRef,
+    };
     let main = commit(&fixture, "main");
     let record = RefRecord { binding: Some(binding), ..RefRecord::of(&main, 5) };
     let publish = |record: &RefRecord, signer: &SecretKey, chain: Vec<u8>| {
