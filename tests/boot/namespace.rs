@@ -264,6 +264,25 @@ fn commit_without_a_signature_by_an_initramfs_key_does_not_boot() {
         wait_for("the reason", || console().contains(expected).then_some(()));
         drop(refused);
     }
+    // What stands beside /usr is held to the signature, too.
+    let on_disk = |script: &str| {
+        let at = sandbox.directory("disk");
+        run("mount", [root.device().as_os_str(), at.as_os_str()]).success();
+        let skeleton = at.join("sapwood/deploy").join(&deployment).join("root");
+        let mut shell = Command::new("sh");
+        shell.current_dir(&skeleton).args(["-ec", script]);
+        finish(shell).success();
+        run("umount", [at.as_os_str()]).success();
+    };
+    for (change, undo) in [("ln -sfn usr/other bin", "ln -sfn usr/bin bin"), ("mkdir added", "rmdir added")] {
+        on_disk(change);
+        let inside = Sandbox::new("boot-skeleton-refused");
+        let refused = Booted::start(system, &inside, &boot(Some(&key)));
+        let console = || fs::read_to_string(inside.join("console.log")).expect("readable");
+        wait_for("the reason", || console().contains("which its commit does not say").then_some(()));
+        drop(refused);
+        on_disk(undo);
+    }
     let inside = Sandbox::new("boot-signature-good");
     let booted = Booted::start(system, &inside, &boot(Some(&key)));
     booted.wait_until_running();
