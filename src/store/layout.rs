@@ -179,9 +179,12 @@ impl StoreLayout {
         self.root.join("state/config.lock")
     }
 
+    /// The directory with one locked file for each running mount, relative to the repository.
+    pub(crate) const MOUNTS: &'static str = "state/mounts";
+
     /// Returns the directory with one locked file for each running mount.
     pub(crate) fn mounts(&self) -> PathBuf {
-        self.root.join("state/mounts")
+        self.root.join(Self::MOUNTS)
     }
 
     /// Returns the file that says which objects each commit added to its parent. Made when first needed.

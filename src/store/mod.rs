@@ -84,7 +84,7 @@ pub(crate) use ref_log::RefChange;
 pub(crate) use refs::{Expect, RefEdit, RefError};
 pub(crate) use repair::Repair;
 pub(crate) use resolve::ResolveError;
-pub(crate) use roots::MountRoot;
+pub(crate) use roots::{MountRoot, remove_root};
 pub use source::{Absent, Fetch, MemoryObjects, ObjectSource, ReadError};
 pub(crate) use stat_cache::FileIdentity;
 pub use stat_cache::StatCache;

@@ -9,8 +9,9 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use super::layout::StoreLayout;
 use super::open::Store;
 use crate::disk::{Lock, LockError, TemporaryFile, Wait};
 use crate::model::CommitId;
@@ -24,7 +25,7 @@ pub(crate) struct MountRoot {
 
 impl MountRoot {
     /// Returns the registration for other processes: it lasts as long as any process has the descriptor. The name is for
-    /// [`Store::inherit_mount`].
+    /// [`remove_root`].
     pub(crate) fn hand_over(mut self) -> Option<(OwnedFd, OsString)> {
         Some((self.file.take()?.into(), self.path.file_name()?.to_owned()))
     }
@@ -53,11 +54,6 @@ impl Store {
             .unwrap_or_else(|| directory.join("root"));
         temporary.persist(&path)?;
         Ok(MountRoot { path, file: Some(file) })
-    }
-
-    /// Takes over the registration of another process, from [`MountRoot::hand_over`].
-    pub(crate) fn inherit_mount(&self, descriptor: OwnedFd, name: &OsStr) -> MountRoot {
-        MountRoot { path: self.layout().mounts().join(name), file: Some(descriptor.into()) }
     }
 
     /// Returns whether a mount of this repository is running.
@@ -94,6 +90,13 @@ impl Store {
         }
         Ok(commits)
     }
+}
+
+/// Removes the file of a mount that has ended, in the repository with this open directory. A file that stays is removed by the next
+/// collection.
+pub(crate) fn remove_root(repository: &OwnedFd, name: &OsStr) -> io::Result<()> {
+    let path = Path::new(StoreLayout::MOUNTS).join(name);
+    Ok(rustix::fs::unlinkat(repository, path, rustix::fs::AtFlags::empty())?)
 }
 
 impl Drop for MountRoot {

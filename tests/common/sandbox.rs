@@ -401,7 +401,11 @@ impl Repository {
     #[track_caller]
     pub fn commit_tar(&self, name: &str, tar: &Path) -> String {
         let id =
-            self.run(["commit", "--ref", name, "--tar"].map(OsString::from).into_iter().chain([tar.into()])).success();
+            // The trees of the tests have names that are whiteouts in a layer of a container image.
+            self.run(
+                ["commit", "--whiteouts", "verbatim", "--ref", name, "--tar"].map(OsString::from).into_iter().chain([tar.into()]),
+            )
+            .success();
         assert_is_id(&id);
         id
     }

@@ -16,10 +16,11 @@ use super::setup::{detach_terminal, name_process, set_oom_adjustment};
 use crate::fuse::SharedState;
 use crate::mount::READY_MESSAGE;
 use crate::mount::error::{OrCannot as _, ProcessError};
-use crate::mount::handoff::Handoff;
+use crate::mount::handoff::{Handoff, OsStringBytes};
 use crate::mount::log::LogKind;
 use crate::mount::runtime::process_name;
 use crate::mount::supervisor::{Ended, Limits, ProcessArguments, StartKind, Supervisor, SupervisorFds};
+use crate::store::remove_root;
 use crate::sys;
 
 /// OOM score adjustment of the supervisor: never killed, because its end ends all programs that run from the mount.
@@ -68,6 +69,8 @@ pub(super) fn run(number: &str, kind: StartKind) -> Result<ExitCode, ProcessErro
         fetch_timeout: options.fetch_timeout.unwrap_or(FETCH_ATTEMPT_TIMEOUT),
     };
     let log = keep(numbers.log)?;
+    // The other processes hold the file open, too; it is locked until all have ended.
+    let (repository, root) = (keep(numbers.repository)?, handoff.root.as_ref().map(OsStringBytes::to_os_string));
     drop((handoff, options));
     let supervisor = Supervisor::new(fds, arguments, limits, kind).or_cannot("receive signals")?;
     let ended = supervisor.run(|| {
@@ -79,6 +82,12 @@ pub(super) fn run(number: &str, kind: StartKind) -> Result<ExitCode, ProcessErro
         }
         lock_memory();
     });
+    if ended == Ended::Unmounted
+        && let Some(root) = root
+        && let Err(error) = remove_root(&repository, &root)
+    {
+        tracing::debug!("{}: {error}; the next collection removes it", root.display());
+    }
     Ok(match ended {
         Ended::Unmounted => ExitCode::SUCCESS,
         Ended::Failed(code) => ExitCode::from(code),

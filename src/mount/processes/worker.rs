@@ -27,7 +27,6 @@ use crate::mount::recording_file::RecordingFile;
 use crate::mount::registry::{Registration, RunningMount, path_text};
 use crate::mount::source::{MountSource, OpenMount, fill_settings};
 use crate::mount::worker::{StartGate, WorkerSignals, serve};
-use crate::store::MountRoot;
 
 /// OOM score adjustment of a worker: killed only if nothing else is left, since another worker replaces it.
 const WORKER_OOM_ADJUST: i32 = -999;
@@ -65,8 +64,7 @@ pub(super) fn run(number: &str, reason: StartReason) -> Result<ExitCode, Process
     let log = take_fd(numbers.log)?;
     close_supervisor_fds(&handoff)?;
     let resolver_watch = confine::enter(&handoff, &options, &repository, (&shared, service))?;
-    let WorkerMount { commit, mount: OpenMount { vfs, tree }, root } =
-        WorkerMount::new(&handoff, &options, service, writer)?;
+    let WorkerMount { commit, mount: OpenMount { vfs, tree } } = WorkerMount::new(&handoff, &options, service, writer)?;
     if reason == StartReason::Probe {
         start_log(&handoff)?;
     }
@@ -112,7 +110,6 @@ pub(super) fn run(number: &str, reason: StartReason) -> Result<ExitCode, Process
     flush_state(&recorded, tree.as_deref());
     tracing::info!("{} unmounted", handoff.mountpoint().display());
     registration.iter().for_each(Registration::remove);
-    drop(root);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -137,7 +134,6 @@ fn flush_state(recorded: &Mutex<Option<RecordingFile>>, tree: Option<&LazyTree>)
 struct WorkerMount {
     commit: CommitId,
     mount: OpenMount,
-    root: Option<MountRoot>,
 }
 
 impl WorkerMount {
@@ -149,21 +145,11 @@ impl WorkerMount {
     ) -> Result<Self, ProcessError> {
         if service == Service::Refusing {
             // The supervisor still holds the file that protects the commit from garbage collection.
-            return Ok(Self { commit: handoff.commit_and_image()?.0, mount: OpenMount::refusing()?, root: None });
+            return Ok(Self { commit: handoff.commit_and_image()?.0, mount: OpenMount::refusing()? });
         }
         let source = MountSource::reopen(handoff, service)?;
-        Ok(Self {
-            commit: source.resolved.id(),
-            root: inherit_root(handoff, &source)?,
-            mount: source.open(options, writer)?,
-        })
+        Ok(Self { commit: source.resolved.id(), mount: source.open(options, writer)? })
     }
-}
-
-/// Opens the file that protects the commit from garbage collection.
-fn inherit_root(handoff: &Handoff, source: &MountSource) -> io::Result<Option<MountRoot>> {
-    let Some((name, number)) = handoff.root.as_ref().zip(handoff.descriptors.root) else { return Ok(None) };
-    Ok(Some(source.store.inherit_mount(take_fd(number)?, &name.to_os_string())))
 }
 
 /// Closes the descriptors that only the supervisor uses.

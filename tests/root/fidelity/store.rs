@@ -240,7 +240,12 @@ fn everything_works_without_root() {
     let as_root = sandbox.repository("root's");
     assert_eq!(
         as_root
-            .run(["commit", "--ref", "foreign", "--tar"].map(OsStr::new).into_iter().chain([tar.as_os_str()]))
+            .run(
+                ["commit", "--whiteouts", "verbatim", "--ref", "foreign", "--tar"]
+                    .map(OsStr::new)
+                    .into_iter()
+                    .chain([tar.as_os_str()])
+            )
             .status
             .code(),
         Some(0)
