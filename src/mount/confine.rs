@@ -27,7 +27,7 @@ use crate::remote::RemoteConfig;
 use crate::store::Store;
 
 /// Paths below a repository that a broker writes.
-const BROKER_WRITE_PATHS: [&str; 6] = ["objects", "packs", "images", "partial", "tmp", "state"];
+const BROKER_WRITE_PATHS: [&str; 7] = ["objects", "packs", "images", "parts", "partial", "tmp", "state"];
 
 /// The directory of the resolver's files.
 const ETC: &str = "/etc";

@@ -11,7 +11,7 @@
 //! images/<id>          one image each
 //! commits/<id>         one commit record each
 //! refs/<name>          a commit id in hex and a newline
-//! partial/<commit>/    the parts of an image and of large objects that are fetched as they are read, see `partial`
+//! parts/<commit>/      the parts of an image and of large objects that are fetched as they are read, see `partial`
 //! signatures/<id>      the envelope around a commit record, made by its publisher
 //! remotes/             URLs of remotes, the keys that are trusted for each, and the newest state that was seen
 //! state/               locks, running mounts, the cache of file attributes, markers of lazy commits, times of last use of
@@ -20,7 +20,7 @@
 //! tmp/                 files that have no final name yet
 //! ```
 //!
-//! *Invariants*: a file with a final name, outside `partial/`, is complete and durable: its bytes are written under `tmp/`,
+//! *Invariants*: a file with a final name, outside `parts/`, is complete and durable: its bytes are written under `tmp/`,
 //! synced, and only then renamed; a ref is replaced after everything to which it leads was synced. Objects, packs, images and
 //! commits never change; only damaged bytes are replaced, by those that have the digest of the name (`repair`). At most one
 //! [`StoreWriter`] exists, and only it adds things; only `gc::Gc` removes things.

@@ -1,13 +1,14 @@
 //! What is fetched in parts, in a directory for each lazy commit.
 //!
 //! ```text
-//! partial/<commit>/<image>           the image's file at full length, with the blocks that were fetched
-//! partial/<commit>/<image>.head      the beginning of its published form
-//! partial/<commit>/<image>.locator   where its objects are
-//! partial/<commit>/<object>          a large object's file at full length, with the blocks that were fetched
+//! parts/<commit>/<image>           the image's file at full length, with the blocks that were fetched
+//! parts/<commit>/<image>.head      the beginning of its published form
+//! parts/<commit>/<image>.locator   where its objects are
+//! parts/<commit>/<object>          a large object's file at full length, with the blocks that were fetched
 //! ```
 //!
-//! The worker of a mount writes here and nowhere else in a repository. Earlier versions had one directory for all commits.
+//! The worker of a mount writes here and nowhere else in a repository. Earlier versions had one directory, `partial`, for all
+//! commits; their programs, to which a host may be rolled back, know nothing of this one.
 //!
 //! *Not here*: fetching the parts (`cache`), and what becomes of complete ones (`promote`).
 //!
@@ -37,7 +38,7 @@ pub(crate) struct PartialLayout {
 impl StoreLayout {
     /// Returns the directory of what is fetched in parts. Made when first needed.
     pub(crate) fn partial(&self) -> PathBuf {
-        self.root().join("partial")
+        self.root().join("parts")
     }
 
     /// Returns the places of what is fetched in parts for one commit.
@@ -47,7 +48,7 @@ impl StoreLayout {
 
     /// Returns the places at which earlier versions kept the parts of all commits.
     fn former_partial(&self) -> PartialLayout {
-        PartialLayout { directory: self.partial() }
+        PartialLayout { directory: self.root().join("partial") }
     }
 }
 
@@ -114,18 +115,16 @@ impl Store {
         }
     }
 
-    /// Returns all files in `partial/`, each with the commit that it belongs to; `None` for those of earlier versions.
+    /// Returns all files that are fetched in parts, each with its commit; `None` for those of earlier versions.
     ///
     /// # Errors
     /// Those of listing directories.
     pub(super) fn partial_files(&self) -> io::Result<Vec<(Option<CommitId>, PathBuf)>> {
-        let mut found = Vec::new();
+        let former = entries(self.layout().former_partial().directory())?;
+        let mut found: Vec<_> = former.into_iter().map(|path| (None, path)).collect();
         for path in entries(&self.layout().partial())? {
-            let name = path.file_name().and_then(|name| name.to_str());
-            match name.and_then(|name| name.parse::<CommitId>().ok()).filter(|_| path.is_dir()) {
-                Some(commit) => found.extend(entries(&path)?.into_iter().map(|path| (Some(commit), path))),
-                None => found.push((None, path)),
-            }
+            let commit = path.file_name().and_then(|name| name.to_str()?.parse::<CommitId>().ok());
+            found.extend(entries(&path)?.into_iter().map(|path| (commit, path)));
         }
         Ok(found)
     }

@@ -46,7 +46,7 @@ pub(crate) struct Recency {
 }
 
 impl Recency {
-    /// Records that an object was used at `when`. Returns whether [`Self::write`] should be called now.
+    /// Records that an object was used at `when`. Returns whether the uses should be written now.
     pub(crate) fn record(&self, id: ObjectId, when: SystemTime) -> bool {
         let mut buffered = self.buffered.lock();
         buffered.insert(id, seconds(when));

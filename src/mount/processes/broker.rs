@@ -30,9 +30,14 @@ pub(super) fn run(numbers: &str) -> Result<ExitCode, ProcessError> {
     let repository = copy_fd(handoff.descriptors.repository)?;
     close_others(&handoff);
     rustix::process::fchdir(&repository).or_cannot("change to the directory of the repository")?;
-    confine::enter_broker(&repository)?;
     let store = Store::open_working_directory()?;
-    let writer = DirectWriter::new(&store, handoff.commit_and_image()?.0);
+    let (commit, image) = handoff.commit_and_image()?;
+    // The sandbox allows only directories that exist.
+    if let Err(error) = store.prepare_partial(commit, image) {
+        tracing::debug!("what is fetched in parts is not stored: {error}");
+    }
+    confine::enter_broker(&repository)?;
+    let writer = DirectWriter::new(&store, commit);
     let own_limit = handoff.options()?.cache_size;
     let cache_size = || own_limit.or_else(|| store.configured_cache_size().ok().flatten());
     broker::serve(&socket, &writer, &cache_size).or_cannot("serve a worker")?;

@@ -94,8 +94,8 @@ fn worker_writes_only_parts_of_its_commit_and_its_list_entry() {
         refused.push((directory.join("new"), CREATE));
         refused.extend(listing(&directory).into_iter().filter(|path| path.is_file()).map(|path| (path, WRITE)));
     }
-    refused.extend(["config.toml", "partial/new"].map(|path| (mount.repository(path), CREATE)));
-    refused.extend(listing(&mount.repository("partial")).into_iter().map(|other| (other.join("../x"), CREATE)));
+    refused.extend(["config.toml", "parts/new"].map(|path| (mount.repository(path), CREATE)));
+    refused.extend(listing(&mount.repository("parts")).into_iter().map(|other| (other.join("../x"), CREATE)));
     // The list entries of other mounts, and the sockets of supervisors.
     let own = mount.status()["name"].as_str().expect("a name").to_owned();
     let entries = listing(Path::new("/run/sapwood/running"));
@@ -113,7 +113,7 @@ fn worker_writes_only_parts_of_its_commit_and_its_list_entry() {
     }
     assert_eq!(worker.open("/etc/shadow", libc::O_RDONLY), Some(libc::EACCES));
     // What it may write: the parts of its commit, and its list entry.
-    let mut parts = listing(&listing(&mount.repository("partial"))[0]);
+    let mut parts = listing(&listing(&mount.repository("parts"))[0]);
     // The others are replaced and not written to.
     parts.retain(|path| path.extension().is_none());
     assert_eq!(parts.len(), 2, "the image and the large object");
