@@ -214,7 +214,12 @@ fn remember(store: &Store, remote: &Remote, head: &Head) -> Result<(), RememberE
         writer.put_signatures(id, &head.envelope)?;
         writer.put_commit(&head.commit)?;
         writer.edit_ref(&RefEdit { name, expect: Expect::Any, to: Some(id) })?;
-    } else if !is_complete && read_placement(store, id).as_ref() != Some(&head.placement) {
+    }
+    // A key that was replaced no longer counts, so the signatures of a known commit may have to follow.
+    if is_known && std::fs::read(store.layout().commit_signatures(id)).ok().as_deref() != Some(&*head.envelope) {
+        lock_within(store, LOCK_TIMEOUT)?.put_signatures(id, &head.envelope)?;
+    }
+    if is_known && !is_complete && read_placement(store, id).as_ref() != Some(&head.placement) {
         disk::replace(&store.layout().lazy_commit(id), &head.placement.render()).map_err(RememberError::Marker)?;
     }
     Ok(remote.remember(head)?)

@@ -223,7 +223,7 @@ fn list_remotes(remotes: &Remotes, as_json: bool) -> Result<()> {
 
 fn show_remote(store: &Store, remotes: &Remotes, name: &RemoteName, as_json: bool) -> Result<()> {
     let config = remotes.read(name)?;
-    let memory = Memory::of(store, name, &config.url);
+    let memory = Memory::of(store, name, &config);
     let identity = config.identity.map_or_else(|| memory.pinned(), |id| Ok(Some(id)))?;
     let config = config.without_secrets();
     let prefix = format!("remotes/{name}/");

@@ -151,7 +151,7 @@ impl Remote {
         };
         let transport = Transport::open(&config.url, &config.transport)
             .map_err(|source| RemoteError::Transport { url: without_secret(&config.url).into(), source })?;
-        let memory = Memory::of(store, &name, &config.url);
+        let memory = Memory::of(store, &name, config);
         let repository = config.identity.map_or_else(|| memory.pinned(), |id| Ok(Some(id)))?;
         let (remotes, store) = (Remotes::of(store), store.clone());
         Ok(Self {

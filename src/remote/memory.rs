@@ -22,7 +22,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::remotes::{RemoteName, RemotesError, SEEN_DIRECTORY, replace};
+use super::remotes::{RemoteConfig, RemoteName, RemotesError, SEEN_DIRECTORY, replace};
 use crate::model::RefName;
 use crate::store::Store;
 use crate::trust::{KeyChain, LastSeen, RefRecord, RepositoryId};
@@ -40,12 +40,20 @@ pub(crate) struct Memory {
     name: RemoteName,
     /// The name made from the URL.
     place: RemoteName,
+    /// Whether records are signed. What an unsigned one says of its repository is not remembered for others.
+    has_keys: bool,
 }
 
 impl Memory {
-    /// Returns the memory of the remote `name`, which is at `url`.
-    pub(crate) fn of(store: &Store, name: &RemoteName, url: &str) -> Self {
-        Self { directory: store.layout().remotes(), name: name.clone(), place: RemoteName::of_url(url) }
+    /// Returns the memory of the remote `name`.
+    pub(crate) fn of(store: &Store, name: &RemoteName, config: &RemoteConfig) -> Self {
+        let place = RemoteName::of_url(&config.url);
+        Self { directory: store.layout().remotes(), name: name.clone(), place, has_keys: !config.insecure_unsigned }
+    }
+
+    /// Returns the identity that a record counts for.
+    fn identity_of(&self, record: &RefRecord) -> Option<RepositoryId> {
+        record.repository().filter(|_| self.has_keys)
     }
 
     /// Returns the identity of the repository that was first seen at the URL.
@@ -53,6 +61,9 @@ impl Memory {
     /// # Errors
     /// When the file cannot be read: that must not count as none.
     pub(crate) fn pinned(&self) -> Result<Option<RepositoryId>, RemotesError> {
+        if !self.has_keys {
+            return Ok(None);
+        }
         let path = self.pin_file();
         let Some(text) = read(&path)? else { return Ok(None) };
         text.trim_end().parse().map(Some).map_err(|_| RemotesError::Seen { path })
@@ -84,7 +95,7 @@ impl Memory {
     /// # Errors
     /// When a file cannot be read: that must not count as none.
     pub(crate) fn read_seen(&self, record: &RefRecord) -> Result<Option<LastSeen>, RemotesError> {
-        if let Some(id) = record.repository()
+        if let Some(id) = self.identity_of(record)
             && let Some(seen) = read_seen_file(&self.seen_file(&format!("@{id}"), &record.name))?
         {
             return Ok(Some(seen));
@@ -106,7 +117,7 @@ impl Memory {
         if record.check_newer(seen).is_err() {
             return Ok(());
         }
-        let Some(id) = record.repository() else {
+        let Some(id) = self.identity_of(record) else {
             for place in [&self.place, &self.name] {
                 self.write_seen(place.as_str(), &record.name, now)?;
             }
@@ -190,23 +201,25 @@ mod tests {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let store = Store::init(directory.path(), &Config::default()).expect("empty");
         let name = "os".parse().expect("legal");
-        let memory = Memory::of(&store, &name, "http://localhost/");
+        let at = |url: &str| RemoteConfig { url: url.to_owned(), ..RemoteConfig::default() };
+        let memory = Memory::of(&store, &name, &at("http://localhost/"));
         let seen = |memory: &Memory, repository| {
             memory.read_seen(&record(0, repository)).expect("readable").map(|seen| seen.sequence)
         };
-        for repository in [None, Some(1)] {
-            for (now, then) in [(3, 3), (2, 3), (4, 4)] {
+        // The first record with an identity is held to what was seen at the same place without one.
+        for (repository, states) in [(None, [(3, 3), (2, 3), (4, 4)]), (Some(1), [(3, 4), (5, 5), (2, 5)])] {
+            for (now, then) in states {
                 memory.remember(&record(now, repository)).expect("written");
                 assert_eq!(seen(&memory, repository), Some(then));
             }
         }
         // The same repository under another name and another spelling; another repository.
-        let other = Memory::of(&store, &"other".parse().expect("legal"), "http://LOCALHOST:80/.");
-        assert_eq!((seen(&other, None), seen(&other, Some(1))), (Some(4), Some(4)));
-        let elsewhere = Memory::of(&store, &"other".parse().expect("legal"), "https://example.org/");
+        let other = Memory::of(&store, &"other".parse().expect("legal"), &at("http://LOCALHOST:80/."));
+        assert_eq!((seen(&other, None), seen(&other, Some(1))), (Some(4), Some(5)));
+        let elsewhere = Memory::of(&store, &"other".parse().expect("legal"), &at("https://example.org/"));
         assert_eq!(
             (seen(&elsewhere, None), seen(&elsewhere, Some(1)), seen(&elsewhere, Some(2))),
-            (None, Some(4), None)
+            (None, Some(5), None)
         );
         let one = RepositoryId::from_bytes([1; 16]);
         assert_eq!((other.pinned().expect("readable"), elsewhere.pinned().expect("readable")), (Some(one), None));

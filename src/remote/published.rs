@@ -14,7 +14,7 @@ use super::format::{Locator, LocatorBound, PLACEMENT_SIZE_MAX, PackRef, Placemen
 use super::layout;
 use super::transport::{FileVersion, Transport, TransportError};
 use crate::model::{Commit, CommitId, RefName};
-use crate::trust::{ENVELOPE_SIZE_MAX, Envelope, PublicKey, RefRecord};
+use crate::trust::{ENVELOPE_SIZE_MAX, Envelope, Keyring, PublicKey, RefRecord, SignaturePurpose};
 
 /// The largest ref file in bytes.
 const REF_SIZE_MAX: u64 = 1 << 20;
@@ -57,10 +57,15 @@ pub(crate) struct PublishedRef {
 }
 
 impl PublishedRef {
-    /// Returns whether the record has a signature for each of these keys. The signatures are not verified.
+    /// Returns whether each of these keys has signed the record.
     pub(super) fn is_signed_by(&self, keys: &[PublicKey]) -> bool {
-        let signers: Vec<PublicKey> = self.envelope.claimed_signers().collect();
-        keys.iter().all(|key| signers.contains(key))
+        let has_signed = |key: PublicKey| Keyring::new([key]).check(SignaturePurpose::Ref, &self.envelope).is_ok();
+        keys.iter().all(|key| has_signed(*key))
+    }
+
+    /// Returns whether one of these keys has signed the record; any record if there are no keys.
+    pub(super) fn is_own(&self, keys: &Keyring) -> bool {
+        keys.keys().is_empty() || keys.check(SignaturePurpose::Ref, &self.envelope).is_ok()
     }
 
     /// Returns the bytes of the ref's file with another placement; the signed part is unchanged.
@@ -97,6 +102,9 @@ pub(super) fn read_ref(transport: &Transport, name: &RefName) -> Result<Option<P
     let (envelope, rest) = Envelope::parse(&bytes).map_err(|error| damaged(&error))?;
     let record = RefRecord::parse(envelope.payload()).map_err(|error| damaged(&error))?;
     let placement = Placement::parse(rest).map_err(|error| damaged(&error))?;
+    if record.name != *name {
+        return Err(damaged(&format_args!("it is of the ref {}", record.name)));
+    }
     Ok(Some(PublishedRef { record, envelope, placement, version }))
 }
 

@@ -116,7 +116,13 @@ pub(crate) fn read_key_chain(key: &str) -> Result<KeyChain, KeyFileError> {
     match fs::read(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(KeyChain::default()),
         Err(source) => Err(KeyFileError::Io { action: "read", path, source }),
-        Ok(bytes) => KeyChain::parse(&bytes).map_err(|source| KeyFileError::Announcement { path, source }),
+        Ok(bytes) => match KeyChain::parse(&bytes) {
+            Err(ChainError::Former) => {
+                tracing::warn!("{} is of an earlier version, and is not used", path.display());
+                Ok(KeyChain::default())
+            }
+            other => other.map_err(|source| KeyFileError::Announcement { path, source }),
+        },
     }
 }
 

@@ -131,7 +131,7 @@ impl RemoteSource {
     pub(crate) fn open(&self, store: &Store, trust: &TrustOptions) -> Result<Remote, SourceError> {
         let config = self.config(store, trust)?;
         if trust.allow_older {
-            let memory = Memory::of(store, &self.remote_name(), &config.url);
+            let memory = Memory::of(store, &self.remote_name(), &config);
             memory.forget(config.identity.map_or_else(|| memory.pinned(), |id| Ok(Some(id)))?, &self.name)?;
         }
         Ok(Remote::open(store, self.remote_name(), &config)?.at_time(jiff::Timestamp::now().as_second()))

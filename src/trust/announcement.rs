@@ -147,16 +147,16 @@ impl KeyChain {
     }
 
     /// Applies the announcements to `keys`. If `learn`, a key in it is replaced by the one that was announced. In any case
-    /// a key is removed when the one that replaced it is in `keys`.
+    /// all keys are removed that came before one in `keys`.
     #[must_use]
     pub fn apply(&self, mut keys: Keyring, learn: bool) -> KeyGeneration {
         let mut number = 0;
-        for Announcement { old, new, generation, .. } in self.announcements() {
+        for (index, Announcement { old, new, generation, .. }) in self.announcements().enumerate() {
             if learn && keys.contains(*old) {
                 keys.add(*new);
             }
             if keys.contains(*new) {
-                keys.remove(*old);
+                self.announcements().take(index + 1).for_each(|before| keys.remove(before.old));
                 number = *generation;
             }
         }
@@ -190,7 +190,9 @@ impl KeyChain {
         let announcement = Announcement::parse(envelope.payload())?;
         let Announcement { old, new, generation, .. } = announcement;
         let continues = self.0.last().is_none_or(|(last, _)| last.new == old);
-        if !continues || old == new || generation != self.generation() + 1 {
+        // A key that was replaced is not appointed again.
+        let is_replaced = old == new || self.replaced(new).is_some();
+        if !continues || is_replaced || generation != self.generation() + 1 {
             return Err(ChainError::Gap(generation));
         }
         if let Some(key) = [old, new].into_iter().find(|key| !envelope.is_signed_by(SignaturePurpose::Key, *key)) {
@@ -250,7 +252,7 @@ mod tests {
             (&[9], true, &[9], 0),
             (&[1, 9], true, &[9, 4], 3),
             (&[1], false, &[1], 0),
-            (&[1, 2, 4], false, &[2, 4], 3),
+            (&[1, 2, 4], false, &[4], 3),
             (&[3, 4], false, &[4], 3),
         ];
         for (before, learn, after, number) in cases {

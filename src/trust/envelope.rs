@@ -63,6 +63,9 @@ pub enum EnvelopeError {
     /// The bytes end too early, or announce more than is allowed.
     #[error("the signed record has a bad length")]
     Length,
+    /// A key has two signatures.
+    #[error("the signed record has two signatures of one key")]
+    Repeated,
 }
 
 /// A payload with signatures, none of which has been checked yet.
@@ -150,7 +153,12 @@ impl Envelope {
             signature.copy_from_slice(&row[32..]);
             (key, signature)
         });
-        Ok((Self { payload: payload.to_vec(), signatures: signatures.collect() }, rest))
+        let signatures: Vec<([u8; 32], [u8; 64])> = signatures.collect();
+        // Each costs a verification of the whole payload.
+        if signatures.iter().enumerate().any(|(at, (key, _))| signatures[..at].iter().any(|(other, _)| other == key)) {
+            return Err(EnvelopeError::Repeated);
+        }
+        Ok((Self { payload: payload.to_vec(), signatures }, rest))
     }
 }
 

@@ -13,7 +13,7 @@
 //! tag  field
 //!   1  the name of the ref
 //!   2  its newest commit
-//!   3  sequence, 8 B: one more than that of the record before
+//!   3  sequence, 8 B: larger than that of the record before, unless that names the same commit
 //!   4  when it was signed, 8 B, in seconds since 1970
 //!   5  until when it is to be taken as new, 8 B; absent: for ever
 //!   6  the identity of the repository, 16 B; optional in version 1

@@ -218,8 +218,12 @@ fn publish(args: &Args, context: &Context) -> Result<serde_json::Value> {
     let begin = Instant::now();
     let store = repository::open(context)?;
     let transport = open_destination(&args.destination, context)?;
-    let (request, mut options) = request(args)?;
+    let (mut request, mut options) = request(args)?;
     let survey = survey(&store, &transport, &request).map_err(with_hint)?;
+    if !args.dry_run {
+        bind(args, &store, &transport, &survey, &mut options)?;
+        request.repository = options.repository;
+    }
     let plan = plan(&store, &survey, &request).map_err(with_hint)?;
     if args.dry_run {
         let estimate = estimate(&store, &transport, &plan, &options).map_err(with_hint)?;
@@ -228,7 +232,6 @@ fn publish(args: &Args, context: &Context) -> Result<serde_json::Value> {
     if options.signers.is_empty() {
         output::note("nothing is signed: clients need --insecure-unsigned ('sapwood key generate' makes a key)");
     }
-    bind(args, &store, &transport, &survey, &mut options)?;
     let progress = PublishProgress::default();
     let work = || apply(&store, &transport, &survey, &plan, &options, &progress);
     let report = output::while_publishing(&progress, work).map_err(with_hint)?;
@@ -262,8 +265,9 @@ fn bind(
     survey: &Survey,
     options: &mut PublishOptions,
 ) -> Result<()> {
-    options.repository = Some(choose_identity(store, survey, args.identity, new_identity()?).map_err(with_hint)?);
     let signers: Vec<PublicKey> = options.signers.iter().map(SecretKey::public).collect();
+    let chosen = choose_identity(store, survey, &signers, args.identity, new_identity()?);
+    options.repository = Some(chosen.map_err(with_hint)?);
     let own = std::mem::take(&mut options.key_chain);
     options.key_chain = choose_key_chain(transport, own, &signers).map_err(with_hint)?;
     Ok(())
@@ -299,6 +303,7 @@ fn request(args: &Args) -> Result<(PublishRequest, PublishOptions)> {
         deltas: args.deltas,
         force: args.force,
         signers: signers.iter().map(SecretKey::public).collect(),
+        repository: None,
         profile: profile.clone(),
         pack_size: args.pack_size,
     };
@@ -361,9 +366,9 @@ fn open_destination(text: &str, context: &Context) -> Result<Transport> {
 /// Adds a hint to an error whose next command is known.
 fn with_hint(error: PublishError) -> anyhow::Error {
     let hint = match &error {
-        PublishError::OtherRepository { .. } | PublishError::SeveralRepositories(..) => {
-            "if that destination is meant, name its identity: --identity ID"
-        }
+        PublishError::OtherRepository { .. }
+        | PublishError::SeveralRepositories(..)
+        | PublishError::UnsignedIdentity(_) => "if that destination is meant, name its identity: --identity ID",
         PublishError::ReplacedKey { .. } => "sign with the newer key: --sign NAME",
         PublishError::OtherKeys { .. } => {
             "announce the new key by the newest one of the destination: 'sapwood key generate NEW --announced-by OLD'"

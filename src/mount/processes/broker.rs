@@ -11,7 +11,7 @@ use super::setup::{abort_on_panic, name_process, start_log};
 use crate::cache::DirectWriter;
 use crate::mount::broker;
 use crate::mount::confine;
-use crate::mount::descriptors::{copy_fd, take_fd};
+use crate::mount::descriptors::take_fd;
 use crate::mount::error::{OrCannot as _, ProcessError};
 use crate::mount::handoff::Handoff;
 use crate::mount::worker::WorkerSignals;
@@ -22,13 +22,14 @@ pub(super) fn run(numbers: &str) -> Result<ExitCode, ProcessError> {
     let (handoff, socket) = numbers.split_once(',').unwrap_or((numbers, ""));
     let (handoff, _) = Handoff::read(handoff)?;
     let socket = take_fd(socket.parse().map_err(crate::mount::HandoffError::from)?)?;
+    // First, while no number can have been used again.
+    close_others(&handoff);
     name_process();
     start_log(&handoff)?;
     abort_on_panic();
     // It ends with its worker, which gets these signals, too, or has blocked them.
     let _signals = WorkerSignals::block()?;
-    let repository = copy_fd(handoff.descriptors.repository)?;
-    close_others(&handoff);
+    let repository = take_fd(handoff.descriptors.repository)?;
     rustix::process::fchdir(&repository).or_cannot("change to the directory of the repository")?;
     let store = Store::open_working_directory()?;
     let (commit, image) = handoff.commit_and_image()?;
@@ -46,6 +47,7 @@ pub(super) fn run(numbers: &str) -> Result<ExitCode, ProcessError> {
 
 /// Closes the descriptors of the other processes of the mount, as far as they are open here.
 fn close_others(handoff: &Handoff) {
-    let close = |number: i32| drop::<Option<OwnedFd>>(take_fd(number).ok());
-    handoff.descriptors.numbers().for_each(close);
+    let own = [handoff.descriptors.log, handoff.descriptors.repository];
+    let others = handoff.descriptors.numbers().filter(|number| !own.contains(number));
+    others.for_each(|number| drop::<Option<OwnedFd>>(take_fd(number).ok()));
 }

@@ -43,6 +43,9 @@ pub(crate) enum PublishError {
     /// The refs at the destination are of several repositories.
     #[error("the destination has refs of repositories {0} and {1}")]
     SeveralRepositories(RepositoryId, RepositoryId),
+    /// The refs at the destination say which repository it is, and none of the signers signed one of them.
+    #[error("the destination has refs of repository {0}, which none of these keys signed")]
+    UnsignedIdentity(RepositoryId),
     /// The identity that this repository publishes as cannot be read, or not be written.
     #[error("cannot {action} {}", .path.display())]
     Identity {

@@ -15,28 +15,38 @@ use super::error::PublishError;
 use super::existing::Survey;
 use crate::disk;
 use crate::store::Store;
-use crate::trust::RepositoryId;
+use crate::trust::{Keyring, PublicKey, RepositoryId};
 
-/// Returns the identity to publish as: the one that is `given`, else the one of the destination, else that of `store`, else
-/// `new`. Keeps it, if `store` has none.
+/// Returns the identity to publish as: the one that is `given`, else the one of the refs at the destination that one of
+/// `signers` signed, else that of `store`, else `new`. Keeps it, if `store` has none.
 ///
 /// # Errors
 /// [`PublishError::OtherRepository`] when the destination is another repository than `store` publishes as and none is given.
 pub(crate) fn choose_identity(
     store: &Store,
     survey: &Survey,
+    signers: &[PublicKey],
     given: Option<RepositoryId>,
     new: RepositoryId,
 ) -> Result<RepositoryId, PublishError> {
     if let Some(given) = given {
         return Ok(given);
     }
-    let mut published = survey.refs.values().filter_map(|published| published.record.repository());
+    let keys = Keyring::new(signers.iter().copied());
+    let mut published =
+        survey.refs.values().filter(|it| it.is_own(&keys)).filter_map(|published| published.record.repository());
     let found = published.next();
     if let (Some(one), Some(other)) = (found, published.find(|id| found != Some(*id))) {
         return Err(PublishError::SeveralRepositories(one, other));
     }
-    match (kept(store)?, found) {
+    let kept = kept(store)?;
+    if kept.is_none()
+        && found.is_none()
+        && let Some(other) = survey.refs.values().find_map(|published| published.record.repository())
+    {
+        return Err(PublishError::UnsignedIdentity(other));
+    }
+    match (kept, found) {
         (Some(own), Some(found)) if own != found => Err(PublishError::OtherRepository { own, found }),
         (Some(own), _) => Ok(own),
         (None, found) => {

@@ -21,7 +21,7 @@ use crate::remote::lease::Lease;
 use crate::remote::published::{self, PublishedRef};
 use crate::remote::transport::{Transport, TransportError, WriteCondition};
 use crate::trust::{
-    CommitOrigin, ENVELOPE_SIZE_MAX, Envelope, KEY_CHAIN_SIZE_MAX, KeyChain, Keyring, PublicKey, RefRecord, SecretKey,
+    Binding, CommitOrigin, ENVELOPE_SIZE_MAX, Envelope, KEY_CHAIN_SIZE_MAX, KeyChain, PublicKey, RefRecord, SecretKey,
     SignaturePurpose,
 };
 
@@ -146,25 +146,37 @@ pub(super) fn put_key_chain(transport: &Transport, chain: &KeyChain) -> Result<(
     Ok(())
 }
 
-/// Returns the record that makes `commit` the newest of a ref. Its sequence is larger than that of the published record,
-/// which counts only if one of the signers signed it: who can write to the destination must not choose it.
+/// Returns the record that makes `commit` the newest of a ref. Its sequence is larger than that of the published record, if that
+/// names another commit. The published record counts only if a signer whose key was not replaced signed it: who can write to
+/// the destination must not choose the sequence.
 fn new_record(
     plan: &RefPlan,
     commit: &Commit,
     published: Option<&PublishedRef>,
     options: &PublishOptions,
 ) -> RefRecord {
-    let keys = Keyring::new(options.signers.iter().map(SecretKey::public));
-    let is_own = |published: &&PublishedRef| {
-        options.signers.is_empty() || keys.check(SignaturePurpose::Ref, &published.envelope).is_ok()
-    };
-    let after = published.filter(is_own).map_or(0, |published| published.record.sequence.saturating_add(1));
+    let keys = options.current_keys();
+    let after = published.filter(|published| published.is_own(&keys)).map_or(0, |published| {
+        let is_same = published.record.commit == plan.commit;
+        published.record.sequence.saturating_add(u64::from(!is_same))
+    });
     let is_bound = options.repository.is_some();
     let sequence = if is_bound { commit.sequence.max(after) } else { commit.sequence };
     let is_for_this_ref = commit.ref_name == plan.name && commit.sequence == sequence;
     let origin = if is_for_this_ref { CommitOrigin::ThisRef } else { CommitOrigin::AnyRef };
     let binding = options.binding(origin);
     RefRecord { name: plan.name.clone(), sequence, binding, ..RefRecord::of(commit, options.now) }
+}
+
+/// Returns whether a published record says the same as a new one, and is no newer and expires no later.
+fn says_no_more(found: &RefRecord, record: &RefRecord) -> bool {
+    let expires = |record: &RefRecord| record.binding.and_then(|binding| binding.expires).unwrap_or(i64::MAX);
+    let says = |record: &RefRecord| {
+        let binding =
+            record.binding.map(|Binding { repository, generation, origin, .. }| (repository, generation, origin));
+        (record.name.clone(), record.commit, record.sequence, binding)
+    };
+    says(found) == says(record) && found.timestamp <= record.timestamp && expires(found) <= expires(record)
 }
 
 /// Writes a ref, if it is unchanged since the survey.
@@ -177,10 +189,12 @@ fn put_ref(
 ) -> Result<(), PublishError> {
     let signers = &options.signers;
     let published = survey.refs.get(&plan.name);
-    // The same commit is published by another signer: the published signatures are kept.
+    let record = new_record(plan, commit, published, options);
+    // The same commit is published by another signer: the published signatures are kept if the record says no more than this
+    // one. Any other could have been written by a stranger, and must not be signed.
     let envelope = match published {
-        Some(published) if published.record.commit == plan.commit => published.envelope.clone(),
-        _ => Envelope::unsigned(new_record(plan, commit, published, options).encode()),
+        Some(published) if says_no_more(&published.record, &record) => published.envelope.clone(),
+        _ => Envelope::unsigned(record.encode()),
     };
     let envelope = signers.iter().fold(envelope, |envelope, signer| envelope.signed(SignaturePurpose::Ref, signer));
     let mut bytes = envelope.encode();

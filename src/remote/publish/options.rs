@@ -5,7 +5,7 @@
 use super::frames::FrameSizes;
 use crate::remote::format::ProfileText;
 use crate::remote::lease::LeaseTerms;
-use crate::trust::{Binding, CommitOrigin, KeyChain, RepositoryId, SecretKey};
+use crate::trust::{Binding, CommitOrigin, KeyChain, Keyring, RepositoryId, SecretKey};
 
 /// The most bytes of a pack. Large enough that a whole system is a dozen packs; small enough that each is one upload,
 /// cheap to send again, and can be read whole by clients from servers without ranges.
@@ -64,6 +64,12 @@ impl Default for PublishOptions {
 }
 
 impl PublishOptions {
+    /// Returns the keys that sign, without those that others of the chain replaced.
+    pub(super) fn current_keys(&self) -> Keyring {
+        let keys = self.signers.iter().map(SecretKey::public);
+        Keyring::new(keys.filter(|key| self.key_chain.replaced(*key).is_none()))
+    }
+
     /// Returns what the record of a ref says of the repository; `origin` says for which ref its commit was made.
     pub(super) fn binding(&self, origin: CommitOrigin) -> Option<Binding> {
         let expires = self.lifetime.map(|lifetime| self.now.saturating_add(lifetime));

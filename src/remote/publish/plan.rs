@@ -140,7 +140,8 @@ fn plan_ref(
     }
     let published = survey.refs.get(name);
     let is_named = published.is_some_and(|published_ref| {
-        published_ref.record.commit == head && published_ref.is_signed_by(&request.signers)
+        let is_bound = request.repository.is_none() || published_ref.record.repository() == request.repository;
+        published_ref.record.commit == head && is_bound && published_ref.is_signed_by(&request.signers)
     });
     let mut has_changes = !is_named || request.profile.is_some();
     for (id, commit) in history.into_iter().rev() {

@@ -16,7 +16,7 @@ use crate::remote::layout;
 use crate::remote::lease::{self, Lease};
 use crate::remote::published;
 use crate::remote::transport::{Transport, TransportError, WriteCondition};
-use crate::trust::{CommitOrigin, Envelope, Keyring, RefRecord, SecretKey, SignaturePurpose};
+use crate::trust::{CommitOrigin, Envelope, RefRecord, SignaturePurpose};
 
 /// Signs the refs `names` again, or all when there are none, and returns the new records.
 ///
@@ -28,12 +28,23 @@ pub(crate) fn refresh(
     names: &[RefName],
     options: &PublishOptions,
 ) -> Result<Vec<RefRecord>, PublishError> {
-    let keys = Keyring::new(options.signers.iter().map(SecretKey::public));
+    let keys = options.current_keys();
     let mut refs = Vec::new();
     for name in names.iter().chain(survey.refs.keys().filter(|_| names.is_empty())) {
         let published = survey.refs.get(name).ok_or_else(|| PublishError::NotPublished(name.clone()))?;
-        keys.check(SignaturePurpose::Ref, &published.envelope)
-            .map_err(|source| PublishError::NotSigned { name: name.clone(), source })?;
+        match keys.check(SignaturePurpose::Ref, &published.envelope) {
+            Ok(_) => {}
+            Err(error) if names.is_empty() && survey.refs.len() > 1 => {
+                tracing::warn!("'{name}' is not signed again: {error}");
+                continue;
+            }
+            Err(source) => return Err(PublishError::NotSigned { name: name.clone(), source }),
+        }
+        if let (Some(own), Some(found)) = (options.repository, published.record.repository())
+            && own != found
+        {
+            return Err(PublishError::OtherRepository { own, found });
+        }
         refs.push((name, published));
     }
     lease::verify_conditional_writes(transport)?;

@@ -7,7 +7,7 @@ use super::options::PACK_SIZE;
 use crate::model::{Commit, CommitId, RefName};
 use crate::remote::format::ProfileText;
 use crate::store::{ReadError, Store};
-use crate::trust::PublicKey;
+use crate::trust::{PublicKey, RepositoryId};
 
 /// What is to be published.
 #[derive(Debug, Clone)]
@@ -22,6 +22,8 @@ pub(crate) struct PublishRequest {
     pub(crate) force: bool,
     /// The keys that will sign.
     pub(crate) signers: Vec<PublicKey>,
+    /// The identity that the records of refs will name.
+    pub(crate) repository: Option<RepositoryId>,
     /// The profile of what is read first.
     pub(crate) profile: Option<ProfileText>,
     /// The most bytes of a pack.
@@ -36,6 +38,7 @@ impl Default for PublishRequest {
             deltas: 0,
             force: false,
             signers: Vec::new(),
+            repository: None,
             profile: None,
             pack_size: PACK_SIZE,
         }
