@@ -221,7 +221,11 @@ fn publish(args: &Args, context: &Context) -> Result<serde_json::Value> {
     let (mut request, mut options) = request(args)?;
     let survey = survey(&store, &transport, &request).map_err(with_hint)?;
     if !args.dry_run {
-        bind(args, &store, &transport, &survey, &mut options)?;
+        if let Err(error) = bind(args, &store, &transport, &survey, &mut options) {
+            // That the history is another one says more than that the repository is.
+            plan(&store, &survey, &request).map_err(with_hint)?;
+            return Err(error);
+        }
         request.repository = options.repository;
     }
     let plan = plan(&store, &survey, &request).map_err(with_hint)?;
