@@ -112,5 +112,5 @@ fn verbs_of_other_programs_lead_to_ours() {
         assert!(said.contains(words), "{said}");
     }
     // A misspelt verb still finds the similar one.
-    assert!(repository.run(["comit"]).failure(2).contains("commit"));
+    assert!(repository.run(["comitt"]).failure(2).contains("commit"));
 }
