@@ -7,11 +7,11 @@
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
-use super::setup::{abort_on_panic, name_process, start_log};
+use super::setup::{abort_on_panic, detach_terminal, name_process, start_log};
 use crate::cache::DirectWriter;
 use crate::mount::broker;
 use crate::mount::confine;
-use crate::mount::descriptors::take_fd;
+use crate::mount::descriptors::{copy_fd, take_fd};
 use crate::mount::error::{OrCannot as _, ProcessError};
 use crate::mount::handoff::Handoff;
 use crate::mount::worker::WorkerSignals;
@@ -24,6 +24,8 @@ pub(super) fn run(numbers: &str) -> Result<ExitCode, ProcessError> {
     let socket = take_fd(socket.parse().map_err(crate::mount::HandoffError::from)?)?;
     // First, while no number can have been used again.
     close_others(&handoff);
+    // A program that reads what the mounting process prints waits until no process has the pipe open.
+    detach_terminal(&copy_fd(handoff.descriptors.log)?);
     name_process();
     start_log(&handoff)?;
     abort_on_panic();
