@@ -68,11 +68,11 @@ fn read(record: &[u8], trust: &Trust) {
 fn reference(record: &[u8], found: &RefRecord, trust: &Trust) {
     let bytes = signed(record, SignaturePurpose::Ref);
     let (accepted, rest) = trust.accept_ref(&bytes, &found.name, found.repository()).expect("signed");
-    assert_eq!(found.check_newer(Some(found.seen())), Ok(()));
+    assert_eq!(found.check_newer(Some(found.seen(found.generation())), found.generation()), Ok(()));
     assert_eq!((accepted.signer(), rest.len()), (Some(own().public()), 0));
     assert_eq!(accepted.into_inner(), *found);
-    let newer = LastSeen { sequence: found.sequence.saturating_add(1), ..found.seen() };
-    let older = found.check_newer(Some(newer));
+    let newer = LastSeen { sequence: found.sequence.saturating_add(1), ..found.seen(found.generation()) };
+    let older = found.check_newer(Some(newer), found.generation());
     assert!(found.sequence == u64::MAX || matches!(older, Err(TrustError::Older { .. })));
     let elsewhere = RepositoryId::from_bytes([0x5a; 16]);
     let is_there = found.repository() == Some(elsewhere);
@@ -90,10 +90,10 @@ fn commit(record: &[u8], found: &Commit, trust: &Trust) {
     let reference = RefRecord::of(found, 0);
     if found.encode() == record {
         assert!(trust.accept_commit(&signed(record, SignaturePurpose::Commit), &reference).is_ok());
-        assert!(trust.accept_stored_commit(&signed(record, SignaturePurpose::Commit), found.id()).is_ok());
+        assert!(trust.accept_stored_commit(&signed(record, SignaturePurpose::Commit), found.id(), None).is_ok());
     }
     assert!(trust.accept_commit(&signed(record, SignaturePurpose::Ref), &reference).is_err());
-    assert!(trust.accept_stored_commit(&Envelope::unsigned(record.to_vec()).encode(), found.id()).is_err());
+    assert!(trust.accept_stored_commit(&Envelope::unsigned(record.to_vec()).encode(), found.id(), None).is_err());
 }
 
 /// An announcement that only the trusted key signed is one of another key, or lacks a signature.

@@ -6,6 +6,7 @@
 //! refs = ["debian/12/*"]        # a name, or the beginning of names and `*`; absent: every ref
 //! minimum-sequence = 40         # older commits are refused
 //! keys = ["3d40…"]              # beside those in /etc/sapwood/keys
+//! signatures = 2                # how many keys have to sign; absent: one
 //! allow-machine-key = false     # whether a signature by /etc/sapwood/machine.pub is enough
 //! ```
 //!
@@ -14,12 +15,13 @@
 
 use std::fs;
 use std::io;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use super::command_line::SignatureCheck;
-use crate::model::{Commit, RefName};
+use crate::model::{Commit, RefName, RefPattern};
 use crate::trust::PublicKey;
 
 /// The version of the format that this program reads.
@@ -33,12 +35,15 @@ pub(crate) struct BootPolicy {
     #[serde(default)]
     verify: Option<VerifyWord>,
     #[serde(default)]
-    refs: Option<Vec<String>>,
+    refs: Option<Vec<RefPattern>>,
     #[serde(default)]
     minimum_sequence: u64,
     /// Trusted keys, beside those in the directory of keys.
     #[serde(default)]
     pub(crate) keys: Vec<PublicKey>,
+    /// The number of trusted keys that have to sign; one unless given.
+    #[serde(default)]
+    pub(crate) signatures: Option<NonZeroU32>,
     /// Whether a signature by the machine's own key is enough.
     #[serde(default)]
     pub(crate) allow_machine_key: bool,
@@ -64,8 +69,8 @@ pub(crate) enum PolicyError {
     #[error("the policy {} of the initramfs has version {found}, and this program reads {VERSION}", .path.display())]
     Version { path: PathBuf, found: u32 },
     /// The commit was made for a ref that is not allowed.
-    #[error("its commit was made for the ref {found}, and the policy of the initramfs allows {}", .allowed.join(", "))]
-    Ref { found: RefName, allowed: Vec<String> },
+    #[error("its commit was made for the ref {found}, and the policy of the initramfs allows {}", list(.allowed))]
+    Ref { found: RefName, allowed: Vec<RefPattern> },
     /// The commit is too old.
     #[error("its commit has the sequence {found}, and the policy of the initramfs allows {minimum} and above")]
     Sequence { found: u64, minimum: u64 },
@@ -94,7 +99,7 @@ impl BootPolicy {
     /// Checks that the policy allows a verified commit.
     pub(crate) fn check(&self, commit: &Commit) -> Result<(), PolicyError> {
         let (name, sequence) = identity(commit);
-        if let Some(allowed) = self.refs.as_ref().filter(|allowed| !allowed.iter().any(|one| matches(one, name))) {
+        if let Some(allowed) = self.refs.as_ref().filter(|allowed| !allowed.iter().any(|one| one.matches(name))) {
             return Err(PolicyError::Ref { found: name.clone(), allowed: allowed.clone() });
         }
         if sequence < self.minimum_sequence {
@@ -109,9 +114,8 @@ fn identity(commit: &Commit) -> (&RefName, u64) {
     (&commit.ref_name, commit.sequence)
 }
 
-/// Returns whether `name` is `pattern`, or begins with what is before the `*` at its end.
-fn matches(pattern: &str, name: &RefName) -> bool {
-    pattern.strip_suffix('*').map_or(pattern == name.as_str(), |begin| name.as_str().starts_with(begin))
+fn list(patterns: &[RefPattern]) -> String {
+    patterns.iter().map(RefPattern::to_string).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use super::command_line::SignatureCheck;
@@ -101,7 +102,10 @@ fn read_keyring(policy: &BootPolicy, trusted: TrustedFiles<'_>) -> Result<Keyrin
         keys.retain(|key| *key != machine_key);
         keys.extend(policy.allow_machine_key.then_some(machine_key));
     }
-    if keys.is_empty() { Err(VerifyError::NoKeys(trusted.keys.to_owned())) } else { Ok(Keyring::new(keys)) }
+    if keys.is_empty() {
+        return Err(VerifyError::NoKeys(trusted.keys.to_owned()));
+    }
+    Ok(Keyring::new(keys).requiring(policy.signatures.unwrap_or(NonZeroU32::MIN)))
 }
 
 fn read_key_if_present(path: &Path) -> Result<Option<PublicKey>, VerifyError> {

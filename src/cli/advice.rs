@@ -89,6 +89,16 @@ impl Advice for TrustError {
             Self::Signature(SignatureError::UnknownKey { .. }) => {
                 "if the publisher confirms that key: 'sapwood remote key add REMOTE KEY'"
             }
+            Self::Signature(SignatureError::OtherRefs { .. }) => {
+                "'sapwood remote show REMOTE' lists which key is trusted for which refs; 'sapwood remote key add REMOTE KEY' \
+                 with --refs changes that"
+            }
+            Self::Signature(SignatureError::TooFew { .. }) => {
+                "the publisher signs with further keys: 'sapwood publish --sign KEY --sign KEY2'"
+            }
+            Self::BelowMinimum { .. } => {
+                "a cache or a mirror has not caught up, or an old state is shown on purpose: try again later"
+            }
             Self::Older { .. } => {
                 "a cache, an edge or a mirror has not caught up: try again later, nothing is lost. Only if the publisher \
                  confirms that an older state is meant: --allow-older"

@@ -2,19 +2,21 @@
 //!
 //! *Not here*: the options for talking to the server, see `transport_args`; the files of remotes, see `remote::Remotes`.
 
+use std::num::NonZeroU32;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
 use serde_json::json;
 
 use super::transport_args::{TransportArgs, changed_options};
 use super::{output, repository};
 use crate::cli::context::{Context, Run};
+use crate::model::{RefName, RefPattern};
 use crate::remote::{ExpiredPolicy, LearnKeys, Memory, RemoteConfig, RemoteName, Remotes, RemotesError};
 use crate::source::keys;
 use crate::store::Store;
-use crate::trust::RepositoryId;
+use crate::trust::{PublicKey, RepositoryId};
 
 /// Manage remotes: their URLs, and the keys that are trusted for them
 #[derive(Debug, clap::Args)]
@@ -63,6 +65,12 @@ enum Action {
         /// The most days since a new state was signed, whatever the publisher says
         #[arg(long, value_name = "DAYS")]
         max_age: Option<u32>,
+        /// How many of the keys have to sign; one unless given
+        #[arg(long, value_name = "N", conflicts_with = "insecure_unsigned")]
+        signatures: Option<NonZeroU32>,
+        /// Refuse states of REF with a smaller sequence ('sapwood log' shows sequences); several are possible
+        #[arg(long, value_name = "REF=SEQUENCE", value_parser = parse_minimum)]
+        at_least: Vec<(RefName, u64)>,
         /// Change the remote if there is one already
         #[arg(long)]
         replace: bool,
@@ -103,6 +111,9 @@ enum KeyAction {
         name: RemoteName,
         /// A file, a name, or 64 hex digits
         key: String,
+        /// Only for refs of this name, or with this beginning and '*' ('testing/*'); several are possible
+        #[arg(long, value_name = "PATTERN")]
+        refs: Vec<RefPattern>,
     },
     /// Trust a key no longer
     Remove {
@@ -132,6 +143,8 @@ impl Run for Args {
                 learn_keys,
                 expired,
                 max_age,
+                signatures,
+                at_least,
                 replace,
                 transport,
             } => {
@@ -140,10 +153,18 @@ impl Run for Args {
                     Ok(_) | Err(RemotesError::Unknown(_)) => {}
                     Err(error) => return Err(error.into()),
                 }
-                let config = make_config(name, url, keys, *insecure_unsigned)?;
-                let (identity, learn_keys, expired, max_age) = (*identity, *learn_keys, *expired, *max_age);
-                let transport = transport.to_options()?;
-                remotes.write(name, &RemoteConfig { identity, learn_keys, expired, max_age, transport, ..config })?;
+                let config = RemoteConfig {
+                    identity: *identity,
+                    learn_keys: *learn_keys,
+                    expired: *expired,
+                    max_age: *max_age,
+                    signatures: *signatures,
+                    at_least: at_least.iter().cloned().collect(),
+                    transport: transport.to_options()?,
+                    ..make_config(name, url, keys, *insecure_unsigned)?
+                };
+                check_signatures(name, &config)?;
+                remotes.write(name, &config)?;
             }
             Action::Key { action } => change_keys(&remotes, action)?,
             Action::List { json } => list_remotes(&remotes, *json)?,
@@ -170,12 +191,16 @@ fn make_config(name: &RemoteName, url: &str, keys: &[String], insecure_unsigned:
 
 fn change_keys(remotes: &Remotes, action: &KeyAction) -> Result<()> {
     match action {
-        KeyAction::Add { name, key } => {
+        KeyAction::Add { name, key, refs } => {
             let (mut config, key) = (remotes.read(name)?, keys::read_public(key)?);
             if !config.keys.contains(&key) {
                 config.keys.push(key);
-                remotes.write(name, &config)?;
             }
+            config.key_refs.remove(&key);
+            if !refs.is_empty() {
+                config.key_refs.insert(key, refs.clone());
+            }
+            remotes.write(name, &config)?;
         }
         KeyAction::Remove { name, key } => {
             let (mut config, key) = (remotes.read(name)?, keys::read_public(key)?);
@@ -186,13 +211,37 @@ fn change_keys(remotes: &Remotes, action: &KeyAction) -> Result<()> {
                 bail!("key {key} is the only one of '{name}': add another one before, or remove the remote");
             }
             config.keys.retain(|known| *known != key);
+            config.key_refs.remove(&key);
+            check_signatures(name, &config)?;
             remotes.write(name, &config)?;
         }
         KeyAction::List { name } => {
-            remotes.read(name)?.keys.iter().try_for_each(output::line)?;
+            let config = remotes.read(name)?;
+            config.keys.iter().try_for_each(|key| output::line(describe_key(&config, *key)))?;
         }
     }
     Ok(())
+}
+
+/// Checks that there are as many keys as have to sign.
+fn check_signatures(name: &RemoteName, config: &RemoteConfig) -> Result<()> {
+    let (required, keys) = (config.signatures.map_or(1, NonZeroU32::get), config.keys.len());
+    if keys < usize::try_from(required)? {
+        bail!("{required} of the keys of '{name}' would have to sign, and it would have only {keys}");
+    }
+    Ok(())
+}
+
+fn parse_minimum(text: &str) -> Result<(RefName, u64)> {
+    let (name, sequence) = text.split_once('=').context("REF=SEQUENCE, for example debian/12=40")?;
+    Ok((name.parse()?, sequence.parse().with_context(|| format!("'{sequence}' is no sequence"))?))
+}
+
+/// Returns a key, with the refs that it is limited to.
+fn describe_key(config: &RemoteConfig, key: PublicKey) -> String {
+    let Some(refs) = config.key_refs.get(&key) else { return key.to_string() };
+    let refs: Vec<String> = refs.iter().map(RefPattern::to_string).collect();
+    format!("{key} for {}", refs.join(" "))
 }
 
 fn describe_trust(config: &RemoteConfig) -> String {
@@ -238,7 +287,15 @@ fn show_remote(store: &Store, remotes: &Remotes, name: &RemoteName, as_json: boo
     output::line(format_args!("url     {}", config.url))?;
     match &config.keys[..] {
         _ if config.insecure_unsigned => output::line("trusts  anybody: nothing is checked")?,
-        keys => keys.iter().try_for_each(|key| output::line(format_args!("trusts  {key}")))?,
+        keys => {
+            keys.iter().try_for_each(|key| output::line(format_args!("trusts  {}", describe_key(&config, *key))))?;
+        }
+    }
+    if let Some(required) = config.signatures {
+        output::line(format_args!("required  {required} signatures"))?;
+    }
+    for (name, minimum) in &config.at_least {
+        output::line(format_args!("at least  {name} {minimum}"))?;
     }
     if let Some(identity) = identity {
         for announcement in memory.key_chain(identity)?.announcements() {

@@ -60,7 +60,8 @@ pub(crate) struct ChosenCommit {
 pub(crate) fn choose_pulled(store: &Store, id: CommitId, upstream: Upstream) -> Result<ChosenCommit, ChooseError> {
     let trust = Remotes::of(store).read(&upstream.remote)?.trust()?;
     let kept = stored_envelope(store, id)?;
-    let commit = trust.accept_stored_commit(&kept, id).map_err(|source| ChooseError::Refused { id, source })?;
+    let commit = trust.accept_stored_commit(&kept, id, Some(&upstream.name));
+    let commit = commit.map_err(|source| ChooseError::Refused { id, source })?;
     let signed_by = commit.signer().map_or(SignedBy::InsecureRemote, SignedBy::Key);
     Ok(ChosenCommit { id, commit, signed_by, upstream: Some(upstream) })
 }
@@ -73,7 +74,7 @@ pub(crate) fn choose_local(store: &Store, id: CommitId, unsigned: Unsigned) -> R
     let remotes = Remotes::of(store);
     for name in remotes.names()? {
         let Ok(trust @ Trust::Keys(_)) = remotes.read(&name)?.trust() else { continue };
-        match trust.accept_stored_commit(&kept, id) {
+        match trust.accept_stored_commit(&kept, id, None) {
             Ok(commit) => {
                 let signed_by = commit.signer().map_or(SignedBy::Local, SignedBy::Key);
                 return Ok(ChosenCommit { id, commit, signed_by, upstream: None });
@@ -96,7 +97,7 @@ pub(crate) fn choose_local(store: &Store, id: CommitId, unsigned: Unsigned) -> R
 /// Returns a commit of this machine's repository if one of these keys signed it.
 pub(crate) fn verify_signed_by(store: &Store, id: CommitId, keys: Keyring) -> Result<Verified<Commit>, ChooseError> {
     let kept = stored_envelope(store, id)?;
-    Trust::Keys(keys).accept_stored_commit(&kept, id).map_err(|source| ChooseError::Refused { id, source })
+    Trust::Keys(keys).accept_stored_commit(&kept, id, None).map_err(|source| ChooseError::Refused { id, source })
 }
 
 /// Reads the signed envelope of the commit as it was published. For a commit without stored signatures, which was made on this

@@ -13,6 +13,7 @@ mod id;
 mod name;
 mod node;
 mod record;
+mod ref_pattern;
 mod size;
 
 pub(crate) use acl::{ACL_ACCESS, ACL_DEFAULT, AclError, AclName, AclSubject, PosixAcl};
@@ -27,4 +28,5 @@ pub(crate) use name::{
 pub use node::{Content, DeviceNumber, Extent, FileKind, Metadata, Node, NodeKind, Timestamp, Xattrs};
 pub(crate) use node::{XATTR_NAME_MAX, XATTR_VALUE_MAX, XattrError};
 pub(crate) use record::{RecordError, RecordFields, RecordKind, RecordWriter};
+pub use ref_pattern::RefPattern;
 pub(crate) use size::parse_size;

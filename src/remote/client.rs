@@ -7,6 +7,7 @@
 //!
 //! *Used by* `pull`, by lazy mounts (`cache`), and by the command line.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -22,8 +23,8 @@ use super::transport::{Mutability, Rejection, Transport, TransportError, without
 use crate::model::{Commit, CommitId, RefName};
 use crate::store::Store;
 use crate::trust::{
-    Announcement, ENVELOPE_SIZE_MAX, KEY_CHAIN_SIZE_MAX, KeyChain, LastSeen, RefRecord, RepositoryId, SignatureError,
-    Trust, TrustError, Verified,
+    Announcement, ENVELOPE_SIZE_MAX, KEY_CHAIN_SIZE_MAX, KeyChain, LastSeen, PublicKey, RefRecord, RepositoryId,
+    SignatureError, Trust, TrustError, Verified,
 };
 
 /// Largest ref file in bytes: a record, its signatures, and a placement.
@@ -130,6 +131,8 @@ pub struct Remote {
     repository: Option<RepositoryId>,
     expired: ExpiredPolicy,
     max_age: Option<u32>,
+    /// The least sequence of refs that is accepted.
+    at_least: BTreeMap<RefName, u64>,
     /// The current time in seconds since 1970, to judge the age of records.
     now: Option<i64>,
     store: Store,
@@ -162,6 +165,7 @@ impl Remote {
             repository,
             expired: config.expired,
             max_age: config.max_age,
+            at_least: config.at_least.clone(),
             now: None,
             store,
             keys,
@@ -215,11 +219,10 @@ impl Remote {
             self.follow_keys(bytes).map_err(Rejection::permanent)?;
             let accepted = self.trust().accept_ref(bytes, name, self.repository);
             let (record, rest) = accepted.map_err(|error| rejection_of(self.explain(error)))?;
-            if let Some(keys) = &self.keys {
-                keys.lock().check_generation(&record).map_err(rejection_of)?;
-            }
-            let seen = self.memory.read_seen(&record).map_err(Rejection::permanent)?;
-            record.check_newer(seen).map_err(rejection_of)?;
+            let (generation, lineage) = self.check_generation(&record).map_err(rejection_of)?;
+            let seen = self.memory.read_seen(&record, &lineage).map_err(Rejection::permanent)?;
+            record.check_newer(seen, generation).map_err(rejection_of)?;
+            self.check_minimum(&record).map_err(rejection_of)?;
             self.judge_age(&record, seen).map_err(Rejection::permanent)?;
             let placement = Placement::parse(rest).map_err(Rejection::wrong)?;
             Ok(RefHead { record, placement })
@@ -231,6 +234,24 @@ impl Remote {
                 Err(RemoteError::Ref { url: self.url(), name: name.clone(), source: source.into() })
             }
             Err(source) => Err(RemoteError::Transport { url: self.url(), source }),
+        }
+    }
+
+    /// Checks the generation of an accepted record. Returns that of the trusted keys, and the keys whose states count for the
+    /// record.
+    fn check_generation(&self, record: &Verified<RefRecord>) -> Result<(u64, Vec<PublicKey>), TrustError> {
+        let Some(keys) = &self.keys else { return Ok((record.generation(), Vec::new())) };
+        let keys = keys.lock();
+        keys.check_generation(record)?;
+        Ok((keys.generation(), keys.lineage()))
+    }
+
+    fn check_minimum(&self, record: &RefRecord) -> Result<(), TrustError> {
+        match self.at_least.get(&record.name) {
+            Some(&minimum) if record.sequence < minimum => {
+                Err(TrustError::BelowMinimum { minimum, found: record.sequence })
+            }
+            _ => Ok(()),
         }
     }
 
@@ -327,12 +348,15 @@ impl Remote {
     /// # Errors
     /// [`RemotesError`] when the repository cannot be written.
     pub(crate) fn remember(&self, head: &Head) -> Result<(), RemotesError> {
-        self.memory.remember(&head.record)?;
-        let Some(keys) = self.keys.as_ref().map(|keys| keys.lock().clone()) else { return Ok(()) };
+        let Some(keys) = self.keys.as_ref().map(|keys| keys.lock().clone()) else {
+            return self.memory.remember(&head.record, head.record.generation(), &[]);
+        };
+        self.memory.remember(&head.record, keys.generation(), &keys.lineage())?;
         let Some((repository, chain)) = keys.new_chain() else { return Ok(()) };
-        let known = self.memory.key_chain(repository)?.generation();
+        let recorded = self.memory.key_chain(repository)?;
         self.memory.remember_keys(repository, chain)?;
-        for Announcement { old, new, generation, .. } in chain.announcements().filter(|it| it.generation > known) {
+        let is_recorded = |one: &Announcement| recorded.announcements().any(|other| other == one);
+        for Announcement { old, new, generation, .. } in chain.announcements().filter(|one| !is_recorded(one)) {
             let (old, new) = (old.short(), new.short());
             tracing::warn!(
                 "key {new} of {} is trusted instead of {old} from now on (generation {generation})",
@@ -341,9 +365,7 @@ impl Remote {
         }
         match self.remotes.read(&self.name) {
             Ok(mut config) => {
-                let replaced = keys.replace(&config.keys);
-                if replaced != config.keys {
-                    config.keys = replaced;
+                if keys.replace(&mut config) {
                     self.remotes.write(&self.name, &config)?;
                 }
                 Ok(())
@@ -406,10 +428,14 @@ fn rejection_of(error: TrustError) -> Rejection {
         TrustError::Older { .. }
         | TrustError::Rewritten { .. }
         | TrustError::OtherRepository { .. }
+        | TrustError::BelowMinimum { .. }
         | TrustError::Replaced { .. }
-        | TrustError::Signature(SignatureError::Unsigned | SignatureError::UnknownKey { .. }) => {
-            Rejection::permanent(error)
-        }
+        | TrustError::Signature(
+            SignatureError::Unsigned
+            | SignatureError::UnknownKey { .. }
+            | SignatureError::OtherRefs { .. }
+            | SignatureError::TooFew { .. },
+        ) => Rejection::permanent(error),
         other => Rejection::wrong(other),
     }
 }

@@ -104,7 +104,7 @@ mod tests {
                 origin: CommitOrigin::ThisRef,
             }),
         };
-        let later = LastSeen { timestamp: 1010 * DAY, ..record.seen() };
+        let later = LastSeen { timestamp: 1010 * DAY, ..record.seen(0) };
         let cases = [
             (0, None, None, Some(Staleness::ClockBehind)),
             (1000 * DAY, None, None, None),

@@ -59,13 +59,15 @@ pub(crate) struct PublishedRef {
 impl PublishedRef {
     /// Returns whether each of these keys has signed the record.
     pub(super) fn is_signed_by(&self, keys: &[PublicKey]) -> bool {
-        let has_signed = |key: PublicKey| Keyring::new([key]).check(SignaturePurpose::Ref, &self.envelope).is_ok();
+        let has_signed = |key: PublicKey| {
+            Keyring::new([key]).check(SignaturePurpose::Ref, &self.envelope, &self.record.name).is_ok()
+        };
         keys.iter().all(|key| has_signed(*key))
     }
 
     /// Returns whether one of these keys has signed the record; any record if there are no keys.
     pub(super) fn is_own(&self, keys: &Keyring) -> bool {
-        keys.keys().is_empty() || keys.check(SignaturePurpose::Ref, &self.envelope).is_ok()
+        keys.keys().is_empty() || keys.check(SignaturePurpose::Ref, &self.envelope, &self.record.name).is_ok()
     }
 
     /// Returns the bytes of the ref's file with another placement; the signed part is unchanged.

@@ -6,9 +6,11 @@
 //!
 //! *Used by* `client`, `deploy` and `cli`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -19,7 +21,7 @@ use super::transport::{TransportOptions, without_secret};
 use crate::disk;
 use crate::model::RefName;
 use crate::store::Store;
-use crate::trust::{Keyring, PublicKey, RepositoryId, Trust};
+use crate::trust::{KeyLimits, Keyring, PublicKey, RepositoryId, Trust};
 
 /// The ending of the file name of a remote's configuration.
 const CONFIG_SUFFIX: &str = ".toml";
@@ -192,9 +194,18 @@ pub struct RemoteConfig {
     /// The most days since a state was signed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_age: Option<u32>,
+    /// The number of trusted keys that have to sign; one unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signatures: Option<NonZeroU32>,
     /// Whether unsigned commits and refs are accepted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub insecure_unsigned: bool,
+    /// The keys that are trusted for some refs only.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub key_refs: KeyLimits,
+    /// The least sequence of refs that is accepted, for a machine that has seen none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub at_least: BTreeMap<RefName, u64>,
     /// The options of the connection.
     #[serde(default)]
     pub transport: TransportOptions,
@@ -235,6 +246,12 @@ impl RemoteConfig {
         files.chain(directories).chain(named).collect()
     }
 
+    /// Returns the trusted keys, with what is required of them.
+    pub(super) fn keyring(&self) -> Keyring {
+        let ring = Keyring::new(self.keys.iter().copied()).limited(self.key_refs.clone());
+        ring.requiring(self.signatures.unwrap_or(NonZeroU32::MIN))
+    }
+
     /// Returns the keys that the configuration trusts.
     ///
     /// # Errors
@@ -245,7 +262,7 @@ impl RemoteConfig {
         } else if self.keys.is_empty() {
             Err(RemotesError::NoKeys(without_secret(&self.url)))
         } else {
-            Ok(Trust::Keys(Keyring::new(self.keys.iter().copied())))
+            Ok(Trust::Keys(self.keyring()))
         }
     }
 }

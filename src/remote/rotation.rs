@@ -15,7 +15,7 @@ use super::memory::Memory;
 use super::remotes::{LearnKeys, RemoteConfig, RemotesError};
 use crate::trust::{
     Announcement, Envelope, KeyChain, KeyGeneration, Keyring, PublicKey, RefRecord, RepositoryId, SignatureError,
-    Trust, TrustError,
+    Trust, TrustError, Verified,
 };
 
 /// The trusted keys of a remote.
@@ -26,6 +26,8 @@ pub(super) struct CurrentKeys {
     /// The repository whose chain it is.
     repository: Option<RepositoryId>,
     chain: KeyChain,
+    /// A published chain in which no key takes the place of a trusted one.
+    unrelated: KeyChain,
     generation: KeyGeneration,
     /// Whether the chain is newer than the recorded one.
     is_new: bool,
@@ -34,10 +36,10 @@ pub(super) struct CurrentKeys {
 impl CurrentKeys {
     /// Returns the keys of a configuration.
     pub(super) fn new(config: &RemoteConfig) -> Self {
-        let configured = Keyring::new(config.keys.iter().copied());
+        let configured = config.keyring();
         let generation = KeyGeneration { keys: configured.clone(), number: 0 };
-        let chain = KeyChain::default();
-        Self { configured, learn: config.learn_keys, repository: None, chain, generation, is_new: false }
+        let (chain, unrelated) = (KeyChain::default(), KeyChain::default());
+        Self { configured, learn: config.learn_keys, repository: None, chain, unrelated, generation, is_new: false }
     }
 
     /// Takes over the recorded chain of the repository of a claimed record, and the one that `fetch` returns if the record
@@ -50,11 +52,12 @@ impl CurrentKeys {
     ) -> Result<(), RemotesError> {
         let Some(repository) = claimed.repository() else { return Ok(()) };
         if self.repository != Some(repository) {
-            (self.repository, self.is_new, self.chain) = (Some(repository), false, KeyChain::default());
+            (self.repository, self.is_new) = (Some(repository), false);
+            (self.chain, self.unrelated) = (KeyChain::default(), KeyChain::default());
             self.generation = KeyGeneration { keys: self.configured.clone(), number: 0 };
             self.apply(memory.key_chain(repository)?);
         }
-        if claimed.generation() > self.generation.number
+        if claimed.generation() > self.published_chain().generation()
             && let Some(found) = fetch()
             && found.generation() > self.chain.generation()
         {
@@ -70,10 +73,27 @@ impl CurrentKeys {
 
     fn apply(&mut self, chain: KeyChain) {
         let generation = chain.apply(self.configured.clone(), self.learn == LearnKeys::Successors);
-        // A chain of other keys, such as one of a key that the user has removed, says nothing.
+        // A chain of other keys, such as one of a key that the user has removed, changes no trusted key.
         if generation.number > 0 {
             (self.chain, self.generation) = (chain, generation);
+        } else {
+            self.unrelated = chain;
         }
+    }
+
+    fn published_chain(&self) -> &KeyChain {
+        if self.generation.number > 0 { &self.chain } else { &self.unrelated }
+    }
+
+    /// Returns the generation of the trusted keys; 0 when none of them took the place of another.
+    pub(super) const fn generation(&self) -> u64 {
+        self.generation.number
+    }
+
+    /// Returns the trusted keys and those whose places they took.
+    pub(super) fn lineage(&self) -> Vec<PublicKey> {
+        let replaced = self.chain.announcements().map(|announcement| announcement.old);
+        self.generation.keys.keys().iter().copied().chain(replaced).collect()
     }
 
     /// Returns the rule by which records are accepted.
@@ -81,10 +101,16 @@ impl CurrentKeys {
         Trust::Keys(self.generation.keys.clone())
     }
 
-    /// Checks that an accepted record is of the generation of the keys.
-    pub(super) fn check_generation(&self, record: &RefRecord) -> Result<(), TrustError> {
-        let (found, current) = (record.generation(), self.generation.number);
-        if found == current { Ok(()) } else { Err(TrustError::OtherGeneration { found, current }) }
+    /// Checks that an accepted record is of the generation of the keys. Generations say nothing of a signer that took no
+    /// other's place, and whose place no other took: one of several builders, each with a key of its own.
+    pub(super) fn check_generation(&self, record: &Verified<RefRecord>) -> Result<(), TrustError> {
+        let (found, current, published) = (record.generation(), self.generation.number, self.published_chain());
+        let is_apart = record.signer().is_some_and(|signer| !published.concerns(signer));
+        if found == current || (is_apart && found <= published.generation()) {
+            Ok(())
+        } else {
+            Err(TrustError::OtherGeneration { found, current })
+        }
     }
 
     /// Returns the error of a check, with the reason if the only signers are keys that others replaced.
@@ -103,10 +129,12 @@ impl CurrentKeys {
             .map(|repository| (repository, &self.chain))
     }
 
-    /// Returns what a configuration's list of keys becomes.
-    pub(super) fn replace(&self, keys: &[PublicKey]) -> Vec<PublicKey> {
-        let ring = Keyring::new(keys.iter().copied());
-        self.chain.apply(ring, self.learn == LearnKeys::Successors).keys.keys().to_vec()
+    /// Changes the keys of a configuration. Returns whether that made a difference.
+    pub(super) fn replace(&self, config: &mut RemoteConfig) -> bool {
+        let before = config.keyring();
+        let after = self.chain.apply(before.clone(), self.learn == LearnKeys::Successors).keys;
+        (config.keys, config.key_refs) = (after.keys().to_vec(), after.limits().clone());
+        after != before
     }
 }
 

@@ -141,6 +141,11 @@ impl KeyChain {
         self.0.len() <= other.0.len() && self.announcements().eq(other.announcements().take(self.0.len()))
     }
 
+    /// Returns whether `key` replaced another key, or was replaced.
+    pub(crate) fn concerns(&self, key: PublicKey) -> bool {
+        self.announcements().any(|announcement| announcement.old == key || announcement.new == key)
+    }
+
     /// Returns the announcement that replaced `key`.
     pub(crate) fn replaced(&self, key: PublicKey) -> Option<&Announcement> {
         self.announcements().find(|announcement| announcement.old == key)
@@ -153,7 +158,7 @@ impl KeyChain {
         let mut number = 0;
         for (index, Announcement { old, new, generation, .. }) in self.announcements().enumerate() {
             if learn && keys.contains(*old) {
-                keys.add(*new);
+                keys.add_successor(*old, *new);
             }
             if keys.contains(*new) {
                 self.announcements().take(index + 1).for_each(|before| keys.remove(before.old));

@@ -90,7 +90,7 @@ pub struct LastSeen {
     /// When the state was signed, in seconds since 1970. Earlier versions did not record it.
     #[serde(default)]
     pub timestamp: i64,
-    /// The generation of the keys that signed it.
+    /// The generation of the keys that the client trusted then.
     #[serde(default)]
     pub generation: u64,
 }
@@ -130,11 +130,11 @@ impl RefRecord {
         self.binding.map_or(0, |binding| binding.generation)
     }
 
-    /// Returns the state that a client records after it accepted the record.
+    /// Returns the state that a client records after it accepted the record, with keys of this generation.
     #[must_use]
-    pub fn seen(&self) -> LastSeen {
+    pub fn seen(&self, generation: u64) -> LastSeen {
         let Self { sequence, commit, timestamp, .. } = *self;
-        LastSeen { sequence, commit, timestamp, generation: self.generation() }
+        LastSeen { sequence, commit, timestamp, generation }
     }
 
     /// Returns the bytes that [`Self::parse`] reads.

@@ -79,6 +79,14 @@ pub enum TrustError {
         /// The commit now.
         found: CommitId,
     },
+    /// The record is older than the configuration of the remote allows.
+    #[error("its sequence {found} is below {minimum}, which this machine was told to expect")]
+    BelowMinimum {
+        /// The least sequence.
+        minimum: u64,
+        /// The sequence now.
+        found: u64,
+    },
     /// The ref record and the commit disagree.
     #[error("the ref says sequence {record}, the commit {commit}")]
     Sequence {
@@ -143,16 +151,21 @@ impl Verified<Commit> {
 /// The rule by which refs and commits are accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trust {
-    /// A signature by any of these keys is required.
+    /// Signatures by these keys are required, as the keyring says.
     Keys(Keyring),
     /// No signature is required; the user explicitly allowed it.
     InsecureUnsigned,
 }
 
 impl Trust {
-    fn check(&self, purpose: SignaturePurpose, envelope: &Envelope) -> Result<Option<PublicKey>, SignatureError> {
+    fn check(
+        &self,
+        purpose: SignaturePurpose,
+        envelope: &Envelope,
+        name: &RefName,
+    ) -> Result<Option<PublicKey>, SignatureError> {
         match self {
-            Self::Keys(ring) => ring.check(purpose, envelope).map(Some),
+            Self::Keys(ring) => ring.check(purpose, envelope, name).map(Some),
             Self::InsecureUnsigned => Ok(None),
         }
     }
@@ -169,7 +182,7 @@ impl Trust {
         expected: Option<RepositoryId>,
     ) -> Result<(Verified<RefRecord>, &'a [u8]), TrustError> {
         let (envelope, rest) = Envelope::parse(bytes)?;
-        let signer = self.check(SignaturePurpose::Ref, &envelope)?;
+        let signer = self.check(SignaturePurpose::Ref, &envelope, name)?;
         let value = RefRecord::parse(envelope.payload())?;
         if value.name != *name {
             return Err(TrustError::OtherRef { expected: name.clone(), found: value.name });
@@ -189,7 +202,7 @@ impl Trust {
     /// [`TrustError`].
     pub fn accept_commit(&self, bytes: &[u8], record: &RefRecord) -> Result<Verified<Commit>, TrustError> {
         let (envelope, _) = Envelope::parse(bytes)?;
-        let signer = self.check(SignaturePurpose::Commit, &envelope)?;
+        let signer = self.check(SignaturePurpose::Commit, &envelope, &record.name)?;
         let value = Commit::decode(envelope.payload(), record.commit)?;
         if record.binding.is_some_and(|binding| binding.origin == CommitOrigin::AnyRef) {
             return Ok(Verified { value, signer });
@@ -205,16 +218,17 @@ impl Trust {
 }
 
 impl RefRecord {
-    /// Checks that the record is not older than what was seen of its ref.
+    /// Checks that the record is not older than what was seen of its ref. `generation` is that of the keys that are trusted
+    /// now.
     ///
     /// # Errors
     /// [`TrustError::Older`] or [`TrustError::Rewritten`].
-    pub fn check_newer(&self, seen: Option<LastSeen>) -> Result<(), TrustError> {
+    pub fn check_newer(&self, seen: Option<LastSeen>, generation: u64) -> Result<(), TrustError> {
         match seen {
             // A key that was replaced signs nothing that stands in the way of its successor.
-            Some(seen) if self.generation() > seen.generation => Ok(()),
-            Some(seen) if self.generation() < seen.generation => {
-                Err(TrustError::OtherGeneration { found: self.generation(), current: seen.generation })
+            Some(seen) if generation > seen.generation => Ok(()),
+            Some(seen) if generation < seen.generation => {
+                Err(TrustError::OtherGeneration { found: generation, current: seen.generation })
             }
             Some(seen) if self.sequence < seen.sequence => Err(TrustError::Older { seen, found: self.sequence }),
             Some(seen) if self.sequence == seen.sequence && self.commit != seen.commit => {
@@ -226,15 +240,21 @@ impl RefRecord {
 }
 
 impl Trust {
-    /// Checks a stored commit with its published signatures, which must have the id `id`. Whether it was the newest of
-    /// its ref was checked when it was fetched.
+    /// Checks a stored commit with its published signatures, which must have the id `id`, as one of the ref `name`; of
+    /// the ref that it was made for when that is `None`. Whether it was the newest of its ref was checked when it was
+    /// fetched.
     ///
     /// # Errors
     /// [`TrustError`].
-    pub fn accept_stored_commit(&self, bytes: &[u8], id: CommitId) -> Result<Verified<Commit>, TrustError> {
+    pub fn accept_stored_commit(
+        &self,
+        bytes: &[u8],
+        id: CommitId,
+        name: Option<&RefName>,
+    ) -> Result<Verified<Commit>, TrustError> {
         let (envelope, _) = Envelope::parse(bytes)?;
-        let signer = self.check(SignaturePurpose::Commit, &envelope)?;
         let value = Commit::decode(envelope.payload(), id)?;
+        let signer = self.check(SignaturePurpose::Commit, &envelope, name.unwrap_or(&value.ref_name))?;
         Ok(Verified { value, signer })
     }
 }
@@ -278,10 +298,10 @@ mod tests {
     #[test]
     fn each_reason_for_refusing_a_ref_has_its_own_error() {
         let main: RefName = "main".parse().expect("legal");
-        let seen = |sequence| Some(LastSeen { sequence, ..RefRecord::of(&commit(sequence), 0).seen() });
+        let seen = |sequence| Some(LastSeen { sequence, ..RefRecord::of(&commit(sequence), 0).seen(0) });
         let accept = |bytes: &[u8], name: &RefName, seen| {
             let (record, _) = trust(1).accept_ref(bytes, name, None)?;
-            record.check_newer(seen)
+            record.check_newer(seen, 0)
         };
         assert_eq!(accept(&signed_ref(3, 1), &main, seen(3)), Ok(()));
         assert_eq!(accept(&signed_ref(3, 1), &main, seen(2)), Ok(()));
@@ -334,9 +354,12 @@ mod tests {
         let another = Envelope::unsigned(commit(4).encode()).signed(SignaturePurpose::Commit, &key(1)).encode();
         assert_eq!(trust(1).accept_commit(&another, &record), Err(CommitError::WrongId.into()));
         assert_eq!(Trust::InsecureUnsigned.accept_commit(&as_ref, &record).expect("anything").signer(), None);
-        assert_eq!(trust(1).accept_stored_commit(&good, commit(3).id()).expect("good").signer(), Some(key(1).public()));
-        assert_eq!(trust(1).accept_stored_commit(&good, commit(4).id()), Err(CommitError::WrongId.into()));
-        assert!(matches!(trust(2).accept_stored_commit(&good, commit(3).id()), Err(TrustError::Signature(_))));
+        assert_eq!(
+            trust(1).accept_stored_commit(&good, commit(3).id(), None).expect("good").signer(),
+            Some(key(1).public())
+        );
+        assert_eq!(trust(1).accept_stored_commit(&good, commit(4).id(), None), Err(CommitError::WrongId.into()));
+        assert!(matches!(trust(2).accept_stored_commit(&good, commit(3).id(), None), Err(TrustError::Signature(_))));
     }
 
     #[test]
@@ -350,8 +373,8 @@ mod tests {
             });
             RefRecord { binding, ..RefRecord::of(&commit(sequence), 5) }
         };
-        assert_eq!(of(3, 1).check_newer(Some(of(900, 0).seen())), Ok(()));
+        assert_eq!(of(3, 1).check_newer(Some(of(900, 0).seen(0)), 1), Ok(()));
         let refusal = TrustError::OtherGeneration { found: 0, current: 1 };
-        assert_eq!(of(900, 0).check_newer(Some(of(3, 1).seen())), Err(refusal));
+        assert_eq!(of(900, 0).check_newer(Some(of(3, 1).seen(1)), 0), Err(refusal));
     }
 }

@@ -273,7 +273,7 @@ fn bind(
     let chosen = choose_identity(store, survey, &signers, args.identity, new_identity()?);
     options.repository = Some(chosen.map_err(with_hint)?);
     let own = std::mem::take(&mut options.key_chain);
-    options.key_chain = choose_key_chain(transport, own, &signers).map_err(with_hint)?;
+    options.key_chain = choose_key_chain(transport, survey, own, &signers).map_err(with_hint)?;
     Ok(())
 }
 
@@ -376,6 +376,9 @@ fn with_hint(error: PublishError) -> anyhow::Error {
         PublishError::ReplacedKey { .. } => "sign with the newer key: --sign NAME",
         PublishError::OtherKeys { .. } => {
             "announce the new key by the newest one of the destination: 'sapwood key generate NEW --announced-by OLD'"
+        }
+        PublishError::NoKeyChain { .. } => {
+            "put NAME.announcement, which 'sapwood key generate' wrote, beside the key, or keys/generations back in its place"
         }
         PublishError::NotSigned { .. } => {
             "only a ref that one of the keys signed before is signed again; publish it instead"

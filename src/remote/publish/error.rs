@@ -37,6 +37,11 @@ pub(crate) enum PublishError {
     /// The keys of the destination have another history than those that are to sign.
     #[error("the newest key of the destination is {}, and the keys that sign are not its successors", .found.short())]
     OtherKeys { found: PublicKey },
+    /// The destination has no list of the changes of its keys.
+    #[error(
+        "the refs of the destination are of generation {needed} of its keys, and it does not say which key replaced which"
+    )]
+    NoKeyChain { needed: u64 },
     /// The destination is another repository than this one publishes.
     #[error("the destination is repository {found}, and this repository publishes as {own}")]
     OtherRepository { own: RepositoryId, found: RepositoryId },

@@ -5,23 +5,30 @@
 //! *Used by* `cli`.
 
 use super::error::PublishError;
+use super::existing::Survey;
 use crate::remote::layout;
 use crate::remote::published::PublishedError;
 use crate::remote::transport::Transport;
 use crate::trust::{KEY_CHAIN_SIZE_MAX, KeyChain, PublicKey};
 
 /// Returns the chain to publish with: the longer one of `own` and the one at the destination, which must continue each
-/// other. A published chain that ends in none of `signers` is not used.
+/// other. The published chain is used as it is if it has nothing to do with `signers`, which are the keys of another builder.
 ///
 /// # Errors
 /// [`PublishError::ReplacedKey`] when a newer key replaced one of `signers` at the destination, and it is not among them;
-/// [`PublishError::OtherKeys`] when the chains differ.
+/// [`PublishError::OtherKeys`] when the chains differ; [`PublishError::NoKeyChain`] when the destination lacks a chain that its
+/// refs are signed with, and `own` is shorter.
 pub(crate) fn choose_key_chain(
     transport: &Transport,
+    survey: &Survey,
     own: KeyChain,
     signers: &[PublicKey],
 ) -> Result<KeyChain, PublishError> {
-    let Some((bytes, _)) = transport.get(layout::KEY_CHAIN, KEY_CHAIN_SIZE_MAX)? else { return Ok(own) };
+    let Some((bytes, _)) = transport.get(layout::KEY_CHAIN, KEY_CHAIN_SIZE_MAX)? else {
+        let needed = survey.refs.values().filter(|published| published.is_signed_by(signers));
+        let needed = needed.map(|published| published.record.generation()).max().unwrap_or(0);
+        return if needed <= own.generation() { Ok(own) } else { Err(PublishError::NoKeyChain { needed }) };
+    };
     let published = KeyChain::parse(&bytes)
         .map_err(|error| PublishedError::Damaged { path: layout::KEY_CHAIN.to_owned(), reason: error.to_string() })?;
     let Some(newest) = published.announcements().last().copied() else { return Ok(own) };
@@ -29,7 +36,8 @@ pub(crate) fn choose_key_chain(
         return Ok(own);
     }
     let replaced = signers.iter().find_map(|key| published.replaced(*key));
-    if own.is_continued_by(&published) && signers.contains(&newest.new) {
+    let is_apart = own.generation() == 0 && !signers.iter().any(|key| published.concerns(*key));
+    if is_apart || own.is_continued_by(&published) && signers.contains(&newest.new) {
         return Ok(published);
     }
     match replaced {

@@ -32,7 +32,7 @@ pub(crate) fn refresh(
     let mut refs = Vec::new();
     for name in names.iter().chain(survey.refs.keys().filter(|_| names.is_empty())) {
         let published = survey.refs.get(name).ok_or_else(|| PublishError::NotPublished(name.clone()))?;
-        match keys.check(SignaturePurpose::Ref, &published.envelope) {
+        match keys.check(SignaturePurpose::Ref, &published.envelope, name) {
             Ok(_) => {}
             Err(error) if names.is_empty() && survey.refs.len() > 1 => {
                 tracing::warn!("'{name}' is not signed again: {error}");

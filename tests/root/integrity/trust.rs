@@ -275,3 +275,201 @@ fn replaced_key_can_neither_sign_nor_announce_nor_lock_out() {
         assert_eq!(fixture.as_user(client, ["cat", "remotes/os/main:/file"]).success(), "two");
     }
 }
+
+/// Two builders publish to one place, each with a key of its own; one of them changes it.
+#[test]
+fn builder_goes_on_when_another_one_changes_its_key() {
+    let fixture = Fixture::new("trust-builders");
+    for key in ["one", "two"] {
+        fixture.generate(key);
+    }
+    fixture.commit("main", "by one");
+    fixture.publish(&["--sign", "one"]).success();
+    let url = fixture.url();
+    let clients = [("both", &["one", "two"][..]), ("second", &["two"]), ("first", &["one"])].map(|(name, keys)| {
+        let client = fixture.sandbox.repository(name);
+        let keys = keys.iter().flat_map(|key| ["--key", key]);
+        fixture.as_user(&client, ["remote", "add", "os", &url].into_iter().chain(keys)).success();
+        client
+    });
+    let pull = |client: usize| fixture.as_user(&clients[client], ["pull", "os:main"]);
+    let content = |client: usize| fixture.as_user(&clients[client], ["cat", "remotes/os/main:/file"]).success();
+    for client in [0, 2] {
+        pull(client).success();
+    }
+
+    // Each state is signed by both, and one of the keys is replaced.
+    fixture.as_user(&fixture.publisher, ["key", "generate", "one-2", "--announced-by", "one"]).success();
+    fixture.commit("main", "by both");
+    fixture.publish(&["--sign", "two", "--sign", "one-2"]).success();
+    for client in [0, 1, 2] {
+        pull(client).success();
+        assert_eq!(content(client), "by both", "client {client}");
+    }
+    // The other builder alone, which never heard of the change.
+    fixture.commit("main", "by two");
+    fixture.publish(&["--sign", "two"]).success();
+    for client in [0, 1] {
+        pull(client).success();
+        assert_eq!(content(client), "by two", "client {client}");
+    }
+    let said = pull(2).failure(1);
+    assert!(said.contains("not trusted"), "{said}");
+    // Then the first again. No state of before is accepted.
+    fixture.commit("main", "by one again");
+    fixture.publish(&["--sign", "one-2"]).success();
+    for client in [0, 2] {
+        pull(client).success();
+        assert_eq!(content(client), "by one again", "client {client}");
+    }
+    // The destination lost what the generation of its refs means, and so did the publisher.
+    fs::remove_file(fixture.published("keys/generations")).expect("published");
+    fs::remove_file(fixture.sandbox.join("keys/one-2.announcement")).expect("it was made");
+    fixture.commit("main", "later");
+    let said = fixture.publish(&["--sign", "one-2"]).failure(1);
+    assert!(said.contains("generation 1") && said.contains("NAME.announcement"), "{said}");
+}
+
+#[test]
+fn as_many_keys_have_to_sign_as_the_remote_requires() {
+    let fixture = Fixture::new("trust-several");
+    for key in ["a", "b", "c", "stranger"] {
+        fixture.generate(key);
+    }
+    let keys = ["--key", "a", "--key", "b", "--key", "c"];
+    let add = |more: &[&str]| {
+        let url = fixture.url();
+        let words = ["remote", "add", "--replace", "os", &url].into_iter().chain(keys).chain(more.iter().copied());
+        fixture.as_user(&fixture.client, words)
+    };
+    let said = add(&["--signatures", "4"]).failure(1);
+    assert!(said.contains("4 of the keys") && said.contains("only 3"), "{said}");
+    add(&["--signatures", "2"]).success();
+    let cases: [(&[&str], Option<&str>); 5] = [
+        (&["a"], Some("1 of the trusted keys signed it, and 2 are required")),
+        (&["a", "stranger"], Some("1 of the trusted keys signed it, and 2 are required")),
+        (&["stranger"], Some("not trusted")),
+        (&["b", "stranger", "a"], None),
+        (&["c", "a", "b"], None),
+    ];
+    for (number, (signers, refusal)) in cases.into_iter().enumerate() {
+        fixture.commit("main", &format!("state {number}"));
+        let signers: Vec<&str> = signers.iter().flat_map(|key| ["--sign", key]).collect();
+        fixture.publish(&signers).success();
+        match refusal {
+            None => drop(fixture.pull().success()),
+            Some(expected) => {
+                let said = fixture.pull().failure(1);
+                assert!(said.contains(expected), "{said}");
+            }
+        }
+    }
+    // The ref's signatures suffice, and the commit has too few.
+    let before = fs::read_dir(fixture.published("commits")).expect("published").count();
+    let name = fixture.commit("main", "commit with one signature");
+    fixture.publish(&["--sign", "a"]).success();
+    let path = fixture.published("commits");
+    let single = fs::read(path.join(&name)).expect("published");
+    fixture.publish(&["--sign", "a", "--sign", "b"]).success();
+    assert_eq!(fs::read_dir(&path).expect("published").count(), before + 1);
+    assert_ne!(fs::read(path.join(&name)).expect("published"), single, "a signature was added");
+    fs::write(path.join(&name), single).expect("owned by the test");
+    let said = fixture.pull().failure(1);
+    assert!(said.contains("is refused") && said.contains("2 are required"), "{said}");
+    let said = fixture.as_user(&fixture.client, ["remote", "key", "remove", "os", "a"]).success();
+    assert!(said.is_empty(), "{said}");
+    let said = fixture.as_user(&fixture.client, ["remote", "key", "remove", "os", "b"]).failure(1);
+    assert!(said.contains("2 of the keys"), "{said}");
+}
+
+#[test]
+fn key_limited_to_refs_counts_for_no_others() {
+    let fixture = Fixture::new("trust-limits");
+    for key in ["release", "nightly"] {
+        fixture.generate(key);
+    }
+    fixture.add_remote(&["release"]);
+    let key = |words: &[&str]| fixture.as_user(&fixture.client, ["remote", "key"].iter().chain(words));
+    key(&["add", "os", "nightly", "--refs", "testing/*", "--refs", "nightly"]).success();
+    let listed = key(&["list", "os"]).success();
+    assert!(listed.lines().nth(1).is_some_and(|line| line.ends_with(" for testing/* nightly")), "{listed}");
+    let url = fixture.url();
+    for name in ["main", "nightly", "testing/12"] {
+        fixture.commit(name, name);
+        fixture.as_user(&fixture.publisher, ["publish", "--sign", "nightly", &url, name]).success();
+    }
+    let pull = |name: &str| fixture.as_user(&fixture.client, ["pull", &format!("os:{name}")]);
+    for name in ["nightly", "testing/12"] {
+        pull(name).success();
+    }
+    let said = pull("main").failure(1);
+    assert!(said.contains("trusted for other refs than main") && said.contains("--refs"), "{said}");
+    // Its successor is trusted for the same refs.
+    fixture.as_user(&fixture.publisher, ["key", "generate", "nightly-2", "--announced-by", "nightly"]).success();
+    for name in ["main", "nightly"] {
+        fixture.commit(name, "again");
+        fixture.as_user(&fixture.publisher, ["publish", "--sign", "nightly-2", &url, name]).success();
+    }
+    pull("nightly").success();
+    let said = pull("main").failure(1);
+    assert!(said.contains("trusted for other refs than main"), "{said}");
+    fixture.publish(&["--sign", "release"]).success();
+    pull("main").success();
+    // Without a limit it counts for all.
+    key(&["add", "os", "nightly-2"]).success();
+    fixture.commit("main", "by nightly");
+    fixture.publish(&["--sign", "nightly-2"]).success();
+    pull("main").success();
+}
+
+/// What a machine that was just installed is told replaces what others remember.
+#[test]
+fn state_below_what_was_named_is_refused_at_once() {
+    let fixture = Fixture::new("trust-minimum");
+    fixture.generate("release");
+    for content in ["one", "two"] {
+        fixture.commit("main", content);
+    }
+    fixture.publish(&["--sign", "release"]).success();
+    let add = |least: &str| {
+        let url = fixture.url();
+        let words = ["remote", "add", "--replace", "os", &url, "--key", "release", "--at-least", least];
+        fixture.as_user(&fixture.client, words)
+    };
+    add("main").failure(2);
+    add("main=3").success();
+    let said = fixture.pull().failure(1);
+    assert!(said.contains("sequence 2 is below 3"), "{said}");
+    add("main=2").success();
+    fixture.pull().success();
+}
+
+/// A remote with a key of its own says that it is another repository.
+#[test]
+fn repository_with_the_identity_of_another_holds_nothing_back() {
+    let fixture = Fixture::new("trust-impostor");
+    for key in ["release", "impostor"] {
+        fixture.generate(key);
+    }
+    fixture.commit("main", "one");
+    fixture.publish(&["--sign", "release"]).success();
+    fixture.add_remote(&["release"]);
+    fixture.pull().success();
+    let shown = fixture.as_user(&fixture.client, ["remote", "show", "--json", "os"]).success();
+    let shown: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
+    let identity = shown["identity"].as_str().expect("pulled").to_owned();
+    let impostor = fixture.sandbox.repository("impostor");
+    let tree = fixture.sandbox.directory("evil");
+    for number in 0..4 {
+        fs::write(tree.join("file"), format!("{number}")).expect("writable");
+        impostor.commit("main", &tree);
+    }
+    let url = format!("file://{}", fixture.sandbox.join("elsewhere").display());
+    let words = ["publish", "--sign", "impostor", "--identity", &identity, &url, "main"];
+    fixture.as_user(&impostor, words).success();
+    fixture.as_user(&fixture.client, ["remote", "add", "m", &url, "--key", "impostor"]).success();
+    fixture.as_user(&fixture.client, ["pull", "m:main"]).success();
+    fixture.commit("main", "two");
+    fixture.publish(&["--sign", "release"]).success();
+    fixture.pull().success();
+}
