@@ -225,7 +225,7 @@ fn change_keys(remotes: &Remotes, action: &KeyAction) -> Result<()> {
 
 /// Checks that there are as many keys as have to sign.
 fn check_signatures(name: &RemoteName, config: &RemoteConfig) -> Result<()> {
-    let (required, keys) = (config.signatures.map_or(1, NonZeroU32::get), config.keys.len());
+    let (required, keys) = (config.signatures.map_or(0, NonZeroU32::get), config.keys.len());
     if keys < usize::try_from(required)? {
         bail!("{required} of the keys of '{name}' would have to sign, and it would have only {keys}");
     }
