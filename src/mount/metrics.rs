@@ -2,35 +2,27 @@
 //!
 //! Each metric family is one row of a table.
 //!
-//! *Not here*: opening the listener and the directory, which `start` does before the worker enters its sandbox.
+//! *Not here*: the web server (`metrics_server`); opening the listener and the directory, which `start` does before the worker enters its sandbox.
 //!
 //! *Used by* `cli`.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::io::{self, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::io;
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::control::ControlState;
+use super::metrics_server;
 use super::registry::{MountStatus, RunningMount};
 use crate::cache::LATENCY_BOUNDS_MS;
 use crate::disk;
 
 /// Interval at which the file is written. Collectors read it every 15 s or less often.
 const WRITE_INTERVAL: Duration = Duration::from_secs(10);
-
-/// How long a client may take to send its request, and to read the response.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Longest request in bytes.
-const REQUEST_MAX: usize = 8 << 10;
-
-/// The media type of the text.
-const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// A metric family: its name, kind and help text, and a function that returns its value for one mount, if it has one.
 struct MetricFamily {
@@ -176,41 +168,12 @@ impl MetricsOutput {
         }
         if let Some(listener) = self.listener {
             let serve = move || {
-                for stream in listener.incoming() {
-                    if let Err(error) = stream.and_then(|stream| serve_request(stream, &*text)) {
-                        tracing::debug!("metrics: {error}");
-                    }
+                if let Err(error) = metrics_server::serve(&listener, &*text) {
+                    tracing::warn!("the metrics are not served any more: {error}");
                 }
             };
             thread::Builder::new().name("metrics".to_owned()).spawn(serve)?;
         }
         Ok(())
     }
-}
-
-/// Serves one HTTP request. The time for it is limited, so that a client can only delay other clients.
-fn serve_request(mut stream: TcpStream, text: &dyn Fn() -> String) -> io::Result<()> {
-    stream.set_read_timeout(Some(REQUEST_TIMEOUT))?;
-    stream.set_write_timeout(Some(REQUEST_TIMEOUT))?;
-    let mut request = Vec::new();
-    let end = Instant::now() + REQUEST_TIMEOUT;
-    while !request.windows(4).any(|end| end == b"\r\n\r\n") {
-        let mut bytes = [0; 1024];
-        let length = stream.read(&mut bytes)?;
-        if length == 0 || request.len() > REQUEST_MAX || Instant::now() > end {
-            return Ok(());
-        }
-        request.extend_from_slice(&bytes[..length]);
-    }
-    let (status, body) = if request.starts_with(b"GET /metrics ") || request.starts_with(b"GET / ") {
-        ("200 OK", text())
-    } else {
-        ("404 Not Found", String::new())
-    };
-    let length = body.len();
-    let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: {MEDIA_TYPE}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
-    );
-    stream.write_all(head.as_bytes())?;
-    stream.write_all(body.as_bytes())
 }

@@ -38,6 +38,7 @@ mod error;
 mod handoff;
 mod log;
 mod metrics;
+mod metrics_server;
 mod processes;
 mod recording_file;
 mod registry;

@@ -94,6 +94,11 @@ fn metrics_agree_over_http_in_a_file_and_in_mounts() {
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.contains("openmetrics-text"), "{head}");
     assert!(get(address, "/etc/passwd").starts_with("HTTP/1.1 404"));
+    // Clients that say nothing, or half of it, keep no others waiting.
+    let mut idle: Vec<TcpStream> = (0..200).map(|_| TcpStream::connect(address).expect("it listens")).collect();
+    idle.iter_mut().step_by(2).for_each(|client| drop(client.write_all(b"GET /metr")));
+    assert!(get(address, "/metrics").starts_with("HTTP/1.1 200"));
+    drop(idle);
     let told = samples(&sandbox, body);
     let fetched = value(&told, "sapwood_fetch_requests_total");
     assert!(fetched > 0.0 && value(&told, "sapwood_read_bytes_total") > 1e5, "{told:#?}");
