@@ -161,10 +161,10 @@ impl Advice for TarEntryError {
     fn hint(&self) -> Option<String> {
         let text = match self {
             Self::Whiteout(_) => {
-                "let a program for images unpack the layers; --whiteouts verbatim takes such names as they are"
+                "--oci imports an image with all of its layers; --whiteouts verbatim takes such names as they are"
             }
             Self::ContainerImage => {
-                "'docker export CONTAINER | sapwood commit --ref REF --tar -' commits its filesystem"
+                "'sapwood commit --ref REF --oci FILE' lays its layers over each other and commits the result"
             }
             _ => return None,
         };

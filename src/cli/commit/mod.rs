@@ -14,7 +14,7 @@ use serde_json::json;
 use super::{output, repository};
 use crate::cli::context::{Context, Run};
 use crate::compose::selinux::FileContexts;
-use crate::compose::source::{Exclusions, ImportProgress};
+use crate::compose::source::{Exclusions, ImportProgress, OciSource};
 use crate::compose::{CommitRequest, Committed, ParentChoice, commit_tree};
 use crate::disk;
 use crate::model::{Commit, RefName};
@@ -22,7 +22,7 @@ use crate::store::StoreWriter;
 
 mod sources;
 
-use sources::{SourceOptions, TreeSource, WhiteoutRule, import};
+use sources::{Imported, SourceOptions, TreeSource, WhiteoutRule, import};
 
 /// Store directories or tar archives as a commit
 #[derive(Debug, clap::Args)]
@@ -33,6 +33,8 @@ Examples:
   docker export c1 | sapwood commit --ref app --tar -
   SOURCE_DATE_EPOCH=0 sapwood commit --ref app --owner 0:0 ./root
       the same first commit on every machine
+  sapwood commit --ref app --oci oci-layout-or-archive
+      a container image, as skopeo, podman save and docker save write it
   sapwood commit --ref app --exclude /var/cache/ --exclude '*.pyc' ./root
   sapwood commit --ref app --tree ref=debian/12 --tree dir=app --tree tar=c.tar
       later ones over earlier ones
@@ -40,7 +42,9 @@ Examples:
 Patterns of --exclude have the meaning that rsync gives them: /NAME is matched from the top, NAME anywhere, NAME/ only for \
 directories; * does not match a slash, ** does. What is below a directory that is left out is left out, too.
 
-Layers of container images are laid over each other with several --tar, except that their whiteouts (.wh.NAME) are refused.
+Container images. --oci reads the layers of one, over each other, with their whiteouts; nothing is unpacked, and every digest is \
+checked. From a registry: skopeo copy docker://IMAGE oci:DIR. What the image says about running it is kept as facts of the \
+commit (oci.config; 'sapwood show --json'). Labels of SELinux in it are left out; --selinux-file-contexts gives new ones.
 
 The commit id is the only thing on standard output. It covers the tree and what is said about it: parent, sequence, time, \
 texts. The image id covers the tree alone, names, metadata and contents: equal trees have equal image ids, whatever their \
@@ -102,8 +106,16 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["directory", "one_file_system"])]
     tar: Vec<PathBuf>,
 
-    /// Lay these over each other, later over earlier: dir=DIR, tar=FILE or ref=SOURCE, also ref=SOURCE:/DIR
-    #[arg(long, value_name = "KIND=SOURCE", conflicts_with_all = ["directory", "tar"])]
+    /// Read this container image: a layout's directory, an archive of one, or what docker save wrote; with :NAME if it has several
+    #[arg(long, value_name = "IMAGE", conflicts_with_all = ["directory", "one_file_system", "tar"])]
+    oci: Option<String>,
+
+    /// The architecture of container images that are for several: amd64, arm64, arm/v7 (default: this machine's)
+    #[arg(long, value_name = "ARCH")]
+    arch: Option<String>,
+
+    /// Lay these over each other, later over earlier: dir=DIR, tar=FILE, oci=IMAGE or ref=SOURCE, also ref=SOURCE:/DIR
+    #[arg(long, value_name = "KIND=SOURCE", conflicts_with_all = ["directory", "tar", "oci"])]
     tree: Vec<TreeSource>,
 
     /// What to do with entries named .wh.… in archives, which in layers of container images remove others
@@ -111,7 +123,7 @@ pub(crate) struct Args {
     whiteouts: WhiteoutRule,
 
     /// The directory
-    #[arg(value_name = "DIR", required_unless_present_any = ["tar", "tree"])]
+    #[arg(value_name = "DIR", required_unless_present_any = ["tar", "tree", "oci"])]
     directory: Option<PathBuf>,
 
     /// Print JSON instead of the bare id
@@ -143,8 +155,9 @@ impl Run for Args {
             now,
             exclusions: exclusions(&self.exclude, &self.exclude_from)?,
             whiteouts: self.whiteouts,
+            architecture: self.arch.clone(),
         };
-        let (mut tree, caches) =
+        let Imported { mut tree, caches, facts } =
             output::while_importing(&progress, || import(&self.sources(), &writer, &options, &progress))?;
         if let Some(contexts) = contexts {
             contexts.apply(&mut tree)?;
@@ -156,7 +169,7 @@ impl Run for Args {
             timestamp,
             parent,
             skip_if_unchanged: self.skip_if_unchanged,
-            extra: std::collections::BTreeMap::new(),
+            extra: facts,
         };
         let committed = commit_tree(&writer, &tree, &request)?;
         for (root, cache) in caches {
@@ -179,6 +192,7 @@ impl Args {
             .cloned()
             .map(TreeSource::Directory)
             .chain(archives)
+            .chain(self.oci.as_deref().map(|text| TreeSource::Oci(OciSource::parse(text))))
             .chain(self.tree.iter().cloned())
             .collect()
     }

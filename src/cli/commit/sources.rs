@@ -4,6 +4,7 @@
 //!
 //! *Used by* `cli::commit`.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -13,7 +14,8 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::cli::repository;
 use crate::compose::source::{
-    Exclusions, ImportOptions, ImportProgress, MountedImage, TarOptions, Whiteouts, overlay, read_directory, read_tar,
+    Exclusions, ImportOptions, ImportProgress, MountedImage, OciSource, TarOptions, Whiteouts, overlay, read_directory,
+    read_oci, read_tar,
 };
 use crate::disk;
 use crate::image::{Image, NodeId, Tree};
@@ -31,6 +33,8 @@ pub(super) enum TreeSource {
     Tar(PathBuf),
     /// A commit, or a directory of one.
     Commit(String),
+    /// A container image.
+    Oci(OciSource),
 }
 
 impl FromStr for TreeSource {
@@ -41,7 +45,8 @@ impl FromStr for TreeSource {
             Some(("dir", path)) if !path.is_empty() => Ok(Self::Directory(path.into())),
             Some(("tar", path)) if !path.is_empty() => Ok(Self::Tar(path.into())),
             Some(("ref", source)) if !source.is_empty() => Ok(Self::Commit(source.to_owned())),
-            _ => bail!("give dir=DIR, tar=FILE or ref=SOURCE"),
+            Some(("oci", source)) if !source.is_empty() => Ok(Self::Oci(OciSource::parse(source))),
+            _ => bail!("give dir=DIR, tar=FILE, oci=IMAGE or ref=SOURCE"),
         }
     }
 }
@@ -62,10 +67,20 @@ pub(super) struct SourceOptions {
     pub(super) now: i64,
     pub(super) exclusions: Exclusions,
     pub(super) whiteouts: WhiteoutRule,
+    /// The architecture of container images; that of this machine unless given.
+    pub(super) architecture: Option<String>,
+}
+
+/// What was read.
+pub(super) struct Imported {
+    pub(super) tree: Tree,
+    pub(super) caches: NewCaches,
+    /// What is said about a container image.
+    pub(super) facts: BTreeMap<String, String>,
 }
 
 /// The full paths of the directories that were read, with their new caches of file states.
-type NewCaches = Vec<(PathBuf, StatCache)>;
+pub(super) type NewCaches = Vec<(PathBuf, StatCache)>;
 
 /// Reads all sources and lays each over those before it.
 pub(super) fn import(
@@ -73,8 +88,8 @@ pub(super) fn import(
     writer: &StoreWriter,
     options: &SourceOptions,
     progress: &ImportProgress,
-) -> Result<(Tree, NewCaches)> {
-    let (mut whole, mut caches) = (None, Vec::new());
+) -> Result<Imported> {
+    let (mut whole, mut caches, mut facts) = (None, Vec::new(), BTreeMap::new());
     for source in sources {
         whole = Some(match source {
             TreeSource::Directory(directory) => {
@@ -85,6 +100,12 @@ pub(super) fn import(
             }
             // The archive is read over the earlier tree, whose directories it need not name and whose files it may link to.
             TreeSource::Tar(file) => import_tar(file, whole, writer, options, progress)?,
+            TreeSource::Oci(source) => {
+                let over = TarOptions { lower: whole, ..tar_options(options) };
+                let image = read_oci(source, options.architecture.as_deref(), writer, &over, progress)?;
+                facts.extend(image.facts);
+                image.tree
+            }
             TreeSource::Commit(source) => {
                 let (mut tree, top) = commit_tree(source, writer)?;
                 restrict(&mut tree, top, options);
@@ -92,7 +113,7 @@ pub(super) fn import(
             }
         });
     }
-    Ok((whole.context("give a directory, --tar or --tree")?, caches))
+    Ok(Imported { tree: whole.context("give a directory, --tar, --oci or --tree")?, caches, facts })
 }
 
 /// Lays the directory `top` of a tree over an earlier tree.
@@ -176,6 +197,18 @@ fn mounted_image(directory: &Path) -> Option<MountedImage> {
     Some(MountedImage { image, device: u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor) })
 }
 
+fn tar_options(options: &SourceOptions) -> TarOptions {
+    TarOptions {
+        owner: options.owner,
+        exclusions: options.exclusions.clone(),
+        whiteouts: match options.whiteouts {
+            WhiteoutRule::Refuse => Whiteouts::Refuse,
+            WhiteoutRule::Verbatim => Whiteouts::Verbatim,
+        },
+        lower: None,
+    }
+}
+
 fn import_tar(
     file: &Path,
     lower: Option<Tree>,
@@ -188,14 +221,6 @@ fn import_tar(
     } else {
         Box::new(File::open(file).with_context(|| format!("cannot open {}", file.display()))?)
     };
-    let options = TarOptions {
-        owner: options.owner,
-        exclusions: options.exclusions.clone(),
-        whiteouts: match options.whiteouts {
-            WhiteoutRule::Refuse => Whiteouts::Refuse,
-            WhiteoutRule::Verbatim => Whiteouts::Verbatim,
-        },
-        lower,
-    };
+    let options = TarOptions { lower, ..tar_options(options) };
     read_tar(reader, writer, options, progress).with_context(|| format!("cannot read the archive {}", file.display()))
 }

@@ -1,4 +1,5 @@
-//! The sources of trees: a directory of this machine (`directory`, `walk`, `mounted`) and a tar archive (`tar`), what is left
+//! The sources of trees: a directory of this machine (`directory`, `walk`, `mounted`) a tar archive (`tar`) and a
+//! container image (`oci`), what is left
 //! out of them (`exclude`, `foreign_xattrs`), and several over each other (`overlay`).
 //!
 //! *Used by* `cli::commit` and the rest of `compose`.
@@ -8,6 +9,7 @@ mod error;
 mod exclude;
 mod foreign_xattrs;
 mod mounted;
+mod oci;
 mod overlay;
 mod progress;
 mod tar;
@@ -18,6 +20,7 @@ pub use directory::{ImportOptions, read_directory};
 pub(crate) use error::DirectoryError;
 pub use exclude::{Exclusions, PatternError};
 pub(crate) use mounted::MountedImage;
+pub(crate) use oci::{OciSource, read_oci};
 pub(crate) use overlay::overlay;
 pub use progress::ImportProgress;
 pub(crate) use tar::TarEntryError;

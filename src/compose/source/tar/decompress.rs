@@ -39,7 +39,7 @@ pub(crate) struct TrailingGarbage;
 ///
 /// # Errors
 /// [`io::Error`], which contains an [`UnknownCompression`] where that is the cause.
-pub(super) fn open<'a>(mut archive: impl Read + 'a) -> io::Result<Box<dyn BufRead + 'a>> {
+pub(in crate::compose::source) fn open<'a>(mut archive: impl Read + 'a) -> io::Result<Box<dyn BufRead + 'a>> {
     let mut magic = Vec::with_capacity(MAGIC_MAX);
     archive.by_ref().take(MAGIC_MAX as u64).read_to_end(&mut magic)?;
     let compression = Compression::of(&magic);

@@ -23,6 +23,8 @@ mod archive;
 mod decompress;
 mod encoding;
 mod header;
+mod index;
+mod layer;
 mod pax;
 mod sparse;
 mod tree_builder;
@@ -30,11 +32,15 @@ mod tree_builder;
 use std::io::{self, Read};
 
 pub(crate) use archive::FormatError;
+pub(super) use decompress::open as decompress;
+pub(super) use index::{IndexedMember, index_archive};
 pub(crate) use tree_builder::TarEntryError;
+pub(super) use tree_builder::default_directory;
 
 use self::archive::{Archive, FileShape, Member, MemberKind};
+use self::layer::WHITEOUT_PREFIX;
 use self::sparse::SparseReader;
-use self::tree_builder::TreeBuilder;
+use self::tree_builder::{Layer, TreeBuilder};
 use super::{Exclusions, ImportProgress};
 use crate::image::Tree;
 use crate::model::{AclSubject, Content, ImagePath, NodeKind};
@@ -42,9 +48,6 @@ use crate::store::{StoreWriter, WriteError};
 
 /// Largest `etc/passwd` or `etc/group` in bytes whose names are used for ACLs.
 const ACCOUNT_FILE_MAX: u64 = 1 << 20;
-
-/// The beginning of names that stand for a removed entry in a layer of a container image.
-const WHITEOUT_PREFIX: &[u8] = b".wh.";
 
 /// Most bytes of a path that a message shows.
 const SHOWN_PATH_MAX: usize = 1000;
@@ -95,6 +98,8 @@ pub enum Whiteouts {
     Refuse,
     /// They are entries as any others.
     Verbatim,
+    /// The archive is a layer, and is laid over those below as one (`layer`).
+    Apply,
 }
 
 /// Options of [`read_tar`].
@@ -121,7 +126,11 @@ pub fn read_tar(
     progress: &ImportProgress,
 ) -> Result<Tree, TarError> {
     let mut archive = Archive::new(decompress::open(reader).map_err(TarError::Open)?);
-    let mut builder = TreeBuilder::new(options.lower.take(), options.owner);
+    let mut builder = TreeBuilder::new(
+        options.lower.take(),
+        options.owner,
+        (options.whiteouts == Whiteouts::Apply).then(Layer::default),
+    );
     let mut last = None;
     loop {
         let member = match archive.next() {
@@ -163,10 +172,15 @@ fn import_member<R: io::BufRead>(
     {
         return Ok(());
     }
-    if options.whiteouts == Whiteouts::Refuse
-        && let Some(removed) = path.name().and_then(|name| name.as_bytes().strip_prefix(WHITEOUT_PREFIX))
-    {
-        return Err(entry_error(TarEntryError::Whiteout(display_path(removed))));
+    if options.whiteouts == Whiteouts::Apply && layer::is_below_whiteout(&path) {
+        return Ok(());
+    }
+    if let Some(removed) = path.name().and_then(|name| name.as_bytes().strip_prefix(WHITEOUT_PREFIX)) {
+        match options.whiteouts {
+            Whiteouts::Refuse => return Err(entry_error(TarEntryError::Whiteout(display_path(removed)))),
+            Whiteouts::Apply => return builder.apply_whiteout(&path, removed).map_err(entry_error),
+            Whiteouts::Verbatim => {}
+        }
     }
     let kind = match &member.kind {
         MemberKind::HardLink { target, size } => {

@@ -6,7 +6,7 @@
 //!
 //! *Used by* `read_tar`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::super::foreign_xattrs::ForeignXattrs;
 use super::archive::Member;
@@ -68,12 +68,34 @@ pub enum TarEntryError {
 
 /// A tree under construction.
 pub(super) struct TreeBuilder {
-    tree: Tree,
+    pub(super) tree: Tree,
+    /// What the archive has itself, if it is a layer of a container image.
+    pub(super) layer: Option<Layer>,
     owner: Option<(u32, u32)>,
     account_ids: AccountIds,
     /// ACLs with names, whose numbers may appear only later in the archive.
     pending: Vec<PendingAcl>,
     foreign: ForeignXattrs,
+}
+
+/// The entries that the layer has, and directories with such entries.
+#[derive(Debug, Default)]
+pub(super) struct Layer {
+    pub(super) own: HashSet<NodeId>,
+}
+
+impl Layer {
+    fn add(&mut self, node: NodeId) {
+        self.own.insert(node);
+    }
+}
+
+/// Whether missing directories are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Missing {
+    Made,
+    /// The path then leads nowhere.
+    Left,
 }
 
 struct PendingAcl {
@@ -85,9 +107,15 @@ struct PendingAcl {
 
 impl TreeBuilder {
     /// Begins with the tree of earlier archives, or with an empty one.
-    pub(super) fn new(lower: Option<Tree>, owner: Option<(u32, u32)>) -> Self {
-        let tree = lower.unwrap_or_else(|| Tree::new(default_directory(owner)));
-        Self { tree, owner, account_ids: AccountIds::default(), pending: Vec::new(), foreign: ForeignXattrs::default() }
+    pub(super) fn new(lower: Option<Tree>, owner: Option<(u32, u32)>, layer: Option<Layer>) -> Self {
+        Self {
+            tree: lower.unwrap_or_else(|| Tree::new(default_directory(owner))),
+            layer,
+            owner,
+            account_ids: AccountIds::default(),
+            pending: Vec::new(),
+            foreign: ForeignXattrs::default(),
+        }
     }
 
     /// Returns the known numbers of users and groups, so that more can be added.
@@ -111,7 +139,7 @@ impl TreeBuilder {
             uid,
             gid,
             mtime: member.mtime,
-            xattrs: collect_xattrs(&member.records, &mut self.foreign)?,
+            xattrs: self.collect_xattrs(&member.records)?,
         };
         let node = self.insert(&path, Node { metadata, kind })?;
         self.set_acls(node, &path, &member.records)
@@ -124,7 +152,7 @@ impl TreeBuilder {
         target: &ImagePath,
         content: Option<Content>,
     ) -> Result<(), TarEntryError> {
-        let found = self.tree.resolve(target).ok_or_else(|| TarEntryError::LinkTarget(target.clone()))?;
+        let found = self.resolve(target)?.ok_or_else(|| TarEntryError::LinkTarget(target.clone()))?;
         let node = self.tree.node_mut(found);
         if let (NodeKind::Regular(known), Some(content)) = (&mut node.kind, content) {
             *known = content;
@@ -134,13 +162,16 @@ impl TreeBuilder {
             return Ok(());
         }
         self.remove_existing(parent, &name)?;
+        if let Some(layer) = &mut self.layer {
+            layer.add(found);
+        }
         Ok(self.tree.link(parent, name, found)?)
     }
 
     /// Returns the finished tree. Fails with the entry that cannot be finished.
     pub(super) fn finish(mut self) -> Result<Tree, (ImagePath, TarEntryError)> {
         self.foreign.warn();
-        if self.is_container_image() {
+        if self.layer.is_none() && self.is_container_image() {
             return Err((ImagePath::root(), TarEntryError::ContainerImage));
         }
         let names = std::cell::RefCell::new(ForeignNames::default());
@@ -167,7 +198,25 @@ impl TreeBuilder {
         (has(b"oci-layout") && has(b"blobs")) || (has(b"manifest.json") && (has(b"blobs") || has_layer()))
     }
 
+    /// Adds an entry, or changes a directory, and notes that the archive has it.
     fn insert(&mut self, path: &ImagePath, node: Node) -> Result<NodeId, TarEntryError> {
+        let inserted = self.insert_or_change(path, node)?;
+        if let Some(layer) = &mut self.layer {
+            layer.add(inserted);
+        }
+        Ok(inserted)
+    }
+
+    /// Returns the entry of a path, whose last part is not followed.
+    fn resolve(&mut self, path: &ImagePath) -> Result<Option<NodeId>, TarEntryError> {
+        let Some((name, parents)) = path.components().split_last().filter(|_| self.layer.is_some()) else {
+            return Ok(self.tree.resolve(path));
+        };
+        let parent = self.follow(parents, Missing::Left, &|_, _| false)?;
+        Ok(parent.and_then(|parent| self.tree.child(parent, name.as_bytes())))
+    }
+
+    fn insert_or_change(&mut self, path: &ImagePath, node: Node) -> Result<NodeId, TarEntryError> {
         let is_directory = node.kind == NodeKind::Directory;
         let existing = if path.is_root() {
             if !is_directory {
@@ -175,7 +224,7 @@ impl TreeBuilder {
             }
             Some(self.tree.root())
         } else {
-            self.tree.resolve(path)
+            self.resolve(path)?
         };
         if let Some(existing) = existing
             && is_directory
@@ -192,7 +241,7 @@ impl TreeBuilder {
     /// Removes the entry that a later one replaces.
     fn remove_existing(&mut self, parent: NodeId, name: &EntryName) -> Result<(), TarEntryError> {
         if let Some(existing) = self.tree.child(parent, name.as_bytes()) {
-            if self.tree.children(existing).next().is_some() {
+            if self.layer.is_none() && self.tree.children(existing).next().is_some() {
                 return Err(TarEntryError::DirectoryInTheWay);
             }
             self.tree.remove(parent, name);
@@ -203,14 +252,16 @@ impl TreeBuilder {
     /// Returns the directory of an entry, created if it is missing, and the entry's name in it.
     fn parent_directory(&mut self, path: &ImagePath) -> Result<(NodeId, EntryName), TarEntryError> {
         let (name, parents) = path.components().split_last().ok_or(TarEntryError::Root)?;
+        if self.layer.is_some() {
+            let directory = self.follow(parents, Missing::Made, &|_, _| false)?;
+            let directory = directory.ok_or_else(|| TarEntryError::NotADirectory(path.clone()))?;
+            return Ok((directory, name.clone()));
+        }
         let mut directory = self.tree.root();
         for (depth, parent) in parents.iter().enumerate() {
             directory = match self.tree.child(directory, parent.as_bytes()) {
                 Some(node) => node,
-                None => {
-                    let node = Node { metadata: default_directory(self.owner), kind: NodeKind::Directory };
-                    self.tree.insert(directory, parent.clone(), node)?
-                }
+                None => self.make_directory(directory, parent.clone())?,
             };
             if self.tree.node(directory).kind != NodeKind::Directory {
                 let parents = parents[..=depth].iter().cloned();
@@ -220,6 +271,28 @@ impl TreeBuilder {
             }
         }
         Ok((directory, name.clone()))
+    }
+
+    /// Makes a directory for which the archive has no entry.
+    pub(super) fn make_directory(&mut self, parent: NodeId, name: EntryName) -> Result<NodeId, TarEntryError> {
+        let node = Node { metadata: default_directory(self.owner), kind: NodeKind::Directory };
+        Ok(self.tree.insert(parent, name, node)?)
+    }
+
+    /// Returns the attributes that the tree keeps. Labels of a layer are those of the machine that built the image.
+    fn collect_xattrs(&mut self, records: &PaxRecords) -> Result<Xattrs, XattrError> {
+        let mut all = records.libarchive_xattrs.clone();
+        all.extend(records.xattrs.iter().map(|(name, value)| (name.clone(), value.clone())));
+        if let Some(label) = &records.selinux {
+            // The record has no NUL at the end, but the attribute does.
+            all.entry(SELINUX_ATTRIBUTE.to_vec()).or_insert_with(|| [label, &[0][..]].concat());
+        }
+        if self.layer.is_some() {
+            all.remove(SELINUX_ATTRIBUTE);
+        }
+        let mut pairs = all.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+        self.foreign.remove_from(&mut pairs);
+        Xattrs::new(pairs)
     }
 
     /// Sets the ACLs of a node. They come as attributes, as text, or as both; the attribute is exact and takes precedence.
@@ -247,21 +320,9 @@ fn set_acl(xattrs: &mut Xattrs, attribute: &'static [u8], acl: &PosixAcl) -> Res
     Ok(xattrs.set(attribute, &acl.to_xattr())?)
 }
 
-fn default_directory(owner: Option<(u32, u32)>) -> Metadata {
+pub(in crate::compose::source) fn default_directory(owner: Option<(u32, u32)>) -> Metadata {
     let (uid, gid) = owner.unwrap_or_default();
     Metadata { permissions: DEFAULT_DIRECTORY_MODE, uid, gid, mtime: Timestamp::default(), xattrs: Xattrs::default() }
-}
-
-fn collect_xattrs(records: &PaxRecords, foreign: &mut ForeignXattrs) -> Result<Xattrs, XattrError> {
-    let mut all = records.libarchive_xattrs.clone();
-    all.extend(records.xattrs.iter().map(|(name, value)| (name.clone(), value.clone())));
-    if let Some(label) = &records.selinux {
-        // The record has no NUL at the end, but the attribute does.
-        all.entry(SELINUX_ATTRIBUTE.to_vec()).or_insert_with(|| [label, &[0][..]].concat());
-    }
-    let mut pairs = all.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
-    foreign.remove_from(&mut pairs);
-    Xattrs::new(pairs)
 }
 
 /// What the names in ACLs stand for that the archive has no number of.
