@@ -56,7 +56,7 @@ impl Run for Args {
             let path = ImagePath::parse(text.as_bytes())?.to_bytes();
             let places = crate::compose::metadata::candidate_paths(&path);
             let existing = places.iter().find(|place| commit.contains(place).unwrap_or(false));
-            let found = existing.map(|place| owners.owners(place)).unwrap_or_default();
+            let found = owners.owners(existing.unwrap_or(&path));
             if existing.is_none() && !path.starts_with(b"/var/") {
                 bail!("there is no {text} in {}", self.source);
             }

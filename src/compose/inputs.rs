@@ -19,7 +19,7 @@ use crate::disk;
 pub(crate) const KEY: &str = "compose.inputs";
 
 /// Raise this when the same inputs have to give another image than before.
-const RULES_VERSION: u32 = 1;
+const RULES_VERSION: u32 = 2;
 
 /// Returns the digest in hex.
 ///
@@ -29,6 +29,8 @@ pub(crate) fn digest(treefile: &Treefile, packages: &PackageList) -> Result<Stri
     let mut plain = treefile.clone();
     // The packages of these files are in the list, and their paths do not change the image.
     plain.local_packages.clear();
+    // Nor does the ref.
+    plain.ref_name = plain.distribution.parse().unwrap_or(plain.ref_name);
     let mut hasher = Sha256::new();
     hasher.update(format!("sapwood compose inputs {RULES_VERSION} {}\n", env!("CARGO_PKG_VERSION")));
     for file in &mut plain.add_files {

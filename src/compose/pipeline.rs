@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::commit::{CommitRequest, CommitTreeError, ParentChoice as CommitParent, commit_tree};
-use super::engine::{Engine, EngineContext, EngineError, FileOwners, Resolution, create_engine};
+use super::engine::{EngineContext, EngineError, FileOwners, Resolution, create_engine};
 use super::inputs;
 use super::layout::{self, LayoutError, LayoutOptions, os_release, users::ParentUsers};
 use super::lock::{LockFile, LockFileError};
@@ -198,12 +198,14 @@ fn compose_packages(
     engine.install(treefile, &resolution, &root, time)?;
     let engine_time = start.elapsed();
     let start = Instant::now();
-    let file_owners = change_root(request, &*engine, &root, time)?;
+    let file_owners = engine.file_owners(&root)?;
+    let kept_host_files = change_root(request, &file_owners, &root, time)?;
     let scripts_time = start.elapsed();
     let finished = FinishedRoot {
         root: &root,
         list: with_source_packages(list, &engine.installed(&root)?),
         file_owners,
+        kept_host_files,
         inputs,
         time,
     };
@@ -249,13 +251,10 @@ fn compose_given_root(
         None => newest_mtime(given)?,
     };
     let root = if InstalledRoot::is_changed_by(treefile) { copy_root(request, given)? } else { given.to_owned() };
-    let file_owners = match &engine {
-        Some(engine) if root != given => change_root(request, &**engine, &root, time)?,
-        Some(engine) => engine.file_owners(&root)?,
-        None => FileOwners::default(),
-    };
+    let file_owners = engine.as_ref().map_or_else(|| Ok(FileOwners::default()), |engine| engine.file_owners(&root))?;
+    let kept_host_files = if root == given { Vec::new() } else { change_root(request, &file_owners, &root, time)? };
     let scripts_time = start.elapsed();
-    let finished = FinishedRoot { root: &root, list, file_owners, inputs: String::new(), time };
+    let finished = FinishedRoot { root: &root, list, file_owners, kept_host_files, inputs: String::new(), time };
     let (committed, image_time) = commit_root(request, parent, finished)?;
     Ok(ComposeOutcome::Composed(Box::new(Composed {
         id: committed.id,
@@ -293,20 +292,22 @@ fn with_source_packages(mut list: PackageList, installed: &[packages::Package]) 
     PackageList::new(list.format, list.packages)
 }
 
-/// Applies the treefile's changes to the root on disk, and then makes the initramfs.
+/// Applies the treefile's changes to the root on disk, and then makes the initramfs. Returns which of the host's files the treefile
+/// wrote.
 fn change_root(
     request: &ComposeRequest<'_>,
-    engine: &dyn Engine,
+    file_owners: &FileOwners,
     path: &Path,
     time: i64,
-) -> Result<FileOwners, ComposeError> {
-    let file_owners = engine.file_owners(path)?;
+) -> Result<Vec<&'static str>, ComposeError> {
     let root = InstalledRoot::open(path, request.runner, time)?;
-    root.apply_treefile(request.treefile, &file_owners)?;
+    let before = root.host_files();
+    root.apply_treefile(request.treefile, file_owners)?;
+    let changed = root.host_files().changed_since(&before);
     if request.treefile.initramfs != InitramfsKind::None {
         root.make_initramfs(request.treefile)?;
     }
-    Ok(file_owners)
+    Ok(changed)
 }
 
 /// A root that is finished on disk, and what is known about it.
@@ -314,6 +315,7 @@ struct FinishedRoot<'a> {
     root: &'a Path,
     list: PackageList,
     file_owners: FileOwners,
+    kept_host_files: Vec<&'static str>,
     inputs: String,
     time: i64,
 }
@@ -338,6 +340,7 @@ fn commit_root(
         parent: parent.map_or(&no_users, |parent| &parent.users),
         version: version.as_deref(),
         time: finished.time,
+        kept_host_files: &finished.kept_host_files,
     };
     let layout = layout::apply(&mut staged, &options)?;
     for name in &layout.unknown_names {
@@ -400,7 +403,7 @@ fn write_metadata(
         return Ok(());
     }
     let subject = SbomSubject {
-        name: treefile.ref_name.as_str(),
+        name: &treefile.distribution,
         version,
         distribution: &treefile.distribution,
         release: treefile.releasever.as_deref(),

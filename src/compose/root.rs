@@ -9,8 +9,8 @@
 //! *Used by* `pipeline`.
 
 use std::collections::BTreeMap;
-use std::fs::{self, Permissions};
-use std::io;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,7 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 
 use super::engine::FileOwners;
+use super::layout::leftovers::HOST_FILES;
 use super::layout::{LayoutError, kernel};
 use super::process::{ProcessError, Runner};
 use super::sandbox::SandboxedCommand;
@@ -62,6 +63,21 @@ pub(crate) enum InstalledRootError {
     /// The kernel to boot cannot be chosen.
     #[error(transparent)]
     Kernel(#[from] LayoutError),
+}
+
+/// Most bytes of such a file that are compared.
+const HOST_FILE_MAX: u64 = 64 << 10;
+
+/// Files of the machine that composes, as they are in a root at one time; `None` for a file that is not there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HostFiles([(&'static str, Option<Vec<u8>>); HOST_FILES.len()]);
+
+impl HostFiles {
+    /// Returns those that are there and were not the same `before`.
+    pub(crate) fn changed_since(&self, before: &Self) -> Vec<&'static str> {
+        let both = self.0.iter().zip(&before.0);
+        both.filter(|(now, before)| now.1.is_some() && now.1 != before.1).map(|(now, _)| now.0).collect()
+    }
 }
 
 /// An installed root, open for changes.
@@ -111,6 +127,19 @@ impl<'a> InstalledRoot<'a> {
             self.run(&what, &SandboxedCommand::script(self.path, script, self.time))?;
         }
         Ok(())
+    }
+
+    /// Returns the contents of the files that tools for roots copy from the machine that they run on.
+    pub(crate) fn host_files(&self) -> HostFiles {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let read = |path: &str| {
+            let path = path.trim_start_matches('/');
+            let file = rustix::fs::openat2(&self.directory, path, flags, Mode::empty(), ResolveFlags::IN_ROOT).ok()?;
+            let mut bytes = Vec::new();
+            File::from(file).take(HOST_FILE_MAX).read_to_end(&mut bytes).ok()?;
+            Some(bytes)
+        };
+        HostFiles(HOST_FILES.map(|path| (path, read(path))))
     }
 
     /// Makes the initramfs of the kernel that the commit boots.

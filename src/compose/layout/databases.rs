@@ -10,12 +10,15 @@ use crate::model::NodeKind;
 /// The directory of dpkg's database in a commit.
 pub(crate) const DPKG_DIRECTORY: &str = "/usr/lib/sysimage/dpkg";
 
+/// The directory of dpkg's database in a root that runs.
+pub(super) const INSTALLED_DPKG_DIRECTORY: &str = "/var/lib/dpkg";
+
 /// The directory of rpm's database in a commit.
 pub(crate) const RPM_DIRECTORY: &str = "/usr/lib/sysimage/rpm";
 
 /// Old path, new path, and the target of the link at the old path.
 const MOVES: [(&str, &str, &str); 2] = [
-    ("/var/lib/dpkg", DPKG_DIRECTORY, "../../usr/lib/sysimage/dpkg"),
+    (INSTALLED_DPKG_DIRECTORY, DPKG_DIRECTORY, "../../usr/lib/sysimage/dpkg"),
     ("/var/lib/rpm", RPM_DIRECTORY, "../../usr/lib/sysimage/rpm"),
 ];
 
@@ -34,11 +37,12 @@ pub(crate) fn relocate(staged: &mut StagedTree) -> Result<(), LayoutError> {
             staged.remove(old);
         }
     }
-    sort_status(staged)
+    sort_status(staged, DPKG_DIRECTORY)
 }
 
-fn sort_status(staged: &mut StagedTree) -> Result<(), LayoutError> {
-    let path = format!("{DPKG_DIRECTORY}/status");
+/// Sorts the paragraphs of dpkg's status in the database `directory`.
+pub(super) fn sort_status(staged: &mut StagedTree, directory: &str) -> Result<(), LayoutError> {
+    let path = format!("{directory}/status");
     let Some(text) = staged.read_text(&path)? else { return Ok(()) };
     let mut paragraphs: Vec<&str> = text.split("\n\n").map(|text| text.trim_matches('\n')).collect();
     paragraphs.retain(|paragraph| !paragraph.is_empty());

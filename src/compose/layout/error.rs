@@ -52,6 +52,17 @@ pub(crate) enum LayoutError {
     /// `/usr/etc` and `/etc` contain the same name.
     #[error("{0} is in the root beside {1}: only one of them can become the default configuration")]
     BothEtc(String, String),
+    /// No line of tmpfiles.d can make something of this name.
+    #[error("{0} has a control character in its name, and systemd-tmpfiles cannot make that; remove it, or rename it")]
+    UnwritableName(String),
+    /// Both `/opt` and `/var/opt` have it.
+    #[error("{opt} and {var} are both in the root, and on a machine they are one: only one of them can stay")]
+    BothOpt {
+        /// The path below `/opt`.
+        opt: String,
+        /// The path below `/var/opt`.
+        var: String,
+    },
     /// An extended attribute cannot be changed.
     #[error("{path}")]
     Xattr {

@@ -1,8 +1,11 @@
 //! Removes what a run of a package manager leaves behind, and what belongs to one machine only.
 //!
-//! Identities and secrets: machine-id, random seeds, ssh host keys, host name and resolver. Traces of the run: logs, caches,
-//! lists of available packages, locks, backup copies. And what no image can contain: devices, sockets, the content of kernel
-//! filesystems.
+//! Identities and secrets: machine-id, random seeds, ssh host keys, and the host name and resolver of the machine that composes.
+//! Traces of the run: logs, caches, lists of available packages, locks, backup copies. And what no image can contain: devices,
+//! sockets, the content of kernel filesystems.
+//!
+//! *Invariants*: what the treefile names stays, wherever it is. Directories of caches and logs stay: daemons do not start without
+//! those that their packages made.
 
 use super::super::staged::{StagedTree, join};
 use super::LayoutError;
@@ -17,17 +20,14 @@ const EMPTIED: &[&str] = &[
     "/run",
     "/sys",
     "/tmp",
-    "/var/backups",
-    "/var/cache",
     "/var/tmp",
-    "/var/lib/apt",
     "/var/lib/dnf",
     "/var/lib/yum",
     "/var/lib/systemd/catalog",
 ];
 
-/// Directories whose files are removed and whose directories stay.
-const WITHOUT_FILES: &[&str] = &["/var/log"];
+/// Directories whose files are removed, while their directories and links stay.
+const WITHOUT_FILES: &[&str] = &["/var/backups", "/var/cache", "/var/lib/apt", "/var/log"];
 
 /// Files that are removed.
 const REMOVED: &[&str] = &[
@@ -71,18 +71,25 @@ const REMOVED: &[&str] = &[
     "/vmlinuz.old",
 ];
 
-/// Files that are removed unless they are links: a link leads to where the running system keeps the file.
-const REMOVED_FILES: &[&str] = &["/etc/hostname", "/etc/resolv.conf"];
+/// Files that tools for roots copy from the machine that they run on. They are removed unless they are links, which lead to where
+/// the running system keeps the file, or the treefile asked for them.
+pub(crate) const HOST_FILES: [&str; 2] = ["/etc/hostname", "/etc/resolv.conf"];
 
-/// Removes all of it from the tree.
-pub(crate) fn remove(staged: &mut StagedTree, devices: DevicePolicy, machine_id: MachineId) -> Result<(), LayoutError> {
+/// Removes all of it from the tree, except for the paths in `kept`.
+pub(crate) fn remove(
+    staged: &mut StagedTree,
+    devices: DevicePolicy,
+    machine_id: MachineId,
+    kept: &[&str],
+) -> Result<(), LayoutError> {
+    let is_kept = |path: &[u8]| kept.iter().any(|kept| kept.as_bytes() == path);
     for directory in EMPTIED {
-        staged.clear(directory);
+        clear(staged, directory, kept);
     }
-    for path in REMOVED {
+    for path in REMOVED.iter().filter(|path| !is_kept(path.as_bytes())) {
         staged.remove(path);
     }
-    for path in REMOVED_FILES {
+    for path in HOST_FILES.iter().filter(|path| !is_kept(path.as_bytes())) {
         if staged.node(path).is_some_and(|node| node.kind.file_kind() == FileKind::Regular) {
             staged.remove(path);
         }
@@ -94,7 +101,8 @@ pub(crate) fn remove(staged: &mut StagedTree, devices: DevicePolicy, machine_id:
     }
     for directory in WITHOUT_FILES {
         for (path, id) in staged.descendants(directory) {
-            if staged.tree().node(id).kind != NodeKind::Directory {
+            let stays = matches!(staged.tree().node(id).kind, NodeKind::Directory | NodeKind::Symlink(_));
+            if !stays && !is_kept(&path) {
                 staged.remove(path);
             }
         }
@@ -112,6 +120,17 @@ pub(crate) fn remove(staged: &mut StagedTree, devices: DevicePolicy, machine_id:
         staged.write("/etc/machine-id", *b"", 0o444)?;
     }
     Ok(())
+}
+
+/// Empties a directory, except for the paths in `kept` and what leads to them.
+fn clear(staged: &mut StagedTree, directory: &str, kept: &[&str]) {
+    for (path, _) in staged.descendants(directory) {
+        let leads_to =
+            |kept: &&str| kept.as_bytes().strip_prefix(&path[..]).is_some_and(|rest| matches!(rest, [] | [b'/', ..]));
+        if !kept.iter().any(leads_to) {
+            staged.remove(path);
+        }
+    }
 }
 
 /// Whether device nodes are kept.
@@ -148,22 +167,25 @@ mod tests {
             "/var/log/dpkg.log",
             "/var/log/apt/term.log",
             "/var/cache/apt/pkgcache.bin",
+            "/var/cache/named/x",
+            "/run/x/y",
             "/var/lib/apt/lists/x",
             "/var/lib/dpkg/status-old",
             "/tmp/x",
         ] {
             staged.write(gone, *b"x", 0o644).expect("free");
         }
-        for kept in ["/etc/ssh/ssh_config", "/var/lib/dpkg/status", "/etc/hosts"] {
+        let kept = ["/run/kept/by/name", "/var/log/kept"];
+        for kept in ["/etc/ssh/ssh_config", "/var/lib/dpkg/status", "/etc/hosts"].iter().chain(&kept) {
             staged.write(kept, *b"x", 0o644).expect("free");
         }
         staged.symlink("/etc/resolv.conf", "../run/systemd/resolve/stub-resolv.conf").expect("free");
         let null = DeviceNumber { major: 1, minor: 3 };
         staged.insert(b"/usr/null", NodeKind::CharDevice(null), 0o666).expect("free");
         staged.insert(b"/usr/socket", NodeKind::Socket, 0o666).expect("free");
-        remove(&mut staged, DevicePolicy::Kept, MachineId::Empty).expect("edits");
+        remove(&mut staged, DevicePolicy::Kept, MachineId::Empty, &kept).expect("edits");
         assert!(staged.find("/usr/null").is_some() && staged.find("/usr/socket").is_none());
-        remove(&mut staged, DevicePolicy::Ignored, MachineId::Empty).expect("edits");
+        remove(&mut staged, DevicePolicy::Ignored, MachineId::Empty, &kept).expect("edits");
         let left: Vec<String> = staged
             .descendants("/")
             .into_iter()
@@ -172,10 +194,18 @@ mod tests {
             .collect();
         assert_eq!(
             left,
-            ["/etc/hosts", "/etc/machine-id", "/etc/resolv.conf", "/etc/ssh/ssh_config", "/var/lib/dpkg/status"]
+            [
+                "/etc/hosts",
+                "/etc/machine-id",
+                "/etc/resolv.conf",
+                "/etc/ssh/ssh_config",
+                "/run/kept/by/name",
+                "/var/lib/dpkg/status",
+                "/var/log/kept"
+            ]
         );
-        assert!(staged.is_directory("/var/log/apt"));
-        remove(&mut staged, DevicePolicy::Ignored, MachineId::Absent).expect("edits");
+        assert!(staged.is_directory("/var/log/apt") && staged.is_directory("/var/cache/named"));
+        remove(&mut staged, DevicePolicy::Ignored, MachineId::Absent, &kept).expect("edits");
         assert!(staged.find("/etc/machine-id").is_none());
     }
 }

@@ -29,6 +29,9 @@ const KNOWN_NAMES: [&str; 14] = [
 /// The directory in a commit for what packages install in `/opt`.
 const USR_OPT: &str = "/usr/lib/opt";
 
+/// The directory in a commit for the files in `/usr/local`.
+const USR_LOCAL: &str = "/usr/lib/usrlocal";
+
 /// Lays out the top. The content of the machine's directories moves to `/var`. Returns the names at the top that are kept
 /// although a deployed machine does not show them.
 pub(crate) fn lay_out(staged: &mut StagedTree, opt: OptUsrLocal, tmp: TmpKind) -> Result<Vec<String>, LayoutError> {
@@ -37,6 +40,9 @@ pub(crate) fn lay_out(staged: &mut StagedTree, opt: OptUsrLocal, tmp: TmpKind) -
     }
     if opt == OptUsrLocal::Var {
         move_opt_to_usr(staged)?;
+        move_local_to_usr(staged)?;
+    }
+    if opt != OptUsrLocal::Root {
         move_to_var(staged, "/opt", "/var/opt", "var/opt")?;
         move_to_var(staged, "/usr/local", "/var/usrlocal", "../var/usrlocal")?;
     }
@@ -100,17 +106,47 @@ fn move_to_var(staged: &mut StagedTree, old: &str, new: &str, target: &str) -> R
     Ok(())
 }
 
-/// Moves what packages ship in `/opt` to `/usr`, since it changes with the packages, and leaves links.
+/// Moves what packages ship in `/opt` to `/usr`, since it changes with the packages, and leaves links in `/var/opt`. Where a package
+/// has its state in the directory of the same name there, that stays a directory, and what the package has in it becomes links.
 fn move_opt_to_usr(staged: &mut StagedTree) -> Result<(), LayoutError> {
-    if !staged.is_directory("/opt") {
-        return Ok(());
+    let mut pending = vec![Vec::new()];
+    while let Some(directory) = pending.pop() {
+        for name in staged.list([b"/opt", &directory[..]].concat()) {
+            let below = join(&directory, name.as_bytes());
+            let [old, shown, new] = ["/opt", "/var/opt", USR_OPT].map(|top| [top.as_bytes(), &below].concat());
+            if staged.is_directory(&old) && staged.is_directory(&shown) {
+                pending.push(below);
+            } else if staged.find(&shown).is_some() {
+                return Err(LayoutError::BothOpt { opt: lossy_text(&old), var: lossy_text(&shown) });
+            } else {
+                staged.rename(&old, &new)?;
+                staged.symlink(&shown, relative_link(&shown, &new))?;
+            }
+        }
     }
-    for name in staged.list("/opt") {
-        let (path, target) = (join(b"/opt", name.as_bytes()), join(USR_OPT.as_bytes(), name.as_bytes()));
-        staged.rename(&path, &target)?;
-        staged.symlink(&path, [b"../..".as_slice(), &target].concat())?;
+    staged.clear("/opt");
+    Ok(())
+}
+
+/// Moves the files in `/usr/local` to `/usr`, and leaves links: so they change with the commit, and a machine can have files of its
+/// own in the same directories.
+fn move_local_to_usr(staged: &mut StagedTree) -> Result<(), LayoutError> {
+    for (path, id) in staged.descendants("/usr/local") {
+        if matches!(staged.tree().node(id).kind, NodeKind::Directory | NodeKind::Symlink(_)) {
+            continue;
+        }
+        let below = &path["/usr/local".len()..];
+        let [shown, new] = ["/var/usrlocal", USR_LOCAL].map(|top| [top.as_bytes(), below].concat());
+        staged.rename(&path, &new)?;
+        staged.symlink(&path, relative_link(&shown, &new))?;
     }
     Ok(())
+}
+
+/// Returns the target of a link at `from` that leads to `to`, both from the top.
+fn relative_link(from: &[u8], to: &[u8]) -> Vec<u8> {
+    let depth = from.iter().filter(|byte| **byte == b'/').count() - 1;
+    ["../".repeat(depth).as_bytes(), &to[1..]].concat()
 }
 
 #[cfg(test)]
@@ -145,6 +181,53 @@ mod tests {
         assert_eq!(staged.node("/tmp").expect("there").metadata.permissions, 0o1777);
         let again = lay_out(&mut staged, OptUsrLocal::Var, TmpKind::Link).expect("nothing is done twice");
         assert_eq!((again.len(), staged.link_target("/tmp").map(lossy_text).as_deref()), (1, Some("sysroot/tmp")));
+    }
+
+    #[test]
+    fn state_below_opt_stays_and_programs_become_links() {
+        let mut staged = StagedTree::empty();
+        for file in ["/opt/acme/bin/run", "/opt/acme/conf/a", "/var/opt/acme/conf/state", "/var/opt/acme/db", "/opt/b"]
+        {
+            staged.write(file, *b"x", 0o644).expect("free");
+        }
+        lay_out(&mut staged, OptUsrLocal::Var, TmpKind::Link).expect("edits");
+        for (link, target) in [
+            ("/opt", "var/opt"),
+            ("/var/opt/acme/bin", "../../../usr/lib/opt/acme/bin"),
+            ("/var/opt/acme/conf/a", "../../../../usr/lib/opt/acme/conf/a"),
+            ("/var/opt/b", "../../usr/lib/opt/b"),
+        ] {
+            assert_eq!(staged.link_target(link).map(lossy_text).as_deref(), Some(target), "{link}");
+        }
+        for kept in ["/var/opt/acme/db", "/var/opt/acme/conf/state", "/usr/lib/opt/acme/bin/run"] {
+            assert!(staged.find(kept).is_some(), "{kept}");
+        }
+        let mut staged = StagedTree::empty();
+        staged.write("/opt/acme/x", *b"program", 0o644).expect("free");
+        staged.write("/var/opt/acme/x", *b"state", 0o644).expect("free");
+        let error = lay_out(&mut staged, OptUsrLocal::Var, TmpKind::Link).expect_err("both are files");
+        assert!(matches!(error, LayoutError::BothOpt { .. }), "{error}");
+    }
+
+    #[test]
+    fn files_in_usr_local_follow_the_commit_or_are_copied() {
+        let local = || {
+            let mut staged = StagedTree::empty();
+            staged.write("/usr/local/bin/tool", *b"x", 0o4755).expect("free");
+            staged.symlink("/usr/local/man", "share/man").expect("free");
+            staged
+        };
+        let mut staged = local();
+        lay_out(&mut staged, OptUsrLocal::Var, TmpKind::Link).expect("edits");
+        let target = staged.link_target("/var/usrlocal/bin/tool").map(lossy_text);
+        assert_eq!(target.as_deref(), Some("../../../usr/lib/usrlocal/bin/tool"));
+        assert_eq!(staged.link_target("/var/usrlocal/man").map(lossy_text).as_deref(), Some("share/man"));
+        let moved = staged.node("/usr/lib/usrlocal/bin/tool").expect("moved");
+        assert_eq!(moved.metadata.permissions, 0o4755);
+        let mut staged = local();
+        lay_out(&mut staged, OptUsrLocal::Machine, TmpKind::Link).expect("edits");
+        assert!(staged.link_target("/var/usrlocal/bin/tool").is_none());
+        assert!(staged.find("/var/usrlocal/bin/tool").is_some());
     }
 
     #[test]

@@ -57,6 +57,8 @@ pub(crate) struct LayoutOptions<'a> {
     pub(crate) version: Option<&'a str>,
     /// The time of the commit in seconds since 1970.
     pub(crate) time: i64,
+    /// Those of [`leftovers::HOST_FILES`] that scripts of the treefile wrote.
+    pub(crate) kept_host_files: &'a [&'static str],
 }
 
 /// What the steps found out about the root.
@@ -77,9 +79,10 @@ pub(crate) fn apply(staged: &mut StagedTree, options: &LayoutOptions<'_>) -> Res
     usrmerge::check(staged)?;
     let devices = if treefile.ignore_devices { DevicePolicy::Ignored } else { DevicePolicy::Kept };
     let machine_id = if treefile.machineid_compat { MachineId::Empty } else { MachineId::Absent };
-    leftovers::remove(staged, devices, machine_id)?;
-    let added = treefile.add_files.iter().map(|file| file.destination.as_str());
-    let kept: Vec<&str> = added.chain(treefile.keep_identities.iter().map(String::as_str)).collect();
+    let added: Vec<&str> = treefile.add_files.iter().map(|file| file.destination.as_str()).collect();
+    let kept: Vec<&str> = added.iter().chain(options.kept_host_files).copied().collect();
+    leftovers::remove(staged, devices, machine_id, &kept)?;
+    let kept: Vec<&str> = added.into_iter().chain(treefile.keep_identities.iter().map(String::as_str)).collect();
     let left_out = identities::remove(staged, &kept)?;
     let rules = UserRules {
         preserve: treefile.preserve_passwd,
@@ -89,23 +92,34 @@ pub(crate) fn apply(staged: &mut StagedTree, options: &LayoutOptions<'_>) -> Res
         ignore_groups: &treefile.ignore_removed_groups,
     };
     users::assign(staged, options.parent, rules)?;
-    databases::relocate(staged)?;
-    let kernel = if treefile.container {
-        None
-    } else {
-        kernel::choose(&kernel::installed_versions(staged), treefile.kernel.as_deref())?
-    };
-    kernel::relocate(staged, kernel.as_deref())?;
     if let (Some(base), Some(version)) = (&treefile.mutate_os_release, options.version) {
         os_release::mutate(staged, base, version)?;
     }
-    let tmp = if treefile.tmp_is_dir { TmpKind::Directory } else { TmpKind::Link };
-    let unknown_names = links::lay_out(staged, treefile.opt_usrlocal, tmp)?;
-    var::convert_to_tmpfiles(staged)?;
-    etc::move_to_usr(staged)?;
+    let mut report = LayoutReport { left_out, ..LayoutReport::default() };
+    if treefile.container {
+        databases::sort_status(staged, databases::INSTALLED_DPKG_DIRECTORY)?;
+    } else {
+        lay_out_for_machines(staged, treefile, &mut report)?;
+    }
     if treefile.readonly_executables {
         times::make_executables_read_only(staged);
     }
     times::clamp(staged, options.time);
-    Ok(LayoutReport { kernel, unknown_names, left_out })
+    Ok(report)
+}
+
+/// Makes of a root that runs as it is the tree that machines boot: `/etc` as defaults, `/var` as lines of tmpfiles.d, the kernel beside
+/// its modules.
+fn lay_out_for_machines(
+    staged: &mut StagedTree,
+    treefile: &Treefile,
+    report: &mut LayoutReport,
+) -> Result<(), LayoutError> {
+    databases::relocate(staged)?;
+    report.kernel = kernel::choose(&kernel::installed_versions(staged), treefile.kernel.as_deref())?;
+    kernel::relocate(staged, report.kernel.as_deref())?;
+    let tmp = if treefile.tmp_is_dir { TmpKind::Directory } else { TmpKind::Link };
+    report.unknown_names = links::lay_out(staged, treefile.opt_usrlocal, tmp)?;
+    var::convert_to_tmpfiles(staged)?;
+    etc::move_to_usr(staged)
 }

@@ -9,11 +9,12 @@
 //! | a file | `C PATH - - - - /usr/share/factory/var/…`, and the file moves there |
 //! | a fifo, a device | `p`, `c`, `b` |
 //!
-//! A path for which a package has a line of its own gets no line here.
+//! A path for which a package has a line of its own gets no line here. A directory in a directory that belongs to another user than
+//! root or its own is copied as a whole (`C`): tmpfiles makes nothing below it, since that user could exchange it meanwhile.
 
 use std::collections::BTreeSet;
 
-use super::super::staged::StagedTree;
+use super::super::staged::{StagedTree, lossy_text};
 use super::LayoutError;
 use super::users::AccountTable;
 use crate::model::{Metadata, NodeKind};
@@ -24,46 +25,62 @@ pub(crate) const TMPFILES_FILE: &str = "/usr/lib/tmpfiles.d/sapwood-var.conf";
 /// The directory from which tmpfiles.d copies files.
 const FACTORY_DIRECTORY: &str = "/usr/share/factory";
 
+/// The fields for mode, user and group of what has none of its own.
+const NO_OWNER: &str = "- - -";
+
 /// Writes the lines and empties `/var`.
 pub(crate) fn convert_to_tmpfiles(staged: &mut StagedTree) -> Result<(), LayoutError> {
     let names = AccountNames::read(staged)?;
     let declared = declared_paths(staged)?;
-    let mut lines = BTreeSet::new();
+    let mut lines: BTreeSet<(Vec<u8>, Vec<u8>)> = BTreeSet::new();
     for (path, id) in staged.descendants("/var") {
-        if declared.contains(&path) {
+        // What is below a directory that is copied is no longer there.
+        let is_below_copied = staged.find(&path).is_none();
+        if is_below_copied || declared.contains(&path) {
             continue;
         }
+        let is_copied = is_unsafe_directory(staged, &path);
         let node = staged.tree().node(id);
-        let (metadata, shown) = (&node.metadata, escape_field(&path));
-        let owned = |letter: &str| format!("{letter} {shown} {} - -", names.mode_and_owner(metadata));
-        let line = match &node.kind {
-            NodeKind::Directory => owned("d"),
-            NodeKind::Symlink(target) => format!("L {shown} - - - - {}", escape_field(target)),
+        let (metadata, shown) = (&node.metadata, quote_path(&path)?);
+        let owned = |letter| (letter, names.mode_and_owner(metadata), "-".to_owned());
+        let (letter, owner, argument) = match &node.kind {
+            NodeKind::Directory if !is_copied => owned("d"),
+            NodeKind::Symlink(target) => ("L", NO_OWNER.to_owned(), escape_argument(target)),
             NodeKind::Regular(content) if content.size == 0 => owned("f"),
-            NodeKind::Regular(_) => {
+            NodeKind::Directory | NodeKind::Regular(_) => {
                 let factory = [FACTORY_DIRECTORY.as_bytes(), &path].concat();
-                let line = format!("C {shown} - - - - {}", escape_field(&factory));
+                let argument = escape_argument(&factory);
                 staged.rename(&path, &factory)?;
-                line
+                ("C", NO_OWNER.to_owned(), argument)
             }
             NodeKind::Fifo => owned("p"),
             NodeKind::CharDevice(device) => {
-                format!("c {shown} {} - {}:{}", names.mode_and_owner(metadata), device.major, device.minor)
+                ("c", names.mode_and_owner(metadata), format!("{}:{}", device.major, device.minor))
             }
             NodeKind::BlockDevice(device) => {
-                format!("b {shown} {} - {}:{}", names.mode_and_owner(metadata), device.major, device.minor)
+                ("b", names.mode_and_owner(metadata), format!("{}:{}", device.major, device.minor))
             }
             NodeKind::Socket => continue,
         };
+        let line =
+            [letter.as_bytes(), b" ", &shown, b" ", owner.as_bytes(), b" - ", argument.as_bytes(), b"\n"].concat();
         lines.insert((path, line));
     }
     staged.clear("/var");
     if !lines.is_empty() {
-        let mut text = String::from("# Written by sapwood compose: what packages put into /var.\n");
-        lines.iter().for_each(|(_, line)| text.extend([line, "\n"]));
-        staged.write(TMPFILES_FILE, text.into_bytes(), 0o644)?;
+        let mut text = Vec::from("# Written by sapwood compose: what packages put into /var.\n");
+        lines.iter().for_each(|(_, line)| text.extend(line));
+        staged.write(TMPFILES_FILE, text, 0o644)?;
     }
     Ok(())
+}
+
+/// Returns whether a path is a directory with entries whose parent belongs to a user who is neither root nor its owner.
+fn is_unsafe_directory(staged: &StagedTree, path: &[u8]) -> bool {
+    let parent = path.iter().rposition(|byte| *byte == b'/').and_then(|at| staged.node(&path[..at]));
+    let (Some(parent), Some(node)) = (parent, staged.node(path)) else { return false };
+    let is_other = parent.metadata.uid != 0 && parent.metadata.uid != node.metadata.uid;
+    is_other && node.kind == NodeKind::Directory && !staged.list(path).is_empty()
 }
 
 /// The names of users and groups by id.
@@ -112,8 +129,27 @@ fn declared_paths(staged: &StagedTree) -> Result<BTreeSet<Vec<u8>>, LayoutError>
     Ok(paths)
 }
 
-/// Returns a path as a field of tmpfiles.d: `%` would start a specifier, a blank would end the field.
-fn escape_field(path: &[u8]) -> String {
+/// Returns a path as the second field of a line. Until systemd 253 a backslash there only takes the meaning from the next byte,
+/// later `\x20` is a blank; `\\` and `\"` between quotes are the same to both. `%` would start a specifier.
+fn quote_path(path: &[u8]) -> Result<Vec<u8>, LayoutError> {
+    if path.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
+        return Err(LayoutError::UnwritableName(lossy_text(path)));
+    }
+    let mut quoted = Vec::from(b"\"");
+    for byte in path {
+        match byte {
+            b'%' => quoted.extend(b"%%"),
+            b'\\' | b'"' => quoted.extend([b'\\', *byte]),
+            _ => quoted.push(*byte),
+        }
+    }
+    quoted.push(b'"');
+    let is_plain = path.iter().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'\\' | b'"' | b'\''));
+    Ok(if is_plain { quoted[1..quoted.len() - 1].to_vec() } else { quoted })
+}
+
+/// Returns a path as the last field of a line, in which escapes are as in C. `%` would start a specifier.
+fn escape_argument(path: &[u8]) -> String {
     let mut text = String::new();
     for byte in path {
         match byte {
@@ -145,6 +181,7 @@ mod tests {
         staged.symlink("/var/run", "/run").expect("free");
         staged.write("/var/lib/x/a b%", *b"content", 0o600).expect("free");
         staged.write("/var/lib/x/empty", *b"", 0o640).expect("free");
+        staged.write("/var/cache/man/of root/file", *b"", 0o640).expect("free");
         convert_to_tmpfiles(&mut staged).expect("edits");
         assert!(staged.list("/var").is_empty() && staged.is_directory("/var"));
         let lines = staged.read_text(TMPFILES_FILE).expect("a file").expect("there");
@@ -152,9 +189,10 @@ mod tests {
 # Written by sapwood compose: what packages put into /var.
 d /var/cache 0755 root root - -
 d /var/cache/man 2755 man 12 - -
+C \"/var/cache/man/of root\" - - - - /usr/share/factory/var/cache/man/of\\x20root
 d /var/lib 0755 root root - -
 d /var/lib/x 0755 root root - -
-C /var/lib/x/a\\x20b%% - - - - /usr/share/factory/var/lib/x/a\\x20b%%
+C \"/var/lib/x/a b%%\" - - - - /usr/share/factory/var/lib/x/a\\x20b%%
 f /var/lib/x/empty 0640 root root - -
 d /var/other 0755 root root - -
 L /var/run - - - - /run

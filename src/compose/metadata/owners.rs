@@ -27,20 +27,26 @@ const SIZE_MAX: usize = 512 << 20;
 #[error("{OWNERS_FILE} is damaged")]
 pub(crate) struct OwnerIndexError;
 
+/// The most packages that own a directory below `/var` for which that says something.
+const OWNERS_MAX: usize = 4;
+
 /// Paths and the packages that own them; several packages are separated by commas.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct OwnerIndex(BTreeMap<Vec<u8>, String>);
 
 impl OwnerIndex {
-    /// Finds the paths that packages own in an image; paths that are missing there, and directories, are left out.
+    /// Finds the paths that packages own in an image; paths that are missing there, and directories, are left out,
+    /// except for those below `/var`.
     pub(crate) fn build(staged: &StagedTree, file_owners: &FileOwners) -> Self {
         let mut owners = BTreeMap::new();
         for (path, packages) in &file_owners.owners {
             let candidate = candidate_paths(path)
                 .into_iter()
                 .find(|candidate| staged.node(candidate).is_some_and(|node| node.kind != NodeKind::Directory));
-            if let Some(candidate) = candidate {
-                owners.insert(candidate, packages.join(","));
+            // What a machine makes by lines of tmpfiles.d is not in the tree.
+            let made = || path.starts_with(b"/var/") && packages.len() <= OWNERS_MAX;
+            if let Some(path) = candidate.or_else(|| made().then(|| path.clone())) {
+                owners.insert(path, packages.join(","));
             }
         }
         Self(owners)
@@ -99,6 +105,9 @@ pub(crate) fn candidate_paths(path: &[u8]) -> Vec<Vec<u8>> {
     }
     if starts(b"/opt/") {
         candidates.push([b"/usr/lib", path].concat());
+    }
+    if let Some(rest) = path.strip_prefix(b"/usr/local/") {
+        candidates.push([b"/usr/lib/usrlocal/", rest].concat());
     }
     if starts(b"/var/") {
         candidates.push([b"/usr/share/factory", path].concat());

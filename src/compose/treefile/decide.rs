@@ -211,8 +211,9 @@ impl UndecidedTreefile<'_> {
     fn opt_usrlocal(&self) -> Result<OptUsrLocal, TreefileError> {
         match self.raw.opt_usrlocal.as_deref() {
             None | Some("var") => Ok(OptUsrLocal::Var),
+            Some("machine") => Ok(OptUsrLocal::Machine),
             Some("root") => Ok(OptUsrLocal::Root),
-            Some(found) => Err(choice_error("opt-usrlocal", found, "var, root")),
+            Some(found) => Err(choice_error("opt-usrlocal", found, "var, machine, root")),
         }
     }
 

@@ -65,9 +65,11 @@ pub(crate) enum Variant {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum OptUsrLocal {
-    /// On the machine; both are links into `/var`.
+    /// Both are links into `/var`, and what the commit has for them is in `/usr`, with links to it.
     #[default]
     Var,
+    /// Both are links into `/var`, where each machine gets a copy of what the commit has, once.
+    Machine,
     /// In the commit.
     Root,
 }
@@ -170,7 +172,7 @@ pub struct Treefile {
     pub(crate) remove_from_packages: Vec<(String, Vec<String>)>,
     /// `postprocess`, then `postprocess-script`.
     pub(crate) scripts: Vec<String>,
-    /// `container`: no kernel, no initramfs, no labels.
+    /// `container`: a root that runs as it is; no kernel, no initramfs, no labels.
     pub(crate) container: bool,
     /// `kernel`: the version to boot where several are installed.
     pub(crate) kernel: Option<String>,

@@ -136,14 +136,17 @@ impl SharedCommit {
     }
 }
 
-/// Mounts a commit as a root: its `/usr/etc` also as `/etc`, devices, `/proc`, and empty file systems to write to.
+/// Mounts a commit as a root: devices, `/proc`, and empty file systems to write to; of one that machines boot, its `/usr/etc` also
+/// as `/etc`.
 #[track_caller]
 pub fn mount(repository: &Repository, name: &str, sandbox: &Sandbox) -> crate::common::sandbox::Mounted {
     let at = sandbox.join("root");
     let mounted = repository.mount(name, &at, &["suid", "dev"]);
     let path = |inside: &str| at.join(inside).to_string_lossy().into_owned();
-    run("mount", ["--bind", &path("usr/etc"), &path("etc")]).success();
-    run("mount", ["-t", "tmpfs", "tmpfs", &path("var")]).success();
+    if at.join("usr/etc").is_dir() {
+        run("mount", ["--bind", &path("usr/etc"), &path("etc")]).success();
+        run("mount", ["-t", "tmpfs", "tmpfs", &path("var")]).success();
+    }
     run("mount", ["-t", "tmpfs", "tmpfs", &path("tmp")]).success();
     run("mount", ["-t", "proc", "proc", &path("proc")]).success();
     run("mount", ["--rbind", "/dev", &path("dev")]).success();

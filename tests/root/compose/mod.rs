@@ -8,6 +8,7 @@ mod failures;
 mod fixture;
 mod isolation;
 mod labels;
+mod machine;
 mod manifests;
 mod rpm;
 mod server;
