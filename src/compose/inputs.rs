@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 use super::packages::PackageList;
 use super::treefile::Treefile;
 use crate::disk;
+use crate::model::ImageId;
 
 /// The key in a commit's `extra` under which the digest is kept.
 pub(crate) const KEY: &str = "compose.inputs";
@@ -21,16 +22,22 @@ pub(crate) const KEY: &str = "compose.inputs";
 /// Raise this when the same inputs have to give another image than before.
 const RULES_VERSION: u32 = 2;
 
-/// Returns the digest in hex.
+/// Returns the digest in hex. `base` is the image of the commit that this one is composed on.
 ///
 /// # Errors
 /// The path of a file that cannot be read, and the reason.
-pub(crate) fn digest(treefile: &Treefile, packages: &PackageList) -> Result<String, (PathBuf, io::Error)> {
+pub(crate) fn digest(
+    treefile: &Treefile,
+    base: Option<ImageId>,
+    packages: &PackageList,
+) -> Result<String, (PathBuf, io::Error)> {
     let mut plain = treefile.clone();
     // The packages of these files are in the list, and their paths do not change the image.
     plain.local_packages.clear();
     // Nor does the ref.
     plain.ref_name = plain.distribution.parse().unwrap_or(plain.ref_name);
+    // The image counts, not the name that the base has.
+    plain.base = base.map(|image| image.to_string());
     let mut hasher = Sha256::new();
     hasher.update(format!("sapwood compose inputs {RULES_VERSION} {}\n", env!("CARGO_PKG_VERSION")));
     for file in &mut plain.add_files {

@@ -14,6 +14,7 @@
 //!
 //! *Used by* `cli`.
 
+pub(crate) mod base;
 mod commit;
 pub mod engine;
 pub(crate) mod inputs;

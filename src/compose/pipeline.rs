@@ -11,6 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::base::{self, BaseCommit, BaseError};
 use super::commit::{CommitRequest, CommitTreeError, ParentChoice as CommitParent, commit_tree};
 use super::engine::{EngineContext, EngineError, FileOwners, Resolution, create_engine};
 use super::inputs;
@@ -41,6 +42,9 @@ pub(crate) enum ComposeError {
     /// The package manager failed.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// The commit that `base` names cannot be used.
+    #[error("cannot compose on 'base'")]
+    Base(#[from] BaseError),
     #[error("the lock cannot be kept")]
     Lock(#[from] LockFileError),
     /// The root cannot be changed as the treefile says.
@@ -169,17 +173,25 @@ fn compose_packages(
 ) -> Result<ComposeOutcome, ComposeError> {
     let start = Instant::now();
     let treefile = request.treefile;
-    let context = EngineContext { cache: request.cache, work: request.work, runner: request.runner };
-    let engine = create_engine(treefile.engine, context)?;
     let format = package_format(treefile.engine);
+    let base = treefile.base.as_deref().map(|spec| BaseCommit::load(request.store, spec, format)).transpose()?;
+    let databases = request.work.join("base");
+    let installed_base = base.as_ref().map(|base| base.write_databases(&databases)).transpose()?;
+    let context = EngineContext {
+        cache: request.cache,
+        work: request.work,
+        base: installed_base.as_ref(),
+        runner: request.runner,
+    };
+    let engine = create_engine(treefile.engine, context)?;
     let locked = request.lock.map(|lock| lock.locked_packages(format)).transpose()?;
     let resolution = engine.resolve(treefile, locked.as_ref())?;
     if let Some(lock) = request.lock {
         lock.check(&resolution)?;
     }
-    let list = PackageList::new(format, resolution.list());
-    let inputs =
-        inputs::digest(treefile, &list).map_err(|(path, source)| ComposeError::Io { action: "read", path, source })?;
+    let list = PackageList::new(format, context.expected(&resolution));
+    let inputs = inputs::digest(treefile, base.as_ref().map(|base| base.commit.image), &list)
+        .map_err(|(path, source)| ComposeError::Io { action: "read", path, source })?;
     let changes = package_changes(parent, &list);
     let same_inputs = parent.filter(|parent| parent.commit.extra.get(inputs::KEY) == Some(&inputs));
     if request.mode == ComposeMode::Plan {
@@ -193,8 +205,13 @@ fn compose_packages(
         return Ok(ComposeOutcome::Unchanged(parent.id, resolution));
     }
     let newest = engine.fetch(treefile, &resolution)?;
+    let newest = newest.max(base.as_ref().map_or(0, |base| base.commit.timestamp));
     let time = request.time.unwrap_or(newest);
     let root = request.work.join("root");
+    if let Some(base) = &base {
+        request.runner.stage(&format!("writing the files of {}", base.id.short()));
+        base.write_root(&root)?;
+    }
     engine.install(treefile, &resolution, &root, time)?;
     let engine_time = start.elapsed();
     let start = Instant::now();
@@ -208,6 +225,7 @@ fn compose_packages(
         kept_host_files,
         inputs,
         time,
+        base: base.map(|base| base.id),
     };
     let (committed, image_time) = commit_root(request, parent, finished)?;
     Ok(ComposeOutcome::Composed(Box::new(Composed {
@@ -229,7 +247,7 @@ fn compose_given_root(
 ) -> Result<ComposeOutcome, ComposeError> {
     let start = Instant::now();
     let treefile = request.treefile;
-    let context = EngineContext { cache: request.cache, work: request.work, runner: request.runner };
+    let context = EngineContext { cache: request.cache, work: request.work, base: None, runner: request.runner };
     let is_rpm = ["usr/lib/sysimage/rpm", "var/lib/rpm", "usr/share/rpm"].iter().any(|path| given.join(path).is_dir());
     let is_deb = ["usr/lib/sysimage/dpkg/status", "var/lib/dpkg/status"].iter().any(|path| given.join(path).is_file());
     let kind = match (is_deb, is_rpm) {
@@ -254,7 +272,8 @@ fn compose_given_root(
     let file_owners = engine.as_ref().map_or_else(|| Ok(FileOwners::default()), |engine| engine.file_owners(&root))?;
     let kept_host_files = if root == given { Vec::new() } else { change_root(request, &file_owners, &root, time)? };
     let scripts_time = start.elapsed();
-    let finished = FinishedRoot { root: &root, list, file_owners, kept_host_files, inputs: String::new(), time };
+    let finished =
+        FinishedRoot { root: &root, list, file_owners, kept_host_files, inputs: String::new(), time, base: None };
     let (committed, image_time) = commit_root(request, parent, finished)?;
     Ok(ComposeOutcome::Composed(Box::new(Composed {
         id: committed.id,
@@ -318,6 +337,8 @@ struct FinishedRoot<'a> {
     kept_host_files: Vec<&'static str>,
     inputs: String,
     time: i64,
+    /// The commit that this one is composed on.
+    base: Option<CommitId>,
 }
 
 fn commit_root(
@@ -372,6 +393,7 @@ fn commit_root(
     if !finished.inputs.is_empty() {
         extra.insert(inputs::KEY.to_owned(), finished.inputs);
     }
+    extra.extend(finished.base.map(|base| (base::KEY.to_owned(), base.to_string())));
     extra.extend(layout.kernel.map(|kernel| (KERNEL_KEY.to_owned(), kernel)));
     let commit_request = CommitRequest {
         ref_name: treefile.ref_name.clone(),

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 pub(crate) use apt::Apt;
 pub(crate) use dnf::Dnf;
 
+use super::base::InstalledBase;
 use super::packages::{Package, PackageFormat};
 use super::process::{ProcessError, Runner};
 use super::treefile::{EngineKind, Treefile};
@@ -124,6 +125,8 @@ pub(crate) struct EngineContext<'a> {
     pub(crate) cache: &'a Path,
     /// The workspace directory of this compose.
     pub(crate) work: &'a Path,
+    /// What is installed already, if packages are added to the root of another commit.
+    pub(crate) base: Option<&'a InstalledBase>,
     /// Runs programs.
     pub(crate) runner: Runner<'a>,
 }
@@ -172,6 +175,13 @@ pub struct FileOwners {
     pub(crate) changelogs: BTreeMap<String, String>,
 }
 
+impl EngineContext<'_> {
+    /// Returns all packages of the root after those of a resolution are installed.
+    pub(crate) fn expected(&self, resolution: &Resolution) -> Vec<Package> {
+        self.base.map_or_else(|| resolution.list(), |base| base.with(resolution.list()))
+    }
+}
+
 /// A package manager.
 pub(crate) trait Engine {
     /// Refreshes the package lists and resolves the treefile to exact packages; with `locked`, only to these.
@@ -180,7 +190,7 @@ pub(crate) trait Engine {
     /// Fetches the package files and verifies them. Returns the build time of the youngest package in seconds since 1970.
     fn fetch(&self, treefile: &Treefile, resolution: &Resolution) -> Result<i64, EngineError>;
 
-    /// Installs exactly the packages of `resolution` into the directory `root`, which does not exist yet.
+    /// Installs exactly the packages of `resolution` into the directory `root`, which does not exist yet, or is that of the base.
     fn install(&self, treefile: &Treefile, resolution: &Resolution, root: &Path, time: i64) -> Result<(), EngineError>;
 
     /// Returns the packages installed in a root, without checksums.
@@ -201,11 +211,10 @@ pub(crate) fn create_engine<'a>(
     })
 }
 
-/// Returns a description of the differences between `resolution` and `installed`; `None` if there are none.
-fn describe_difference(resolution: &Resolution, installed: &[Package]) -> Option<String> {
+/// Returns a description of the differences between `expected` and `installed`; `None` if there are none.
+fn describe_difference(expected: &[Package], installed: &[Package]) -> Option<String> {
     let key = |package: &Package| (package.name.clone(), package.version.clone(), package.arch.clone());
-    let wanted: std::collections::BTreeSet<_> =
-        resolution.packages.iter().map(|resolved| key(&resolved.package)).collect();
+    let wanted: std::collections::BTreeSet<_> = expected.iter().map(key).collect();
     let found: std::collections::BTreeSet<_> = installed.iter().map(key).collect();
     let describe = |(name, version, arch): &(String, String, String)| format!("{name} {version} {arch}");
     let missing: Vec<String> = wanted.difference(&found).map(describe).collect();

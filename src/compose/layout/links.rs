@@ -6,7 +6,7 @@ use super::LayoutError;
 use crate::model::NodeKind;
 
 /// Directories that belong to the machine: their path, and their path in `/var`.
-const MACHINE_DIRECTORIES: [(&str, &str); 4] =
+pub(crate) const MACHINE_DIRECTORIES: [(&str, &str); 4] =
     [("/home", "/var/home"), ("/root", "/var/roothome"), ("/srv", "/var/srv"), ("/mnt", "/var/mnt")];
 
 /// Directories that are mount points, or that a deployment fills, with their modes.
@@ -27,7 +27,7 @@ const KNOWN_NAMES: [&str; 14] = [
 ];
 
 /// The directory in a commit for what packages install in `/opt`.
-const USR_OPT: &str = "/usr/lib/opt";
+pub(crate) const USR_OPT: &str = "/usr/lib/opt";
 
 /// The directory in a commit for the files in `/usr/local`.
 const USR_LOCAL: &str = "/usr/lib/usrlocal";

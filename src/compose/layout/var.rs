@@ -23,7 +23,7 @@ use crate::model::{Metadata, NodeKind};
 pub(crate) const TMPFILES_FILE: &str = "/usr/lib/tmpfiles.d/sapwood-var.conf";
 
 /// The directory from which tmpfiles.d copies files.
-const FACTORY_DIRECTORY: &str = "/usr/share/factory";
+pub(crate) const FACTORY_DIRECTORY: &str = "/usr/share/factory";
 
 /// The fields for mode, user and group of what has none of its own.
 const NO_OWNER: &str = "- - -";

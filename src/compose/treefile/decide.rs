@@ -37,6 +37,7 @@ impl UndecidedTreefile<'_> {
         Ok(Treefile {
             ref_name: reference.parse().map_err(TreefileError::Ref)?,
             directory: self.directory.clone(),
+            base: self.base()?,
             distribution,
             engine,
             variant: self.variant()?,
@@ -90,6 +91,16 @@ impl UndecidedTreefile<'_> {
         let substitute =
             |text| self.variables.substitute(text).map_err(|source| TreefileError::Variable { key, source });
         text.map(substitute).transpose()
+    }
+
+    /// Returns `base`, without what would only have a meaning for an empty root.
+    fn base(&self) -> Result<Option<String>, TreefileError> {
+        let base = self.substituted("base", self.raw.base.as_deref())?;
+        if base.is_some() && self.raw.variant.is_some() {
+            let what = "with 'base', the base says which packages are there; leave 'variant' out".to_owned();
+            return Err(TreefileError::Value { key: "variant", what });
+        }
+        Ok(base)
     }
 
     fn engine(&self) -> Result<(String, EngineKind), TreefileError> {

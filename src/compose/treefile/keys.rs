@@ -33,6 +33,7 @@ const KEYS: &[(&str, Form, Effect)] = &[
     ("arch-include", Form::ArchInclude, Used),
     ("automatic-version-prefix", Form::Text, Used),
     ("automatic-version-suffix", Form::Text, Used),
+    ("base", Form::Text, Used),
     ("boot-location", Form::Any, Noted("the kernel is always in /usr/lib/modules")),
     ("bootstrap-packages", Form::List, Used),
     ("check-groups", Form::Check, Used),

@@ -128,6 +128,8 @@ pub struct Treefile {
     /// The directory of the treefile, where `.repo` files are.
     #[serde(skip)]
     pub(crate) directory: PathBuf,
+    /// `base`: the commit on top of which the packages are installed.
+    pub(crate) base: Option<String>,
     /// `distribution`.
     pub(crate) distribution: String,
     /// `engine`, or the one that the distribution uses.
@@ -221,6 +223,7 @@ impl Treefile {
         Self {
             ref_name,
             directory: PathBuf::new(),
+            base: None,
             distribution: "debian".to_owned(),
             engine: EngineKind::Apt,
             variant: Variant::default(),

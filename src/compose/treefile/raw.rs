@@ -106,6 +106,7 @@ pub(crate) struct RawTreefile {
     pub(crate) arch_include: BTreeMap<String, Include>,
     pub(crate) automatic_version_prefix: Option<String>,
     pub(crate) automatic_version_suffix: Option<String>,
+    pub(crate) base: Option<String>,
     pub(crate) bootstrap_packages: Vec<String>,
     pub(crate) check_groups: Option<RawCheck>,
     pub(crate) check_passwd: Option<RawCheck>,
@@ -182,7 +183,7 @@ impl RawTreefile {
             let own = std::mem::replace(&mut self.$name, included.$name);
             self.$name.extend(own);
         )* } }
-        single!(apt_sources, automatic_version_prefix, automatic_version_suffix, check_groups, check_passwd);
+        single!(apt_sources, automatic_version_prefix, automatic_version_suffix, base, check_groups, check_passwd);
         single!(container, default_target, distribution, documentation, engine, ignore_devices, initramfs, kernel);
         single!(machineid_compat, mutate_os_release, no_initramfs, opt_usrlocal, postprocess_script, preserve_passwd);
         single!(readonly_executables, recommends, reference, releasever, selinux, tmp_is_dir, variant);

@@ -3,6 +3,7 @@
 //! The results are compared with what dpkg, rpm, setfiles, systemd and other tools of the distributions report. Package files
 //! are kept between runs; a commit that several tests read is composed once.
 mod attacks;
+mod base;
 mod debian;
 mod failures;
 mod fixture;

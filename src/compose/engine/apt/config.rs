@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use super::super::super::process::clean_environment;
 use super::super::tool::{find_program, make_directory, write_file};
 use super::super::{EngineContext, EngineError};
-use super::{debian_arch, local, sources};
+use super::{debian_arch, local, query, sources};
 use crate::compose::packages::Package;
 use crate::compose::treefile::Treefile;
 
@@ -64,8 +64,10 @@ impl AptConfig {
         }
         write_file(&config.local_list(), config.local.as_deref().map_or_else(String::new, local::source_line))?;
         write_file(&config.directory.join("preferences"), preferences)?;
-        write_file(&config.directory.join("status"), "")?;
-        write_file(&config.path, config.render(context.cache, treefile))?;
+        let status = context.base.map(|base| query::status(&base.root)).transpose()?;
+        write_file(&config.directory.join("status"), status.unwrap_or_default())?;
+        let text = config.render(context.cache, treefile);
+        write_file(&config.path, text + &machine_proxies())?;
         Ok(config)
     }
 
@@ -104,12 +106,12 @@ impl AptConfig {
         self.cache_directory.join("lock")
     }
 
-    fn render(&self, cache: &Path, treefile: &Treefile) -> String {
+    /// Returns the configuration without the proxies.
+    pub(super) fn render(&self, cache: &Path, treefile: &Treefile) -> String {
         let (own, arch) = (self.directory.display(), debian_arch(&treefile.arch));
         let (archives, local) = (cache.join("apt/archives").display().to_string(), self.local_list());
         let local = local.display();
         let recommends = treefile.recommends;
-        let proxies = machine_proxies();
         format!(
             r#"APT::Architecture "{arch}";
 APT::Architectures {{ "{arch}"; }};
@@ -142,7 +144,7 @@ Dir::Log "{own}/log";
 pkgCacheGen::ForceEssential ",";
 DPkg::Use-Pty "false";
 quiet::NoProgress "true";
-{proxies}"#
+"#
         )
     }
 }

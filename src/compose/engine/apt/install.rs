@@ -92,7 +92,7 @@ fn readable_files(config: &AptConfig, directory: &Path, apt: &Apt<'_>) -> Vec<Pa
 }
 
 /// Returns the path filters for dpkg: files that are not installed.
-fn path_filters(treefile: &Treefile) -> Vec<String> {
+pub(super) fn path_filters(treefile: &Treefile) -> Vec<String> {
     let mut lines = Vec::new();
     if !treefile.documentation {
         lines.extend(DOCUMENTATION_FILTERS.map(str::to_owned));

@@ -4,6 +4,7 @@
 //! installs. mmdebstrap gets exactly the packages that were resolved, an apt that may choose no others, and no network. So
 //! the commit contains what the resolution said, and scripts of packages fetch nothing.
 
+mod add;
 mod config;
 mod install;
 mod local;
@@ -76,7 +77,7 @@ impl Engine for Apt<'_> {
 
     fn fetch(&self, treefile: &Treefile, resolution: &Resolution) -> Result<i64, EngineError> {
         let runner = self.context.runner;
-        let config = AptConfig::write(self.context, treefile, &config::preferences_allowing_only(&resolution.list()))?;
+        let config = AptConfig::write(self.context, treefile, &config::preferences_allowing_only(&self.context.expected(resolution)))?;
         let lock = self.context.cache.join("apt/archives.lock");
         let _lock = wait_for_lock(runner, &lock, "is fetching packages")?;
         let damaged = |resolved: &&ResolvedPackage| !matches!(self.check_package_file(resolved), Ok(()));
@@ -105,8 +106,11 @@ impl Engine for Apt<'_> {
     }
 
     fn install(&self, treefile: &Treefile, resolution: &Resolution, root: &Path, time: i64) -> Result<(), EngineError> {
-        install::install(self, treefile, resolution, root, time)?;
-        match describe_difference(resolution, &self.installed(root)?) {
+        match self.context.base {
+            None => install::install(self, treefile, resolution, root, time)?,
+            Some(_) => add::add(self, treefile, resolution, root, time)?,
+        }
+        match describe_difference(&self.context.expected(resolution), &self.installed(root)?) {
             None => Ok(()),
             Some(text) => Err(EngineError::Mismatch(text)),
         }

@@ -59,10 +59,14 @@ fn database_directory(root: &Path) -> Result<PathBuf, EngineError> {
     Err(io_error("read", &path)(io::ErrorKind::NotFound.into()))
 }
 
+/// Returns the text of dpkg's database.
+pub(crate) fn status(root: &Path) -> Result<String, EngineError> {
+    read_lossy(&database_directory(root)?.join("status"))
+}
+
 /// Returns the packages that are installed. A package that is half installed is left out; installing then fails elsewhere.
 pub(crate) fn installed(root: &Path) -> Result<Vec<Package>, EngineError> {
-    let text = read_lossy(&database_directory(root)?.join("status"))?;
-    Ok(parse_status(&text))
+    Ok(parse_status(&status(root)?))
 }
 
 /// Returns the installed packages that the text of a status file lists.

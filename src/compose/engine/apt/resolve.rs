@@ -13,7 +13,7 @@ use super::super::tool::wait_for_lock;
 use super::super::{EngineError, LockedPackages, Resolution};
 use super::config::{self, AptConfig};
 use super::{Apt, error_lines, io_error, local, output};
-use crate::compose::packages::PackageFormat;
+use crate::compose::packages::{Package, PackageFormat};
 use crate::compose::process::ProcessError;
 use crate::compose::treefile::{Treefile, Variant};
 
@@ -36,15 +36,18 @@ pub(crate) fn resolve(
     context.runner.stage("refreshing the package lists");
     let config = AptConfig::write(context, treefile, "")?;
     update_lists(apt, &config)?;
-    let is_merged = is_known(apt, &config, USR_MERGED_PACKAGE);
+    // A base has the packages that are there without being named, and its own form of /usr.
+    let is_merged = context.base.is_none() && is_known(apt, &config, USR_MERGED_PACKAGE);
     context.runner.stage("resolving packages");
-    let mut wanted = vec![base_set_pattern(treefile)];
+    let mut wanted: Vec<String> = context.base.is_none().then(|| base_set_pattern(treefile)).into_iter().collect();
     wanted.extend(treefile.packages.iter().map(|package| to_spec(package)));
     wanted.extend(local::package_specs(&treefile.local_packages, context)?);
     let preferences = match locked {
         Some(locked) => {
             check_available(apt, &config, locked)?;
-            config::preferences_allowing_only(&locked.values().cloned().collect::<Vec<_>>())
+            let installed = context.base.map_or(&[][..], |base| &base.packages);
+            let locked: Vec<Package> = locked.values().chain(installed).cloned().collect();
+            config::preferences_allowing_only(&locked)
         }
         None => {
             let wants_converter = treefile.packages.iter().any(|package| package == USR_MERGE_CONVERTER);
@@ -66,12 +69,12 @@ pub(crate) fn resolve(
     let empty_cache = context.work.join("apt/nowhere");
     fs::create_dir_all(empty_cache.join("partial")).map_err(io_error("make", &empty_cache))?;
     command.arg("-q").arg(format!("-oDir::Cache::archives={}", empty_cache.display()));
-    command.args(["--print-uris", "install", "--"]).args(&wanted);
+    command.args(["--print-uris", "--no-remove", "install", "--"]).args(&wanted);
     let text =
         context.runner.capture("resolving packages", &mut command).map_err(|error| interpret_failure(error, locked))?;
     let mut packages = output::parse_print_uris(&text)?;
     packages.sort_by(|a, b| a.package.cmp(&b.package));
-    if packages.is_empty() {
+    if packages.is_empty() && context.base.is_none() {
         return Err(EngineError::Output {
             program: "apt-get",
             line: text.lines().next().unwrap_or_default().to_owned(),

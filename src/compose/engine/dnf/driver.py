@@ -33,7 +33,7 @@ def resolve(options):
     import dnf
 
     solver = base(options)
-    solver.fill_sack(load_system_repo=False)
+    solver.fill_sack(load_system_repo=options["base"])
     # Local files come first: the library adds none once packages are chosen.
     local = solver.add_remote_rpms(options["local"])
     if options["bound"] is not None:
@@ -43,9 +43,9 @@ def resolve(options):
             if not found:
                 return {"error": "lock", "text": "no source has " + nevra}
             wanted = wanted.union(found)
-        solver.sack.add_excludes(solver.sack.query().difference(wanted))
+        solver.sack.add_excludes(solver.sack.query().available().difference(wanted))
     for name in options["exclude"]:
-        solver.sack.add_excludes(solver.sack.query().filterm(name=name))
+        solver.sack.add_excludes(solver.sack.query().available().filterm(name=name))
     for package in local:
         solver.package_install(package, strict=True)
     unknown = []

@@ -80,6 +80,11 @@ impl<'a> Dnf<'a> {
         wait_for_lock(self.context.runner, &self.context.cache.join("dnf.lock"), "is using the packages of dnf")
     }
 
+    /// Returns the directory that dnf resolves for: with the database of the base, or empty.
+    fn installed_root(&self) -> PathBuf {
+        self.context.base.map_or_else(|| self.context.work.join("dnf/empty"), |base| base.root.clone())
+    }
+
     fn write_driver(&self) -> Result<PathBuf, EngineError> {
         let driver = self.context.work.join("dnf/driver.py");
         super::tool::write_file(&driver, DRIVER_SOURCE)?;
@@ -95,7 +100,8 @@ impl<'a> Dnf<'a> {
     fn driver_options(&self, config: &DnfConfig, treefile: &Treefile) -> Value {
         json!({
             "conf": config.path(),
-            "root": self.context.work.join("dnf/empty"),
+            "root": self.installed_root(),
+            "base": self.context.base.is_some(),
             "state": self.context.work.join("dnf/state"),
             "repos": treefile.repos,
             "substitutions": config.substitutions(treefile),
@@ -167,7 +173,7 @@ impl Engine for Dnf<'_> {
         runner.stage(&format!("fetching {} packages ({} kB)", resolution.packages.len(), resolution.bytes() / 1000));
         let config = DnfConfig::write(self.context, treefile)?;
         let _lock = self.lock_cache()?;
-        let mut arguments = self.command_line(&config, treefile, &self.context.work.join("dnf/empty"));
+        let mut arguments = self.command_line(&config, treefile, &self.installed_root());
         arguments.extend(["--downloadonly", "install", "--"].map(str::to_owned));
         arguments.extend(Self::package_specs(treefile, resolution));
         let mut command = Command::new(&arguments[0]);
@@ -193,7 +199,7 @@ impl Engine for Dnf<'_> {
         DnfConfig::write(self.context, treefile)?;
         let files = self.package_files(resolution)?;
         let path = root.to_string_lossy();
-        let mut command = vec!["rpm", "--root", path.as_ref(), "--install", "--verbose", "--nosignature"];
+        let mut command = vec!["rpm", "--root", path.as_ref(), "--upgrade", "--verbose", "--nosignature"];
         if !treefile.documentation {
             command.push("--excludedocs");
         }
@@ -211,7 +217,7 @@ impl Engine for Dnf<'_> {
         sandbox.run(runner, "installing packages", TRANSACTION_TIMEOUT)?;
         query::refuse_failed_scripts(runner, log_before, SCRIPT_FAILED_MARK)?;
         self.normalise_database(root, time)?;
-        match describe_difference(resolution, &self.installed(root)?) {
+        match describe_difference(&self.context.expected(resolution), &self.installed(root)?) {
             None => Ok(()),
             Some(text) => Err(EngineError::Mismatch(text)),
         }
