@@ -96,6 +96,8 @@ pub(crate) struct ComposeRequest<'a> {
     /// An existing root to commit instead of installing packages.
     pub(crate) from_root: Option<&'a Path>,
     pub(crate) mode: ComposeMode,
+    /// Whether only the cache is used, and nothing is fetched.
+    pub(crate) offline: bool,
     /// Whether to compose even if nothing changed.
     pub(crate) force: bool,
     /// The time of the commit in seconds since 1970; if `None`, that of its youngest package, or of the youngest file of a
@@ -181,6 +183,7 @@ fn compose_packages(
         cache: request.cache,
         work: request.work,
         base: installed_base.as_ref(),
+        offline: request.offline,
         runner: request.runner,
     };
     let engine = create_engine(treefile.engine, context)?;
@@ -247,7 +250,8 @@ fn compose_given_root(
 ) -> Result<ComposeOutcome, ComposeError> {
     let start = Instant::now();
     let treefile = request.treefile;
-    let context = EngineContext { cache: request.cache, work: request.work, base: None, runner: request.runner };
+    let (cache, work, runner) = (request.cache, request.work, request.runner);
+    let context = EngineContext { cache, work, base: None, offline: request.offline, runner };
     let is_rpm = ["usr/lib/sysimage/rpm", "var/lib/rpm", "usr/share/rpm"].iter().any(|path| given.join(path).is_dir());
     let is_deb = ["usr/lib/sysimage/dpkg/status", "var/lib/dpkg/status"].iter().any(|path| given.join(path).is_file());
     let kind = match (is_deb, is_rpm) {

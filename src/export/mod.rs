@@ -5,7 +5,7 @@
 //! *Invariants*: everything the image holds is written; whatever the target cannot hold is counted in a [`ExportReport`] or,
 //! with `Fidelity::Required`, is an error.
 //!
-//! *Used by* `cli` and `deploy::skeleton`.
+//! *Used by* `cli`, `deploy::skeleton` and `compose::base`.
 
 mod directory;
 mod error;

@@ -49,6 +49,10 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with_all = ["dry_run", "from_root", "json", "lock", "write_lock"])]
     pub(crate) check: bool,
 
+    /// Fetch nothing: use the package lists and files that an earlier compose left in the cache
+    #[arg(long, conflicts_with = "from_root")]
+    pub(crate) offline: bool,
+
     /// Install exactly the packages that this file names
     #[arg(long, value_name = "FILE", conflicts_with = "from_root")]
     pub(crate) lock: Option<PathBuf>,

@@ -117,6 +117,8 @@ fn compose_commit(
     runner: Runner<'_>,
 ) -> Result<ExitCode> {
     let lock = args.lock.as_deref().map(read_lock).transpose()?;
+    // rpm takes only absolute paths.
+    let from_root = args.from_root.as_deref().map(std::path::absolute).transpose()?;
     let progress = ImportProgress::default();
     let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())?;
     let request = ComposeRequest {
@@ -126,7 +128,8 @@ fn compose_commit(
         work: directory,
         runner,
         lock: lock.as_ref(),
-        from_root: args.from_root.as_deref(),
+        from_root: from_root.as_deref(),
+        offline: args.offline,
         mode: if args.dry_run { ComposeMode::Plan } else { ComposeMode::Commit },
         force: args.force,
         time: arguments::commit_time(args.timestamp.as_deref())?,

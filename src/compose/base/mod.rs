@@ -109,7 +109,9 @@ impl InstalledBase {
     /// Returns the packages of a root to which `added` are installed. A package replaces one of the same name and architecture.
     pub(crate) fn with(&self, added: Vec<Package>) -> Vec<Package> {
         let is_replaced = |package: &Package| {
-            added.iter().any(|new| new.name == package.name && (new.arch == package.arch || is_any(new) || is_any(package)))
+            added
+                .iter()
+                .any(|new| new.name == package.name && (new.arch == package.arch || is_any(new) || is_any(package)))
         };
         let mut all: Vec<Package> = self.packages.iter().filter(|package| !is_replaced(package)).cloned().collect();
         all.extend(added);

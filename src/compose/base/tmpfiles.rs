@@ -93,7 +93,9 @@ mod tests {
         let lines = parse(text);
         let shown: Vec<String> = lines
             .iter()
-            .map(|line| format!("{} {:?} {:?} {}", String::from_utf8_lossy(&line.path), line.made, line.mode, line.group))
+            .map(|line| {
+                format!("{} {:?} {:?} {}", String::from_utf8_lossy(&line.path), line.made, line.mode, line.group)
+            })
             .collect();
         assert_eq!(
             shown,

@@ -158,7 +158,9 @@ impl Root {
     fn restore_opt(&self) -> Result<(), BaseError> {
         for name in self.list("/opt")? {
             let (link, place) = (format!("/opt/{name}"), format!("{USR_OPT}/{name}"));
-            if self.link(&link)?.is_some_and(|target| target.ends_with(place.as_bytes())) && self.kind(&place)?.is_some() {
+            if self.link(&link)?.is_some_and(|target| target.ends_with(place.as_bytes()))
+                && self.kind(&place)?.is_some()
+            {
                 self.remove(&link)?;
                 self.rename(&place, &link)?;
             }
@@ -181,9 +183,8 @@ impl Root {
 
     /// Returns the kind of what is at a path; `None` if nothing is.
     fn kind(&self, path: &str) -> Result<Option<FileType>, BaseError> {
-        let stat = self
-            .parent(path)
-            .and_then(|(parent, name)| rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW));
+        let stat =
+            self.parent(path).and_then(|(parent, name)| rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW));
         match stat {
             Ok(stat) => Ok(Some(FileType::from_raw_mode(stat.st_mode))),
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
@@ -314,7 +315,9 @@ mod tests {
         for made in ["etc", "var"] {
             fs::create_dir(root.join(made)).expect("writable");
         }
-        for (link, target) in [("opt", "var/opt"), ("root", "var/roothome"), ("home", "var/home"), ("media", "run/media")] {
+        for (link, target) in
+            [("opt", "var/opt"), ("root", "var/roothome"), ("home", "var/home"), ("media", "run/media")]
+        {
             symlink(target, root.join(link)).expect("writable");
         }
         undo_layout(&root).expect("undone");

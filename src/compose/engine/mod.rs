@@ -60,6 +60,9 @@ pub enum EngineError {
         /// The option that switches it off.
         how: String,
     },
+    /// Something is not in the cache, and nothing may be fetched.
+    #[error("the cache does not have {0}, and --offline fetches nothing: compose once without it")]
+    Offline(String),
     /// There is no package source.
     #[error("{0}")]
     NoSources(String),
@@ -127,6 +130,8 @@ pub(crate) struct EngineContext<'a> {
     pub(crate) work: &'a Path,
     /// What is installed already, if packages are added to the root of another commit.
     pub(crate) base: Option<&'a InstalledBase>,
+    /// Whether only what is in the cache may be used.
+    pub(crate) offline: bool,
     /// Runs programs.
     pub(crate) runner: Runner<'a>,
 }

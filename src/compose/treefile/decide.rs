@@ -8,9 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::error::TreefileError;
+use super::package_form::package_argument;
 use super::raw::{OneOrMany, RawCheck, RawIds, RawTreefile};
 use super::variables::Variables;
-use super::{AddFile, AptSource, EngineKind, InitramfsKind, OptUsrLocal, Treefile, UserCheck, Variant};
+use super::{AddFile, AptSource, EngineKind, InitramfsKind, OptUsrLocal, Treefile, UserCheck, Variant, debian_arch};
 
 /// The input of the last step, which gives every key one value.
 pub(super) struct UndecidedTreefile<'a> {
@@ -30,7 +31,7 @@ impl UndecidedTreefile<'_> {
         let reference = self.substituted("ref", raw.reference.as_deref())?.ok_or(TreefileError::NoRef)?;
         let (distribution, engine) = self.engine()?;
         let container = raw.container.unwrap_or(false);
-        let (local, named) = self.packages()?;
+        let (local, named) = self.packages(engine)?;
         check_words("install-langs", &raw.install_langs)?;
         check_words("repos", &raw.repos)?;
         check_words("releasever", raw.releasever.as_slice())?;
@@ -118,7 +119,16 @@ impl UndecidedTreefile<'_> {
             None if !self.raw.repos.is_empty() => Some(EngineKind::Dnf),
             _ => None,
         };
-        let engine = engine.or(usual).ok_or(TreefileError::NoEngine)?;
+        let engine = engine.or(usual).ok_or_else(|| match &distribution {
+            Some(name) => TreefileError::Value {
+                key: "distribution",
+                what: format!(
+                    "'{name}' is not known; where its packages are .deb or .rpm files, set 'engine: apt' or 'engine: dnf' as \
+                     well, and packages of another format cannot be installed"
+                ),
+            },
+            None => TreefileError::NoEngine,
+        })?;
         let fallback = match engine {
             EngineKind::Apt => "debian",
             EngineKind::Dnf => "rpm",
@@ -158,7 +168,7 @@ impl UndecidedTreefile<'_> {
     ///
     /// # Errors
     /// [`TreefileError::Value`] for a name that a package manager would take for an option.
-    fn packages(&self) -> Result<(Vec<PathBuf>, Vec<String>), TreefileError> {
+    fn packages(&self, engine: EngineKind) -> Result<(Vec<PathBuf>, Vec<String>), TreefileError> {
         let (mut local, mut named) = (Vec::new(), Vec::new());
         for entry in self.raw.packages_for(self.arch) {
             let quoted = entry.strip_prefix('\'').and_then(|entry| entry.strip_suffix('\''));
@@ -170,7 +180,12 @@ impl UndecidedTreefile<'_> {
         }
         let mut seen = BTreeSet::new();
         named.retain(|name| seen.insert(name.clone()));
-        check_package_names("packages", &named)?;
+        let arch = [debian_arch(self.arch), self.arch];
+        let argument = |name: &String| {
+            let refused = |what| TreefileError::Value { key: "packages", what };
+            package_argument(name, engine, arch).map_err(refused)
+        };
+        let named = named.iter().map(argument).collect::<Result<_, _>>()?;
         check_package_names("exclude-packages", &self.raw.exclude_packages)?;
         Ok((local, named))
     }

@@ -242,7 +242,7 @@ mod tests {
                 ),
                 (
                     "a.yaml",
-                    "packages: [a, 'x y', \"'z >= 4'\", ./local.deb]\npostprocess: [echo a]\nrecommends: false\n",
+                    "packages: [a, 'x y', \"'z = 4'\", ./local.deb]\npostprocess: [echo a]\nrecommends: false\n",
                 ),
                 ("b.yaml", "packages: [b]\npostprocess: [echo b]\nrecommends: true\n"),
                 ("x86.yaml", "packages-x86_64: [grub]\npackages-aarch64: [uboot]\n"),
@@ -252,7 +252,7 @@ mod tests {
         let tree = load(&directory.path().join("main.yaml"), "x86_64").expect("valid");
         assert_eq!(tree.ref_name.as_str(), "os/x86_64/devel");
         assert_eq!(tree.engine, EngineKind::Apt);
-        assert_eq!(tree.packages, ["gdb", "b", "a", "x", "y", "z >= 4", "main", "grub"]);
+        assert_eq!(tree.packages, ["gdb", "b", "a", "x", "y", "z=4", "main", "grub"]);
         assert_eq!(tree.scripts, ["echo b", "echo a", "echo main"]);
         assert!(!tree.recommends, "the first included file wins over the second");
         let directory = directory.path().canonicalize().expect("the directory exists");
@@ -284,6 +284,8 @@ mod tests {
             ("distribution: debian\n", "'ref' is missing"),
             ("ref: a b\ndistribution: debian\n", "'ref'"),
             ("ref: a\n", "say which packages are meant"),
+            ("ref: a\ndistribution: arch\n", "main.yaml: line 2, column 1: 'distribution': 'arch' is not known"),
+            ("ref: a\nengine: apt\npackages: [nano, 'b >= 4']\n", "line 3, column 1: 'packages': '>='"),
             ("ref: '${x}'\nengine: apt\n", "'ref'"),
             ("ref: a\nengine: yum\n", "'engine: yum' is none of: apt, dnf"),
             ("ref: a\nengine: apt\ninclude: none.yaml\n", "cannot read"),

@@ -15,6 +15,7 @@ mod error;
 mod forms;
 mod keys;
 mod load;
+mod package_form;
 mod raw;
 mod value_form;
 mod variables;
@@ -25,6 +26,17 @@ use std::path::PathBuf;
 pub use load::load;
 
 use crate::model::RefName;
+
+/// Returns the architecture under Debian's name.
+pub(crate) fn debian_arch(arch: &str) -> &str {
+    match arch {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "armhfp" => "armhf",
+        "ppc64le" => "ppc64el",
+        other => other,
+    }
+}
 
 /// The package manager that installs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]

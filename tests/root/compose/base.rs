@@ -1,12 +1,13 @@
-//! Composes on top of another commit: the outcome is the one of installing all packages at once.
+//! Composes on top of another commit: the outcome is the one of installing all packages at once. And composes from the cache alone.
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use super::fixture::{Composer, SharedCommit, minimal};
+use super::fixture::{Composer, SharedCommit, example, minimal};
 use super::rpm::DemoRepository;
 use crate::common::sandbox::{Repository, Sandbox, finish_within, run};
 
@@ -37,7 +38,8 @@ fn rpm_packages_on_a_base_are_as_installed_at_once() {
     let compose = |name: &str, options: &[&str], keys: &str| {
         let file = sandbox.join(&format!("{name}.yaml"));
         demo.treefile(&file, "");
-        let common = "engine: dnf\ndistribution: demo\nrepos: [demo]\nrecommends: false\nselinux: false\ncontainer: true\n";
+        let common =
+            "engine: dnf\ndistribution: demo\nrepos: [demo]\nrecommends: false\nselinux: false\ncontainer: true\n";
         fs::write(&file, format!("{common}ref: demo/{name}\n{keys}")).expect("writable");
         composer.compose(&[options, &[&file.to_string_lossy()]].concat())
     };
@@ -64,7 +66,8 @@ fn deb_packages_on_a_base_are_as_installed_at_once() {
     let (cache, work) = (composer.cache.to_string_lossy(), sandbox.join("work").to_string_lossy().into_owned());
     let compose = |ref_name: &str, keys: &str| {
         let file = sandbox.join("treefile.yaml");
-        let common = "distribution: debian\nreleasever: bookworm\nrecommends: false\ncontainer: true\npackages: [cron]\n";
+        let common =
+            "distribution: debian\nreleasever: bookworm\nrecommends: false\ncontainer: true\npackages: [cron]\n";
         fs::write(&file, format!("{common}ref: {ref_name}\n{keys}")).expect("writable");
         let words = ["compose", "--cachedir", &cache, "--workdir", &work, &file.to_string_lossy()];
         finish_within(composer.repository.command(words), Duration::from_secs(1500)).success();
@@ -90,4 +93,42 @@ fn a_base_without_packages_is_refused() {
     assert!(refused("base: none\n").contains("there is no ref or commit 'none'"));
     assert!(refused("base: plain\nvariant: minbase\n").contains("'variant': with 'base'"));
     composer.assert_no_leftovers();
+}
+
+/// Returns the command as one that has no network.
+fn without_network(command: &Command) -> Command {
+    let mut offline = Command::new("unshare");
+    offline.arg("--net").arg(command.get_program()).args(command.get_args());
+    command.get_envs().for_each(|(name, value)| {
+        match value {
+            Some(value) => offline.env(name, value),
+            None => offline.env_remove(name),
+        };
+    });
+    offline
+}
+
+#[test]
+fn offline_composes_use_the_cache_and_say_what_it_lacks() {
+    let demo = DemoRepository::shared();
+    let sandbox = Sandbox::new("compose-offline");
+    let composer = Composer { cache: sandbox.join("cache"), ..Composer::new(&sandbox.join("c")) };
+    let file = sandbox.join("demo-main.yaml");
+    demo.treefile(&file, "ref: demo/main\n");
+    let path = file.to_string_lossy().into_owned();
+    let offline = |composer: &Composer, arguments: &[&str]| {
+        let command = composer.command(&[&["--offline"], arguments].concat());
+        finish_within(without_network(&command), Duration::from_secs(600))
+    };
+    assert!(offline(&composer, &[&path]).failure(1).contains("no cache for 'demo'"));
+    let id = composer.compose(&[&path]);
+    let again = offline(&composer, &["--force", &path]).success();
+    let image = |id: &str| show(&composer.repository, id)["image"].clone();
+    assert_eq!(image(again.lines().last().expect("an id")), image(&id));
+    let SharedCommit { composer: debian, .. } = minimal();
+    let (lock, example) = (minimal().lock(), example("debian-minimal.yaml"));
+    let arguments = ["--dry-run", "--lock", &lock.to_string_lossy(), &example.to_string_lossy()];
+    assert!(offline(debian, &arguments).success().contains("nothing changed"));
+    let empty = Composer { cache: sandbox.join("empty"), ..Composer::new(&sandbox.join("e")) };
+    assert!(offline(&empty, &arguments).failure(1).contains("the cache does not have the package lists"));
 }

@@ -67,6 +67,14 @@ fn apt_failures_name_the_packages_and_the_reason() {
     assert!(message.contains("cannot use the package sources") && message.contains("127.0.0.1"), "{message}");
     let message = failing("release", "releasever: nosuchsuite\n");
     assert!(message.contains("apt knows no source of debian nosuchsuite"), "{message}");
+    let message = failing("number", "releasever: 12\n");
+    assert!(message.contains("'releasever' is the suite"), "{message}");
+    let message = failing("virtual", "packages: [mail-transport-agent]\n");
+    assert!(message.contains("a virtual package") && message.contains("postfix"), "{message}");
+    let message = failing("comparison", "packages: [\"'z >= 4'\"]\n");
+    assert!(message.contains("line 3, column 1: 'packages': 'z >= 4' is not understood"), "{message}");
+    let message = failing("foreign", "packages: ['libc6:m68k']\n");
+    assert!(message.contains("is for another architecture"), "{message}");
     let message = failing("key", "package: [nano]\n");
     assert!(message.contains("line 3, column 1: there is no key 'package'; did you mean 'packages'?"), "{message}");
 }
@@ -99,6 +107,7 @@ fn unsigned_or_wrongly_signed_archive_is_refused() {
         gpg(&["--passphrase", "", "--quick-generate-key", "Demo <demo@example.org>", "rsa2048", "sign", "never"]);
         let public = sandbox.join(&format!("{name}.gpg"));
         gpg(&["--output", &public.to_string_lossy(), "--export"]);
+        gpg(&["--armor", "--output", &sandbox.join(&format!("{name}.asc")).to_string_lossy(), "--export"]);
         let (release, signed) = (archive.join("Release"), archive.join("InRelease"));
         let _ = fs::remove_file(&signed);
         gpg(&["--output", &signed.to_string_lossy(), "--clearsign", &release.to_string_lossy()]);
@@ -118,7 +127,13 @@ fn unsigned_or_wrongly_signed_archive_is_refused() {
     };
     let good = key("good");
     refused(&good, "signed/good").success();
+    // Beside the treefile, a key in text form can be named without a path.
+    refused(Path::new("good.asc"), "signed/beside").success();
+    let message = refused(Path::new("good.gpg"), "signed/binary").failure(1);
+    assert!(message.contains("is not a key in text form"), "{message}");
     let _other = key("other");
+    let message = refused(Path::new("good.asc"), "signed/beside-other").failure(1);
+    assert!(message.contains("cannot use the package sources"), "{message}");
     let message = refused(&good, "signed/other").failure(1);
     assert!(message.contains("cannot use the package sources"), "{message}");
     fs::remove_file(archive.join("InRelease")).expect("it exists");

@@ -45,7 +45,8 @@ pub(super) fn add(
         copy_file(&apt.package_file(resolved), &own.join("archives").join(&resolved.file))?;
     }
     write_file(&own.join("apt.conf"), render(&config, treefile, context.cache, &own, root))?;
-    let words = ["--yes", "--no-download", "--no-remove", "--allow-downgrades", "--no-install-recommends", "install", "--"];
+    let words =
+        ["--yes", "--no-download", "--no-remove", "--allow-downgrades", "--no-install-recommends", "install", "--"];
     let apt_get = apt.apt_get.to_string_lossy();
     let specs: Vec<String> = resolution.packages.iter().map(|resolved| exact_spec(&resolved.package)).collect();
     let command = [&[apt_get.as_ref()], &words[..], &specs.iter().map(String::as_str).collect::<Vec<_>>()].concat();

@@ -26,7 +26,7 @@ use super::{
     Engine, EngineContext, EngineError, FileOwners, LockedPackages, Resolution, ResolvedPackage, describe_difference,
 };
 use crate::compose::packages::Package;
-use crate::compose::treefile::Treefile;
+use crate::compose::treefile::{Treefile, debian_arch};
 
 /// The longest time that fetching may take.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(4 * 3600);
@@ -77,12 +77,20 @@ impl Engine for Apt<'_> {
 
     fn fetch(&self, treefile: &Treefile, resolution: &Resolution) -> Result<i64, EngineError> {
         let runner = self.context.runner;
-        let config = AptConfig::write(self.context, treefile, &config::preferences_allowing_only(&self.context.expected(resolution)))?;
+        let config = AptConfig::write(
+            self.context,
+            treefile,
+            &config::preferences_allowing_only(&self.context.expected(resolution)),
+        )?;
         let lock = self.context.cache.join("apt/archives.lock");
         let _lock = wait_for_lock(runner, &lock, "is fetching packages")?;
         let damaged = |resolved: &&ResolvedPackage| !matches!(self.check_package_file(resolved), Ok(()));
         let missing: Vec<&ResolvedPackage> = resolution.packages.iter().filter(damaged).collect();
         if !missing.is_empty() {
+            if self.context.offline {
+                let names = missing.iter().map(|resolved| resolved.file.as_str()).collect::<Vec<_>>().join(", ");
+                return Err(EngineError::Offline(names));
+            }
             let bytes: u64 = missing.iter().map(|resolved| resolved.size).sum();
             runner.stage(&format!("fetching {} packages ({} kB)", missing.len(), bytes / 1000));
             for resolved in &missing {
@@ -161,15 +169,4 @@ fn error_lines(lines: &[String]) -> String {
     let is_error = |line: &&String| ["E:", "W:", "Err:", " "].iter().any(|start| line.starts_with(start));
     let errors: Vec<&str> = lines.iter().filter(is_error).map(|line| line.trim_end()).collect();
     if errors.is_empty() { lines.join("\n") } else { errors.join("\n") }
-}
-
-/// Returns the architecture under Debian's name.
-fn debian_arch(arch: &str) -> &str {
-    match arch {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "armhfp" => "armhf",
-        "ppc64le" => "ppc64el",
-        other => other,
-    }
 }

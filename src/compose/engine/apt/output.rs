@@ -72,6 +72,14 @@ pub fn source_stanzas(text: &str, distribution: &str, release: Option<&str>) -> 
     stanzas
 }
 
+/// Returns the packages that provide a virtual one, of the output of `apt-cache showpkg`.
+#[must_use]
+pub(crate) fn parse_providers(text: &str) -> Vec<String> {
+    let lines = text.lines().skip_while(|line| !line.starts_with("Reverse Provides:")).skip(1);
+    let names: BTreeSet<&str> = lines.filter_map(|line| line.split_whitespace().next()).collect();
+    names.into_iter().map(str::to_owned).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

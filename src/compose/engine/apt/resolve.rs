@@ -40,7 +40,7 @@ pub(crate) fn resolve(
     let is_merged = context.base.is_none() && is_known(apt, &config, USR_MERGED_PACKAGE);
     context.runner.stage("resolving packages");
     let mut wanted: Vec<String> = context.base.is_none().then(|| base_set_pattern(treefile)).into_iter().collect();
-    wanted.extend(treefile.packages.iter().map(|package| to_spec(package)));
+    wanted.extend(treefile.packages.iter().cloned());
     wanted.extend(local::package_specs(&treefile.local_packages, context)?);
     let preferences = match locked {
         Some(locked) => {
@@ -71,7 +71,13 @@ pub(crate) fn resolve(
     command.arg("-q").arg(format!("-oDir::Cache::archives={}", empty_cache.display()));
     command.args(["--print-uris", "--no-remove", "install", "--"]).args(&wanted);
     let text =
-        context.runner.capture("resolving packages", &mut command).map_err(|error| interpret_failure(error, locked))?;
+        context.runner.capture("resolving packages", &mut command).map_err(|error| interpret_failure(error, locked));
+    let text = text.map_err(|error| match error {
+        EngineError::UnknownPackages(names) => {
+            EngineError::UnknownPackages(names.into_iter().map(|name| with_providers(apt, &config, name)).collect())
+        }
+        other => other,
+    })?;
     let mut packages = output::parse_print_uris(&text)?;
     packages.sort_by(|a, b| a.package.cmp(&b.package));
     if packages.is_empty() && context.base.is_none() {
@@ -88,13 +94,23 @@ fn update_lists(apt: &Apt<'_>, config: &AptConfig) -> Result<(), EngineError> {
     {
         let _lock = wait_for_lock(apt.context.runner, &config.lock(), "is refreshing the same package lists")?;
         let lists = format!("-oDir::State::lists={}", config.kept_lists().display());
-        run_update(apt, config, &[&lists, "-oDir::Etc::sourcelist=/dev/null"])?;
+        if !apt.context.offline {
+            run_update(apt, config, &[&lists, "-oDir::Etc::sourcelist=/dev/null"])?;
+        } else if !has_lists(&config.kept_lists())? {
+            return Err(EngineError::Offline("the package lists of these sources".to_owned()));
+        }
         copy_files(&config.kept_lists(), &config.lists())?;
     }
     match config.local() {
         Some(_) => run_update(apt, config, &["-oDir::Etc::sourceparts=/dev/null", "-oAPT::Get::List-Cleanup=false"]),
         None => Ok(()),
     }
+}
+
+/// Returns whether a directory has a list of packages.
+fn has_lists(directory: &Path) -> Result<bool, EngineError> {
+    let mut entries = fs::read_dir(directory).map_err(io_error("list", directory))?.flatten();
+    Ok(entries.any(|entry| entry.file_name().to_string_lossy().contains("_Packages")))
 }
 
 fn run_update(apt: &Apt<'_>, config: &AptConfig, options: &[&str]) -> Result<(), EngineError> {
@@ -136,15 +152,22 @@ fn base_set_pattern(treefile: &Treefile) -> String {
     if without.is_empty() { set.to_owned() } else { format!("?and({set}{without})") }
 }
 
-/// Returns an entry of `packages` as an argument for apt: `name = version` becomes `name=version`.
-fn to_spec(package: &str) -> String {
-    package.split_whitespace().filter(|word| *word != "==").collect::<Vec<_>>().join("").replace(">=", "")
-}
-
 fn is_known(apt: &Apt<'_>, config: &AptConfig, name: &str) -> bool {
     let mut command = apt_cache(config);
     command.args(["show", "--no-all-versions", "--", name]);
     apt.context.runner.capture("asking for a package", &mut command).is_ok_and(|text| !text.is_empty())
+}
+
+/// Returns the name of an unknown package, with what provides it if it is a virtual one.
+fn with_providers(apt: &Apt<'_>, config: &AptConfig, name: String) -> String {
+    let mut command = apt_cache(config);
+    command.args(["showpkg", "--", &name]);
+    let text = apt.context.runner.capture("asking for a package", &mut command).unwrap_or_default();
+    let providers = output::parse_providers(&text);
+    match providers.is_empty() {
+        true => name,
+        false => format!("{name} (a virtual package; name one that provides it: {})", providers.join(", ")),
+    }
 }
 
 fn apt_cache(config: &AptConfig) -> Command {

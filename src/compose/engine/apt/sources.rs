@@ -2,10 +2,11 @@
 //!
 //! *Used by* `config`.
 
+use std::path::Path;
 use std::process::Command;
 
 use super::super::EngineError;
-use super::super::tool::find_program;
+use super::super::tool::{find_program, read_lossy};
 use super::output;
 use super::source_list::{self, SourceListError};
 use crate::compose::process::Runner;
@@ -25,7 +26,34 @@ pub(crate) fn source_texts(treefile: &Treefile, runner: Runner<'_>) -> Result<Ve
         AptSource::Stanzas(text) => source_list::read_stanzas(text, &is_unsigned),
         AptSource::Lines(text) => source_list::read_lines(text, &is_unsigned),
     };
-    treefile.apt_sources.iter().map(|source| read(source).map_err(interpret_error)).collect()
+    let texts = treefile.apt_sources.iter().map(|source| read(source).map_err(interpret_error));
+    texts.map(|text| embed_keys(&text?, &treefile.directory)).collect()
+}
+
+/// Replaces the name of a key file that is relative to the treefile by the key itself, so that neither the sources nor the image
+/// depend on where the treefile is.
+fn embed_keys(text: &str, directory: &Path) -> Result<String, EngineError> {
+    let mut embedded = String::new();
+    for line in text.lines() {
+        let name = line.strip_prefix("Signed-By: ").map(str::trim);
+        match name.filter(|name| !name.starts_with('/') && name.contains('.')) {
+            Some(name) => {
+                let path = directory.join(name);
+                let key = read_lossy(&path)?;
+                if !key.starts_with("-----BEGIN PGP PUBLIC KEY BLOCK-----") {
+                    let what =
+                        format!("{} is not a key in text form, as 'gpg --armor --export' writes it", path.display());
+                    return Err(EngineError::NoSources(what));
+                }
+                embedded.push_str("Signed-By:\n");
+                for line in key.trim_end().lines() {
+                    embedded.push_str(&format!(" {}\n", if line.trim().is_empty() { "." } else { line }));
+                }
+            }
+            None => embedded.extend([line, "\n"]),
+        }
+    }
+    Ok(embedded)
 }
 
 fn interpret_error(error: SourceListError) -> EngineError {
@@ -45,11 +73,15 @@ fn machine_sources(treefile: &Treefile, runner: Runner<'_>) -> Result<String, En
     let release = treefile.releasever.clone().or_else(machine_codename);
     let stanzas = output::source_stanzas(&text, &treefile.distribution, release.as_deref());
     if stanzas.is_empty() {
+        let release = release.unwrap_or_default();
+        let hint = match release.starts_with(|character: char| character.is_ascii_digit()) {
+            true => "for apt, 'releasever' is the suite, as in 'bookworm', and no number; if it is right,",
+            false => "",
+        };
         return Err(EngineError::NoSources(format!(
-            "this machine's apt knows no source of {} {}: run 'apt-get update', or write 'apt-sources' into the treefile",
+            "this machine's apt knows no source of {} {release}: {hint} run 'apt-get update', or write 'apt-sources' into the treefile",
             treefile.distribution,
-            release.unwrap_or_default()
-        )));
+        ).replace(":  ", ": ")));
     }
     Ok(stanzas.into_iter().collect::<Vec<_>>().join("\n"))
 }

@@ -22,6 +22,8 @@ def base(options):
     for repo in base.repos.all():
         if enabled:
             (repo.enable if repo.id in enabled else repo.disable)()
+        if options["offline"]:
+            repo._repo.setSyncStrategy(dnf.repo.SYNC_ONLY_CACHE)
     known = {repo.id for repo in base.repos.all()}
     missing = [name for name in enabled if name not in known]
     if missing:

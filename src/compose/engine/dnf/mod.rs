@@ -102,6 +102,7 @@ impl<'a> Dnf<'a> {
             "conf": config.path(),
             "root": self.installed_root(),
             "base": self.context.base.is_some(),
+            "offline": self.context.offline,
             "state": self.context.work.join("dnf/state"),
             "repos": treefile.repos,
             "substitutions": config.substitutions(treefile),
@@ -118,6 +119,7 @@ impl<'a> Dnf<'a> {
             // All packages are named, those that are only recommended as well; nothing is to be added to them.
             "--setopt=install_weak_deps=0".to_owned(),
         ];
+        arguments.extend(self.context.offline.then(|| "--cacheonly".to_owned()));
         arguments.extend(treefile.releasever.iter().map(|release| format!("--releasever={release}")));
         if !treefile.repos.is_empty() {
             arguments.push("--disablerepo=*".to_owned());
