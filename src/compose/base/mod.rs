@@ -6,7 +6,8 @@
 //! Not here: installing (`engine`) and laying out again (`layout`). Contents are not shared on disk while a compose runs; the
 //! repository shares them when the root is stored, since equal contents are one object.
 //!
-//! Invariants: a base lists its packages, and their database is below `/usr/lib/sysimage`. Nothing outside of the directory that
+//! Invariants: a base lists its packages, and their database is below `/usr/lib/sysimage`, or where a root that runs has
+//! it. Nothing outside of the directory that
 //! is written is touched, whatever links the base has.
 //!
 //! Used by: `pipeline`.
@@ -17,6 +18,7 @@ mod undo;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::layout::databases::INSTALLED_DPKG_DIRECTORY;
 use super::packages::{self, Package, PackageFormat, PackageList};
 use crate::export::{ExportDirectoryError, ExportOptions, ExportProgress, export_directory};
 use crate::image::ImageError;
@@ -73,10 +75,16 @@ impl<'a> BaseCommit<'a> {
 
     /// Writes only the package databases below `directory`, enough to resolve packages, and returns what the engine needs.
     pub(crate) fn write_databases(&self, directory: &Path) -> Result<InstalledBase, BaseError> {
+        let image = self.store.image(self.commit.image)?;
+        let dpkg = ImagePath::parse(INSTALLED_DPKG_DIRECTORY.as_bytes()).map_err(|_| BaseError::NoPackages(self.id))?;
         let target = directory.join(&DATABASES[1..]);
+        let (from, target) = match image.resolve(&dpkg)? {
+            Some(_) => (INSTALLED_DPKG_DIRECTORY, target.join("dpkg")),
+            None => (DATABASES, target),
+        };
         let made = target.parent().map_or(Ok(()), crate::disk::make_directories);
         made.map_err(|source| BaseError::Undo { action: "make", path: DATABASES.to_owned(), source })?;
-        self.export(DATABASES, &target)?;
+        self.export(from, &target)?;
         Ok(InstalledBase { root: directory.to_owned(), packages: self.packages.clone() })
     }
 

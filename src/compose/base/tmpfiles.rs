@@ -15,7 +15,7 @@ pub(super) enum Made {
     EmptyFile,
     Fifo,
     Link(Vec<u8>),
-    /// The file of the same path below the factory directory.
+    /// The file or directory of the same path below the factory directory.
     FactoryFile,
 }
 
@@ -29,16 +29,16 @@ pub(super) struct Line {
     pub(super) group: String,
 }
 
-/// Returns the lines of a file that make something in `/var` by themselves. Lines with specifiers, quotes or an `!` are left out,
-/// since what they make belongs to a running machine.
+/// Returns the lines of a file that make something in `/var` by themselves. Lines with specifiers or an `!` are left out, since
+/// what they make belongs to a running machine.
 pub(super) fn parse(text: &str) -> Vec<Line> {
     text.lines().filter_map(parse_line).collect()
 }
 
 fn parse_line(line: &str) -> Option<Line> {
-    let mut fields = line.split_whitespace();
-    let (kind, path) = (fields.next()?, unescape(fields.next()?)?);
-    let rest: Vec<&str> = fields.collect();
+    let (kind, rest) = line.trim_start().split_once(char::is_whitespace)?;
+    let (path, rest) = split_path(rest.trim_start())?;
+    let rest: Vec<&str> = rest.split_whitespace().collect();
     let field = |index: usize| rest.get(index).copied().filter(|field| *field != "-");
     let made = match kind {
         "d" | "D" | "v" | "q" | "Q" => Made::Directory,
@@ -56,6 +56,23 @@ fn parse_line(line: &str) -> Option<Line> {
         user: field(1).unwrap_or("root").to_owned(),
         group: field(2).unwrap_or("root").to_owned(),
     })
+}
+
+/// Splits off the path at the beginning of a text, which may be between quotation marks, as `layout::var` writes it.
+fn split_path(text: &str) -> Option<(Vec<u8>, &str)> {
+    let Some(quoted) = text.strip_prefix('"') else {
+        let (path, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
+        return Some((unescape(path)?, rest));
+    };
+    let (mut path, mut bytes) = (Vec::new(), quoted.bytes().enumerate());
+    loop {
+        match bytes.next()? {
+            (at, b'"') => return Some((path, &quoted[at + 1..])),
+            (_, b'\\') => path.push(bytes.next()?.1),
+            (_, b'%') => path.push(bytes.next().map(|(_, byte)| byte).filter(|byte| *byte == b'%')?),
+            (_, byte) => path.push(byte),
+        }
+    }
 }
 
 /// Undoes the escapes of a field; `None` for a specifier or a quotation mark.
@@ -88,7 +105,7 @@ mod tests {
     #[test]
     fn lines_are_read_as_layout_writes_them() {
         let text = "# comment\nd /var/cache/man 2755 man 12 - -\nL /var/run - - - - /run\n\
-            C /var/lib/x/a\\x20b%% - - - - /usr/share/factory/var/lib/x/a\\x20b%%\nf /var/lib/e 0640 root root - -\n\
+            C \"/var/lib/x/a \\\"b%%\" - - - - /usr/share/factory/var/lib/x/a\\x20\\x22b%%\nf /var/lib/e 0640 root root - -\n\
             d /run/x 0755\nd /var/%m 0755\nC /var/x - - - - /etc/x\nd /var/../etc 0755\nd! /var/boot 0755\nd /var/log/ - -\n";
         let lines = parse(text);
         let shown: Vec<String> = lines
@@ -102,7 +119,7 @@ mod tests {
             [
                 "/var/cache/man Directory Some(1517) 12",
                 "/var/run Link([47, 114, 117, 110]) None root",
-                "/var/lib/x/a b% FactoryFile None root",
+                "/var/lib/x/a \"b% FactoryFile None root",
                 "/var/lib/e EmptyFile Some(416) root",
                 "/var/log Directory None root",
             ]

@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use super::BaseError;
 use super::tmpfiles::{self, Line, Made};
 use crate::compose::layout::databases::DPKG_DIRECTORY;
-use crate::compose::layout::links::{MACHINE_DIRECTORIES, USR_OPT};
+use crate::compose::layout::links::{MACHINE_DIRECTORIES, USR_LOCAL, USR_OPT};
 use crate::compose::layout::users::AccountTable;
 use crate::compose::layout::var::{FACTORY_DIRECTORY, TMPFILES_FILE};
 use crate::disk;
@@ -36,6 +36,10 @@ const CONDITIONAL_DIRECTORIES: [(&str, &str, &str); 2] =
 pub(super) fn undo_layout(path: &Path) -> Result<(), BaseError> {
     let directory = disk::open_directory(path).map_err(failed("open", "/"))?;
     let root = Root { directory };
+    // A root that runs as it is, of a commit that no machine boots.
+    if root.kind("/usr/etc")?.is_none() {
+        return Ok(());
+    }
     root.restore_etc()?;
     root.restore_var()?;
     root.restore_directory("/var/lib/dpkg", DPKG_DIRECTORY, "../../usr/lib/sysimage/dpkg")?;
@@ -45,7 +49,8 @@ pub(super) fn undo_layout(path: &Path) -> Result<(), BaseError> {
     for (old, new, target) in CONDITIONAL_DIRECTORIES {
         root.restore_directory(old, new, target)?;
     }
-    root.restore_opt()?;
+    root.restore_linked("/opt", USR_OPT)?;
+    root.restore_linked("/usr/local", USR_LOCAL)?;
     if root.link("/media")?.as_deref() == Some(b"run/media") {
         root.remove("/media")?;
         root.make_directory("/media", 0o755)?;
@@ -154,18 +159,18 @@ impl Root {
         }
     }
 
-    /// Puts what packages ship in `/opt` back from `/usr`.
-    fn restore_opt(&self) -> Result<(), BaseError> {
-        for name in self.list("/opt")? {
-            let (link, place) = (format!("/opt/{name}"), format!("{USR_OPT}/{name}"));
-            if self.link(&link)?.is_some_and(|target| target.ends_with(place.as_bytes()))
-                && self.kind(&place)?.is_some()
-            {
-                self.remove(&link)?;
-                self.rename(&place, &link)?;
+    /// Puts what is in `/usr`, and what links in a directory lead to, back to the places of the links.
+    fn restore_linked(&self, directory: &str, kept: &str) -> Result<(), BaseError> {
+        for name in self.list(kept)? {
+            let (shown, place) = (format!("{directory}/{name}"), format!("{kept}/{name}"));
+            if self.link(&shown)?.is_some_and(|target| target.ends_with(place.as_bytes())) {
+                self.remove(&shown)?;
+                self.rename(&place, &shown)?;
+            } else if self.kind(&place)? == Some(FileType::Directory) {
+                self.restore_linked(&shown, &place)?;
             }
         }
-        self.remove_if_empty(USR_OPT)
+        self.remove_if_empty(kept)
     }
 
     fn open(&self, path: &str) -> Result<OwnedFd, Errno> {
@@ -299,6 +304,8 @@ mod tests {
         fs::create_dir(&outside).expect("writable");
         write(&root, "usr/etc/passwd", "root:x:0:0::/:\n");
         write(&root, "usr/lib/opt/app/run", "x");
+        write(&root, "usr/lib/opt/mixed/bin/run", "x");
+        write(&root, "usr/lib/usrlocal/bin/tool", "x");
         write(&root, "usr/share/factory/var/lib/a/state", "state");
         let own = nix::unistd::getuid();
         write(
@@ -308,6 +315,9 @@ mod tests {
                 "# Written by sapwood compose: what packages put into /var.\nd /var/lib 0755 {own} {own} - -\n\
                  d /var/lib/a 0750 {own} {own} - -\nC /var/lib/a/state - - - - /usr/share/factory/var/lib/a/state\n\
                  d /var/opt 0755 {own} {own} - -\nL /var/opt/app - - - - ../../usr/lib/opt/app\n\
+                 d /var/opt/mixed 0755 {own} {own} - -\nL /var/opt/mixed/bin - - - - ../../../usr/lib/opt/mixed/bin\n\
+                 d /var/usrlocal 0755 {own} {own} - -\nd /var/usrlocal/bin 0755 {own} {own} - -\n\
+                 L /var/usrlocal/bin/tool - - - - ../../../usr/lib/usrlocal/bin/tool\n\
                  L /var/out - - - - {}\nd /var/roothome 0700 {own} {own} - -\nd /var/out/x 0755 {own} {own} - -\n",
                 outside.display()
             ),
@@ -320,12 +330,22 @@ mod tests {
         {
             symlink(target, root.join(link)).expect("writable");
         }
+        symlink("../var/usrlocal", root.join("usr/local")).expect("writable");
         undo_layout(&root).expect("undone");
         assert_eq!(fs::read_to_string(root.join("etc/passwd")).expect("moved"), "root:x:0:0::/:\n");
         assert_eq!(fs::read_to_string(root.join("var/lib/a/state")).expect("moved"), "state");
         assert_eq!(fs::metadata(root.join("var/lib/a")).expect("made").permissions().mode() & 0o7777, 0o750);
-        assert_eq!(fs::read_to_string(root.join("opt/app/run")).expect("moved"), "x");
-        for gone in ["usr/etc", "usr/share/factory", "usr/lib/opt", "usr/lib/tmpfiles.d/sapwood-var.conf", "var/opt"] {
+        for moved in ["opt/app/run", "opt/mixed/bin/run", "usr/local/bin/tool"] {
+            assert_eq!(fs::read_to_string(root.join(moved)).expect(moved), "x");
+        }
+        for gone in [
+            "usr/lib/usrlocal",
+            "usr/etc",
+            "usr/share/factory",
+            "usr/lib/opt",
+            "usr/lib/tmpfiles.d/sapwood-var.conf",
+            "var/opt",
+        ] {
             assert!(fs::symlink_metadata(root.join(gone)).is_err(), "{gone}");
         }
         for made in ["root", "home", "media", "opt"] {
@@ -338,6 +358,7 @@ mod tests {
     fn a_line_that_is_not_understood_is_an_error() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         write(directory.path(), "usr/lib/tmpfiles.d/sapwood-var.conf", "x /var/lib\n");
+        write(directory.path(), "usr/etc/passwd", "root:x:0:0::/:\n");
         let error = undo_layout(directory.path()).expect_err("refused");
         assert!(error.to_string().contains("sapwood-var.conf"), "{error}");
     }

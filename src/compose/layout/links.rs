@@ -30,7 +30,7 @@ const KNOWN_NAMES: [&str; 14] = [
 pub(crate) const USR_OPT: &str = "/usr/lib/opt";
 
 /// The directory in a commit for the files in `/usr/local`.
-const USR_LOCAL: &str = "/usr/lib/usrlocal";
+pub(crate) const USR_LOCAL: &str = "/usr/lib/usrlocal";
 
 /// Lays out the top. The content of the machine's directories moves to `/var`. Returns the names at the top that are kept
 /// although a deployed machine does not show them.

@@ -39,7 +39,7 @@ fn rpm_packages_on_a_base_are_as_installed_at_once() {
         let file = sandbox.join(&format!("{name}.yaml"));
         demo.treefile(&file, "");
         let common =
-            "engine: dnf\ndistribution: demo\nrepos: [demo]\nrecommends: false\nselinux: false\ncontainer: true\n";
+            "engine: dnf\ndistribution: demo\nrepos: [demo]\nrecommends: false\nselinux: false\ninitramfs: none\n";
         fs::write(&file, format!("{common}ref: demo/{name}\n{keys}")).expect("writable");
         composer.compose(&[options, &[&file.to_string_lossy()]].concat())
     };
