@@ -35,7 +35,8 @@ pub(crate) fn source_texts(treefile: &Treefile, runner: Runner<'_>) -> Result<Ve
 fn embed_keys(text: &str, directory: &Path) -> Result<String, EngineError> {
     let mut embedded = String::new();
     for line in text.lines() {
-        let name = line.strip_prefix("Signed-By: ").map(str::trim);
+        // `source_list` writes the names of fields in small letters.
+        let name = line.strip_prefix("signed-by: ").map(str::trim);
         match name.filter(|name| !name.starts_with('/') && name.contains('.')) {
             Some(name) => {
                 let path = directory.join(name);

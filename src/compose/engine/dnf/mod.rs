@@ -201,7 +201,9 @@ impl Engine for Dnf<'_> {
         DnfConfig::write(self.context, treefile)?;
         let files = self.package_files(resolution)?;
         let path = root.to_string_lossy();
-        let mut command = vec!["rpm", "--root", path.as_ref(), "--upgrade", "--verbose", "--nosignature"];
+        // A package of a base is replaced by its newer version; kernels that are installed at once stay beside each other.
+        let action = if self.context.base.is_some() { "--upgrade" } else { "--install" };
+        let mut command = vec!["rpm", "--root", path.as_ref(), action, "--verbose", "--nosignature"];
         if !treefile.documentation {
             command.push("--excludedocs");
         }
