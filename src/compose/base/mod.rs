@@ -18,7 +18,6 @@ mod undo;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::layout::databases::INSTALLED_DPKG_DIRECTORY;
 use super::packages::{self, Package, PackageFormat, PackageList};
 use crate::export::{ExportDirectoryError, ExportOptions, ExportProgress, export_directory};
 use crate::image::ImageError;
@@ -30,6 +29,9 @@ pub(crate) const KEY: &str = "compose.base";
 
 /// The directory of the package databases in a commit.
 const DATABASES: &str = "/usr/lib/sysimage";
+
+/// The directory of dpkg's database in a commit that runs as it is.
+const RUNNING_DPKG_DIRECTORY: &str = "/var/lib/dpkg";
 
 /// Why a commit cannot be a base.
 #[derive(Debug, thiserror::Error)]
@@ -76,10 +78,10 @@ impl<'a> BaseCommit<'a> {
     /// Writes only the package databases below `directory`, enough to resolve packages, and returns what the engine needs.
     pub(crate) fn write_databases(&self, directory: &Path) -> Result<InstalledBase, BaseError> {
         let image = self.store.image(self.commit.image)?;
-        let dpkg = ImagePath::parse(INSTALLED_DPKG_DIRECTORY.as_bytes()).map_err(|_| BaseError::NoPackages(self.id))?;
+        let dpkg = ImagePath::parse(RUNNING_DPKG_DIRECTORY.as_bytes()).map_err(|_| BaseError::NoPackages(self.id))?;
         let target = directory.join(&DATABASES[1..]);
         let (from, target) = match image.resolve(&dpkg)? {
-            Some(_) => (INSTALLED_DPKG_DIRECTORY, target.join("dpkg")),
+            Some(_) => (RUNNING_DPKG_DIRECTORY, target.join("dpkg")),
             None => (DATABASES, target),
         };
         let made = target.parent().map_or(Ok(()), crate::disk::make_directories);

@@ -11,7 +11,7 @@ use crate::model::NodeKind;
 pub(crate) const DPKG_DIRECTORY: &str = "/usr/lib/sysimage/dpkg";
 
 /// The directory of dpkg's database in a root that runs.
-pub(crate) const INSTALLED_DPKG_DIRECTORY: &str = "/var/lib/dpkg";
+pub(super) const INSTALLED_DPKG_DIRECTORY: &str = "/var/lib/dpkg";
 
 /// The directory of rpm's database in a commit.
 pub(crate) const RPM_DIRECTORY: &str = "/usr/lib/sysimage/rpm";
